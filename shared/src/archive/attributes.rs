@@ -1,0 +1,221 @@
+//! What `.gitattributes` says about a path, as `git archive` reads it: from the tree
+//! itself (git's `GIT_ATTR_INDEX` direction), never from a work tree or configuration.
+//!
+//! Parsing and matching are `gix-attributes`'. What differs when git reads from a tree
+//! instead of a file is put right before the bytes get there: no byte order mark is
+//! skipped, the first NUL ends the file, and lines of 2,048 bytes and more are ignored.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bstr::{BString, ByteSlice as _};
+use gix_attributes::search::{MetadataCollection, Outcome};
+use gix_attributes::{Search, StateRef};
+use gix_glob::pattern::Case;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Lines of this many bytes and more are ignored, as git does (`ATTR_MAX_LINE_LENGTH`).
+const MAX_LINE_BYTES: usize = 2048;
+
+/// The attributes that an archive depends on, in the order of [`Found`]'s members.
+const SELECTED: [&str; 7] = [
+    "export-ignore",
+    "export-subst",
+    "text",
+    "crlf",
+    "eol",
+    "ident",
+    "working-tree-encoding",
+];
+
+/// What an attribute is set to for a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Unspecified,
+    Set,
+    Unset,
+    Value(BString),
+}
+
+/// The attributes of one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) export_ignore: bool,
+    pub(super) export_subst: bool,
+    pub(super) text: State,
+    pub(super) crlf: State,
+    pub(super) eol: State,
+    pub(super) ident: bool,
+    pub(super) encoding: State,
+}
+
+/// The rules of one folder's `.gitattributes`, over those of the folders above it.
+#[derive(Debug)]
+pub(super) struct Rules {
+    above: Option<Arc<Rules>>,
+    // How many bytes of a path lead to the folder, final slash included.
+    base_bytes: usize,
+    search: Search,
+}
+
+/// All attribute names seen so far, and the state of a lookup.
+pub(super) struct Attributes {
+    collection: MetadataCollection,
+    outcome: Outcome,
+}
+
+impl Attributes {
+    /// Starts with git's built-in macro `binary`.
+    pub(super) fn new() -> Result<(Self, Arc<Rules>)> {
+        let mut collection = MetadataCollection::default();
+        let search = Search::new_globals(
+            std::iter::empty::<PathBuf>(),
+            &mut Vec::new(),
+            &mut collection,
+        )
+        .map_err(|error| {
+            Error::new(ErrorKind::Internal, "the built-in attributes do not parse")
+                .with_source(error)
+        })?;
+        let mut this = Self {
+            collection,
+            outcome: Outcome::default(),
+        };
+        this.forget();
+        let rules = Rules {
+            above: None,
+            base_bytes: 0,
+            search,
+        };
+        Ok((this, Arc::new(rules)))
+    }
+
+    /// Adds the `.gitattributes` of the folder at `folder` (empty for the root) to the
+    /// rules from above. Macros count only in the root's.
+    pub(super) fn add(
+        &mut self,
+        above: &Arc<Rules>,
+        folder: &str,
+        bytes: &[u8],
+    ) -> Result<Arc<Rules>> {
+        let mut search = Search::default();
+        search
+            .add_patterns_buffer(
+                &as_read_from_a_tree(bytes),
+                PathBuf::from(".gitattributes"),
+                None,
+                &mut self.collection,
+                folder.is_empty(),
+            )
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::Internal,
+                    format!("`{folder}/.gitattributes` cannot be read"),
+                )
+                .with_source(error)
+            })?;
+        self.forget();
+        Ok(Arc::new(Rules {
+            above: Some(Arc::clone(above)),
+            base_bytes: if folder.is_empty() {
+                0
+            } else {
+                folder.len() + 1
+            },
+            search,
+        }))
+    }
+
+    /// Looks `path` up; submodules are folders here, as for git.
+    pub(super) fn find(&mut self, rules: &Rules, path: &str, is_folder: bool) -> Found {
+        self.outcome.reset();
+        let mut next = Some(rules);
+        while let Some(rules) = next {
+            let relative = path.as_bytes()[rules.base_bytes..].as_bstr();
+            rules.search.pattern_matching_relative_path(
+                relative,
+                Case::Sensitive,
+                Some(is_folder),
+                &mut self.outcome,
+            );
+            if self.outcome.is_done() {
+                break;
+            }
+            next = rules.above.as_deref();
+        }
+        let mut states = self
+            .outcome
+            .iter_selected()
+            .map(|found| match found.assignment.state {
+                StateRef::Unspecified => State::Unspecified,
+                StateRef::Set => State::Set,
+                StateRef::Unset => State::Unset,
+                StateRef::Value(value) => State::Value(value.as_bstr().to_owned()),
+            });
+        let mut state = || states.next().unwrap_or(State::Unspecified);
+        Found {
+            export_ignore: state() == State::Set,
+            export_subst: state() == State::Set,
+            text: state(),
+            crlf: state(),
+            eol: state(),
+            ident: state() == State::Set,
+            encoding: state(),
+        }
+    }
+
+    /// Prepares for lookups after the collection has grown.
+    fn forget(&mut self) {
+        self.outcome = Outcome::default();
+        self.outcome
+            .initialize_with_selection(&self.collection, SELECTED);
+    }
+}
+
+/// Leaves of a `.gitattributes` what git reads when it comes from a tree.
+fn as_read_from_a_tree(bytes: &[u8]) -> Vec<u8> {
+    let end = bytes.find_byte(0).unwrap_or(bytes.len());
+    // The leading line feed keeps a byte order mark from being recognised.
+    let mut kept = Vec::with_capacity(end + 1);
+    kept.push(b'\n');
+    for line in bytes[..end].split(|&byte| byte == b'\n') {
+        if line.len() < MAX_LINE_BYTES {
+            kept.extend_from_slice(line);
+        }
+        kept.push(b'\n');
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_rules_override_those_above_and_macros_count_only_at_the_top() {
+        let (mut attributes, built_in) = Attributes::new().unwrap();
+        let root = attributes
+            .add(
+                &built_in,
+                "",
+                b"[attr]gone export-ignore\n*.c gone\n*.b binary\n",
+            )
+            .unwrap();
+        let nested = attributes
+            .add(
+                &root,
+                "sub",
+                b"[attr]lost export-ignore\n/a.c -export-ignore\n*.d lost\n",
+            )
+            .unwrap();
+        assert!(attributes.find(&root, "x/a.c", false).export_ignore);
+        assert!(!attributes.find(&nested, "sub/a.c", false).export_ignore);
+        assert!(attributes.find(&nested, "sub/x/a.c", false).export_ignore);
+        assert!(!attributes.find(&nested, "sub/x.d", false).export_ignore);
+        assert_eq!(
+            attributes.find(&nested, "sub/x.b", false).text,
+            State::Unset
+        );
+    }
+}

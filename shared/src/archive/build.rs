@@ -1,0 +1,306 @@
+//! Puts an archive together: lists, fetches, compresses and sends, all at the same time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::fetch::Fetcher;
+use super::plan::{ExtraFile, Item, Plan, plan};
+use super::subst;
+use super::upload::{PartSink, Target, Upload};
+use super::walk::{Tree, walk};
+use super::zip::{Archive, Packed, Stamp};
+use crate::codecommit::{CodeCommit, Commit, EntryKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::RepositoryName;
+use crate::storage::{ObjectStore, Written};
+
+/// What to archive, and how.
+#[derive(Debug, Clone)]
+pub struct ArchiveRequest {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The commit; everything is read at its id, never at a branch.
+    pub commit: Commit,
+    /// What every path starts with, as `git archive --prefix`; empty for nothing.
+    pub prefix: String,
+    /// Files that are added at the end; one replaces a file of the same path.
+    pub extra_files: Vec<ExtraFile>,
+    /// How many requests to begin at once. The service's pace may let fewer through.
+    pub concurrency: usize,
+    /// How many bytes fetched but unwritten files may hold, in bytes.
+    pub memory_bytes: u64,
+    /// When to give up.
+    pub deadline: Option<Instant>,
+}
+
+impl ArchiveRequest {
+    /// The archive of `commit` without prefix and extra files: 32 requests at once,
+    /// 16 MiB, no deadline.
+    pub fn new(repository: RepositoryName, commit: Commit) -> Self {
+        Self {
+            repository,
+            commit,
+            prefix: String::new(),
+            extra_files: Vec::new(),
+            concurrency: 32,
+            memory_bytes: 16 * 1024 * 1024,
+            deadline: None,
+        }
+    }
+}
+
+/// What an archive turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The size of the zip.
+    pub size_bytes: u64,
+    /// Files and symbolic links in it.
+    pub files: u64,
+    /// All entries, folders and submodules included.
+    pub entries: u64,
+    /// Requests made to CodeCommit, not counting what its pace tried again.
+    pub requests: u64,
+    /// The most bytes that fetched but unwritten files held at once, as accounted.
+    pub peak_held_bytes: u64,
+}
+
+/// An archive that has become an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// What the store answered.
+    pub written: Written,
+    /// What is in it.
+    pub summary: Summary,
+    /// Requests made to the object store.
+    pub store_requests: u64,
+}
+
+/// Archives a commit as one object of `store`.
+///
+/// Errors leave neither an object nor an upload behind; so does dropping the future, as
+/// far as the runtime goes on. `FileTooLarge` names the file that the API does not serve,
+/// `Conflict` means that the precondition did not hold, `Deadline` that time was up.
+pub async fn build(
+    codecommit: &dyn CodeCommit,
+    store: &Arc<dyn ObjectStore>,
+    request: &ArchiveRequest,
+    target: &Target,
+) -> Result<Built> {
+    let mut upload = Upload::new(Arc::clone(store), target.clone());
+    let built = in_time(request.deadline, async {
+        let (summary, next, rest) = Box::pin(stream(codecommit, request, &upload)).await?;
+        let written = upload.complete(next, rest).await?;
+        Ok((written, summary))
+    })
+    .await;
+    match built {
+        Ok((written, summary)) => {
+            upload.forget();
+            Ok(Built {
+                written,
+                summary,
+                store_requests: upload.requests(),
+            })
+        }
+        Err(error) => {
+            upload.abort().await;
+            let commit = request.commit.commit_id;
+            Err(error.context(format!("archiving `{}` at {commit}", request.repository)))
+        }
+    }
+}
+
+/// Archives a commit into `sink`.
+pub async fn write(
+    codecommit: &dyn CodeCommit,
+    request: &ArchiveRequest,
+    sink: &dyn PartSink,
+) -> Result<Summary> {
+    in_time(request.deadline, async {
+        let (summary, next, rest) = Box::pin(stream(codecommit, request, sink)).await?;
+        if !rest.is_empty() {
+            sink.part(next, rest).await?;
+        }
+        Ok(summary)
+    })
+    .await
+}
+
+async fn in_time<T>(deadline: Option<Instant>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(deadline) = deadline else {
+        return work.await;
+    };
+    tokio::time::timeout_at(deadline.into(), work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(
+                Error::new(ErrorKind::Deadline, "the archive was not complete in time")
+                    .with_hint("give the function more time and memory: memory brings processors"),
+            )
+        })
+}
+
+/// Sends all parts but the last, which is returned with its number.
+async fn stream(
+    codecommit: &dyn CodeCommit,
+    request: &ArchiveRequest,
+    sink: &dyn PartSink,
+) -> Result<(Summary, u32, Bytes)> {
+    let ArchiveRequest {
+        repository, commit, ..
+    } = request;
+    let seconds = subst::seconds(&commit.committer.date).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("commit {} has no committer date", commit.commit_id),
+        )
+    })?;
+    let stamp = Stamp::new(seconds);
+    let tree = walk(codecommit, repository, commit, request.concurrency).await?;
+    let plan = plan(&tree, &request.prefix, &request.extra_files)?;
+    sink.planned(plan.files());
+    let fetcher = Fetcher::new(
+        codecommit,
+        repository,
+        commit,
+        stamp,
+        (&tree, &plan),
+        (request.concurrency, request.memory_bytes),
+    );
+    let run = Run {
+        request,
+        tree: &tree,
+        plan: &plan,
+        stamp,
+        fetcher,
+        archive: Archive::new(stamp),
+        next: 0,
+        files: 0,
+        part: 1,
+        sink,
+        sending: FuturesUnordered::new(),
+    };
+    Box::pin(run.run()).await
+}
+
+/// An archive under way.
+struct Run<'a, S> {
+    request: &'a ArchiveRequest,
+    tree: &'a Tree,
+    plan: &'a Plan,
+    stamp: Stamp,
+    fetcher: Fetcher<'a>,
+    archive: Archive,
+    // The item to write next.
+    next: usize,
+    files: u64,
+    // The number of the part that is being filled.
+    part: u32,
+    sink: &'a dyn PartSink,
+    sending: FuturesUnordered<S>,
+}
+
+type Sending<'a> = futures_util::future::BoxFuture<'a, Result<()>>;
+
+impl<'a> Run<'a, Sending<'a>> {
+    async fn run(mut self) -> Result<(Summary, u32, Bytes)> {
+        loop {
+            while self.send() && self.write_next()? {}
+            if self.next == self.plan.items.len() {
+                break;
+            }
+            let awaited = self.awaited();
+            self.fetcher.start(self.next, awaited.is_some());
+            self.progress(awaited).await?;
+        }
+        let size_bytes = self
+            .archive
+            .finish(&self.request.commit.commit_id.to_string())?;
+        while !self.send() || !self.sending.is_empty() {
+            self.progress(None).await?;
+        }
+        let summary = Summary {
+            size_bytes,
+            files: self.files,
+            entries: self.plan.items.len() as u64,
+            requests: self.tree.requests + self.fetcher.requests(),
+            peak_held_bytes: self.fetcher.peak_bytes(),
+        };
+        let rest = self.archive.take(usize::MAX);
+        Ok((summary, self.part, rest.into()))
+    }
+
+    /// Sends full parts; returns whether there is room for more.
+    fn send(&mut self) -> bool {
+        loop {
+            let size = self.sink.part_bytes(self.part);
+            if self.archive.waiting() < size {
+                return true;
+            }
+            if self.sending.len() >= self.sink.parts_at_once().max(1) {
+                return false;
+            }
+            let bytes = self.archive.take(size).into();
+            self.sending.push(self.sink.part(self.part, bytes));
+            self.part += 1;
+        }
+    }
+
+    /// What the next item needs.
+    fn awaited(&self) -> Option<u32> {
+        match self.plan.items.get(self.next) {
+            Some(&Item::File(_, _, content)) => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Writes the next item, if there is one and what it needs is there.
+    fn write_next(&mut self) -> Result<bool> {
+        let Some(item) = self.plan.items.get(self.next) else {
+            return Ok(false);
+        };
+        let extra = &self.request.extra_files;
+        let path = || {
+            self.plan
+                .path(self.next, self.tree, &self.request.prefix, extra)
+        };
+        match *item {
+            Item::Prefix | Item::Folder(_) | Item::Submodule(..) => {
+                let path = path();
+                self.archive.add_folder(&path)?;
+            }
+            Item::File(_, _, content) => {
+                let Some(packed) = self.fetcher.take(content) else {
+                    return Ok(false);
+                };
+                let path = path();
+                self.archive.add_file(&path, &packed)?;
+                self.files += 1;
+            }
+            Item::Extra(index) => {
+                let file = &extra[index as usize];
+                let packed = Packed::new(&file.bytes, EntryKind::File, self.stamp)?;
+                self.archive.add_file(&file.path, &packed)?;
+                self.files += 1;
+            }
+        }
+        self.next += 1;
+        Ok(true)
+    }
+
+    /// Waits until something has been fetched, compressed or sent.
+    async fn progress(&mut self, awaited: Option<u32>) -> Result<()> {
+        tokio::select! {
+            Some(sent) = self.sending.next(), if !self.sending.is_empty() => sent,
+            Some(done) = self.fetcher.progress(awaited) => done,
+            else => Err(Error::new(
+                ErrorKind::Internal,
+                "the archive waits for something that was never asked for",
+            )),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Fetches, converts and compresses what an archive needs next, many at once, and hands
+//! it out in order.
+//!
+//! Each distinct blob is fetched once. What is needed again later is kept compressed, up
+//! to [`RETAINED_BYTES`]; what does not fit is fetched again when its turn comes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use gix_hash::ObjectId;
+use tokio::sync::Semaphore;
+
+use super::admission::{Budget, Grant};
+use super::convert::{Conversion, UNCHANGED};
+use super::plan::{Item, Plan};
+use super::walk::Tree;
+use super::zip::{Packed, Stamp};
+use crate::codecommit::{CodeCommit, Commit, EntryKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{BlobId, RepositoryName};
+
+/// How many compressed bytes are kept for entries that come again.
+const RETAINED_BYTES: usize = 8 * 1024 * 1024;
+
+/// How far ahead of the archive entries are looked at.
+const LOOK_AHEAD: usize = 4096;
+
+/// Contents up to this size are compressed in place: handing them over takes longer.
+const INLINE_BYTES: usize = 4096;
+
+/// One fetch under way.
+struct Flight {
+    ticket: u64,
+}
+
+struct Fetched {
+    item: usize,
+    blob: ObjectId,
+    result: Result<(Bytes, Grant)>,
+}
+
+struct Compressed {
+    content: u32,
+    blob: ObjectId,
+    result: Result<(Vec<(u32, Packed)>, Grant)>,
+}
+
+/// How one content of a blob is made.
+#[derive(Clone, Copy)]
+struct Recipe {
+    content: u32,
+    kind: EntryKind,
+    conversion: Option<Conversion>,
+}
+
+/// Gets the contents of a plan.
+pub(super) struct Fetcher<'a> {
+    codecommit: &'a dyn CodeCommit,
+    repository: &'a RepositoryName,
+    commit: Arc<Commit>,
+    stamp: Stamp,
+    tree: &'a Tree,
+    plan: &'a Plan,
+    concurrency: usize,
+    budget: Arc<Budget>,
+    processors: Arc<Semaphore>,
+    fetches: FuturesUnordered<BoxFuture<'a, Fetched>>,
+    compressions: FuturesUnordered<BoxFuture<'a, Compressed>>,
+    flights: HashMap<ObjectId, Flight>,
+    // What the archive needs next, packed, with the bytes it holds of the budget.
+    ready: HashMap<u32, (Packed, Grant)>,
+    retained: HashMap<u32, Packed>,
+    retained_bytes: usize,
+    uses_left: Vec<u32>,
+    cursor: usize,
+    tickets: u64,
+    requests: u64,
+}
+
+impl<'a> Fetcher<'a> {
+    pub(super) fn new(
+        codecommit: &'a dyn CodeCommit,
+        repository: &'a RepositoryName,
+        commit: &Commit,
+        stamp: Stamp,
+        (tree, plan): (&'a Tree, &'a Plan),
+        (concurrency, memory_bytes): (usize, u64),
+    ) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            codecommit,
+            repository,
+            commit: Arc::new(commit.clone()),
+            stamp,
+            tree,
+            plan,
+            concurrency: concurrency.max(1),
+            budget: Budget::new(memory_bytes),
+            processors: Arc::new(Semaphore::new(processors)),
+            fetches: FuturesUnordered::new(),
+            compressions: FuturesUnordered::new(),
+            flights: HashMap::new(),
+            ready: HashMap::new(),
+            retained: HashMap::new(),
+            retained_bytes: 0,
+            uses_left: plan.uses.clone(),
+            cursor: 0,
+            tickets: 0,
+            requests: 0,
+        }
+    }
+
+    /// How many requests were made so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The most bytes of the budget that were held at once.
+    pub(super) fn peak_bytes(&self) -> u64 {
+        self.budget.peak()
+    }
+
+    /// The content of `item`, when it is there; it counts as used then.
+    pub(super) fn take(&mut self, content: u32) -> Option<Packed> {
+        let at = content as usize;
+        let packed = if let Some(packed) = self.retained.get(&content) {
+            packed.clone()
+        } else {
+            self.ready.remove(&content)?.0
+        };
+        self.uses_left[at] -= 1;
+        if self.uses_left[at] == 0 {
+            if let Some(packed) = self.retained.remove(&content) {
+                self.retained_bytes -= packed.len();
+            }
+        } else if !self.retained.contains_key(&content) && !self.retain(content, &packed) {
+            // It will be fetched again: look once more at what was passed over.
+            self.cursor = 0;
+        }
+        Some(packed)
+    }
+
+    /// Starts what can be started; the archive has come to item `next`, and waits for it
+    /// when `awaited`.
+    pub(super) fn start(&mut self, next: usize, awaited: bool) {
+        if awaited && let Some(&Item::File(_, _, content)) = self.plan.items.get(next) {
+            self.fetch(next, content);
+            let blob = self.plan.contents[content as usize].blob;
+            if let Some(flight) = self.flights.get(&blob) {
+                self.budget.hurry(flight.ticket);
+            }
+        }
+        self.cursor = self.cursor.max(next);
+        let end = self.plan.items.len().min(next + LOOK_AHEAD);
+        while self.cursor < end && self.fetches.len() < self.concurrency {
+            if let Item::File(_, _, content) = self.plan.items[self.cursor] {
+                self.fetch(self.cursor, content);
+            }
+            self.cursor += 1;
+        }
+    }
+
+    /// Waits for one step of progress; `None` when nothing is under way.
+    pub(super) async fn progress(&mut self, awaited: Option<u32>) -> Option<Result<()>> {
+        if self.fetches.is_empty() && self.compressions.is_empty() {
+            return None;
+        }
+        let done = tokio::select! {
+            Some(fetched) = self.fetches.next() => self.fetched(fetched),
+            Some(compressed) = self.compressions.next() => self.compressed(compressed, awaited),
+        };
+        Some(done)
+    }
+
+    /// Fetches `content` unless it is there or on its way.
+    fn fetch(&mut self, item: usize, content: u32) {
+        let blob = self.plan.contents[content as usize].blob;
+        if self.ready.contains_key(&content)
+            || self.retained.contains_key(&content)
+            || self.flights.contains_key(&blob)
+        {
+            return;
+        }
+        // A blob of which one content is there may have lost another: so numbers are new
+        // each time, and still in the order of need.
+        self.tickets += 1;
+        let number = ((item as u64) << 24) | (self.tickets & 0xff_ffff);
+        self.flights.insert(blob, Flight { ticket: number });
+        let ticket = self.budget.ticket(number);
+        let known = if blob.is_empty_blob() {
+            Some(Bytes::new())
+        } else {
+            self.tree.kept.get(&blob).cloned()
+        };
+        if let Some(bytes) = known {
+            let grant = ticket.into_grant(bytes.len());
+            self.compress(blob, content, bytes, grant);
+            return;
+        }
+        self.requests += 1;
+        let (codecommit, repository) = (self.codecommit, self.repository);
+        self.fetches.push(Box::pin(async move {
+            let result = codecommit
+                .get_blob(repository, BlobId::from(blob), &ticket)
+                .await;
+            let result = result.map(|bytes| {
+                let grant = ticket.into_grant(bytes.len());
+                (bytes, grant)
+            });
+            Fetched { item, blob, result }
+        }));
+    }
+
+    fn fetched(&mut self, fetched: Fetched) -> Result<()> {
+        let Fetched { item, blob, result } = fetched;
+        let Item::File(folder, entry, content) = self.plan.items[item] else {
+            return Err(Error::new(ErrorKind::Internal, "only files are fetched"));
+        };
+        let (bytes, grant) = result.map_err(|error| {
+            let folder = &self.tree.folders[folder as usize];
+            let path = folder.join(&folder.entries[entry as usize].name);
+            error.context(format!("file `{}`", path.escape_debug()))
+        })?;
+        self.compress(blob, content, bytes, grant);
+        Ok(())
+    }
+
+    /// Makes every content of `blob` that is still needed.
+    fn compress(&mut self, blob: ObjectId, content: u32, bytes: Bytes, mut grant: Grant) {
+        let mut recipes = vec![];
+        let mut sibling = content;
+        loop {
+            let wanted = self.plan.contents[sibling as usize];
+            if sibling == content
+                || (self.uses_left[sibling as usize] > 0
+                    && !self.retained.contains_key(&sibling)
+                    && !self.ready.contains_key(&sibling))
+            {
+                let conversion = wanted.conversion;
+                recipes.push(Recipe {
+                    content: sibling,
+                    kind: wanted.kind,
+                    conversion: (conversion != UNCHANGED)
+                        .then(|| self.tree.conversions.get(conversion)),
+                });
+            }
+            sibling = self.plan.siblings[sibling as usize];
+            if sibling == content {
+                break;
+            }
+        }
+        let (commit, stamp) = (Arc::clone(&self.commit), self.stamp);
+        let processors = Arc::clone(&self.processors);
+        self.compressions.push(Box::pin(async move {
+            let size = bytes.len();
+            let work = move || pack(&recipes, blob, &bytes, &commit, stamp);
+            let result = if size <= INLINE_BYTES {
+                work()
+            } else {
+                let _turn = processors.acquire_owned().await;
+                tokio::task::spawn_blocking(work)
+                    .await
+                    .unwrap_or_else(|error| {
+                        Err(Error::new(ErrorKind::Internal, "compressing failed")
+                            .with_source(error))
+                    })
+            };
+            let result = result.map(|packed| {
+                let held: usize = packed.iter().map(|(_, packed)| packed.len()).sum();
+                grant.shrink(held as u64);
+                (packed, grant)
+            });
+            Compressed {
+                content,
+                blob,
+                result,
+            }
+        }));
+    }
+
+    fn compressed(&mut self, compressed: Compressed, awaited: Option<u32>) -> Result<()> {
+        self.flights.remove(&compressed.blob);
+        let (packed, mut grant) = compressed.result?;
+        // What the archive waits for stays for sure, even if another content of the same
+        // blob was the reason for the fetch.
+        let first = match awaited {
+            Some(awaited) if packed.iter().any(|(content, _)| *content == awaited) => awaited,
+            _ => compressed.content,
+        };
+        let mut kept = None;
+        for (content, packed) in packed {
+            if content == first {
+                kept = Some(packed);
+            } else if !self.retain(content, &packed) {
+                self.cursor = 0;
+            }
+        }
+        if let Some(packed) = kept {
+            grant.shrink(packed.len() as u64);
+            self.ready.insert(first, (packed, grant));
+        }
+        Ok(())
+    }
+
+    fn retain(&mut self, content: u32, packed: &Packed) -> bool {
+        let fits = self.retained_bytes + packed.len() <= RETAINED_BYTES;
+        if fits {
+            self.retained_bytes += packed.len();
+            self.retained.insert(content, packed.clone());
+        }
+        fits
+    }
+}
+
+fn pack(
+    recipes: &[Recipe],
+    blob: ObjectId,
+    bytes: &[u8],
+    commit: &Commit,
+    stamp: Stamp,
+) -> Result<Vec<(u32, Packed)>> {
+    recipes
+        .iter()
+        .map(|recipe| {
+            let packed = match recipe.conversion {
+                Some(conversion) => {
+                    let bytes = conversion.apply(blob, bytes, commit)?;
+                    Packed::new(&bytes, recipe.kind, stamp)?
+                }
+                None => Packed::new(bytes, recipe.kind, stamp)?,
+            };
+            Ok((recipe.content, packed))
+        })
+        .collect()
+}

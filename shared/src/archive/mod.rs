@@ -1,0 +1,28 @@
+//! `git archive --format=zip` over the CodeCommit API, streamed into an object store.
+//!
+//! The result equals git's under `TZ=UTC`, entry by entry: order, names, modes, times,
+//! the contents after `.gitattributes`, and the commit's id as the comment. What git
+//! takes from beyond the commit (refs, tags, the clock, a `.mailmap`) is listed in
+//! `subst`. The same commit gives the same bytes, however the requests turn out.
+//!
+//! From above to below: `build` runs everything; `walk` lists the tree, asking
+//! `attributes`; `plan` puts it in order; `fetch` gets the contents under the budget of
+//! `admission`, `convert` and `subst` change them as git does; `zip` writes and `upload`
+//! sends. Memory: the budget (16 MiB), retained duplicates (8 MiB), three parts (15 MiB)
+//! and the entry at their end, and for each entry of the tree about 200 bytes and twice
+//! its name: in the listing and in the zip's directory, which comes last.
+
+mod admission;
+mod attributes;
+mod build;
+mod convert;
+mod fetch;
+mod plan;
+mod subst;
+mod upload;
+mod walk;
+mod zip;
+
+pub use build::{ArchiveRequest, Built, Summary, build, write};
+pub use plan::ExtraFile;
+pub use upload::{PartSink, Target, WriteSink, part_bytes};

@@ -1,0 +1,204 @@
+//! What an archive consists of, in order: decided from the listed tree alone, before the
+//! first file is fetched.
+
+use std::collections::HashMap;
+
+use gix_hash::ObjectId;
+
+use super::convert::UNCHANGED;
+use super::walk::{Node, Tree};
+use crate::codecommit::EntryKind;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A file that is in the archive but not in the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtraFile {
+    /// Its whole path in the archive: the prefix is not added, as with git's
+    /// `--add-virtual-file`.
+    pub path: String,
+    /// What is in it.
+    pub bytes: bytes::Bytes,
+}
+
+/// An entry of the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Item {
+    /// The folder that the prefix names.
+    Prefix,
+    /// A folder, by its index in the tree.
+    Folder(u32),
+    /// Entry `1` of folder `0`: a submodule.
+    Submodule(u32, u32),
+    /// Entry `1` of folder `0`: a file or symbolic link; what it holds, by index in
+    /// [`Plan::contents`].
+    File(u32, u32, u32),
+    /// An extra file, by its index in the request.
+    Extra(u32),
+}
+
+/// What a file holds: a blob, and how it is put into the archive. Equal ones are fetched,
+/// converted and compressed once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Content {
+    pub(super) blob: ObjectId,
+    pub(super) kind: EntryKind,
+    pub(super) conversion: u32,
+}
+
+/// The entries of an archive in order, and their distinct contents.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) items: Vec<Item>,
+    pub(super) contents: Vec<Content>,
+    /// How many items use each content.
+    pub(super) uses: Vec<u32>,
+    /// For each content, the next one of the same blob, in a ring.
+    pub(super) siblings: Vec<u32>,
+}
+
+/// Orders the entries of `tree` as `git archive` does.
+///
+/// A folder is written once something in it is met that is no folder, even when that is
+/// left out; so an empty folder is not written, and one whose files are all ignored is.
+pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Plan> {
+    check_names(prefix, extra)?;
+    let mut plan = Plan {
+        items: Vec::new(),
+        contents: Vec::new(),
+        uses: Vec::new(),
+        siblings: Vec::new(),
+    };
+    let mut known: HashMap<Content, u32> = HashMap::new();
+    let mut blobs: HashMap<ObjectId, u32> = HashMap::new();
+    if prefix.ends_with('/') {
+        plan.items.push(Item::Prefix);
+    }
+    // Folders entered: index, next entry, whether it is written already.
+    let mut stack: Vec<(u32, usize, bool)> = vec![(0, 0, true)];
+    while let Some((index, next, _)) = stack.last_mut() {
+        let (index, at) = (*index, *next);
+        let folder = &tree.folders[index as usize];
+        let Some(entry) = folder.entries.get(at) else {
+            stack.pop();
+            continue;
+        };
+        *next += 1;
+        if let Node::Folder(_, below) = entry.node {
+            if let Some(below) = below {
+                stack.push((below, 0, false));
+            }
+            continue;
+        }
+        for (folder, _, written) in &mut stack {
+            if !*written {
+                *written = true;
+                plan.items.push(Item::Folder(*folder));
+            }
+        }
+        if entry.ignored {
+            continue;
+        }
+        let number = count(at);
+        let (kind, blob, conversion) = match entry.node {
+            Node::Blob(kind, blob, conversion) => (kind, blob, conversion),
+            Node::Folder(..) | Node::Submodule => {
+                plan.items.push(Item::Submodule(index, number));
+                continue;
+            }
+        };
+        if !extra.is_empty() {
+            let path = format!("{prefix}{}", folder.join(&entry.name));
+            if extra.iter().any(|extra| extra.path == path) {
+                continue;
+            }
+        }
+        let content = Content {
+            blob,
+            kind,
+            conversion: if blob.is_empty_blob() {
+                UNCHANGED
+            } else {
+                conversion
+            },
+        };
+        let content = *known.entry(content).or_insert_with(|| {
+            let number = count(plan.contents.len());
+            plan.contents.push(content);
+            plan.uses.push(0);
+            plan.siblings.push(number);
+            let first = *blobs.entry(blob).or_insert(number) as usize;
+            plan.siblings.swap(first, number as usize);
+            number
+        });
+        plan.uses[content as usize] += 1;
+        plan.items.push(Item::File(index, number, content));
+    }
+    plan.items.extend((0..count(extra.len())).map(Item::Extra));
+    Ok(plan)
+}
+
+impl Plan {
+    /// How many files and symbolic links there are.
+    pub(super) fn files(&self) -> u64 {
+        let is_file = |item: &&Item| matches!(item, Item::File(..) | Item::Extra(_));
+        self.items.iter().filter(is_file).count() as u64
+    }
+
+    /// The path of an item in the archive.
+    pub(super) fn path(
+        &self,
+        number: usize,
+        tree: &Tree,
+        prefix: &str,
+        extra: &[ExtraFile],
+    ) -> String {
+        let folder = |folder: u32| &tree.folders[folder as usize];
+        let name = |folder: u32, entry: u32| {
+            let folder = &tree.folders[folder as usize];
+            folder.join(&folder.entries[entry as usize].name)
+        };
+        match self.items[number] {
+            Item::Prefix => prefix.to_owned(),
+            Item::Folder(index) => format!("{prefix}{}/", folder(index).path),
+            Item::Submodule(index, entry) => format!("{prefix}{}/", name(index, entry)),
+            Item::File(index, entry, _) => format!("{prefix}{}", name(index, entry)),
+            Item::Extra(index) => extra[index as usize].path.clone(),
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).expect("because four billion entries do not fit into memory")
+}
+
+/// Refuses what would unpack outside of the target folder.
+fn check_names(prefix: &str, extra: &[ExtraFile]) -> Result<()> {
+    let prefix_ends = prefix.strip_suffix('/').unwrap_or(prefix);
+    if !prefix.is_empty() && !is_inside(prefix_ends) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("the prefix `{}` is no relative path", prefix.escape_debug()),
+        )
+        .with_hint("give a prefix such as `name/`, without `..` and without a slash in front"));
+    }
+    for (number, file) in extra.iter().enumerate() {
+        let twice = extra[..number].iter().any(|other| other.path == file.path);
+        if twice || !is_inside(&file.path) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "the extra file `{}` is named twice or by no relative path",
+                    file.path.escape_debug()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_inside(path: &str) -> bool {
+    !path.contains('\0')
+        && path
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..")
+}

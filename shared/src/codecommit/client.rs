@@ -1,0 +1,530 @@
+//! [`CodeCommit`] over the AWS SDK.
+
+use async_trait::async_trait;
+use aws_sdk_codecommit::Client;
+use aws_sdk_codecommit::types::{
+    FileModeTypeEnum, RepositoryTrigger, RepositoryTriggerEventEnum, UserInfo,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use bytes::Bytes;
+
+use super::{
+    Admission, CodeCommit, Commit, EntryKind, Folder, MAX_BLOB_BYTES, Page, Repository, Signature,
+    Trigger, TriggerEvent, TriggerSet,
+};
+use crate::aws::{Aws, Call, Failure, Gate, corrupt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+
+/// The CodeCommit of an AWS account and region.
+#[derive(Debug, Clone)]
+pub struct SdkCodeCommit {
+    client: Client,
+}
+
+impl SdkCodeCommit {
+    /// Makes a client; cheap to clone.
+    pub fn new(aws: &Aws) -> Self {
+        let config = aws_sdk_codecommit::config::Builder::from(aws.sdk())
+            .interceptor(aws.idle_timeout())
+            .build();
+        Self {
+            client: Client::from_conf(config),
+        }
+    }
+}
+
+#[async_trait]
+impl CodeCommit for SdkCodeCommit {
+    async fn list_repositories(&self, next: Option<&str>) -> Result<Page<RepositoryName>> {
+        let call = || Call {
+            service: "CodeCommit",
+            operation: "ListRepositories",
+            permission: "codecommit:ListRepositories",
+            subject: "the account's repositories".into(),
+            resource: "`*`".into(),
+        };
+        let answer = self
+            .client
+            .list_repositories()
+            .set_next_token(next.map(str::to_owned))
+            .send()
+            .await
+            .map_err(|error| convert(&error, &call()))?;
+        let items = answer
+            .repositories
+            .unwrap_or_default()
+            .into_iter()
+            .map(|repository| {
+                let name = repository.repository_name.unwrap_or_default();
+                RepositoryName::new(&name).map_err(|error| corrupt(&call(), error))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Page {
+            items,
+            next: answer.next_token.filter(|token| !token.is_empty()),
+        })
+    }
+
+    async fn get_repository(&self, repository: &RepositoryName) -> Result<Repository> {
+        let call = || of_repository("GetRepository", "codecommit:GetRepository", repository);
+        let answer = self
+            .client
+            .get_repository()
+            .repository_name(repository.as_str())
+            .send()
+            .await
+            .map_err(|error| convert(&error, &call()))?;
+        let metadata = answer
+            .repository_metadata
+            .ok_or_else(|| corrupt(&call(), "no `repositoryMetadata`"))?;
+        Ok(Repository {
+            name: parse(
+                &call,
+                "repositoryName",
+                metadata.repository_name,
+                RepositoryName::new,
+            )?,
+            arn: required(&call, "Arn", metadata.arn)?,
+            clone_url_http: required(&call, "cloneUrlHttp", metadata.clone_url_http)?,
+            default_branch: metadata.default_branch.filter(|name| !name.is_empty()),
+        })
+    }
+
+    async fn list_branches(
+        &self,
+        repository: &RepositoryName,
+        next: Option<&str>,
+    ) -> Result<Page<BranchName>> {
+        let call = || Call {
+            subject: format!("the branches of repository `{repository}`"),
+            ..of_repository("ListBranches", "codecommit:ListBranches", repository)
+        };
+        let answer = self
+            .client
+            .list_branches()
+            .repository_name(repository.as_str())
+            .set_next_token(next.map(str::to_owned))
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))?;
+        let items = answer
+            .branches
+            .unwrap_or_default()
+            .iter()
+            .map(|name| BranchName::new(name).map_err(|error| corrupt(&call(), error)))
+            .collect::<Result<_>>()?;
+        Ok(Page {
+            items,
+            next: answer.next_token.filter(|token| !token.is_empty()),
+        })
+    }
+
+    async fn get_branch(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+    ) -> Result<CommitId> {
+        let call = || Call {
+            subject: format!("branch `{branch}` of repository `{repository}`"),
+            ..of_repository("GetBranch", "codecommit:GetBranch", repository)
+        };
+        let answer = self
+            .client
+            .get_branch()
+            .repository_name(repository.as_str())
+            .branch_name(branch.as_str())
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))?;
+        let commit = answer.branch.and_then(|branch| branch.commit_id);
+        parse(&call, "commitId", commit, CommitId::new)
+    }
+
+    async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit> {
+        let call = || Call {
+            subject: format!("commit {commit} of repository `{repository}`"),
+            ..of_repository("GetCommit", "codecommit:GetCommit", repository)
+        };
+        let answer = self
+            .client
+            .get_commit()
+            .repository_name(repository.as_str())
+            .commit_id(commit.to_string())
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))?
+            .commit
+            .ok_or_else(|| corrupt(&call(), "no `commit`"))?;
+        Ok(Commit {
+            commit_id: parse(&call, "commitId", answer.commit_id, CommitId::new)?,
+            tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
+            parents: answer
+                .parents
+                .unwrap_or_default()
+                .into_iter()
+                .map(|id| parse(&call, "parents", Some(id), CommitId::new))
+                .collect::<Result<_>>()?,
+            message: answer.message.unwrap_or_default(),
+            author: signature(answer.author),
+            committer: signature(answer.committer),
+            additional_data: answer.additional_data.unwrap_or_default(),
+        })
+    }
+
+    async fn get_folder(
+        &self,
+        repository: &RepositoryName,
+        commit: CommitId,
+        path: &str,
+    ) -> Result<Folder> {
+        let call = || Call {
+            subject: if path.is_empty() {
+                format!("the root folder of commit {commit} of repository `{repository}`")
+            } else {
+                format!("folder `{path}` of commit {commit} of repository `{repository}`")
+            },
+            ..of_repository("GetFolder", "codecommit:GetFolder", repository)
+        };
+        let answer = self
+            .client
+            .get_folder()
+            .repository_name(repository.as_str())
+            .commit_specifier(commit.to_string())
+            .folder_path(path)
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))?;
+        if answer.commit_id != commit.to_string() {
+            return Err(corrupt(
+                &call(),
+                format!("it is about commit `{}`", answer.commit_id),
+            ));
+        }
+        let mut folder = Folder {
+            tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
+            folders: Vec::new(),
+            blobs: Vec::new(),
+            submodules: Vec::new(),
+        };
+        for entry in answer.sub_folders.unwrap_or_default() {
+            let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
+            let tree = parse(&call, "treeId", entry.tree_id, TreeId::new)?;
+            folder.folders.push((name, tree));
+        }
+        for entry in answer.files.unwrap_or_default() {
+            let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
+            let kind = match entry.file_mode {
+                Some(FileModeTypeEnum::Normal) => EntryKind::File,
+                Some(FileModeTypeEnum::Executable) => EntryKind::Executable,
+                Some(FileModeTypeEnum::Symlink) => EntryKind::Symlink,
+                mode => {
+                    let mode = mode.as_ref().map_or("no mode", |mode| mode.as_str());
+                    return Err(corrupt(&call(), format!("`{name}` has the mode `{mode}`")));
+                }
+            };
+            let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
+            folder.blobs.push((name, kind, blob));
+        }
+        for entry in answer.symbolic_links.unwrap_or_default() {
+            let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
+            let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
+            folder.blobs.push((name, EntryKind::Symlink, blob));
+        }
+        for entry in answer.sub_modules.unwrap_or_default() {
+            let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
+            let id = parse(&call, "commitId", entry.commit_id, CommitId::new)?;
+            folder.submodules.push((name, id));
+        }
+        Ok(folder)
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        blob: BlobId,
+        admission: &dyn Admission,
+    ) -> Result<Bytes> {
+        let call = || Call {
+            subject: format!("blob {blob} of repository `{repository}`"),
+            ..of_repository("GetBlob", "codecommit:GetBlob", repository)
+        };
+        let (gate, keeper) = Gate::new();
+        let request = self
+            .client
+            .get_blob()
+            .repository_name(repository.as_str())
+            .blob_id(blob.to_string())
+            .customize()
+            .interceptor(gate)
+            .send();
+        let admit = async {
+            // No length arrives when the call ends without an answer to read.
+            if let Ok(length) = keeper.length.await {
+                // The content comes as base64: three bytes in four. An answer that does not
+                // tell its length may be as large as they get.
+                let size = length.map_or(MAX_BLOB_BYTES, |length| length / 4 * 3);
+                admission.admit(size).await;
+                let _ = keeper.open.send(());
+            }
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let answer = tokio::select! {
+            answer = request => answer.map_err(|error| convert_in(&error, &call(), repository))?,
+            never = admit => match never {},
+        };
+        Ok(Bytes::from(answer.content.into_inner()))
+    }
+
+    async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {
+        let call = || Call {
+            subject: format!("the triggers of repository `{repository}`"),
+            ..of_repository(
+                "GetRepositoryTriggers",
+                "codecommit:GetRepositoryTriggers",
+                repository,
+            )
+        };
+        let answer = self
+            .client
+            .get_repository_triggers()
+            .repository_name(repository.as_str())
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))?;
+        let triggers = answer
+            .triggers
+            .unwrap_or_default()
+            .into_iter()
+            .map(|trigger| {
+                let events = trigger
+                    .events
+                    .iter()
+                    .map(|event| event_from_sdk(event).ok_or_else(|| corrupt(&call(), event)))
+                    .collect::<Result<_>>()?;
+                Ok(Trigger {
+                    name: trigger.name,
+                    destination_arn: trigger.destination_arn,
+                    custom_data: trigger.custom_data.filter(|data| !data.is_empty()),
+                    branches: trigger.branches.unwrap_or_default(),
+                    events,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(TriggerSet {
+            configuration_id: answer.configuration_id.unwrap_or_default(),
+            triggers,
+        })
+    }
+
+    async fn put_triggers(
+        &self,
+        repository: &RepositoryName,
+        triggers: &[Trigger],
+    ) -> Result<String> {
+        let call = || Call {
+            subject: format!("the triggers of repository `{repository}`"),
+            ..of_repository(
+                "PutRepositoryTriggers",
+                "codecommit:PutRepositoryTriggers",
+                repository,
+            )
+        };
+        let triggers = triggers
+            .iter()
+            .map(|trigger| {
+                RepositoryTrigger::builder()
+                    .name(&trigger.name)
+                    .destination_arn(&trigger.destination_arn)
+                    .set_custom_data(trigger.custom_data.clone())
+                    // Sent even when empty: without the member the service refuses.
+                    .set_branches(Some(trigger.branches.clone()))
+                    .set_events(Some(
+                        trigger.events.iter().copied().map(event_to_sdk).collect(),
+                    ))
+                    .build()
+                    .expect("because name, ARN and events are set")
+            })
+            .collect();
+        let answer = self
+            .client
+            .put_repository_triggers()
+            .repository_name(repository.as_str())
+            .set_triggers(Some(triggers))
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))?;
+        required(&call, "configurationId", answer.configuration_id)
+    }
+}
+
+fn of_repository(
+    operation: &'static str,
+    permission: &'static str,
+    repository: &RepositoryName,
+) -> Call {
+    Call {
+        service: "CodeCommit",
+        operation,
+        permission,
+        subject: format!("repository `{repository}`"),
+        resource: format!("`arn:aws:codecommit:<region>:<account>:{repository}`"),
+    }
+}
+
+fn convert_in<E>(
+    error: &SdkError<E, HttpResponse>,
+    call: &Call,
+    repository: &RepositoryName,
+) -> Error
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    let failure = Failure::of(error);
+    if failure.code() == "RepositoryDoesNotExistException" {
+        return failure
+            .into_error(
+                ErrorKind::NotFound,
+                format!("repository `{repository}` does not exist"),
+            )
+            .with_hint("check its name, the region and the account");
+    }
+    convert(error, call)
+}
+
+/// The conversion of CodeCommit's errors (API reference, "Errors" of each operation).
+fn convert<E>(error: &SdkError<E, HttpResponse>, call: &Call) -> Error
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    let failure = Failure::of(error);
+    let subject = &call.subject;
+    let missing = |failure: Failure, hint: &str| {
+        failure
+            .into_error(ErrorKind::NotFound, format!("{subject} does not exist"))
+            .with_hint(hint)
+    };
+    match failure.code() {
+        "RepositoryDoesNotExistException" => {
+            missing(failure, "check its name, the region and the account")
+        }
+        "BranchDoesNotExistException" => missing(failure, "it was deleted, or never pushed"),
+        "CommitDoesNotExistException" | "CommitIdDoesNotExistException" => missing(
+            failure,
+            "push it; a repository without any commit has none to read",
+        ),
+        "FolderDoesNotExistException" | "PathDoesNotExistException" => {
+            missing(failure, "the commit's tree has no such folder")
+        }
+        "BlobIdDoesNotExistException" => missing(failure, "the repository has no such object"),
+        "FileTooLargeException" => failure
+            .into_error(
+                ErrorKind::FileTooLarge,
+                format!("{subject} is larger than the 6 MiB that the CodeCommit API serves"),
+            )
+            .with_hint("only git can read it"),
+        "EncryptionKeyAccessDeniedException" => failure
+            .into_error(
+                ErrorKind::AccessDenied,
+                format!("the KMS key of {subject} may not be used"),
+            )
+            .with_hint("grant `kms:Decrypt` on the repository's key to the caller's role"),
+        "EncryptionKeyDisabledException"
+        | "EncryptionKeyNotFoundException"
+        | "EncryptionKeyUnavailableException"
+        | "EncryptionKeyInvalidIdException"
+        | "EncryptionKeyInvalidUsageException" => failure
+            .into_error(
+                ErrorKind::Config,
+                format!("the KMS key of {subject} cannot be used"),
+            )
+            .with_hint("enable the key, or give the repository another one"),
+        "MaximumRepositoryTriggersExceededException" => failure
+            .into_error(
+                ErrorKind::Config,
+                format!("{subject} are more than a repository can have"),
+            )
+            .with_hint("a repository can have 10; remove some, or let one cover more branches"),
+        "MaximumBranchesExceededException" => failure
+            .into_error(
+                ErrorKind::Config,
+                format!("one of {subject} names more branches than a trigger can"),
+            )
+            .with_hint("a trigger can name 10 branches; without any it covers all"),
+        code if code.starts_with("InvalidRepositoryTrigger")
+            || code.starts_with("RepositoryTrigger") =>
+        {
+            failure.into_error(
+                ErrorKind::Config,
+                format!("CodeCommit does not accept {subject}"),
+            )
+        }
+        _ => failure.into_common_error(call),
+    }
+}
+
+fn required<T>(call: &impl Fn() -> Call, member: &str, value: Option<T>) -> Result<T> {
+    value.ok_or_else(|| corrupt(&call(), format!("no `{member}`")))
+}
+
+fn parse<T>(
+    call: &impl Fn() -> Call,
+    member: &str,
+    text: Option<String>,
+    new: impl Fn(&str) -> Result<T>,
+) -> Result<T> {
+    let text = required(call, member, text)?;
+    new(&text).map_err(|error| corrupt(&call(), format!("`{member}`: {error}")))
+}
+
+/// The name of an entry in its folder: the last segment of the path that the service gave,
+/// whichever folder that path starts at (the documentation is vague about it).
+fn entry_name(
+    call: &impl Fn() -> Call,
+    relative: Option<String>,
+    absolute: Option<String>,
+) -> Result<String> {
+    let path = relative.or(absolute).unwrap_or_default();
+    let trimmed = path.trim_end_matches('/');
+    let name = trimmed.rsplit_once('/').map_or(trimmed, |(_, name)| name);
+    if name.is_empty() || name == "." || name == ".." || name.contains('\0') {
+        let path = path.escape_debug();
+        return Err(corrupt(
+            &call(),
+            format!("`{path}` is no entry of a folder"),
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+fn signature(person: Option<UserInfo>) -> Signature {
+    let (name, email, date) = person.map_or((None, None, None), |person| {
+        (person.name, person.email, person.date)
+    });
+    Signature {
+        name: name.unwrap_or_default(),
+        email: email.unwrap_or_default(),
+        date: date.unwrap_or_default(),
+    }
+}
+
+fn event_from_sdk(event: &RepositoryTriggerEventEnum) -> Option<TriggerEvent> {
+    Some(match event {
+        RepositoryTriggerEventEnum::All => TriggerEvent::All,
+        RepositoryTriggerEventEnum::UpdateReference => TriggerEvent::UpdateReference,
+        RepositoryTriggerEventEnum::CreateReference => TriggerEvent::CreateReference,
+        RepositoryTriggerEventEnum::DeleteReference => TriggerEvent::DeleteReference,
+        _ => return None,
+    })
+}
+
+fn event_to_sdk(event: TriggerEvent) -> RepositoryTriggerEventEnum {
+    match event {
+        TriggerEvent::All => RepositoryTriggerEventEnum::All,
+        TriggerEvent::UpdateReference => RepositoryTriggerEventEnum::UpdateReference,
+        TriggerEvent::CreateReference => RepositoryTriggerEventEnum::CreateReference,
+        TriggerEvent::DeleteReference => RepositoryTriggerEventEnum::DeleteReference,
+    }
+}

@@ -1,0 +1,197 @@
+//! The one error of the core: a kind to decide by, a message that names the thing,
+//! and a hint that says what to do.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, as far as a caller decides by it.
+///
+/// The names are a contract: a function's failed answer carries
+/// `"errorType": "branchline.<name>"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ErrorKind {
+    /// The event has no known shape, or a field of it is not valid.
+    InvalidEvent,
+    /// A setting is missing, malformed or contradicts what is there.
+    Config,
+    /// A repository, branch, commit, bucket, object or pipeline is not there.
+    NotFound,
+    /// The caller's role may not do this.
+    AccessDenied,
+    /// The service asked for fewer requests.
+    Throttled,
+    /// A file is larger than the service's API serves.
+    FileTooLarge,
+    /// Someone else changed the same thing in between.
+    Conflict,
+    /// The request did not arrive, or its answer did not; or the service failed (5xx).
+    Transport,
+    /// What was received contradicts itself or its format.
+    Corrupt,
+    /// There is not enough time left before the function's deadline.
+    Deadline,
+    /// A defect of branchline.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The kind's name, as in `errorType` after `branchline.`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidEvent => "InvalidEvent",
+            Self::Config => "Config",
+            Self::NotFound => "NotFound",
+            Self::AccessDenied => "AccessDenied",
+            Self::Throttled => "Throttled",
+            Self::FileTooLarge => "FileTooLarge",
+            Self::Conflict => "Conflict",
+            Self::Transport => "Transport",
+            Self::Corrupt => "Corrupt",
+            Self::Deadline => "Deadline",
+            Self::Internal => "Internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A failure, with what a person needs to act on it.
+///
+/// `Display` prints the message alone; the cause is in [`StdError::source`], so that a
+/// report can print each level once.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    aws_code: Option<String>,
+    request_id: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// Creates an error whose message names the thing that it is about.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            hint: None,
+            aws_code: None,
+            request_id: None,
+            source: None,
+        }))
+    }
+
+    /// Adds what the reader can do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Adds the AWS error code (`BranchDoesNotExistException`) and the request id.
+    #[must_use]
+    pub fn with_aws(mut self, code: Option<&str>, request_id: Option<&str>) -> Self {
+        self.0.aws_code = code.map(str::to_owned);
+        self.0.request_id = request_id.map(str::to_owned);
+        self
+    }
+
+    /// Says what was being done: `context: message`.
+    #[must_use]
+    pub fn context(mut self, context: impl fmt::Display) -> Self {
+        self.0.message = format!("{context}: {}", self.0.message);
+        self
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What the reader can do about it.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// The AWS error code, when a service gave one.
+    pub fn aws_code(&self) -> Option<&str> {
+        self.0.aws_code.as_deref()
+    }
+
+    /// The AWS request id, when a service gave one.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// The whole story on one line: message, causes, AWS code, request id and hint.
+    pub fn report(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = self.0.message.clone();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        if let Some(code) = &self.0.aws_code {
+            let _ = write!(text, " ({code}");
+            if let Some(id) = &self.0.request_id {
+                let _ = write!(text, ", request {id}");
+            }
+            text.push(')');
+        }
+        if let Some(hint) = &self.0.hint {
+            let _ = write!(text, "; hint: {hint}");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_message_cause_code_and_hint_once_each() {
+        let error = Error::new(ErrorKind::NotFound, "branch `x` of `r`")
+            .with_source(std::io::Error::other("socket closed"))
+            .with_aws(Some("BranchDoesNotExistException"), Some("id-1"))
+            .with_hint("push it first")
+            .context("reading the tip");
+        assert_eq!(
+            error.report(),
+            "reading the tip: branch `x` of `r`: socket closed \
+             (BranchDoesNotExistException, request id-1); hint: push it first"
+        );
+        assert_eq!(error.to_string(), "reading the tip: branch `x` of `r`");
+    }
+}

@@ -1,0 +1,61 @@
+//! Requests made by hand or by a schedule.
+
+use serde_json::{Map, Value};
+
+use super::{Request, invalid_field, unknown_shape};
+use crate::error::{Error, Result};
+use crate::name::{BranchName, CommitId, RepositoryName};
+
+/// Reads `{"schedule":true}`, `{"repository":".."}` or
+/// `{"repository":"..","branch":"..","commit":".."}`.
+pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
+    const KNOWN: [&str; 4] = ["schedule", "repository", "branch", "commit"];
+    if let Some(field) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        let field: String = field.chars().take(80).collect();
+        return Err(unknown_shape(&format!(
+            "field `{}` is unknown",
+            field.escape_debug()
+        )));
+    }
+    if let Some(schedule) = object.get("schedule") {
+        if schedule != &Value::Bool(true) {
+            return Err(invalid_field("schedule", "it must be `true`"));
+        }
+        if object.len() > 1 {
+            return Err(invalid_field("schedule", "it must stand alone"));
+        }
+        return Ok(Request::Schedule);
+    }
+    let Some(repository) = text(object, "repository", RepositoryName::new)? else {
+        return Err(unknown_shape("field `repository` is missing"));
+    };
+    let branch = text(object, "branch", BranchName::new)?;
+    let commit = text(object, "commit", CommitId::new)?;
+    match (branch, commit) {
+        (Some(branch), commit) => Ok(Request::Branch {
+            repository,
+            branch,
+            commit,
+        }),
+        (None, None) => Ok(Request::Repository(repository)),
+        (None, Some(_)) => Err(invalid_field("commit", "it needs `branch` beside it")),
+    }
+}
+
+fn text<T>(
+    object: &Map<String, Value>,
+    field: &str,
+    read: impl FnOnce(&str) -> Result<T>,
+) -> Result<Option<T>> {
+    match object.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => match read(text) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                let error: Error = error;
+                Err(invalid_field(field, error))
+            }
+        },
+        Some(_) => Err(invalid_field(field, "it must be a string")),
+    }
+}

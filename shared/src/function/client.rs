@@ -1,0 +1,72 @@
+//! [`Functions`] over the AWS SDK.
+
+use async_trait::async_trait;
+use aws_sdk_lambda::Client;
+use aws_sdk_lambda::types::InvocationType;
+use aws_smithy_types::Blob;
+use bytes::Bytes;
+
+use super::{FunctionArn, Functions};
+use crate::aws::{Aws, Call, Failure};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The Lambda of an AWS account and region.
+#[derive(Debug, Clone)]
+pub struct SdkFunctions {
+    client: Client,
+}
+
+impl SdkFunctions {
+    /// Makes a client; cheap to clone.
+    pub fn new(aws: &Aws) -> Self {
+        let config = aws_sdk_lambda::config::Builder::from(aws.sdk())
+            .interceptor(aws.idle_timeout())
+            .build();
+        Self {
+            client: Client::from_conf(config),
+        }
+    }
+}
+
+#[async_trait]
+impl Functions for SdkFunctions {
+    async fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()> {
+        let call = || Call {
+            service: "Lambda",
+            operation: "Invoke",
+            permission: "lambda:InvokeFunction",
+            subject: format!("function `{function}`"),
+            resource: format!("`{function}`"),
+        };
+        self.client
+            .invoke()
+            .function_name(function.as_str())
+            .invocation_type(InvocationType::Event)
+            .payload(Blob::new(payload))
+            .send()
+            .await
+            .map_err(|error| convert(Failure::of(&error), &call()))?;
+        Ok(())
+    }
+}
+
+/// The conversion of Lambda's errors (API reference, `Invoke`).
+fn convert(failure: Failure, call: &Call) -> Error {
+    let subject = &call.subject;
+    match failure.code() {
+        "ResourceNotFoundException" => failure
+            .into_error(ErrorKind::NotFound, format!("{subject} does not exist"))
+            .with_hint("check UPDATE_FUNCTION_ARN, its version or alias, and the region"),
+        "KMSAccessDeniedException" => failure
+            .into_error(
+                ErrorKind::AccessDenied,
+                format!("the KMS key of {subject} may not be used"),
+            )
+            .with_hint("grant `kms:Decrypt` on the function's key to the function's role"),
+        "ResourceNotReadyException" | "ResourceConflictException" => failure.into_error(
+            ErrorKind::Transport,
+            format!("{subject} is being made ready"),
+        ),
+        _ => failure.into_common_error(call),
+    }
+}

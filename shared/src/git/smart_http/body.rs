@@ -1,0 +1,262 @@
+//! Bodies of answers: bytes, packets, and packs.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::time::Duration;
+
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use flate2::write::GzDecoder;
+use futures_util::Stream;
+use http_body::Body as _;
+
+use super::ProgressFn;
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::corrupt;
+use crate::git::pkt_line::{Band, Decoder, Packet, demultiplex};
+
+/// So much of a gzip stream is expanded at once, so that a bomb stays small.
+const GZIP_STEP: usize = 4096;
+
+/// The body of an answer.
+pub(super) struct Body {
+    inner: Pin<Box<SdkBody>>,
+    idle: Duration,
+    gzip: Option<GzDecoder<Vec<u8>>>,
+    compressed: Bytes,
+    // Names the server in errors.
+    url: String,
+}
+
+impl Body {
+    pub(super) fn new(inner: SdkBody, idle: Duration, gzip: bool, url: String) -> Self {
+        Self {
+            inner: Box::pin(inner),
+            idle,
+            gzip: gzip.then(|| GzDecoder::new(Vec::new())),
+            compressed: Bytes::new(),
+            url,
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if self.gzip.is_none() {
+            return self.raw_chunk().await;
+        }
+        loop {
+            if self.compressed.is_empty() {
+                match self.raw_chunk().await? {
+                    Some(chunk) => self.compressed = chunk,
+                    None => return self.end_gzip(),
+                }
+            }
+            let step = self.compressed.len().min(GZIP_STEP);
+            let piece = self.compressed.split_to(step);
+            let broken = |error| corrupt("a gzip answer is broken").with_source(error);
+            if let Some(gzip) = &mut self.gzip {
+                gzip.write_all(&piece).map_err(broken)?;
+                // What is inflated reaches the Vec only when it is asked for.
+                gzip.flush().map_err(broken)?;
+                let plain = std::mem::take(gzip.get_mut());
+                if !plain.is_empty() {
+                    return Ok(Some(plain.into()));
+                }
+            }
+        }
+    }
+
+    fn end_gzip(&mut self) -> Result<Option<Bytes>> {
+        let Some(gzip) = self.gzip.take() else {
+            return Ok(None);
+        };
+        let plain = gzip
+            .finish()
+            .map_err(|error| corrupt("a gzip answer is cut off").with_source(error))?;
+        Ok((!plain.is_empty()).then(|| plain.into()))
+    }
+
+    async fn raw_chunk(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let next = poll_fn(|context| self.inner.as_mut().poll_frame(context));
+            let frame = tokio::time::timeout(self.idle, next).await.map_err(|_| {
+                Error::new(
+                    ErrorKind::Transport,
+                    format!(
+                        "{} sent nothing for {} seconds",
+                        self.url,
+                        self.idle.as_secs_f32()
+                    ),
+                )
+            })?;
+            let Some(frame) = frame else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| {
+                Error::new(
+                    ErrorKind::Transport,
+                    format!("the answer of {} was cut off", self.url),
+                )
+                .with_source(error)
+            })?;
+            match frame.into_data() {
+                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                _ => {}
+            }
+        }
+    }
+
+    /// The start of the body, for an error message.
+    pub(super) async fn excerpt(mut self, limit: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while out.len() < limit {
+            match self.chunk().await {
+                Ok(Some(chunk)) => out.extend_from_slice(&chunk),
+                _ => break,
+            }
+        }
+        out.truncate(limit);
+        out
+    }
+}
+
+/// The body of an answer, as packets.
+pub(super) struct PacketReader {
+    body: Body,
+    decoder: Decoder,
+    peeked: VecDeque<Packet>,
+}
+
+impl PacketReader {
+    pub(super) fn new(body: Body) -> Self {
+        Self {
+            body,
+            decoder: Decoder::new(),
+            peeked: VecDeque::new(),
+        }
+    }
+
+    /// The next packet; `None` when the answer ends between two of them.
+    pub(super) async fn packet(&mut self) -> Result<Option<Packet>> {
+        if let Some(packet) = self.peeked.pop_front() {
+            return Ok(Some(packet));
+        }
+        loop {
+            if let Some(packet) = self.decoder.next_packet()? {
+                return Ok(Some(packet));
+            }
+            match self.body.chunk().await? {
+                Some(chunk) => self.decoder.push(&chunk),
+                None if self.decoder.remaining().is_empty() => return Ok(None),
+                None => return Err(self.cut_off()),
+            }
+        }
+    }
+
+    /// The next packet, which must be there.
+    pub(super) async fn expect_packet(&mut self) -> Result<Packet> {
+        match self.packet().await? {
+            Some(packet) => Ok(packet),
+            None => Err(self.cut_off()),
+        }
+    }
+
+    pub(super) fn put_back(&mut self, packet: Packet) {
+        self.peeked.push_front(packet);
+    }
+
+    /// Bytes that follow the packets without framing.
+    async fn raw(&mut self) -> Result<Option<Bytes>> {
+        let rest = self.decoder.take_remaining();
+        if rest.is_empty() {
+            self.body.chunk().await
+        } else {
+            Ok(Some(rest))
+        }
+    }
+
+    fn cut_off(&self) -> Error {
+        Error::new(
+            ErrorKind::Transport,
+            format!("the answer of {} ends in its midst", self.body.url),
+        )
+    }
+}
+
+/// The bytes of a pack as they arrive. Nothing is read ahead: who does not ask for more
+/// holds the server back.
+pub struct PackStream {
+    packets: PacketReader,
+    side_band: bool,
+    progress: Option<ProgressFn>,
+    ended: bool,
+}
+
+impl std::fmt::Debug for PackStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackStream")
+            .field("side_band", &self.side_band)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PackStream {
+    pub(super) fn new(
+        packets: PacketReader,
+        side_band: bool,
+        progress: Option<ProgressFn>,
+    ) -> Self {
+        Self {
+            packets,
+            side_band,
+            progress,
+            ended: false,
+        }
+    }
+
+    /// The next bytes of the pack; `None` after the last ones.
+    ///
+    /// # Errors
+    /// `Transport` when the server fails, falls silent, or the connection is cut.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if self.ended {
+            return Ok(None);
+        }
+        if !self.side_band {
+            let chunk = self.packets.raw().await?;
+            self.ended = chunk.is_none();
+            return Ok(chunk);
+        }
+        loop {
+            let data = match self.packets.expect_packet().await? {
+                Packet::Data(data) => data,
+                Packet::Flush => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                _ => return Err(corrupt("a pack is broken up on its way")),
+            };
+            match demultiplex(data)? {
+                // Servers send empty ones to keep the connection alive.
+                Band::Data(data) if data.is_empty() => {}
+                Band::Data(data) => return Ok(Some(data)),
+                Band::Progress(text) => {
+                    if let Some(progress) = &self.progress {
+                        progress(&String::from_utf8_lossy(&text));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same as a [`Stream`], which ends after the first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send {
+        futures_util::stream::try_unfold(self, |mut this| async move {
+            let chunk = this.chunk().await?;
+            Ok(chunk.map(|chunk| (chunk, this)))
+        })
+    }
+}

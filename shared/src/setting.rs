@@ -1,0 +1,140 @@
+//! Settings by name, as environment variables give them; each error names the variable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The variables that a function was started with.
+///
+/// An empty variable counts as one that is not set: CloudFormation cannot leave one out.
+#[derive(Clone, Default)]
+pub struct Settings(BTreeMap<String, String>);
+
+impl fmt::Debug for Settings {
+    /// Shows the names alone: values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        let own = variables
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Self(own.collect())
+    }
+}
+
+impl Settings {
+    /// The text of a variable that is set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty())
+    }
+
+    /// Reads a variable that may be missing.
+    pub fn optional<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.get(name)
+            .map(|text| read(text).map_err(|error| invalid(name, &error)))
+            .transpose()
+    }
+
+    /// Reads a variable that must be there; `meaning` says what it is for.
+    pub fn required<T>(
+        &self,
+        name: &str,
+        meaning: &str,
+        read: impl FnOnce(&str) -> Result<T>,
+    ) -> Result<T> {
+        self.optional(name, read)?.ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("`{name}` is not set")).with_hint(format!(
+                "set the environment variable `{name}` to {meaning}"
+            ))
+        })
+    }
+
+    /// Reads `true` or `false`.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => Err(unreadable(name, other, "it must be `true` or `false`")),
+        }
+    }
+
+    /// Reads a whole number in `range`.
+    pub fn number(&self, name: &str, default: u32, range: RangeInclusive<u32>) -> Result<u32> {
+        let Some(text) = self.get(name) else {
+            return Ok(default);
+        };
+        match text.parse() {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => {
+                let rule = format!(
+                    "it must be a number from {} to {}",
+                    range.start(),
+                    range.end()
+                );
+                Err(unreadable(name, text, &rule))
+            }
+        }
+    }
+}
+
+/// An error about a variable, in the words of what reads it.
+fn invalid(name: &str, error: &Error) -> Error {
+    Error::new(ErrorKind::Config, format!("`{name}` is not valid: {error}"))
+}
+
+fn unreadable(name: &str, text: &str, rule: &str) -> Error {
+    let shown: String = text.chars().take(80).collect();
+    Error::new(
+        ErrorKind::Config,
+        format!("`{name}` is not valid: `{}`: {rule}", shown.escape_debug()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_its_variable() {
+        let settings: Settings = [("FLAG", "yes"), ("COUNT", "0"), ("EMPTY", " ")]
+            .into_iter()
+            .collect();
+        let text = |result: Result<()>| result.expect_err("it is not valid").report();
+        assert_eq!(
+            text(settings.flag("FLAG", false).map(drop)),
+            "`FLAG` is not valid: `yes`: it must be `true` or `false`"
+        );
+        assert_eq!(
+            text(settings.number("COUNT", 4, 1..=9).map(drop)),
+            "`COUNT` is not valid: `0`: it must be a number from 1 to 9"
+        );
+        assert_eq!(
+            text(settings.required("EMPTY", "a name", |_| Ok(()))),
+            "`EMPTY` is not set; hint: set the environment variable `EMPTY` to a name"
+        );
+        assert_eq!(
+            settings
+                .number("MISSING", 4, 1..=9)
+                .expect("the default holds"),
+            4
+        );
+        assert!(
+            !format!("{settings:?}").contains("yes"),
+            "values stay out of logs"
+        );
+    }
+}

@@ -1,0 +1,466 @@
+//! What every [`CodeCommit`] promises.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{assert_fails, run_cases};
+use crate::codecommit::{
+    Admission, CodeCommit, EntryKind, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS,
+    Trigger, TriggerEvent, Unlimited, all_branches, all_repositories,
+};
+use crate::error::ErrorKind;
+use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
+use crate::testkit::Entry;
+
+/// Makes what the suite needs.
+#[async_trait]
+pub trait CodeCommitSetup: Send + Sync {
+    /// The service under test.
+    fn codecommit(&self) -> &dyn CodeCommit;
+
+    /// Creates an empty repository.
+    async fn repository(&self) -> RepositoryName;
+
+    /// Commits changes on top of a branch, which need not be there yet.
+    async fn commit(
+        &self,
+        repository: &RepositoryName,
+        branch: &str,
+        changes: &[(&str, Entry)],
+    ) -> CommitId;
+
+    /// Deletes a branch that is not the default one.
+    async fn delete_branch(&self, repository: &RepositoryName, branch: &str);
+
+    /// The ARN of a Lambda function that triggers may call.
+    fn function_arn(&self) -> String;
+
+    /// Cases that the service is known to fail.
+    fn skipped(&self) -> &[&str] {
+        &[]
+    }
+}
+
+/// Runs the suite.
+pub async fn codecommit(setup: &dyn CodeCommitSetup) {
+    run_cases!(
+        setup,
+        setup.skipped(),
+        [
+            repositories_are_listed_and_described,
+            branches_are_listed_and_have_tips,
+            a_commit_tells_its_tree_parents_and_message,
+            a_folder_is_one_level_of_the_tree,
+            a_blob_is_read_once_it_is_admitted,
+            a_large_blob_is_refused,
+            what_is_missing_is_named,
+            triggers_are_replaced_as_a_set,
+            triggers_beyond_the_quotas_are_refused,
+            malformed_triggers_are_refused,
+        ]
+    );
+}
+
+fn branch(name: &str) -> BranchName {
+    BranchName::new(name).expect("the suite's branches are legal")
+}
+
+async fn repositories_are_listed_and_described(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let mut created = BTreeSet::new();
+    for _ in 0..3 {
+        created.insert(setup.repository().await);
+    }
+    let listed = all_repositories(service).await.expect("a list succeeds");
+    let listed: BTreeSet<_> = listed.into_iter().collect();
+    assert!(listed.is_superset(&created), "{created:?} in {listed:?}");
+
+    let repository = created.first().expect("three were created");
+    let empty = service
+        .get_repository(repository)
+        .await
+        .expect("it is there");
+    assert_eq!(empty.name, *repository);
+    assert_eq!(empty.default_branch, None, "an empty repository has none");
+    let suffix = format!(":{repository}");
+    assert!(empty.arn.starts_with("arn:aws:codecommit:") && empty.arn.ends_with(&suffix));
+    let path = format!("/v1/repos/{repository}");
+    assert!(
+        empty.clone_url_http.ends_with(&path),
+        "{}",
+        empty.clone_url_http
+    );
+
+    setup
+        .commit(repository, "trunk", &[("a", Entry::file("a"))])
+        .await;
+    let filled = service
+        .get_repository(repository)
+        .await
+        .expect("it is there");
+    assert_eq!(filled.default_branch.as_deref(), Some("trunk"));
+}
+
+async fn branches_are_listed_and_have_tips(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let none = all_branches(service, &repository).await;
+    assert_eq!(none.expect("a list succeeds"), []);
+    let names = ["main", "feature/x", "feature/y", "a.b_c-d", "ü"];
+    for name in names {
+        let tip = setup
+            .commit(&repository, name, &[("a", Entry::file(name))])
+            .await;
+        let read = service.get_branch(&repository, &branch(name)).await;
+        assert_eq!(read.expect("the branch is there"), tip);
+    }
+    let mut expected = names.map(branch);
+    expected.sort();
+    let listed = all_branches(service, &repository).await;
+    assert_eq!(listed.expect("a list succeeds"), expected);
+    let moved = setup
+        .commit(&repository, "main", &[("b", Entry::file("b"))])
+        .await;
+    let read = service.get_branch(&repository, &branch("main")).await;
+    assert_eq!(read.expect("the branch is there"), moved, "the tip moves");
+    setup.delete_branch(&repository, "feature/x").await;
+    let read = service.get_branch(&repository, &branch("feature/x")).await;
+    assert_fails(read, ErrorKind::NotFound, "feature/x");
+}
+
+async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let first = setup
+        .commit(&repository, "main", &[("a", Entry::file("1"))])
+        .await;
+    let second = setup
+        .commit(&repository, "main", &[("a", Entry::file("2"))])
+        .await;
+    let root = service.get_commit(&repository, first).await;
+    let root = root.expect("the commit is there");
+    assert_eq!(root.commit_id, first);
+    assert_eq!(root.parents, []);
+    let child = service.get_commit(&repository, second).await;
+    let child = child.expect("the commit is there");
+    assert_eq!(child.parents, [first]);
+    assert_ne!(child.tree_id, root.tree_id);
+    assert!(!child.message.is_empty());
+    let (seconds, zone) = child
+        .author
+        .date
+        .split_once(' ')
+        .expect("a date is seconds and zone");
+    assert!(
+        seconds.parse::<i64>().is_ok() && zone.len() == 5,
+        "{}",
+        child.author.date
+    );
+    assert!(!child.committer.name.is_empty() && !child.committer.email.is_empty());
+    let folder = service.get_folder(&repository, second, "").await;
+    assert_eq!(folder.expect("the root is there").tree_id, child.tree_id);
+}
+
+async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let module = CommitId::new("0123456789012345678901234567890123456789").expect("an id");
+    let commit = setup
+        .commit(
+            &repository,
+            "main",
+            &[
+                ("a.txt", Entry::file("same")),
+                ("run", Entry::executable("#!/bin/sh\n")),
+                ("link", Entry::symlink("a.txt")),
+                ("lib", Entry::Submodule(module)),
+                ("src/a.txt", Entry::file("same")),
+                ("src/deep/er/b c.txt", Entry::file("deep")),
+                ("src/link", Entry::symlink("deep")),
+                ("src/vendor/lib", Entry::Submodule(module)),
+            ],
+        )
+        .await;
+    let root = service.get_folder(&repository, commit, "").await;
+    let mut root = root.expect("the root is there");
+    root.blobs.sort_by(|a, b| a.0.cmp(&b.0));
+    let names: Vec<_> = root.folders.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["src"]);
+    let blobs = |folder: &crate::codecommit::Folder| -> Vec<(String, EntryKind)> {
+        let kinds = folder.blobs.iter();
+        let mut kinds: Vec<_> = kinds.map(|(name, kind, _)| (name.clone(), *kind)).collect();
+        kinds.sort_by(|a, b| a.0.cmp(&b.0));
+        kinds
+    };
+    assert_eq!(
+        blobs(&root),
+        [
+            ("a.txt".to_owned(), EntryKind::File),
+            ("link".to_owned(), EntryKind::Symlink),
+            ("run".to_owned(), EntryKind::Executable),
+        ]
+    );
+    assert_eq!(root.submodules, [("lib".to_owned(), module)]);
+
+    let src = service.get_folder(&repository, commit, "src").await;
+    let src = src.expect("the folder is there");
+    assert_eq!(src.tree_id, root.folders[0].1, "the folder's own tree id");
+    let mut names: Vec<_> = src.folders.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["deep", "vendor"], "names, not paths");
+    assert_eq!(
+        blobs(&src),
+        [
+            ("a.txt".to_owned(), EntryKind::File),
+            ("link".to_owned(), EntryKind::Symlink),
+        ]
+    );
+    let id_of = |folder: &crate::codecommit::Folder, name: &str| -> BlobId {
+        let found = folder.blobs.iter().find(|(other, ..)| other == name);
+        found.expect("the blob is listed").2
+    };
+    assert_eq!(
+        id_of(&src, "a.txt"),
+        id_of(&root, "a.txt"),
+        "same bytes, same id"
+    );
+    let link = service
+        .get_blob(&repository, id_of(&root, "link"), &Unlimited)
+        .await;
+    assert_eq!(
+        link.expect("the blob is there"),
+        "a.txt",
+        "a link's blob is its target"
+    );
+
+    let deep = service.get_folder(&repository, commit, "src/deep/er").await;
+    let deep = deep.expect("the folder is there");
+    assert_eq!(deep.blobs.len(), 1);
+    assert_eq!(deep.blobs[0].0, "b c.txt");
+    let vendor = service.get_folder(&repository, commit, "src/vendor").await;
+    let vendor = vendor.expect("the folder is there");
+    assert_eq!(vendor.submodules, [("lib".to_owned(), module)]);
+}
+
+#[derive(Default)]
+struct Counting {
+    calls: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[async_trait]
+impl Admission for Counting {
+    async fn admit(&self, size_bytes: u64) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.bytes.fetch_add(size_bytes, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn blob_at(
+    setup: &dyn CodeCommitSetup,
+    repository: &RepositoryName,
+    content: Bytes,
+) -> BlobId {
+    let changes = [("blob", Entry::File(content))];
+    let commit = setup.commit(repository, "main", &changes).await;
+    let folder = setup.codecommit().get_folder(repository, commit, "").await;
+    folder.expect("the root is there").blobs[0].2
+}
+
+async fn a_blob_is_read_once_it_is_admitted(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let all_bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for content in [
+        Bytes::new(),
+        Bytes::from_static(b"\0\r\n\xff"),
+        all_bytes.into(),
+    ] {
+        let blob = blob_at(setup, &repository, content.clone()).await;
+        let admission = Counting::default();
+        let read = service.get_blob(&repository, blob, &admission).await;
+        assert_eq!(read.expect("the blob is there"), content);
+        assert_eq!(admission.calls.load(Ordering::SeqCst), 1, "admitted once");
+        let bytes = admission.bytes.load(Ordering::SeqCst);
+        let size = content.len() as u64;
+        assert!(
+            (size..size + 64).contains(&bytes),
+            "{size} bytes were admitted as {bytes}"
+        );
+    }
+}
+
+async fn a_large_blob_is_refused(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let largest = usize::try_from(MAX_BLOB_BYTES).expect("6 MiB fit");
+    let blob = blob_at(setup, &repository, vec![b'x'; largest].into()).await;
+    let read = service.get_blob(&repository, blob, &Unlimited).await;
+    assert_eq!(read.expect("6 MiB are served").len(), largest);
+    let blob = blob_at(setup, &repository, vec![b'x'; largest + 1].into()).await;
+    let read = service.get_blob(&repository, blob, &Unlimited).await;
+    assert_fails(read, ErrorKind::FileTooLarge, &blob.to_string());
+}
+
+async fn what_is_missing_is_named(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let commit = setup
+        .commit(&repository, "main", &[("a", Entry::file("a"))])
+        .await;
+    let id = "1234567890123456789012345678901234567890";
+    let (no_commit, no_blob) = (
+        CommitId::new(id).expect("an id"),
+        BlobId::new(id).expect("an id"),
+    );
+    let kind = ErrorKind::NotFound;
+    let read = service.get_branch(&repository, &branch("none")).await;
+    assert_fails(read, kind, "none");
+    assert_fails(service.get_commit(&repository, no_commit).await, kind, id);
+    assert_fails(
+        service.get_folder(&repository, no_commit, "").await,
+        kind,
+        id,
+    );
+    let read = service.get_folder(&repository, commit, "no/folder").await;
+    assert_fails(read, kind, "no/folder");
+    let read = service.get_folder(&repository, commit, "a").await;
+    assert_fails(read, kind, "`a`");
+    let read = service.get_blob(&repository, no_blob, &Unlimited).await;
+    assert_fails(read, kind, id);
+
+    let empty = setup.repository().await;
+    assert_fails(service.get_folder(&empty, no_commit, "").await, kind, id);
+
+    let gone = RepositoryName::new("no-such-repository").expect("a legal name");
+    let name = gone.as_str();
+    assert_fails(service.get_repository(&gone).await, kind, name);
+    assert_fails(service.list_branches(&gone, None).await, kind, name);
+    assert_fails(service.get_branch(&gone, &branch("main")).await, kind, name);
+    assert_fails(service.get_commit(&gone, commit).await, kind, name);
+    assert_fails(service.get_folder(&gone, commit, "").await, kind, name);
+    assert_fails(
+        service.get_blob(&gone, no_blob, &Unlimited).await,
+        kind,
+        name,
+    );
+    assert_fails(service.get_triggers(&gone).await, kind, name);
+    assert_fails(service.put_triggers(&gone, &[]).await, kind, name);
+}
+
+fn trigger(setup: &dyn CodeCommitSetup, name: &str, branches: &[&str]) -> Trigger {
+    Trigger {
+        name: name.into(),
+        destination_arn: setup.function_arn(),
+        custom_data: None,
+        branches: branches.iter().map(|&branch| branch.into()).collect(),
+        events: vec![TriggerEvent::UpdateReference, TriggerEvent::CreateReference],
+    }
+}
+
+async fn triggers_are_replaced_as_a_set(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let none = service.get_triggers(&repository).await;
+    assert_eq!(none.expect("it is there").triggers, []);
+    let mut ids = BTreeSet::new();
+    let mut everything = trigger(setup, "all", &[]);
+    everything.events = vec![TriggerEvent::All];
+    everything.custom_data = Some("{\"a\":1}".into());
+    let mut deletions = trigger(setup, "deletions", &["main"]);
+    deletions.events = vec![TriggerEvent::DeleteReference];
+    for set in [
+        vec![trigger(setup, "one", &["main", "feature/x"])],
+        vec![everything, deletions, trigger(setup, "two", &["main"])],
+        vec![],
+    ] {
+        let id = service.put_triggers(&repository, &set).await;
+        let id = id.expect("the triggers are legal");
+        let mut read = service
+            .get_triggers(&repository)
+            .await
+            .expect("it is there");
+        read.triggers.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(read.triggers, set, "the whole set is replaced");
+        assert_eq!(read.configuration_id, id);
+        assert!(ids.insert(id), "each set has an id of its own");
+    }
+}
+
+async fn triggers_beyond_the_quotas_are_refused(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let many: Vec<_> = (0..=MAX_TRIGGERS)
+        .map(|n| trigger(setup, &format!("t{n}"), &["main"]))
+        .collect();
+    let full = service.put_triggers(&repository, &many[1..]).await;
+    full.expect("the quota may be used up");
+    let refused = service.put_triggers(&repository, &many).await;
+    let code = refused.as_ref().err().and_then(|error| error.aws_code());
+    assert_eq!(code, Some("MaximumRepositoryTriggersExceededException"));
+    let names: Vec<_> = (0..=MAX_BRANCHES_PER_TRIGGER)
+        .map(|n| format!("b{n}"))
+        .collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let refused = service
+        .put_triggers(&repository, &[trigger(setup, "t", &names)])
+        .await;
+    let code = refused.as_ref().err().and_then(|error| error.aws_code());
+    assert_eq!(code, Some("MaximumBranchesExceededException"));
+    let kept = service
+        .get_triggers(&repository)
+        .await
+        .expect("it is there");
+    assert_eq!(
+        kept.triggers.len(),
+        MAX_TRIGGERS,
+        "a refused set changes nothing"
+    );
+}
+
+async fn malformed_triggers_are_refused(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    let good = trigger(setup, "good", &["main"]);
+    let with = |change: &dyn Fn(&mut Trigger)| {
+        let mut trigger = good.clone();
+        change(&mut trigger);
+        vec![trigger]
+    };
+    for (code, set) in [
+        (
+            "InvalidRepositoryTriggerNameException",
+            with(&|t| t.name = "a b".into()),
+        ),
+        (
+            "InvalidRepositoryTriggerDestinationArnException",
+            with(&|t| t.destination_arn = "not an arn".into()),
+        ),
+        (
+            "InvalidRepositoryTriggerCustomDataException",
+            with(&|t| t.custom_data = Some("x".repeat(1001))),
+        ),
+        (
+            "InvalidRepositoryTriggerBranchNameException",
+            with(&|t| t.branches = vec!["a..b".into()]),
+        ),
+        (
+            "InvalidRepositoryTriggerEventsException",
+            with(&|t| t.events.clear()),
+        ),
+    ] {
+        let error = service.put_triggers(&repository, &set).await;
+        let error = error.expect_err("the trigger is malformed");
+        assert_eq!(error.aws_code(), Some(code), "{}", error.report());
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+    let kept = service
+        .get_triggers(&repository)
+        .await
+        .expect("it is there");
+    assert_eq!(kept.triggers, [], "a refused set changes nothing");
+}

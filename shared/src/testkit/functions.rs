@@ -1,0 +1,81 @@
+//! [`Functions`] in memory: takes invocations in, and runs none.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::traffic::Traffic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::function::{FunctionArn, Functions};
+
+/// The largest payload of an asynchronous invocation, in bytes (1 MB).
+const MAX_PAYLOAD_BYTES: usize = 1_000_000;
+
+/// The Lambda of one account and region, in memory.
+#[derive(Debug, Default)]
+pub struct MemoryFunctions {
+    functions: Mutex<BTreeMap<String, Vec<Value>>>,
+    traffic: Traffic,
+}
+
+impl MemoryFunctions {
+    /// A service with these functions.
+    pub fn with(functions: &[&FunctionArn]) -> Self {
+        let named = |arn: &&FunctionArn| (arn.as_str().to_owned(), Vec::new());
+        Self {
+            functions: Mutex::new(functions.iter().map(named).collect()),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// The way into the service.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The payloads that a function was invoked with, in order.
+    pub fn invocations(&self, function: &FunctionArn) -> Vec<Value> {
+        let functions = self.lock();
+        functions
+            .get(function.as_str())
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Value>>> {
+        self.functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Functions for MemoryFunctions {
+    async fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()> {
+        let _call = self.traffic.enter("invoke_async").await?;
+        let mut functions = self.lock();
+        let Some(queue) = functions.get_mut(function.as_str()) else {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("function `{function}` does not exist"),
+            )
+            .with_aws(Some("ResourceNotFoundException"), None));
+        };
+        let refused = |code: &str, why: &str| {
+            Error::new(ErrorKind::Internal, why.to_owned()).with_aws(Some(code), None)
+        };
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(refused(
+                "RequestTooLargeException",
+                "the payload is too large",
+            ));
+        }
+        let event = serde_json::from_slice(&payload)
+            .map_err(|_| refused("InvalidRequestContentException", "the payload is no JSON"))?;
+        queue.push(event);
+        Ok(())
+    }
+}

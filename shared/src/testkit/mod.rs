@@ -1,0 +1,22 @@
+//! Services in memory with real semantics, failures on demand, and the conformance suites
+//! that every implementation of a service trait passes.
+//!
+//! The in-memory services are stricter than needed (pages of two, lists out of order when
+//! asked), so that what works over them works over AWS.
+
+mod codecommit;
+pub mod conformance;
+mod failing;
+mod functions;
+mod pipelines;
+mod repository;
+mod store;
+mod traffic;
+
+pub use codecommit::{CodeCommitOptions, MemoryCodeCommit};
+pub use failing::{Failing, Script, When};
+pub use functions::MemoryFunctions;
+pub use pipelines::{Execution, MemoryPipelines, PipelineOptions};
+pub use repository::{CommitText, Entry};
+pub use store::{MemoryStore, StoreOptions, StoredVersion};
+pub use traffic::Traffic;

@@ -1,0 +1,170 @@
+//! [`Pipelines`] in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::traffic::Traffic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::PipelineName;
+use crate::pipeline::{Pipelines, StartRequest};
+
+/// A pipeline's definition, as far as starting it asks for it.
+#[derive(Debug, Clone)]
+pub struct PipelineOptions {
+    /// The name of its source action.
+    pub source_action: String,
+    /// Whether the source action has `AllowOverrideForS3ObjectKey`.
+    pub allow_key_override: bool,
+    /// Whether it answers that it is busy (`ConflictException`).
+    pub busy: bool,
+    /// The most executions that it takes.
+    pub max_executions: usize,
+}
+
+impl Default for PipelineOptions {
+    fn default() -> Self {
+        Self {
+            source_action: "Source".into(),
+            allow_key_override: true,
+            busy: false,
+            max_executions: usize::MAX,
+        }
+    }
+}
+
+/// An execution that was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// Its id.
+    pub id: String,
+    /// What started it.
+    pub request: StartRequest,
+}
+
+/// The CodePipeline of one account and region, in memory.
+#[derive(Debug, Default)]
+pub struct MemoryPipelines {
+    state: Mutex<State>,
+    traffic: Traffic,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pipelines: BTreeMap<PipelineName, PipelineOptions>,
+    executions: Vec<Execution>,
+    tokens: HashMap<(PipelineName, String), String>,
+}
+
+impl MemoryPipelines {
+    /// A service without pipelines.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The way into the service: its log, latency, throttling and hooks.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Creates or changes a pipeline.
+    pub fn set_pipeline(&self, name: &PipelineName, options: PipelineOptions) {
+        self.lock().pipelines.insert(name.clone(), options);
+    }
+
+    /// Deletes a pipeline.
+    pub fn delete_pipeline(&self, name: &PipelineName) {
+        self.lock().pipelines.remove(name);
+    }
+
+    /// The executions started, in order.
+    pub fn executions(&self) -> Vec<Execution> {
+        self.lock().executions.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Pipelines for MemoryPipelines {
+    async fn start(&self, request: &StartRequest) -> Result<String> {
+        let _call = self.traffic.enter("start").await?;
+        let mut state = self.lock();
+        let name = &request.pipeline;
+        let Some(pipeline) = state.pipelines.get(name) else {
+            return Err(refused(
+                ErrorKind::NotFound,
+                "PipelineNotFoundException",
+                format!("pipeline `{name}` does not exist"),
+            ));
+        };
+        check(pipeline, request)?;
+        let token = (name.clone(), request.client_request_token.clone());
+        if let Some(id) = state.tokens.get(&token) {
+            return Ok(id.clone());
+        }
+        if pipeline.busy {
+            return Err(refused(
+                ErrorKind::Conflict,
+                "ConflictException",
+                format!("pipeline `{name}` is busy"),
+            ));
+        }
+        let running = |execution: &&Execution| execution.request.pipeline == *name;
+        if state.executions.iter().filter(running).count() >= pipeline.max_executions {
+            return Err(refused(
+                ErrorKind::Throttled,
+                "ConcurrentPipelineExecutionsLimitExceededException",
+                format!("pipeline `{name}` runs as many executions at once as it can"),
+            ));
+        }
+        let id = format!("10000000-0000-4000-8000-{:012x}", state.executions.len());
+        state.tokens.insert(token, id.clone());
+        state.executions.push(Execution {
+            id: id.clone(),
+            request: request.clone(),
+        });
+        Ok(id)
+    }
+}
+
+/// The limits of `StartPipelineExecution` (API reference).
+fn check(pipeline: &PipelineOptions, request: &StartRequest) -> Result<()> {
+    let token = &request.client_request_token;
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let length = |text: &str, max: usize| (1..=max).contains(&text.chars().count());
+    let what = if !length(token, 128) || !token.chars().all(legal) {
+        "the token"
+    } else if request.variables.len() > 50 {
+        "more than 50 variables"
+    } else if !request
+        .variables
+        .iter()
+        .all(|(name, value)| length(name, 128) && length(value, 1000))
+    {
+        "a variable"
+    } else if let Some(source) = &request.source
+        && source.action_name != pipeline.source_action
+    {
+        "the source action"
+    } else if let Some(source) = &request.source
+        && source.object_key.is_some()
+        && !pipeline.allow_key_override
+    {
+        "the override of the object key"
+    } else {
+        return Ok(());
+    };
+    Err(refused(
+        ErrorKind::Config,
+        "ValidationException",
+        format!("pipeline `{}` does not accept {what}", request.pipeline),
+    ))
+}
+
+fn refused(kind: ErrorKind, code: &str, message: String) -> Error {
+    Error::new(kind, message).with_aws(Some(code), None)
+}

@@ -1,0 +1,285 @@
+//! One git repository in memory: content-addressed as git does it, so that ids are git's.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use gix_hash::{Kind, ObjectId};
+
+use crate::codecommit::{Commit, EntryKind, Folder, Signature, Trigger};
+use crate::name::{BlobId, BranchName, CommitId, TreeId};
+
+/// What a commit of a test writes at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A file, mode 100644.
+    File(Bytes),
+    /// A file, mode 100755.
+    Executable(Bytes),
+    /// A symbolic link to this target.
+    Symlink(String),
+    /// A submodule at this commit.
+    Submodule(CommitId),
+    /// Nothing any more.
+    Removed,
+}
+
+impl Entry {
+    /// A file with this content.
+    pub fn file(content: impl AsRef<[u8]>) -> Self {
+        Self::File(Bytes::copy_from_slice(content.as_ref()))
+    }
+
+    /// An executable file with this content.
+    pub fn executable(content: impl AsRef<[u8]>) -> Self {
+        Self::Executable(Bytes::copy_from_slice(content.as_ref()))
+    }
+
+    /// A symbolic link to `target`.
+    pub fn symlink(target: impl Into<String>) -> Self {
+        Self::Symlink(target.into())
+    }
+}
+
+/// Who made a commit, when, and with what message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitText {
+    /// The message, as it is stored: git ends it with a newline.
+    pub message: String,
+    /// Who wrote the change.
+    pub author: Signature,
+    /// Who recorded it.
+    pub committer: Signature,
+}
+
+impl CommitText {
+    /// A commit with this message by the same person at the same time as all others.
+    pub fn new(message: impl Into<String>) -> Self {
+        let person = Signature {
+            name: "A U Thor".into(),
+            email: "author@example.com".into(),
+            date: "1112911993 -0700".into(),
+        };
+        Self {
+            message: message.into(),
+            author: person.clone(),
+            committer: person,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    File,
+    Executable,
+    Symlink,
+    Submodule,
+    Folder,
+}
+
+impl Mode {
+    fn as_octal(self) -> &'static str {
+        match self {
+            Self::File => "100644",
+            Self::Executable => "100755",
+            Self::Symlink => "120000",
+            Self::Submodule => "160000",
+            Self::Folder => "40000",
+        }
+    }
+}
+
+type Tree = Vec<(String, Mode, ObjectId)>;
+
+#[derive(Debug, Default)]
+pub(super) struct Repository {
+    blobs: HashMap<ObjectId, Bytes>,
+    trees: HashMap<ObjectId, Tree>,
+    commits: HashMap<ObjectId, Commit>,
+    pub(super) branches: BTreeMap<BranchName, CommitId>,
+    pub(super) default_branch: Option<BranchName>,
+    pub(super) triggers: Vec<Trigger>,
+    pub(super) configuration: u64,
+}
+
+impl Repository {
+    /// Commits changes on top of `parent`.
+    pub(super) fn commit(
+        &mut self,
+        parent: Option<CommitId>,
+        changes: &[(&str, Entry)],
+        text: &CommitText,
+    ) -> CommitId {
+        let mut paths = BTreeMap::new();
+        if let Some(commit) = parent.and_then(|id| self.commits.get(&id.object_id())) {
+            self.flatten(commit.tree_id.object_id(), "", &mut paths);
+        }
+        for (path, entry) in changes {
+            let (mode, id) = match entry {
+                Entry::File(content) => (Mode::File, self.blob(content.clone())),
+                Entry::Executable(content) => (Mode::Executable, self.blob(content.clone())),
+                Entry::Symlink(target) => (Mode::Symlink, self.blob(target.clone().into())),
+                Entry::Submodule(commit) => (Mode::Submodule, commit.object_id()),
+                Entry::Removed => {
+                    paths.remove(*path);
+                    continue;
+                }
+            };
+            paths.insert((*path).to_owned(), (mode, id));
+        }
+        let paths: Vec<_> = paths.iter().map(|(path, e)| (path.as_str(), *e)).collect();
+        let tree = self.tree(&paths);
+        let line = |who: &Signature| format!("{} <{}> {}", who.name, who.email, who.date);
+        let parent_line = parent.map_or_else(String::new, |id| format!("parent {id}\n"));
+        let raw = format!(
+            "tree {tree}\n{parent_line}author {}\ncommitter {}\n\n{}",
+            line(&text.author),
+            line(&text.committer),
+            text.message
+        );
+        let id = object_id("commit", raw.as_bytes());
+        let commit = Commit {
+            commit_id: id.into(),
+            tree_id: tree.into(),
+            parents: parent.into_iter().collect(),
+            message: text.message.clone(),
+            author: text.author.clone(),
+            committer: text.committer.clone(),
+            additional_data: String::new(),
+        };
+        self.commits.insert(id, commit);
+        id.into()
+    }
+
+    pub(super) fn find_commit(&self, id: CommitId) -> Option<&Commit> {
+        self.commits.get(&id.object_id())
+    }
+
+    pub(super) fn find_blob(&self, id: BlobId) -> Option<&Bytes> {
+        self.blobs.get(&id.object_id())
+    }
+
+    /// One level of the commit's tree; `None` when there is no such folder.
+    pub(super) fn folder(&self, commit: &Commit, path: &str) -> Option<Folder> {
+        let mut id = commit.tree_id.object_id();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let tree = self.trees.get(&id)?;
+            let (_, mode, child) = tree.iter().find(|(name, ..)| name == part)?;
+            if *mode != Mode::Folder {
+                return None;
+            }
+            id = *child;
+        }
+        let mut folder = Folder {
+            tree_id: TreeId::from(id),
+            folders: Vec::new(),
+            blobs: Vec::new(),
+            submodules: Vec::new(),
+        };
+        for (name, mode, id) in self.trees.get(&id)? {
+            let (name, id) = (name.clone(), *id);
+            let kind = match mode {
+                Mode::Folder => {
+                    folder.folders.push((name, id.into()));
+                    continue;
+                }
+                Mode::Submodule => {
+                    folder.submodules.push((name, id.into()));
+                    continue;
+                }
+                Mode::File => EntryKind::File,
+                Mode::Executable => EntryKind::Executable,
+                Mode::Symlink => EntryKind::Symlink,
+            };
+            folder.blobs.push((name, kind, id.into()));
+        }
+        Some(folder)
+    }
+
+    fn blob(&mut self, content: Bytes) -> ObjectId {
+        let id = object_id("blob", &content);
+        self.blobs.insert(id, content);
+        id
+    }
+
+    /// Writes the tree of these paths, which are sorted.
+    fn tree(&mut self, paths: &[(&str, (Mode, ObjectId))]) -> ObjectId {
+        let mut tree: Tree = Vec::new();
+        let mut rest = paths;
+        while let Some(&(path, (mode, id))) = rest.first() {
+            let Some((folder, _)) = path.split_once('/') else {
+                tree.push((path.to_owned(), mode, id));
+                rest = &rest[1..];
+                continue;
+            };
+            let prefix = format!("{folder}/");
+            let count = rest.partition_point(|(path, _)| path.starts_with(&prefix));
+            let inside: Vec<_> = rest[..count]
+                .iter()
+                .map(|(path, entry)| (&path[prefix.len()..], *entry))
+                .collect();
+            let id = self.tree(&inside);
+            tree.push((folder.to_owned(), Mode::Folder, id));
+            rest = &rest[count..];
+        }
+        // git compares folders as if their names ended in a slash.
+        tree.sort_by_key(|(name, mode, _)| match mode {
+            Mode::Folder => format!("{name}/"),
+            _ => name.clone(),
+        });
+        let mut raw = Vec::new();
+        for (name, mode, id) in &tree {
+            raw.extend_from_slice(mode.as_octal().as_bytes());
+            raw.push(b' ');
+            raw.extend_from_slice(name.as_bytes());
+            raw.push(0);
+            raw.extend_from_slice(id.as_bytes());
+        }
+        let id = object_id("tree", &raw);
+        self.trees.insert(id, tree);
+        id
+    }
+
+    fn flatten(
+        &self,
+        tree: ObjectId,
+        prefix: &str,
+        paths: &mut BTreeMap<String, (Mode, ObjectId)>,
+    ) {
+        for (name, mode, id) in &self.trees[&tree] {
+            let path = format!("{prefix}{name}");
+            if *mode == Mode::Folder {
+                self.flatten(*id, &format!("{path}/"), paths);
+            } else {
+                paths.insert(path, (*mode, *id));
+            }
+        }
+    }
+}
+
+fn object_id(kind: &str, content: &[u8]) -> ObjectId {
+    let mut hasher = gix_hash::hasher(Kind::Sha1);
+    hasher.update(format!("{kind} {}\0", content.len()).as_bytes());
+    hasher.update(content);
+    hasher
+        .try_finalize()
+        .expect("because no test attacks SHA-1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_git() {
+        let mut repository = Repository::default();
+        // From `git hash-object --stdin </dev/null` and `git hash-object -t tree /dev/null`.
+        assert_eq!(
+            repository.blob(Bytes::new()).to_string(),
+            "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+        );
+        assert_eq!(
+            repository.tree(&[]).to_string(),
+            "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+        );
+    }
+}

@@ -1,0 +1,320 @@
+//! Which triggers a repository's branches need. Pure: branches, limits and the triggers
+//! that are there go in, the wanted ones come out.
+//!
+//! The present triggers matter for two things only: foreign ones take places, and groups
+//! of branches stay as they are, so that one branch more or less changes one trigger.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde::Serialize;
+
+use super::naming::TriggerPrefix;
+use crate::codecommit::{MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Trigger, TriggerEvent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::function::FunctionArn;
+use crate::name::{BranchName, RepositoryName};
+use crate::pattern::BranchPatterns;
+use crate::setting::Settings;
+
+/// What fires our triggers: a push to a branch, and the push or API call that makes it
+/// (again). A deleted branch has nothing to archive.
+pub const EVENTS: [TriggerEvent; 2] =
+    [TriggerEvent::UpdateReference, TriggerEvent::CreateReference];
+
+/// The text that our triggers pass on: at most 1,000 characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomData(Box<str>);
+
+impl CustomData {
+    /// Validates `text`. Errors: `Config`.
+    pub fn new(text: &str) -> Result<Self> {
+        let length = text.chars().count();
+        if length > 1000 {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("a trigger passes on at most 1,000 characters, these are {length}"),
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What our triggers are for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// The branches that are meant.
+    pub branches: BranchPatterns,
+    /// What our triggers' names start with.
+    pub prefix: TriggerPrefix,
+    /// What our triggers call.
+    pub destination: FunctionArn,
+    /// What our triggers pass on.
+    pub custom_data: Option<CustomData>,
+}
+
+/// How branches are divided among triggers; each next way needs fewer triggers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// One trigger for each branch.
+    PerBranch,
+    /// Several branches in a trigger.
+    Packed,
+    /// One trigger for all branches; update leaves out what the patterns do not mean.
+    AllBranches,
+}
+
+/// What the service accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most triggers of a repository, foreign ones included.
+    pub triggers: usize,
+    /// The most branches that a trigger names.
+    pub branches_per_trigger: usize,
+    /// The first mode that may be tried.
+    pub first_mode: Mode,
+}
+
+impl Default for Limits {
+    /// As documented.
+    fn default() -> Self {
+        Self {
+            triggers: MAX_TRIGGERS,
+            branches_per_trigger: MAX_BRANCHES_PER_TRIGGER,
+            first_mode: Mode::PerBranch,
+        }
+    }
+}
+
+/// The triggers that the branches need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// How the branches are divided.
+    pub mode: Mode,
+    /// Our triggers, in the order of their names.
+    pub triggers: Vec<Trigger>,
+}
+
+impl Policy {
+    /// Reads the environment variables that say what triggers are for; an error names its
+    /// variable.
+    pub fn read(settings: &Settings) -> Result<Self> {
+        Ok(Self {
+            branches: BranchPatterns::read(settings)?,
+            prefix: settings
+                .optional("TRIGGER_PREFIX", TriggerPrefix::new)?
+                .unwrap_or_default(),
+            destination: settings.required(
+                "UPDATE_FUNCTION_ARN",
+                "the ARN of the update function",
+                FunctionArn::new,
+            )?,
+            custom_data: settings.optional("TRIGGER_CUSTOM_DATA", CustomData::new)?,
+        })
+    }
+
+    /// The branches that are meant, of all.
+    pub fn matching<'a>(&self, branches: &'a [BranchName]) -> Vec<&'a BranchName> {
+        let meant = |branch: &&BranchName| self.branches.matches(branch);
+        branches.iter().filter(meant).collect()
+    }
+
+    /// The triggers that `branches` need: those that [`matching`](Self::matching) found,
+    /// sorted, each once. `ours` and `foreign` are the present triggers.
+    ///
+    /// Errors: `Config` when foreign triggers leave no place for ours.
+    pub fn wanted(
+        &self,
+        repository: &RepositoryName,
+        limits: Limits,
+        branches: &[&BranchName],
+        ours: &[Trigger],
+        foreign: &[Trigger],
+    ) -> Result<Wanted> {
+        let slots = limits.triggers.saturating_sub(foreign.len());
+        if branches.is_empty() {
+            return Ok(Wanted {
+                mode: Mode::PerBranch,
+                triggers: Vec::new(),
+            });
+        }
+        if slots == 0 {
+            return Err(no_place(repository, limits, foreign));
+        }
+        let packable = slots.saturating_mul(limits.branches_per_trigger);
+        let (mode, mut triggers) =
+            if limits.first_mode == Mode::PerBranch && branches.len() <= slots {
+                (Mode::PerBranch, self.one_each(branches))
+            } else if limits.first_mode <= Mode::Packed && branches.len() <= packable {
+                let groups = pack(
+                    branches,
+                    &self.groups(ours, limits),
+                    slots,
+                    limits.branches_per_trigger,
+                );
+                let named = |(number, group)| self.trigger(self.prefix.of_group(number), group);
+                (Mode::Packed, groups.into_iter().map(named).collect())
+            } else {
+                let all = self.trigger(self.prefix.of_all(), BTreeSet::new());
+                (Mode::AllBranches, vec![all])
+            };
+        triggers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Wanted { mode, triggers })
+    }
+
+    fn one_each(&self, branches: &[&BranchName]) -> Vec<Trigger> {
+        // Whether CodeCommit compares names case-sensitively is not documented.
+        let mut taken = HashSet::new();
+        let named = branches.iter().map(|branch| {
+            let name = (0..=u32::MAX)
+                .map(|salt| self.prefix.of_branch(branch.as_str(), salt))
+                .find(|name| taken.insert(name.to_ascii_lowercase()))
+                .expect("because there are more salts than triggers");
+            self.trigger(name, BTreeSet::from([branch.as_str()]))
+        });
+        named.collect()
+    }
+
+    fn trigger(&self, name: String, branches: BTreeSet<&str>) -> Trigger {
+        Trigger {
+            name,
+            destination_arn: self.destination.as_str().to_owned(),
+            custom_data: self
+                .custom_data
+                .as_ref()
+                .map(|data| data.as_str().to_owned()),
+            branches: branches.into_iter().map(str::to_owned).collect(),
+            events: EVENTS.to_vec(),
+        }
+    }
+
+    /// The groups that are there, by number.
+    fn groups<'a>(&self, ours: &'a [Trigger], limits: Limits) -> Groups<'a> {
+        let numbers = (1..=limits.triggers).map(|number| (self.prefix.of_group(number), number));
+        let numbers: BTreeMap<String, usize> = numbers.collect();
+        let found = ours.iter().filter_map(|trigger| {
+            let number = *numbers.get(&trigger.name)?;
+            Some((
+                number,
+                trigger.branches.iter().map(String::as_str).collect(),
+            ))
+        });
+        found.collect()
+    }
+}
+
+type Groups<'a> = BTreeMap<usize, BTreeSet<&'a str>>;
+
+/// Divides `branches` among at most `slots` groups of at most `per_group`, with as few
+/// groups changed as it can; there must be room for all.
+fn pack<'a>(
+    branches: &[&'a BranchName],
+    present: &Groups<'_>,
+    slots: usize,
+    per_group: usize,
+) -> Groups<'a> {
+    let mut left: BTreeSet<&'a str> = branches.iter().map(|branch| branch.as_str()).collect();
+    let mut groups = Groups::new();
+    let mut changed = HashSet::new();
+    for (number, members) in present {
+        let stay: BTreeSet<&'a str> = members
+            .iter()
+            .filter_map(|member| left.get(*member).copied())
+            .take(per_group)
+            .collect();
+        left.retain(|branch| !stay.contains(branch));
+        if stay.len() != members.len() {
+            changed.insert(*number);
+        }
+        if !stay.is_empty() {
+            groups.insert(*number, stay);
+        }
+    }
+    // Foreign triggers took places: the smallest groups make room.
+    while groups.len() > slots {
+        let smallest = groups
+            .iter()
+            .min_by_key(|(number, group)| (group.len(), std::cmp::Reverse(**number)))
+            .map(|(number, _)| *number);
+        left.extend(
+            smallest
+                .and_then(|number| groups.remove(&number))
+                .unwrap_or_default(),
+        );
+    }
+    for branch in left {
+        // A group that changes anyhow comes first, then the one with most room.
+        let open = groups
+            .iter()
+            .filter(|(_, group)| group.len() < per_group)
+            .min_by_key(|(number, group)| (!changed.contains(*number), group.len(), **number))
+            .map(|(number, _)| *number);
+        let number = open.unwrap_or_else(|| {
+            (1..=groups.len() + 1)
+                .find(|number| !groups.contains_key(number))
+                .expect("because there is one number more than groups")
+        });
+        changed.insert(number);
+        groups.entry(number).or_default().insert(branch);
+    }
+    groups
+}
+
+fn no_place(repository: &RepositoryName, limits: Limits, foreign: &[Trigger]) -> Error {
+    let names: Vec<_> = foreign
+        .iter()
+        .map(|trigger| format!("`{}`", trigger.name))
+        .collect();
+    Error::new(
+        ErrorKind::Config,
+        format!(
+            "repository `{repository}` has {} triggers that are not branchline's, and can have {}: \
+             no place is left for one of branchline's",
+            foreign.len(),
+            limits.triggers
+        ),
+    )
+    .with_hint(format!("remove one of {}", names.join(", ")))
+}
+
+/// The branches whose pushes reach the update function.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Coverage {
+    all: bool,
+    branches: HashSet<String>,
+}
+
+impl Coverage {
+    /// What `triggers` cover by those of them that are ours, call our function, and miss
+    /// no event.
+    pub fn of(policy: &Policy, triggers: &[Trigger]) -> Self {
+        let mut coverage = Self::default();
+        for trigger in triggers {
+            let whole = trigger.events.contains(&TriggerEvent::All)
+                || EVENTS.iter().all(|event| trigger.events.contains(event));
+            if whole
+                && policy.prefix.is_ours(&trigger.name)
+                && trigger.destination_arn == policy.destination.as_str()
+            {
+                coverage.all |= trigger.branches.is_empty();
+                coverage.branches.extend(trigger.branches.iter().cloned());
+            }
+        }
+        coverage
+    }
+
+    /// Whether a push to any branch reaches the update function.
+    pub fn covers_all(&self) -> bool {
+        self.all
+    }
+
+    /// Whether a push to `branch` reaches the update function.
+    pub fn covers(&self, branch: &BranchName) -> bool {
+        self.all || self.branches.contains(branch.as_str())
+    }
+}

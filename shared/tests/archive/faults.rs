@@ -1,0 +1,418 @@
+//! What goes wrong: each call once, lies of the service, time, and callers that go away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use branchline_core::ErrorKind;
+use branchline_core::archive::{ArchiveRequest, Built, ExtraFile, Target, WriteSink, build, write};
+use branchline_core::codecommit::{EntryKind, Folder};
+use branchline_core::name::{BlobId, BucketName, ObjectKey, RepositoryName, TreeId};
+use branchline_core::storage::{ObjectStore, Precondition, PutOptions};
+
+use super::compare::same;
+use super::double::{Disk, Memory};
+use super::git::{Item, Repo};
+
+pub(crate) fn target() -> Target {
+    Target {
+        bucket: BucketName::new("bucket").unwrap(),
+        key: ObjectKey::new("r/main.zip").unwrap(),
+        options: PutOptions::default(),
+        files_metadata: Some("files".into()),
+    }
+}
+
+pub(crate) fn request(disk: &Disk, commit: &str) -> ArchiveRequest {
+    ArchiveRequest::new(RepositoryName::new("r").unwrap(), disk.commit(commit))
+}
+
+/// Bytes that do not shrink.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        noise.extend((state ^ (state >> 29)).to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
+}
+
+async fn into(disk: &Disk, store: &Arc<Memory>, commit: &str) -> branchline_core::Result<Built> {
+    let store: Arc<dyn ObjectStore> = Arc::clone(store) as _;
+    build(disk, &store, &request(disk, commit), &target()).await
+}
+
+fn large() -> (Repo, String) {
+    let repo = Repo::new();
+    let blobs: Vec<Vec<u8>> = (0..4).map(|n| noise(n, 3 << 19)).collect();
+    let commit = repo.commit(
+        b"large\n",
+        &[
+            (b".gitattributes", Item::File(b"*.x export-ignore\n")),
+            (b"a/0", Item::File(&blobs[0])),
+            (b"a/1", Item::File(&blobs[1])),
+            (b"b/2", Item::File(&blobs[2])),
+            (b"b/3", Item::File(&blobs[3])),
+            (b"c", Item::File(b"small")),
+        ],
+    );
+    (repo, commit)
+}
+
+#[tokio::test]
+async fn a_small_archive_is_one_put_and_a_large_one_an_upload_of_parts() {
+    let repo = Repo::new();
+    let commit = repo.files(&[("a", b"1")]);
+    let store = Arc::new(Memory::default());
+    let built = into(&Disk::new(repo.path()), &store, &commit)
+        .await
+        .unwrap();
+    assert_eq!(*store.calls.lock().unwrap(), ["put"]);
+    assert_eq!(
+        (
+            built.summary.files,
+            built.summary.entries,
+            built.store_requests
+        ),
+        (1, 1, 1)
+    );
+
+    let (repo, commit) = large();
+    let store = Arc::new(Memory {
+        latency_ms: 20,
+        ..Memory::default()
+    });
+    let built = into(&Disk::new(repo.path()), &store, &commit)
+        .await
+        .unwrap();
+    assert_eq!(
+        *store.calls.lock().unwrap(),
+        ["create", "part", "part", "complete"]
+    );
+    assert_eq!(built.store_requests, 4);
+    assert!(store.most_parts.load(std::sync::atomic::Ordering::SeqCst) <= 2);
+    let objects = store.objects.lock().unwrap();
+    let (zip, _) = &objects["r/main.zip"];
+    assert_eq!(zip.len() as u64, built.summary.size_bytes);
+    same(zip, &repo.archive("", &commit));
+}
+
+#[tokio::test]
+async fn whichever_call_fails_nothing_is_left_and_the_next_run_succeeds() {
+    let (repo, commit) = large();
+    let clean = Disk::new(repo.path());
+    let store = Arc::new(Memory::default());
+    into(&clean, &store, &commit).await.unwrap();
+    let requests = clean.calls.lock().unwrap().len();
+    let store_requests = store.calls.lock().unwrap().len();
+    assert_eq!(
+        (requests, store_requests),
+        (3 + 1 + 5, 4),
+        "folders, rules and blobs"
+    );
+
+    for k in 0..requests + store_requests {
+        let mut disk = Disk::new(repo.path());
+        let mut store = Memory::default();
+        if k < requests {
+            disk.fails = Some(k);
+        } else {
+            store.fails = Some(k - requests);
+        }
+        let store = Arc::new(store);
+        let error = into(&disk, &store, &commit)
+            .await
+            .expect_err("a call failed");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::AccessDenied,
+            "call {k}: {}",
+            error.report()
+        );
+        assert!(error.to_string().contains("broken on purpose"), "{error}");
+        assert!(
+            store.objects.lock().unwrap().is_empty(),
+            "call {k}: no object"
+        );
+        assert!(
+            store.uploads.lock().unwrap().is_empty(),
+            "call {k}: no upload"
+        );
+
+        disk.fails = None;
+        let store = Arc::new(Memory::default());
+        into(&disk, &store, &commit)
+            .await
+            .expect("nothing fails now");
+        assert_eq!(store.objects.lock().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_precondition_that_does_not_hold_leaves_the_object_alone() {
+    for (repo, commit) in [large(), {
+        let repo = Repo::new();
+        let commit = repo.files(&[("a", b"1")]);
+        (repo, commit)
+    }] {
+        let disk = Disk::new(repo.path());
+        let store = Arc::new(Memory::default());
+        store.objects.lock().unwrap().insert(
+            "r/main.zip".into(),
+            (b"before".as_slice().into(), PutOptions::default()),
+        );
+        let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+        let mut target = target();
+        target.options.precondition = Precondition::Absent;
+        let error = build(&disk, &dynamic, &request(&disk, &commit), &target)
+            .await
+            .expect_err("the object is there");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(&*store.objects.lock().unwrap()["r/main.zip"].0, b"before");
+        assert!(
+            store.uploads.lock().unwrap().is_empty(),
+            "no upload is left"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_the_api_refuses_is_named_and_nothing_is_written() {
+    let repo = Repo::new();
+    let commit = repo.files(&[
+        ("a/small", &noise(1, 6 << 20)),
+        ("b/too large", &vec![0; (6 << 20) + 1]),
+    ]);
+    let store = Arc::new(Memory::default());
+    let error = into(&Disk::new(repo.path()), &store, &commit)
+        .await
+        .expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+    assert!(error.to_string().contains("`b/too large`"), "{error}");
+    assert!(store.objects.lock().unwrap().is_empty());
+    assert!(store.uploads.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_upload() {
+    let (repo, commit) = large();
+    let disk = Disk::new(repo.path());
+    let store = Arc::new(Memory::default());
+    store.stuck.store(true, std::sync::atomic::Ordering::SeqCst);
+    let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+    let mut request = request(&disk, &commit);
+    request.deadline = Some(Instant::now() + Duration::from_secs(3));
+    let error = build(&disk, &dynamic, &request, &target())
+        .await
+        .expect_err("stuck");
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(
+        store.uploads.lock().unwrap().is_empty(),
+        "the upload was given up"
+    );
+    assert!(
+        store
+            .calls
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|call| call == "abort")
+    );
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_no_upload() {
+    let (repo, commit) = large();
+    let disk = Disk::new(repo.path());
+    let store = Arc::new(Memory::default());
+    store.stuck.store(true, std::sync::atomic::Ordering::SeqCst);
+    let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+    {
+        let request = request(&disk, &commit);
+        let target = target();
+        let building = build(&disk, &dynamic, &request, &target);
+        let seen = async {
+            while !store
+                .calls
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|call| call == "part")
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = building => panic!("parts never arrive"),
+            () = seen => {}
+        }
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        store.uploads.lock().unwrap().is_empty(),
+        "the upload was given up"
+    );
+}
+
+/// The store has made the upload, and its answer is on its way when we give up.
+#[tokio::test]
+async fn an_upload_whose_id_is_on_its_way_is_given_up_too() {
+    let (repo, commit) = large();
+    let late = || {
+        Arc::new(Memory {
+            creation_ms: 1500,
+            ..Memory::default()
+        })
+    };
+    let made = |store: &Arc<Memory>| {
+        let calls = store.calls.lock().unwrap();
+        calls.iter().any(|call| call == "create")
+    };
+    let disk = Disk::new(repo.path());
+    let mut request = request(&disk, &commit);
+    let target = target();
+
+    let store = late();
+    let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+    tokio::select! {
+        _ = build(&disk, &dynamic, &request, &target) => panic!("the answer takes longer"),
+        () = async {
+            while !made(&store) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        } => {}
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(
+        store.uploads.lock().unwrap().is_empty(),
+        "the caller went away"
+    );
+
+    let store = late();
+    let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
+    let build = async {
+        request.deadline = Some(Instant::now() + Duration::from_secs(1));
+        build(&disk, &dynamic, &request, &target).await
+    };
+    let error = build.await.expect_err("time is up");
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(made(&store), "the upload was begun in time");
+    assert!(store.uploads.lock().unwrap().is_empty(), "time was up");
+}
+
+async fn refused(change: impl FnOnce(&mut Folder)) -> String {
+    let repo = Repo::new();
+    let commit = repo.files(&[("a", b"1"), ("sub/b", b"2")]);
+    let mut disk = Disk::new(repo.path());
+    let blob = BlobId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
+    let mut folder = Folder {
+        tree_id: disk.commit(&commit).tree_id,
+        folders: vec![],
+        blobs: vec![("ok".into(), EntryKind::File, blob)],
+        submodules: vec![],
+    };
+    change(&mut folder);
+    disk.lies.insert(String::new(), folder);
+    let sink = WriteSink::new(Vec::new());
+    let error = write(&disk, &request(&disk, &commit), &sink)
+        .await
+        .expect_err("it is refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+    assert!(sink.into_inner().is_empty(), "nothing was written");
+    error.report()
+}
+
+/// "Entry names that would escape a target folder (`..`, absolute) cannot come from git;
+/// assert that they are refused all the same."
+#[tokio::test]
+async fn names_that_would_escape_are_refused() {
+    let blob = BlobId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
+    let tree = TreeId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
+    for name in [
+        "..",
+        ".",
+        "",
+        "/etc/passwd",
+        "a/../../b",
+        "a\0b",
+        ".git",
+        ".GIT",
+        ".Git",
+    ] {
+        refused(|folder| folder.blobs.push((name.into(), EntryKind::File, blob))).await;
+        refused(|folder| folder.folders.push((name.into(), tree))).await;
+        refused(|folder| {
+            let commit = branchline_core::name::CommitId::from(tree.object_id());
+            folder.submodules.push((name.into(), commit));
+        })
+        .await;
+    }
+    let twice = refused(|folder| folder.folders.push(("ok".into(), tree))).await;
+    assert!(twice.contains("two entries named `ok`"), "{twice}");
+    let lost = refused(|folder| {
+        folder
+            .blobs
+            .push(("\u{fffd}".into(), EntryKind::File, blob));
+    })
+    .await;
+    assert!(lost.contains("not UTF-8"), "{lost}");
+    let round = refused(|folder| folder.folders.push(("round".into(), folder.tree_id))).await;
+    assert!(round.contains("contains itself"), "{round}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_utf8_is_refused_with_its_folder() {
+    let repo = Repo::new();
+    let commit = repo.commit(b"x\n", &[(b"dir/caf\xe9", Item::File(b"1"))]);
+    let disk = Disk::new(repo.path());
+    let sink = WriteSink::new(Vec::new());
+    let error = write(&disk, &request(&disk, &commit), &sink)
+        .await
+        .expect_err("not UTF-8");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(
+        error
+            .report()
+            .contains("`/dir` has an entry whose name is not UTF-8")
+    );
+}
+
+#[tokio::test]
+async fn prefixes_and_extra_files_stay_inside_and_replace_files_of_their_path() {
+    let repo = Repo::new();
+    let commit = repo.files(&[("a", b"1"), ("commit_info.json", b"theirs"), ("z", b"3")]);
+    let disk = Disk::new(repo.path());
+    let mut good = request(&disk, &commit);
+    good.extra_files = vec![ExtraFile {
+        path: "commit_info.json".into(),
+        bytes: b"{}".as_slice().into(),
+    }];
+    let sink = WriteSink::new(Vec::new());
+    write(&disk, &good, &sink).await.unwrap();
+    let (seen, _) = super::compare::entries(&sink.into_inner());
+    let names: Vec<_> = seen.iter().map(|seen| &*seen.name).collect();
+    assert_eq!(names, ["a", "z", "commit_info.json"]);
+    assert_eq!(seen[2].bytes, b"{}");
+    assert_eq!(
+        disk.calls.lock().unwrap().len(),
+        3,
+        "what is replaced is not fetched"
+    );
+
+    for bad in ["../x", "/x", "a//b", "x/../../y", "."] {
+        let mut request = good.clone();
+        request.prefix = bad.into();
+        let sink = WriteSink::new(Vec::new());
+        let error = write(&disk, &request, &sink).await.expect_err(bad);
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let mut request = good.clone();
+        request.extra_files[0].path = bad.into();
+        let error = write(&disk, &request, &sink).await.expect_err(bad);
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+}

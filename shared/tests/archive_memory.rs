@@ -1,0 +1,157 @@
+//! How much memory the process takes for a repository that is larger than it may take.
+//!
+//! Alone in its file: the figure is the process's.
+
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, even outside of a `#[test]` function"
+)]
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use branchline_core::Result;
+use branchline_core::archive::{ArchiveRequest, PartSink, write};
+use branchline_core::codecommit::{
+    Admission, CodeCommit, Commit, EntryKind, Folder, Page, Repository, Signature, Trigger,
+    TriggerSet,
+};
+use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+use bytes::Bytes;
+
+const MIB: usize = 1024 * 1024;
+const FILES: u32 = 60;
+const LARGEST: usize = 5 * MIB;
+
+/// A folder of files that do not shrink, made up when they are asked for.
+struct MadeUp;
+
+fn noise(seed: u32) -> Vec<u8> {
+    let mut state = u64::from(seed) * 2 + 1;
+    let size = LARGEST - seed as usize % 7 * 400_000;
+    let mut noise = Vec::with_capacity(size + 8);
+    while noise.len() < size {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        noise.extend((state ^ (state >> 29)).to_le_bytes());
+    }
+    noise
+}
+
+fn id(number: u32) -> String {
+    format!("{number:040x}")
+}
+
+#[async_trait]
+impl CodeCommit for MadeUp {
+    async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<Folder> {
+        Ok(Folder {
+            tree_id: TreeId::new(&id(1)).unwrap(),
+            folders: vec![],
+            blobs: (0..FILES)
+                .map(|n| {
+                    let blob = BlobId::new(&id(n + 1000)).unwrap();
+                    (format!("{n:03}"), EntryKind::File, blob)
+                })
+                .collect(),
+            submodules: vec![],
+        })
+    }
+
+    async fn get_blob(
+        &self,
+        _: &RepositoryName,
+        blob: BlobId,
+        admission: &dyn Admission,
+    ) -> Result<Bytes> {
+        let seed = u32::from_str_radix(&blob.to_string()[32..], 16).unwrap();
+        tokio::time::sleep(Duration::from_millis(u64::from(seed % 5))).await;
+        admission
+            .admit((LARGEST - seed as usize % 7 * 400_000) as u64)
+            .await;
+        // What the SDK holds while it decodes: the text in base64, then the bytes.
+        let bytes = noise(seed);
+        let text = std::hint::black_box(vec![b'A'; bytes.len() * 4 / 3]);
+        drop(text);
+        Ok(bytes.into())
+    }
+
+    async fn list_repositories(&self, _: Option<&str>) -> Result<Page<RepositoryName>> {
+        panic!("not asked here")
+    }
+    async fn get_repository(&self, _: &RepositoryName) -> Result<Repository> {
+        panic!("not asked here")
+    }
+    async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
+        panic!("not asked here")
+    }
+    async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
+        panic!("not asked here")
+    }
+    async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
+        panic!("not asked here")
+    }
+    async fn get_triggers(&self, _: &RepositoryName) -> Result<TriggerSet> {
+        panic!("not asked here")
+    }
+    async fn put_triggers(&self, _: &RepositoryName, _: &[Trigger]) -> Result<String> {
+        panic!("not asked here")
+    }
+}
+
+/// A store that is slower than what is fetched.
+#[derive(Default)]
+struct Slow(Mutex<HashMap<u32, usize>>);
+
+#[async_trait]
+impl PartSink for Slow {
+    async fn part(&self, number: u32, bytes: Bytes) -> Result<()> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.0.lock().unwrap().insert(number, bytes.len());
+        Ok(())
+    }
+}
+
+fn most_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// "Memory does not grow with the repository: at most `64 MiB + 3 x the largest file`."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_below_its_limit_whatever_the_repository_holds() {
+    let signature = Signature {
+        name: "a".into(),
+        email: "a@x".into(),
+        date: "1500000000 +0000".into(),
+    };
+    let commit = Commit {
+        commit_id: CommitId::new(&id(2)).unwrap(),
+        tree_id: TreeId::new(&id(1)).unwrap(),
+        parents: vec![],
+        message: "m".into(),
+        author: signature.clone(),
+        committer: signature,
+        additional_data: String::new(),
+    };
+    let request = ArchiveRequest::new(RepositoryName::new("r").unwrap(), commit);
+    let sink = Slow::default();
+    let summary = write(&MadeUp, &request, &sink).await.unwrap();
+    let sent: usize = sink.0.lock().unwrap().values().sum();
+    assert_eq!(sent as u64, summary.size_bytes);
+    let (most, limit) = (most_kib(), (64 * MIB + 3 * LARGEST) / 1024);
+    println!("{most} KiB at most for {sent} bytes; {summary:?}");
+    assert!(
+        sent > 200 * MIB,
+        "the archive is much larger than the limit"
+    );
+    assert!(most <= limit, "{most} KiB are more than {limit} KiB");
+}

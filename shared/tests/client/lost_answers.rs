@@ -1,0 +1,193 @@
+//! Writes whose answer was lost are recognised, not made twice.
+
+use std::sync::Arc;
+
+use branchline_core::ErrorKind;
+use branchline_core::name::{BucketName, ObjectKey};
+use branchline_core::retry::{Pace, Paced};
+use branchline_core::storage::{ETag, ObjectStore, Precondition, PutOptions};
+use branchline_core::testkit::{Failing, MemoryStore, Script, When};
+
+struct Case {
+    memory: Arc<MemoryStore>,
+    script: Script,
+    store: Paced<Failing<Arc<MemoryStore>>>,
+    bucket: BucketName,
+    key: ObjectKey,
+}
+
+fn case() -> Case {
+    let memory = Arc::new(MemoryStore::new());
+    let bucket = BucketName::new("bucket").unwrap();
+    memory.create_bucket(&bucket, true);
+    let script = Script::new();
+    let failing = Failing::new(Arc::clone(&memory), &script);
+    Case {
+        store: Paced::new(failing, Pace::new(4)),
+        memory,
+        script,
+        bucket,
+        key: ObjectKey::new("k").unwrap(),
+    }
+}
+
+impl Case {
+    async fn first_etag(&self) -> ETag {
+        let options = PutOptions::default();
+        let put = self
+            .memory
+            .put(&self.bucket, &self.key, "first".into(), &options);
+        put.await.unwrap().etag
+    }
+}
+
+fn with(precondition: Precondition) -> PutOptions {
+    PutOptions {
+        precondition,
+        ..PutOptions::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_whose_answers_are_lost_makes_one_version() {
+    for lost in 1..=4 {
+        for conditional in [None, Some(false), Some(true)] {
+            let case = case();
+            let (precondition, before) = match conditional {
+                None => (Precondition::None, 0),
+                Some(false) => (Precondition::Absent, 0),
+                Some(true) => (Precondition::Matches(case.first_etag().await), 1),
+            };
+            for nth in 1..=lost {
+                case.script.fail(nth, ErrorKind::Transport, When::After);
+            }
+            let put = case
+                .store
+                .put(&case.bucket, &case.key, "new".into(), &with(precondition))
+                .await
+                .expect("the write has happened");
+            let versions = case.memory.versions(&case.bucket, "k");
+            assert_eq!(versions.len(), before + 1, "one new version");
+            assert_eq!(
+                versions[before].id, put.version_id,
+                "and its id is answered"
+            );
+            assert_eq!(versions[before].etag, put.etag);
+            assert_eq!(
+                case.script.count("put"),
+                1,
+                "what is there is not written again"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_whose_request_is_lost_is_made_once() {
+    let case = case();
+    case.script.fail(1, ErrorKind::Transport, When::Before);
+    let put = case
+        .store
+        .put(
+            &case.bucket,
+            &case.key,
+            "new".into(),
+            &with(Precondition::Absent),
+        )
+        .await;
+    put.expect("the second try succeeds");
+    assert_eq!(case.script.calls(), ["put", "head", "put"]);
+    assert_eq!(case.memory.versions(&case.bucket, "k").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_conflict_of_another_writer_stays_a_conflict() {
+    // Another writer of the same bytes, just before our second try.
+    for lost in [false, true] {
+        let case = case();
+        if lost {
+            case.script
+                .fail_method("put", 1, ErrorKind::Transport, When::Before);
+        }
+        let options = with(Precondition::Absent);
+        let other = case
+            .memory
+            .put(&case.bucket, &case.key, "same".into(), &options);
+        other.await.unwrap();
+        let put = case
+            .store
+            .put(&case.bucket, &case.key, "same".into(), &options)
+            .await;
+        assert_eq!(put.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(case.memory.versions(&case.bucket, "k").len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_whose_answers_are_lost_makes_one_version() {
+    for lost in 1..=4 {
+        let case = case();
+        let (bucket, key) = (&case.bucket, &case.key);
+        let options = with(Precondition::None);
+        let upload = case
+            .store
+            .create_upload(bucket, key, &options)
+            .await
+            .unwrap();
+        let part = case
+            .store
+            .upload_part(bucket, key, &upload, 1, "body".into());
+        let parts = [part.await.unwrap()];
+        for nth in 1..=lost {
+            case.script.fail(2 + nth, ErrorKind::Transport, When::After);
+        }
+        let absent = Precondition::Absent;
+        let completed = case
+            .store
+            .complete_upload(bucket, key, &upload, &parts, &absent)
+            .await
+            .expect("the completion has happened");
+        let versions = case.memory.versions(bucket, "k");
+        assert_eq!(versions.len(), 1);
+        assert_eq!(versions[0].id, completed.version_id);
+        assert!(case.memory.uploads().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_whose_answer_is_lost_makes_one_marker() {
+    let case = case();
+    let etag = case.first_etag().await;
+    case.script.fail(1, ErrorKind::Transport, When::After);
+    let deleted = case
+        .store
+        .delete(&case.bucket, &case.key, &Precondition::Matches(etag))
+        .await;
+    deleted.expect("what is gone is deleted");
+    let versions = case.memory.versions(&case.bucket, "k");
+    assert_eq!(versions.len(), 2, "the version and its marker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mark_of_a_write_is_not_shown() {
+    let case = case();
+    let options = with(Precondition::None);
+    let put = case
+        .store
+        .put(&case.bucket, &case.key, "new".into(), &options);
+    put.await.unwrap();
+    let head = case
+        .store
+        .head(&case.bucket, &case.key)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(head.metadata.user.is_empty(), "{:?}", head.metadata.user);
+    let stored = case.memory.versions(&case.bucket, "k");
+    assert!(
+        stored[0]
+            .metadata
+            .user
+            .contains_key(branchline_core::storage::WRITE_ID)
+    );
+}

@@ -1,0 +1,208 @@
+//! The services in memory keep the promises of their traits, also behind a pace, and
+//! behind one whose calls fail now and then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use branchline_core::ErrorKind;
+use branchline_core::codecommit::CodeCommit;
+use branchline_core::name::{BucketName, CommitId, PipelineName, RepositoryName};
+use branchline_core::pipeline::Pipelines;
+use branchline_core::retry::{Pace, Paced};
+use branchline_core::storage::ObjectStore;
+use branchline_core::testkit::conformance::{
+    CodeCommitSetup, PipelinesSetup, StoreSetup, codecommit, object_store, pipelines,
+};
+use branchline_core::testkit::{
+    CodeCommitOptions, Entry, Failing, MemoryCodeCommit, MemoryPipelines, MemoryStore,
+    PipelineOptions, Script, StoreOptions, When,
+};
+
+/// A service in memory, as it is and as it is tested.
+struct Setup<M, T: ?Sized> {
+    memory: Arc<M>,
+    tested: Box<T>,
+    count: AtomicUsize,
+    skipped: &'static [&'static str],
+}
+
+impl<M, T: ?Sized> Setup<M, T> {
+    fn new(memory: Arc<M>, tested: Box<T>) -> Self {
+        let count = AtomicUsize::new(0);
+        Self {
+            memory,
+            tested,
+            count,
+            skipped: &[],
+        }
+    }
+
+    fn next(&self) -> usize {
+        self.count.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl StoreSetup for Setup<MemoryStore, dyn ObjectStore> {
+    fn store(&self) -> &dyn ObjectStore {
+        &*self.tested
+    }
+
+    async fn bucket(&self, versioned: bool) -> BucketName {
+        let bucket = BucketName::new(&format!("bucket-{}", self.next())).unwrap();
+        self.memory.create_bucket(&bucket, versioned);
+        bucket
+    }
+
+    fn min_part_bytes(&self) -> usize {
+        16
+    }
+
+    fn skipped(&self) -> &[&str] {
+        self.skipped
+    }
+}
+
+#[async_trait]
+impl CodeCommitSetup for Setup<MemoryCodeCommit, dyn CodeCommit> {
+    fn codecommit(&self) -> &dyn CodeCommit {
+        &*self.tested
+    }
+
+    async fn repository(&self) -> RepositoryName {
+        let name = RepositoryName::new(&format!("repo-{}", self.next())).unwrap();
+        self.memory.create_repository(&name);
+        name
+    }
+
+    async fn commit(
+        &self,
+        repository: &RepositoryName,
+        branch: &str,
+        changes: &[(&str, Entry)],
+    ) -> CommitId {
+        self.memory.commit(repository, branch, changes)
+    }
+
+    async fn delete_branch(&self, repository: &RepositoryName, branch: &str) {
+        self.memory.delete_branch(repository, branch);
+    }
+
+    fn function_arn(&self) -> String {
+        "arn:aws:lambda:eu-west-1:111122223333:function:update".into()
+    }
+}
+
+#[async_trait]
+impl PipelinesSetup for Setup<MemoryPipelines, dyn Pipelines> {
+    fn pipelines(&self) -> &dyn Pipelines {
+        &*self.tested
+    }
+
+    async fn pipeline(&self) -> PipelineName {
+        let name = PipelineName::new(&format!("pipeline-{}", self.next())).unwrap();
+        self.memory.set_pipeline(&name, PipelineOptions::default());
+        name
+    }
+
+    async fn executions(&self, pipeline: &PipelineName) -> Vec<String> {
+        let executions = self.memory.executions().into_iter();
+        let of_pipeline = executions.filter(|e| e.request.pipeline == *pipeline);
+        of_pipeline.map(|execution| execution.id).collect()
+    }
+}
+
+fn store() -> Arc<MemoryStore> {
+    Arc::new(MemoryStore::with_options(StoreOptions {
+        min_part_bytes: 16,
+        ..StoreOptions::default()
+    }))
+}
+
+/// Calls fail now and then, in turn before and after they are executed; seldom enough that
+/// no call uses up its tries.
+fn flaky(first: usize) -> Script {
+    let script = Script::new();
+    for nth in (first..5000).step_by(19) {
+        let when = if nth % 2 == 0 {
+            When::Before
+        } else {
+            When::After
+        };
+        script.fail(nth, ErrorKind::Transport, when);
+    }
+    script
+}
+
+#[tokio::test]
+async fn the_store_in_memory_conforms() {
+    let memory = store();
+    let tested = Box::new(Arc::clone(&memory));
+    object_store(&Setup::new(memory, tested as Box<dyn ObjectStore>)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_store_that_loses_requests_and_answers_conforms() {
+    for first in 1..=8 {
+        let memory = store();
+        let failing = Failing::new(Arc::clone(&memory), &flaky(first));
+        let tested = Box::new(Paced::new(failing, Pace::new(8)));
+        let mut setup = Setup::new(Arc::clone(&memory), tested as Box<dyn ObjectStore>);
+        // Once a try was lost, what is gone counts as deleted by it.
+        setup.skipped = &["a_delete_of_what_is_gone_does_not_match"];
+        object_store(&setup).await;
+    }
+}
+
+#[tokio::test]
+async fn codecommit_in_memory_conforms() {
+    for unordered in [false, true] {
+        let memory = Arc::new(MemoryCodeCommit::with_options(CodeCommitOptions {
+            unordered,
+            ..CodeCommitOptions::default()
+        }));
+        let tested = Box::new(Arc::clone(&memory));
+        codecommit(&Setup::new(memory, tested as Box<dyn CodeCommit>)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_codecommit_that_loses_requests_conforms() {
+    // Not `put_triggers`, which is made once: whoever writes looks again first.
+    const READS: [&str; 8] = [
+        "list_repositories",
+        "get_repository",
+        "list_branches",
+        "get_branch",
+        "get_commit",
+        "get_folder",
+        "get_blob",
+        "get_triggers",
+    ];
+    let script = Script::new();
+    for name in READS {
+        for nth in (1..1000).step_by(2) {
+            script.fail_method(name, nth, ErrorKind::Transport, When::Before);
+        }
+    }
+    let memory = Arc::new(MemoryCodeCommit::new());
+    let failing = Failing::new(Arc::clone(&memory), &script);
+    let tested = Box::new(Paced::new(failing, Pace::new(8)));
+    codecommit(&Setup::new(memory, tested as Box<dyn CodeCommit>)).await;
+}
+
+#[tokio::test]
+async fn pipelines_in_memory_conform() {
+    let memory = Arc::new(MemoryPipelines::new());
+    let tested = Box::new(Arc::clone(&memory));
+    pipelines(&Setup::new(memory, tested as Box<dyn Pipelines>)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn paced_pipelines_that_lose_answers_conform() {
+    let memory = Arc::new(MemoryPipelines::new());
+    let failing = Failing::new(Arc::clone(&memory), &flaky(2));
+    let tested = Box::new(Paced::new(failing, Pace::new(8)));
+    pipelines(&Setup::new(memory, tested as Box<dyn Pipelines>)).await;
+}

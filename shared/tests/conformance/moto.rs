@@ -1,0 +1,278 @@
+//! The SDK's clients over moto's S3 and CodePipeline, when `BRANCHLINE_VENV` names a
+//! Python environment that has `moto_server`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use aws_sdk_codepipeline::types as pipeline_types;
+use aws_sdk_s3::types::{
+    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration,
+    VersioningConfiguration,
+};
+use branchline_core::aws::{AccessKey, Aws};
+use branchline_core::name::{BucketName, PipelineName};
+use branchline_core::pipeline::Pipelines;
+use branchline_core::pipeline::client::SdkPipelines;
+use branchline_core::storage::client::SdkObjectStore;
+use branchline_core::storage::{MIN_PART_BYTES, ObjectStore};
+use branchline_core::testkit::conformance::{PipelinesSetup, StoreSetup, object_store, pipelines};
+use tokio::process::{Child, Command};
+
+/// A moto server that stops with the test.
+struct Moto {
+    _process: Child,
+    address: SocketAddr,
+    aws: Aws,
+    count: AtomicUsize,
+}
+
+impl Moto {
+    /// `None` when there is no environment to run it from.
+    async fn start() -> Option<Self> {
+        let Some(venv) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
+            eprintln!("skipped: BRANCHLINE_VENV names no Python environment with moto_server");
+            return None;
+        };
+        // moto does not tell which port it got for 0: one that is free now is asked for.
+        // Another process may take it first, and then the next one is tried.
+        for _ in 0..3 {
+            let address = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap();
+            let process = Command::new(venv.join("bin/moto_server"))
+                .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .expect("BRANCHLINE_VENV has bin/moto_server");
+            if let Some(process) = wait_until_it_answers(process, address).await {
+                let key = AccessKey {
+                    id: "AKIDEXAMPLE".into(),
+                    secret: "secret".into(),
+                    session_token: None,
+                };
+                return Some(Self {
+                    _process: process,
+                    address,
+                    aws: Aws::fixed("eu-west-1", &format!("http://{address}"), &key),
+                    count: AtomicUsize::new(0),
+                });
+            }
+        }
+        panic!("moto_server does not start");
+    }
+
+    fn next(&self) -> usize {
+        self.count.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+async fn wait_until_it_answers(mut process: Child, address: SocketAddr) -> Option<Child> {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_mins(1) {
+        if process.try_wait().unwrap().is_some() {
+            return None;
+        }
+        if tokio::net::TcpStream::connect(address).await.is_ok() {
+            return Some(process);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("moto_server does not answer within a minute");
+}
+
+struct MotoStore {
+    moto: Moto,
+    store: SdkObjectStore,
+    client: aws_sdk_s3::Client,
+}
+
+#[async_trait]
+impl StoreSetup for MotoStore {
+    fn store(&self) -> &dyn ObjectStore {
+        &self.store
+    }
+
+    async fn bucket(&self, versioned: bool) -> BucketName {
+        let bucket = BucketName::new(&format!("bucket-{}", self.moto.next())).unwrap();
+        let region = CreateBucketConfiguration::builder()
+            .location_constraint(BucketLocationConstraint::EuWest1)
+            .build();
+        self.client
+            .create_bucket()
+            .bucket(bucket.as_str())
+            .create_bucket_configuration(region)
+            .send()
+            .await
+            .unwrap();
+        if versioned {
+            let enabled = VersioningConfiguration::builder()
+                .status(BucketVersioningStatus::Enabled)
+                .build();
+            self.client
+                .put_bucket_versioning()
+                .bucket(bucket.as_str())
+                .versioning_configuration(enabled)
+                .send()
+                .await
+                .unwrap();
+        }
+        bucket
+    }
+
+    fn min_part_bytes(&self) -> usize {
+        MIN_PART_BYTES
+    }
+
+    fn skipped(&self) -> &[&str] {
+        &[
+            // moto answers with the root element `GetBucketVersioningResponse`.
+            "a_bucket_with_versions_says_so",
+            "a_bucket_without_versions_says_so",
+            // moto looks at If-None-Match alone on completion.
+            "a_completion_can_ask_for_a_match",
+            // moto fails with status 500 where an upload is not there.
+            "an_aborted_upload_takes_nothing_more",
+            "a_part_of_no_upload_is_refused",
+        ]
+    }
+}
+
+#[tokio::test]
+async fn s3_over_moto_conforms() {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    let config = aws_sdk_s3::config::Builder::from(moto.aws.sdk())
+        .force_path_style(true)
+        .build();
+    object_store(&MotoStore {
+        store: SdkObjectStore::new(&moto.aws),
+        client: aws_sdk_s3::Client::from_conf(config),
+        moto,
+    })
+    .await;
+}
+
+struct MotoPipelines {
+    moto: Moto,
+    pipelines: SdkPipelines,
+    client: aws_sdk_codepipeline::Client,
+}
+
+#[async_trait]
+impl PipelinesSetup for MotoPipelines {
+    fn pipelines(&self) -> &dyn Pipelines {
+        &self.pipelines
+    }
+
+    async fn pipeline(&self) -> PipelineName {
+        use pipeline_types::{
+            ActionCategory, ActionDeclaration, ActionOwner, ActionTypeId, ArtifactStore,
+            ArtifactStoreType, PipelineDeclaration, StageDeclaration,
+        };
+        let name = PipelineName::new(&format!("pipeline-{}", self.moto.next())).unwrap();
+        let stage = |name: &str, category: ActionCategory, provider: &str| {
+            let kind = ActionTypeId::builder()
+                .category(category)
+                .owner(ActionOwner::Aws)
+                .provider(provider)
+                .version("1")
+                .build()
+                .unwrap();
+            let action = ActionDeclaration::builder()
+                .name(name)
+                .action_type_id(kind)
+                .build()
+                .unwrap();
+            let stage = StageDeclaration::builder().name(name).actions(action);
+            stage.build().unwrap()
+        };
+        let store = ArtifactStore::builder()
+            .r#type(ArtifactStoreType::S3)
+            .location("artifacts")
+            .build()
+            .unwrap();
+        let declaration = PipelineDeclaration::builder()
+            .name(name.as_str())
+            .role_arn("arn:aws:iam::123456789012:role/pipeline")
+            .artifact_store(store)
+            .stages(stage("Source", ActionCategory::Source, "S3"))
+            .stages(stage("Build", ActionCategory::Build, "CodeBuild"))
+            .build()
+            .unwrap();
+        self.client
+            .create_pipeline()
+            .pipeline(declaration)
+            .send()
+            .await
+            .unwrap();
+        name
+    }
+
+    fn skipped(&self) -> &[&str] {
+        // moto looks at neither the token nor the source revisions.
+        &[
+            "one_token_starts_one_execution",
+            "an_unknown_source_action_is_refused",
+        ]
+    }
+
+    async fn executions(&self, pipeline: &PipelineName) -> Vec<String> {
+        let answer = self
+            .client
+            .list_pipeline_executions()
+            .pipeline_name(pipeline.as_str())
+            .send()
+            .await
+            .unwrap();
+        let executions = answer.pipeline_execution_summaries.unwrap_or_default();
+        let ids = executions.into_iter().map(|e| e.pipeline_execution_id);
+        ids.map(Option::unwrap).collect()
+    }
+}
+
+/// Creates the role that `CreatePipeline` looks for, by IAM's plain query form: a client
+/// for one request is not worth its crate.
+async fn create_pipeline_role(moto: &Moto) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let trust = "%7B%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C%22Principal%22%3A%7B\
+                 %22Service%22%3A%22codepipeline.amazonaws.com%22%7D%2C%22Action%22%3A\
+                 %22sts%3AAssumeRole%22%7D%5D%7D";
+    let body = format!(
+        "Action=CreateRole&Version=2010-05-08&RoleName=pipeline&AssumeRolePolicyDocument={trust}"
+    );
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: iam.amazonaws.com\r\nConnection: close\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260101/us-east-1/iam/\
+         aws4_request, SignedHeaders=host, Signature=0\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = tokio::net::TcpStream::connect(moto.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(" 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn codepipeline_over_moto_conforms() {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    create_pipeline_role(&moto).await;
+    pipelines(&MotoPipelines {
+        pipelines: SdkPipelines::new(&moto.aws),
+        client: aws_sdk_codepipeline::Client::new(moto.aws.sdk()),
+        moto,
+    })
+    .await;
+}

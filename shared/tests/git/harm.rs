@@ -1,0 +1,147 @@
+//! Packs made to harm.
+
+use branchline_core::git::HashKind;
+use branchline_core::git::object::{ObjectKind, id_of};
+use branchline_core::git::pack::{Limits, Receiver};
+
+use super::fuzz::{read_pack, with_trailer};
+
+/// Entries made by hand, with a right trailer.
+fn pack_of(entries: &[Vec<u8>]) -> Vec<u8> {
+    let count = u32::try_from(entries.len()).unwrap();
+    let mut pack = [b"PACK\0\0\0\x02", &count.to_be_bytes()[..]].concat();
+    for entry in entries {
+        pack.extend_from_slice(entry);
+    }
+    pack.extend_from_slice(&[0; 20]);
+    with_trailer(pack)
+}
+
+fn entry(header: &[u8], content: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut zlib = flate2::write::ZlibEncoder::new(header.to_vec(), flate2::Compression::fast());
+    zlib.write_all(content).unwrap();
+    zlib.finish().unwrap()
+}
+
+#[test]
+fn packs_made_to_harm_are_refused() {
+    let blob = || entry(&[0x35], b"abcde");
+    let id = id_of(HashKind::Sha1, ObjectKind::Blob, b"abcde").unwrap();
+    let by_id = |id: &[u8], delta: &[u8]| {
+        let size = u8::try_from(delta.len()).unwrap();
+        entry(&[&[0x70 | size][..], id].concat(), delta)
+    };
+    let same = b"\x05\x05\x90\x05";
+    assert!(
+        read_pack(HashKind::Sha1, &pack_of(&[blob()]), 1),
+        "it is a pack"
+    );
+    let longer = by_id(id.as_slice(), b"\x05\x06\x90\x05\x01x");
+    assert!(
+        read_pack(HashKind::Sha1, &pack_of(&[longer, blob()]), 1),
+        "the base comes later"
+    );
+
+    // Two deltas that stand on each other: the ids cannot be right, so name any.
+    let circle = [by_id(&[1; 20], same), by_id(&[2; 20], same)];
+    let huge = b"\x05\xff\xff\xff\xff\xff\xff\xff\xff\x7f";
+    let cases = [
+        ("twice the same object", pack_of(&[blob(), blob()])),
+        ("deltas on nothing", pack_of(&circle)),
+        ("a delta on itself", pack_of(&[entry(&[0x64, 0], same)])),
+        (
+            "a delta on what comes before the pack",
+            pack_of(&[blob(), entry(&[0x64, 0x7f], same)]),
+        ),
+        (
+            "a delta into the midst of an entry",
+            pack_of(&[blob(), entry(&[0x64, 3], same)]),
+        ),
+        (
+            "a delta that claims 2^63 bytes",
+            pack_of(&[blob(), by_id(id.as_slice(), huge)]),
+        ),
+        (
+            "a size that is too small",
+            pack_of(&[entry(&[0x34], b"abcde")]),
+        ),
+        (
+            "a size that is too large",
+            pack_of(&[entry(&[0x36], b"abcde")]),
+        ),
+        (
+            "a size of 2^63",
+            pack_of(&[entry(
+                &[0xbf, 255, 255, 255, 255, 255, 255, 255, 255, 7],
+                b"",
+            )]),
+        ),
+        ("a type that is not", pack_of(&[entry(&[0x55], b"abcde")])),
+        ("fewer objects than said", {
+            let mut pack = pack_of(&[blob()]);
+            pack[11] = 2;
+            with_trailer(pack)
+        }),
+        ("a wrong trailer", {
+            let mut pack = pack_of(&[blob()]);
+            *pack.last_mut().unwrap() ^= 1;
+            pack
+        }),
+        (
+            "something behind the trailer",
+            [pack_of(&[blob()]), vec![0]].concat(),
+        ),
+        ("another version", {
+            let mut pack = pack_of(&[blob()]);
+            pack[7] = 4;
+            with_trailer(pack)
+        }),
+    ];
+    for (what, pack) in cases {
+        for piece in [1, 7, usize::MAX] {
+            assert!(!read_pack(HashKind::Sha1, &pack, piece), "{what}");
+        }
+    }
+    // A zlib bomb behind a small size ends at that size.
+    let bomb = entry(&[0x35], &vec![0; 50 << 20]);
+    assert!(!read_pack(HashKind::Sha1, &pack_of(&[bomb]), usize::MAX));
+}
+
+#[test]
+fn a_delta_bomb_ends_at_the_allowed_expansion() {
+    // Each delta makes 16 MiB of one copy command out of a base of 16 MiB.
+    let size = 16 << 20;
+    let base = vec![0_u8; size - 1];
+    let mut header = vec![0x30 | 0x80 | u8::try_from((size - 1) & 15).unwrap()];
+    let mut rest = (size - 1) >> 4;
+    while rest >= 0x80 {
+        header.push(u8::try_from(rest & 0x7f).unwrap() | 0x80);
+        rest >>= 7;
+    }
+    header.push(u8::try_from(rest).unwrap());
+    let mut entries = vec![entry(&header, &base)];
+    let id = id_of(HashKind::Sha1, ObjectKind::Blob, &base).unwrap();
+    for n in 0..80_u8 {
+        // The base, and then one byte that makes each another object.
+        let mut delta = vec![0xff, 0xff, 0xff, 0x07, 0x80, 0x80, 0x80, 0x08];
+        delta.extend_from_slice(&[0xf0, 0xff, 0xff, 0xff, 1, n]);
+        let length = u8::try_from(delta.len()).unwrap();
+        let header = [&[0x70 | length][..], id.as_slice()].concat();
+        entries.push(entry(&header, &delta));
+    }
+    let limits = Limits {
+        memory: 128 << 20,
+        expansion: 0,
+        ..Limits::default()
+    };
+    let pack = pack_of(&entries);
+    let mut receiver = Receiver::new(HashKind::Sha1, limits);
+    let error = receiver.push(&pack, &mut super::pack::ignore).unwrap_err();
+    assert_eq!(error.kind(), branchline_core::ErrorKind::Corrupt);
+    let report = error.report();
+    assert!(
+        report.contains("make more than 1073741824 bytes"),
+        "{report}"
+    );
+}

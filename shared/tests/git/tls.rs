@@ -1,0 +1,152 @@
+//! TLS, with certificates of one's own.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use branchline_core::ErrorKind;
+use branchline_core::git::HashKind;
+use branchline_core::git::smart_http::{FetchRequest, Http, HttpSettings, Tips, all_tips};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+
+use super::http::{client_with, collect, settings, verify};
+use super::repo::Repo;
+use super::server::Server;
+
+/// Speaks TLS for a server that does not; its certificate (PEM) and port.
+async fn terminate(server: SocketAddr) -> (Vec<u8>, u16) {
+    let made =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "git.invalid".to_owned()])
+            .unwrap();
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // It ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut secure) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let mut plain = TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut secure, &mut plain).await;
+            });
+        }
+    });
+    (made.cert.pem().into_bytes(), port)
+}
+
+#[tokio::test]
+async fn https_is_spoken_with_those_who_are_trusted() {
+    let repo = Repo::with_history(HashKind::Sha1, 20, 5);
+    let server = Server::new(&repo);
+    let (certificate, port) = terminate(server.address()).await;
+    let url = format!("https://127.0.0.1:{port}/r.git");
+    let trusting = HttpSettings {
+        certificates: vec![certificate],
+        ..settings()
+    };
+    let upload = client_with(&url, &trusting).upload_pack(&[]).await.unwrap();
+    let request = FetchRequest {
+        wants: all_tips(&upload.advertisement),
+        ..FetchRequest::default()
+    };
+    let mut fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+    let pack = collect(&mut fetched).await.unwrap();
+    verify(&repo, &pack, &[]).await;
+
+    for broken in [
+        "",
+        "no certificate",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        let broken = HttpSettings {
+            certificates: vec![broken.into()],
+            ..settings()
+        };
+        assert_eq!(Http::new(&broken).unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    let seen = server.seen().len();
+    let error = client_with(&url, &settings())
+        .upload_pack(&[])
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
+    assert!(
+        error.report().contains("UnknownIssuer"),
+        "{}",
+        error.report()
+    );
+    assert_eq!(server.seen().len(), seen, "nothing was said to a stranger");
+}
+
+/// A proxy that leads every tunnel to that port; its own port, and what it was asked.
+async fn tunnel(to: u16) -> (u16, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(Mutex::new(String::new()));
+    let noted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let noted = Arc::clone(&noted);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                noted
+                    .lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8(head).unwrap());
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (port, asked)
+}
+
+#[tokio::test]
+async fn https_goes_through_a_proxy_that_learns_only_the_host() {
+    let repo = Repo::with_history(HashKind::Sha1, 20, 5);
+    let server = Server::new(&repo);
+    let (certificate, port) = terminate(server.address()).await;
+    let (proxy, asked) = tunnel(port).await;
+    let settings = HttpSettings {
+        certificates: vec![certificate],
+        https_proxy: Some(format!("http://p:w0rd@127.0.0.1:{proxy}")),
+        ..settings()
+    };
+    let url = "https://me:s3cret@git.invalid/r.git";
+    let upload = client_with(url, &settings).upload_pack(&[]).await.unwrap();
+    assert_eq!(
+        upload.advertisement.find("HEAD").map(|r| r.id),
+        Some(repo.id("main"))
+    );
+    let asked = asked.lock().unwrap().to_ascii_lowercase();
+    assert!(asked.starts_with("connect git.invalid:443 "), "{asked}");
+    assert!(
+        asked.contains("proxy-authorization: basic cdp3mhjk"),
+        "{asked}"
+    );
+    assert!(
+        !asked.contains("r.git") && !asked.contains("\r\nauthorization"),
+        "{asked}"
+    );
+    assert!(server.seen()[0].headers.contains_key("authorization"));
+    assert!(!server.seen()[0].headers.contains_key("proxy-authorization"));
+}

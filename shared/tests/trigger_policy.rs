@@ -1,0 +1,458 @@
+//! Which triggers branches need, and what differs from those that are there.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what sets a test up fails it by panicking"
+)]
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Instant;
+
+use branchline_core::ErrorKind;
+use branchline_core::codecommit::{Trigger, TriggerEvent};
+use branchline_core::function::FunctionArn;
+use branchline_core::name::{BranchName, RepositoryName};
+use branchline_core::pattern::BranchPatterns;
+use branchline_core::trigger::plan::{is_same_set, split};
+use branchline_core::trigger::policy::Coverage;
+use branchline_core::trigger::witness::Witness;
+use branchline_core::trigger::{CustomData, Limits, Mode, Plan, Policy, TriggerPrefix, Wanted};
+use proptest::prelude::*;
+
+const UPDATE: &str = "arn:aws:lambda:eu-west-1:111122223333:function:update";
+
+fn policy() -> Policy {
+    Policy {
+        branches: BranchPatterns::default(),
+        prefix: TriggerPrefix::default(),
+        destination: FunctionArn::new(UPDATE).unwrap(),
+        custom_data: None,
+    }
+}
+
+fn foreign(number: usize) -> Trigger {
+    Trigger {
+        name: format!("branchline-mail-{number}"),
+        destination_arn: "arn:aws:sns:eu-west-1:111122223333:topic".into(),
+        custom_data: Some("x".into()),
+        branches: vec!["main".into()],
+        events: vec![TriggerEvent::All],
+    }
+}
+
+fn names(range: std::ops::Range<usize>) -> Vec<BranchName> {
+    range
+        .map(|n| BranchName::new(&format!("feature/{n:05}")).unwrap())
+        .collect()
+}
+
+/// What `branches` need over `present`, whose foreign triggers are told by name.
+fn wanted_with(
+    policy: &Policy,
+    limits: Limits,
+    branches: &[BranchName],
+    present: &[Trigger],
+) -> branchline_core::Result<Wanted> {
+    let (ours, foreign) = split(&policy.prefix, present);
+    let repository = RepositoryName::new("demo").unwrap();
+    let matching = policy.matching(branches);
+    policy.wanted(&repository, limits, &matching, &ours, &foreign)
+}
+
+fn wanted(branches: &[BranchName], present: &[Trigger]) -> Wanted {
+    wanted_with(&policy(), Limits::default(), branches, present).unwrap()
+}
+
+fn plan(wanted: &Wanted, present: &[Trigger]) -> Plan {
+    Plan::new(&policy().prefix, present, &wanted.triggers, &[])
+}
+
+/// What is there after the plan was carried out.
+fn after(wanted: &Wanted, present: &[Trigger]) -> Vec<Trigger> {
+    plan(wanted, present).to_write()
+}
+
+fn assert_covers(wanted: &Wanted, branches: &[BranchName]) {
+    let coverage = Coverage::of(&policy(), &wanted.triggers);
+    for branch in branches {
+        assert!(coverage.covers(branch), "`{branch}` has a trigger");
+        let watching = wanted.triggers.iter().filter(|trigger| {
+            trigger.branches.is_empty() || trigger.branches.iter().any(|b| b == branch.as_str())
+        });
+        assert_eq!(watching.count(), 1, "`{branch}` has one trigger");
+    }
+}
+
+#[test]
+fn a_branch_has_a_trigger_of_its_own_while_places_last() {
+    let branches = names(0..7);
+    let present: Vec<_> = (0..3).map(foreign).collect();
+    let wanted = wanted(&branches, &present);
+    assert_eq!(wanted.mode, Mode::PerBranch);
+    assert_eq!(wanted.triggers.len(), 7);
+    assert_covers(&wanted, &branches);
+    for trigger in &wanted.triggers {
+        assert_eq!(trigger.destination_arn, UPDATE);
+        assert_eq!(
+            trigger.events,
+            [TriggerEvent::UpdateReference, TriggerEvent::CreateReference],
+            "neither a push nor a branch made again is missed"
+        );
+    }
+}
+
+#[test]
+fn branches_share_triggers_when_places_run_out_and_one_covers_all_in_the_end() {
+    for (branches, foreigners, mode, triggers) in [
+        (10, 0, Mode::PerBranch, 10),
+        (11, 0, Mode::Packed, 2),
+        (10, 1, Mode::Packed, 1),
+        (100, 0, Mode::Packed, 10),
+        (101, 0, Mode::AllBranches, 1),
+        (10, 9, Mode::Packed, 1),
+        (11, 9, Mode::AllBranches, 1),
+        (1, 9, Mode::PerBranch, 1),
+        (0, 10, Mode::PerBranch, 0),
+    ] {
+        let branches = names(0..branches);
+        let present: Vec<_> = (0..foreigners).map(foreign).collect();
+        let wanted = wanted(&branches, &present);
+        assert_eq!(
+            (wanted.mode, wanted.triggers.len()),
+            (mode, triggers),
+            "{} branches beside {foreigners} foreign triggers",
+            branches.len()
+        );
+        assert_covers(&wanted, &branches);
+    }
+}
+
+#[test]
+fn foreign_triggers_that_take_every_place_are_named() {
+    let present: Vec<_> = (0..10).map(foreign).collect();
+    let error = wanted_with(&policy(), Limits::default(), &names(0..1), &present)
+        .expect_err("there is no place");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let report = error.report();
+    for part in [
+        "repository `demo`",
+        "10 triggers",
+        "`branchline-mail-0`",
+        "`branchline-mail-9`",
+    ] {
+        assert!(report.contains(part), "{report}");
+    }
+}
+
+#[test]
+fn only_branches_that_are_meant_have_triggers() {
+    let policy = Policy {
+        branches: BranchPatterns::new("feature/**", "**/000?1").unwrap(),
+        custom_data: Some(CustomData::new(r#"{"bucket":"b"}"#).unwrap()),
+        ..policy()
+    };
+    let mut branches = names(0..3);
+    branches.push(BranchName::new("main").unwrap());
+    let wanted = wanted_with(&policy, Limits::default(), &branches, &[]).unwrap();
+    let watched: BTreeSet<_> = wanted.triggers.iter().flat_map(|t| &t.branches).collect();
+    assert_eq!(
+        watched.into_iter().collect::<Vec<_>>(),
+        ["feature/00000", "feature/00002"]
+    );
+    for trigger in &wanted.triggers {
+        assert_eq!(trigger.custom_data.as_deref(), Some(r#"{"bucket":"b"}"#));
+    }
+}
+
+#[test]
+fn one_branch_more_or_less_changes_one_trigger() {
+    let branches = names(0..60);
+    let present = after(&wanted(&branches, &[]), &[foreign(0)]);
+    for (change, branches) in [
+        ("one more", names(0..61)),
+        ("one more in front", {
+            let mut all = vec![BranchName::new("a").unwrap()];
+            all.extend(names(0..60));
+            all
+        }),
+        ("one less", {
+            let mut all = names(0..60);
+            all.remove(30);
+            all
+        }),
+        ("one for another", {
+            let mut all = names(0..61);
+            all.remove(30);
+            all
+        }),
+    ] {
+        let plan = plan(&wanted(&branches, &present), &present);
+        let touched = plan.added.len() + plan.changed.len() + plan.removed.len();
+        assert_eq!(touched, 1, "{change}: {plan:?}");
+    }
+}
+
+#[test]
+fn groups_close_up_when_foreign_triggers_take_their_places() {
+    // Ten groups, five branches left in each.
+    let all = names(0..100);
+    let mut present = after(&wanted(&all, &[]), &[]);
+    for trigger in &mut present {
+        trigger.branches.truncate(5);
+    }
+    let left: BTreeSet<_> = present.iter().flat_map(|t| t.branches.clone()).collect();
+    let branches: Vec<_> = left
+        .iter()
+        .map(|name| BranchName::new(name).unwrap())
+        .collect();
+    assert!(
+        plan(&wanted(&branches, &present), &present).is_empty(),
+        "half-empty groups stay as they are"
+    );
+    present.extend((0..4).map(foreign));
+    let wanted = wanted(&branches, &present);
+    assert_eq!((wanted.mode, wanted.triggers.len()), (Mode::Packed, 6));
+    assert_covers(&wanted, &branches);
+    let kept = plan(&wanted, &present).kept.len();
+    assert_eq!(kept, 2, "four dissolved groups fill four others");
+}
+
+#[test]
+fn a_service_that_accepts_less_gets_less() {
+    let limits = |triggers, branches_per_trigger, first_mode| Limits {
+        triggers,
+        branches_per_trigger,
+        first_mode,
+    };
+    for (branches, limits, mode, triggers) in [
+        (6, limits(5, 10, Mode::PerBranch), Mode::Packed, 1),
+        (6, limits(5, 2, Mode::PerBranch), Mode::Packed, 3),
+        (6, limits(5, 1, Mode::PerBranch), Mode::AllBranches, 1),
+        (6, limits(10, 10, Mode::Packed), Mode::Packed, 1),
+        (6, limits(10, 10, Mode::AllBranches), Mode::AllBranches, 1),
+    ] {
+        let branches = names(0..branches);
+        let wanted = wanted_with(&policy(), limits, &branches, &[]).unwrap();
+        assert_eq!(
+            (wanted.mode, wanted.triggers.len()),
+            (mode, triggers),
+            "{limits:?}"
+        );
+        assert_covers(&wanted, &branches);
+    }
+}
+
+#[test]
+fn an_order_of_triggers_branches_or_events_is_no_difference() {
+    let branches = names(0..35);
+    let mut present = after(&wanted(&branches, &[]), &[foreign(1), foreign(2)]);
+    present.reverse();
+    for trigger in &mut present {
+        trigger.branches.reverse();
+        trigger.events.reverse();
+        if trigger.custom_data.is_none() {
+            trigger.custom_data = Some(String::new());
+        }
+    }
+    let plan = plan(&wanted(&branches, &present), &present);
+    assert!(plan.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn what_was_edited_by_hand_is_set_right_and_foreign_triggers_are_carried_as_they_are() {
+    let branches = names(0..4);
+    let wanted_now = wanted(&branches, &[]);
+    let mut odd = foreign(1);
+    odd.events = vec![TriggerEvent::DeleteReference, TriggerEvent::CreateReference];
+    odd.branches = vec!["z".into(), "a".into()];
+    let mut present = wanted_now.triggers.clone();
+    present.insert(1, odd.clone());
+    present[0].branches.push("other".into());
+    present[2].events.pop();
+    present[3].destination_arn = UPDATE.replace("update", "old-update");
+    present.pop();
+    let mut doubled = present[0].clone();
+    doubled.name = policy().prefix.of_branch("gone", 0);
+    present.push(doubled);
+
+    let plan = plan(&wanted(&branches, &present), &present);
+    assert_eq!(
+        (plan.changed.len(), plan.added.len(), plan.removed.len()),
+        (3, 1, 1)
+    );
+    let written = plan.to_write();
+    assert!(
+        written.contains(&odd),
+        "foreign triggers are carried unchanged"
+    );
+    assert!(is_same_set(
+        &split(&policy().prefix, &written).0,
+        &wanted_now.triggers
+    ));
+    assert_eq!(
+        written
+            .iter()
+            .map(|t| &t.name)
+            .collect::<HashSet<_>>()
+            .len(),
+        written.len(),
+        "names are unique"
+    );
+}
+
+#[test]
+fn triggers_of_a_former_update_function_are_found_and_cover_nothing() {
+    let branches = names(0..3);
+    let mut present = wanted(&branches, &[]).triggers;
+    for trigger in &mut present {
+        trigger.destination_arn = UPDATE.replace("update", "old-update");
+    }
+    let coverage = Coverage::of(&policy(), &present);
+    assert!(branches.iter().all(|branch| !coverage.covers(branch)));
+    let plan = plan(&wanted(&branches, &present), &present);
+    assert_eq!((plan.changed.len(), plan.foreign.len()), (3, 0));
+}
+
+#[test]
+fn a_hundred_thousand_branches_are_decided_at_once() {
+    let branches = names(0..100_000);
+    let policy = Policy {
+        branches: BranchPatterns::new("feature/**,release/*", "**/wip-*").unwrap(),
+        ..policy()
+    };
+    let start = Instant::now();
+    let wanted = wanted_with(&policy, Limits::default(), &branches, &[foreign(0)]).unwrap();
+    assert_eq!(wanted.mode, Mode::AllBranches);
+    let seconds = start.elapsed().as_secs_f64();
+    println!("100,000 branches: {seconds:.2} s");
+    assert!(seconds < 10.0, "{seconds} s even without optimisation");
+}
+
+#[test]
+fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
+    let prefix = TriggerPrefix::default();
+    let ours = |branches| wanted(&names(0..branches), &[]).triggers;
+    let with = |branches, foreigners: &[Trigger]| {
+        let mut set = ours(branches);
+        set.extend_from_slice(foreigners);
+        set
+    };
+    let lost = |steps: &[(bool, Vec<Trigger>)]| {
+        let mut witness = Witness::new(&prefix);
+        for (written, set) in steps {
+            if *written {
+                witness.wrote(set);
+            } else {
+                witness.read(set);
+            }
+        }
+        witness.lost().to_vec()
+    };
+    let [a, b] = [foreign(1), foreign(2)];
+    let both = [a.clone(), b.clone()];
+    let just_a = std::slice::from_ref(&a);
+
+    let stale_reconciler = [(false, with(1, &both)), (false, with(2, just_a))];
+    assert_eq!(lost(&stale_reconciler), std::slice::from_ref(&b));
+    let over_ours = [
+        (false, with(1, &both)),
+        (true, with(2, &both)),
+        (false, with(2, just_a)),
+    ];
+    assert_eq!(lost(&over_ours), std::slice::from_ref(&b));
+
+    let deleted_by_hand = [(false, with(1, &both)), (false, with(1, just_a))];
+    assert_eq!(
+        lost(&deleted_by_hand),
+        [],
+        "ours are as they were: someone meant it"
+    );
+    let stale_hand = [
+        (false, with(1, &both)),
+        (true, with(2, &both)),
+        (false, with(1, just_a)),
+    ];
+    assert_eq!(
+        lost(&stale_hand),
+        [],
+        "ours are as before our write: no reconciler's hand"
+    );
+    let replaced = [(false, with(2, &both)), (false, vec![a.clone()])];
+    assert_eq!(
+        lost(&replaced),
+        [],
+        "whoever replaces the whole set means it"
+    );
+
+    let back = [
+        (false, with(1, &both)),
+        (false, with(2, just_a)),
+        (false, with(2, &both)),
+    ];
+    assert_eq!(lost(&back), [], "it is there again");
+    let again = [
+        (false, with(1, &both)),
+        (false, with(2, just_a)),
+        (true, with(3, &both)),
+        (false, with(3, just_a)),
+    ];
+    assert_eq!(
+        lost(&again),
+        std::slice::from_ref(&b),
+        "dropped twice, it is put back once"
+    );
+    let mut edited = b.clone();
+    edited.branches.clear();
+    let edit = [
+        (false, with(1, &both)),
+        (false, with(2, &[a.clone(), edited])),
+    ];
+    assert_eq!(lost(&edit), [], "an edited trigger is there");
+}
+
+#[test]
+fn custom_data_longer_than_a_trigger_takes_is_refused() {
+    assert!(CustomData::new(&"é".repeat(1000)).is_ok());
+    let error = CustomData::new(&"é".repeat(1001)).expect_err("it is too long");
+    assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    /// From any present state, the wanted one covers exactly the branches, fits the
+    /// limits, keeps foreign triggers, and is its own wanted state.
+    #[test]
+    fn wanted_triggers_fit_cover_and_stay(
+        before in proptest::collection::btree_set(0_usize..140, 0..130),
+        now in proptest::collection::btree_set(0_usize..140, 0..130),
+        foreign_before in 0_usize..9,
+        foreign_now in 0_usize..10,
+        per_trigger in 1_usize..=10,
+    ) {
+        let limits = Limits { branches_per_trigger: per_trigger, ..Limits::default() };
+        let branches = |set: &BTreeSet<usize>| set.iter().flat_map(|n| names(*n..n + 1)).collect::<Vec<_>>();
+        let (before, now) = (branches(&before), branches(&now));
+        let foreigners: Vec<_> = (0..foreign_before).map(foreign).collect();
+        let first = wanted_with(&policy(), limits, &before, &foreigners).unwrap();
+        let mut present = first.triggers;
+        present.extend((0..foreign_now).map(foreign));
+
+        let wanted = wanted_with(&policy(), limits, &now, &present).unwrap();
+        assert_covers(&wanted, &now);
+        prop_assert!(wanted.triggers.len() + foreign_now <= limits.triggers);
+        prop_assert!(wanted.triggers.iter().all(|t| t.branches.len() <= per_trigger));
+        if wanted.mode != Mode::AllBranches {
+            let watched: usize = wanted.triggers.iter().map(|t| t.branches.len()).sum();
+            prop_assert_eq!(watched, now.len(), "nothing else is watched");
+        }
+        let names: HashSet<_> = wanted.triggers.iter().map(|t| t.name.to_lowercase()).collect();
+        prop_assert_eq!(names.len(), wanted.triggers.len());
+
+        let written = plan(&wanted, &present).to_write();
+        let again = wanted_with(&policy(), limits, &now, &written).unwrap();
+        prop_assert!(plan(&again, &written).is_empty(), "the second run has nothing to do");
+        let (_, kept) = split(&policy().prefix, &written);
+        prop_assert!(is_same_set(&kept, &(0..foreign_now).map(foreign).collect::<Vec<_>>()));
+    }
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask demo`: builds the programs and runs the demo on a repository.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::process::{cargo, run, target_folder};
+use crate::setup;
+
+/// Which repository to show it on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The git repository whose HEAD is pushed; this project's own unless given.
+    #[arg(long)]
+    repo: Option<PathBuf>,
+}
+
+pub(crate) fn task(arguments: &Arguments) -> Result<()> {
+    setup::debian_packages()?;
+    let programs = [
+        "--bin",
+        "update",
+        "--bin",
+        "branchline-dev",
+        "--bin",
+        "demo",
+    ];
+    run(cargo()
+        .args(["build", "--quiet", "--locked"])
+        .args(programs))?;
+    let target = target_folder();
+    let mut demo = std::process::Command::new(target.join("debug/demo"));
+    let own = crate::process::workspace().to_owned();
+    demo.arg("--repo")
+        .arg(arguments.repo.as_ref().unwrap_or(&own));
+    demo.arg("--data").arg(target.join("demo"));
+    run(&mut demo)
+}
