@@ -1,0 +1,295 @@
+//! The settings of the `update` function, read once at init.
+
+use branchline_core::name::{
+    BranchName, BucketName, CommitId, ObjectKey, PipelineName, RepositoryName,
+};
+use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
+use branchline_core::setting::Settings;
+use branchline_core::{Error, ErrorKind, Result};
+
+/// The most requests to CodeCommit in flight, unless `CODECOMMIT_CONCURRENCY` says otherwise.
+const DEFAULT_CONCURRENCY: u32 = 32;
+
+/// What the function was set up to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`: which branches are archived.
+    pub branches: BranchPatterns,
+    /// `REPOSITORIES`: which repositories a schedule covers.
+    pub repositories: RepositoryPatterns,
+    /// `ARTIFACT_BUCKET`: where artifacts go.
+    pub bucket: BucketName,
+    /// `ARTIFACT_KEY`: their keys.
+    pub key: Template,
+    /// `ARCHIVE_PREFIX`: as `git archive --prefix`.
+    pub prefix: String,
+    /// `ARCHIVE_COMMIT_INFO`: whether `commit_info.json` is added.
+    pub commit_info: bool,
+    /// `PIPELINE_NAME`: what is started; nothing when `None`.
+    pub pipeline: Option<Template>,
+    /// `PIPELINE_SOURCE_ACTION`: the action that is pinned.
+    pub source_action: String,
+    /// `PIPELINE_PIN`: to what it is pinned; `None`: as the key asks for.
+    pub pin: Option<Pin>,
+    /// `PIPELINE_VARIABLES`: whether `REPOSITORY_NAME`, `BRANCH_NAME` and `COMMIT_ID` are passed.
+    pub variables: bool,
+    /// `DELETE_ARTIFACTS`: whether the schedule marks the artifacts of gone branches deleted.
+    pub delete_artifacts: bool,
+    /// `KMS_KEY_ID`: what artifacts are encrypted with.
+    pub kms_key_id: Option<String>,
+    /// `CODECOMMIT_CONCURRENCY`: the most requests to CodeCommit in flight.
+    pub concurrency: u32,
+}
+
+/// What a pipeline's source action is pinned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// The object's key and version.
+    KeyAndVersion,
+    /// The object's version; the action's own configuration names the key.
+    Version,
+    /// Nothing: the action reads what it finds.
+    None,
+}
+
+impl Config {
+    /// Reads the environment variables of `settings`; an error names its variable.
+    pub fn read(settings: &Settings) -> Result<Self> {
+        let key = settings.optional("ARTIFACT_KEY", Template::object_key)?;
+        let config = Self {
+            branches: BranchPatterns::read(settings)?,
+            repositories: settings
+                .optional("REPOSITORIES", RepositoryPatterns::new)?
+                .unwrap_or_default(),
+            bucket: settings.required(
+                "ARTIFACT_BUCKET",
+                "the name of a versioned S3 bucket",
+                BucketName::new,
+            )?,
+            key: key.unwrap_or_else(Template::default_key),
+            prefix: settings
+                .optional("ARCHIVE_PREFIX", |prefix| {
+                    archive_prefix(prefix).map(str::to_owned)
+                })?
+                .unwrap_or_default(),
+            commit_info: settings.flag("ARCHIVE_COMMIT_INFO", false)?,
+            pipeline: settings.optional("PIPELINE_NAME", Template::pipeline_name)?,
+            source_action: settings
+                .optional("PIPELINE_SOURCE_ACTION", |name| {
+                    action_name(name).map(str::to_owned)
+                })?
+                .unwrap_or_else(|| "Source".to_owned()),
+            pin: settings.optional("PIPELINE_PIN", Pin::new)?,
+            variables: settings.flag("PIPELINE_VARIABLES", false)?,
+            delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
+            kms_key_id: settings.get("KMS_KEY_ID").map(str::to_owned),
+            concurrency: settings.number(
+                "CODECOMMIT_CONCURRENCY",
+                DEFAULT_CONCURRENCY,
+                1..=1000,
+            )?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work together.
+    fn check(&self) -> Result<()> {
+        if self.delete_artifacts && !self.key.has_branch() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`DELETE_ARTIFACTS` is `true`, but `ARTIFACT_KEY` has no `{branch}`: the artifact of \
+                 a gone branch cannot be told from that of another",
+            )
+            .with_hint("put `{branch}` into `ARTIFACT_KEY`, or set `DELETE_ARTIFACTS` to `false`"));
+        }
+        Ok(())
+    }
+
+    /// What a source action is pinned to, for artifacts under `key`.
+    pub fn pin_for(&self, key: &Template) -> Pin {
+        self.pin.unwrap_or(if key.has_placeholders() {
+            Pin::KeyAndVersion
+        } else {
+            Pin::Version
+        })
+    }
+}
+
+impl Pin {
+    fn new(text: &str) -> Result<Self> {
+        match text {
+            "key-and-version" => Ok(Self::KeyAndVersion),
+            "version" => Ok(Self::Version),
+            "none" => Ok(Self::None),
+            other => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`{}` is not `key-and-version`, `version` or `none`",
+                    other.escape_debug()
+                ),
+            )),
+        }
+    }
+}
+
+/// A text with the placeholders `{repository}`, `{branch}` and `{commit}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(String);
+
+const PLACEHOLDERS: [&str; 3] = ["{repository}", "{branch}", "{commit}"];
+
+impl Template {
+    /// Reads the template of an object's key.
+    pub fn object_key(text: &str) -> Result<Self> {
+        let template = Self::new(text)?;
+        template.sample(|filled| ObjectKey::new(filled).map(drop))?;
+        if template.0.starts_with('/') {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a key that starts with `/` has an empty first folder",
+            ));
+        }
+        Ok(template)
+    }
+
+    /// Reads the template of a pipeline's name.
+    pub fn pipeline_name(text: &str) -> Result<Self> {
+        let template = Self::new(text)?;
+        template.sample(|filled| PipelineName::new(filled).map(drop))?;
+        Ok(template)
+    }
+
+    fn default_key() -> Self {
+        Self("{repository}/{branch}.zip".to_owned())
+    }
+
+    fn new(text: &str) -> Result<Self> {
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            let Some(known) = PLACEHOLDERS
+                .iter()
+                .find(|known| rest[at..].starts_with(**known))
+            else {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!(
+                        "`{}` has a placeholder other than `{{repository}}`, `{{branch}}` and `{{commit}}`",
+                        text.escape_debug()
+                    ),
+                ));
+            };
+            rest = &rest[at + known.len()..];
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Tries the template with short values.
+    fn sample(&self, check: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+        check(&self.fill("r", "b", "c"))
+    }
+
+    fn fill(&self, repository: &str, branch: &str, commit: &str) -> String {
+        // No value has a brace but a branch's name, so branches come last.
+        self.0
+            .replace("{repository}", repository)
+            .replace("{commit}", commit)
+            .replace("{branch}", branch)
+    }
+
+    fn has(&self, placeholder: &str) -> bool {
+        self.0.contains(placeholder)
+    }
+
+    /// Whether keys differ from commit to commit.
+    pub fn has_commit(&self) -> bool {
+        self.has("{commit}")
+    }
+
+    /// Whether keys differ from branch to branch.
+    pub fn has_branch(&self) -> bool {
+        self.has("{branch}")
+    }
+
+    /// Whether there is any placeholder.
+    pub fn has_placeholders(&self) -> bool {
+        PLACEHOLDERS.iter().any(|placeholder| self.has(placeholder))
+    }
+
+    /// What all keys of this template start with.
+    pub fn literal_start(&self) -> &str {
+        self.0.split('{').next().unwrap_or_default()
+    }
+
+    /// The key for a commit of a branch.
+    pub fn key_of(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+        commit: Option<CommitId>,
+    ) -> Result<ObjectKey> {
+        let commit = commit.map(|id| id.to_string()).unwrap_or_default();
+        let key = self.fill(repository.as_str(), branch.as_str(), &commit);
+        ObjectKey::new(&key).map_err(|error| {
+            Error::new(
+                ErrorKind::Config,
+                format!("`ARTIFACT_KEY` for branch `{branch}`: {error}"),
+            )
+        })
+    }
+
+    /// The key for any commit of a branch, `{commit}` left in place.
+    pub fn pattern_of(&self, repository: &RepositoryName, branch: &BranchName) -> String {
+        self.fill(repository.as_str(), branch.as_str(), "{commit}")
+    }
+
+    /// The pipeline for a commit of a branch. Characters of a branch's name that no
+    /// pipeline's name has, such as `/`, become `-`.
+    pub fn pipeline_of(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+        commit: CommitId,
+    ) -> Result<PipelineName> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '@' | '_' | '-');
+        let branch_part = branch.as_str().replace(|c| !legal(c), "-");
+        let name = self.fill(repository.as_str(), &branch_part, &commit.to_string());
+        PipelineName::new(&name).map_err(|error| {
+            Error::new(
+                ErrorKind::Config,
+                format!("`PIPELINE_NAME` for branch `{branch}`: {error}"),
+            )
+        })
+    }
+}
+
+/// Checks a prefix for entry names: whoever unpacks the archive stays inside the folder.
+fn archive_prefix(text: &str) -> Result<&str> {
+    let escapes = text.starts_with('/')
+        || text.contains('\\')
+        || text.chars().any(char::is_control)
+        || text.split('/').any(|part| matches!(part, "." | ".."));
+    if escapes || text.len() > 1024 {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "`{}` is no relative path inside the archive",
+                text.escape_debug()
+            ),
+        ));
+    }
+    Ok(text)
+}
+
+/// Checks an action's name: 1 to 100 of `[A-Za-z0-9.@_-]`, as a pipeline's.
+fn action_name(text: &str) -> Result<&str> {
+    PipelineName::new(text).map(|_| text).map_err(|_| {
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "`{}` is no action name: 1 to 100 letters, digits, `.`, `@`, `_` and `-`",
+                text.chars().take(80).collect::<String>().escape_debug()
+            ),
+        )
+    })
+}

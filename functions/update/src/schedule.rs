@@ -1,0 +1,257 @@
+//! The schedule: every branch that the settings cover is brought up to date, and the
+//! artifacts of gone branches are marked deleted. What an event lost, this finds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use branchline_core::codecommit::{all_branches, all_repositories};
+use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
+use branchline_core::storage::{ObjectHead, Precondition};
+use branchline_core::{Error, ErrorKind, Result};
+use futures_util::{StreamExt as _, stream};
+
+use crate::Context;
+use crate::artifact::{self, BRANCH, REPOSITORY};
+use crate::branch::is_gone;
+use crate::request::{ArtifactAnswer, Asked, BranchAnswer, BranchTask, Outcome, Overrides};
+
+/// How many branches or objects are looked at at once.
+const LOOKS: usize = 16;
+
+/// Brings all branches up to date; each failure stands in its place.
+pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<BranchAnswer>> {
+    let mut results = Vec::new();
+    let repositories = match all_repositories(&*context.codecommit).await {
+        Ok(repositories) => repositories,
+        Err(error) => return vec![Err(error.context("listing the repositories"))],
+    };
+    let covered = |name: &RepositoryName| context.config.repositories.matches(name);
+    let mut branches = BTreeMap::new();
+    let lists = stream::iter(repositories.into_iter().filter(covered)).map(|repository| async {
+        let found = all_branches(&*context.codecommit, &repository).await;
+        (repository, found)
+    });
+    let lists: Vec<_> = lists.buffered(LOOKS).collect().await;
+    for (repository, found) in lists {
+        match found {
+            Ok(found) => {
+                branches.insert(repository, Some(found));
+            }
+            Err(error) => {
+                results.push(Err(
+                    error.context(format!("branches of repository `{repository}`"))
+                ));
+                branches.insert(repository, None);
+            }
+        }
+    }
+    let tasks = branches.iter().flat_map(|(repository, found)| {
+        let found = found.as_deref().unwrap_or_default();
+        let matching = found
+            .iter()
+            .filter(|branch| context.config.branches.matches(branch));
+        matching.map(|branch| BranchTask {
+            repository: repository.clone(),
+            branch: branch.clone(),
+            commit: None,
+            overrides: Overrides::default(),
+            asked: Asked::BySchedule,
+        })
+    });
+    match leave_shared_keys(context, tasks.collect()).await {
+        Ok((tasks, left)) => {
+            results.extend(left.into_iter().map(Ok));
+            results.extend(context.bring_up_to_date(&tasks, deadline).await);
+        }
+        Err(error) => results.push(Err(error.context("looking at keys that branches share"))),
+    }
+    if context.config.delete_artifacts {
+        match delete_artifacts(context, &branches).await {
+            Ok(deleted) => results.extend(deleted),
+            Err(error) => results.push(Err(error.context("deleting artifacts of gone branches"))),
+        }
+    }
+    results
+}
+
+/// Leaves a key that several branches share to the branch that lies there: which one that
+/// is, events decide. Without this each schedule would archive all of them in turn.
+async fn leave_shared_keys(
+    context: &Context,
+    tasks: Vec<BranchTask>,
+) -> Result<(Vec<BranchTask>, Vec<BranchAnswer>)> {
+    let (bucket, template) = (&context.config.bucket, &context.config.key);
+    if template.has_commit() {
+        return Ok((tasks, Vec::new()));
+    }
+    let mut shelves: BTreeMap<ObjectKey, Vec<BranchTask>> = BTreeMap::new();
+    for task in tasks {
+        let key = template.key_of(&task.repository, &task.branch, None)?;
+        shelves.entry(key).or_default().push(task);
+    }
+    let mut kept = Vec::new();
+    let mut left = Vec::new();
+    for (key, tasks) in shelves {
+        let mut there = None;
+        if tasks.len() > 1 {
+            there = context
+                .store
+                .head(bucket, &key)
+                .await?
+                .as_ref()
+                .and_then(origin);
+        }
+        let is_there = |task: &BranchTask| {
+            let own = |(repository, branch): &(RepositoryName, BranchName)| {
+                *repository == task.repository && *branch == task.branch
+            };
+            there.as_ref().is_some_and(own)
+        };
+        if !tasks.iter().any(is_there) {
+            kept.extend(tasks);
+            continue;
+        }
+        for task in tasks {
+            if is_there(&task) {
+                kept.push(task);
+            } else {
+                left.push(BranchAnswer {
+                    repository: task.repository,
+                    branch: task.branch.to_string(),
+                    commit: None,
+                    outcome: Outcome::Skipped,
+                    reason: Some(format!("`{key}` is shared, and holds another branch now")),
+                    artifact: None,
+                    execution_id: None,
+                });
+            }
+        }
+    }
+    Ok((kept, left))
+}
+
+/// The branches of each repository; `None` where they could not be listed.
+type Branches = BTreeMap<RepositoryName, Option<Vec<BranchName>>>;
+
+/// Puts delete markers on artifacts of ours whose branch is gone.
+async fn delete_artifacts(
+    context: &Context,
+    branches: &Branches,
+) -> Result<Vec<Result<BranchAnswer>>> {
+    let config = &context.config;
+    let mut live = BTreeSet::new();
+    for (repository, found) in branches {
+        for branch in found.iter().flatten() {
+            live.insert(config.key.pattern_of(repository, branch));
+        }
+    }
+    let mut suspects = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let start = config.key.literal_start();
+        let page = context
+            .store
+            .list(&config.bucket, start, None, next.as_deref())
+            .await?;
+        let keys = page.objects.into_iter().map(|object| object.key);
+        suspects.extend(keys.filter(|key| !live.contains(&without_commit_ids(key.as_str()))));
+        match page.next {
+            Some(token) => next = Some(token),
+            None => break,
+        }
+    }
+    let looks = stream::iter(suspects).map(|key| delete_if_gone(context, branches, key));
+    let results: Vec<_> = looks.buffered(LOOKS).collect().await;
+    Ok(results.into_iter().filter_map(Result::transpose).collect())
+}
+
+/// Deletes one artifact if it is ours and its branch is gone.
+async fn delete_if_gone(
+    context: &Context,
+    branches: &Branches,
+    key: ObjectKey,
+) -> Result<Option<BranchAnswer>> {
+    let bucket = &context.config.bucket;
+    let Some(head) = context.store.head(bucket, &key).await? else {
+        return Ok(None);
+    };
+    let Some((repository, branch)) = origin(&head) else {
+        return Ok(None);
+    };
+    if !context.config.repositories.matches(&repository) {
+        return Ok(None);
+    }
+    match branches.get(&repository) {
+        // Its branches could not be listed: nothing is known.
+        Some(None) => return Ok(None),
+        Some(Some(found)) if found.contains(&branch) => return Ok(None),
+        _ => {}
+    }
+    // The list is older than the object may be: a branch that came since is asked for.
+    match context.codecommit.get_branch(&repository, &branch).await {
+        Ok(_) => return Ok(None),
+        Err(error) if is_gone(&error) || is_repository_gone(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let precondition = Precondition::Matches(head.etag.clone());
+    match context.store.delete(bucket, &key, &precondition).await {
+        Ok(()) => {}
+        // It was written anew: someone needs it.
+        Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    tracing::info!(
+        repository.name = %repository, branch.name = %branch, artifact.key = %key,
+        "the branch is gone; its artifact is marked deleted"
+    );
+    Ok(Some(BranchAnswer {
+        repository,
+        branch: branch.to_string(),
+        commit: None,
+        outcome: Outcome::Deleted,
+        reason: Some("the branch is gone".to_owned()),
+        artifact: Some(ArtifactAnswer {
+            bucket: bucket.to_string(),
+            key: key.to_string(),
+            version_id: head.version_id.clone(),
+            etag: head.etag.0.clone(),
+            size_bytes: head.size_bytes,
+            files: artifact::files(&head),
+        }),
+        execution_id: None,
+    }))
+}
+
+fn is_repository_gone(error: &Error) -> bool {
+    error.aws_code() == Some("RepositoryDoesNotExistException")
+}
+
+/// Whose artifact an object is; `None` for what is not ours.
+fn origin(head: &ObjectHead) -> Option<(RepositoryName, BranchName)> {
+    let user = &head.metadata.user;
+    let repository = RepositoryName::new(user.get(REPOSITORY)?).ok()?;
+    let branch = artifact::branch_text_back(user.get(BRANCH)?)?;
+    Some((repository, branch))
+}
+
+/// A key in which each commit id is `{commit}` again.
+fn without_commit_ids(key: &str) -> String {
+    let mut pattern = String::with_capacity(key.len());
+    let mut rest = key;
+    while !rest.is_empty() {
+        let digits = rest
+            .bytes()
+            .take_while(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            .count();
+        if matches!(digits, 40 | 64) {
+            pattern.push_str("{commit}");
+        } else {
+            pattern.push_str(&rest[..digits]);
+        }
+        rest = &rest[digits..];
+        let mut others = rest.chars();
+        pattern.extend(others.next());
+        rest = others.as_str();
+    }
+    pattern
+}

@@ -1,0 +1,214 @@
+//! What is refused, and how it is named.
+
+use std::time::Instant;
+
+use branchline_core::ErrorKind;
+use branchline_core::name::{BucketName, CommitId, RepositoryName};
+use branchline_core::testkit::{Entry, Script, When};
+use branchline_update::{Config, handle};
+use serde_json::json;
+
+use crate::world::*;
+
+#[tokio::test]
+async fn a_pin_needs_versions_and_is_refused_before_anything_is_written() {
+    let mut world = World::new(&[]);
+    let plain = BucketName::new("plain").expect("it is valid");
+    world.store.create_bucket(&plain, false);
+    world.settings.insert("ARTIFACT_BUCKET", "plain");
+    let tip = world.push("main", "hello");
+    let failure = world.failure(moved("main", tip)).await;
+    assert_eq!(failure.kind(), ErrorKind::Config);
+    for part in ["`plain`", "versioning", "PIPELINE_PIN", "`main`", "`demo`"] {
+        assert!(
+            failure.message().contains(part),
+            "{part}: {}",
+            failure.message()
+        );
+    }
+    assert_eq!(world.store.versions(&plain, "demo/main.zip").len(), 0);
+
+    world.settings.insert("PIPELINE_PIN", "none");
+    let results = world.results(moved("main", tip)).await;
+    assert_eq!(outcomes(&results), [("main", "started")]);
+    assert_eq!(world.executions()[0].request.source, None);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named() {
+    let mut world = World::new(&[]);
+    let tip = world.push("main", "hello");
+    let cases = [
+        (json!({"repository": "demo", "branch": "nope"}), "`nope`"),
+        (
+            json!({"repository": "nowhere", "branch": "main"}),
+            "`nowhere`",
+        ),
+    ];
+    for (event, name) in cases {
+        let failure = world.failure(event).await;
+        assert_eq!(failure.kind(), ErrorKind::NotFound);
+        assert!(failure.message().contains(name), "{}", failure.message());
+    }
+    let empty = RepositoryName::new("empty").expect("it is valid");
+    world.codecommit.create_repository(&empty);
+    let failure = world
+        .failure(json!({"repository": "empty", "branch": "main"}))
+        .await;
+    assert_eq!(
+        failure.kind(),
+        ErrorKind::NotFound,
+        "an empty repository has no branch"
+    );
+
+    let results = world.results(moved("gone", tip)).await;
+    assert_eq!(
+        outcomes(&results),
+        [("gone", "skipped")],
+        "it was deleted meanwhile"
+    );
+
+    world.settings.insert("ARTIFACT_BUCKET", "missing-bucket");
+    let failure = world.failure(moved("main", tip)).await;
+    assert_eq!(failure.kind(), ErrorKind::NotFound);
+    assert!(
+        failure.message().contains("missing-bucket"),
+        "{}",
+        failure.message()
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_the_api_refuses_ends_with_its_path_and_no_object() {
+    let world = World::new(&[]);
+    let large = vec![b'x'; 6 * 1024 * 1024 + 1];
+    let files = [
+        ("a", Entry::file("a")),
+        ("media/film.bin", Entry::file(large)),
+    ];
+    let tip = world.codecommit.commit(&repository(), "main", &files);
+    let failure = world.failure(moved("main", tip)).await;
+    assert_eq!(failure.kind(), ErrorKind::FileTooLarge);
+    assert!(
+        failure.message().contains("`media/film.bin`"),
+        "{}",
+        failure.message()
+    );
+    assert_eq!(world.versions("demo/main.zip").len(), 0);
+    world.check_rest();
+}
+
+/// "One failure does not stop the others, and fails the invocation."
+#[tokio::test]
+async fn one_failure_does_not_stop_the_others_and_fails_the_invocation() {
+    let world = World::new(&[]);
+    let tip = world.push("main", "hello");
+    let large = Entry::file(vec![b'x'; 6 * 1024 * 1024 + 1]);
+    let bad = world
+        .codecommit
+        .commit(&repository(), "large", &[("film", large)]);
+    let mut event = records(&[reference("large", bad), reference("main", tip)]);
+    let broken = json!({ "commit": "zz", "ref": "refs/heads/x" });
+    event["Records"][0]["codecommit"]["references"]
+        .as_array_mut()
+        .expect("a list")
+        .push(broken);
+    let failure = world.failure(event).await;
+    assert!(
+        failure.message().starts_with("2 of 3 failed: "),
+        "{}",
+        failure.message()
+    );
+    assert_eq!(
+        world.versions("demo/main.zip").len(),
+        1,
+        "the good one is archived"
+    );
+    assert_eq!(world.executions().len(), 1);
+}
+
+#[tokio::test]
+async fn no_time_left_is_said_and_leaves_nothing() {
+    let world = World::new(&[]);
+    let tip = world.push("main", "hello");
+    let result = handle(world.context(), moved("main", tip), Instant::now()).await;
+    assert_eq!(
+        result.expect_err("there is no time").kind(),
+        ErrorKind::Deadline
+    );
+    assert_eq!(world.versions("demo/main.zip").len(), 0);
+    world.check_rest();
+}
+
+#[tokio::test]
+async fn denied_access_keeps_its_kind() {
+    let world = World::new(&[]);
+    let tip = world.push("main", "hello");
+    let script = Script::new();
+    script.fail_method("get_folder", 1, ErrorKind::AccessDenied, When::Before);
+    let result = handle(world.failing_context(&script), moved("main", tip), soon()).await;
+    assert_eq!(
+        result.expect_err("it is denied").kind(),
+        ErrorKind::AccessDenied
+    );
+    world.check_rest();
+}
+
+#[test]
+fn every_setting_is_checked_and_named_before_the_first_event() {
+    let long = "x".repeat(101);
+    let cases = [
+        ("ARTIFACT_BUCKET", ""),
+        ("ARTIFACT_BUCKET", "a/b"),
+        ("ARTIFACT_KEY", "{branch}/{what}.zip"),
+        ("ARTIFACT_KEY", "{branch"),
+        ("ARTIFACT_KEY", "../x.zip"),
+        ("ARTIFACT_KEY", "/x.zip"),
+        ("ARCHIVE_PREFIX", "/etc/"),
+        ("ARCHIVE_PREFIX", "../"),
+        ("ARCHIVE_COMMIT_INFO", "yes"),
+        ("BRANCHES_INCLUDE", "a[b"),
+        ("BRANCHES_EXCLUDE", "a\\"),
+        ("REPOSITORIES", "a[b"),
+        ("PIPELINE_NAME", "a/b"),
+        ("PIPELINE_NAME", &long),
+        ("PIPELINE_SOURCE_ACTION", "a b"),
+        ("PIPELINE_PIN", "latest"),
+        ("PIPELINE_VARIABLES", "1"),
+        ("DELETE_ARTIFACTS", "TRUE"),
+        ("CODECOMMIT_CONCURRENCY", "0"),
+        ("CODECOMMIT_CONCURRENCY", "many"),
+    ];
+    for (name, value) in cases {
+        let settings = [("ARTIFACT_BUCKET", "artifacts"), (name, value)];
+        let error = Config::read(&settings.into_iter().collect()).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Config, "{name}={value}");
+        assert!(
+            error.to_string().contains(&format!("`{name}`")),
+            "{name}={value}: {error}"
+        );
+    }
+    let contradiction = [
+        ("ARTIFACT_BUCKET", "abc"),
+        ("ARTIFACT_KEY", "x.zip"),
+        ("DELETE_ARTIFACTS", "true"),
+    ];
+    let error = Config::read(&contradiction.into_iter().collect()).expect_err("they contradict");
+    assert!(error.report().contains("`DELETE_ARTIFACTS`"), "{error}");
+}
+
+#[test]
+fn a_pipelines_name_is_made_of_the_branch() {
+    let settings = [
+        ("ARTIFACT_BUCKET", "abc"),
+        ("PIPELINE_NAME", "{repository}-{branch}"),
+    ];
+    let config = Config::read(&settings.into_iter().collect()).expect("it is valid");
+    let template = config.pipeline.expect("it is set");
+    let branch = branchline_core::name::BranchName::new("feature/x+y").expect("it is valid");
+    let commit = CommitId::new(&"ab".repeat(20)).expect("it is valid");
+    let name = template
+        .pipeline_of(&repository(), &branch, commit)
+        .expect("it is legal");
+    assert_eq!(name, pipeline("demo-feature-x-y"));
+}
