@@ -1,0 +1,74 @@
+//! The account that the server pretends to be, and who may sign requests in it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What an AWS client signs with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`, for those of a role.
+    pub session_token: Option<String>,
+    /// Who this is: the ARN that events and logs name.
+    pub principal_arn: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .field("principal_arn", &self.principal_arn)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The account: its number, its region, and its credentials.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// 12 digits.
+    pub id: String,
+    /// `us-east-1`.
+    pub region: String,
+    credentials: Arc<RwLock<HashMap<String, Credentials>>>,
+}
+
+impl Account {
+    /// An account without any credentials yet.
+    pub fn new(id: impl Into<String>, region: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            region: region.into(),
+            credentials: Arc::default(),
+        }
+    }
+
+    /// Lets `credentials` sign requests from now on.
+    pub fn add(&self, credentials: Credentials) {
+        self.credentials
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(credentials.access_key_id.clone(), credentials);
+    }
+
+    /// Finds the credentials of an access key id.
+    pub fn find(&self, access_key_id: &str) -> Option<Credentials> {
+        self.credentials
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(access_key_id)
+            .cloned()
+    }
+
+    /// The ARN of a repository.
+    pub fn repository_arn(&self, name: &str) -> String {
+        format!("arn:aws:codecommit:{}:{}:{name}", self.region, self.id)
+    }
+
+    /// The ARN of a function.
+    pub fn function_arn(&self, name: &str) -> String {
+        format!("arn:aws:lambda:{}:{}:function:{name}", self.region, self.id)
+    }
+}

@@ -1,0 +1,114 @@
+//! The program's commands. Only this module and `main` read the environment and write to
+//! the terminal.
+
+mod client;
+mod credential;
+mod serve;
+mod triggers;
+
+use clap::{Parser, Subcommand};
+
+pub use serve::ServeArgs;
+
+/// What a user types.
+#[derive(Debug, Parser)]
+#[command(
+    name = "branchline-dev",
+    version,
+    about = "AWS CodeCommit, S3, CodePipeline and Lambda on a laptop, over real git repositories",
+    long_about = "AWS CodeCommit (API and git over HTTP), S3, CodePipeline and Lambda on a laptop, \
+                  over real git repositories, in one process on one port of 127.0.0.1.\n\nA push \
+                  fires the repository's triggers; they invoke real Lambda bootstrap binaries; \
+                  those call the same server by the AWS SDK. What goes wrong at AWS can be made to \
+                  go wrong here, repeatably.",
+    after_help = EXAMPLES
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Start with one function; keep everything in ./dev:
+    branchline-dev serve --data dev \\
+        --function update=target/release/update --env update:ARTIFACT_BUCKET=artifacts
+
+  In another terminal, the AWS CLI and git against it:
+    . dev/env
+    aws codecommit create-repository --repository-name demo
+    git push $AWS_ENDPOINT_URL/v1/repos/demo main
+
+  Make every tenth GetBlob wait for fewer requests, and send every second event twice:
+    branchline-dev faults add codecommit/GetBlob:throttle,every=10 events:double,every=2
+
+  See who asked for what, and what was given up:
+    branchline-dev requests
+    branchline-dev dead-letters";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts the server and runs until SIGINT or SIGTERM.
+    Serve(Box<ServeArgs>),
+    /// Acts as a git credential helper: makes CodeCommit's password from AWS_* variables.
+    #[command(after_help = "Example:\n  git -c credential.helper='!branchline-dev \
+                            credential-helper' -c credential.UseHttpPath=true push")]
+    CredentialHelper {
+        /// What git asks for: get, store or erase.
+        operation: String,
+    },
+    /// Shows, adds or removes the faults of a running server.
+    Faults(client::FaultsArgs),
+    /// Shows which requests a running server got, from whom, and how many at once.
+    Requests {
+        #[command(flatten)]
+        server: client::ServerArgs,
+        /// Forgets the counts instead.
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Shows the asynchronous invocations that were given up.
+    DeadLetters {
+        #[command(flatten)]
+        server: client::ServerArgs,
+        /// Forgets them instead.
+        #[arg(long)]
+        clear: bool,
+    },
+    /// Shows a repository's triggers, those that its branches need, and the difference,
+    /// without writing: what the function `lifecycle` would do.
+    #[command(
+        after_help = "Examples:\n  branchline-dev triggers demo\n  branchline-dev triggers \
+                            demo --env BRANCHES_EXCLUDE='wip/**' --json"
+    )]
+    Triggers(triggers::TriggersArgs),
+    /// Shows the executions of all pipelines, with the object that each read.
+    Executions(client::ServerArgs),
+}
+
+impl Cli {
+    /// Carries out the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::CredentialHelper { operation } => credential::run(&operation),
+            Command::Faults(args) => client::faults(args).await,
+            Command::Requests { server, reset } => server.show("requests", reset).await,
+            Command::DeadLetters { server, clear } => server.show("dead-letters", clear).await,
+            Command::Triggers(args) => triggers::run(args).await,
+            Command::Executions(server) => server.show("executions", false).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

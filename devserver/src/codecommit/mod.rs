@@ -1,0 +1,251 @@
+//! The CodeCommit API on real bare repositories.
+//!
+//! [`CodeCommitService`] holds the repositories and answers operations; the git
+//! transport (`git_http`) goes through it too, so that every change of refs has one way
+//! and is told once. Layers, each using only those below it:
+//!
+//! 1. `repositories`, `branches`, `contents`, `differences`, `triggers`: the operations.
+//! 2. `refs_change`: changes of refs, one at a time per repository.
+//! 3. `repository`: one repository and what is durable about it.
+//! 4. `objects`, `tree`, `input`, `page`, [`git`]: reading objects and requests.
+
+mod branches;
+mod contents;
+mod differences;
+pub mod git;
+mod input;
+mod objects;
+mod page;
+mod refs_change;
+mod repositories;
+mod repository;
+mod tree;
+mod triggers;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use branchline_core::codecommit::{MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, TriggerSet};
+use branchline_core::name::RepositoryName;
+use serde_json::Value;
+
+use crate::account::Account;
+use crate::aws_json::{ApiError, ApiResult};
+use crate::refs::RefObserver;
+
+use input::Input;
+pub(crate) use repository::Repository;
+pub use triggers::{TriggerTest, TriggerTester};
+
+/// Quotas and page sizes. AWS states the quotas; for the page sizes of `ListBranches`
+/// and `GetDifferences`, which it does not, the defaults are a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most triggers of a repository: 10.
+    pub triggers: usize,
+    /// The most branches of a trigger: 10.
+    pub branches_per_trigger: usize,
+    /// Names on a page of `ListBranches`: 100.
+    pub branches_page: usize,
+    /// Names on a page of `ListRepositories`: 1000.
+    pub repositories_page: usize,
+    /// The most differences on a page of `GetDifferences`: 400.
+    pub differences_page: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            triggers: MAX_TRIGGERS,
+            branches_per_trigger: MAX_BRANCHES_PER_TRIGGER,
+            branches_page: 100,
+            repositories_page: 1000,
+            differences_page: 400,
+        }
+    }
+}
+
+/// CodeCommit, over the bare repositories `<dir>/<name>.git`.
+///
+/// A handle: clones share the repositories.
+#[derive(Clone)]
+pub struct CodeCommitService(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    account: Account,
+    limits: Limits,
+    observer: Arc<dyn RefObserver>,
+    base_url: RwLock<String>,
+    tester: RwLock<Option<Arc<dyn TriggerTester>>>,
+    repositories: RwLock<BTreeMap<String, Arc<Repository>>>,
+    /// Held while a repository is created or deleted.
+    membership: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for CodeCommitService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CodeCommitService")
+            .field("dir", &self.0.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CodeCommitService {
+    /// Opens the repositories in `dir`, which is created when it is missing.
+    pub fn open(
+        dir: impl AsRef<Path>,
+        account: Account,
+        observer: Arc<dyn RefObserver>,
+    ) -> std::io::Result<Self> {
+        Self::open_with(dir, account, observer, Limits::default())
+    }
+
+    /// As [`open`](Self::open), with other quotas and page sizes.
+    pub fn open_with(
+        dir: impl AsRef<Path>,
+        account: Account,
+        observer: Arc<dyn RefObserver>,
+        limits: Limits,
+    ) -> std::io::Result<Self> {
+        std::fs::create_dir_all(dir.as_ref())?;
+        let dir = std::path::absolute(dir.as_ref())?;
+        let mut repositories = BTreeMap::new();
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            let Some(file_name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if file_name.starts_with(".new-") || file_name.starts_with(".deleted-") {
+                // Left by a server that was stopped in the middle.
+                std::fs::remove_dir_all(&path)?;
+                continue;
+            }
+            let Some(name) = file_name.strip_suffix(".git") else {
+                continue;
+            };
+            if RepositoryName::new(name).is_ok() && path.join("objects").is_dir() {
+                let repository = Repository::open(name.to_owned(), path.clone())?;
+                repositories.insert(name.to_owned(), Arc::new(repository));
+            }
+        }
+        Ok(Self(Arc::new(Inner {
+            dir,
+            account,
+            limits,
+            observer,
+            base_url: RwLock::default(),
+            tester: RwLock::default(),
+            repositories: RwLock::new(repositories),
+            membership: tokio::sync::Mutex::default(),
+        })))
+    }
+
+    /// Sets what `cloneUrlHttp` starts with, `http://127.0.0.1:3000`; the port is known
+    /// only after the server listens.
+    pub fn set_base_url(&self, base_url: &str) {
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        let held = self.0.base_url.write();
+        *held.unwrap_or_else(PoisonError::into_inner) = base_url;
+    }
+
+    /// Sets who runs `TestRepositoryTriggers`' tests. Until then all tests fail.
+    pub fn set_trigger_tester(&self, tester: Arc<dyn TriggerTester>) {
+        let mut held = self
+            .0
+            .tester
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *held = Some(tester);
+    }
+
+    /// The names of all repositories, sorted.
+    pub fn repositories(&self) -> Vec<String> {
+        self.all().keys().cloned().collect()
+    }
+
+    /// The triggers of a repository; `None` when there is no such repository.
+    pub fn triggers(&self, repository: &str) -> Option<TriggerSet> {
+        self.find(repository).map(|found| found.triggers())
+    }
+
+    /// The `repositoryId` (a UUID) of a repository.
+    pub fn repository_id(&self, repository: &str) -> Option<String> {
+        self.find(repository).map(|found| found.metadata().id)
+    }
+
+    /// The folder of a repository's bare git repository.
+    pub fn repository_dir(&self, repository: &str) -> Option<PathBuf> {
+        self.find(repository).map(|found| found.dir.clone())
+    }
+
+    /// Where git reaches a repository.
+    pub fn clone_url(&self, repository: &str) -> String {
+        let base_url = self.0.base_url.read();
+        let base_url = base_url.unwrap_or_else(PoisonError::into_inner);
+        format!("{base_url}/v1/repos/{repository}")
+    }
+
+    /// Answers one operation (`GetFolder`) that `principal_arn` asks for.
+    pub async fn call(&self, operation: &str, input: Value, principal_arn: &str) -> ApiResult {
+        let Value::Object(members) = &input else {
+            return Err(ApiError::new(
+                "SerializationException",
+                "the request's body must be a JSON object",
+            ));
+        };
+        let input = Input(members);
+        match operation {
+            "CreateRepository" => self.create_repository(input).await,
+            "DeleteRepository" => self.delete_repository(input).await,
+            "GetRepository" => self.get_repository(input),
+            "ListRepositories" => self.list_repositories(input),
+            "BatchGetRepositories" => self.batch_get_repositories(input),
+            "GetFolder" => self.get_folder(input).await,
+            "GetFile" => self.get_file(input).await,
+            "GetBlob" => self.get_blob(input).await,
+            "GetCommit" => self.get_commit(input).await,
+            "BatchGetCommits" => self.batch_get_commits(input).await,
+            "GetDifferences" => self.get_differences(input).await,
+            "GetBranch" => self.get_branch(input).await,
+            "ListBranches" => self.list_branches(input).await,
+            "CreateBranch" => self.create_branch(input, principal_arn).await,
+            "DeleteBranch" => self.delete_branch(input, principal_arn).await,
+            "UpdateDefaultBranch" => self.update_default_branch(input).await,
+            "GetRepositoryTriggers" => self.get_repository_triggers(input),
+            "PutRepositoryTriggers" => self.put_repository_triggers(input),
+            "TestRepositoryTriggers" => self.test_repository_triggers(input, principal_arn).await,
+            _ => Err(ApiError::new(
+                "UnknownOperationException",
+                format!("CodeCommit has no operation {operation} here"),
+            )),
+        }
+    }
+
+    /// The repository of that name.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Repository>> {
+        self.all().get(name).cloned()
+    }
+
+    /// The repository that `repositoryName` names, or the error for why not.
+    fn named(&self, input: Input<'_>) -> Result<Arc<Repository>, ApiError> {
+        let name = input.repository_name()?;
+        self.find(name.as_str()).ok_or_else(|| {
+            ApiError::new(
+                "RepositoryDoesNotExistException",
+                format!("{name} does not exist"),
+            )
+        })
+    }
+
+    fn all(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Repository>>> {
+        let repositories = self.0.repositories.read();
+        repositories.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Repository>>> {
+        let repositories = self.0.repositories.write();
+        repositories.unwrap_or_else(PoisonError::into_inner)
+    }
+}

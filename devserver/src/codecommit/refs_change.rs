@@ -1,0 +1,70 @@
+//! Changes of refs: one at a time per repository, compared before and after, and told
+//! to the observer once each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::git::GitError;
+use super::repository::{first_default_branch, ref_changes};
+use super::{CodeCommitService, Repository};
+use crate::refs::RefUpdate;
+
+/// The right to change a repository's refs.
+///
+/// Whoever holds it must [`finish`](Self::finish), in a task of its own: a client that
+/// goes away must not keep a change from being told.
+#[derive(Debug)]
+pub(crate) struct RefChange {
+    service: CodeCommitService,
+    repository: Arc<Repository>,
+    before: BTreeMap<String, String>,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl CodeCommitService {
+    /// Waits for other changes to finish and notes the refs as they are.
+    pub(crate) async fn begin_ref_change(
+        &self,
+        repository: &Arc<Repository>,
+    ) -> Result<RefChange, GitError> {
+        let guard = Arc::clone(&repository.refs_lock).lock_owned().await;
+        let current = self.find(&repository.name);
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, repository)) {
+            return Err(GitError::new("refs", "the repository was deleted"));
+        }
+        Ok(RefChange {
+            before: repository.refs().await?,
+            service: self.clone(),
+            repository: Arc::clone(repository),
+            _guard: guard,
+        })
+    }
+}
+
+impl RefChange {
+    /// Finds out what changed, gives the repository a default branch when these are its
+    /// first branches, and tells the observer.
+    pub(crate) async fn finish(self, principal_arn: &str) -> Result<Vec<RefUpdate>, GitError> {
+        let after = self.repository.refs().await?;
+        let updates = ref_changes(&self.before, &after);
+        if updates.is_empty() {
+            return Ok(updates);
+        }
+        let first = match self.repository.default_branch() {
+            None => first_default_branch(&updates),
+            Some(_) => None,
+        };
+        let kept = match first {
+            Some(branch) => self.repository.set_default_branch(&branch).await,
+            // Writes the time of the last modification.
+            None => self.repository.update(|_| ()),
+        };
+        // The refs have moved, whatever became of the metadata: that must be told.
+        let name = &self.repository.name;
+        let observer = &self.service.0.observer;
+        observer.refs_changed(name, principal_arn, &updates);
+        kept.map(|()| updates)
+    }
+}

@@ -1,0 +1,160 @@
+//! Counts what was asked: per service and operation, by whom, and how much at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::Service;
+
+/// Requests of one kind by one principal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RequestLine {
+    /// The service.
+    pub service: Service,
+    /// The operation, `GetFolder`.
+    pub operation: String,
+    /// The IAM action, `codecommit:GetFolder`.
+    pub action: String,
+    /// Who asked; `None` for requests without known credentials.
+    pub principal: Option<String>,
+    /// How often.
+    pub count: u64,
+    /// How many of them ended in a 4xx or 5xx, or without an answer.
+    pub failed: u64,
+}
+
+type Key = (Service, String, String, Option<String>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    lines: BTreeMap<Key, (u64, u64)>,
+    in_flight: BTreeMap<Service, (u64, u64)>,
+}
+
+/// All counts since the start or the last reset.
+#[derive(Debug, Clone, Default)]
+pub struct RequestLog(Arc<Mutex<Counts>>);
+
+impl RequestLog {
+    /// Counts a request; it is in flight until the answer is dropped.
+    pub fn begin(
+        &self,
+        service: Service,
+        operation: &str,
+        action: &str,
+        principal: Option<String>,
+    ) -> InFlight {
+        let key = (service, operation.to_owned(), action.to_owned(), principal);
+        let mut counts = self.counts();
+        counts.lines.entry(key.clone()).or_default().0 += 1;
+        let (now, most) = counts.in_flight.entry(service).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        InFlight {
+            log: self.clone(),
+            key,
+            failed: false,
+        }
+    }
+
+    /// The counts, by service and operation.
+    pub fn lines(&self) -> Vec<RequestLine> {
+        self.counts()
+            .lines
+            .iter()
+            .map(
+                |((service, operation, action, principal), (count, failed))| RequestLine {
+                    service: *service,
+                    operation: operation.clone(),
+                    action: action.clone(),
+                    principal: principal.clone(),
+                    count: *count,
+                    failed: *failed,
+                },
+            )
+            .collect()
+    }
+
+    /// How many requests of an operation there were.
+    pub fn count(&self, service: Service, operation: &str) -> u64 {
+        self.lines()
+            .iter()
+            .filter(|line| line.service == service && line.operation == operation)
+            .map(|line| line.count)
+            .sum()
+    }
+
+    /// The most requests of a service that were in flight at one time.
+    pub fn max_in_flight(&self, service: Service) -> u64 {
+        self.counts()
+            .in_flight
+            .get(&service)
+            .map_or(0, |(_, most)| *most)
+    }
+
+    /// Forgets all counts; what is in flight stays so.
+    pub fn reset(&self) {
+        let mut counts = self.counts();
+        counts.lines.clear();
+        for (now, most) in counts.in_flight.values_mut() {
+            *most = *now;
+        }
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub struct InFlight {
+    log: RequestLog,
+    key: Key,
+    failed: bool,
+}
+
+impl InFlight {
+    /// Marks the request as failed.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut counts = self.log.counts();
+        if let Some((now, _)) = counts.in_flight.get_mut(&self.key.0) {
+            *now = now.saturating_sub(1);
+        }
+        if self.failed
+            && let Some((_, failed)) = counts.lines.get_mut(&self.key)
+        {
+            *failed += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_in_flight_and_the_failed_are_told() {
+        let log = RequestLog::default();
+        let action = "s3:GetObject";
+        let first = log.begin(Service::S3, "GetObject", action, None);
+        let mut second = log.begin(Service::S3, "GetObject", action, None);
+        second.fail();
+        drop((first, second));
+        drop(log.begin(Service::S3, "GetObject", action, Some("arn".into())));
+        assert_eq!(log.max_in_flight(Service::S3), 2);
+        assert_eq!(log.count(Service::S3, "GetObject"), 3);
+        let failed: Vec<u64> = log.lines().iter().map(|line| line.failed).collect();
+        assert_eq!(failed, [1, 0], "principals are counted apart");
+        log.reset();
+        assert_eq!(log.max_in_flight(Service::S3), 0);
+        assert!(log.lines().is_empty());
+    }
+}

@@ -1,0 +1,29 @@
+//! The development server: AWS CodeCommit, S3, CodePipeline and Lambda on a laptop, over
+//! real git repositories, in one process.
+//!
+//! Layers, each using only those below it:
+//!
+//! 1. [`server`]: one port, every request to its service; starts and stops the rest.
+//! 2. [`delivery`]: triggers and EventBridge events, from pushes to functions.
+//! 3. [`lambda`], [`pipeline`]: run functions and pipelines.
+//! 4. [`codecommit`], [`git_http`], [`s3`]: hold what users put there.
+//! 5. [`faults`]: counts every request, and decides which of them go wrong.
+//! 6. [`account`], [`aws_json`], [`refs`]: words that all of them share.
+//!
+//! [`cli`] and [`log`] are what a person sees of it.
+//!
+//! It uses core's formats and names, never its decisions: what it does is what AWS does.
+
+pub mod account;
+pub mod aws_json;
+pub mod cli;
+pub mod codecommit;
+pub mod delivery;
+pub mod faults;
+pub mod git_http;
+pub mod lambda;
+pub mod log;
+pub mod pipeline;
+pub mod refs;
+pub mod s3;
+pub mod server;

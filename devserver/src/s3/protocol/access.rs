@@ -1,0 +1,77 @@
+//! Who may ask: the credentials of the account, their session tokens included.
+
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::{S3Result, s3_error};
+
+use crate::account::Account;
+
+/// The account as `s3s` asks it.
+pub(super) struct Access {
+    account: Account,
+}
+
+impl Access {
+    pub(super) fn new(account: Account) -> Self {
+        Self { account }
+    }
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Access {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        match self.account.find(access_key) {
+            Some(credentials) => Ok(credentials.secret_access_key.into()),
+            None => Err(s3_error!(
+                InvalidAccessKeyId,
+                "The AWS Access Key Id you provided does not exist in our records."
+            )),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl S3Access for Access {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let Some(signer) = cx.credentials() else {
+            return Err(s3_error!(AccessDenied, "Anonymous access is forbidden"));
+        };
+        let Some(known) = self.account.find(&signer.access_key) else {
+            return Err(s3_error!(InvalidAccessKeyId));
+        };
+        let given = session_token(cx);
+        if given.as_deref() != known.session_token.as_deref() {
+            return Err(s3_error!(
+                InvalidToken,
+                "The provided token is malformed or otherwise invalid."
+            ));
+        }
+        let owner = cx
+            .headers()
+            .get("x-amz-expected-bucket-owner")
+            .map(http::HeaderValue::as_bytes);
+        if owner.is_some_and(|owner| owner != self.account.id.as_bytes()) {
+            return Err(s3_error!(
+                AccessDenied,
+                "The bucket does not belong to the expected owner"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The token in the header, or in the query of a presigned URL.
+fn session_token(cx: &S3AccessContext<'_>) -> Option<String> {
+    if let Some(value) = cx.headers().get("x-amz-security-token") {
+        return Some(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    let query = cx.uri().query()?;
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.eq_ignore_ascii_case("X-Amz-Security-Token").then(|| {
+            percent_encoding::percent_decode_str(value)
+                .decode_utf8_lossy()
+                .into_owned()
+        })
+    })
+}

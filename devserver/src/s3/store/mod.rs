@@ -1,0 +1,236 @@
+//! A versioned, atomic and durable object store in a folder.
+//!
+//! ```text
+//! lock                          held by the one process that has the store open
+//! buckets/<name>/journal        every change, a line each (see `journal`)
+//! buckets/<name>/blobs/<id>     bytes, named by the journal; keys are no paths
+//! graves/                       deleted buckets, removed as soon as possible
+//! ```
+//!
+//! All calls block on the disk: asynchronous callers use `spawn_blocking`. Nothing here
+//! knows HTTP or S3's protocol, but every rule is S3's.
+
+mod blob;
+mod bucket;
+mod checksum;
+mod error;
+mod event;
+mod index;
+mod journal;
+mod list;
+mod object;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+pub use self::blob::{Reader, Sealed, Staged};
+pub use self::bucket::Bucket;
+pub use self::checksum::{Algorithm, Checksum, Kind};
+pub use self::error::{Error, Result};
+pub use self::event::Event;
+pub use self::list::{ListedObject, ListedVersion, Page, Query};
+pub use self::object::{
+    Attributes, Condition, Deleted, Encryption, Head, Precondition, PutOptions, Tags, Versioning,
+};
+pub use self::upload::{Completion, NamedPart, PartInfo, UploadInfo};
+
+use self::error::Context as _;
+use self::event::Observers;
+
+/// The store; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
+    observers: Arc<Observers>,
+    /// Held as long as the store is open.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in a folder, creating it if need be, and removes what a crash or a
+    /// cut connection left unfinished.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        fs::create_dir_all(folder.join("buckets")).context("opening the store")?;
+        let lock = File::create(folder.join("lock")).context("opening the store")?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked(folder.to_owned())),
+            Err(TryLockError::Error(source)) => {
+                return Err(Error::Io {
+                    action: "locking the store",
+                    source,
+                });
+            }
+        }
+        let graves = folder.join("graves");
+        if graves.try_exists().context("opening the store")? {
+            fs::remove_dir_all(&graves).context("removing deleted buckets")?;
+        }
+        fs::create_dir(&graves).context("opening the store")?;
+        let observers = Arc::new(Observers::default());
+        let mut buckets = BTreeMap::new();
+        for entry in fs::read_dir(folder.join("buckets")).context("opening the store")? {
+            let entry = entry.context("opening the store")?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                continue;
+            };
+            match Bucket::open(&entry.path(), &name, Arc::clone(&observers))? {
+                Some(bucket) => {
+                    buckets.insert(name, Arc::new(bucket));
+                }
+                None => fs::remove_dir_all(entry.path()).context("removing an unmade bucket")?,
+            }
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                folder: folder.to_owned(),
+                buckets: RwLock::new(buckets),
+                observers,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Calls `observer` after each change, from the thread that made it and while the
+    /// bucket's other writers wait: it must be quick, and not write to the bucket.
+    pub fn on_event(&self, observer: impl Fn(&Event) + Send + Sync + 'static) {
+        self.inner.observers.add(Box::new(observer));
+    }
+
+    /// Creates a bucket.
+    pub fn create_bucket(&self, name: &str, region: &str) -> Result<Arc<Bucket>> {
+        check_bucket_name(name)?;
+        let mut buckets = self
+            .inner
+            .buckets
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if buckets.contains_key(name) {
+            return Err(Error::BucketExists(name.to_owned()));
+        }
+        let folder = self.inner.folder.join("buckets").join(name);
+        let bucket = Bucket::create(&folder, name, region, Arc::clone(&self.inner.observers))?;
+        let bucket = Arc::new(bucket);
+        buckets.insert(name.to_owned(), Arc::clone(&bucket));
+        Ok(bucket)
+    }
+
+    /// Deletes a bucket that has no objects, versions or delete markers left. Uploads that
+    /// are under way go with it.
+    pub fn delete_bucket(&self, name: &str) -> Result<()> {
+        let mut buckets = self
+            .inner
+            .buckets
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let bucket = buckets
+            .get(name)
+            .ok_or_else(|| Error::NoSuchBucket(name.to_owned()))?;
+        let grave = self
+            .inner
+            .folder
+            .join("graves")
+            .join(uuid::Uuid::new_v4().simple().to_string());
+        bucket.retire(&grave)?;
+        buckets.remove(name);
+        drop(buckets);
+        // What cannot be removed now is removed at the next start.
+        let _ = fs::remove_dir_all(grave);
+        Ok(())
+    }
+
+    /// Finds a bucket.
+    pub fn bucket(&self, name: &str) -> Result<Arc<Bucket>> {
+        self.inner
+            .buckets
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::NoSuchBucket(name.to_owned()))
+    }
+
+    /// All buckets, by name.
+    pub fn buckets(&self) -> Vec<Arc<Bucket>> {
+        self.inner
+            .buckets
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// Describes an object, current or of a version, and opens its bytes.
+    pub fn get(&self, bucket: &str, key: &str, version_id: Option<&str>) -> Result<(Head, Reader)> {
+        self.bucket(bucket)?.get(key, version_id)
+    }
+
+    /// Reads an object whole.
+    pub fn get_bytes(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: Option<&str>,
+    ) -> Result<(Head, Bytes)> {
+        let (head, mut reader) = self.get(bucket, key, version_id)?;
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).context("reading a blob")?;
+        Ok((head, bytes.into()))
+    }
+
+    /// Writes an object whole.
+    pub fn put(&self, bucket: &str, key: &str, bytes: &[u8], options: PutOptions) -> Result<Head> {
+        let bucket = self.bucket(bucket)?;
+        let mut staged = bucket.stage(None)?;
+        staged.write(bytes)?;
+        bucket.put(key, staged.seal()?, options)
+    }
+
+    /// The multipart uploads of a bucket that are neither completed nor aborted.
+    pub fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>> {
+        Ok(self.bucket(bucket)?.uploads())
+    }
+}
+
+/// Refuses names that S3 does not allow; what is left is also a safe folder name.
+fn check_bucket_name(name: &str) -> Result<()> {
+    let legal = (3..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+        && !name.contains("..")
+        && name.parse::<std::net::Ipv4Addr>().is_err();
+    if legal {
+        Ok(())
+    } else {
+        Err(Error::InvalidBucketName(name.to_owned()))
+    }
+}
+
+/// Now, in whole seconds as S3 keeps time.
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .unwrap_or_default()
+}

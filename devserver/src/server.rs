@@ -1,0 +1,385 @@
+//! One port, every request to its service; starts and stops the rest.
+
+mod adapters;
+mod body;
+mod classify;
+mod control;
+mod credentials;
+mod dispatch;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::account::{Account, Credentials};
+use crate::codecommit::CodeCommitService;
+use crate::delivery::{Delivery, EventRule};
+use crate::faults::{Faults, RequestLog, Rule};
+use crate::git_http::GitHttp;
+use crate::lambda::{
+    AsyncInvocations, FunctionConfig, HostOptions, LambdaApi, LambdaHost, QueueOptions,
+};
+use crate::pipeline::{PipelineOptions, PipelineService};
+use crate::s3::{self, Store};
+
+use control::Control;
+use dispatch::Dispatcher;
+
+/// How long requests and invocations under way may take when the server stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// Settings of the server.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything is kept; `None`: a temporary folder that goes with the server.
+    pub data: Option<PathBuf>,
+    /// The port on 127.0.0.1; 0: the system chooses.
+    pub port: u16,
+    /// The account's number, 12 digits.
+    pub account_id: String,
+    /// The region.
+    pub region: String,
+    /// The functions.
+    pub functions: Vec<FunctionConfig>,
+    /// Rules of the default event bus.
+    pub event_rules: Vec<EventRule>,
+    /// Faults from the start.
+    pub faults: Vec<Rule>,
+    /// The seed of all faults; `None`: a random one.
+    pub seed: Option<u64>,
+    /// All delays of asynchronous invocations times this.
+    pub retry_delay_scale: f64,
+    /// The most environments of a function without reserved concurrency.
+    pub unreserved_concurrency: u32,
+    /// The most executions of one pipeline at a time.
+    pub max_concurrent_executions: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data: None,
+            port: 0,
+            account_id: "123456789012".into(),
+            region: "us-east-1".into(),
+            functions: Vec::new(),
+            event_rules: Vec::new(),
+            faults: Vec::new(),
+            seed: None,
+            retry_delay_scale: 1.0,
+            unreserved_concurrency: 10,
+            max_concurrent_executions: None,
+        }
+    }
+}
+
+/// A running server. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in
+/// order.
+pub struct Server {
+    address: SocketAddr,
+    account: Account,
+    credentials: Credentials,
+    store: Store,
+    codecommit: CodeCommitService,
+    lambda: LambdaHost,
+    queue: AsyncInvocations,
+    delivery: Delivery,
+    pipelines: PipelineService,
+    faults: Arc<Faults>,
+    requests: RequestLog,
+    data: PathBuf,
+    connections: TaskTracker,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    /// Starts the server. When this returns, it accepts requests.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let (data, temporary) = data_folder(options.data.as_deref())?;
+        let listener = TcpListener::bind(("127.0.0.1", options.port))
+            .await
+            .with_context(|| format!("listening on 127.0.0.1:{}", options.port))?;
+        let address = listener.local_addr()?;
+        let endpoint = format!("http://{address}");
+
+        let account = Account::new(&options.account_id, &options.region);
+        let credentials = credentials::load_or_create(&data, &options.account_id)
+            .with_context(|| format!("keeping credentials in {}", data.display()))?;
+        account.add(credentials.clone());
+
+        let faults = Arc::new(Faults::new(options.seed.unwrap_or_else(rand::random)));
+        for rule in &options.faults {
+            faults.add(rule.clone());
+        }
+        let (lambda, queue) = open_lambda(&options, &account, &endpoint, &data)?;
+        let delivery = Delivery::new(
+            account.clone(),
+            Arc::clone(&faults),
+            queue.clone(),
+            options.event_rules.clone(),
+        );
+        let codecommit = CodeCommitService::open(
+            data.join("codecommit"),
+            account.clone(),
+            Arc::new(delivery.clone()),
+        )
+        .context("opening the repositories")?;
+        codecommit.set_base_url(&endpoint);
+        codecommit.set_trigger_tester(Arc::new(delivery.clone()));
+        delivery.set_source(Arc::new(codecommit.clone()));
+        let store = Store::open(data.join("s3")).context("opening the buckets")?;
+        let pipelines = open_pipelines(&options, &account, &store, &data)?;
+
+        let requests = RequestLog::default();
+        let dispatcher = Dispatcher {
+            account: account.clone(),
+            faults: Arc::clone(&faults),
+            log: requests.clone(),
+            control: Control {
+                faults: Arc::clone(&faults),
+                log: requests.clone(),
+                queue: queue.clone(),
+                delivery: delivery.clone(),
+                pipelines: pipelines.clone(),
+                about: json!({
+                    "endpoint": endpoint,
+                    "accountId": account.id,
+                    "region": account.region,
+                    "seed": faults.seed(),
+                    "data": data,
+                }),
+            },
+            codecommit: Arc::new(codecommit.clone()),
+            pipelines: pipelines.clone(),
+            lambda: LambdaApi::new(lambda.clone(), queue.clone()),
+            git: Arc::new(GitHttp::new(codecommit.clone(), account.clone())),
+            s3: Arc::new(s3::service(store.clone(), account.clone())),
+        };
+        let stop = CancellationToken::new();
+        let connections = TaskTracker::new();
+        let accepting = accept(listener, dispatcher, stop.clone(), connections.clone());
+        connections.spawn(accepting);
+        let waiting = queue.resume().context("reading the queue")?;
+        if waiting > 0 {
+            tracing::info!("{waiting} events of an earlier run are delivered");
+        }
+        Ok(Self {
+            address,
+            account,
+            credentials,
+            store,
+            codecommit,
+            lambda,
+            queue,
+            delivery,
+            pipelines,
+            faults,
+            requests,
+            data,
+            connections,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+            _temporary: temporary,
+        })
+    }
+
+    /// Where it listens, `http://127.0.0.1:3000`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The account that it pretends to be.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The credentials of the account's developer.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The buckets.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The repositories.
+    pub fn codecommit(&self) -> &CodeCommitService {
+        &self.codecommit
+    }
+
+    /// The functions.
+    pub fn lambda(&self) -> &LambdaHost {
+        &self.lambda
+    }
+
+    /// The asynchronous invocations and dead letters.
+    pub fn queue(&self) -> &AsyncInvocations {
+        &self.queue
+    }
+
+    /// What pushes cause; also a [`RefObserver`](crate::refs::RefObserver).
+    pub fn delivery(&self) -> &Delivery {
+        &self.delivery
+    }
+
+    /// The pipelines.
+    pub fn pipelines(&self) -> &PipelineService {
+        &self.pipelines
+    }
+
+    /// The faults in force.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// What was asked so far.
+    pub fn requests(&self) -> &RequestLog {
+        &self.requests
+    }
+
+    /// Where everything is kept.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Waits until no event, invocation or execution is under way; whether that was so
+    /// within `limit`.
+    pub async fn settle(&self, limit: Duration) -> bool {
+        let settled = async {
+            // Each stage can feed the next, so that two looks in a row must agree.
+            let mut quiet = 0;
+            while quiet < 2 {
+                let pending =
+                    self.delivery.pending() + self.queue.pending() + self.pipelines.pending();
+                quiet = if pending == 0 { quiet + 1 } else { 0 };
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(limit, settled).await.is_ok()
+    }
+
+    /// Stops: first what makes work, then the functions (which may still call the
+    /// services for a moment), then the services.
+    pub async fn shutdown(self) {
+        self.delivery.shutdown().await;
+        self.queue.shutdown().await;
+        self.lambda.shutdown(SHUTDOWN_GRACE).await;
+        self.pipelines.shutdown().await;
+        self.stop.cancel();
+        self.connections.close();
+        self.connections.wait().await;
+    }
+}
+
+/// Opens the pipelines.
+fn open_pipelines(
+    options: &Options,
+    account: &Account,
+    store: &Store,
+    data: &Path,
+) -> anyhow::Result<PipelineService> {
+    PipelineService::open(
+        account.clone(),
+        PipelineOptions {
+            data: data.join("codepipeline"),
+            max_concurrent_executions: options.max_concurrent_executions,
+        },
+        Arc::new(store.clone()),
+    )
+    .context("opening the pipelines")
+}
+
+/// Opens the functions and their queue.
+fn open_lambda(
+    options: &Options,
+    account: &Account,
+    endpoint: &str,
+    data: &Path,
+) -> anyhow::Result<(LambdaHost, AsyncInvocations)> {
+    let lambda = LambdaHost::new(
+        account.clone(),
+        HostOptions {
+            endpoint: endpoint.to_owned(),
+            data: data.join("lambda"),
+            unreserved_concurrency: options.unreserved_concurrency,
+        },
+    )?;
+    for function in &options.functions {
+        lambda.add(function.clone()).map_err(anyhow::Error::msg)?;
+    }
+    let queue = AsyncInvocations::open(
+        lambda.clone(),
+        QueueOptions {
+            data: data.join("lambda"),
+            delay_scale: options.retry_delay_scale,
+        },
+    )
+    .context("opening the queue of asynchronous invocations")?;
+    Ok((lambda, queue))
+}
+
+fn data_folder(wanted: Option<&Path>) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
+    if let Some(wanted) = wanted {
+        std::fs::create_dir_all(wanted)
+            .with_context(|| format!("creating the data folder {}", wanted.display()))?;
+        return Ok((std::path::absolute(wanted)?, None));
+    }
+    let folder = tempfile::Builder::new()
+        .prefix("branchline-dev-")
+        .tempdir()
+        .context("creating a temporary data folder")?;
+    Ok((folder.path().to_owned(), Some(folder)))
+}
+
+async fn accept(
+    listener: TcpListener,
+    dispatcher: Dispatcher,
+    stop: CancellationToken,
+    connections: TaskTracker,
+) {
+    let dispatcher = Arc::new(dispatcher);
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait until some are free.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true);
+        let dispatcher = Arc::clone(&dispatcher);
+        let stop = stop.clone();
+        connections.spawn(async move {
+            let service = hyper::service::service_fn(|request| {
+                let dispatcher = Arc::clone(&dispatcher);
+                async move { dispatcher.call(request).await }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = stop.cancelled() => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(SHUTDOWN_GRACE, connection).await;
+        });
+    }
+}

@@ -1,0 +1,307 @@
+//! One request: counted, perhaps failed on purpose, and answered by its service.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::body::{Body, Tracked, full};
+use super::classify::{Target, access_key_id, classify, text};
+use super::control::Control;
+use crate::account::{Account, Credentials};
+use crate::aws_json::{self, ApiError, ApiResult};
+use crate::faults::{Fault, Faults, RequestLog, Service};
+use crate::lambda::LambdaApi;
+use crate::pipeline::{PipelineService, cbor};
+
+/// The largest body of a JSON, CBOR or Lambda request, in bytes: above Lambda's own limit,
+/// so that Lambda's error is seen.
+const MAX_API_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// A service that speaks a JSON protocol.
+#[async_trait]
+pub(super) trait JsonService: Send + Sync {
+    async fn call(&self, operation: &str, input: Value, principal_arn: &str) -> ApiResult;
+}
+
+/// A service that reads requests and writes answers by itself.
+#[async_trait]
+pub(super) trait HttpService: Send + Sync {
+    async fn call(&self, request: Request<Incoming>) -> Response<Body>;
+}
+
+/// Everything that requests go to.
+pub(super) struct Dispatcher {
+    pub(super) account: Account,
+    pub(super) faults: Arc<Faults>,
+    pub(super) log: RequestLog,
+    pub(super) control: Control,
+    pub(super) codecommit: Arc<dyn JsonService>,
+    pub(super) pipelines: PipelineService,
+    pub(super) lambda: LambdaApi,
+    pub(super) git: Arc<dyn HttpService>,
+    pub(super) s3: Arc<dyn HttpService>,
+}
+
+/// The connection is to be closed without an answer.
+#[derive(Debug)]
+pub(super) struct Hangup;
+
+impl std::fmt::Display for Hangup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("closed by a fault")
+    }
+}
+
+impl std::error::Error for Hangup {}
+
+impl Dispatcher {
+    /// Answers one request.
+    pub(super) async fn call(&self, request: Request<Incoming>) -> Result<Response<Body>, Hangup> {
+        if request.uri().path().starts_with("/_dev") {
+            return Ok(self.control.call(request).await);
+        }
+        let (parts, body) = request.into_parts();
+        let target = classify(&parts);
+        let credentials = access_key_id(&parts).and_then(|id| self.account.find(&id));
+        let mut in_flight = self.log.begin(
+            target.service,
+            &target.operation,
+            &target.action,
+            credentials
+                .as_ref()
+                .map(|found| found.principal_arn.clone()),
+        );
+        let verdict = self.faults.decide(target.service, &target.operation);
+        if !verdict.latency.is_zero() {
+            tokio::time::sleep(verdict.latency).await;
+        }
+        if let Some(fault) = verdict.fault {
+            let (service, operation) = (target.service.name(), &target.operation);
+            tracing::info!("fault: {service} {operation}: {}", fault.name());
+        }
+        let response = match verdict.fault {
+            Some(Fault::Drop) => {
+                in_flight.fail();
+                return Err(Hangup);
+            }
+            Some(Fault::Throttle) => throttled(&target),
+            Some(Fault::Error) => failed(&target),
+            Some(Fault::Conflict) => conflicting(&target),
+            _ => {
+                self.execute(&target, credentials, Request::from_parts(parts, body))
+                    .await
+            }
+        };
+        if verdict.fault == Some(Fault::LoseAnswer) {
+            in_flight.fail();
+            // A streamed answer may still be at work.
+            let _ = response.into_body().collect().await;
+            return Err(Hangup);
+        }
+        let cut = verdict.fault == Some(Fault::Cut);
+        if cut || response.status().is_client_error() || response.status().is_server_error() {
+            in_flight.fail();
+        }
+        if cut && http_body::Body::is_end_stream(response.body()) {
+            // There is no middle of nothing.
+            return Err(Hangup);
+        }
+        Ok(response.map(|body| Tracked::new(body, cut, in_flight).boxed_unsync()))
+    }
+
+    async fn execute(
+        &self,
+        target: &Target,
+        credentials: Option<Credentials>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        match target.service {
+            Service::Git => return self.git.call(request).await,
+            Service::S3 | Service::Events => return self.s3.call(request).await,
+            _ => {}
+        }
+        let (parts, body) = request.into_parts();
+        // The body is read in any case: a client that is still sending sees no answer.
+        let body = Limited::new(body, MAX_API_BODY_BYTES).collect().await;
+        let body = body.map(http_body_util::Collected::to_bytes);
+        let principal = authenticate(&parts, credentials);
+        if target.service == Service::Lambda {
+            return match (principal, body) {
+                (Ok(_), Ok(body)) => self.lambda.call(&parts, body).await.map(full),
+                (Err(error), _) => lambda_error(&error),
+                (_, Err(_)) => lambda_error(&too_large()),
+            };
+        }
+        let result = async {
+            let principal = principal?;
+            let body = body.map_err(|_| too_large())?;
+            let input = if target.cbor {
+                cbor::read(&body)?
+            } else {
+                read_json(&body)?
+            };
+            let operation = &target.operation;
+            match target.service {
+                Service::CodePipeline => self.pipelines.call(operation, &input, &principal),
+                _ => self.codecommit.call(operation, input, &principal).await,
+            }
+        };
+        api_response(target, result.await)
+    }
+}
+
+/// Finds the principal of a signed API request. The signature is not checked here: who
+/// knows the key id of a development account may use it.
+fn authenticate(request: &Parts, credentials: Option<Credentials>) -> Result<String, ApiError> {
+    let refuse = |status, code: &str, message: &str| ApiError {
+        status,
+        ..ApiError::new(code, message)
+    };
+    if !request.headers.contains_key(header::AUTHORIZATION) {
+        return Err(refuse(
+            StatusCode::FORBIDDEN,
+            "MissingAuthenticationTokenException",
+            "Missing Authentication Token: sign the request with the credentials that the server \
+             printed",
+        ));
+    }
+    let token = text(&request.headers, "x-amz-security-token");
+    match credentials {
+        Some(found) if found.session_token.as_deref() == token => Ok(found.principal_arn),
+        _ => Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid.",
+        )),
+    }
+}
+
+fn read_json(body: &[u8]) -> Result<Value, ApiError> {
+    if body.is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::new("SerializationException", error.to_string()))
+}
+
+fn too_large() -> ApiError {
+    ApiError {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        ..ApiError::new(
+            "RequestTooLargeException",
+            "the request's body is too large",
+        )
+    }
+}
+
+fn api_response(target: &Target, result: ApiResult) -> Response<Body> {
+    if target.cbor {
+        return cbor::response(result).map(full);
+    }
+    let result = result.map(|value| if value.is_null() { json!({}) } else { value });
+    aws_json::response(result).map(full)
+}
+
+fn lambda_error(error: &ApiError) -> Response<Body> {
+    crate::lambda::refuse(error.status, &error.code, &error.message, json!({})).map(full)
+}
+
+fn throttled(target: &Target) -> Response<Body> {
+    let status = match target.service {
+        Service::CodePipeline => StatusCode::BAD_REQUEST,
+        _ => StatusCode::TOO_MANY_REQUESTS,
+    };
+    match target.service {
+        Service::S3 => s3_error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "SlowDown",
+            "Please reduce your request rate.",
+        ),
+        Service::Lambda => crate::lambda::throttled("CallerRateLimitExceeded").map(full),
+        Service::Git => git_error(status, "Rate Exceeded"),
+        _ => api_response(
+            target,
+            Err(ApiError {
+                status,
+                ..ApiError::new("ThrottlingException", "Rate exceeded")
+            }),
+        ),
+    }
+}
+
+fn failed(target: &Target) -> Response<Body> {
+    let message = "We encountered an internal error. Please try again.";
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    match target.service {
+        Service::S3 => s3_error(status, "InternalError", message),
+        Service::Lambda => crate::lambda::service_error(message).map(full),
+        Service::Git => git_error(status, "Internal Service Error"),
+        _ => api_response(target, Err(ApiError::internal(message))),
+    }
+}
+
+fn conflicting(target: &Target) -> Response<Body> {
+    let status = StatusCode::CONFLICT;
+    let error = |code: &str, message: &str| ApiError {
+        status,
+        ..ApiError::new(code, message)
+    };
+    match target.service {
+        Service::S3 => s3_error(
+            status,
+            "ConditionalRequestConflict",
+            "A conflicting conditional operation occurred during this request.",
+        ),
+        Service::Lambda => lambda_error(&error("ResourceConflictException", "it is being changed")),
+        Service::Git => git_error(status, "Conflict"),
+        Service::CodePipeline => api_response(
+            target,
+            Err(error(
+                "ConflictException",
+                "Your request cannot be handled because the pipeline is busy handling ongoing \
+                 activities. Try again later.",
+            )),
+        ),
+        _ => api_response(
+            target,
+            Err(ApiError::new(
+                "ConcurrentReferenceUpdateException",
+                "The reference is being updated by another request.",
+            )),
+        ),
+    }
+}
+
+fn s3_error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
+         <Message>{message}</Message><RequestId>{id}</RequestId></Error>"
+    );
+    let mut response = Response::new(full(xml));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/xml"),
+    );
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert("x-amz-request-id", id);
+    }
+    response
+}
+
+fn git_error(status: StatusCode, message: &str) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::from(message.to_owned())));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}

@@ -1,0 +1,167 @@
+//! Who may ask.
+
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::presigning::PresigningConfig;
+use branchline_dev::account;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+
+use crate::support::{BUCKET, KEY_ID, SECRET, Server, client, code, refusal};
+
+#[tokio::test]
+async fn only_the_accounts_credentials_are_accepted() {
+    let server = Server::start().await;
+    server.put("a", "1").await;
+    let get = async |id: &str, secret: &str, token: Option<&str>| {
+        let credentials = Credentials::new(id, secret, token.map(str::to_owned), None, "test");
+        let client = client(server.address, credentials);
+        client.get_object().bucket(BUCKET).key("a").send().await
+    };
+    assert!(get(KEY_ID, SECRET, None).await.is_ok());
+    assert_eq!(
+        refusal(get(KEY_ID, "wrong", None).await),
+        code(403, "SignatureDoesNotMatch")
+    );
+    assert_eq!(
+        refusal(get("AKIAUNKNOWN", SECRET, None).await),
+        code(403, "InvalidAccessKeyId")
+    );
+    assert_eq!(
+        refusal(get(KEY_ID, SECRET, Some("token")).await),
+        code(400, "InvalidToken")
+    );
+    server.account.add(account::Credentials {
+        access_key_id: "ASIAROLE".into(),
+        secret_access_key: "role secret".into(),
+        session_token: Some("the role's token".into()),
+        principal_arn: "arn:aws:sts::123456789012:assumed-role/update".into(),
+    });
+    assert!(
+        get("ASIAROLE", "role secret", Some("the role's token"))
+            .await
+            .is_ok()
+    );
+    assert_eq!(
+        refusal(get("ASIAROLE", "role secret", Some("another")).await),
+        code(400, "InvalidToken")
+    );
+    assert_eq!(
+        refusal(get("ASIAROLE", "role secret", None).await),
+        code(400, "InvalidToken")
+    );
+}
+
+async fn plain(method: &str, uri: &str, body: &'static [u8]) -> (u16, String) {
+    let client = HttpClient::builder(TokioExecutor::new()).build_http();
+    let request = http::Request::builder()
+        .method(method)
+        .uri(uri)
+        .body(Full::<bytes::Bytes>::from(body))
+        .unwrap();
+    let response = client.request(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn anonymous_requests_are_refused() {
+    let server = Server::start().await;
+    server.put("a", "1").await;
+    for (method, path) in [
+        ("GET", "artifacts/a"),
+        ("PUT", "artifacts/a"),
+        ("DELETE", "artifacts/a"),
+        ("GET", ""),
+        ("GET", "artifacts"),
+    ] {
+        let (status, body) = plain(method, &format!("http://{}/{path}", server.address), b"").await;
+        assert_eq!(
+            status, 403,
+            "{method} /{path} without a signature is refused"
+        );
+        assert!(body.contains("<Code>AccessDenied</Code>"), "{body}");
+    }
+    assert_eq!(server.text("a").await, "1");
+}
+
+#[tokio::test]
+async fn presigned_urls_work_until_they_expire() {
+    let server = Server::start().await;
+    let lives = |seconds| PresigningConfig::expires_in(Duration::from_secs(seconds)).unwrap();
+    let put = server.client.put_object().bucket(BUCKET).key("ü x");
+    let put = put.presigned(lives(60)).await.unwrap();
+    let (status, body) = plain("PUT", put.uri(), b"by link").await;
+    assert_eq!(status, 200, "{body}");
+    let get = server.client.get_object().bucket(BUCKET).key("ü x");
+    let url = get.clone().presigned(lives(60)).await.unwrap();
+    assert_eq!(
+        plain("GET", url.uri(), b"").await,
+        (200, "by link".to_owned())
+    );
+    let other = url.uri().replace("%C3%BC%20x", "other");
+    assert_eq!(
+        plain("GET", &other, b"").await.0,
+        403,
+        "the signature is of this key"
+    );
+    let short = get.presigned(lives(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(
+        plain("GET", short.uri(), b"").await.0,
+        403,
+        "an expired link is refused"
+    );
+}
+
+#[tokio::test]
+async fn another_owner_is_refused() {
+    let server = Server::start().await;
+    let head = server.client.head_bucket().bucket(BUCKET);
+    assert!(
+        head.clone()
+            .expected_bucket_owner("123456789012")
+            .send()
+            .await
+            .is_ok()
+    );
+    let other = head.expected_bucket_owner("999999999999").send().await;
+    assert_eq!(refusal(other).0, 403);
+}
+
+#[tokio::test]
+async fn nonsense_is_never_an_internal_error() {
+    let server = Server::start().await;
+    for (method, path) in [
+        ("GET", "%ff"),
+        ("GET", "artifacts/%ff%fe"),
+        ("GET", "a/b?versionId"),
+        ("POST", "artifacts?delete"),
+        ("POST", "artifacts/a?uploads&uploads"),
+        ("PUT", "artifacts/a?partNumber=x&uploadId=1"),
+        ("PATCH", "artifacts/a"),
+        ("GET", "artifacts?list-type=2&max-keys=x"),
+        ("GET", "?X-Amz-Signature=1"),
+        ("GET", "artifacts/a?X-Amz-Algorithm=x&X-Amz-Signature=%00"),
+    ] {
+        let (status, body) =
+            plain(method, &format!("http://{}/{path}", server.address), b"<x").await;
+        assert!(
+            (400..500).contains(&status) || status == 501,
+            "{method} /{path} is the client's mistake, not {status}: {body}"
+        );
+    }
+    let client = &server.client;
+    let list = client
+        .list_objects_v2()
+        .bucket(BUCKET)
+        .max_keys(-1)
+        .send()
+        .await;
+    assert_eq!(refusal(list), code(400, "InvalidArgument"));
+    let acl = client.get_bucket_policy().bucket(BUCKET).send().await;
+    assert_eq!(refusal(acl), code(501, "NotImplemented"));
+}
