@@ -1,0 +1,84 @@
+//! What goes wrong at AWS goes wrong here, and ends well all the same.
+
+use std::str::FromStr as _;
+
+use anyhow::Result;
+use branchline_dev::faults::{Rule, Service};
+use branchline_tests::stage::{BUCKET, Setup, Stage};
+use branchline_tests::{compare, git};
+
+fn rules(texts: &[&str]) -> Vec<Rule> {
+    texts
+        .iter()
+        .map(|text| Rule::from_str(text).expect("the rule is well formed"))
+        .collect()
+}
+
+/// Pushes 60 files under faults, and sees that the branch ends as one execution of it.
+async fn survives(faults: &[&str]) -> Result<Stage> {
+    let stage = Stage::start(Setup {
+        faults: rules(faults),
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_repository("demo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    let names: Vec<String> = (0..60)
+        .map(|n| format!("folder-{}/file-{n}", n % 7))
+        .collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), name.as_str()))
+        .collect();
+    let tip = git::commit(work.path(), &files, "Sixty files")?;
+    stage.push(work.path(), "demo", &["main"]).await?;
+    stage.settle().await?;
+    let executions = stage.executions();
+    assert_eq!(
+        executions.len(),
+        1,
+        "{:?}",
+        stage.server.queue().dead_letters()
+    );
+    compare::with_git_archive(&stage.source_of(&executions[0])?, work.path(), &tip)?;
+    assert!(
+        stage.server.queue().dead_letters().is_empty(),
+        "nothing is given up"
+    );
+    let uploads = stage
+        .server
+        .store()
+        .uploads(BUCKET)
+        .expect("the bucket is there");
+    assert!(uploads.is_empty(), "no upload is left behind");
+    Ok(stage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_api_is_asked_more_slowly() -> Result<()> {
+    let stage = survives(&["codecommit:throttle,every=3"]).await?;
+    let blobs = stage
+        .server
+        .requests()
+        .count(Service::CodeCommit, "GetBlob");
+    assert!(blobs > 60, "some were asked again: {blobs}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_every_service_are_tried_again() -> Result<()> {
+    survives(&[
+        "codecommit:error,every=7",
+        "s3:error,every=3",
+        "codepipeline:error,nth=1",
+    ])
+    .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_come_twice_start_one_execution() -> Result<()> {
+    survives(&["events:double,rate=1.0"]).await?;
+    Ok(())
+}

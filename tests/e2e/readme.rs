@@ -1,0 +1,114 @@
+//! The README is held to its word: its promises, its settings and its commands.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use branchline_tests::stage::built_programs;
+
+const README: &str = include_str!("../../README.md");
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate lies in the workspace")
+}
+
+/// The rows of the table under a heading, as cells.
+fn table(heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, below) = README.split_once(heading).expect("the heading is there");
+    let rows = below.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect()
+}
+
+#[test]
+fn every_promise_is_quoted_above_its_test() {
+    let promises = table("## What it promises");
+    assert!(promises.len() >= 8, "the table is found");
+    for row in promises {
+        let file = top().join(row[1].trim_matches('`'));
+        let text =
+            std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+        let quoted = format!("/// \"{}\"\n#[tokio::test", row[0]);
+        assert!(text.contains(&quoted), "{file:?} quotes: {}", row[0]);
+    }
+}
+
+/// The names of settings that these files read.
+fn settings(files: &[&str]) -> BTreeSet<String> {
+    let is_name =
+        |text: &&str| text.len() > 8 && text.chars().all(|c| matches!(c, 'A'..='Z' | '_'));
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(top().join(file)).expect("the file is there");
+        names.extend(
+            text.split('"')
+                .skip(1)
+                .step_by(2)
+                .filter(is_name)
+                .map(str::to_owned),
+        );
+    }
+    names
+}
+
+#[test]
+fn every_setting_is_in_its_functions_table_and_none_else() {
+    let of_update = ["functions/update/src/config.rs", "shared/src/pattern.rs"];
+    let of_lifecycle = [
+        "functions/lifecycle/src/config.rs",
+        "shared/src/pattern.rs",
+        "shared/src/trigger/policy.rs",
+    ];
+    for (heading, files) in [
+        ("### Settings of update", &of_update[..]),
+        ("### Settings of lifecycle", &of_lifecycle[..]),
+    ] {
+        let rows = table(heading);
+        let names = rows.iter().flat_map(|row| row[0].split(", "));
+        let told: BTreeSet<String> = names
+            .map(|name| name.trim_matches('`').to_owned())
+            .collect();
+        assert_eq!(told, settings(files), "{heading}");
+    }
+}
+
+#[test]
+fn the_development_server_starts_by_the_command_that_is_given() {
+    let (_, block) = README
+        .split_once("## The development server\n\n```sh\n")
+        .expect("it is there");
+    let (block, _) = block.split_once("```").expect("the block ends");
+    let command = block.replace("\\\n", " ");
+    let line = command
+        .lines()
+        .find(|line| line.contains(" serve "))
+        .expect("it serves");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let programs = built_programs();
+    let words: Vec<String> = line
+        .split_whitespace()
+        .map(|word| word.replace("target/debug", programs.to_str().expect("the path is text")))
+        .collect();
+    let mut server = Command::new(&words[0])
+        .args(&words[1..])
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let lines = BufReader::new(server.stdout.take().expect("it is piped")).lines();
+    let endpoint = lines
+        .map_while(Result::ok)
+        .find(|line| line.contains("http://127.0.0.1:"));
+    server.kill().expect("it still runs");
+    server.wait().expect("it ends");
+    assert!(endpoint.is_some(), "it tells where it listens");
+    assert!(
+        folder.path().join("dev").is_dir(),
+        "it keeps its data where it was told to"
+    );
+}

@@ -1,0 +1,3 @@
+//! All end-to-end tests, as one program.
+
+mod e2e;

@@ -1,0 +1,6 @@
+//! What the end-to-end tests, the demo and the benchmarks share: a development server
+//! with the real functions on it, real git, and a comparison with `git archive`.
+
+pub mod compare;
+pub mod git;
+pub mod stage;
