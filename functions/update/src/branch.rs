@@ -266,18 +266,17 @@ impl<'a> Attempt<'a> {
         found: Option<&ObjectHead>,
     ) -> Result<Look> {
         let pipeline = self.pipeline(tip)?;
-        if let Some(pipeline) = &pipeline
-            && self.context.config.pin_for(self.key) != Pin::None
-        {
-            self.context
-                .require_versions(&place.bucket, pipeline)
-                .await?;
-        }
-        let commit = self
-            .context
-            .codecommit
-            .get_commit(self.repository(), tip)
-            .await?;
+        let versions = async {
+            match &pipeline {
+                Some(pipeline) if self.context.config.pin_for(self.key) != Pin::None => {
+                    self.context.require_versions(&place.bucket, pipeline).await
+                }
+                _ => Ok(()),
+            }
+        };
+        // Neither needs the other's answer.
+        let commit = self.context.codecommit.get_commit(self.repository(), tip);
+        let ((), commit) = futures_util::try_join!(versions, commit)?;
         let _slot = self.context.build_slot.acquire().await;
         self.check_time()?;
         let precondition = match found {
