@@ -10,7 +10,8 @@ use branchline_core::codecommit::{
 use branchline_core::event::{self, Request};
 use branchline_core::function::{FunctionArn, Functions};
 use branchline_core::lambda::Failure;
-use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName};
+use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, RepositoryName};
+use branchline_core::testkit::{MemoryPipelines, MemoryStore};
 use branchline_core::trigger::{Limits, Mode, preview};
 use branchline_core::{Error, ErrorKind, Result};
 use branchline_lifecycle::{Answer, Config, Context, handle};
@@ -389,6 +390,7 @@ impl Driver {
         lock(&self.world).check()?;
         self.check_no_further_write().await?;
         self.check_new_branches().await?;
+        self.check_archived().await?;
         let world = lock(&self.world);
         Ok(Summary {
             blind: world.blind,
@@ -404,6 +406,42 @@ impl Driver {
         handle(context, event, deadline)
             .await
             .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))
+    }
+
+    /// The real update function's schedule archives every tip, whatever was lost before, blind
+    /// writes included.
+    async fn check_archived(&self) -> Result<(), TestCaseError> {
+        let (service, branches, tips) = {
+            let world = lock(&self.world);
+            let branches = world.policy.branches.clone();
+            (Arc::clone(&world.service), branches, world.meant_tips())
+        };
+        let bucket = BucketName::new("artifacts").unwrap();
+        let store = Arc::new(MemoryStore::new());
+        store.create_bucket(&bucket, true);
+        let settings = [("ARTIFACT_BUCKET", "artifacts")].into_iter().collect();
+        let mut config = branchline_update::Config::read(&settings).unwrap();
+        config.branches = branches;
+        let pipelines = Arc::new(MemoryPipelines::new());
+        let update =
+            branchline_update::Context::new(config, service, Arc::clone(&store) as _, pipelines);
+        let deadline = Instant::now() + Duration::from_secs(1_000_000);
+        let event = json!({"schedule": true});
+        branchline_update::handle(Arc::new(update), event, deadline)
+            .await
+            .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))?;
+        for (branch, tip) in tips {
+            let versions = store.versions(&bucket, &format!("{}/{branch}.zip", repository()));
+            let archived = versions
+                .last()
+                .and_then(|version| version.metadata.user.get("branchline-commit"));
+            if archived != Some(&tip.to_string()) {
+                return Err(TestCaseError::fail(format!(
+                    "the tip of `{branch}` was not archived"
+                )));
+            }
+        }
+        Ok(())
     }
 
     async fn check_no_further_write(&self) -> Result<(), TestCaseError> {

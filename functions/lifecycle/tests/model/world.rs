@@ -245,6 +245,14 @@ impl World {
 
     // What must hold in the end.
 
+    /// The branches that are meant, and their tips.
+    pub(crate) fn meant_tips(&self) -> Vec<(&'static str, CommitId)> {
+        let meant = self.tips.iter().filter(|(branch, _)| **branch != NOT_MEANT);
+        meant
+            .map(|(branch, tip)| (BRANCHES[*branch], *tip))
+            .collect()
+    }
+
     pub(crate) fn check(&self) -> Result<(), TestCaseError> {
         self.check_ours()?;
         self.check_foreign()?;
