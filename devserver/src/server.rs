@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::account::{Account, Credentials};
-use crate::codecommit::CodeCommitService;
+use crate::codecommit::{CodeCommitService, Limits};
 use crate::delivery::{Delivery, EventRule};
 use crate::faults::{Faults, RequestLog, Rule};
 use crate::git_http::GitHttp;
@@ -28,6 +28,7 @@ use crate::lambda::{
     AsyncInvocations, FunctionConfig, HostOptions, LambdaApi, LambdaHost, QueueOptions,
 };
 use crate::pipeline::{PipelineOptions, PipelineService};
+use crate::s3::store::PublicAccess;
 use crate::s3::{self, Store};
 
 use control::Control;
@@ -51,6 +52,8 @@ pub struct Options {
     pub functions: Vec<FunctionConfig>,
     /// Rules of the default event bus.
     pub event_rules: Vec<EventRule>,
+    /// Buckets that everyone may read, and whether they may also list them.
+    pub public_buckets: Vec<(String, PublicAccess)>,
     /// Faults from the start.
     pub faults: Vec<Rule>,
     /// The seed of all faults; `None`: a random one.
@@ -61,6 +64,8 @@ pub struct Options {
     pub unreserved_concurrency: u32,
     /// The most executions of one pipeline at a time.
     pub max_concurrent_executions: Option<usize>,
+    /// CodeCommit's quotas and page sizes.
+    pub codecommit_limits: Limits,
 }
 
 impl Default for Options {
@@ -72,11 +77,13 @@ impl Default for Options {
             region: "us-east-1".into(),
             functions: Vec::new(),
             event_rules: Vec::new(),
+            public_buckets: Vec::new(),
             faults: Vec::new(),
             seed: None,
             retry_delay_scale: 1.0,
             unreserved_concurrency: 10,
             max_concurrent_executions: None,
+            codecommit_limits: Limits::default(),
         }
     }
 }
@@ -128,16 +135,20 @@ impl Server {
             queue.clone(),
             options.event_rules.clone(),
         );
-        let codecommit = CodeCommitService::open(
+        let codecommit = CodeCommitService::open_with(
             data.join("codecommit"),
             account.clone(),
             Arc::new(delivery.clone()),
+            options.codecommit_limits,
         )
         .context("opening the repositories")?;
         codecommit.set_base_url(&endpoint);
         codecommit.set_trigger_tester(Arc::new(delivery.clone()));
         delivery.set_source(Arc::new(codecommit.clone()));
         let store = Store::open(data.join("s3")).context("opening the buckets")?;
+        for (bucket, access) in &options.public_buckets {
+            store.set_public_access(bucket, *access);
+        }
         let pipelines = open_pipelines(&options, &account, &store, &data)?;
 
         let requests = RequestLog::default();

@@ -38,6 +38,21 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::InvalidEvent,
+        Self::Config,
+        Self::NotFound,
+        Self::AccessDenied,
+        Self::Throttled,
+        Self::FileTooLarge,
+        Self::Conflict,
+        Self::Transport,
+        Self::Corrupt,
+        Self::Deadline,
+        Self::Internal,
+    ];
+
     /// The kind's name, as in `errorType` after `branchline.`.
     pub fn name(self) -> &'static str {
         match self {

@@ -2,22 +2,30 @@
 //! Runtime API in branchline's own terms.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use futures_util::FutureExt as _;
+use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tracing_subscriber::filter::LevelFilter;
+use tracing::Instrument as _;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::log;
+use crate::metrics::{Measured, Metric, Values};
 use crate::setting::Settings;
 
 /// What makes an invocation fail: at least one item did.
+///
+/// [`run`] logs and counts the errors in it, each once.
 #[derive(Debug)]
 pub struct Failure {
     kind: ErrorKind,
     message: String,
+    errors: Vec<Error>,
 }
 
 impl From<Error> for Failure {
@@ -25,6 +33,7 @@ impl From<Error> for Failure {
         Self {
             kind: error.kind(),
             message: error.report(),
+            errors: vec![error],
         }
     }
 }
@@ -39,10 +48,32 @@ impl Failure {
     pub fn message(&self) -> &str {
         &self.message
     }
+
+    /// What failed, in order; at least one.
+    pub fn errors(&self) -> &[Error] {
+        &self.errors
+    }
+
+    fn log(&self) {
+        for error in &self.errors {
+            tracing::error!(
+                error.kind = %error.kind(),
+                error.aws_code = error.aws_code(),
+                error.aws_request_id = error.request_id(),
+                "{}", error.report()
+            );
+        }
+    }
+
+    fn count(&self, values: &mut Values) {
+        for error in &self.errors {
+            values.add(Metric::Failures, 1);
+            values.add(Metric::FailuresOf(error.kind()), 1);
+        }
+    }
 }
 
-/// Ends a run: the items that succeeded, or the failure that sums up those that did not,
-/// each of which is logged here and nowhere else.
+/// Ends a run: the items that succeeded, or the failure that sums up those that did not.
 pub fn settle<T>(results: Vec<Result<T>>) -> Result<Vec<T>, Failure> {
     /// A message for people: the log has all of them.
     const SHOWN: usize = 10;
@@ -52,14 +83,7 @@ pub fn settle<T>(results: Vec<Result<T>>) -> Result<Vec<T>, Failure> {
     for result in results {
         match result {
             Ok(item) => items.push(item),
-            Err(error) => {
-                tracing::error!(
-                    error.kind = %error.kind(),
-                    error.aws_code = error.aws_code(),
-                    "{}", error.report()
-                );
-                errors.push(error);
-            }
+            Err(error) => errors.push(error),
         }
     }
     // Lambda shows one type: that of the first.
@@ -79,7 +103,11 @@ pub fn settle<T>(results: Vec<Result<T>>) -> Result<Vec<T>, Failure> {
             reports.join(" | ")
         )
     };
-    Err(Failure { kind, message })
+    Err(Failure {
+        kind,
+        message,
+        errors,
+    })
 }
 
 impl From<Failure> for Diagnostic {
@@ -95,35 +123,107 @@ impl From<Failure> for Diagnostic {
 ///
 /// `init` makes what all invocations share; when it fails, Lambda is told so at once, and
 /// no event is taken. `handle` gets the event and the moment by which it must be done.
-pub async fn run<C, I, H, F, R>(settings: Settings, init: I, handle: H) -> Result<()>
+///
+/// Every line that is logged meanwhile carries the request's id as `request.id`, and the
+/// X-Ray trace's as `trace.id`. At the end of each invocation, however it ends, one line
+/// tells what the context counted (see [`crate::metrics`]).
+///
+/// What ends the program is in the log by then, so that `main` has nothing to print.
+pub async fn run<C, I, H, F, R>(settings: Settings, init: I, handle: H) -> ExitCode
 where
-    C: Send + Sync + 'static,
+    C: Measured + Send + Sync + 'static,
     I: AsyncFnOnce(&Settings) -> Result<C>,
     H: Fn(Arc<C>, Value, Instant) -> F,
     F: Future<Output = Result<R, Failure>>,
     R: Serialize,
 {
-    start_log(&settings);
+    log::start(&settings);
     let context = match init(&settings).await {
         Ok(context) => Arc::new(context),
         Err(error) => {
             tracing::error!(error.kind = %error.kind(), "{}", error.report());
             report_init_error(&settings, &error).await;
-            return Err(error);
+            return ExitCode::FAILURE;
         }
     };
-    let handler = service_fn(|event: LambdaEvent<Value>| {
+    let (context, settings, handle) = (&context, &settings, &handle);
+    let handler = service_fn(|event: LambdaEvent<Value>| async move {
         let left = event
             .context
             .deadline()
             .duration_since(SystemTime::now())
             .unwrap_or(Duration::ZERO);
-        let future = handle(Arc::clone(&context), event.payload, Instant::now() + left);
-        async move { future.await.map_err(Diagnostic::from) }
+        let deadline = Instant::now() + left;
+        let call = async { handle(Arc::clone(context), event.payload, deadline).await };
+        let trace = trace_id(event.context.xray_trace_id.as_deref());
+        let request = event.context.request_id;
+        let span = tracing::error_span!(
+            log::INVOCATION,
+            request.id = request,
+            trace.id = trace.as_deref()
+        );
+        let (answer, values) = measured(&**context, call).instrument(span).await;
+        let mut properties = vec![("request.id", request.as_str())];
+        properties.extend(trace.as_deref().map(|id| ("trace.id", id)));
+        tell(settings, &values, &properties);
+        answer
     });
-    lambda_runtime::run(handler).await.map_err(|error| {
-        Error::new(ErrorKind::Internal, "the Lambda runtime stopped").with_source(error)
-    })
+    // Without the runtime's own span, whose fields have other names.
+    match Runtime::new(handler).run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let kind = ErrorKind::Internal;
+            let error = Error::new(kind, "the Lambda runtime stopped").with_source(error);
+            tracing::error!(error.kind = %kind, "{}", error.report());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one invocation to its end, a panic included; logs its failure, and counts.
+async fn measured<R>(
+    context: &impl Measured,
+    call: impl Future<Output = Result<R, Failure>>,
+) -> (Result<R, Diagnostic>, Values) {
+    let begin = Instant::now();
+    let outcome = AssertUnwindSafe(call).catch_unwind().await;
+    let result = match outcome {
+        Ok(result) => result.inspect_err(Failure::log),
+        // The hook has logged what, and where.
+        Err(_panic) => Err(Failure::from(
+            Error::new(ErrorKind::Internal, "the function panicked")
+                .with_hint("its log says where; report a defect"),
+        )),
+    };
+    let mut values = context.metrics().take();
+    values.set(Metric::Duration, whole_ms(begin.elapsed()));
+    if let Err(failure) = &result {
+        failure.count(&mut values);
+    }
+    (result.map_err(Diagnostic::from), values)
+}
+
+/// Writes the line with the metrics of one invocation.
+fn tell(settings: &Settings, values: &Values, properties: &[(&str, &str)]) {
+    let function = settings
+        .get("AWS_LAMBDA_FUNCTION_NAME")
+        .unwrap_or("unknown");
+    let now = log::now();
+    let (time, level) = (log::rfc3339(now), log::passing_level(settings));
+    let mut all = vec![("timestamp", time.as_str()), ("level", level.as_str())];
+    all.extend_from_slice(properties);
+    log::write_line(&values.line(function, now.as_millisecond(), &all));
+}
+
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The id of the trace in a header `Root=1-..;Parent=..;Sampled=..`.
+fn trace_id(header: Option<&str>) -> Option<String> {
+    let mut parts = header?.split(';');
+    let root = parts.find_map(|part| part.trim().strip_prefix("Root="))?;
+    Some(root.to_owned())
 }
 
 /// The setting of glibc's allocator from how many bytes on memory goes back to the system
@@ -157,27 +257,6 @@ pub fn give_memory_back() {
     }
 }
 
-/// Logs to standard output as Lambda's advanced logging controls say:
-/// `AWS_LAMBDA_LOG_FORMAT` and `AWS_LAMBDA_LOG_LEVEL`. Lambda adds the time by itself.
-fn start_log(settings: &Settings) {
-    let level = match settings.get("AWS_LAMBDA_LOG_LEVEL") {
-        Some("FATAL") => LevelFilter::ERROR,
-        Some(level) => level.parse().unwrap_or(LevelFilter::INFO),
-        None => LevelFilter::INFO,
-    };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .without_time();
-    let format = settings.get("AWS_LAMBDA_LOG_FORMAT").unwrap_or_default();
-    // A second subscriber is refused; the first one goes on.
-    let _ = if format.eq_ignore_ascii_case("json") {
-        log.json().flatten_event(true).try_init()
-    } else {
-        log.with_ansi(false).try_init()
-    };
-}
-
 /// Tells Lambda why the function cannot start, so that the invoker reads the reason
 /// instead of `Runtime.ExitError`.
 async fn report_init_error(settings: &Settings, error: &Error) {
@@ -205,6 +284,7 @@ async fn report_init_error(settings: &Settings, error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn a_failure_names_the_first_kind_and_every_message() {
@@ -214,6 +294,10 @@ mod tests {
             Err(Error::new(ErrorKind::Throttled, "branch `b`")),
         ];
         let failure = settle(results).expect_err("two items failed");
+        let mut values = Values::default();
+        failure.count(&mut values);
+        assert_eq!(values.get(Metric::Failures), 2);
+        assert_eq!(values.get(Metric::FailuresOf(ErrorKind::Throttled)), 1);
         let diagnostic = Diagnostic::from(failure);
         assert_eq!(diagnostic.error_type, "branchline.NotFound");
         assert_eq!(
@@ -221,5 +305,60 @@ mod tests {
             "2 of 3 failed: branch `a` | branch `b`"
         );
         assert_eq!(settle(vec![Ok(1), Ok(2)]).expect("none failed"), [1, 2]);
+    }
+
+    #[test]
+    fn the_trace_is_named_by_its_root() {
+        let header = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1";
+        assert_eq!(
+            trace_id(Some(header)).as_deref(),
+            Some("1-5bef4de7-ad49b0e87f6ef6c87fc2e700")
+        );
+        assert_eq!(trace_id(Some("Sampled=0")), None);
+        assert_eq!(trace_id(None), None);
+    }
+
+    struct Counting(Metrics);
+
+    impl Measured for Counting {
+        fn metrics(&self) -> &Metrics {
+            &self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_counted_is_told_however_an_invocation_ends() {
+        let context = Counting(Metrics::default());
+        let context = &context;
+        let archived = || context.metrics().add(Metric::Archives, 1);
+        let (answer, values) = measured(context, async {
+            archived();
+            Ok(7)
+        })
+        .await;
+        assert_eq!(answer.expect("it answers"), 7);
+        assert_eq!(values.get(Metric::Archives), 1);
+        assert_eq!(values.get(Metric::Failures), 0);
+
+        let (answer, values) = measured(context, async {
+            archived();
+            Err::<(), _>(Error::new(ErrorKind::Config, "no").into())
+        })
+        .await;
+        let failed = answer.expect_err("it fails");
+        assert_eq!(failed.error_type, "branchline.Config");
+        assert_eq!(values.get(Metric::Archives), 1);
+        assert_eq!(values.get(Metric::FailuresOf(ErrorKind::Config)), 1);
+
+        let (answer, values) = measured(context, async {
+            archived();
+            assert_eq!(1 + 1, 3, "this is how it panics");
+            Ok(())
+        })
+        .await;
+        let failed = answer.expect_err("it fails");
+        assert_eq!(failed.error_type, "branchline.Internal", "{failed:?}");
+        assert_eq!(values.get(Metric::Archives), 1);
+        assert_eq!(values.get(Metric::FailuresOf(ErrorKind::Internal)), 1);
     }
 }

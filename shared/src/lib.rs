@@ -3,12 +3,13 @@
 //!
 //! Layers, each using only those below it:
 //!
-//! 1. [`archive`], [`trigger`]: what the functions do.
-//! 2. [`codecommit`], [`storage`], [`pipeline`], [`function`]: the services as traits; the
+//! 1. [`archive`], [`trigger`], [`mirror`]: what the functions do.
+//! 2. [`remote`]: places that hold refs and objects.
+//! 3. [`codecommit`], [`storage`], [`pipeline`], [`function`], [`secret`]: the services as traits; the
 //!    AWS SDK is seen only inside their `client` modules, and in [`aws`], which
 //!    configures it.
-//! 3. [`event`]: what the functions are asked; [`git`]: git's formats and wire protocol.
-//! 4. [`pattern`], [`retry`], [`setting`], [`name`], [`error`]: words.
+//! 4. [`event`]: what the functions are asked; [`git`]: git's formats and wire protocol.
+//! 5. [`pattern`], [`metrics`], [`retry`], [`progress`], [`setting`], [`name`], [`error`]: words.
 //!
 //! Nothing here reads the environment, the home folder or the terminal: callers pass
 //! values in. The one exception is [`aws::Aws::load`], which only programs call.
@@ -22,10 +23,17 @@ pub mod function;
 pub mod git;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "lambda")]
+mod log;
+pub mod metrics;
+pub mod mirror;
 pub mod name;
 pub mod pattern;
 pub mod pipeline;
+pub mod progress;
+pub mod remote;
 pub mod retry;
+pub mod secret;
 pub mod setting;
 pub mod storage;
 #[cfg(feature = "testkit")]

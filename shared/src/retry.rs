@@ -51,6 +51,15 @@ impl Backoff {
         }
     }
 
+    /// The policy for work that looks at everything anew each time: there a conflict is
+    /// worth another look, too.
+    pub fn of_anew(kind: ErrorKind) -> Option<Self> {
+        match kind {
+            ErrorKind::Conflict => Some(Self::TRANSPORT),
+            _ => Self::of(kind),
+        }
+    }
+
     /// The wait after `tries` failed tries; `share` lies in `0.0..1.0`.
     pub fn wait(&self, tries: u32, share: f64) -> Duration {
         let doubled = self

@@ -89,6 +89,12 @@ impl Settings {
             }
         }
     }
+
+    /// The memory that Lambda gives the function, in MiB; Lambda's default of 128 where
+    /// nothing tells it.
+    pub fn function_memory_mib(&self) -> Result<u32> {
+        self.number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 128, 1..=1_000_000)
+    }
 }
 
 /// An error about a variable, in the words of what reads it.

@@ -86,6 +86,12 @@ impl CodeCommit for MadeUp {
     async fn get_repository(&self, _: &RepositoryName) -> Result<Repository> {
         panic!("not asked here")
     }
+    async fn create_repository(&self, _: &RepositoryName) -> Result<Repository> {
+        panic!("not asked here")
+    }
+    async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
+        panic!("not asked here")
+    }
     async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
         panic!("not asked here")
     }

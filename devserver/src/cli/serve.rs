@@ -11,10 +11,12 @@ use clap::Args;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::codecommit::Limits;
 use crate::delivery::EventRule;
 use crate::faults::Rule;
 use crate::lambda::FunctionConfig;
 use crate::log;
+use crate::s3::store::PublicAccess;
 use crate::server::{Options, Server};
 
 /// Options of `serve`.
@@ -56,6 +58,10 @@ pub struct ServeArgs {
     /// "environment"?,"timeout"?,"memory"?,"reserved"?}],"rules"?:[..],"faults"?:[..]}.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// A bucket that everyone may read without signing, as a bucket policy would allow.
+    /// With `=list` they may list it, too; without, what is missing is 403, as at S3.
+    #[arg(long, value_name = "NAME[=list]", value_parser = public_bucket)]
+    public_bucket: Vec<(String, PublicAccess)>,
     /// A fault: `SERVICE[/OPERATION]:FAULT[,ms=N][,rate=R|,every=N|,nth=K]`. Services:
     /// codecommit, git, s3, codepipeline, lambda, *. Faults: latency (with ms), throttle,
     /// error, conflict, drop, lose-answer, cut. For the service `events`: lose, double,
@@ -86,6 +92,14 @@ pub struct ServeArgs {
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn public_bucket(text: &str) -> Result<(String, PublicAccess), String> {
+    match text.split_once('=') {
+        None => Ok((text.to_owned(), PublicAccess::Read)),
+        Some((name, "list")) => Ok((name.to_owned(), PublicAccess::ReadAndList)),
+        Some(_) => Err("write NAME or NAME=list".into()),
+    }
 }
 
 fn env_pair(text: &str) -> Result<(String, String, String), String> {
@@ -182,11 +196,13 @@ impl ServeArgs {
             region: self.region,
             functions,
             event_rules,
+            public_buckets: self.public_bucket,
             faults,
             seed: self.seed,
             retry_delay_scale: self.retry_delay_scale,
             unreserved_concurrency: self.unreserved,
             max_concurrent_executions: self.max_executions,
+            codecommit_limits: Limits::default(),
         })
     }
 }

@@ -22,13 +22,23 @@ pub struct RequestLine {
     pub count: u64,
     /// How many of them ended in a 4xx or 5xx, or without an answer.
     pub failed: u64,
+    /// `X-Amzn-Trace-Id` of the last one that had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 type Key = (Service, String, String, Option<String>);
 
 #[derive(Debug, Default)]
+struct Tally {
+    count: u64,
+    failed: u64,
+    trace: Option<String>,
+}
+
+#[derive(Debug, Default)]
 struct Counts {
-    lines: BTreeMap<Key, (u64, u64)>,
+    lines: BTreeMap<Key, Tally>,
     in_flight: BTreeMap<Service, (u64, u64)>,
 }
 
@@ -47,7 +57,7 @@ impl RequestLog {
     ) -> InFlight {
         let key = (service, operation.to_owned(), action.to_owned(), principal);
         let mut counts = self.counts();
-        counts.lines.entry(key.clone()).or_default().0 += 1;
+        counts.lines.entry(key.clone()).or_default().count += 1;
         let (now, most) = counts.in_flight.entry(service).or_default();
         *now += 1;
         *most = (*most).max(*now);
@@ -64,13 +74,14 @@ impl RequestLog {
             .lines
             .iter()
             .map(
-                |((service, operation, action, principal), (count, failed))| RequestLine {
+                |((service, operation, action, principal), tally)| RequestLine {
                     service: *service,
                     operation: operation.clone(),
                     action: action.clone(),
                     principal: principal.clone(),
-                    count: *count,
-                    failed: *failed,
+                    count: tally.count,
+                    failed: tally.failed,
+                    trace: tally.trace.clone(),
                 },
             )
             .collect()
@@ -120,6 +131,13 @@ impl InFlight {
     pub fn fail(&mut self) {
         self.failed = true;
     }
+
+    /// Notes the trace that the request belongs to.
+    pub fn trace(&self, header: &str) {
+        if let Some(tally) = self.log.counts().lines.get_mut(&self.key) {
+            tally.trace = Some(header.to_owned());
+        }
+    }
 }
 
 impl Drop for InFlight {
@@ -129,9 +147,9 @@ impl Drop for InFlight {
             *now = now.saturating_sub(1);
         }
         if self.failed
-            && let Some((_, failed)) = counts.lines.get_mut(&self.key)
+            && let Some(tally) = counts.lines.get_mut(&self.key)
         {
-            *failed += 1;
+            tally.failed += 1;
         }
     }
 }
@@ -148,11 +166,14 @@ mod tests {
         let mut second = log.begin(Service::S3, "GetObject", action, None);
         second.fail();
         drop((first, second));
-        drop(log.begin(Service::S3, "GetObject", action, Some("arn".into())));
+        log.begin(Service::S3, "GetObject", action, Some("arn".into()))
+            .trace("Root=1-2-3");
         assert_eq!(log.max_in_flight(Service::S3), 2);
         assert_eq!(log.count(Service::S3, "GetObject"), 3);
         let failed: Vec<u64> = log.lines().iter().map(|line| line.failed).collect();
         assert_eq!(failed, [1, 0], "principals are counted apart");
+        let traces = log.lines().into_iter().map(|line| line.trace);
+        assert!(traces.eq([None, Some("Root=1-2-3".to_owned())]));
         log.reset();
         assert_eq!(log.max_in_flight(Service::S3), 0);
         assert!(log.lines().is_empty());

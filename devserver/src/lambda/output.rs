@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 /// How much of the output an invocation's answer can carry.
 const TAIL_BYTES: usize = 4096;
 
+/// The most of a line that is kept until its end comes: CloudWatch's largest event.
+const LONGEST_LINE: usize = 256 * 1024;
+
 /// The end of what a function printed since the last reset.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tail(Arc<Mutex<VecDeque<u8>>>);
@@ -106,7 +109,10 @@ impl Pipe {
         let mut buffer = [0; 4096];
         loop {
             match read(&mut buffer) {
-                Ok(0) => return true,
+                Ok(0) => {
+                    self.end_line(&mut reading);
+                    return true;
+                }
                 Ok(length) => {
                     if let Some(text) = buffer.get(..length) {
                         self.take(&mut reading, text);
@@ -120,19 +126,28 @@ impl Pipe {
 
     fn take(&self, reading: &mut Reading, text: &[u8]) {
         self.tail.push(text);
-        if let Some(log) = &mut reading.log {
-            // A full disk must not stop the function.
-            let _ = log.write_all(text);
-        }
         for part in text.split_inclusive(|byte| *byte == b'\n') {
             reading.line.extend_from_slice(part);
             // A stream without any line end is not kept in memory for ever.
-            if part.ends_with(b"\n") || reading.line.len() > 64 * 1024 {
-                let line = String::from_utf8_lossy(&reading.line);
-                tracing::debug!(function.name = self.function, "{}", line.trim_end());
-                reading.line.clear();
+            if part.ends_with(b"\n") || reading.line.len() > LONGEST_LINE {
+                self.end_line(reading);
             }
         }
+    }
+
+    /// Hands on what there is of a line; whole, since environments of one function share a
+    /// log file.
+    fn end_line(&self, reading: &mut Reading) {
+        if reading.line.is_empty() {
+            return;
+        }
+        if let Some(log) = &mut reading.log {
+            // A full disk must not stop the function.
+            let _ = log.write_all(&reading.line);
+        }
+        let line = String::from_utf8_lossy(&reading.line);
+        tracing::debug!(function.name = self.function, "{}", line.trim_end());
+        reading.line.clear();
     }
 }
 

@@ -77,6 +77,9 @@ impl Dispatcher {
                 .as_ref()
                 .map(|found| found.principal_arn.clone()),
         );
+        if let Some(trace) = text(&parts.headers, "x-amzn-trace-id") {
+            in_flight.trace(trace);
+        }
         let verdict = self.faults.decide(target.service, &target.operation);
         if !verdict.latency.is_zero() {
             tokio::time::sleep(verdict.latency).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_sdk_s3::presigning::PresigningConfig;
 use branchline_dev::account;
+use branchline_dev::s3::store::PublicAccess;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
@@ -86,6 +87,35 @@ async fn anonymous_requests_are_refused() {
         assert!(body.contains("<Code>AccessDenied</Code>"), "{body}");
     }
     assert_eq!(server.text("a").await, "1");
+}
+
+/// As under a bucket policy that lets everyone get objects, with and without the right to
+/// list them.
+#[tokio::test]
+async fn public_buckets_are_read_without_a_signature() {
+    let server = Server::start().await;
+    server.put("info/refs", "1").await;
+    let ask = async |method: &str, path: &str| {
+        let url = format!("http://{}/{path}", server.address);
+        plain(method, &url, b"").await.0
+    };
+    let object = "artifacts/info/refs?service=git-upload-pack";
+    let others = ["artifacts/none", "artifacts?list-type=2"];
+    for (access, expected, missing, list) in [
+        (PublicAccess::None, 403, 403, 403),
+        (PublicAccess::Read, 200, 403, 403),
+        (PublicAccess::ReadAndList, 200, 404, 200),
+    ] {
+        server.store.set_public_access(BUCKET, access);
+        assert_eq!(ask("GET", object).await, expected, "{access:?}");
+        assert_eq!(ask("HEAD", object).await, expected, "{access:?}");
+        assert_eq!(ask("GET", others[0]).await, missing, "{access:?}");
+        assert_eq!(ask("GET", others[1]).await, list, "{access:?}");
+        assert_eq!(ask("GET", "").await, 403, "buckets are nobody's business");
+        assert_eq!(ask("PUT", "artifacts/a").await, 403, "nobody may write");
+        assert_eq!(ask("DELETE", "artifacts/info/refs").await, 403);
+        assert_eq!(ask("GET", "artifacts?versions").await, 403);
+    }
 }
 
 #[tokio::test]

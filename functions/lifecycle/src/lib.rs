@@ -17,6 +17,7 @@ use branchline_core::codecommit::{CodeCommit, all_repositories};
 use branchline_core::function::Functions;
 use branchline_core::function::client::SdkFunctions;
 use branchline_core::lambda::{self, Failure};
+use branchline_core::metrics::{Measured, Metric, Metrics};
 use branchline_core::name::{BranchName, RepositoryName};
 use branchline_core::retry::{Pace, Paced};
 use branchline_core::trigger::{Limits, Outcome, Owed, Reconciled, Reconciler};
@@ -45,6 +46,13 @@ pub struct Context {
     // What the service refused once, it need not be asked again.
     limits: Mutex<Limits>,
     owed: Mutex<BTreeMap<RepositoryName, Owed>>,
+    metrics: Metrics,
+}
+
+impl Measured for Context {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
 }
 
 impl Context {
@@ -54,9 +62,15 @@ impl Context {
     pub async fn connect(config: Config) -> Result<Self> {
         let aws = Aws::load(aws::Settings::default()).await?;
         config.check_region(aws.region())?;
-        let codecommit = Paced::new(SdkCodeCommit::new(&aws), Pace::new(REQUESTS));
-        let functions = Paced::new(SdkFunctions::new(&aws), Pace::new(REQUESTS));
-        Ok(Self::new(config, Arc::new(codecommit), Arc::new(functions)))
+        let paces = [Pace::new(REQUESTS), Pace::new(REQUESTS)];
+        let metrics = Metrics::of(&paces);
+        let [codecommit, functions] = paces;
+        let codecommit = Paced::new(SdkCodeCommit::new(&aws), codecommit);
+        let functions = Paced::new(SdkFunctions::new(&aws), functions);
+        Ok(Self {
+            metrics,
+            ..Self::new(config, Arc::new(codecommit), Arc::new(functions))
+        })
     }
 
     /// A context over given services.
@@ -72,6 +86,7 @@ impl Context {
             jitter: rand::random,
             limits: Mutex::default(),
             owed: Mutex::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -132,6 +147,8 @@ impl Context {
             Outcome::Done(done) => done,
         };
         *lock(&self.limits) = done.limits;
+        self.metrics
+            .add(Metric::TriggersChanged, done.changes as u64);
         let invoked = self.invoke(&reconciler, repository, &done, owed).await?;
         Ok(RepositoryAnswer {
             repository: repository.clone(),
@@ -216,7 +233,7 @@ fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, Failure> {
     for answer in results.iter().flatten() {
         tracing::info!(
             repository.name = %answer.repository,
-            mode = ?answer.mode,
+            mode = answer.mode.map(tracing::field::debug),
             created = answer.created.len(),
             removed = answer.removed.len(),
             kept = answer.kept,

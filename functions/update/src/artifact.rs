@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use branchline_core::Result;
 use branchline_core::codecommit::Commit;
 use branchline_core::name::{BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
 use branchline_core::storage::ObjectHead;
@@ -37,6 +38,22 @@ const FORMAT: u32 = 1;
 pub(crate) struct Place {
     pub(crate) bucket: BucketName,
     pub(crate) key: ObjectKey,
+}
+
+impl Place {
+    /// A key of its own for a temporary object, which starts as the artifact's.
+    pub(crate) fn beside(&self) -> Result<ObjectKey> {
+        /// The longest key of S3, in bytes.
+        const LONGEST: usize = 1024;
+        let end = format!(".pack-{:016x}", rand::random::<u64>());
+        let mut start = self.key.as_str();
+        while start.len() + end.len() > LONGEST {
+            let mut letters = start.chars();
+            letters.next_back();
+            start = letters.as_str();
+        }
+        ObjectKey::new(&format!("{start}{end}"))
+    }
 }
 
 impl std::fmt::Display for Place {

@@ -1,11 +1,15 @@
 //! One branch: from its tip to an artifact of it and a pipeline execution on exactly that.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use branchline_core::archive::{self, ArchiveRequest, ExtraFile, Target};
+use branchline_core::archive::{self, ArchiveRequest, ExtraFile, LargeFiles, Target};
 use branchline_core::codecommit::Commit;
+use branchline_core::metrics::Metric;
 use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::pipeline::{SourceRevision, StartRequest};
+use branchline_core::remote::SpoolPlace;
+use branchline_core::remote::large_files::GitFiles;
 use branchline_core::storage::{ObjectHead, ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
@@ -328,6 +332,7 @@ impl<'a> Attempt<'a> {
             extra_files,
             concurrency: config.concurrency as usize,
             deadline: Some(self.deadline),
+            large_files: self.large_files(commit, place)?,
             ..ArchiveRequest::new(self.repository().clone(), commit.clone())
         };
         let target = Target {
@@ -347,6 +352,12 @@ impl<'a> Attempt<'a> {
         let begin = Instant::now();
         let built = archive::build(&*context.codecommit, &context.store, &request, &target).await?;
         let summary = built.summary;
+        let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        context.metrics.add(Metric::Archives, 1);
+        context
+            .metrics
+            .add(Metric::ArchiveBytes, summary.size_bytes);
+        context.metrics.add(Metric::ArchiveDuration, duration_ms);
         tracing::info!(
             repository.name = %self.repository(),
             branch.name = %self.branch(),
@@ -357,7 +368,7 @@ impl<'a> Attempt<'a> {
             files = summary.files,
             requests = summary.requests,
             held_bytes = summary.peak_held_bytes,
-            duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms,
             "archived"
         );
         Ok(ArtifactAnswer {
@@ -368,6 +379,26 @@ impl<'a> Attempt<'a> {
             size_bytes: summary.size_bytes,
             files: Some(summary.files),
         })
+    }
+
+    /// Where files are read that the API refuses: by git, through an object beside the
+    /// artifact where they do not fit into memory.
+    fn large_files(&self, commit: &Commit, place: &Place) -> Result<Option<Arc<dyn LargeFiles>>> {
+        let Some(git) = &self.context.git else {
+            return Ok(None);
+        };
+        let staged = SpoolPlace {
+            store: Arc::clone(&self.context.store),
+            bucket: place.bucket.clone(),
+            key: place.beside()?,
+            options: PutOptions {
+                kms_key_id: self.context.config.kms_key_id.clone(),
+                ..PutOptions::default()
+            },
+        };
+        let repository = self.repository().clone();
+        let files = GitFiles::new(git.clone(), repository, commit.commit_id, staged);
+        Ok(Some(Arc::new(files)))
     }
 
     fn pipeline(&self, tip: CommitId) -> Result<Option<PipelineName>> {
@@ -424,6 +455,7 @@ impl<'a> Attempt<'a> {
             repository.name = %self.repository(), branch.name = %self.branch(), commit.id = %tip,
             pipeline.name = %pipeline, execution.id = execution, "started"
         );
+        self.context.metrics.add(Metric::ExecutionsStarted, 1);
         let version = artifact.version_id.as_deref();
         let store = &self.context.store;
         let mut tags = store.get_tags(&place.bucket, &place.key, version).await?;

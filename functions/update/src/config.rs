@@ -1,5 +1,6 @@
 //! The settings of the `update` function, read once at init.
 
+use branchline_core::git::smart_http::HttpSettings;
 use branchline_core::name::{
     BranchName, BucketName, CommitId, ObjectKey, PipelineName, RepositoryName,
 };
@@ -39,6 +40,10 @@ pub struct Config {
     pub kms_key_id: Option<String>,
     /// `CODECOMMIT_CONCURRENCY`: the most requests to CodeCommit in flight.
     pub concurrency: u32,
+    /// The function's memory, in bytes.
+    pub function_memory: usize,
+    /// The proxies of the environment: how git is reached.
+    pub http: HttpSettings,
 }
 
 /// What a pipeline's source action is pinned to.
@@ -88,6 +93,8 @@ impl Config {
                 DEFAULT_CONCURRENCY,
                 1..=1000,
             )?,
+            function_memory: settings.function_memory_mib()? as usize * 1024 * 1024,
+            http: HttpSettings::read(settings),
         };
         config.check()?;
         Ok(config)

@@ -18,10 +18,14 @@ use branchline_core::Result;
 use branchline_core::aws::{self, Aws};
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
+use branchline_core::codecommit::git_login::GitLogin;
+use branchline_core::git::smart_http::{CredentialSource, Http};
 use branchline_core::lambda::{self, Failure};
+use branchline_core::metrics::{Measured, Metrics};
 use branchline_core::name::{BucketName, PipelineName};
 use branchline_core::pipeline::Pipelines;
 use branchline_core::pipeline::client::SdkPipelines;
+use branchline_core::remote::large_files::GitAccess;
 use branchline_core::retry::{Pace, Paced};
 use branchline_core::storage::ObjectStore;
 use branchline_core::storage::client::SdkObjectStore;
@@ -40,15 +44,27 @@ const LOOKS: usize = 8;
 /// The most requests to S3 and CodePipeline in flight.
 const OTHER_REQUESTS: usize = 16;
 
+/// The least that reading by git can do with, in bytes.
+const LEAST_GIT_MEMORY: usize = 64 * 1024 * 1024;
+
 /// What all invocations of one execution environment share.
 pub struct Context {
     config: Config,
     codecommit: Arc<dyn CodeCommit>,
     store: Arc<dyn ObjectStore>,
     pipelines: Arc<dyn Pipelines>,
+    // For files that CodeCommit's API does not serve.
+    git: Option<GitAccess>,
     // One archive at a time: its memory is bounded, that of many is not.
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
+    metrics: Metrics,
+}
+
+impl Measured for Context {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
 }
 
 impl Context {
@@ -57,12 +73,29 @@ impl Context {
         let aws = Aws::load(aws::Settings::default()).await?;
         let codecommit = Pace::new(config.concurrency as usize);
         let others = Pace::new(OTHER_REQUESTS);
-        Ok(Self::new(
+        let metrics = Metrics::of([&codecommit, &others]);
+        let http = Http::new(&config.http)?;
+        let context = Self::new(
             config,
             Arc::new(Paced::new(SdkCodeCommit::new(&aws), codecommit)),
             Arc::new(Paced::new(SdkObjectStore::new(&aws), others.clone())),
             Arc::new(Paced::new(SdkPipelines::new(&aws), others)),
-        ))
+        );
+        let context = context.with_git(http, Arc::new(GitLogin::new(&aws)));
+        Ok(Self { metrics, ..context })
+    }
+
+    /// Reads files by git that CodeCommit's API does not serve, within half of the
+    /// function's memory.
+    #[must_use]
+    pub fn with_git(mut self, http: Http, credentials: Arc<dyn CredentialSource>) -> Self {
+        self.git = Some(GitAccess {
+            service: Arc::clone(&self.codecommit),
+            http,
+            credentials,
+            memory: (self.config.function_memory / 2).max(LEAST_GIT_MEMORY),
+        });
+        self
     }
 
     /// A context over given services.
@@ -77,8 +110,10 @@ impl Context {
             codecommit,
             store,
             pipelines,
+            git: None,
             build_slot: Semaphore::new(1),
             versioned: Mutex::default(),
+            metrics: Metrics::default(),
         }
     }
 

@@ -1,10 +1,12 @@
 //! The bootstrap of the `update` function.
 
+use std::process::ExitCode;
+
 use branchline_core::lambda;
 use branchline_update::{Config, Context, handle};
 
 #[tokio::main]
-async fn main() -> branchline_core::Result<()> {
+async fn main() -> ExitCode {
     lambda::give_memory_back();
     let settings = std::env::vars().collect();
     let init = async |settings: &_| Context::connect(Config::read(settings)?).await;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, Taken};
+use super::large::{Content, LargeFiles};
 use super::plan::{ExtraFile, Item, Plan, plan};
 use super::subst;
 use super::upload::{PartSink, Target, Upload};
@@ -35,6 +36,9 @@ pub struct ArchiveRequest {
     pub memory_bytes: u64,
     /// When to give up.
     pub deadline: Option<Instant>,
+    /// Where files are read that the API refuses as too large. Without it they end the
+    /// archive with `FileTooLarge`.
+    pub large_files: Option<Arc<dyn LargeFiles>>,
 }
 
 impl ArchiveRequest {
@@ -49,6 +53,7 @@ impl ArchiveRequest {
             concurrency: 32,
             memory_bytes: 16 * 1024 * 1024,
             deadline: None,
+            large_files: None,
         }
     }
 }
@@ -75,14 +80,15 @@ pub struct Built {
     pub written: Written,
     /// What is in it.
     pub summary: Summary,
-    /// Requests made to the object store.
+    /// Requests made to the object store for the archive itself.
     pub store_requests: u64,
 }
 
 /// Archives a commit as one object of `store`.
 ///
 /// Errors leave neither an object nor an upload behind; so does dropping the future, as
-/// far as the runtime goes on. `FileTooLarge` names the file that the API does not serve,
+/// far as the runtime goes on. `FileTooLarge` names the file that the API does not serve
+/// (or that cannot be held, where it must be, when [`ArchiveRequest::large_files`] does),
 /// `Conflict` means that the precondition did not hold, `Deadline` that time was up.
 pub async fn build(
     codecommit: &dyn CodeCommit,
@@ -91,7 +97,7 @@ pub async fn build(
     target: &Target,
 ) -> Result<Built> {
     let mut upload = Upload::new(Arc::clone(store), target.clone());
-    let built = in_time(request.deadline, async {
+    let built = in_time(request, async {
         let (summary, next, rest) = Box::pin(stream(codecommit, request, &upload)).await?;
         let written = upload.complete(next, rest).await?;
         Ok((written, summary))
@@ -120,7 +126,7 @@ pub async fn write(
     request: &ArchiveRequest,
     sink: &dyn PartSink,
 ) -> Result<Summary> {
-    in_time(request.deadline, async {
+    in_time(request, async {
         let (summary, next, rest) = Box::pin(stream(codecommit, request, sink)).await?;
         if !rest.is_empty() {
             sink.part(next, rest).await?;
@@ -130,18 +136,22 @@ pub async fn write(
     .await
 }
 
-async fn in_time<T>(deadline: Option<Instant>, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let Some(deadline) = deadline else {
-        return work.await;
+async fn in_time<T>(request: &ArchiveRequest, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = match request.deadline {
+        None => work.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
+            .await
+            .unwrap_or_else(|_| Err(too_late())),
     };
-    tokio::time::timeout_at(deadline.into(), work)
-        .await
-        .unwrap_or_else(|_| {
-            Err(
-                Error::new(ErrorKind::Deadline, "the archive was not complete in time")
-                    .with_hint("give the function more time and memory: memory brings processors"),
-            )
-        })
+    if let Some(large_files) = &request.large_files {
+        large_files.close().await;
+    }
+    done
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Deadline, "the archive was not complete in time")
+        .with_hint("give the function more time and memory: memory brings processors")
 }
 
 /// Sends all parts but the last, which is returned with its number.
@@ -164,7 +174,7 @@ async fn stream(
     let plan = plan(&tree, &request.prefix, &request.extra_files)?;
     sink.planned(plan.files());
     let fetcher = Fetcher::new(
-        codecommit,
+        (codecommit, request.large_files.as_deref()),
         repository,
         commit,
         stamp,
@@ -178,6 +188,7 @@ async fn stream(
         stamp,
         fetcher,
         archive: Archive::new(stamp),
+        streaming: None,
         next: 0,
         files: 0,
         part: 1,
@@ -195,6 +206,8 @@ struct Run<'a, S> {
     stamp: Stamp,
     fetcher: Fetcher<'a>,
     archive: Archive,
+    // What is left of the content of the last item, when that is a large file.
+    streaming: Option<Content>,
     // The item to write next.
     next: usize,
     files: u64,
@@ -210,7 +223,7 @@ impl<'a> Run<'a, Sending<'a>> {
     async fn run(mut self) -> Result<(Summary, u32, Bytes)> {
         loop {
             while self.send() && self.write_next()? {}
-            if self.next == self.plan.items.len() {
+            if self.next == self.plan.items.len() && self.streaming.is_none() {
                 break;
             }
             let awaited = self.awaited();
@@ -260,6 +273,9 @@ impl<'a> Run<'a, Sending<'a>> {
 
     /// Writes the next item, if there is one and what it needs is there.
     fn write_next(&mut self) -> Result<bool> {
+        if self.streaming.is_some() {
+            return Ok(false);
+        }
         let Some(item) = self.plan.items.get(self.next) else {
             return Ok(false);
         };
@@ -274,11 +290,17 @@ impl<'a> Run<'a, Sending<'a>> {
                 self.archive.add_folder(&path)?;
             }
             Item::File(_, _, content) => {
-                let Some(packed) = self.fetcher.take(content) else {
+                let Some(taken) = self.fetcher.take(content) else {
                     return Ok(false);
                 };
                 let path = path();
-                self.archive.add_file(&path, &packed)?;
+                match taken {
+                    Taken::Packed(packed) => self.archive.add_file(&path, &packed)?,
+                    Taken::Large(large) => {
+                        self.archive.add_header(&path, large.kind, large.measured)?;
+                        self.streaming = Some(large.packed());
+                    }
+                }
                 self.files += 1;
             }
             Item::Extra(index) => {
@@ -292,10 +314,26 @@ impl<'a> Run<'a, Sending<'a>> {
         Ok(true)
     }
 
-    /// Waits until something has been fetched, compressed or sent.
+    /// Waits until something has been fetched, compressed, written or sent.
     async fn progress(&mut self, awaited: Option<u32>) -> Result<()> {
+        let room = self.archive.waiting() < self.sink.part_bytes(self.part);
+        let streams = room && self.streaming.is_some();
+        let streaming = &mut self.streaming;
+        let piece = async {
+            match streaming {
+                Some(content) => content.next().await,
+                None => None,
+            }
+        };
         tokio::select! {
             Some(sent) = self.sending.next(), if !self.sending.is_empty() => sent,
+            piece = piece, if streams => {
+                match piece.transpose()? {
+                    Some(piece) => self.archive.append(&piece)?,
+                    None => self.streaming = None,
+                }
+                Ok(())
+            }
             Some(done) = self.fetcher.progress(awaited) => done,
             else => Err(Error::new(
                 ErrorKind::Internal,

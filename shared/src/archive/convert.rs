@@ -40,6 +40,15 @@ enum Encoding {
     Other(&'static encoding_rs::Encoding),
 }
 
+/// How a file is converted that is too large to be held without need.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Streamed {
+    /// Piece by piece: at most its line ends change.
+    LineEnds(eol::AttributesDigest),
+    /// All of it at once, because of that attribute.
+    Held(&'static str),
+}
+
 /// The distinct conversions of a tree; files name theirs by index.
 #[derive(Debug)]
 pub(super) struct Conversions(Vec<Conversion>);
@@ -63,6 +72,19 @@ impl Conversion {
             encoding: encoding(found, path)?,
             subst: found.export_subst,
         })
+    }
+
+    /// How a large file is converted.
+    pub(super) fn streamed(&self) -> Streamed {
+        if self.subst {
+            Streamed::Held("export-subst")
+        } else if self.encoding.is_some() {
+            Streamed::Held("working-tree-encoding")
+        } else if self.ident {
+            Streamed::Held("ident")
+        } else {
+            Streamed::LineEnds(self.eol)
+        }
     }
 
     /// Converts the blob `id`.
@@ -102,7 +124,7 @@ impl Conversion {
             }
         }
         if self.subst
-            && let Some(changed) = subst::expand(&bytes, commit)
+            && let Some(changed) = subst::expand(&bytes, commit)?
         {
             bytes = Cow::Owned(changed);
         }

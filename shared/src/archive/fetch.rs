@@ -3,6 +3,9 @@
 //!
 //! Each distinct blob is fetched once. What is needed again later is kept compressed, up
 //! to [`RETAINED_BYTES`]; what does not fit is fetched again when its turn comes.
+//!
+//! A file that the API refuses as too large is opened elsewhere, if there is such a place.
+//! Only what a header needs to know of it is made ready ahead.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +18,12 @@ use gix_hash::ObjectId;
 use tokio::sync::Semaphore;
 
 use super::admission::{Budget, Grant};
-use super::convert::{Conversion, UNCHANGED};
+use super::convert::{Conversion, Streamed, UNCHANGED};
+use super::large::{Large, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, hold};
 use super::plan::{Item, Plan};
 use super::walk::Tree;
 use super::zip::{Packed, Stamp};
-use crate::codecommit::{CodeCommit, Commit, EntryKind};
+use crate::codecommit::{Admission as _, CodeCommit, Commit, EntryKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BlobId, RepositoryName};
 
@@ -40,13 +44,32 @@ struct Flight {
 struct Fetched {
     item: usize,
     blob: ObjectId,
-    result: Result<(Bytes, Grant)>,
+    result: Result<Found>,
+}
+
+/// What a fetch led to.
+enum Found {
+    Held(Bytes, Grant),
+    Large(Arc<dyn LargeFile>),
 }
 
 struct Compressed {
+    item: usize,
     content: u32,
     blob: ObjectId,
-    result: Result<(Vec<(u32, Packed)>, Grant)>,
+    result: Result<Made>,
+}
+
+/// What is ready to be written.
+enum Made {
+    Packed(Vec<(u32, Packed)>, Grant),
+    Large(Large),
+}
+
+/// The content of an item.
+pub(super) enum Taken {
+    Packed(Packed),
+    Large(Large),
 }
 
 /// How one content of a blob is made.
@@ -60,6 +83,7 @@ struct Recipe {
 /// Gets the contents of a plan.
 pub(super) struct Fetcher<'a> {
     codecommit: &'a dyn CodeCommit,
+    large_files: Option<&'a dyn LargeFiles>,
     repository: &'a RepositoryName,
     commit: Arc<Commit>,
     stamp: Stamp,
@@ -68,11 +92,16 @@ pub(super) struct Fetcher<'a> {
     concurrency: usize,
     budget: Arc<Budget>,
     processors: Arc<Semaphore>,
+    // Large files are read through one after the other.
+    reader: Arc<Semaphore>,
     fetches: FuturesUnordered<BoxFuture<'a, Fetched>>,
     compressions: FuturesUnordered<BoxFuture<'a, Compressed>>,
     flights: HashMap<ObjectId, Flight>,
     // What the archive needs next, packed, with the bytes it holds of the budget.
     ready: HashMap<u32, (Packed, Grant)>,
+    // Large files by blob, and those that are ready by content.
+    opened: HashMap<ObjectId, Arc<dyn LargeFile>>,
+    measured: HashMap<u32, Large>,
     retained: HashMap<u32, Packed>,
     retained_bytes: usize,
     uses_left: Vec<u32>,
@@ -83,7 +112,7 @@ pub(super) struct Fetcher<'a> {
 
 impl<'a> Fetcher<'a> {
     pub(super) fn new(
-        codecommit: &'a dyn CodeCommit,
+        (codecommit, large_files): (&'a dyn CodeCommit, Option<&'a dyn LargeFiles>),
         repository: &'a RepositoryName,
         commit: &Commit,
         stamp: Stamp,
@@ -93,6 +122,7 @@ impl<'a> Fetcher<'a> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             codecommit,
+            large_files,
             repository,
             commit: Arc::new(commit.clone()),
             stamp,
@@ -101,10 +131,13 @@ impl<'a> Fetcher<'a> {
             concurrency: concurrency.max(1),
             budget: Budget::new(memory_bytes),
             processors: Arc::new(Semaphore::new(processors)),
+            reader: Arc::new(Semaphore::new(1)),
             fetches: FuturesUnordered::new(),
             compressions: FuturesUnordered::new(),
             flights: HashMap::new(),
             ready: HashMap::new(),
+            opened: HashMap::new(),
+            measured: HashMap::new(),
             retained: HashMap::new(),
             retained_bytes: 0,
             uses_left: plan.uses.clone(),
@@ -116,7 +149,7 @@ impl<'a> Fetcher<'a> {
 
     /// How many requests were made so far.
     pub(super) fn requests(&self) -> u64 {
-        self.requests
+        self.requests + self.large_files.map_or(0, LargeFiles::requests)
     }
 
     /// The most bytes of the budget that were held at once.
@@ -125,8 +158,12 @@ impl<'a> Fetcher<'a> {
     }
 
     /// The content of `item`, when it is there; it counts as used then.
-    pub(super) fn take(&mut self, content: u32) -> Option<Packed> {
+    pub(super) fn take(&mut self, content: u32) -> Option<Taken> {
         let at = content as usize;
+        if let Some(large) = self.measured.get(&content) {
+            self.uses_left[at] -= 1;
+            return Some(Taken::Large(large.clone()));
+        }
         let packed = if let Some(packed) = self.retained.get(&content) {
             packed.clone()
         } else {
@@ -141,7 +178,7 @@ impl<'a> Fetcher<'a> {
             // It will be fetched again: look once more at what was passed over.
             self.cursor = 0;
         }
-        Some(packed)
+        Some(Taken::Packed(packed))
     }
 
     /// Starts what can be started; the archive has come to item `next`, and waits for it
@@ -181,6 +218,7 @@ impl<'a> Fetcher<'a> {
         let blob = self.plan.contents[content as usize].blob;
         if self.ready.contains_key(&content)
             || self.retained.contains_key(&content)
+            || self.measured.contains_key(&content)
             || self.flights.contains_key(&blob)
         {
             return;
@@ -190,6 +228,11 @@ impl<'a> Fetcher<'a> {
         self.tickets += 1;
         let number = ((item as u64) << 24) | (self.tickets & 0xff_ffff);
         self.flights.insert(blob, Flight { ticket: number });
+        if let Some(file) = self.opened.get(&blob) {
+            let file = Arc::clone(file);
+            self.stream(item, content, number, file);
+            return;
+        }
         let ticket = self.budget.ticket(number);
         let known = if blob.is_empty_blob() {
             Some(Bytes::new())
@@ -198,45 +241,104 @@ impl<'a> Fetcher<'a> {
         };
         if let Some(bytes) = known {
             let grant = ticket.into_grant(bytes.len());
-            self.compress(blob, content, bytes, grant);
+            self.compress(item, content, bytes, grant);
             return;
         }
         self.requests += 1;
         let (codecommit, repository) = (self.codecommit, self.repository);
+        let large_files = self.large_files;
         self.fetches.push(Box::pin(async move {
             let result = codecommit
                 .get_blob(repository, BlobId::from(blob), &ticket)
                 .await;
-            let result = result.map(|bytes| {
-                let grant = ticket.into_grant(bytes.len());
-                (bytes, grant)
-            });
+            let result = match (result, large_files) {
+                (Ok(bytes), _) => {
+                    let grant = ticket.into_grant(bytes.len());
+                    Ok(Found::Held(bytes, grant))
+                }
+                (Err(error), Some(large)) if error.kind() == ErrorKind::FileTooLarge => {
+                    large.open(blob).await.map(Found::Large)
+                }
+                (Err(error), _) => Err(error),
+            };
             Fetched { item, blob, result }
         }));
     }
 
+    /// Makes a large file ready.
+    fn stream(&mut self, item: usize, content: u32, number: u64, file: Arc<dyn LargeFile>) {
+        let wanted = self.plan.contents[content as usize];
+        let blob = wanted.blob;
+        match self.tree.conversions.get(wanted.conversion).streamed() {
+            Streamed::LineEnds(digest) => {
+                let reader = Arc::clone(&self.reader);
+                self.compressions.push(Box::pin(async move {
+                    let _turn = reader.acquire_owned().await;
+                    let large = Large::measure(file, wanted.kind, digest).await;
+                    Compressed {
+                        item,
+                        content,
+                        blob,
+                        result: large.map(Made::Large),
+                    }
+                }));
+            }
+            Streamed::Held(attribute) => {
+                let ticket = self.budget.ticket(number);
+                self.fetches.push(Box::pin(async move {
+                    let size = file.size_bytes();
+                    let result = if size > MAX_CONVERTED_BYTES {
+                        Err(cannot_convert(size, attribute))
+                    } else {
+                        ticket.admit(size).await;
+                        hold(file).await.map(|bytes| {
+                            let grant = ticket.into_grant(bytes.len());
+                            Found::Held(bytes, grant)
+                        })
+                    };
+                    Fetched { item, blob, result }
+                }));
+            }
+        }
+    }
+
     fn fetched(&mut self, fetched: Fetched) -> Result<()> {
         let Fetched { item, blob, result } = fetched;
-        let Item::File(folder, entry, content) = self.plan.items[item] else {
+        let Item::File(_, _, content) = self.plan.items[item] else {
             return Err(Error::new(ErrorKind::Internal, "only files are fetched"));
         };
-        let (bytes, grant) = result.map_err(|error| {
-            let folder = &self.tree.folders[folder as usize];
-            let path = folder.join(&folder.entries[entry as usize].name);
-            error.context(format!("file `{}`", path.escape_debug()))
-        })?;
-        self.compress(blob, content, bytes, grant);
+        match result.map_err(|error| self.named(item, error))? {
+            Found::Held(bytes, grant) => self.compress(item, content, bytes, grant),
+            Found::Large(file) => {
+                self.opened.insert(blob, Arc::clone(&file));
+                let number = self.flights.get(&blob).map_or(0, |flight| flight.ticket);
+                self.stream(item, content, number, file);
+            }
+        }
         Ok(())
     }
 
-    /// Makes every content of `blob` that is still needed.
-    fn compress(&mut self, blob: ObjectId, content: u32, bytes: Bytes, mut grant: Grant) {
+    /// Says which file an error is about.
+    fn named(&self, item: usize, error: Error) -> Error {
+        let Item::File(folder, entry, _) = self.plan.items[item] else {
+            return error;
+        };
+        let folder = &self.tree.folders[folder as usize];
+        let path = folder.join(&folder.entries[entry as usize].name);
+        error.context(format!("file `{}`", path.escape_debug()))
+    }
+
+    /// Makes every content of a blob that is still needed; `content` is one of them.
+    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut grant: Grant) {
+        let blob = self.plan.contents[content as usize].blob;
+        let is_large = self.opened.contains_key(&blob);
         let mut recipes = vec![];
         let mut sibling = content;
         loop {
             let wanted = self.plan.contents[sibling as usize];
             if sibling == content
-                || (self.uses_left[sibling as usize] > 0
+                || (!is_large
+                    && self.uses_left[sibling as usize] > 0
                     && !self.retained.contains_key(&sibling)
                     && !self.ready.contains_key(&sibling))
             {
@@ -262,7 +364,8 @@ impl<'a> Fetcher<'a> {
                 work()
             } else {
                 let _turn = processors.acquire_owned().await;
-                tokio::task::spawn_blocking(work)
+                let span = tracing::Span::current();
+                tokio::task::spawn_blocking(move || span.in_scope(work))
                     .await
                     .unwrap_or_else(|error| {
                         Err(Error::new(ErrorKind::Internal, "compressing failed")
@@ -272,9 +375,10 @@ impl<'a> Fetcher<'a> {
             let result = result.map(|packed| {
                 let held: usize = packed.iter().map(|(_, packed)| packed.len()).sum();
                 grant.shrink(held as u64);
-                (packed, grant)
+                Made::Packed(packed, grant)
             });
             Compressed {
+                item,
                 content,
                 blob,
                 result,
@@ -284,7 +388,18 @@ impl<'a> Fetcher<'a> {
 
     fn compressed(&mut self, compressed: Compressed, awaited: Option<u32>) -> Result<()> {
         self.flights.remove(&compressed.blob);
-        let (packed, mut grant) = compressed.result?;
+        if self.opened.contains_key(&compressed.blob) {
+            // Its other contents are made one by one, and were passed over meanwhile.
+            self.cursor = 0;
+        }
+        let made = compressed.result;
+        let (packed, mut grant) = match made.map_err(|error| self.named(compressed.item, error))? {
+            Made::Packed(packed, grant) => (packed, grant),
+            Made::Large(large) => {
+                self.measured.insert(compressed.content, large);
+                return Ok(());
+            }
+        };
         // What the archive waits for stays for sure, even if another content of the same
         // blob was the reason for the fetch.
         let first = match awaited {
@@ -314,6 +429,19 @@ impl<'a> Fetcher<'a> {
         }
         fits
     }
+}
+
+fn cannot_convert(size: u64, attribute: &str) -> Error {
+    Error::new(
+        ErrorKind::FileTooLarge,
+        format!(
+            "has {size} bytes and the attribute `{attribute}`, for which it must be held, and \
+             {MAX_CONVERTED_BYTES} bytes are the most that is"
+        ),
+    )
+    .with_hint(format!(
+        "take the attribute off the file in .gitattributes: `-{attribute}`"
+    ))
 }
 
 fn pack(

@@ -7,16 +7,18 @@
 //!
 //! From above to below: `build` runs everything; `walk` lists the tree, asking
 //! `attributes`; `plan` puts it in order; `fetch` gets the contents under the budget of
-//! `admission`, `convert` and `subst` change them as git does; `zip` writes and `upload`
-//! sends. Memory: the budget (16 MiB), retained duplicates (8 MiB), three parts (15 MiB)
-//! and the entry at their end, and for each entry of the tree about 200 bytes and twice
-//! its name: in the listing and in the zip's directory, which comes last.
+//! `admission`, `convert` and `subst` change them as git does; `large` streams what the API
+//! refuses as too large; `zip` writes and `upload` sends. Memory: the budget (16 MiB),
+//! retained duplicates (8 MiB), three parts (15 MiB) and the entry at their end, and for
+//! each entry of the tree about 200 bytes and twice its name: in the listing and in the
+//! zip's directory, which comes last. What [`LargeFiles`] holds comes on top.
 
 mod admission;
 mod attributes;
 mod build;
 mod convert;
 mod fetch;
+mod large;
 mod plan;
 mod subst;
 mod upload;
@@ -24,5 +26,6 @@ mod walk;
 mod zip;
 
 pub use build::{ArchiveRequest, Built, Summary, build, write};
+pub use large::{Content, LargeFile, LargeFiles};
 pub use plan::ExtraFile;
 pub use upload::{PartSink, Target, WriteSink, part_bytes};

@@ -30,6 +30,7 @@ use jiff::Timestamp;
 use jiff::tz::Offset;
 
 use crate::codecommit::{Commit, Signature};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What git allows as a width.
 const MAX_WIDTH: i64 = 16 * 1024;
@@ -37,11 +38,18 @@ const MAX_WIDTH: i64 = 16 * 1024;
 /// How many digits stand for an id.
 const ABBREVIATED: usize = 7;
 
+/// The most bytes that placeholders may add to a file: a few letters can ask for a width
+/// of 16 KiB.
+const MAX_GROWTH: usize = 16 << 20;
+
 /// Expands all placeholders of `bytes`; `None` when there are none.
-pub(super) fn expand(bytes: &[u8], commit: &Commit) -> Option<Vec<u8>> {
+///
+/// Errors: `FileTooLarge` when the result has 16 MiB more than `bytes`.
+pub(super) fn expand(bytes: &[u8], commit: &Commit) -> Result<Option<Vec<u8>>> {
     const START: &[u8] = b"$Format:";
     let mut out = Vec::new();
     let mut rest = bytes;
+    let limit = bytes.len().saturating_add(MAX_GROWTH);
     while let Some(start) = rest.find(START) {
         let format = &rest[start + START.len()..];
         let Some(end) = format.find_byte(b'$') else {
@@ -54,15 +62,16 @@ pub(super) fn expand(bytes: &[u8], commit: &Commit) -> Option<Vec<u8>> {
             commit,
             out: &mut out,
             pad: None,
+            limit,
         }
-        .run(&format[..ends_at]);
+        .run(&format[..ends_at])?;
         rest = &format[end + 1..];
     }
     if rest.len() == bytes.len() {
-        return None;
+        return Ok(None);
     }
     out.extend_from_slice(rest);
-    Some(out)
+    Ok(Some(out))
 }
 
 /// How the next placeholder is padded.
@@ -96,10 +105,12 @@ struct Expansion<'a> {
     // All of the file so far: padding to a column looks back.
     out: &'a mut Vec<u8>,
     pad: Option<Pad>,
+    // How long the file may become.
+    limit: usize,
 }
 
 impl Expansion<'_> {
-    fn run(&mut self, mut format: &[u8]) {
+    fn run(&mut self, mut format: &[u8]) -> Result<()> {
         while let Some(percent) = format.find_byte(b'%') {
             self.out.extend_from_slice(&format[..percent]);
             format = &format[percent + 1..];
@@ -112,8 +123,15 @@ impl Expansion<'_> {
                 0 => self.out.push(b'%'),
                 taken => format = &format[taken..],
             }
+            if self.out.len() > self.limit {
+                return Err(Error::new(
+                    ErrorKind::FileTooLarge,
+                    "the `$Format:$` of a file makes more than 16 MiB",
+                ));
+            }
         }
         self.out.extend_from_slice(format);
+        Ok(())
     }
 
     /// Expands what follows a `%`; returns how many bytes it took, 0 when it is unknown.
@@ -365,6 +383,12 @@ fn date(text: &str, form: u8) -> Option<String> {
     }
     // +0530 is 530 for git: hours times hundred, and minutes.
     let zone: i32 = zone.trim().parse().unwrap_or(0);
+    // No place on earth is further off.
+    let zone = if (-9999..=9999).contains(&zone) {
+        zone
+    } else {
+        0
+    };
     let offset = Offset::from_seconds((zone / 100 * 60 + zone % 100) * 60).unwrap_or(Offset::UTC);
     let at = offset.to_datetime(Timestamp::from_second(seconds).ok()?);
     let sign = if zone < 0 { '-' } else { '+' };

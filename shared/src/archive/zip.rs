@@ -20,6 +20,7 @@ use zip::result::ZipError;
 use zip::write::{FileOptions, FullFileOptions, PreparedZipFile, ZipWriter};
 use zip::{CompressionMethod, DateTime, System};
 
+use super::large::Measured;
 use crate::codecommit::EntryKind;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,6 +28,9 @@ const ENTRIES_PER_WRITER: usize = 1024;
 
 /// How much room is added at once to bytes that wait; doubling would waste megabytes.
 const GROWTH: usize = 1024 * 1024;
+
+/// How hard entries are deflated.
+pub(super) const LEVEL: u32 = 6;
 
 /// The extra field of the modification time, "UT".
 const TIME_FIELD: [u8; 2] = *b"UT";
@@ -38,6 +42,9 @@ const TIME_FIELD_IN_CRATE: [u8; 2] = *b"bl";
 /// Above these, the end of the central directory needs its 64-bit form.
 const MAX_ENTRIES_32: u64 = 0xffff;
 const MAX_OFFSET_32: u64 = 0xffff_ffff;
+
+/// What makes an entry need sizes of 64 bits.
+const MAX_SIZE_32: u64 = 0xffff_ffff;
 
 /// What all entries of an archive have in common.
 #[derive(Debug, Clone, Copy)]
@@ -102,23 +109,7 @@ type ZipResult<T> = std::result::Result<T, ZipError>;
 impl Packed {
     /// Compresses `bytes`; stores them where that is shorter, as git does.
     pub(super) fn new(bytes: &[u8], kind: EntryKind, stamp: Stamp) -> Result<Self> {
-        let (system, attributes) = match kind {
-            EntryKind::File => (System::Dos, 0),
-            EntryKind::Executable => (System::Unix, 0o100_755 << 16),
-            EntryKind::Symlink => (System::Unix, 0o120_777 << 16),
-        };
-        let pack = |method| -> ZipResult<Self> {
-            let options = stamp
-                .options(system, attributes)?
-                .compression_method(method)
-                .compression_level((method == CompressionMethod::Deflated).then_some(6));
-            // Hardly ever exceeded; pages that are not written take no memory.
-            let capacity = bytes.len() + 512;
-            let mut writer = ZipWriter::new(Cursor::new(Vec::with_capacity(capacity)));
-            writer.start_file("", options)?;
-            writer.write_all(bytes)?;
-            Ok(Self(writer.finish()?.into_inner().into_boxed_slice()))
-        };
+        let pack = |method| Self::with_method(bytes, kind, stamp, method);
         let stores = kind == EntryKind::Symlink || bytes.is_empty();
         if !stores {
             let packed = pack(CompressionMethod::Deflated).map_err(defect)?;
@@ -134,6 +125,30 @@ impl Packed {
         pack(CompressionMethod::Stored).map_err(defect)
     }
 
+    fn with_method(
+        bytes: &[u8],
+        kind: EntryKind,
+        stamp: Stamp,
+        method: CompressionMethod,
+    ) -> ZipResult<Self> {
+        let (system, attributes) = match kind {
+            EntryKind::File => (System::Dos, 0),
+            EntryKind::Executable => (System::Unix, 0o100_755 << 16),
+            EntryKind::Symlink => (System::Unix, 0o120_777 << 16),
+        };
+        let deflates = method == CompressionMethod::Deflated;
+        let options = stamp
+            .options(system, attributes)?
+            .compression_method(method)
+            .compression_level(deflates.then_some(LEVEL.into()));
+        // Hardly ever exceeded; pages that are not written take no memory.
+        let capacity = bytes.len() + 512;
+        let mut writer = ZipWriter::new(Cursor::new(Vec::with_capacity(capacity)));
+        writer.start_file("", options)?;
+        writer.write_all(bytes)?;
+        Ok(Self(writer.finish()?.into_inner().into_boxed_slice()))
+    }
+
     /// How many bytes this holds.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -147,6 +162,8 @@ pub(super) struct Archive {
     entries_of_writer: usize,
     entries: u64,
     directory: Vec<u8>,
+    // What the writer does not know: its entries, by number, that came as streams.
+    streamed: Vec<(usize, Measured)>,
     stamp: Stamp,
 }
 
@@ -159,6 +176,7 @@ impl Archive {
             entries_of_writer: 0,
             entries: 0,
             directory: Vec::new(),
+            streamed: Vec::new(),
             stamp,
         }
     }
@@ -187,6 +205,57 @@ impl Archive {
             .raw_copy_file_rename(file, path)
             .map_err(|error| refused(path, error))?;
         self.added(start)
+    }
+
+    /// Adds the header of an entry whose content follows by [`append`](Self::append): so
+    /// many bytes as were measured, before the next entry is added.
+    pub(super) fn add_header(
+        &mut self,
+        path: &str,
+        kind: EntryKind,
+        measured: Measured,
+    ) -> Result<()> {
+        if measured.size >= MAX_SIZE_32 || measured.packed_size >= MAX_SIZE_32 {
+            let path = path.escape_debug();
+            return Err(Error::new(
+                ErrorKind::FileTooLarge,
+                format!(
+                    "`{path}` has {} bytes, and 4 GiB are the most",
+                    measured.size
+                ),
+            ));
+        }
+        let method = if measured.deflated {
+            CompressionMethod::Deflated
+        } else {
+            CompressionMethod::Stored
+        };
+        // An empty entry has the same header, but for what was measured.
+        let empty = Packed::with_method(b"", kind, self.stamp, method).map_err(defect)?;
+        let mut source = ZipArchive::new(Cursor::new(&*empty.0)).map_err(defect)?;
+        let file = source.by_index_raw(0).map_err(defect)?;
+        let start = self.waiting();
+        self.writer
+            .raw_copy_file_rename(file, path)
+            .map_err(|error| refused(path, error))?;
+        let patched = self.stream.with(|state| {
+            let header = &mut state.bytes[start..];
+            let length = 30 + short(header, 26)? + short(header, 28)?;
+            measured.write_to(header.get_mut(14..26)?);
+            let gone = header.len().checked_sub(length)?;
+            state.bytes.truncate(start + length);
+            state.position -= gone as u64;
+            Some(())
+        });
+        patched.ok_or_else(no_header)?;
+        self.streamed.push((self.entries_of_writer, measured));
+        self.added(start)
+    }
+
+    /// Adds the next bytes of the content of an entry.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.stream.write_all(bytes);
+        written.map_err(|error| defect(error.into()))
     }
 
     /// How many bytes wait to be taken.
@@ -248,8 +317,13 @@ impl Archive {
             state.bytes.split_off(kept)
         });
         let mut length = 0;
-        for _ in 0..entries {
-            length += directory_record(&mut tail[length..]).ok_or_else(no_time)?;
+        let mut streamed = std::mem::take(&mut self.streamed).into_iter().peekable();
+        for number in 0..entries {
+            let record = &mut tail[length..];
+            if let Some((_, measured)) = streamed.next_if(|(streamed, _)| *streamed == number) {
+                measured.write_to(record.get_mut(16..28).ok_or_else(no_header)?);
+            }
+            length += directory_record(record).ok_or_else(no_time)?;
         }
         self.directory.extend_from_slice(&tail[..length]);
         Ok(())
@@ -281,6 +355,20 @@ fn name_time_field(header: &mut [u8], length_at: usize, name_at: usize) -> Optio
 fn short(bytes: &[u8], at: usize) -> Option<usize> {
     let bytes = bytes.get(at..at + 2)?;
     Some(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+}
+
+impl Measured {
+    /// Writes checksum and sizes into the twelve bytes that headers have for them.
+    fn write_to(&self, fields: &mut [u8]) {
+        let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes();
+        fields[..4].copy_from_slice(&self.crc.to_le_bytes());
+        fields[4..8].copy_from_slice(&narrow(self.packed_size));
+        fields[8..].copy_from_slice(&narrow(self.size));
+    }
+}
+
+fn no_header() -> Error {
+    Error::new(ErrorKind::Internal, "a header of the zip is cut off")
 }
 
 fn no_time() -> Error {

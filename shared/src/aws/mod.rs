@@ -138,6 +138,16 @@ impl Aws {
         }
     }
 
+    /// The same in another region.
+    #[must_use]
+    pub fn with_region(&self, region: &str) -> Self {
+        let builder = self.sdk.to_builder();
+        Self {
+            sdk: builder.region(Region::new(region.to_owned())).build(),
+            idle_timeout: self.idle_timeout,
+        }
+    }
+
     /// Shortens or lengthens the longest silence in the middle of an answer.
     #[must_use]
     pub fn with_idle_timeout(mut self, idle_timeout: Duration) -> Self {

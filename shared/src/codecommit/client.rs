@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use aws_sdk_codecommit::Client;
 use aws_sdk_codecommit::types::{
-    FileModeTypeEnum, RepositoryTrigger, RepositoryTriggerEventEnum, UserInfo,
+    FileModeTypeEnum, RepositoryMetadata, RepositoryTrigger, RepositoryTriggerEventEnum, UserInfo,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -77,20 +77,48 @@ impl CodeCommit for SdkCodeCommit {
             .send()
             .await
             .map_err(|error| convert(&error, &call()))?;
-        let metadata = answer
-            .repository_metadata
-            .ok_or_else(|| corrupt(&call(), "no `repositoryMetadata`"))?;
-        Ok(Repository {
-            name: parse(
-                &call,
-                "repositoryName",
-                metadata.repository_name,
-                RepositoryName::new,
-            )?,
-            arn: required(&call, "Arn", metadata.arn)?,
-            clone_url_http: required(&call, "cloneUrlHttp", metadata.clone_url_http)?,
-            default_branch: metadata.default_branch.filter(|name| !name.is_empty()),
-        })
+        described(&call, answer.repository_metadata)
+    }
+
+    async fn create_repository(&self, repository: &RepositoryName) -> Result<Repository> {
+        let call = || {
+            of_repository(
+                "CreateRepository",
+                "codecommit:CreateRepository",
+                repository,
+            )
+        };
+        let answer = self
+            .client
+            .create_repository()
+            .repository_name(repository.as_str())
+            .send()
+            .await
+            .map_err(|error| convert(&error, &call()))?;
+        described(&call, answer.repository_metadata)
+    }
+
+    async fn update_default_branch(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+    ) -> Result<()> {
+        let call = || Call {
+            subject: format!("branch `{branch}` of repository `{repository}`"),
+            ..of_repository(
+                "UpdateDefaultBranch",
+                "codecommit:UpdateDefaultBranch",
+                repository,
+            )
+        };
+        self.client
+            .update_default_branch()
+            .repository_name(repository.as_str())
+            .default_branch_name(branch.as_str())
+            .send()
+            .await
+            .map_err(|error| convert_in(&error, &call(), repository))
+            .map(drop)
     }
 
     async fn list_branches(
@@ -360,6 +388,21 @@ impl CodeCommit for SdkCodeCommit {
     }
 }
 
+fn described(call: &impl Fn() -> Call, metadata: Option<RepositoryMetadata>) -> Result<Repository> {
+    let metadata = required(call, "repositoryMetadata", metadata)?;
+    Ok(Repository {
+        name: parse(
+            call,
+            "repositoryName",
+            metadata.repository_name,
+            RepositoryName::new,
+        )?,
+        arn: required(call, "Arn", metadata.arn)?,
+        clone_url_http: required(call, "cloneUrlHttp", metadata.clone_url_http)?,
+        default_branch: metadata.default_branch.filter(|name| !name.is_empty()),
+    })
+}
+
 fn of_repository(
     operation: &'static str,
     permission: &'static str,
@@ -410,6 +453,15 @@ where
         "RepositoryDoesNotExistException" => {
             missing(failure, "check its name, the region and the account")
         }
+        "RepositoryNameExistsException" => {
+            failure.into_error(ErrorKind::Conflict, format!("{subject} exists already"))
+        }
+        "RepositoryLimitExceededException" => failure
+            .into_error(
+                ErrorKind::Config,
+                format!("{subject} is one more than the account may have"),
+            )
+            .with_hint("delete some, or ask AWS for a higher quota"),
         "BranchDoesNotExistException" => missing(failure, "it was deleted, or never pushed"),
         "CommitDoesNotExistException" | "CommitIdDoesNotExistException" => missing(
             failure,

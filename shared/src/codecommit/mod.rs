@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod git_credentials;
+pub mod git_login;
 mod paced;
 
 use async_trait::async_trait;
@@ -171,6 +172,16 @@ pub trait CodeCommit: Send + Sync {
 
     /// Describes one repository.
     async fn get_repository(&self, repository: &RepositoryName) -> Result<Repository>;
+
+    /// Creates an empty repository. Errors: `Conflict` when there is one of that name.
+    async fn create_repository(&self, repository: &RepositoryName) -> Result<Repository>;
+
+    /// Sets the branch that `HEAD` names; it must be there.
+    async fn update_default_branch(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+    ) -> Result<()>;
 
     /// Names the branches, a page at a time.
     async fn list_branches(

@@ -24,6 +24,24 @@ impl<C: CodeCommit> CodeCommit for Paced<C> {
             .await
     }
 
+    // After a lost answer it says that the repository exists, which its caller must expect
+    // of a race anyhow.
+    async fn create_repository(&self, repository: &RepositoryName) -> Result<Repository> {
+        self.pace
+            .run(|| self.inner.create_repository(repository))
+            .await
+    }
+
+    async fn update_default_branch(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+    ) -> Result<()> {
+        self.pace
+            .run(|| self.inner.update_default_branch(repository, branch))
+            .await
+    }
+
     async fn list_branches(
         &self,
         repository: &RepositoryName,

@@ -1,6 +1,7 @@
 //! What a server says first: its capabilities and its refs, in protocol versions 0, 1
 //! and 2 (`gitprotocol-pack`, `gitprotocol-v2`).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bstr::{BString, ByteSlice};
@@ -13,6 +14,8 @@ use crate::git::{AGENT, HashKind, ObjectId, check_ref_name, corrupt, parse_id, s
 
 /// The most bytes of refs that are taken in: 64 MiB, about a million refs.
 pub const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// The most capabilities that are taken in; git itself offers about twenty.
+pub const MAX_CAPABILITIES: usize = 1000;
 
 /// A service of a git server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +96,16 @@ impl Capabilities {
                 .split(|&byte| byte == b' ')
                 .any(|word| word == feature.as_bytes())
         })
+    }
+
+    /// Each takes many times its bytes in memory, so bytes alone are no bound.
+    fn check_count(&self) -> Result<()> {
+        if self.0.len() <= MAX_CAPABILITIES {
+            return Ok(());
+        }
+        Err(corrupt(format!(
+            "a server offers more than {MAX_CAPABILITIES} capabilities"
+        )))
     }
 
     fn hash(&self) -> Result<HashKind> {
@@ -226,12 +239,7 @@ impl AdvertisementReader {
         if let Some(error) = server_error(line) {
             return Err(error);
         }
-        self.bytes += line.len();
-        if self.bytes > MAX_BYTES {
-            return Err(corrupt(format!(
-                "a server tells more than {MAX_BYTES} bytes of refs"
-            )));
-        }
+        count(&mut self.bytes, line)?;
         match self.state {
             State::Start if line.starts_with(b"# service=") => {
                 if &line[10..] != self.service.name().as_bytes() {
@@ -251,7 +259,7 @@ impl AdvertisementReader {
             State::Refs => self.line(line)?,
             State::Capabilities => {
                 self.read.capabilities.add(line);
-                self.read.hash = self.read.capabilities.hash()?;
+                self.read.capabilities.check_count()?;
             }
             State::AfterService | State::Done => {
                 return Err(corrupt("a server's refs do not follow the protocol"));
@@ -271,20 +279,20 @@ impl AdvertisementReader {
                 "a server's refs end in their midst",
             ));
         }
-        if self.read.version == Version::V0 {
-            let symrefs: Vec<_> = self
-                .read
-                .capabilities
-                .values("symref")
-                .filter_map(|pair| pair.split_once_str(":"))
-                .map(|(name, target)| Ok((name.to_owned(), check_ref_name(target.as_bstr())?)))
-                .collect::<Result<_>>()?;
-            for (name, target) in symrefs {
-                match self.read.refs.iter_mut().find(|r| r.name == name) {
-                    Some(found) => found.symref_target = Some(target),
-                    None if name == b"HEAD" => self.read.unborn_head = Some(target),
-                    None => {}
+        if self.read.version == Version::V2 {
+            self.read.hash = self.read.capabilities.hash()?;
+        } else {
+            let mut symrefs = BTreeMap::new();
+            for pair in self.read.capabilities.values("symref") {
+                if let Some((name, target)) = pair.split_once_str(":") {
+                    symrefs.insert(name.to_owned(), check_ref_name(target.as_bstr())?);
                 }
+            }
+            for found in &mut self.read.refs {
+                found.symref_target = symrefs.get(found.name.as_slice()).cloned();
+            }
+            if self.read.find("HEAD").is_none() {
+                self.read.unborn_head = symrefs.remove(&b"HEAD"[..]);
             }
         }
         Ok(self.read)
@@ -294,6 +302,7 @@ impl AdvertisementReader {
         self.state = State::Refs;
         if let Some((line, capabilities)) = line.split_once_str("\0") {
             self.read.capabilities = Capabilities::parse(capabilities);
+            self.read.capabilities.check_count()?;
             self.read.hash = self.read.capabilities.hash()?;
             // An empty repository has no ref to write them behind.
             if line.ends_with(b" capabilities^{}") {
@@ -332,6 +341,17 @@ impl AdvertisementReader {
     fn own(&self, id: ObjectId) -> Result<ObjectId> {
         same_hash(self.read.hash, id)
     }
+}
+
+/// Counts a line with its frame, so that empty ones without end have an end too.
+fn count(bytes: &mut usize, line: &[u8]) -> Result<()> {
+    *bytes += line.len() + 4;
+    if *bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(corrupt(format!(
+        "a server tells more than {MAX_BYTES} bytes of refs"
+    )))
 }
 
 fn same_hash(hash: HashKind, id: ObjectId) -> Result<ObjectId> {
@@ -394,12 +414,7 @@ impl LsRefsReader {
         if let Some(error) = server_error(line) {
             return Err(error);
         }
-        self.bytes += line.len();
-        if self.bytes > MAX_BYTES {
-            return Err(corrupt(format!(
-                "a server tells more than {MAX_BYTES} bytes of refs"
-            )));
-        }
+        count(&mut self.bytes, line)?;
         let mut words = line.split(|&byte| byte == b' ');
         let id = words.next().unwrap_or_default();
         let name = check_ref_name(words.next().unwrap_or_default().as_bstr())?;

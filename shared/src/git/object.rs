@@ -263,7 +263,7 @@ pub fn decode_loose(id: ObjectId, bytes: &[u8], limit: usize) -> Result<(ObjectK
     let broken = |what: &str| corrupt(format!("loose object {id} is broken: {what}"));
     let mut inflate = Decompress::new(true);
     let mut out = Vec::with_capacity(1024);
-    let limit = limit.saturating_add(64);
+    let whole = limit.saturating_add(64);
     loop {
         let before = (inflate.total_in(), out.len());
         let input = &bytes[usize::try_from(inflate.total_in()).unwrap_or(bytes.len())..];
@@ -273,7 +273,7 @@ pub fn decode_loose(id: ObjectId, bytes: &[u8], limit: usize) -> Result<(ObjectK
         if status == Status::StreamEnd {
             break;
         }
-        if out.len() > limit {
+        if out.len() > whole {
             return Err(broken("it is larger than the limit"));
         }
         if out.len() == out.capacity() {
@@ -297,6 +297,9 @@ pub fn decode_loose(id: ObjectId, bytes: &[u8], limit: usize) -> Result<(ObjectK
         .ok_or_else(|| broken("it has no kind"))?;
     let size = words.next().unwrap_or_default().to_vec();
     let content = out.split_off(end + 1);
+    if content.len() > limit {
+        return Err(broken("it is larger than the limit"));
+    }
     if size != content.len().to_string().into_bytes() {
         return Err(broken("its size is another"));
     }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
     ServerSideEncryption, Tag, Tagging,
@@ -163,14 +164,31 @@ impl ObjectStore for SdkObjectStore {
             .send()
             .await
             .map_err(at(&place))?;
-        let body = answer.body.collect().await.map_err(|error| {
-            Error::new(
-                ErrorKind::Transport,
-                format!("`GetObject` of {place} got no whole answer"),
-            )
-            .with_source(error)
-        })?;
-        Ok(body.into_bytes())
+        whole(&place, answer.body).await
+    }
+
+    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+        let place = Place::object("GetObject", "s3:GetObject", bucket, key);
+        let answer = self
+            .client
+            .get_object()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .send()
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let failure = Failure::of(&error);
+                // A delete marker is told in a header alone.
+                if failure.status() == 404 && matches!(failure.code(), "NoSuchKey" | "") {
+                    return Ok(None);
+                }
+                return Err(convert(failure, &place));
+            }
+        };
+        let etag = etag(&place, answer.e_tag)?;
+        Ok(Some((whole(&place, answer.body).await?, etag)))
     }
 
     async fn list(
@@ -293,6 +311,33 @@ impl ObjectStore for SdkObjectStore {
             Err(error) => {
                 let failure = Failure::of(&error);
                 if failure.code() == "NoSuchKey" && *precondition == Precondition::None {
+                    return Ok(());
+                }
+                Err(convert(failure, &place))
+            }
+        }
+    }
+
+    async fn delete_version(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: &str,
+    ) -> Result<()> {
+        let place = Place::object("DeleteObject", "s3:DeleteObjectVersion", bucket, key);
+        let answer = self
+            .client
+            .delete_object()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .version_id(version)
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let failure = Failure::of(&error);
+                if matches!(failure.code(), "NoSuchKey" | "NoSuchVersion") {
                     return Ok(());
                 }
                 Err(convert(failure, &place))
@@ -558,6 +603,18 @@ where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
     |error| convert(Failure::of(&error), place)
+}
+
+/// Reads an answer to its end.
+async fn whole(place: &Place<'_>, body: ByteStream) -> Result<Bytes> {
+    let body = body.collect().await.map_err(|error| {
+        Error::new(
+            ErrorKind::Transport,
+            format!("`GetObject` of {place} got no whole answer"),
+        )
+        .with_source(error)
+    })?;
+    Ok(body.into_bytes())
 }
 
 /// `If-None-Match` and `If-Match`.

@@ -3,6 +3,7 @@
 pub mod client;
 mod failure;
 mod paced;
+pub mod upload;
 
 pub use paced::WRITE_ID;
 
@@ -150,6 +151,10 @@ pub trait ObjectStore: Send + Sync {
         range: Option<Range<u64>>,
     ) -> Result<Bytes>;
 
+    /// Reads an object whole with its entity tag, for a write that shall replace just
+    /// this; `None` when there is none, and `NotFound` only when the bucket is gone.
+    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>>;
+
     /// Lists keys that start with `prefix`, in the order of their bytes.
     async fn list(
         &self,
@@ -176,6 +181,14 @@ pub trait ObjectStore: Send + Sync {
         bucket: &BucketName,
         key: &ObjectKey,
         precondition: &Precondition,
+    ) -> Result<()>;
+
+    /// Removes one version of an object for good. One that is not there is no error.
+    async fn delete_version(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: &str,
     ) -> Result<()>;
 
     /// Starts a multipart upload. The precondition in `options` is not looked at here: it is

@@ -24,7 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, UploadId, Written};
+use super::{
+    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, UploadId, Written,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
 use crate::retry::Paced;
@@ -60,6 +62,10 @@ impl<S: ObjectStore> ObjectStore for Paced<S> {
         self.pace
             .run(|| self.inner.get(bucket, key, version, range.clone()))
             .await
+    }
+
+    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+        self.pace.run(|| self.inner.read(bucket, key)).await
     }
 
     async fn list(
@@ -104,6 +110,17 @@ impl<S: ObjectStore> ObjectStore for Paced<S> {
             },
         )
         .await
+    }
+
+    async fn delete_version(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: &str,
+    ) -> Result<()> {
+        self.pace
+            .run(|| self.inner.delete_version(bucket, key, version))
+            .await
     }
 
     async fn create_upload(

@@ -70,7 +70,7 @@ impl MemoryCodeCommit {
     }
 
     /// Creates an empty repository.
-    pub fn create_repository(&self, repository: &RepositoryName) {
+    pub fn add_repository(&self, repository: &RepositoryName) {
         self.lock().entry(repository.clone()).or_default();
     }
 
@@ -158,6 +158,18 @@ impl MemoryCodeCommit {
             )
         })?;
         read(repository)
+    }
+
+    fn describe(&self, name: &RepositoryName, repository: &Repository) -> codecommit::Repository {
+        let region = &self.options.region;
+        codecommit::Repository {
+            name: name.clone(),
+            arn: format!("arn:aws:codecommit:{region}:111122223333:{name}"),
+            clone_url_http: format!(
+                "https://git-codecommit.{region}.amazonaws.com/v1/repos/{name}"
+            ),
+            default_branch: repository.default_branch.as_ref().map(ToString::to_string),
+        }
     }
 
     fn page<T: Clone>(&self, mut items: Vec<T>, next: Option<&str>) -> Result<Page<T>> {
@@ -253,16 +265,36 @@ impl CodeCommit for MemoryCodeCommit {
 
     async fn get_repository(&self, name: &RepositoryName) -> Result<codecommit::Repository> {
         let _call = self.traffic.enter("get_repository").await?;
-        let region = &self.options.region;
+        self.read(name, |repository| Ok(self.describe(name, repository)))
+    }
+
+    async fn create_repository(&self, name: &RepositoryName) -> Result<codecommit::Repository> {
+        let _call = self.traffic.enter("create_repository").await?;
+        let mut repositories = self.lock();
+        if repositories.contains_key(name) {
+            let message = format!("repository `{name}` exists already");
+            return Err(Error::new(ErrorKind::Conflict, message)
+                .with_aws(Some("RepositoryNameExistsException"), None));
+        }
+        let repository = repositories.entry(name.clone()).or_default();
+        Ok(self.describe(name, repository))
+    }
+
+    async fn update_default_branch(
+        &self,
+        name: &RepositoryName,
+        branch: &BranchName,
+    ) -> Result<()> {
+        let _call = self.traffic.enter("update_default_branch").await?;
         self.read(name, |repository| {
-            Ok(codecommit::Repository {
-                name: name.clone(),
-                arn: format!("arn:aws:codecommit:{region}:111122223333:{name}"),
-                clone_url_http: format!(
-                    "https://git-codecommit.{region}.amazonaws.com/v1/repos/{name}"
-                ),
-                default_branch: repository.default_branch.as_ref().map(ToString::to_string),
-            })
+            if !repository.branches.contains_key(branch) {
+                return Err(missing(
+                    "BranchDoesNotExistException",
+                    format!("branch `{branch}` of repository `{name}`"),
+                ));
+            }
+            repository.default_branch = Some(branch.clone());
+            Ok(())
         })
     }
 

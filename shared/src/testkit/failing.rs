@@ -16,7 +16,7 @@ use crate::function::{FunctionArn, Functions};
 use crate::name::{BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
 use crate::pipeline::{Pipelines, StartRequest};
 use crate::storage::{
-    ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, UploadId, Written,
+    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, UploadId, Written,
 };
 
 /// When a call fails.
@@ -180,6 +180,12 @@ macro_rules! forward {
 forward! { CodeCommit
     fn list_repositories(&self, next: Option<&str>) -> Result<Page<RepositoryName>>;
     fn get_repository(&self, repository: &RepositoryName) -> Result<Repository>;
+    fn create_repository(&self, repository: &RepositoryName) -> Result<Repository>;
+    fn update_default_branch(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+    ) -> Result<()>;
     fn list_branches(
         &self,
         repository: &RepositoryName,
@@ -221,6 +227,11 @@ forward! { ObjectStore
         version: Option<&str>,
         range: Option<Range<u64>>,
     ) -> Result<Bytes>;
+    fn read(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+    ) -> Result<Option<(Bytes, ETag)>>;
     fn list(
         &self,
         bucket: &BucketName,
@@ -240,6 +251,12 @@ forward! { ObjectStore
         bucket: &BucketName,
         key: &ObjectKey,
         precondition: &Precondition,
+    ) -> Result<()>;
+    fn delete_version(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: &str,
     ) -> Result<()>;
     fn create_upload(
         &self,

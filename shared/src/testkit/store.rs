@@ -272,6 +272,16 @@ impl ObjectStore for MemoryStore {
         }
     }
 
+    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+        let _call = self.traffic.enter("read").await?;
+        let mut state = self.lock();
+        let current = state.bucket(bucket)?.current(key);
+        Ok(current.map(|version| {
+            let body = version.body.clone().unwrap_or_default();
+            (body, version.etag.clone())
+        }))
+    }
+
     async fn list(
         &self,
         bucket: &BucketName,
@@ -364,6 +374,26 @@ impl ObjectStore for MemoryStore {
             found.objects.remove(key.as_str());
             state.journal.push(format!("delete {bucket}/{key}"));
         }
+        Ok(())
+    }
+
+    async fn delete_version(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: &str,
+    ) -> Result<()> {
+        let _call = self.traffic.enter("delete_version").await?;
+        let mut state = self.lock();
+        let found = state.bucket(bucket)?;
+        if let Some(versions) = found.objects.get_mut(key.as_str()) {
+            versions.retain(|other| other.id.as_deref() != Some(version));
+            if versions.is_empty() {
+                found.objects.remove(key.as_str());
+            }
+        }
+        let entry = format!("delete {bucket}/{key} version {version}");
+        state.journal.push(entry);
         Ok(())
     }
 

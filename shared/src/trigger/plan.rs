@@ -64,10 +64,12 @@ impl Plan {
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty()
-            && self.changed.is_empty()
-            && self.removed.is_empty()
-            && self.returned.is_empty()
+        self.changes() == 0
+    }
+
+    /// How many triggers a write adds, changes, removes or puts back.
+    pub fn changes(&self) -> usize {
+        self.added.len() + self.changed.len() + self.removed.len() + self.returned.len()
     }
 
     /// The whole set to write: foreign triggers first, as they are.

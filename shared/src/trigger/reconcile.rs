@@ -102,6 +102,8 @@ pub struct Reconciled {
     pub foreign: usize,
     /// How often the triggers were written.
     pub writes: u32,
+    /// How many triggers these writes added, changed, removed or put back.
+    pub changes: usize,
     /// What the service accepts, as far as it refused.
     pub limits: Limits,
 }
@@ -198,6 +200,7 @@ struct Run<'a> {
     first: Option<Vec<Trigger>>,
     coverages: Vec<Coverage>,
     writes: u32,
+    changes: usize,
 }
 
 /// How one attempt ended.
@@ -222,6 +225,7 @@ impl<'a> Run<'a> {
             first: None,
             coverages: Vec::new(),
             writes: 0,
+            changes: 0,
         }
     }
 
@@ -285,6 +289,7 @@ impl<'a> Run<'a> {
             match codecommit.put_triggers(self.repository, &written).await {
                 Ok(id) => {
                     self.writes += 1;
+                    self.changes += plan.changes();
                     self.note_written(&written);
                     let after = self.read().await?;
                     if after.configuration_id == id || is_same_set(&after.triggers, &written) {
@@ -395,6 +400,7 @@ impl<'a> Run<'a> {
             kept: kept.len(),
             foreign: plan.foreign.len() + plan.returned.len(),
             writes: self.writes,
+            changes: self.changes,
             // Which mode a repository needs says nothing about the next one.
             limits: Limits {
                 first_mode: self.reconciler.limits.first_mode,

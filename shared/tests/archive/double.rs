@@ -50,6 +50,10 @@ pub(crate) struct Disk {
     pub latency_ms: u64,
     /// Which call fails.
     pub fails: Option<usize>,
+    /// The largest blob that is served, in bytes.
+    pub largest: u64,
+    /// Where git reaches the repository.
+    pub clone_url: String,
     /// Folders to answer instead of the true ones.
     pub lies: HashMap<String, Folder>,
 }
@@ -74,6 +78,8 @@ impl Disk {
             jitter_ms: 0,
             latency_ms: 0,
             fails: None,
+            largest: MAX_BLOB_BYTES,
+            clone_url: String::new(),
             lies: HashMap::new(),
         }
     }
@@ -225,8 +231,22 @@ impl CodeCommit for Disk {
         panic!("an archive lists no repositories")
     }
 
-    async fn get_repository(&self, _: &RepositoryName) -> Result<Repository> {
-        panic!("an archive needs no description")
+    async fn get_repository(&self, name: &RepositoryName) -> Result<Repository> {
+        let _flight = self.call("repository".into()).await?;
+        Ok(Repository {
+            name: name.clone(),
+            arn: format!("arn:aws:codecommit:us-east-1:123456789012:{name}"),
+            clone_url_http: self.clone_url.clone(),
+            default_branch: None,
+        })
+    }
+
+    async fn create_repository(&self, _: &RepositoryName) -> Result<Repository> {
+        panic!("an archive creates no repository")
+    }
+
+    async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
+        panic!("an archive never looks at branches")
     }
 
     async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
@@ -257,7 +277,7 @@ impl CodeCommit for Disk {
     ) -> Result<Bytes> {
         let flight = self.call(format!("blob {blob}")).await?;
         let (_, bytes) = self.object(&blob.to_string())?;
-        if bytes.len() as u64 > MAX_BLOB_BYTES {
+        if bytes.len() as u64 > self.largest {
             return Err(Error::new(ErrorKind::FileTooLarge, format!("blob {blob}")));
         }
         drop(flight);
@@ -339,6 +359,9 @@ impl ObjectStore for Memory {
     ) -> Result<Bytes> {
         panic!("not asked here")
     }
+    async fn read(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+        panic!("not asked here")
+    }
     async fn list(
         &self,
         _: &BucketName,
@@ -359,6 +382,9 @@ impl ObjectStore for Memory {
         self.store(key, body, options)
     }
     async fn delete(&self, _: &BucketName, _: &ObjectKey, _: &Precondition) -> Result<()> {
+        panic!("not asked here")
+    }
+    async fn delete_version(&self, _: &BucketName, _: &ObjectKey, _: &str) -> Result<()> {
         panic!("not asked here")
     }
     async fn create_upload(

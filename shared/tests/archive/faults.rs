@@ -416,3 +416,18 @@ async fn prefixes_and_extra_files_stay_inside_and_replace_files_of_their_path() 
         assert_eq!(error.kind(), ErrorKind::Config);
     }
 }
+
+#[tokio::test]
+async fn a_few_letters_that_ask_for_gigabytes_are_refused() {
+    let repo = Repo::new();
+    let bomb = format!("$Format:{}$", "%<(16384)%n".repeat(100_000));
+    let attributes = b"bomb export-subst\n".as_slice();
+    let commit = repo.files(&[(".gitattributes", attributes), ("bomb", bomb.as_bytes())]);
+    let disk = Disk::new(repo.path());
+    let sink = WriteSink::new(Vec::new());
+    let error = write(&disk, &request(&disk, &commit), &sink)
+        .await
+        .expect_err("it would be 1.6 GB");
+    assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+    assert!(error.report().contains("16 MiB"), "{}", error.report());
+}

@@ -4,12 +4,27 @@
     reason = "helpers of tests are tests, even outside of a `#[test]` function"
 )]
 
+#[expect(
+    dead_code,
+    reason = "shared with the tests of git's formats, which use more"
+)]
+#[path = "../git/repo.rs"]
+mod repo;
+#[expect(
+    dead_code,
+    reason = "shared with the tests of git's formats, which use more"
+)]
+#[path = "../git/server.rs"]
+mod server;
+
 mod attributes;
 mod compare;
 mod content;
 mod double;
 mod faults;
 mod git;
+mod large;
+mod large_faults;
 mod memory;
 mod property;
 mod scale;

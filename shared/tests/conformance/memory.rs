@@ -72,7 +72,7 @@ impl CodeCommitSetup for Setup<MemoryCodeCommit, dyn CodeCommit> {
 
     async fn repository(&self) -> RepositoryName {
         let name = RepositoryName::new(&format!("repo-{}", self.next())).unwrap();
-        self.memory.create_repository(&name);
+        self.memory.add_repository(&name);
         name
     }
 

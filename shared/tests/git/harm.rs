@@ -1,8 +1,11 @@
 //! Packs made to harm.
 
-use branchline_core::git::HashKind;
+use async_trait::async_trait;
+use branchline_core::Result;
 use branchline_core::git::object::{ObjectKind, id_of};
-use branchline_core::git::pack::{Limits, Receiver};
+use branchline_core::git::pack::{Bases, Limits, Receiver, Resolved};
+use branchline_core::git::{HashKind, ObjectId};
+use bytes::Bytes;
 
 use super::fuzz::{read_pack, with_trailer};
 
@@ -103,9 +106,91 @@ fn packs_made_to_harm_are_refused() {
             assert!(!read_pack(HashKind::Sha1, &pack, piece), "{what}");
         }
     }
+    // A delta that makes the very object that it stands on.
+    let itself = by_id(id.as_slice(), same);
+    for pack in [
+        pack_of(&[itself.clone(), blob()]),
+        pack_of(&[itself.clone(), itself]),
+    ] {
+        assert!(!read_pack(HashKind::Sha1, &pack, 1), "it comes to an end");
+    }
     // A zlib bomb behind a small size ends at that size.
     let bomb = entry(&[0x35], &vec![0; 50 << 20]);
     assert!(!read_pack(HashKind::Sha1, &pack_of(&[bomb]), usize::MAX));
+}
+
+/// Blobs that are had.
+struct Had(Vec<&'static [u8]>);
+
+#[async_trait]
+impl Bases for Had {
+    async fn base(&self, id: ObjectId) -> Result<Option<(ObjectKind, Bytes)>> {
+        let found = self.0.iter().find(|content| blob_id(content) == id);
+        Ok(found.map(|content| (ObjectKind::Blob, Bytes::from_static(content))))
+    }
+}
+
+fn blob_id(content: &[u8]) -> ObjectId {
+    id_of(HashKind::Sha1, ObjectKind::Blob, content).unwrap()
+}
+
+async fn resolve(entries: &[Vec<u8>], had: &Had) -> Result<Resolved> {
+    let pack = Bytes::from(pack_of(entries));
+    let mut receiver = Receiver::new(HashKind::Sha1, Limits::default());
+    receiver.push(&pack, &mut super::pack::ignore).unwrap();
+    let arrived = receiver.finish().unwrap();
+    arrived.resolve(&pack, had, &mut super::pack::ignore).await
+}
+
+#[tokio::test]
+async fn what_a_thin_pack_makes_out_of_itself_is_not_accepted() {
+    let by_id = |base: &[u8], delta: &[u8]| {
+        let size = u8::try_from(delta.len()).unwrap();
+        entry(
+            &[&[0x70 | size][..], blob_id(base).as_slice()].concat(),
+            delta,
+        )
+    };
+    let had = Had(vec![b"abcde", b"xyz"]);
+    let same = by_id(b"abcde", b"\x05\x05\x90\x05");
+    // By a detour: `abcdef` out of `abcde`, and `abcde` out of `abcdef`.
+    let longer = by_id(b"abcde", b"\x05\x06\x90\x05\x01f");
+    let shorter = by_id(b"abcdef", b"\x06\x05\x90\x05");
+    for entries in [
+        vec![same],
+        vec![longer.clone(), shorter.clone()],
+        vec![shorter, longer.clone()],
+    ] {
+        let error = resolve(&entries, &had).await.unwrap_err();
+        assert_eq!(error.kind(), branchline_core::ErrorKind::Corrupt);
+        assert!(error.report().contains("out of"), "{}", error.report());
+    }
+    // Made out of something else, it is as good as any, even if it was looked up before.
+    let other = by_id(b"xyz", b"\x03\x05\x05abcde");
+    let resolved = resolve(&[longer, other], &had).await.unwrap();
+    let added = resolved.completed.unwrap().added;
+    assert_eq!(added, [blob_id(b"xyz")], "nothing is added that is there");
+}
+
+#[test]
+fn a_zlib_stream_that_says_nothing_without_end_is_refused() {
+    let pack = [b"PACK\0\0\0\x02\0\0\0\x01", &[0x35, 0x78, 0x01][..]].concat();
+    let mut receiver = Receiver::new(HashKind::Sha1, Limits::default());
+    receiver.push(&pack, &mut super::pack::ignore).unwrap();
+    // Stored blocks of no bytes.
+    let empty = [0, 0, 0, 0xff, 0xff].repeat(1000);
+    let error = loop {
+        assert!(receiver.position() < 100_000, "five bytes need not more");
+        if let Err(error) = receiver.push(&empty, &mut super::pack::ignore) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), branchline_core::ErrorKind::Corrupt);
+    assert!(
+        error.report().contains("without content"),
+        "{}",
+        error.report()
+    );
 }
 
 #[test]

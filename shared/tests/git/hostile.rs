@@ -170,6 +170,25 @@ async fn refs_of_a_hostile_server_are_corrupt() {
         let server = Server::with(&repo, move |_| Answer::Bytes(body.clone().into_bytes()));
         let error = failure(&server, &settings(), Version::V0).await;
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+        // In version 2, as a ref, and as what another one stands for.
+        for line in [
+            format!("{id} {name}\n"),
+            format!("{id} HEAD symref-target:{name}\n"),
+            format!("unborn HEAD symref-target:{name}\n"),
+        ] {
+            let body = format!("{:04x}{line}0000", line.len() + 4);
+            let server = Server::with(&repo, move |seen: &Seen| match seen.method.as_str() {
+                "GET" => Answer::Bytes(b"000eversion 2\n000cls-refs\n0000".to_vec()),
+                _ => Answer::Bytes(body.clone().into_bytes()),
+            });
+            let error = failure(&server, &settings(), Version::V2).await;
+            assert_eq!(
+                error.kind(),
+                ErrorKind::Corrupt,
+                "{line}: {}",
+                error.report()
+            );
+        }
     }
     // Refs without end.
     let line = format!("{id} refs/heads/{}\n", "x".repeat(1000));

@@ -5,6 +5,7 @@
     reason = "what helps a test may fail it where it stands"
 )]
 
+mod endless;
 mod fetch;
 mod files;
 mod fuzz;

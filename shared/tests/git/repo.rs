@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 /// A repository in a temporary folder.
 pub(crate) struct Repo {
-    _dir: TempDir,
+    /// Removed with this value.
+    pub _dir: Option<TempDir>,
     pub path: PathBuf,
     pub hash: HashKind,
 }
@@ -41,7 +42,7 @@ impl Repo {
         let repo = Self {
             path: path.clone(),
             hash,
-            _dir: dir,
+            _dir: Some(dir),
         };
         let mut init = Command::new("git");
         environment(&mut init, path.parent().unwrap());

@@ -1,19 +1,45 @@
-//! Who may ask: the credentials of the account, their session tokens included.
+//! Who may ask: the credentials of the account, their session tokens included; and
+//! everyone, for objects of buckets that are public.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
+use s3s::path::S3Path;
 use s3s::{S3Result, s3_error};
 
 use crate::account::Account;
+use crate::s3::store::{PublicAccess, Store};
 
 /// The account as `s3s` asks it.
 pub(super) struct Access {
     account: Account,
+    store: Store,
 }
 
 impl Access {
-    pub(super) fn new(account: Account) -> Self {
-        Self { account }
+    pub(super) fn new(account: Account, store: Store) -> Self {
+        Self { account, store }
+    }
+
+    /// What a bucket policy with `"Principal": "*"` would allow: `s3:GetObject`, and
+    /// `s3:ListBucket` where that is granted as well. Without the latter S3 does not tell
+    /// what is missing from what is forbidden: both are 403.
+    fn is_public(&self, cx: &S3AccessContext<'_>) -> bool {
+        let bucket = match cx.s3_path() {
+            S3Path::Root => return false,
+            S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => bucket,
+        };
+        let access = self.store.public_access(bucket);
+        match (cx.s3_op().name(), cx.s3_path()) {
+            ("GetObject" | "HeadObject", S3Path::Object { key, .. }) => match access {
+                PublicAccess::None => false,
+                PublicAccess::Read => self.store.get(bucket, key, None).is_ok(),
+                PublicAccess::ReadAndList => true,
+            },
+            ("ListObjects" | "ListObjectsV2" | "HeadBucket", _) => {
+                access == PublicAccess::ReadAndList
+            }
+            _ => false,
+        }
     }
 }
 
@@ -34,6 +60,9 @@ impl S3Auth for Access {
 impl S3Access for Access {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         let Some(signer) = cx.credentials() else {
+            if self.is_public(cx) {
+                return Ok(());
+            }
             return Err(s3_error!(AccessDenied, "Anonymous access is forbidden"));
         };
         let Some(known) = self.account.find(&signer.access_key) else {

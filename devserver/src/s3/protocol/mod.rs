@@ -44,9 +44,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Builds the service over a store, for the credentials of an account.
 pub fn service(store: Store, account: Account) -> S3Service {
-    let mut builder = S3ServiceBuilder::new(Backend::new(store, &account));
-    builder.set_auth(Access::new(account.clone()));
-    builder.set_access(Access::new(account));
+    let mut builder = S3ServiceBuilder::new(Backend::new(store.clone(), &account));
+    builder.set_auth(Access::new(account.clone(), store.clone()));
+    builder.set_access(Access::new(account, store));
     S3Service {
         inner: builder.build(),
     }

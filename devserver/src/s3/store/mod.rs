@@ -46,6 +46,18 @@ pub use self::upload::{Completion, NamedPart, PartInfo, UploadInfo};
 use self::error::Context as _;
 use self::event::Observers;
 
+/// What those may do in a bucket who sign nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PublicAccess {
+    /// Nothing.
+    #[default]
+    None,
+    /// Read objects, and not learn which ones there are: what is missing is forbidden.
+    Read,
+    /// Read objects and list them.
+    ReadAndList,
+}
+
 /// The store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -56,6 +68,7 @@ pub struct Store {
 struct Inner {
     folder: PathBuf,
     buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
+    public: RwLock<BTreeMap<String, PublicAccess>>,
     observers: Arc<Observers>,
     /// Held as long as the store is open.
     _lock: File,
@@ -101,6 +114,7 @@ impl Store {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
                 buckets: RwLock::new(buckets),
+                public: RwLock::default(),
                 observers,
                 _lock: lock,
             }),
@@ -164,6 +178,24 @@ impl Store {
             .get(name)
             .cloned()
             .ok_or_else(|| Error::NoSuchBucket(name.to_owned()))
+    }
+
+    /// Makes a bucket public, whether or not it is there yet. It is not kept on disk.
+    pub fn set_public_access(&self, bucket: &str, access: PublicAccess) {
+        let public = self.inner.public.write();
+        public
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(bucket.to_owned(), access);
+    }
+
+    /// What those may do in a bucket who sign nothing.
+    pub fn public_access(&self, bucket: &str) -> PublicAccess {
+        let public = self.inner.public.read();
+        public
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(bucket)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// All buckets, by name.

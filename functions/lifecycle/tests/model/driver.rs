@@ -138,6 +138,14 @@ impl CodeCommit for Port {
         unreachable!("lifecycle does not ask for it")
     }
 
+    async fn create_repository(&self, _: &RepositoryName) -> Result<Repository> {
+        unreachable!("lifecycle creates none")
+    }
+
+    async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
+        unreachable!("lifecycle does not change it")
+    }
+
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
         unreachable!("lifecycle does not ask for it")
     }

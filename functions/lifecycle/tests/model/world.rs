@@ -51,7 +51,7 @@ impl World {
             region: REGION.into(),
             unordered: false,
         }));
-        service.create_repository(&repository());
+        service.add_repository(&repository());
         Self {
             policy,
             service,

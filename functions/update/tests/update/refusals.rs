@@ -51,7 +51,7 @@ async fn what_is_not_there_is_named() {
         assert!(failure.message().contains(name), "{}", failure.message());
     }
     let empty = RepositoryName::new("empty").expect("it is valid");
-    world.codecommit.create_repository(&empty);
+    world.codecommit.add_repository(&empty);
     let failure = world
         .failure(json!({"repository": "empty", "branch": "main"}))
         .await;

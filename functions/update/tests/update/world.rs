@@ -53,7 +53,7 @@ impl World {
         world
             .pipelines
             .set_pipeline(&pipeline("deploy"), PipelineOptions::default());
-        world.codecommit.create_repository(&repository());
+        world.codecommit.add_repository(&repository());
         world
     }
 

@@ -32,7 +32,9 @@ pub(super) struct Contents<'a> {
     pub(super) limits: Limits,
     pub(super) bytes: &'a dyn PackBytes,
     pub(super) bases: &'a dyn Bases,
-    pub(super) cache: Cache,
+    pub(super) cache: &'a mut Cache,
+    /// Added to the pack's keys in the cache, which several packs may share.
+    pub(super) prefix: Key,
     pub(super) inflater: Inflater,
 }
 
@@ -127,7 +129,7 @@ impl Contents<'_> {
         let mut chain = Vec::new();
         let mut base = key;
         let (kind, mut content) = loop {
-            if let Some(found) = self.cache.get(base) {
+            if let Some(found) = self.cache.get(self.prefix + base) {
                 break found;
             }
             if base >= EXTERNAL {
@@ -138,7 +140,7 @@ impl Contents<'_> {
             let next = match opened.header.kind {
                 EntryKind::Whole(kind) => {
                     let content = Bytes::from(self.inflate(opened, 0).await?);
-                    self.cache.insert(base, kind, content.clone());
+                    self.cache.insert(self.prefix + base, kind, content.clone());
                     break (kind, content);
                 }
                 EntryKind::OffsetDelta(distance) => directory
@@ -164,7 +166,8 @@ impl Contents<'_> {
                 Vec::with_capacity(usize::try_from(size).expect("because there is room for it"));
             delta::apply(&content, &delta, |piece| out.extend_from_slice(piece))?;
             content = out.into();
-            self.cache.insert(entry.into(), kind, content.clone());
+            let key = self.prefix + Key::from(entry);
+            self.cache.insert(key, kind, content.clone());
         }
         Ok((kind, content))
     }
@@ -180,7 +183,7 @@ impl Contents<'_> {
         let found = read_base(self.hash, self.bases, id).await?;
         let (kind, content) = found.ok_or_else(|| missing_base(id))?;
         self.room(content.len() as u64)?;
-        self.cache.insert(key, kind, content.clone());
+        self.cache.insert(self.prefix + key, kind, content.clone());
         Ok((kind, content))
     }
 }

@@ -5,6 +5,10 @@ use flate2::{Decompress, FlushDecompress, Status};
 use crate::error::Result;
 use crate::git::corrupt;
 
+/// How much a zlib stream may have, beyond twice what it holds: its header and trailer,
+/// and the empty blocks of writers that flush.
+const EMPTY: u64 = 2048;
+
 /// Inflates one stream after the other into a scratch buffer.
 pub(super) struct Inflater {
     zlib: Decompress,
@@ -47,6 +51,10 @@ impl Inflater {
             at += usize::try_from(read).expect("because it was read from a slice");
             if self.zlib.total_out() > self.size {
                 return Err(corrupt("an object is larger than its entry says"));
+            }
+            // Empty blocks are legal, and could go on for ever.
+            if self.zlib.total_in() / 2 > self.size.saturating_add(EMPTY) {
+                return Err(corrupt("a zlib stream goes on without content"));
             }
             let made = usize::try_from(made).expect("because it was written to a slice");
             content(&self.scratch[..made]);

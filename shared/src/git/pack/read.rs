@@ -6,43 +6,44 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use super::cache::{Cache, Key};
+use super::cache::{Cache, EXTERNAL, Key};
 use super::content::{Contents, Directory};
 use super::inflate::Inflater;
-use super::{Index, Limits, NoBases, PackBytes};
+use super::{HEADER, Index, Limits, NoBases, PackBytes};
 use crate::error::Result;
 use crate::git::object::{ObjectKind, id_of};
 use crate::git::{ObjectId, corrupt};
 
-/// A pack that lies somewhere, with its index.
-pub struct Pack {
+/// Where the entries of a pack lie, by its index.
+///
+/// Memory: the index, and four bytes for each object.
+pub struct Layout {
     index: Index,
     size: u64,
-    limits: Limits,
     // Positions in the index, in the order of the pack.
     order: Vec<u32>,
-    cache: Cache,
 }
 
-impl std::fmt::Debug for Pack {
+impl std::fmt::Debug for Layout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pack")
+        f.debug_struct("Layout")
             .field("index", &self.index)
             .field("size", &self.size)
             .finish_non_exhaustive()
     }
 }
 
-impl Directory for (&Index, u64, &[u32]) {
+impl Directory for Layout {
     fn range(&self, entry: u32) -> Result<Range<u64>> {
-        let (index, size, order) = self;
         let at = entry as usize;
-        let start = index.offset(order[at] as usize);
-        let end = match order.get(at + 1) {
-            Some(next) => index.offset(*next as usize),
-            None => size.saturating_sub(index.hash().len_in_bytes() as u64),
+        let start = self.index.offset(self.order[at] as usize);
+        let end = match self.order.get(at + 1) {
+            Some(next) => self.index.offset(*next as usize),
+            None => self
+                .size
+                .saturating_sub(self.index.hash().len_in_bytes() as u64),
         };
-        if start < end {
+        if start < end && start >= HEADER && end <= self.size {
             Ok(start..end)
         } else {
             Err(corrupt("the index of a pack does not fit the pack"))
@@ -50,16 +51,15 @@ impl Directory for (&Index, u64, &[u32]) {
     }
 
     fn at_offset(&self, offset: u64) -> Option<u32> {
-        let (index, _, order) = self;
-        let at = order
-            .binary_search_by_key(&offset, |position| index.offset(*position as usize))
+        let at = self
+            .order
+            .binary_search_by_key(&offset, |position| self.index.offset(*position as usize))
             .ok()?;
         u32::try_from(at).ok()
     }
 
     fn by_id(&self, id: ObjectId) -> Option<Key> {
-        let offset = self.0.offset(self.0.find(id)?);
-        self.at_offset(offset).map(Key::from)
+        self.find(id).map(Key::from)
     }
 
     fn external(&self, _key: Key) -> Option<ObjectId> {
@@ -67,28 +67,132 @@ impl Directory for (&Index, u64, &[u32]) {
     }
 }
 
-impl Pack {
+/// Content of objects that may be wanted again as bases, of one pack or of several.
+#[derive(Debug)]
+pub struct ContentCache(Cache);
+
+impl ContentCache {
+    /// Remembers up to that many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(Cache::new(bytes))
+    }
+}
+
+impl Layout {
     /// A pack of `size` bytes.
     ///
     /// # Errors
-    /// `Corrupt` when the index has two objects in one place.
-    pub fn new(index: Index, size: u64, limits: Limits) -> Result<Self> {
+    /// `Corrupt` when the index has more objects than a pack can have.
+    pub fn new(index: Index, size: u64) -> Result<Self> {
         let count = u32::try_from(index.len())
             .map_err(|_| corrupt("an index has more objects than a pack can have"))?;
         let mut order: Vec<u32> = (0..count).collect();
         order.sort_unstable_by_key(|position| index.offset(*position as usize));
-        Ok(Self {
-            index,
-            size,
-            limits,
-            order,
-            cache: Cache::new(limits.memory / 2),
-        })
+        Ok(Self { index, size, order })
     }
 
     /// The pack's index.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// The pack's length in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size
+    }
+
+    /// How many entries the pack has. They are numbered in the order in which they lie.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether the pack has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The entry of an object.
+    pub fn find(&self, id: ObjectId) -> Option<u32> {
+        let offset = self.index.offset(self.index.find(id)?);
+        self.at_offset(offset)
+    }
+
+    /// The entry that starts there.
+    pub fn entry_at(&self, offset: u64) -> Option<u32> {
+        self.at_offset(offset)
+    }
+
+    /// The id of an entry's object; the entry is below [`len`](Self::len).
+    pub fn id(&self, entry: u32) -> ObjectId {
+        self.index.id(self.order[entry as usize] as usize)
+    }
+
+    /// The CRC-32 of an entry, header included; the entry is below [`len`](Self::len).
+    pub fn crc(&self, entry: u32) -> u32 {
+        self.index.crc(self.order[entry as usize] as usize)
+    }
+
+    /// Where the bytes of an entry lie, header included; the entry is below
+    /// [`len`](Self::len).
+    ///
+    /// # Errors
+    /// `Corrupt` when the index does not fit the pack.
+    pub fn range(&self, entry: u32) -> Result<Range<u64>> {
+        Directory::range(self, entry)
+    }
+
+    /// Reads the object of an entry whole and verifies it. `number` tells this pack from
+    /// the others that share `cache`.
+    pub async fn read(
+        &self,
+        bytes: &dyn PackBytes,
+        entry: u32,
+        limits: Limits,
+        cache: &mut ContentCache,
+        number: u32,
+    ) -> Result<(ObjectKind, Bytes)> {
+        let mut contents = Contents {
+            hash: self.index.hash(),
+            limits,
+            bytes,
+            bases: &NoBases,
+            cache: &mut cache.0,
+            prefix: Key::from(number) * 2 * EXTERNAL,
+            inflater: Inflater::new(),
+        };
+        let (kind, content) = contents.content(self, Key::from(entry)).await?;
+        let id = self.id(entry);
+        if id_of(self.index.hash(), kind, &content)? != id {
+            return Err(corrupt(format!("the content of {id} is another")));
+        }
+        Ok((kind, content))
+    }
+}
+
+/// A pack that lies somewhere, with its index.
+#[derive(Debug)]
+pub struct Pack {
+    layout: Layout,
+    limits: Limits,
+    cache: ContentCache,
+}
+
+impl Pack {
+    /// A pack of `size` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` when the index has more objects than a pack can have.
+    pub fn new(index: Index, size: u64, limits: Limits) -> Result<Self> {
+        Ok(Self {
+            layout: Layout::new(index, size)?,
+            limits,
+            cache: ContentCache::new(limits.memory / 2),
+        })
+    }
+
+    /// The pack's index.
+    pub fn index(&self) -> &Index {
+        self.layout.index()
     }
 
     /// Reads an object whole and verifies it; `None` when it is not in this pack.
@@ -97,33 +201,18 @@ impl Pack {
         bytes: &dyn PackBytes,
         id: ObjectId,
     ) -> Result<Option<(ObjectKind, Bytes)>> {
-        let directory = (&self.index, self.size, self.order.as_slice());
-        let Some(key) = directory.by_id(id) else {
+        let Some(entry) = self.layout.find(id) else {
             return Ok(None);
         };
-        let mut contents = Contents {
-            hash: self.index.hash(),
-            limits: self.limits,
-            bytes,
-            bases: &NoBases,
-            cache: std::mem::replace(&mut self.cache, Cache::new(0)),
-            inflater: Inflater::new(),
-        };
-        let found = contents.content(&directory, key).await;
-        self.cache = contents.cache;
-        let (kind, content) = found?;
-        if id_of(self.index.hash(), kind, &content)? != id {
-            return Err(corrupt(format!("the content of {id} is another")));
-        }
-        Ok(Some((kind, content)))
+        let (layout, cache) = (&self.layout, &mut self.cache);
+        let found = layout.read(bytes, entry, self.limits, cache, 0).await?;
+        Ok(Some(found))
     }
 
     /// Where the entry of an object lies, for ranges that are copied as they are.
     pub fn entry_range(&self, id: ObjectId) -> Result<Option<Range<u64>>> {
-        let directory = (&self.index, self.size, self.order.as_slice());
-        let offset = self.index.find(id).map(|at| self.index.offset(at));
-        let entry = offset.and_then(|offset| directory.at_offset(offset));
-        entry.map(|entry| directory.range(entry)).transpose()
+        let entry = self.layout.find(id);
+        entry.map(|entry| self.layout.range(entry)).transpose()
     }
 }
 

@@ -13,6 +13,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{ObjectHasher, ObjectKind, id_of};
 use crate::git::{HashKind, ObjectId, corrupt};
 
+/// Blobs up to this size are "small": who looks for those learns how many were not shown.
+pub const SMALL_BLOB: u64 = 1024;
+
+/// The most bytes in which a delta tells its two sizes.
+const DELTA_SIZES: usize = 20;
+
 /// Takes in a pack as it arrives: verifies it, and computes the ids of its objects.
 ///
 /// It does no I/O. [`push`](Self::push) every byte, then [`finish`](Self::finish).
@@ -54,8 +60,8 @@ enum Work {
         reference: BaseRef,
         delta: Vec<u8>,
     },
-    /// A delta for the second step.
-    Later(BaseRef),
+    /// A delta for the second step, and its first bytes.
+    Later(BaseRef, Vec<u8>),
 }
 
 /// What a delta stands on.
@@ -75,6 +81,8 @@ pub struct Received {
     pub(super) entries: Vec<Entry>,
     /// Entries that are not resolved, in the order of the pack.
     pub(super) pending: Vec<(u32, BaseRef)>,
+    /// Those of them that make something small, in the order of the pack.
+    small: Vec<u32>,
     pub(super) cache: Cache,
     pub(super) by_id: Option<ById>,
     pub(super) size: u64,
@@ -101,6 +109,33 @@ impl Received {
     /// How many of them are deltas that [`resolve`](Self::resolve) has still to do.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// How many of these may be blobs of at most [`SMALL_BLOB`] bytes, which no visitor
+    /// has seen yet.
+    pub fn small_blobs_pending(&self) -> usize {
+        let small = self.small.iter();
+        small.filter(|entry| self.may_be_blob(**entry)).count()
+    }
+
+    fn may_be_blob(&self, entry: u32) -> bool {
+        let mut at = entry;
+        loop {
+            if let Some(kind) = self.entries[at as usize].kind {
+                return kind == ObjectKind::Blob;
+            }
+            let found = self.pending.binary_search_by_key(&at, |(entry, _)| *entry);
+            // Bases by distance lie before what stands on them, so this ends.
+            match found.map(|found| self.pending[found].1) {
+                Ok(BaseRef::Entry(base)) => at = base,
+                Ok(BaseRef::Id(id)) => {
+                    let base = self.by_id.as_ref().and_then(|ids| ids.get(&id));
+                    let kind = base.and_then(|base| self.entries[*base as usize].kind);
+                    return kind.is_none_or(|kind| kind == ObjectKind::Blob);
+                }
+                Err(_) => return true,
+            }
+        }
     }
 
     /// The pack's length in bytes, its trailer included.
@@ -177,6 +212,7 @@ impl Receiver {
                 limits,
                 entries: Vec::new(),
                 pending: Vec::new(),
+                small: Vec::new(),
                 cache: Cache::new(limits.memory / 8 * 3),
                 by_id: None,
                 size: 0,
@@ -217,7 +253,10 @@ impl Receiver {
                             }
                         }
                         Work::Delta { delta, .. } => delta.extend_from_slice(piece),
-                        Work::Later(_) => {}
+                        Work::Later(_, start) => {
+                            let room = DELTA_SIZES - start.len();
+                            start.extend_from_slice(&piece[..piece.len().min(room)]);
+                        }
                     })?;
                     self.file.update(&rest[..used]);
                     self.crc.update(&rest[..used]);
@@ -386,7 +425,7 @@ impl Receiver {
                 reference,
                 delta: Vec::with_capacity(capacity(size)),
             },
-            None => Work::Later(reference),
+            None => Work::Later(reference, Vec::with_capacity(DELTA_SIZES)),
         })
     }
 
@@ -426,7 +465,13 @@ impl Receiver {
                     self.received.pending.push((entry, reference));
                 }
             }
-            Work::Later(reference) => self.received.pending.push((entry, reference)),
+            Work::Later(reference, start) => {
+                // One that does not tell is found to be broken when it is resolved.
+                if deltas::sizes(&start).is_ok_and(|(_, size, _)| size <= SMALL_BLOB) {
+                    self.received.small.push(entry);
+                }
+                self.received.pending.push((entry, reference));
+            }
         }
         self.next_entry();
         Ok(())

@@ -1,5 +1,6 @@
 //! The second step: deltas whose bases were not at hand when they arrived.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::cache::{EXTERNAL, Key};
@@ -122,12 +123,14 @@ impl Received {
         bases: &dyn Bases,
         visitor: &mut dyn Visitor,
     ) -> Result<Resolved> {
+        let mut cache = std::mem::replace(&mut self.cache, Cache::new(0));
         let mut contents = Contents {
             hash: self.hash,
             limits: self.limits,
             bytes,
             bases,
-            cache: std::mem::replace(&mut self.cache, Cache::new(0)),
+            cache: &mut cache,
+            prefix: 0,
             inflater: Inflater::new(),
         };
         let mut children: Vec<_> = self.pending.iter().map(|(at, base)| (*base, *at)).collect();
@@ -160,9 +163,39 @@ impl Received {
                 return Err(unresolved(*base));
             }
         }
-        drop(contents.cache);
+        check_circles(&table, &pending)?;
+        drop(cache);
         finish(table, bytes, bases).await
     }
+}
+
+/// An object from outside that turned out to be in the pack as well is not added to it. If
+/// the pack makes it out of itself, nothing is left for that to stand on.
+fn check_circles(table: &Table, pending: &[(u32, BaseRef)]) -> Result<()> {
+    let Some(ids) = &table.received.by_id else {
+        return Ok(());
+    };
+    // Each entry is walked over once, however many lead there.
+    let mut sound = HashSet::new();
+    for id in &table.externals {
+        let mut next = ids.get(id).copied();
+        let mut path = HashSet::new();
+        while let Some(entry) = next.filter(|entry| !sound.contains(entry)) {
+            if !path.insert(entry) {
+                return Err(corrupt(format!("a delta makes {id} out of {id}")));
+            }
+            // What is not pending was made before anything from outside was at hand.
+            next = match pending.binary_search_by_key(&entry, |(at, _)| *at) {
+                Err(_) => None,
+                Ok(at) => match pending[at].1 {
+                    BaseRef::Entry(base) => Some(base),
+                    BaseRef::Id(base) => ids.get(&base).copied(),
+                },
+            };
+        }
+        sound.extend(path);
+    }
+    Ok(())
 }
 
 fn unresolved(base: BaseRef) -> Error {
@@ -184,6 +217,10 @@ async fn descend(
     table.push_children(root, &mut stack);
     let mut steps = 0_u32;
     while let Some((entry, base)) = stack.pop() {
+        // A delta may make the object that it stands on; it is not its own child.
+        if table.is_resolved(entry) {
+            continue;
+        }
         step(table, contents, entry, base, visitor).await?;
         table.push_children(Key::from(entry), &mut stack);
         steps += 1;

@@ -75,14 +75,33 @@ impl PackWriter {
     /// # Errors
     /// `Internal` for an offset delta: some servers refuse them, so none is ever written.
     pub fn copy(&mut self, id: ObjectId, header: EntryHeader, compressed: &[u8]) -> Result<()> {
+        self.start_copy(id, header)?;
+        self.copy_data(compressed);
+        self.end_copy();
+        Ok(())
+    }
+
+    /// The same in pieces: starts an entry whose zlib stream follows as it is.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy).
+    pub fn start_copy(&mut self, id: ObjectId, header: EntryHeader) -> Result<()> {
         if matches!(header.kind, EntryKind::OffsetDelta(_)) {
             let message = format!("{id} was to be written as an offset delta");
             return Err(Error::new(ErrorKind::Internal, message));
         }
         self.begin(id, header);
-        self.out.extend_from_slice(compressed);
-        self.close();
         Ok(())
+    }
+
+    /// Adds the next piece of the zlib stream that was started.
+    pub fn copy_data(&mut self, compressed: &[u8]) {
+        self.out.extend_from_slice(compressed);
+    }
+
+    /// Ends the entry that was started.
+    pub fn end_copy(&mut self) {
+        self.close();
     }
 
     /// Starts an object whose content follows in pieces, `size` bytes in all.

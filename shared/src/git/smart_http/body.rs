@@ -14,11 +14,20 @@ use http_body::Body as _;
 
 use super::ProgressFn;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::advertisement::MAX_BYTES;
 use crate::git::corrupt;
 use crate::git::pkt_line::{Band, Decoder, Packet, demultiplex};
 
 /// So much of a gzip stream is expanded at once, so that a bomb stays small.
 const GZIP_STEP: usize = 4096;
+/// So much of a gzip stream may say nothing: empty blocks are legal, and could go on for
+/// ever.
+const GZIP_EMPTY: usize = 1 << 20;
+/// So many bytes of packets are taken in while none of a pack arrives. Lists of refs and
+/// of ends of history are long; what goes on beyond them has no end.
+const MAX_TALK: usize = MAX_BYTES;
+/// What a packet counts in which not even an id fits: one every second is heard for a day.
+const SMALL: usize = 512;
 
 /// The body of an answer.
 pub(super) struct Body {
@@ -46,6 +55,7 @@ impl Body {
         if self.gzip.is_none() {
             return self.raw_chunk().await;
         }
+        let mut empty = 0;
         loop {
             if self.compressed.is_empty() {
                 match self.raw_chunk().await? {
@@ -63,6 +73,10 @@ impl Body {
                 let plain = std::mem::take(gzip.get_mut());
                 if !plain.is_empty() {
                     return Ok(Some(plain.into()));
+                }
+                empty += step;
+                if empty > GZIP_EMPTY {
+                    return Err(corrupt("a gzip answer goes on without content"));
                 }
             }
         }
@@ -127,6 +141,8 @@ pub(super) struct PacketReader {
     body: Body,
     decoder: Decoder,
     peeked: VecDeque<Packet>,
+    // Bytes of packets since the last of a pack.
+    talk: usize,
 }
 
 impl PacketReader {
@@ -135,6 +151,7 @@ impl PacketReader {
             body,
             decoder: Decoder::new(),
             peeked: VecDeque::new(),
+            talk: 0,
         }
     }
 
@@ -145,6 +162,7 @@ impl PacketReader {
         }
         loop {
             if let Some(packet) = self.decoder.next_packet()? {
+                self.count(&packet)?;
                 return Ok(Some(packet));
             }
             match self.body.chunk().await? {
@@ -175,6 +193,15 @@ impl PacketReader {
         } else {
             Ok(Some(rest))
         }
+    }
+
+    fn count(&mut self, packet: &Packet) -> Result<()> {
+        let length = packet.text().map_or(0, <[u8]>::len);
+        self.talk += if length < 40 { SMALL } else { length };
+        if self.talk <= MAX_TALK {
+            return Ok(());
+        }
+        Err(corrupt(format!("{} talks without end", self.body.url)))
     }
 
     fn cut_off(&self) -> Error {
@@ -242,7 +269,10 @@ impl PackStream {
             match demultiplex(data)? {
                 // Servers send empty ones to keep the connection alive.
                 Band::Data(data) if data.is_empty() => {}
-                Band::Data(data) => return Ok(Some(data)),
+                Band::Data(data) => {
+                    self.packets.talk = 0;
+                    return Ok(Some(data));
+                }
                 Band::Progress(text) => {
                     if let Some(progress) = &self.progress {
                         progress(&String::from_utf8_lossy(&text));

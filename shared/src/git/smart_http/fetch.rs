@@ -1,6 +1,6 @@
 //! Fetching: what is wanted, what is had, and the pack in between.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::body::{PackStream, PacketReader};
 use super::transport::Payload;
@@ -39,6 +39,8 @@ pub struct FetchRequest {
     pub offset_deltas: bool,
     /// Annotated tags of what is sent come along.
     pub include_tags: bool,
+    /// Only commits and tags are sent (`filter tree:0`).
+    pub without_trees: bool,
 }
 
 /// Knows what is had, for the server to leave out.
@@ -88,6 +90,8 @@ struct Negotiation<'a> {
     server: &'a Advertisement,
     request: &'a FetchRequest,
     common: Vec<ObjectId>,
+    // What the server was told, and whether it has acknowledged that.
+    told: HashMap<ObjectId, bool>,
     shallow: Vec<ObjectId>,
     unshallow: Vec<ObjectId>,
     rounds: u32,
@@ -107,6 +111,15 @@ impl UploadPack {
     /// Where the repository is, after redirects.
     pub fn client(&self) -> &SmartHttp {
         &self.client
+    }
+
+    /// Whether the server can leave objects out.
+    pub fn can_filter(&self) -> bool {
+        let server = &self.advertisement;
+        match server.version {
+            Version::V0 => server.capabilities.has("filter"),
+            Version::V2 => server.capabilities.has_feature("fetch", "filter"),
+        }
     }
 
     /// Fetches. The answer is there as soon as the pack starts.
@@ -135,11 +148,19 @@ impl UploadPack {
                 format!("{} cannot fetch to a depth", self.client.url),
             ));
         }
+        if request.without_trees && !self.can_filter() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{} cannot leave objects out", self.client.url),
+            )
+            .with_hint("set `uploadpack.allowFilter` at the server"));
+        }
         let mut negotiation = Negotiation {
             client: &self.client,
             server,
             request,
             common: Vec::new(),
+            told: HashMap::new(),
             shallow: Vec::new(),
             unshallow: Vec::new(),
             rounds: 0,
@@ -191,7 +212,7 @@ impl Negotiation<'_> {
             let mut batch = Vec::new();
             while !ready && batch.len() < if rounds { window } else { MAX_IN_VAIN } {
                 let Some(id) = haves.next_have() else { break };
-                if !self.common.contains(&id) {
+                if !*self.told.entry(id).or_default() {
                     batch.push(id);
                 }
             }
@@ -231,6 +252,9 @@ impl Negotiation<'_> {
         if let Some(depth) = self.request.depth {
             out.line(format!("deepen {depth}\n"))?;
         }
+        if self.request.without_trees {
+            out.line("filter tree:0\n")?;
+        }
         Ok(())
     }
 
@@ -258,6 +282,7 @@ impl Negotiation<'_> {
         word(self.request.offset_deltas, "ofs-delta");
         word(self.request.include_tags, "include-tag");
         word(self.request.deepen_relative, "deepen-relative");
+        word(self.request.without_trees, "filter");
         word(self.client.progress.is_none(), "no-progress");
         words.push_str(&values(self.server));
         for id in &self.request.wants {
@@ -318,7 +343,7 @@ impl Negotiation<'_> {
                 if status == Some(b"ready") {
                     ready = true;
                 } else {
-                    news |= self.note_common(id);
+                    news |= self.note_common(id)?;
                 }
                 if done && !side_band && status.is_none() {
                     return Ok(Round::Pack(Box::new(packets)));
@@ -405,7 +430,7 @@ impl Negotiation<'_> {
             if line == b"ready" {
                 *outcome = Round::Ready;
             } else if let Some(id) = line.strip_prefix(b"ACK ") {
-                let news = self.note_common(parse_id(id)?);
+                let news = self.note_common(parse_id(id)?)?;
                 if let Round::More { news: before } = outcome {
                     *before |= news;
                 }
@@ -444,13 +469,19 @@ impl Negotiation<'_> {
         }
     }
 
-    fn note_common(&mut self, id: ObjectId) -> bool {
-        // A server can acknowledge only what it was told, so the list stays small.
-        let news = !self.common.contains(&id);
+    /// Whether it is news that the server has that object too.
+    fn note_common(&mut self, id: ObjectId) -> Result<bool> {
+        // What else it names is not had here, and could be named without end.
+        let Some(acknowledged) = self.told.get_mut(&id) else {
+            return Err(corrupt(format!(
+                "the server acknowledges {id}, of which it was not told"
+            )));
+        };
+        let news = !std::mem::replace(acknowledged, true);
         if news {
             self.common.push(id);
         }
-        news
+        Ok(news)
     }
 }
 

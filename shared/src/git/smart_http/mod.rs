@@ -8,6 +8,7 @@
 //! Nothing is tried again here: errors carry the kind by which callers decide that.
 
 mod body;
+mod call;
 mod credentials;
 mod fetch;
 mod push;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use bstr::BString;
 
 pub use body::PackStream;
+pub use call::{Address, Answer, Call, CallBody};
 pub use credentials::{CredentialSource, Credentials, NoCredentials};
 pub use fetch::{FetchRequest, Fetched, Negotiator, Tips, all_tips};
 pub use push::{Command, PushReport, PushRequest, RefOutcome};

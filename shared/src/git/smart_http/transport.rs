@@ -29,9 +29,10 @@ use super::{RepositoryUrl, SmartHttp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::{Service, Version};
 use crate::git::{AGENT, shown};
+use crate::setting::Settings;
 
 /// How many redirects are followed.
-const REDIRECTS: usize = 5;
+pub(super) const REDIRECTS: usize = 5;
 /// How much of an error's body is looked at.
 const EXCERPT: usize = 4096;
 
@@ -64,6 +65,23 @@ impl Default for HttpSettings {
             https_proxy: None,
             no_proxy: None,
             certificates: Vec::new(),
+        }
+    }
+}
+
+impl HttpSettings {
+    /// Takes the proxies from the variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or
+    /// from the same in lower case, which go first as with git and curl.
+    pub fn read(settings: &Settings) -> Self {
+        let proxy = |name: &str| {
+            let found = settings.get(&name.to_ascii_lowercase());
+            found.or(settings.get(name)).map(str::to_owned)
+        };
+        Self {
+            http_proxy: proxy("HTTP_PROXY"),
+            https_proxy: proxy("HTTPS_PROXY"),
+            no_proxy: proxy("NO_PROXY"),
+            ..Self::default()
         }
     }
 }
@@ -166,7 +184,11 @@ impl Http {
         }
     }
 
-    async fn call(
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    pub(super) async fn call(
         &self,
         url: &RepositoryUrl,
         request: Request<SdkBody>,
@@ -239,7 +261,7 @@ pub(super) enum Payload {
 
 /// What is known of a body while it is sent.
 #[derive(Clone, Default)]
-struct Upload(Arc<UploadState>);
+pub(super) struct Upload(Arc<UploadState>);
 
 #[derive(Default)]
 struct UploadState {
@@ -272,7 +294,25 @@ struct UploadBody {
     first: Option<Bytes>,
     // A body must be Sync, and a stream need not be; nobody locks it.
     rest: Mutex<Outgoing>,
+    // What is left, where that is known.
+    left: Option<u64>,
     upload: Upload,
+}
+
+/// A body that is sent as it comes, and what is known of it meanwhile.
+pub(super) fn streamed(
+    first: Option<Bytes>,
+    rest: Outgoing,
+    length: Option<u64>,
+) -> (SdkBody, Upload) {
+    let upload = Upload::default();
+    let body = UploadBody {
+        first,
+        rest: Mutex::new(rest),
+        left: length,
+        upload: upload.clone(),
+    };
+    (SdkBody::from_body_1_x(body), upload)
 }
 
 impl http_body::Body for UploadBody {
@@ -293,7 +333,16 @@ impl http_body::Body for UploadBody {
         };
         state.frames.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(match next {
-            Some(Ok(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Ok(bytes)) => {
+                if let Some(left) = &mut this.left {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                    if *left == 0 {
+                        // Nobody asks for the end of what has a length.
+                        state.ended.store(1, Ordering::Relaxed);
+                    }
+                }
+                Some(Ok(Frame::data(bytes)))
+            }
             Some(Err(error)) => {
                 *state.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 Some(Err("what was to be sent could not be read".into()))
@@ -306,7 +355,8 @@ impl http_body::Body for UploadBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -361,13 +411,8 @@ pub(super) async fn post(
     let (body, upload) = match payload {
         Payload::Bytes(bytes) => (SdkBody::from(bytes), None),
         Payload::Stream(first, rest) => {
-            let upload = Upload::default();
-            let body = UploadBody {
-                first: Some(first),
-                rest: Mutex::new(rest),
-                upload: upload.clone(),
-            };
-            (SdkBody::from_body_1_x(body), Some(upload))
+            let (body, upload) = streamed(Some(first), rest, None);
+            (body, Some(upload))
         }
     };
     let request = finish(client, url, version, request, body).await?;
@@ -390,14 +435,8 @@ async fn finish(
     if version == Version::V2 {
         request = request.header("git-protocol", "version=2");
     }
-    if client.origin.trusts(url) {
-        let credentials = match client.origin.credentials() {
-            Some(credentials) => Some(credentials.clone()),
-            None => client.credentials.credentials(url).await?,
-        };
-        if let Some(credentials) = credentials {
-            request = request.header(header::AUTHORIZATION, credentials.header()?);
-        }
+    if let Some(login) = client.login(url).await? {
+        request = request.header(header::AUTHORIZATION, login);
     }
     request.body(body).map_err(|error| {
         Error::new(ErrorKind::Config, format!("{url} cannot be asked")).with_source(error)

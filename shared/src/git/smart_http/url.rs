@@ -61,10 +61,26 @@ impl RepositoryUrl {
             Some((user_info, rest)) => (Some(user_info), rest),
             None => (None, authority.as_str()),
         };
-        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        let authority = authority.to_ascii_lowercase();
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority.as_str(), None),
+        };
         if host.is_empty() {
             return Err(refused("it has no host"));
         }
+        // `http::Uri` is more lenient than those who connect to what it says.
+        if !is_host(host) {
+            return Err(refused("its host is no name and no address"));
+        }
+        let default = if secure { 443 } else { 80 };
+        let port = match port {
+            None => default,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
+                .parse()
+                .map_err(|_| refused("its port is no number up to 65535"))?,
+            Some(_) => return Err(refused("its port is no number up to 65535")),
+        };
         let credentials = match user_info {
             None => None,
             Some(user_info) => {
@@ -77,12 +93,11 @@ impl RepositoryUrl {
                 Some(Credentials::new(decode(user)?, decode(password)?))
             }
         };
-        let default = if secure { 443 } else { 80 };
         Ok(Self {
             secure,
-            authority: authority.to_ascii_lowercase(),
-            host,
-            port: uri.port_u16().unwrap_or(default),
+            host: host.to_owned(),
+            port,
+            authority,
             path: uri.path().trim_end_matches('/').to_owned(),
             credentials,
         })
@@ -106,6 +121,11 @@ impl RepositoryUrl {
     /// The port, the scheme's own when none was given.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The host, with the port when it was given.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// The path, without a slash at its end.
@@ -160,6 +180,19 @@ impl RepositoryUrl {
     }
 }
 
+/// Whether it is a name in the DNS, or an address; one of version 6 in brackets.
+fn is_host(host: &str) -> bool {
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +220,32 @@ mod tests {
         ] {
             let report = RepositoryUrl::new(text).unwrap_err().report();
             assert!(!report.contains("secret"), "{report}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports_are_what_is_connected_to() {
+        for (text, host, port) in [
+            ("https://H_1.example/r", "h_1.example", 443),
+            ("http://127.0.0.1:8080/r", "127.0.0.1", 8080),
+            ("https://u@[::1]:8443/r", "[::1]", 8443),
+            ("https://[::1]/r", "[::1]", 443),
+        ] {
+            let url = RepositoryUrl::new(text).unwrap();
+            assert_eq!((url.host(), url.port()), (host, port));
+        }
+        for text in [
+            "https://h:70000/r",
+            "https://h:/r",
+            "https://h:8x/r",
+            "https://[::1/r",
+            "https://[h]/r",
+            "https://[@1:1]:84/r",
+            "https://h$x/r",
+            "https://:443/r",
+        ] {
+            let refused = RepositoryUrl::new(text).map(|url| url.to_string());
+            assert!(refused.is_err(), "{text}: {refused:?}");
         }
     }
 

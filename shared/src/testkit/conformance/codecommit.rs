@@ -51,6 +51,8 @@ pub async fn codecommit(setup: &dyn CodeCommitSetup) {
         setup.skipped(),
         [
             repositories_are_listed_and_described,
+            a_repository_is_created_once,
+            the_default_branch_is_one_that_is_there,
             branches_are_listed_and_have_tips,
             a_commit_tells_its_tree_parents_and_message,
             a_folder_is_one_level_of_the_tree,
@@ -102,6 +104,57 @@ async fn repositories_are_listed_and_described(setup: &dyn CodeCommitSetup) {
         .await
         .expect("it is there");
     assert_eq!(filled.default_branch.as_deref(), Some("trunk"));
+}
+
+async fn a_repository_is_created_once(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    // A name that no other run of the suite has used: that of a new one, and more.
+    let name = format!("{}-created", setup.repository().await);
+    let name = RepositoryName::new(&name).expect("a legal name");
+    let created = service.create_repository(&name).await;
+    let created = created.expect("the name is new");
+    assert_eq!(created.name, name);
+    assert_eq!(created.default_branch, None, "it is empty");
+    let described = service.get_repository(&name).await;
+    assert_eq!(described.expect("it is there"), created);
+    let again = service.create_repository(&name).await;
+    assert_fails(again, ErrorKind::Conflict, name.as_str());
+    setup
+        .commit(&name, "main", &[("a", Entry::file("a"))])
+        .await;
+    let again = service.create_repository(&name).await;
+    assert_fails(again, ErrorKind::Conflict, name.as_str());
+    let kept = all_branches(service, &name).await.expect("it is there");
+    assert_eq!(kept, [branch("main")], "what is there is kept");
+}
+
+async fn the_default_branch_is_one_that_is_there(setup: &dyn CodeCommitSetup) {
+    let service = setup.codecommit();
+    let repository = setup.repository().await;
+    for name in ["first", "feature/ü"] {
+        setup
+            .commit(&repository, name, &[("a", Entry::file("a"))])
+            .await;
+    }
+    let update = async |name: &str| {
+        service
+            .update_default_branch(&repository, &branch(name))
+            .await
+    };
+    let now = async || {
+        let described = service.get_repository(&repository).await;
+        described.expect("it is there").default_branch
+    };
+    update("feature/ü").await.expect("the branch is there");
+    assert_eq!(now().await.as_deref(), Some("feature/ü"));
+    update("feature/ü")
+        .await
+        .expect("saying so again is no error");
+    assert_fails(update("none").await, ErrorKind::NotFound, "none");
+    assert_eq!(now().await.as_deref(), Some("feature/ü"));
+    let gone = RepositoryName::new("no-such-repository").expect("a legal name");
+    let update = service.update_default_branch(&gone, &branch("first")).await;
+    assert_fails(update, ErrorKind::NotFound, gone.as_str());
 }
 
 async fn branches_are_listed_and_have_tips(setup: &dyn CodeCommitSetup) {

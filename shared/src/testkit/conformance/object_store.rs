@@ -168,6 +168,10 @@ async fn what_is_missing_is_told_apart(setup: &dyn StoreSetup) {
     assert_fails(get, ErrorKind::NotFound, "none");
     let get = store.get(&gone, &key("k"), None, None).await;
     assert_fails(get, ErrorKind::NotFound, gone.as_str());
+    let read = store.read(&bucket, &key("none")).await;
+    assert_eq!(read.expect("a missing key is no error"), None);
+    let read = store.read(&gone, &key("k")).await;
+    assert_fails(read, ErrorKind::NotFound, gone.as_str());
     let list = store.list(&gone, "", None, None).await;
     assert_fails(list, ErrorKind::NotFound, gone.as_str());
     let versioned = store.is_versioned(&gone).await;

@@ -1,0 +1,90 @@
+//! The settings of the `migration` function, read once at init.
+
+use std::time::Duration;
+
+use branchline_core::git::smart_http::HttpSettings;
+use branchline_core::setting::Settings;
+use branchline_core::{Error, ErrorKind, Result};
+
+/// The least that pack data can do with, in MiB.
+const LEAST_MEMORY: u32 = 32;
+
+/// What the function was set up to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `MIGRATION_MEMORY_MIB`: pack data held at once, in bytes.
+    pub memory: usize,
+    /// `DEADLINE_MARGIN_SECONDS`: so long before the deadline work stops.
+    pub margin: Duration,
+    /// `KMS_KEY_ID`: what objects are encrypted with.
+    pub kms_key_id: Option<String>,
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: how git servers are reached.
+    pub http: HttpSettings,
+}
+
+impl Config {
+    /// Reads the environment variables of `settings`; an error names its variable.
+    pub fn read(settings: &Settings) -> Result<Self> {
+        let function = settings.function_memory_mib()?;
+        let half = (function / 2).max(LEAST_MEMORY);
+        let memory = settings.number("MIGRATION_MEMORY_MIB", half, LEAST_MEMORY..=32_768)?;
+        let known = settings.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").is_some();
+        if known && memory >= function.max(LEAST_MEMORY + 1) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`MIGRATION_MEMORY_MIB` is {memory}, and the function has {function} MiB in all"
+                ),
+            )
+            .with_hint("leave `MIGRATION_MEMORY_MIB` out to use half of the function's memory"));
+        }
+        let margin = settings.number("DEADLINE_MARGIN_SECONDS", 30, 1..=600)?;
+        Ok(Self {
+            memory: memory as usize * 1024 * 1024,
+            margin: Duration::from_secs(margin.into()),
+            kms_key_id: settings.get("KMS_KEY_ID").map(str::to_owned),
+            http: HttpSettings::read(settings),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config> {
+        Config::read(&variables.iter().copied().collect())
+    }
+
+    #[test]
+    fn memory_is_half_of_the_functions_unless_it_is_said() {
+        let mib = 1024 * 1024;
+        let of = |variables: &[_]| read(variables).expect("it is valid").memory / mib;
+        assert_eq!(of(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024")]), 512);
+        assert_eq!(
+            of(&[
+                ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024"),
+                ("MIGRATION_MEMORY_MIB", "700")
+            ]),
+            700
+        );
+        assert_eq!(of(&[]), 64);
+        let error = read(&[
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512"),
+            ("MIGRATION_MEMORY_MIB", "512"),
+        ])
+        .expect_err("all of the memory is too much");
+        assert!(error.report().contains("`MIGRATION_MEMORY_MIB` is 512"));
+    }
+
+    #[test]
+    fn an_error_names_its_variable() {
+        for name in ["MIGRATION_MEMORY_MIB", "DEADLINE_MARGIN_SECONDS"] {
+            for bad in ["0", "-1", "many"] {
+                let error = read(&[(name, bad)]).expect_err(bad);
+                assert_eq!(error.kind(), ErrorKind::Config);
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The `migration` function: mirrors git remotes, in any direction.
+//!
+//! A mapping names a source and a target. What is done is read off the target itself, so
+//! the same request goes on where an earlier one stopped.
+
+mod answer;
+mod config;
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use branchline_core::aws::{self, Aws};
+use branchline_core::git::pack::Limits;
+use branchline_core::lambda::{self, Failure};
+use branchline_core::metrics::{Measured, Metric, Metrics};
+use branchline_core::mirror::{self, Batch, LfsOptions, Outcome};
+use branchline_core::remote::connect::{Connect, Connections, Settings};
+use branchline_core::{Error, ErrorKind, Result};
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+
+pub use answer::{Answer, MappingAnswer, Refs, Status};
+pub use config::Config;
+pub use request::{Mapping, Request, Work};
+
+/// The most mappings at once; each gets its share of the memory.
+const MAPPINGS_AT_ONCE: usize = 4;
+/// What a mapping needs at least, in bytes, before there is room for another one.
+const LEAST_SHARE: usize = 32 << 20;
+
+/// What all invocations share.
+pub struct Context {
+    config: Config,
+    remotes: Arc<dyn Connect>,
+    metrics: Metrics,
+}
+
+impl Measured for Context {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Context {
+    /// A context over AWS, as the `AWS_*` environment variables describe it.
+    pub async fn connect(config: Config) -> Result<Self> {
+        let aws = Aws::load(aws::Settings::default()).await?;
+        let settings = Settings {
+            http: config.http.clone(),
+            kms_key_id: config.kms_key_id.clone(),
+        };
+        let remotes = Connections::new(aws, &settings)?;
+        let metrics = Metrics::of(remotes.paces());
+        let context = Self::new(config, Arc::new(remotes));
+        Ok(Self { metrics, ..context })
+    }
+
+    /// A context over given remotes.
+    pub fn new(config: Config, remotes: Arc<dyn Connect>) -> Self {
+        Self {
+            config,
+            remotes,
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+/// What became of one mapping: its answer, and its failure if it has one.
+type Done = (MappingAnswer, Option<Error>);
+
+/// Does what one event asks for.
+///
+/// One mapping's failure does not stop the others; when any failed, so does the
+/// invocation, so that Lambda tries again.
+pub async fn handle(
+    context: Arc<Context>,
+    event: Value,
+    deadline: Instant,
+) -> Result<Answer, Failure> {
+    let Some(request) = request::parse(&event)? else {
+        tracing::info!("the trigger's test arrived");
+        return Ok(Answer {
+            status: Status::Complete,
+            mappings: Vec::new(),
+        });
+    };
+    let margin = context.config.margin;
+    let stop = deadline
+        .checked_sub(margin)
+        .filter(|stop| *stop > Instant::now())
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Deadline,
+                format!(
+                    "less than the {} seconds of `DEADLINE_MARGIN_SECONDS` are left",
+                    margin.as_secs()
+                ),
+            )
+            .with_hint("raise the function's timeout, or lower `DEADLINE_MARGIN_SECONDS`")
+        })?;
+    answer(run(&context, &request, stop.into()).await)
+}
+
+/// Works on all mappings. Those with one target take turns: they would only get in each
+/// other's way.
+async fn run(context: &Context, request: &Request, stop: tokio::time::Instant) -> Vec<Done> {
+    let mut turns: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, mapping) in request.mappings.iter().enumerate() {
+        turns.entry(&mapping.target).or_default().push(at);
+    }
+    let room = (context.config.memory / LEAST_SHARE).max(1);
+    let at_once = turns.len().min(MAPPINGS_AT_ONCE).min(room).max(1);
+    let share = context.config.memory / at_once;
+    let turns = stream::iter(turns.into_values()).map(|turn| async move {
+        let mut done = Vec::new();
+        for at in turn {
+            let mapping = &request.mappings[at];
+            done.push((at, one(context, mapping, request.batch, share, stop).await));
+        }
+        done
+    });
+    let mut done: Vec<(usize, Done)> = turns
+        .buffer_unordered(at_once)
+        .collect::<Vec<_>>()
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, done)| done).collect()
+}
+
+async fn one(
+    context: &Context,
+    mapping: &Mapping,
+    batch: Batch,
+    memory: usize,
+    stop: tokio::time::Instant,
+) -> Done {
+    let shown = || (mapping.source.clone(), mapping.target.clone());
+    let started = Instant::now();
+    let result = match &mapping.work {
+        Err(invalid) => Err(invalid.error()),
+        Ok(work) => work_on(context, work, batch, memory, stop).await,
+    };
+    let (source, target) = shown();
+    match result {
+        Ok(outcome) => {
+            let answer = MappingAnswer::new(source, target, &outcome);
+            let unfinished = u64::from(answer.status == Status::Incomplete);
+            context.metrics.add(Metric::Mirrors, 1);
+            context.metrics.add(Metric::IncompleteMirrors, unfinished);
+            context.metrics.add(Metric::MirrorBytes, outcome.bytes);
+            tracing::info!(
+                source.url = answer.source,
+                target.url = answer.target,
+                status = ?answer.status,
+                refs.created = outcome.created,
+                refs.updated = outcome.updated,
+                refs.deleted = outcome.deleted,
+                refs.unchanged = outcome.unchanged,
+                refs.rejected = outcome.rejected.len(),
+                objects = outcome.objects,
+                size_bytes = outcome.bytes,
+                lfs.objects = outcome.lfs.objects,
+                lfs.size_bytes = outcome.lfs.bytes,
+                lfs.left_out = outcome.lfs.left_out,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "worked on a mapping"
+            );
+            let error = answer::refused(&outcome);
+            (answer, error.map(|error| named(mapping, error)))
+        }
+        Err(error) => (
+            MappingAnswer::failed(source, target, &error),
+            Some(named(mapping, error)),
+        ),
+    }
+}
+
+/// An error that says of which mapping it is.
+fn named(mapping: &Mapping, error: Error) -> Error {
+    error.context(format!("{} -> {}", mapping.source, mapping.target))
+}
+
+async fn work_on(
+    context: &Context,
+    work: &Work,
+    batch: Batch,
+    memory: usize,
+    stop: tokio::time::Instant,
+) -> Result<Outcome> {
+    // A secret or a layout may have to be read first.
+    let remotes = &context.remotes;
+    if work.clean {
+        let open = remotes.open(&work.target, memory);
+        let Ok(target) = tokio::time::timeout_at(stop, open).await else {
+            return Ok(Outcome::default());
+        };
+        return mirror::clean(&*target?, Some(stop)).await;
+    }
+    let open = async {
+        tokio::try_join!(
+            remotes.open(&work.source, memory),
+            remotes.open(&work.target, memory)
+        )
+    };
+    let Ok(opened) = tokio::time::timeout_at(stop, open).await else {
+        return Ok(Outcome::default());
+    };
+    let (source, target) = opened?;
+    let options = mirror::Options {
+        refs: work.refs.clone(),
+        prune: work.prune,
+        lfs: work.lfs.then_some(LfsOptions { memory: memory / 4 }),
+        // What is left is for parts under way and for what is read back.
+        limits: Limits::default().with_memory(memory / 2),
+        batch,
+        ..mirror::Options::default()
+    };
+    mirror::mirror(&*source, &*target, &options, Some(stop)).await
+}
+
+fn answer(done: Vec<Done>) -> Result<Answer, Failure> {
+    let results = done
+        .into_iter()
+        .map(|(answer, error)| error.map_or(Ok(answer), Err))
+        .collect();
+    let mappings: Vec<MappingAnswer> = lambda::settle(results)?;
+    let complete = mappings
+        .iter()
+        .all(|mapping| mapping.status == Status::Complete);
+    Ok(Answer {
+        status: if complete {
+            Status::Complete
+        } else {
+            Status::Incomplete
+        },
+        mappings,
+    })
+}

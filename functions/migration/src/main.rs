@@ -1,0 +1,14 @@
+//! The bootstrap of the `migration` function.
+
+use std::process::ExitCode;
+
+use branchline_core::lambda;
+use branchline_migration::{Config, Context, handle};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    lambda::give_memory_back();
+    let settings = std::env::vars().collect();
+    let init = async |settings: &_| Context::connect(Config::read(settings)?).await;
+    lambda::run(settings, init, handle).await
+}

@@ -1,0 +1,185 @@
+use super::*;
+
+fn event(name: &str) -> Value {
+    let path = format!("{}/../../events/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn read(name: &str) -> Request {
+    parse(&event(name)).unwrap().unwrap()
+}
+
+fn work(mapping: &Mapping) -> &Work {
+    mapping.work.as_ref().unwrap()
+}
+
+#[test]
+fn every_event_of_the_function_is_understood() {
+    let backup = read("migration-backup");
+    let mapping = work(&backup.mappings[0]);
+    assert_eq!(mapping.target.layout, Some(Layout::Bundle));
+    assert!(mapping.prune && mapping.lfs && !mapping.clean);
+    assert!(mapping.refs.selects("refs/notes/commits".into()));
+    assert!(!mapping.refs.selects("refs/pull/1/head".into()));
+    assert_eq!(backup.batch, Batch::default());
+
+    let publish = read("migration-publish");
+    assert_eq!(work(&publish.mappings[0]).target.layout, Some(Layout::Dumb));
+
+    let import = read("migration-import");
+    let first = work(&import.mappings[0]);
+    assert!(first.target.create && first.source.credentials.is_some());
+    assert!(!work(&import.mappings[1]).lfs);
+    assert_eq!(
+        import.batch,
+        Batch {
+            commits: 1000,
+            bytes: 268_435_456
+        }
+    );
+
+    assert!(work(&read("migration-clean").mappings[0]).clean);
+}
+
+#[test]
+fn a_triggers_custom_data_carries_a_request() {
+    let request = read("trigger-mirror");
+    assert_eq!(request.mappings[0].source, "codecommit://MyDemoRepo");
+    assert_eq!(parse(&event("trigger-test")).unwrap(), None);
+    let error = parse(&event("trigger-branch-updated")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    assert!(error.to_string().contains("customData"), "{error}");
+}
+
+#[test]
+fn a_shape_that_is_not_known_is_refused_with_its_field() {
+    for (event, named) in [
+        ("[]", "no JSON object"),
+        ("{}", "`mappings` is missing"),
+        (r#"{"mappings":[]}"#, "`mappings`"),
+        (r#"{"mappings":{}}"#, "`mappings`"),
+        (r#"{"mappings":[{}],"x\u0000y":1}"#, "`x\\0y` is not known"),
+        (r#"{"mappings":[{}],"batch":7}"#, "`batch`"),
+        (
+            r#"{"mappings":[{}],"batch":{"commits":0}}"#,
+            "`batch.commits`",
+        ),
+        (r#"{"mappings":[{}],"batch":{"bytes":-1}}"#, "`batch.bytes`"),
+        (r#"{"mappings":[{}],"batch":{"files":1}}"#, "`batch`"),
+        (r#"{"Records":[]}"#, "`Records` is empty"),
+        (r#"{"Records":7}"#, "`Records` is no list"),
+        (r#"{"Records":[{"customData":"7"}]}"#, "`customData`"),
+        (r#"{"schedule":true}"#, "`schedule` is not known"),
+    ] {
+        let error = parse(&serde_json::from_str(event).unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{event}");
+        assert!(error.to_string().contains(named), "{event}: {error}");
+        assert!(error.hint().is_some() || named.starts_with('`'), "{event}");
+    }
+    let many = serde_json::json!({"mappings": vec![serde_json::json!({}); 1001]});
+    assert!(
+        parse(&many)
+            .unwrap_err()
+            .to_string()
+            .contains("1000 are allowed")
+    );
+}
+
+#[test]
+fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
+    let good = r#""source":"codecommit://r","target":"s3://bucket/x""#;
+    let https = r#""source":"https://h/r","target":"https://i/r""#;
+    for (mapping, named) in [
+        ("7".to_owned(), "`mappings[1]` of"),
+        (
+            r#"{"target":"s3://bucket/x"}"#.to_owned(),
+            "`mappings[1].source`",
+        ),
+        (
+            r#"{"source":7,"target":"s3://bucket/x"}"#.to_owned(),
+            "`mappings[1].source`",
+        ),
+        (
+            r#"{"source":"ftp://x/y","target":"s3://bucket/x"}"#.to_owned(),
+            "`mappings[1].source`",
+        ),
+        (
+            r#"{"source":"/srv/x","target":"s3://bucket/x"}"#.to_owned(),
+            "no repositories of its own",
+        ),
+        (
+            r#"{"source":"codecommit://me@r","target":"s3://bucket/x"}"#.to_owned(),
+            "no profiles",
+        ),
+        (
+            r#"{"source":"codecommit://r","target":"s3://me@bucket/x"}"#.to_owned(),
+            "`mappings[1].target`",
+        ),
+        (
+            format!("{{{good},\"layout\":\"zip\"}}"),
+            "`mappings[1].layout`",
+        ),
+        (format!("{{{https},\"layout\":\"dumb\"}}"), "lies in S3"),
+        (
+            format!("{{{good},\"prune\":\"yes\"}}"),
+            "`mappings[1].prune`",
+        ),
+        (
+            format!("{{{good},\"refs\":\"refs/heads/*\"}}"),
+            "`mappings[1].refs`",
+        ),
+        (
+            format!("{{{good},\"refs\":[\"heads\"]}}"),
+            "`mappings[1].refs`",
+        ),
+        (
+            format!("{{{good},\"create\":true}}"),
+            "`mappings[1].create`",
+        ),
+        (
+            format!("{{{good},\"credentials\":\"arn:x\"}}"),
+            "`mappings[1].credentials`",
+        ),
+        (
+            format!(
+                "{{{good},\"credentials\":\"arn:aws:ssm:eu-west-1:111122223333:parameter/x\"}}"
+            ),
+            "`https://`",
+        ),
+        (format!("{{{good},\"depth\":1}}"), "`mappings[1].depth`"),
+    ] {
+        let text = format!("{{\"mappings\":[{{{good}}},{mapping}]}}");
+        let request = parse(&serde_json::from_str(&text).unwrap())
+            .unwrap()
+            .unwrap();
+        assert!(
+            request.mappings[0].work.is_ok(),
+            "the good one is kept: {text}"
+        );
+        let invalid = request.mappings[1].work.as_ref().unwrap_err();
+        assert!(
+            invalid.message.contains(named),
+            "{text}: {}",
+            invalid.message
+        );
+        assert_eq!(invalid.error().kind(), ErrorKind::InvalidEvent);
+    }
+}
+
+#[test]
+fn no_answer_or_error_repeats_a_password() {
+    for source in [
+        "https://user:hunter2@git.example.com/r.git",
+        "https://user:hunter2@/r.git",
+        "ssh://user:hunter2@git.example.com/r.git",
+        "https://user:hunter2@git.example.com/r.git?x",
+    ] {
+        let event = serde_json::json!({
+            "mappings": [{"source": source, "target": "s3://bucket/x", "layout": "dumb"}]
+        });
+        let request = parse(&event).unwrap().unwrap();
+        let shown = format!("{request:?} {}", request.mappings[0].source);
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,73 @@
+//! What a repository says of its own archive: `.gitattributes`, `export-subst`, names.
+
+use branchline_core::ErrorKind;
+use branchline_core::archive::{ArchiveRequest, WriteSink, write};
+use branchline_core::codecommit::{CodeCommit as _, Signature};
+use branchline_core::name::RepositoryName;
+use branchline_core::testkit::{CommitText, Entry, MemoryCodeCommit};
+
+use crate::block_on;
+use crate::choices::Choices;
+
+/// What stands between the parts of the input of [`archive`].
+pub const NEXT: &[u8] = b"\n=>\n";
+
+/// A small tree: its attributes, those of a folder, a file, and who committed when with
+/// what message.
+pub fn archive(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    let attributes = choices.until(NEXT);
+    let nested = choices.until(NEXT);
+    let content = choices.until(NEXT);
+    let date = String::from_utf8_lossy(choices.until(NEXT)).into_owned();
+    let name = String::from_utf8_lossy(choices.until(NEXT)).into_owned();
+    let message = String::from_utf8_lossy(choices.rest()).into_owned();
+    let codecommit = MemoryCodeCommit::new();
+    let repository = RepositoryName::new("r").expect("because it is a name");
+    let person = Signature {
+        name,
+        email: "a@example.com".into(),
+        date,
+    };
+    let text = CommitText {
+        message,
+        author: person.clone(),
+        committer: person,
+    };
+    let changes = [
+        (".gitattributes", Entry::file(attributes)),
+        ("a.txt", Entry::file(content)),
+        ("sub/.gitattributes", Entry::file(nested)),
+        ("sub/b.txt", Entry::file(content)),
+        ("sub/link", Entry::symlink("../a.txt")),
+    ];
+    let id = codecommit.commit_as(&repository, "main", &changes, &text);
+    let sink = WriteSink::new(Vec::new());
+    let written = block_on(async {
+        let commit = codecommit
+            .get_commit(&repository, id)
+            .await
+            .expect("because it was made");
+        let request = ArchiveRequest::new(repository.clone(), commit);
+        write(&codecommit, &request, &sink).await
+    });
+    match written {
+        Ok(summary) => {
+            let zip = sink.into_inner();
+            assert_eq!(
+                zip.len() as u64,
+                summary.size_bytes,
+                "it is as long as it says"
+            );
+            assert!(zip.starts_with(b"PK"), "it is a zip");
+        }
+        Err(error) => assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::Config | ErrorKind::Corrupt | ErrorKind::FileTooLarge
+            ),
+            "the repository is at fault: {}",
+            error.report()
+        ),
+    }
+}

@@ -1,0 +1,83 @@
+//! Fuzz targets: every parser of bytes that a server, a bucket, a repository or a caller
+//! may have made up.
+//!
+//! A target is a plain function of bytes. It must come back whatever they are, in little
+//! time and memory, and it asserts what has to hold for what was accepted: that names are
+//! legal, that ids are right, that it makes no difference in which pieces bytes arrive.
+//! libFuzzer calls it (`cargo xtask fuzz`), and so do the tests of this package, on stable
+//! Rust: with every finding in `findings/<target>/`, with every seed, and with seeds that
+//! were damaged at random.
+//!
+//! **Adding a target** takes three steps, and a test says when one was forgotten:
+//!
+//! 1. the function, in the module of its kind: `pub fn name(bytes: &[u8])`;
+//! 2. its line in [`TARGETS`], with where its seeds come from;
+//! 3. `fuzz_targets/name.rs`, a copy of any other with the name changed, and its `[[bin]]`
+//!    in `Cargo.toml`.
+//!
+//! **Turning a finding into a test**: copy the file from `fuzz/artifacts/<target>/` to
+//! `fuzz/findings/<target>/` under a name that says what it is. Nothing else is needed.
+
+pub mod archive;
+mod canned;
+mod choices;
+pub mod files;
+pub mod mutate;
+pub mod pack;
+mod packmaker;
+pub mod seeds;
+pub mod wire;
+pub mod words;
+
+use seeds::Seeds;
+
+/// A parser under test.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// What it is called: the program of `cargo fuzz`, and the folder of its findings.
+    pub name: &'static str,
+    /// Feeds it.
+    pub run: fn(&[u8]),
+    /// Good input to start from.
+    pub seeds: fn(&Seeds) -> Vec<Vec<u8>>,
+}
+
+/// All targets, in the order in which `cargo xtask fuzz` runs them.
+pub const TARGETS: &[Target] = &[
+    target("pkt_line", wire::pkt_line, seeds::pkt_lines),
+    target("advertisement", wire::advertisement, seeds::advertisements),
+    target("ls_refs", wire::ls_refs, seeds::ls_refs),
+    target("fetch", wire::fetch, seeds::fetches),
+    target("push", wire::push, seeds::pushes),
+    target("redirect", wire::redirect, seeds::redirects),
+    target("pack", pack::pack, seeds::packs),
+    target("pack_entries", pack::pack_entries, seeds::pack_entries),
+    target("pack_index", pack::pack_index, seeds::pack_indexes),
+    target("delta", pack::delta, seeds::deltas),
+    target("bundle", files::bundle, seeds::bundles),
+    target("info_refs", files::info_refs, seeds::info_refs),
+    target("info_packs", files::info_packs, seeds::info_packs),
+    target("head", files::head, seeds::heads),
+    target("loose", files::loose, seeds::loose),
+    target("object", files::object, seeds::objects),
+    target("repository_url", words::repository_url, seeds::urls),
+    target("names", words::names, seeds::names),
+    target("patterns", words::patterns, seeds::patterns),
+    target("event", words::event, seeds::events),
+    target("archive", archive::archive, seeds::archives),
+];
+
+const fn target(name: &'static str, run: fn(&[u8]), seeds: fn(&Seeds) -> Vec<Vec<u8>>) -> Target {
+    Target { name, run, seeds }
+}
+
+/// Runs a future that waits for nothing but itself.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("because a runtime of one thread needs nothing");
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}

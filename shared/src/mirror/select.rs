@@ -1,0 +1,103 @@
+//! Which refs are mirrored.
+
+use bstr::{BStr, BString, ByteSlice};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Names of refs, and patterns with one `*`, as in git's refspecs: the star stands for any
+/// characters, slashes too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefSelection(Vec<(BString, Option<BString>)>);
+
+impl Default for RefSelection {
+    /// All branches and tags.
+    fn default() -> Self {
+        Self(vec![
+            ("refs/heads/".into(), Some("".into())),
+            ("refs/tags/".into(), Some("".into())),
+        ])
+    }
+}
+
+impl RefSelection {
+    /// Validates patterns such as `refs/heads/*`, `refs/heads/main` or `refs/notes/*`.
+    ///
+    /// # Errors
+    /// `Config`, naming the pattern: it must start with `refs/`, be a legal name, and have
+    /// at most one `*`.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let mut parts = Vec::new();
+        for pattern in patterns {
+            let sample = pattern.replacen('*', "x", 1);
+            let legal = sample.starts_with("refs/")
+                && gix_validate::reference::name(sample.as_bytes().as_bstr()).is_ok();
+            if !legal {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("`{}` selects no refs", pattern.escape_debug()),
+                )
+                .with_hint("write full names, such as `refs/heads/main`, or `refs/heads/*`"));
+            }
+            parts.push(match pattern.split_once('*') {
+                Some((start, end)) => (start.into(), Some(end.into())),
+                None => (pattern.into(), None),
+            });
+        }
+        if parts.is_empty() {
+            return Err(
+                Error::new(ErrorKind::Config, "an empty list selects no refs")
+                    .with_hint("leave it out to select all branches and tags"),
+            );
+        }
+        Ok(Self(parts))
+    }
+
+    /// Whether a ref is selected.
+    pub fn selects(&self, name: &BStr) -> bool {
+        self.0.iter().any(|(start, end)| match end {
+            None => name == start,
+            Some(end) => {
+                name.len() >= start.len() + end.len()
+                    && name.starts_with(start)
+                    && name.ends_with(end)
+            }
+        })
+    }
+
+    /// What all selected names start with.
+    pub fn prefixes(&self) -> Vec<BString> {
+        let mut prefixes: Vec<BString> = self.0.iter().map(|(start, _)| start.clone()).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_any_characters_once() {
+        let selection =
+            RefSelection::new(["refs/heads/*", "refs/tags/v*-rc", "refs/notes/commits"]).unwrap();
+        let selects = |name: &str| selection.selects(name.into());
+        assert!(selects("refs/heads/a/b"));
+        assert!(selects("refs/tags/v1-rc") && !selects("refs/tags/v-r"));
+        assert!(selects("refs/notes/commits") && !selects("refs/notes/commits2"));
+        assert!(!selects("refs/head") && !selects("refs/pull/1/head"));
+        for bad in [
+            "",
+            "*",
+            "heads/*",
+            "refs/**",
+            "refs/a b",
+            "refs/../x",
+            "refs/a.lock",
+        ] {
+            let error = RefSelection::new([bad]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "`{bad}` must be refused");
+        }
+        assert!(RefSelection::new([]).is_err());
+    }
+}

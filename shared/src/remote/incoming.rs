@@ -1,0 +1,246 @@
+//! A pack on its way from a source to a target, verified while it passes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use super::PackBody;
+use super::lfs::Pointer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::object::{ObjectKind, Reference, references};
+use crate::git::pack::{Bases, Connectivity, Limits, Object, PackBytes, Received, Receiver};
+use crate::git::pack::{Resolved, Visitor};
+use crate::git::smart_http::Outgoing;
+use crate::git::{HashKind, ObjectId, corrupt};
+
+/// How an incoming pack is looked at.
+#[derive(Debug, Clone)]
+pub struct IncomingOptions {
+    /// The hash function of its ids.
+    pub hash: HashKind,
+    /// What verifying it may use.
+    pub limits: Limits,
+    /// Whether pointers of git LFS are collected.
+    pub pointers: bool,
+}
+
+/// What was seen of a pack's objects.
+#[derive(Debug)]
+pub struct Watch {
+    hash: HashKind,
+    connectivity: Connectivity,
+    collect_pointers: bool,
+    /// Annotated tags and what each names directly.
+    pub tags: HashMap<ObjectId, ObjectId>,
+    /// LFS pointers, each once.
+    pub pointers: BTreeSet<Pointer>,
+}
+
+impl Watch {
+    fn new(options: &IncomingOptions) -> Self {
+        Self {
+            hash: options.hash,
+            connectivity: Connectivity::new(options.hash, []),
+            collect_pointers: options.pointers,
+            tags: HashMap::new(),
+            pointers: BTreeSet::new(),
+        }
+    }
+
+    /// What a tag of this pack peels to; `None` for what is no tag of it.
+    pub fn peel(&self, id: ObjectId) -> Option<ObjectId> {
+        let mut at = *self.tags.get(&id)?;
+        // A tag names an older object by its hash: there are no circles.
+        while let Some(next) = self.tags.get(&at) {
+            at = *next;
+        }
+        Some(at)
+    }
+}
+
+impl Visitor for Watch {
+    fn object(&mut self, object: Object<'_>) -> Result<()> {
+        self.connectivity.object(object)?;
+        let Some(content) = object.content else {
+            return Ok(());
+        };
+        match object.kind {
+            ObjectKind::Tag => references(self.hash, object.kind, content, |reference| {
+                if let Reference::Target(target, _) = reference {
+                    self.tags.insert(object.id, target);
+                }
+            })?,
+            ObjectKind::Blob if self.collect_pointers => {
+                self.pointers.extend(Pointer::parse(content));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Done between the arrival of objects and the moving of refs.
+#[async_trait]
+pub trait BeforeRefs: Send + Sync {
+    /// Looks at what has arrived; an error keeps the refs where they are.
+    async fn objects_arrived(&self, watch: &Watch) -> Result<()>;
+}
+
+/// A pack on its way.
+pub struct Incoming {
+    body: PackBody,
+    receiver: Receiver,
+    watch: Watch,
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("position", &self.receiver.position())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A pack whose bytes have all arrived, with a sound frame and trailer; deltas may be left
+/// to resolve.
+#[derive(Debug)]
+pub struct Arrived {
+    /// What is known of its entries.
+    pub received: Received,
+    /// What was seen of its objects so far.
+    pub watch: Watch,
+}
+
+impl Incoming {
+    /// Verifies `body` while it passes.
+    pub fn new(body: PackBody, options: &IncomingOptions) -> Self {
+        Self {
+            body,
+            receiver: Receiver::new(options.hash, options.limits),
+            watch: Watch::new(options),
+        }
+    }
+
+    /// The next bytes, whose objects were looked at; `None` after the last ones.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let Some(bytes) = self.body.next().await.transpose()? else {
+            return Ok(None);
+        };
+        self.receiver.push(&bytes, &mut self.watch)?;
+        Ok(Some(bytes))
+    }
+
+    /// Ends it, after [`chunk`](Self::chunk) returned `None`.
+    ///
+    /// # Errors
+    /// `Corrupt` when it was cut off.
+    pub fn finish(self) -> Result<Arrived> {
+        Ok(Arrived {
+            received: self.receiver.finish()?,
+            watch: self.watch,
+        })
+    }
+
+    /// The pack as a stream for a server that verifies and publishes by itself as soon as
+    /// it has the last byte.
+    ///
+    /// The last chunk is held back until the pack is known to be whole and `before_refs`
+    /// is done; a failure cuts the stream, so that the server publishes nothing. The
+    /// second value tells the number of objects and bytes that went by.
+    pub fn into_outgoing(
+        self,
+        before_refs: Option<Arc<dyn BeforeRefs>>,
+    ) -> (Outgoing, Arc<Mutex<(u64, u64)>>) {
+        let counts = Arc::new(Mutex::new((0, 0)));
+        let state = Held {
+            incoming: Some(self),
+            last: None,
+            before_refs,
+            counts: Arc::clone(&counts),
+        };
+        let stream = futures_util::stream::try_unfold(state, Held::next);
+        (Box::pin(stream), counts)
+    }
+}
+
+struct Held {
+    incoming: Option<Incoming>,
+    last: Option<Bytes>,
+    before_refs: Option<Arc<dyn BeforeRefs>>,
+    counts: Arc<Mutex<(u64, u64)>>,
+}
+
+impl Held {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Ok(None);
+        };
+        while let Some(bytes) = incoming.chunk().await? {
+            if let Some(before) = self.last.replace(bytes) {
+                return Ok(Some((before, self)));
+            }
+        }
+        let Some(incoming) = self.incoming.take() else {
+            return Ok(None);
+        };
+        let Arrived { received, watch } = incoming.finish()?;
+        let unseen = received.small_blobs_pending();
+        if watch.collect_pointers && unseen > 0 && self.before_refs.is_some() {
+            pointers_unseen(&watch, unseen)?;
+        }
+        if let Some(before_refs) = &self.before_refs {
+            before_refs.objects_arrived(&watch).await?;
+        }
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) =
+            (received.objects() as u64, received.size_bytes());
+        Ok(self.last.take().map(|last| (last, self)))
+    }
+}
+
+/// Says that not all small blobs of a pack were looked at.
+///
+/// # Errors
+/// `Config` when the repository uses LFS, so that objects might be left behind.
+fn pointers_unseen(watch: &Watch, unseen: usize) -> Result<()> {
+    let message = format!("there was not enough memory to look for LFS pointers in {unseen} blobs");
+    if watch.pointers.is_empty() {
+        tracing::warn!(blobs = unseen, "{message}; there was none in the others");
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Config, message)
+        .with_hint("raise `MIGRATION_MEMORY_MIB`, or mirror without LFS objects: `\"lfs\": false`"))
+}
+
+impl Arrived {
+    /// Resolves what is left, and names what the pack's objects and `roots` (what refs
+    /// will name) need and the pack does not have: the target must have that.
+    pub async fn resolve(
+        mut self,
+        bytes: &dyn PackBytes,
+        bases: &dyn Bases,
+        roots: &[ObjectId],
+    ) -> Result<(Resolved, Watch, Vec<ObjectId>)> {
+        let watch = &mut self.watch;
+        let resolved = self.received.resolve(bytes, bases, watch).await?;
+        let fresh = Connectivity::new(watch.hash, []);
+        let connectivity = std::mem::replace(&mut watch.connectivity, fresh);
+        let missing = connectivity.missing(&resolved, roots)?;
+        Ok((resolved, self.watch, missing))
+    }
+}
+
+/// The error for a pack that does not hold what refs need.
+pub fn not_connected(missing: &[ObjectId]) -> Error {
+    let Some(first) = missing.first() else {
+        return Error::new(ErrorKind::Internal, "nothing is missing");
+    };
+    corrupt(format!(
+        "the source did not send {first}, which is needed and the target does not have \
+         ({} objects are missing)",
+        missing.len()
+    ))
+}

@@ -1,0 +1,420 @@
+//! Files of one commit that CodeCommit's API does not serve, read by git over HTTPS.
+//!
+//! One shallow fetch of the commit by its id, on the first file that is asked for: its pack
+//! is verified as it arrives and put aside in a [`Spool`]. A file that is whole in the pack
+//! is then inflated from where it lies, a piece at a time; one that is a delta is held
+//! while it is read, as far as memory allows.
+//!
+//! Memory: a quarter of what is allowed holds the pack while it is small, and half is for
+//! deltas and what they stand on. Beside it there are the parts on their way to S3 (20 MiB)
+//! while a larger pack arrives, and about 80 bytes for each object of the commit.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::{Buf as _, Bytes};
+use flate2::{Decompress, FlushDecompress, Status};
+use futures_util::stream::{self, BoxStream, StreamExt as _, try_unfold};
+use tokio::sync::Mutex;
+use tracing::Instrument as _;
+
+use super::codecommit::git_client;
+use super::{Spool, SpoolPlace, SpoolWriter};
+use crate::archive::{Content, LargeFile, LargeFiles};
+use crate::codecommit::CodeCommit;
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::advertisement::Version;
+use crate::git::object::{ObjectHasher, ObjectKind};
+use crate::git::pack::{
+    ContentCache, EntryHeader, EntryKind, Layout, Limits, NoBases, Object, PackBytes as _, Receiver,
+};
+use crate::git::smart_http::{CredentialSource, FetchRequest, Http, PackStream, Tips};
+use crate::git::{HashKind, ObjectId, corrupt};
+use crate::name::{CommitId, RepositoryName};
+
+/// How much of a file's bytes in the pack is read at once.
+const STEP: u64 = 2 << 20;
+/// How many such reads are under way at once.
+const READS_AT_ONCE: usize = 2;
+/// How much of a file is handed on at once.
+const PIECE: usize = 256 * 1024;
+
+/// How CodeCommit's repositories are reached by git.
+#[derive(Clone)]
+pub struct GitAccess {
+    /// Finds the repository's address.
+    pub service: Arc<dyn CodeCommit>,
+    /// The connections.
+    pub http: Http,
+    /// Logs in.
+    pub credentials: Arc<dyn CredentialSource>,
+    /// About how many bytes may be held, see the module.
+    pub memory: usize,
+}
+
+impl fmt::Debug for GitAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GitAccess")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The large files of one commit.
+pub struct GitFiles {
+    access: GitAccess,
+    repository: RepositoryName,
+    commit: CommitId,
+    place: SpoolPlace,
+    // Held while it is fetched: others wait for the same pack.
+    fetched: Mutex<Option<Arc<Fetched>>>,
+    requests: AtomicU64,
+}
+
+impl fmt::Debug for GitFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GitFiles")
+            .field("repository", &self.repository)
+            .field("commit", &self.commit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GitFiles {
+    /// The files of a commit. What does not fit into memory lies at `place` until
+    /// [`close`](LargeFiles::close).
+    pub fn new(
+        access: GitAccess,
+        repository: RepositoryName,
+        commit: CommitId,
+        place: SpoolPlace,
+    ) -> Self {
+        Self {
+            access,
+            repository,
+            commit,
+            place,
+            fetched: Mutex::new(None),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default().with_memory(self.access.memory / 2)
+    }
+
+    fn count(&self, requests: u64) {
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    async fn fetched(&self) -> Result<Arc<Fetched>> {
+        let mut fetched = self.fetched.lock().await;
+        if let Some(fetched) = &*fetched {
+            return Ok(Arc::clone(fetched));
+        }
+        let fresh = Arc::new(self.fetch().await?);
+        *fetched = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    async fn fetch(&self) -> Result<Fetched> {
+        let access = &self.access;
+        self.count(1);
+        let repository = access.service.get_repository(&self.repository).await?;
+        // The newer version of the protocol would ask for the refs by a request of its own,
+        // and they are of no use here.
+        let client =
+            git_client(&repository, &access.http, &access.credentials)?.with_version(Version::V0);
+        self.count(1);
+        let server = client.upload_pack(&[]).await.map_err(may_pull)?;
+        let request = FetchRequest {
+            wants: vec![self.commit.object_id()],
+            depth: Some(1),
+            offset_deltas: true,
+            ..FetchRequest::default()
+        };
+        self.count(1);
+        let mut no_haves = Tips::default();
+        let answer = server.fetch(&request, &mut no_haves).await;
+        let answer = answer.map_err(may_pull)?;
+        let hash = server.advertisement.hash;
+        let fetched = self.receive(hash, answer.pack).await?;
+        tracing::info!(
+            repository.name = %self.repository,
+            commit.id = %self.commit,
+            size_bytes = fetched.pack.spool.size_bytes(),
+            objects = fetched.layout.len(),
+            staged = fetched.pack.spool.place().is_some(),
+            "fetched the commit by git, for files that the API does not serve"
+        );
+        Ok(fetched)
+    }
+
+    async fn receive(&self, hash: HashKind, mut pack: PackStream) -> Result<Fetched> {
+        let limits = self.limits();
+        let mut receiver = Receiver::new(hash, limits);
+        let mut writer = SpoolWriter::new(self.place.clone(), self.access.memory / 4);
+        let mut nobody = |_: Object<'_>| Ok(());
+        while let Some(bytes) = pack.chunk().await? {
+            receiver.push(&bytes, &mut nobody)?;
+            writer.push(bytes).await?;
+        }
+        let arrived = receiver.finish()?;
+        let pack = Staged {
+            spool: writer.finish().await?,
+            is_removed: false,
+        };
+        let resolved = arrived.resolve(&pack.spool, &NoBases, &mut nobody).await;
+        let index = resolved.map_err(|error| self.beyond_memory(error))?.index;
+        Ok(Fetched {
+            layout: Layout::new(index, pack.spool.size_bytes())?,
+            limits,
+            cache: Mutex::new(ContentCache::new(limits.memory / 4)),
+            pack,
+        })
+    }
+
+    fn beyond_memory(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::FileTooLarge {
+            return error;
+        }
+        error
+            .context("a file is stored as its difference to another")
+            .with_hint(format!(
+                "give the function more memory, of which {} MiB are for such files now",
+                self.limits().memory >> 20
+            ))
+    }
+}
+
+/// Says what an answer of git that refuses means here.
+fn may_pull(error: Error) -> Error {
+    if error.kind() == ErrorKind::AccessDenied {
+        return error.with_hint("allow the function's role `codecommit:GitPull`");
+    }
+    error
+}
+
+#[async_trait]
+impl LargeFiles for GitFiles {
+    async fn open(&self, id: ObjectId) -> Result<Arc<dyn LargeFile>> {
+        let opened = async {
+            let fetched = self.fetched().await?;
+            fetched
+                .open(id)
+                .await
+                .map_err(|error| self.beyond_memory(error))
+        };
+        let opened = opened.await;
+        opened.map_err(|error| error.context("reading a file that only git serves"))
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    async fn close(&self) {
+        let fetched = self.fetched.lock().await.take();
+        // Where someone still reads, the last one to let go removes it.
+        if let Some(fetched) = fetched.and_then(Arc::into_inner) {
+            fetched.pack.remove().await;
+        }
+    }
+}
+
+/// A pack that was put aside; removed when it is dropped.
+struct Staged {
+    spool: Spool,
+    is_removed: bool,
+}
+
+impl Staged {
+    async fn remove(mut self) {
+        if let Some(removal) = self.spool.removal() {
+            self.is_removed = true;
+            // What is begun goes on, even if the caller goes away.
+            let _ = tokio::spawn(removal.in_current_span()).await;
+        }
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.is_removed
+            && let Some(removal) = self.spool.removal()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(removal.in_current_span());
+        }
+    }
+}
+
+/// The pack of the commit.
+struct Fetched {
+    layout: Layout,
+    limits: Limits,
+    cache: Mutex<ContentCache>,
+    pack: Staged,
+}
+
+impl Fetched {
+    async fn open(self: Arc<Self>, id: ObjectId) -> Result<Arc<dyn LargeFile>> {
+        let missing = || {
+            corrupt(format!(
+                "git did not send {id}, which is part of the commit"
+            ))
+        };
+        let entry = self.layout.find(id).ok_or_else(missing)?;
+        let range = self.layout.range(entry)?;
+        let end = range.end.min(range.start + EntryHeader::MAX as u64);
+        let start = self.pack.spool.read_range(range.start..end).await?;
+        let (header, length) = EntryHeader::parse(id.kind(), &start)?
+            .ok_or_else(|| corrupt("an entry of a pack is cut off"))?;
+        let lies = match header.kind {
+            EntryKind::Whole(ObjectKind::Blob) => Lies::Whole {
+                size: header.size,
+                zlib: range.start + length as u64..range.end,
+            },
+            EntryKind::Whole(kind) => {
+                return Err(corrupt(format!("{id} is a {kind}, and used as a file")));
+            }
+            EntryKind::IdDelta(_) | EntryKind::OffsetDelta(_) => Lies::Delta {
+                size: self.read(entry).await?.len() as u64,
+                entry,
+            },
+        };
+        Ok(Arc::new(File {
+            id,
+            lies,
+            fetched: self,
+        }))
+    }
+
+    /// Reads a blob whole.
+    async fn read(&self, entry: u32) -> Result<Bytes> {
+        let mut cache = self.cache.lock().await;
+        let spool = &self.pack.spool;
+        let read = self
+            .layout
+            .read(spool, entry, self.limits, &mut cache, 0)
+            .await?;
+        match read {
+            (ObjectKind::Blob, content) => Ok(content),
+            (kind, _) => Err(corrupt(format!("a {kind} is used as a file"))),
+        }
+    }
+}
+
+/// How a file lies in the pack.
+#[derive(Clone)]
+enum Lies {
+    Whole { size: u64, zlib: Range<u64> },
+    Delta { size: u64, entry: u32 },
+}
+
+struct File {
+    id: ObjectId,
+    lies: Lies,
+    fetched: Arc<Fetched>,
+}
+
+impl LargeFile for File {
+    fn size_bytes(&self) -> u64 {
+        match self.lies {
+            Lies::Whole { size, .. } | Lies::Delta { size, .. } => size,
+        }
+    }
+
+    fn content(self: Arc<Self>) -> Content {
+        let fetched = Arc::clone(&self.fetched);
+        match self.lies.clone() {
+            Lies::Delta { entry, .. } => Box::pin(
+                stream::once(async move { fetched.read(entry).await })
+                    .map(|content| stream::iter(pieces(content)))
+                    .flatten(),
+            ),
+            Lies::Whole { size, zlib } => {
+                let ranges = (zlib.start..zlib.end).step_by(usize::try_from(STEP).unwrap_or(1));
+                let end = zlib.end;
+                let input = stream::iter(ranges)
+                    .map(move |start| {
+                        let fetched = Arc::clone(&fetched);
+                        async move {
+                            let range = start..end.min(start + STEP);
+                            fetched.pack.spool.read_through(range).await
+                        }
+                    })
+                    .buffered(READS_AT_ONCE);
+                let inflating = Inflating {
+                    id: self.id,
+                    input: Box::pin(input),
+                    held: Bytes::new(),
+                    zlib: Decompress::new(true),
+                    hasher: Some(ObjectHasher::new(self.id.kind(), ObjectKind::Blob, size)),
+                };
+                Box::pin(try_unfold(inflating, Inflating::next))
+            }
+        }
+    }
+}
+
+fn pieces(content: Result<Bytes>) -> Vec<Result<Bytes>> {
+    match content {
+        Err(error) => vec![Err(error)],
+        Ok(content) => (0..content.len())
+            .step_by(PIECE)
+            .map(|start| Ok(content.slice(start..content.len().min(start + PIECE))))
+            .collect(),
+    }
+}
+
+/// A file on its way out of the pack.
+struct Inflating {
+    id: ObjectId,
+    input: BoxStream<'static, Result<Bytes>>,
+    held: Bytes,
+    zlib: Decompress,
+    // Taken at the end.
+    hasher: Option<ObjectHasher>,
+}
+
+impl Inflating {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        let Some(mut hasher) = self.hasher.take() else {
+            return Ok(None);
+        };
+        let broken = || corrupt("a zlib stream is broken");
+        let mut out = Vec::with_capacity(PIECE);
+        let mut status = Status::Ok;
+        while out.len() < PIECE && status != Status::StreamEnd {
+            if self.held.is_empty() {
+                self.held = self.input.next().await.ok_or_else(broken)??;
+            }
+            let before = (self.zlib.total_in(), out.len());
+            status = self
+                .zlib
+                .decompress_vec(&self.held, &mut out, FlushDecompress::None)
+                .map_err(|error| broken().with_source(error))?;
+            let used = self.zlib.total_in() - before.0;
+            if used == 0 && out.len() == before.1 && status != Status::StreamEnd {
+                return Err(broken());
+            }
+            self.held
+                .advance(usize::try_from(used).expect("because it is the length of a slice"));
+        }
+        hasher.update(&out);
+        if status == Status::StreamEnd {
+            if hasher.finish()? != self.id {
+                return Err(corrupt(format!("the content of {} is another", self.id)));
+            }
+        } else {
+            self.hasher = Some(hasher);
+        }
+        // Each file asks for much computing: others get their turn.
+        tokio::task::yield_now().await;
+        Ok(Some((out.into(), self)))
+    }
+}

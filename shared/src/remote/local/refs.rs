@@ -1,0 +1,177 @@
+//! Refs, read: one file each, and those that are packed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use bstr::{BString, ByteSlice as _};
+
+use super::disk::failed;
+use super::layout::{is_absent, read_file};
+use crate::error::{Error, Result};
+use crate::git::dumb_http::parse_head;
+use crate::git::{HashKind, check_ref_name, corrupt, shown, split_id};
+use crate::remote::{Head, RefTarget, Refs};
+
+/// How far symbolic refs may lead on, as in git.
+const MAX_SYMBOLIC: usize = 5;
+
+/// What the refs of a repository say.
+pub(super) struct Read {
+    /// Each ref that leads to an object.
+    pub(super) targets: Refs,
+    /// Symbolic refs.
+    pub(super) symbolic: BTreeMap<BString, BString>,
+}
+
+/// The content of one ref's file.
+pub(super) enum Loose {
+    Absent,
+    Symbolic(BString),
+    Id(crate::git::ObjectId),
+}
+
+/// Reads one ref's file.
+pub(super) fn loose(common: &Path, name: &BString, hash: HashKind) -> Result<Loose> {
+    let path = common.join(name.to_path_lossy());
+    let Some(text) = read_file(&path)? else {
+        return Ok(Loose::Absent);
+    };
+    let broken = |error: Error| error.context(format!("ref `{name}`"));
+    match parse_head(&text).map_err(broken)? {
+        Head::Symbolic(to) => Ok(Loose::Symbolic(to)),
+        Head::Detached(id) if id.kind() == hash => Ok(Loose::Id(id)),
+        Head::Detached(_) => Err(corrupt(format!("ref `{name}` names an id of another hash"))),
+    }
+}
+
+/// Reads all refs.
+pub(super) fn read(common: &Path, hash: HashKind) -> Result<Read> {
+    // Loose ones first: one that is packed meanwhile is then in the packed ones.
+    let mut names = Vec::new();
+    list(common, &BString::from("refs"), &mut names)?;
+    let mut targets = Refs::new();
+    let mut symbolic = BTreeMap::new();
+    for name in names {
+        match loose(common, &name, hash)? {
+            Loose::Absent => {}
+            Loose::Symbolic(to) => {
+                symbolic.insert(name, to);
+            }
+            Loose::Id(id) => {
+                targets.insert(name, RefTarget { id, peeled: None });
+            }
+        }
+    }
+    for (name, packed) in packed(common, hash)? {
+        match targets.get_mut(&name) {
+            Some(target) if target.id == packed.id => target.peeled = packed.peeled,
+            Some(_) => {}
+            None if symbolic.contains_key(&name) => {}
+            None => {
+                targets.insert(name, packed);
+            }
+        }
+    }
+    let found: Vec<_> = symbolic
+        .keys()
+        .filter_map(|name| {
+            let mut to = symbolic.get(name)?;
+            for _ in 0..MAX_SYMBOLIC {
+                match symbolic.get(to) {
+                    Some(next) => to = next,
+                    None => return Some((name.clone(), *targets.get(to)?)),
+                }
+            }
+            None
+        })
+        .collect();
+    targets.extend(found);
+    Ok(Read { targets, symbolic })
+}
+
+/// Collects the names of the files below a folder of refs.
+fn list(common: &Path, folder: &BString, names: &mut Vec<BString>) -> Result<()> {
+    let path = common.join(folder.to_path_lossy());
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        // It went away meanwhile.
+        Err(error) if is_absent(&error) => return Ok(()),
+        Err(error) => return Err(failed("listing", &path, error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("listing", &path, error))?;
+        let mut name = folder.clone();
+        name.push(b'/');
+        name.extend_from_slice(entry.file_name().as_bytes());
+        if entry.path().is_dir() {
+            list(common, &name, names)?;
+        } else if check_ref_name(name.as_ref()).is_ok() {
+            // Others are locks, or no refs to git either.
+            names.push(name);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the packed refs.
+pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
+    let text = read_file(&common.join("packed-refs"))?.unwrap_or_default();
+    let mut refs = Refs::new();
+    let mut last: Option<BString> = None;
+    for line in text.lines() {
+        if line.starts_with(b"#") || line.is_empty() {
+            continue;
+        }
+        let broken = |what: &str| corrupt(format!("`packed-refs`: `{}` {what}", shown(line)));
+        if let Some(hex) = line.strip_prefix(b"^") {
+            let target = last.take().and_then(|name| refs.get_mut(&name));
+            let target: &mut RefTarget = target.ok_or_else(|| broken("peels nothing"))?;
+            target.peeled = Some(crate::git::parse_id(hex)?);
+            continue;
+        }
+        let (id, name) = split_id(line, b' ')?;
+        if id.kind() != hash {
+            return Err(broken("is an id of another hash"));
+        }
+        // Names that are not legal are passed over, as in git.
+        last = check_ref_name(name.as_bstr()).ok();
+        if let Some(name) = &last {
+            refs.insert(name.clone(), RefTarget { id, peeled: None });
+        }
+    }
+    Ok(refs)
+}
+
+/// The packed refs, read anew whenever their file is another.
+#[derive(Default)]
+pub(super) struct Packed {
+    refs: Refs,
+    // Time of change, size and number of the file.
+    stamp: Option<(i64, i64, u64, u64)>,
+}
+
+impl Packed {
+    pub(super) fn now(&mut self, common: &Path, hash: HashKind) -> Result<&Refs> {
+        let known = fs::metadata(common.join("packed-refs")).ok();
+        let stamp = known.map(|known| {
+            let number = known.ino();
+            (known.mtime(), known.mtime_nsec(), known.size(), number)
+        });
+        if self.stamp != stamp {
+            self.refs = packed(common, hash)?;
+            self.stamp = stamp;
+        }
+        Ok(&self.refs)
+    }
+}
+
+/// What `HEAD` says.
+pub(super) fn head(git: &Path) -> Result<Option<Head>> {
+    match read_file(&git.join("HEAD"))? {
+        Some(text) => Ok(Some(parse_head(&text)?)),
+        None => Ok(None),
+    }
+}

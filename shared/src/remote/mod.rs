@@ -1,0 +1,235 @@
+//! Places that hold refs and objects, behind one trait.
+//!
+//! A [`Remote`] is opened for one of two roles. A [`Source`] knows its refs and sends
+//! packs. A [`Target`] knows its refs, takes a pack in, and moves refs, objects first. Each
+//! opening is one look at the place: its refs are read once, and a target moves refs only
+//! where they still are what was read.
+//!
+//! What goes from one to the other is an [`Incoming`] pack, verified while it passes.
+//!
+//! May use [`crate::git`], and the services as traits; knows nothing of who mirrors what.
+
+pub mod codecommit;
+pub mod connect;
+pub mod http;
+mod incoming;
+pub mod large_files;
+pub mod lfs;
+pub mod local;
+pub mod objects;
+pub mod s3_bundle;
+pub mod s3_dumb;
+mod spool;
+pub mod url;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bstr::BString;
+use bytes::Bytes;
+use futures_util::Stream;
+
+pub use incoming::{Arrived, BeforeRefs, Incoming, IncomingOptions, Watch, not_connected};
+pub use lfs::Pointer;
+pub use spool::{Spool, SpoolPlace, SpoolWriter};
+
+use self::lfs::LfsPlace;
+use crate::error::Result;
+pub use crate::git::dumb_http::{Head, RefTarget, Refs};
+pub use crate::git::smart_http::RefOutcome;
+use crate::git::{HashKind, ObjectId};
+
+/// The bytes of a pack as they come. It ends after the first error.
+pub type PackBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// Commits, each with its parents in their order.
+pub type CommitGraph = HashMap<ObjectId, Box<[ObjectId]>>;
+
+/// What a remote held when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The hash function of its ids.
+    pub hash: HashKind,
+    /// Its refs by full name; `HEAD` is not among them. A tag's peeled id is there only
+    /// where the remote tells it.
+    pub refs: Refs,
+    /// What `HEAD` says, whether or not that exists; `None` where nobody knows.
+    pub head: Option<Head>,
+}
+
+impl Snapshot {
+    /// A remote that holds nothing.
+    pub fn empty(hash: HashKind) -> Self {
+        Self {
+            hash,
+            refs: Refs::new(),
+            head: None,
+        }
+    }
+
+    /// All ids that refs name, each once, in order.
+    pub fn tips(&self) -> Vec<ObjectId> {
+        let mut tips: Vec<_> = self.refs.values().map(|target| target.id).collect();
+        tips.sort_unstable();
+        tips.dedup();
+        tips
+    }
+}
+
+/// What a source is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Objects to send, with all that they need. At least one.
+    pub wants: Vec<ObjectId>,
+    /// Objects that the receiver has with all that they need; the source may know none of
+    /// them.
+    pub haves: Vec<ObjectId>,
+    /// The pack's deltas may stand on what the receiver has.
+    pub thin: bool,
+    /// The pack's deltas may name their bases by distance.
+    pub offset_deltas: bool,
+}
+
+/// What a target can take in.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are abilities of their own"
+)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepts {
+    /// Packs whose deltas stand on objects that the target has.
+    pub thin: bool,
+    /// Deltas that name their bases by distance.
+    pub offset_deltas: bool,
+    /// `HEAD` set to what a push says.
+    pub head: bool,
+    /// Long histories go in batches, under temporary tags.
+    pub batches: bool,
+    /// The most refs that one push may change.
+    pub max_changes: usize,
+}
+
+/// A ref to be created, moved or deleted, if it still is what was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefChange {
+    /// Its full name.
+    pub name: BString,
+    /// What it was when the target was opened; `None` when it is to be created.
+    pub old: Option<ObjectId>,
+    /// What it shall be; `None` when it is to be deleted.
+    pub new: Option<RefTarget>,
+}
+
+/// What a target is asked to do, in this order: take the pack in, `before_refs`, change
+/// the refs, set `HEAD`.
+#[derive(Default)]
+pub struct Push {
+    /// The refs to change. Beyond [`Accepts::max_changes`] is a defect of the caller.
+    pub changes: Vec<RefChange>,
+    /// What `HEAD` shall say; only where [`Accepts::head`].
+    pub head: Option<Head>,
+    /// All that the target lacks of what `changes` name; `None` when it lacks nothing.
+    pub pack: Option<Incoming>,
+    /// Done when all objects have arrived and no ref has moved; its failure ends the push.
+    pub before_refs: Option<Arc<dyn BeforeRefs>>,
+}
+
+impl fmt::Debug for Push {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Push")
+            .field("changes", &self.changes)
+            .field("head", &self.head)
+            .field("pack", &self.pack)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PushReport {
+    /// Each of the push's changes, in its order.
+    pub refs: Vec<(BString, RefOutcome)>,
+    /// How many objects the pack had.
+    pub objects: u64,
+    /// How many bytes of objects were sent to the target.
+    pub bytes: u64,
+}
+
+/// A place that holds refs and objects.
+///
+/// `Display` is its URL as it may be shown: without a user or a password.
+#[async_trait]
+pub trait Remote: fmt::Display + Send + Sync {
+    /// Looks at it, to read from it. With `prefixes`, refs that start with none of them
+    /// may be left out, where that spares something.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such repository. One that is there and empty is none.
+    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>>;
+
+    /// Looks at it, to write to it.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing can be written to; an empty place is none.
+    async fn target(&self) -> Result<Box<dyn Target>>;
+
+    /// Where its objects of git LFS are; `None` where there is no place for any.
+    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
+        None
+    }
+}
+
+/// A remote that was opened to be read.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// What it held when it was opened.
+    fn snapshot(&self) -> &Snapshot;
+
+    /// Sends a pack of everything that `wants` need and `haves` do not have. It may hold
+    /// more than that, and never less. The pack is not verified yet.
+    ///
+    /// # Errors
+    /// `Conflict` when an object that a ref named is not there any more: open it again.
+    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody>;
+
+    /// The commits that `wants` lead to and `haves` do not; `None` where the source cannot
+    /// tell.
+    async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
+        let _ = (wants, haves);
+        Ok(None)
+    }
+}
+
+/// A remote that was opened to be written to.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// What it held when it was opened, and what was pushed since.
+    fn snapshot(&self) -> &Snapshot;
+
+    /// What it can take in.
+    fn accepts(&self) -> Accepts;
+
+    /// Whether `HEAD` can be set to that; never where [`Accepts::head`] is not.
+    fn accepts_head(&self, _head: &Head) -> bool {
+        self.accepts().head
+    }
+
+    /// Objects that it has with all that they need, newest first, for a source to leave
+    /// out: at least the tips of its refs.
+    async fn haves(&self) -> Result<Vec<ObjectId>> {
+        Ok(self.snapshot().tips())
+    }
+
+    /// Takes objects in and changes refs.
+    ///
+    /// Nothing is published unless all objects are known to be there. A ref that the
+    /// target refuses by itself is in the report, and the others go on.
+    ///
+    /// # Errors
+    /// `Conflict` when someone else changed the target's refs since it was opened: open it
+    /// again. `Corrupt` when the pack does not hold what the refs need.
+    async fn push(&mut self, push: Push) -> Result<PushReport>;
+}

@@ -1,0 +1,364 @@
+//! The lock of a ref: `LOCK#.lock`, as the Python client has it, and owned.
+//!
+//! The Python client writes the lock as an empty object if there is none, takes one that
+//! is older than 60 seconds for left behind, and deletes it without looking whose it is.
+//! Ours holds a JSON object that says whose it is:
+//!
+//! ```json
+//! {"owner": "<32 digits>", "renewed": 0, "upload": {"key": "…", "id": "…"}}
+//! ```
+//!
+//! `renewed` makes every state of it another object with another `ETag`. All our writes
+//! but the first name the `ETag` that we wrote last, so a lock that is ours has been ours
+//! without a gap since we got it: nobody else can write our token.
+//!
+//! `upload` names the multipart upload by which the owner is about to publish. Whoever
+//! takes the lock over aborts it before looking at the ref: of the abort and the former
+//! owner's completion S3 lets one win. Either the completion fails, or the bundle is
+//! there when we look. So among clients of this kind, a writer that lost its lock does
+//! not publish unseen, however late its requests arrive.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::ObjectKey;
+use crate::storage::{ETag, Precondition, PutOptions, UploadId};
+
+/// How often getting the lock is tried while others are seen to let go of it.
+const TRIES: usize = 4;
+
+/// What the object says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Body {
+    owner: String,
+    #[serde(default)]
+    renewed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upload: Option<UploadName>,
+}
+
+/// A multipart upload that publishes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct UploadName {
+    key: String,
+    id: String,
+}
+
+/// The lock while it is ours.
+pub(super) struct Lock {
+    held: Arc<Held>,
+    renewing: JoinHandle<()>,
+}
+
+struct Held {
+    place: Arc<Place>,
+    key: ObjectKey,
+    state: tokio::sync::Mutex<State>,
+    lost: Mutex<Option<String>>,
+}
+
+struct State {
+    body: Body,
+    etag: ETag,
+}
+
+/// What became of trying to get a lock.
+enum Attempt {
+    Ours(ETag),
+    /// Somebody let go of it meanwhile.
+    Again,
+}
+
+impl Lock {
+    /// Gets the lock, over one that was left behind.
+    ///
+    /// # Errors
+    /// `Conflict` while another client has it.
+    pub(super) async fn acquire(place: &Arc<Place>, key: ObjectKey) -> Result<Self> {
+        let body = Body {
+            owner: format!("{:032x}", rand::random::<u128>()),
+            renewed: 0,
+            upload: None,
+        };
+        for _ in 0..TRIES {
+            if let Attempt::Ours(etag) = attempt(place, &key, &body).await? {
+                return Ok(Self::held(place, key, body, etag));
+            }
+        }
+        Err(taken(&key))
+    }
+
+    fn held(place: &Arc<Place>, key: ObjectKey, body: Body, etag: ETag) -> Self {
+        let held = Arc::new(Held {
+            place: Arc::clone(place),
+            key,
+            state: tokio::sync::Mutex::new(State { body, etag }),
+            lost: Mutex::new(None),
+        });
+        let interval = place.options.lock_lifetime / 3;
+        let renewing = tokio::spawn(renew(Arc::clone(&held), interval));
+        Self { held, renewing }
+    }
+
+    /// Makes sure that the lock is still ours, and starts its lifetime anew.
+    ///
+    /// # Errors
+    /// `Conflict` when it is lost.
+    pub(super) async fn verify(&self) -> Result<()> {
+        self.held.rewrite(None).await
+    }
+
+    /// The same, and names the upload that is about to publish.
+    pub(super) async fn announce(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        let name = UploadName {
+            key: key.to_string(),
+            id: upload.0.clone(),
+        };
+        self.held.rewrite(Some(name)).await
+    }
+
+    /// Whether it is known to be lost. To be asked now and then during long work.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*self.held.lost() {
+            None => Ok(()),
+            Some(why) => Err(lost(&self.held.key, why)),
+        }
+    }
+
+    /// Lets go of it, if it still is ours. What fails is only logged: it ends by itself
+    /// when its lifetime is over.
+    pub(super) async fn release(self) {
+        self.renewing.abort();
+        self.held.release().await;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+impl Lock {
+    /// Lets go of it from a destructor, after `before`.
+    pub(super) fn release_later(self, before: impl Future<Output = ()> + Send + 'static) {
+        self.renewing.abort();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let held = Arc::clone(&self.held);
+        runtime.spawn(async move {
+            before.await;
+            held.release().await;
+        });
+    }
+}
+
+async fn renew(held: Arc<Held>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        match held.rewrite(None).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Conflict => return,
+            Err(error) => tracing::warn!(
+                object.key = %held.key,
+                error = %error.report(),
+                "the lock could not be renewed"
+            ),
+        }
+    }
+}
+
+impl Held {
+    fn lost(&self) -> MutexGuard<'_, Option<String>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn rewrite(&self, upload: Option<UploadName>) -> Result<()> {
+        let mut state = self.state.lock().await;
+        if let Some(why) = &*self.lost() {
+            return Err(lost(&self.key, why));
+        }
+        let mut body = state.body.clone();
+        body.renewed += 1;
+        if upload.is_some() {
+            body.upload = upload;
+        }
+        let condition = Precondition::Matches(state.etag.clone());
+        let error = match write(&self.place, &self.key, &body, condition).await {
+            Ok(etag) => {
+                *state = State { body, etag };
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if !matches!(
+            error.kind(),
+            ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::Transport
+        ) {
+            return Err(error);
+        }
+        // It may have been written all the same, and only the answer was lost.
+        match read(&self.place, &self.key).await? {
+            Some(found) if found.is(&body) => {
+                let etag = found.etag;
+                *state = State { body, etag };
+                Ok(())
+            }
+            // Not written, and nobody else has it: the caller may try again.
+            Some(found) if found.etag == state.etag => Err(error),
+            Some(_) => Err(self.note_lost("another client has taken it over")),
+            None => Err(self.note_lost("another client has removed it")),
+        }
+    }
+
+    fn note_lost(&self, why: &str) -> Error {
+        *self.lost() = Some(why.to_owned());
+        lost(&self.key, why)
+    }
+
+    async fn release(&self) {
+        let state = self.state.lock().await;
+        if self.lost().is_some() {
+            return;
+        }
+        let place = &self.place;
+        let condition = Precondition::Matches(state.etag.clone());
+        let deleted = place
+            .store
+            .delete(&place.bucket, &self.key, &condition)
+            .await;
+        if let Err(error) = deleted {
+            tracing::warn!(
+                object.key = %self.key,
+                error = %error.report(),
+                "the lock could not be released"
+            );
+        }
+    }
+}
+
+/// A lock that was read.
+struct Found {
+    etag: ETag,
+    last_modified: i64,
+    body: Bytes,
+}
+
+impl Found {
+    fn parsed(&self) -> Option<Body> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    fn is(&self, body: &Body) -> bool {
+        self.parsed()
+            .is_some_and(|found| found.owner == body.owner && found.renewed == body.renewed)
+    }
+}
+
+/// Reads the lock; its `ETag` is at most as new as its content.
+async fn read(place: &Place, key: &ObjectKey) -> Result<Option<Found>> {
+    let Some(head) = place.store.head(&place.bucket, key).await? else {
+        return Ok(None);
+    };
+    match place.store.get(&place.bucket, key, None, None).await {
+        Ok(body) => Ok(Some(Found {
+            etag: head.etag,
+            last_modified: head.last_modified,
+            body,
+        })),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn write(
+    place: &Place,
+    key: &ObjectKey,
+    body: &Body,
+    precondition: Precondition,
+) -> Result<ETag> {
+    let bytes = serde_json::to_vec(body).expect("because it is plain text and numbers");
+    let options = PutOptions {
+        precondition,
+        kms_key_id: place.options.kms_key_id.clone(),
+        ..PutOptions::default()
+    };
+    let written = place
+        .store
+        .put(&place.bucket, key, bytes.into(), &options)
+        .await?;
+    Ok(written.etag)
+}
+
+async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Attempt> {
+    let error = match write(place, key, body, Precondition::Absent).await {
+        Ok(etag) => return Ok(Attempt::Ours(etag)),
+        Err(error) => error,
+    };
+    if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Transport) {
+        return Err(error);
+    }
+    let Some(found) = read(place, key).await? else {
+        return if error.kind() == ErrorKind::Conflict {
+            Ok(Attempt::Again)
+        } else {
+            Err(error)
+        };
+    };
+    if found.is(body) {
+        return Ok(Attempt::Ours(found.etag));
+    }
+    let lifetime = i64::try_from(place.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
+    let age = (place.options.clock)().saturating_sub(found.last_modified);
+    if age <= lifetime {
+        return Err(taken(key));
+    }
+    tracing::info!(object.key = %key, age_s = age, "taking over a lock that was left behind");
+    let former = found.parsed().and_then(|body| body.upload);
+    // Says whose upload is to be aborted until that is done: if we end here, the next one
+    // does it.
+    let mut ours = body.clone();
+    ours.upload.clone_from(&former);
+    let condition = Precondition::Matches(found.etag);
+    let etag = match write(place, key, &ours, condition).await {
+        Ok(etag) => etag,
+        Err(error) => match error.kind() {
+            // Its owner lives, or another one was faster.
+            ErrorKind::Conflict | ErrorKind::NotFound => return Ok(Attempt::Again),
+            ErrorKind::Transport => match read(place, key).await? {
+                Some(found) if found.is(&ours) => found.etag,
+                _ => return Err(error),
+            },
+            _ => return Err(error),
+        },
+    };
+    if let Some(upload) = former {
+        let id = UploadId(upload.id);
+        let key = ObjectKey::new(&upload.key)?;
+        place.store.abort_upload(&place.bucket, &key, &id).await?;
+    }
+    Ok(Attempt::Ours(etag))
+}
+
+fn taken(key: &ObjectKey) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("another client is pushing: it has the lock `{key}`"),
+    )
+    .with_hint("fetch, and push again")
+}
+
+fn lost(key: &ObjectKey, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("the lock `{key}` was lost: {why}"),
+    )
+    .with_hint("fetch, and push again")
+}

@@ -1,0 +1,507 @@
+//! Moving one ref: what is done in which order, so that whatever happens what was
+//! acknowledged is there.
+//!
+//! # The protocol
+//! 1. Get the ref's lock ([`super::lock`]).
+//! 2. List the ref's folder. Its bundles must be those that were there when the remote was
+//!    opened; else another push came first, and the answer is `Conflict`.
+//! 3. Begin a multipart upload of the new bundle, and send its parts, while the lock is
+//!    renewed. Its metadata say which ids it replaces, and which push it is of.
+//! 4. Rewrite the lock, naming the upload. This fails unless the lock is ours.
+//! 5. Complete the upload: the new bundle is listed. Both are listed now; readers take the
+//!    one that replaces the other.
+//! 6. Rewrite the lock and list the folder once more. When the lock is still ours and no
+//!    strange bundle is there, the ref has moved.
+//! 7. Delete the bundles that were replaced, each if it still is the one that was seen,
+//!    write the archive where one is kept, and release the lock. Only now is the push acknowledged.
+//!
+//! A push whose lock turned out to be lost in 6, or whose completion got no answer, is
+//! **settled**: it aborts its upload, gets the lock as anybody does, and lists. Its bundle
+//! is gone: it lost. Its bundle stands alone, or beside what it replaces: it has won. It
+//! stands beside another one: it takes itself away and has lost. It cannot get the lock:
+//! it answers `Conflict` and leaves what is there to the next push. Without the lock it
+//! deletes nothing.
+//!
+//! # What holds
+//! Among clients of this kind at most one of the pushes from one state of a ref succeeds,
+//! however long any request is on its way: whoever takes a lock over aborts the upload
+//! that the former owner named in it, so that this one's completion comes before the new
+//! owner's listing or never.
+//!
+//! # What remains open, with the Python client on the same ref
+//! Its last step is a plain write without any condition, and cannot be aborted.
+//! - When it is slower than the lock's lifetime and one of ours takes its lock over, both
+//!   publish and both say so. The same happens when it loses its lock to a second Python
+//!   client, which deletes the lock of others when it is done.
+//! - When it takes an old lock for left behind, and this lock is taken over by one of ours
+//!   between its look and its deletion, it deletes ours. We notice in 4 or 6, unless all
+//!   of our steps from 6 on come before its deletion, when it is the second case again.
+//!
+//! Neither loses a commit: both bundles stay. One that descends from the other stands for
+//! both. Else the newest is the ref, and the other one is listed, and at the next push
+//! moved, under the ref's name with `__` and the first digits of its id.
+//!
+//! A deletion that was sent in 7 and arrives only when the ref has been moved away and
+//! back to the same bundle, byte for byte, would delete that one: S3 knows an object by
+//! its `ETag` alone.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bstr::{BStr, BString, ByteSlice};
+
+use super::layout::{BundleFile, Folder};
+use super::lock::Lock;
+use super::{Archive, PUSH, Place, REPLACES, zip};
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::{ObjectId, shown};
+use crate::storage::upload::Upload;
+use crate::storage::{ObjectMetadata, Precondition, PutOptions};
+
+/// The bytes of a bundle, to be sent as parts of an upload.
+#[async_trait]
+pub(super) trait Body: Send + Sync {
+    /// Sends all parts; how many bytes were sent. Asks `check` now and then whether it
+    /// is worth going on.
+    async fn send(&self, upload: &Upload, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<u64>;
+}
+
+/// A ref as it was seen, and is expected to be still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The ref's full name, and its folder's.
+    pub(super) name: BString,
+    /// All bundles in its folder.
+    pub(super) files: Vec<BundleFile>,
+}
+
+/// What a publication left.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) file: BundleFile,
+    pub(super) sent_bytes: u64,
+}
+
+/// What is done to the bundles that were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Won,
+    Lost,
+}
+
+impl Seen {
+    fn knows(&self, file: &BundleFile) -> bool {
+        self.files
+            .iter()
+            .any(|seen| seen.key == file.key && seen.etag == file.etag)
+    }
+
+    /// Whether that is exactly what was seen.
+    fn is(&self, folder: &Folder) -> bool {
+        self.files.len() == folder.bundles.len()
+            && folder.bundles.iter().all(|file| self.knows(file))
+    }
+}
+
+/// Publishes `body` as the bundle of `id`, in place of all that was seen.
+///
+/// `strays` are those among what was seen that hold something of their own: they are
+/// moved to folders of their own.
+///
+/// # Errors
+/// `Conflict` when another push came first, or may have.
+pub(super) async fn publish(
+    place: &Arc<Place>,
+    seen: &Seen,
+    strays: &[BundleFile],
+    id: ObjectId,
+    body: &dyn Body,
+    archive: Option<&Archive>,
+) -> Result<Published> {
+    let lock = locked(place, seen).await?;
+    let mut publication = match Publication::new(place, lock, seen, id) {
+        Ok(publication) => publication,
+        Err((lock, error)) => {
+            lock.release().await;
+            return Err(error);
+        }
+    };
+    let result = publication.run(seen, strays, body, archive).await;
+    publication.end().await;
+    result
+}
+
+/// Deletes a ref: all bundles that were seen, and the archive.
+pub(super) async fn delete(
+    place: &Arc<Place>,
+    seen: &Seen,
+    strays: &[BundleFile],
+    zip: bool,
+) -> Result<()> {
+    let lock = locked(place, seen).await?;
+    let deletion = async {
+        let name = seen.name.as_bstr();
+        for stray in strays {
+            set_apart(place, name, stray).await?;
+        }
+        lock.verify().await?;
+        if zip {
+            let key = place.zip_key(name)?;
+            let condition = Precondition::None;
+            place.store.delete(&place.bucket, &key, &condition).await?;
+        }
+        for file in &seen.files {
+            remove(place, file).await?;
+        }
+        Ok(())
+    };
+    let result = deletion.await;
+    lock.release().await;
+    result
+}
+
+/// Deletes a bundle that lost its ref, under the lock of that ref.
+pub(super) async fn delete_stray(place: &Arc<Place>, seen: &Seen) -> Result<()> {
+    let lock = Lock::acquire(place, place.lock_key(seen.name.as_bstr())?).await?;
+    let mut result = Ok(());
+    for file in &seen.files {
+        result = result.and(remove(place, file).await);
+    }
+    lock.release().await;
+    result
+}
+
+/// Removes what is left of pushes that ended half way.
+pub(super) async fn repair(
+    place: &Arc<Place>,
+    seen: &Seen,
+    winner: &BundleFile,
+    strays: &[BundleFile],
+) -> Result<()> {
+    let lock = locked(place, seen).await?;
+    let repair = async {
+        for stray in strays {
+            set_apart(place, seen.name.as_bstr(), stray).await?;
+        }
+        lock.verify().await?;
+        for file in seen.files.iter().filter(|file| *file != winner) {
+            remove(place, file).await?;
+        }
+        Ok(())
+    };
+    let result = repair.await;
+    lock.release().await;
+    result
+}
+
+/// Gets the lock of a ref that still is as it was seen.
+async fn locked(place: &Arc<Place>, seen: &Seen) -> Result<Lock> {
+    let name = seen.name.as_bstr();
+    let lock = Lock::acquire(place, place.lock_key(name)?).await?;
+    let folder = match place.folder(name).await {
+        Ok(folder) if seen.is(&folder) => return Ok(lock),
+        Ok(_) => Err(stale(name)),
+        Err(error) => Err(error),
+    };
+    lock.release().await;
+    folder
+}
+
+pub(super) fn stale(name: &BStr) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("`{}` was changed by someone else", shown(name)),
+    )
+    .with_hint("fetch, and push again")
+}
+
+/// A bundle under way, and the lock under which it is.
+struct Publication {
+    place: Arc<Place>,
+    file: BundleFile,
+    name: BString,
+    token: String,
+    // Gone when it was released, or when what is left is to be undone elsewhere.
+    lock: Option<Lock>,
+    upload: Option<Upload>,
+}
+
+impl Publication {
+    fn new(
+        place: &Arc<Place>,
+        lock: Lock,
+        seen: &Seen,
+        id: ObjectId,
+    ) -> Result<Self, (Lock, Error)> {
+        let key = match place.bundle_key(seen.name.as_bstr(), id) {
+            Ok(key) => key,
+            Err(error) => return Err((lock, error)),
+        };
+        let token = format!("{:032x}", rand::random::<u128>());
+        let replaced: Vec<_> = seen.files.iter().map(|file| file.id.to_string()).collect();
+        let mut metadata = ObjectMetadata::default();
+        metadata.user.insert(PUSH.to_owned(), token.clone());
+        if !replaced.is_empty() {
+            let replaced = replaced.join(",");
+            metadata.user.insert(REPLACES.to_owned(), replaced);
+        }
+        let options = PutOptions {
+            metadata,
+            precondition: Precondition::None,
+            kms_key_id: place.options.kms_key_id.clone(),
+        };
+        let store = Arc::clone(&place.store);
+        let upload = Upload::new(store, place.bucket.clone(), key.clone()).with_options(options);
+        Ok(Self {
+            place: Arc::clone(place),
+            file: BundleFile {
+                key,
+                id,
+                etag: crate::storage::ETag(String::new()),
+                size_bytes: 0,
+                last_modified: 0,
+            },
+            name: seen.name.clone(),
+            token,
+            lock: Some(lock),
+            upload: Some(upload),
+        })
+    }
+
+    async fn run(
+        &mut self,
+        seen: &Seen,
+        strays: &[BundleFile],
+        body: &dyn Body,
+        archive: Option<&Archive>,
+    ) -> Result<Published> {
+        let sent_bytes = self.upload(body).await?;
+        let verdict = match self.complete().await {
+            Ok(()) => self.look(seen).await,
+            Err(error) if error.kind() == ErrorKind::Transport => Err(error),
+            // Aborted by whoever took the lock over, or refused: not published.
+            Err(error) => return Err(error),
+        };
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            Err(error) => self.settle(seen, error).await?,
+        };
+        if verdict == Verdict::Lost {
+            return Err(stale(self.name.as_bstr()));
+        }
+        self.clean(seen, strays).await;
+        if let Some(archive) = archive {
+            zip::put(&self.place, self.name.as_bstr(), self.file.id, archive).await?;
+        }
+        Ok(Published {
+            file: self.file.clone(),
+            sent_bytes,
+        })
+    }
+
+    fn lock(&self) -> Result<&Lock> {
+        self.lock
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "a push goes on without its lock"))
+    }
+
+    async fn upload(&mut self, body: &dyn Body) -> Result<u64> {
+        let (Some(upload), Some(lock)) = (&self.upload, &self.lock) else {
+            return Err(Error::new(ErrorKind::Internal, "a push was run twice"));
+        };
+        let id = upload.begin().await?;
+        let sent = body.send(upload, &|| lock.check()).await?;
+        lock.announce(&self.file.key, &id).await?;
+        Ok(sent)
+    }
+
+    async fn complete(&mut self) -> Result<()> {
+        let Some(upload) = &mut self.upload else {
+            return Err(Error::new(ErrorKind::Internal, "a push was run twice"));
+        };
+        let written = match upload.complete(0, bytes::Bytes::new()).await {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "another client has taken this push's lock over",
+                )
+                .with_source(error)
+                .with_hint("fetch, and push again"));
+            }
+            Err(error) => return Err(error),
+        };
+        upload.forget();
+        self.upload = None;
+        self.file.etag = written.etag;
+        Ok(())
+    }
+
+    /// Looks, after it was published, whether it won.
+    async fn look(&mut self, seen: &Seen) -> Result<Verdict> {
+        let lock = self.lock()?;
+        let folder = self.place.folder(self.name.as_bstr());
+        let (owned, folder) = futures_util::future::join(lock.verify(), folder).await;
+        owned?;
+        let folder = folder?;
+        if self.has_won(seen, &folder) {
+            return Ok(Verdict::Won);
+        }
+        if folder.bundles.iter().any(|file| self.is_own(file)) {
+            self.lock()?.verify().await?;
+            remove(&self.place, &self.file).await?;
+        }
+        Ok(Verdict::Lost)
+    }
+
+    fn is_own(&self, file: &BundleFile) -> bool {
+        file.key == self.file.key && file.etag == self.file.etag
+    }
+
+    /// Whether it stands alone, or beside what it replaces.
+    fn has_won(&mut self, seen: &Seen, folder: &Folder) -> bool {
+        let Some(own) = folder.bundles.iter().find(|file| self.is_own(file)) else {
+            return false;
+        };
+        self.file = own.clone();
+        let known = |file: &BundleFile| self.is_own(file) || seen.knows(file);
+        folder.bundles.iter().all(known)
+    }
+
+    /// Finds out what became of a push whose lock, or whose answer, was lost.
+    async fn settle(&mut self, seen: &Seen, error: Error) -> Result<Verdict> {
+        if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Transport) {
+            return Err(error);
+        }
+        tracing::info!(
+            ref.name = %self.name,
+            error = %error.report(),
+            "finding out what became of a push"
+        );
+        if let Some(mut upload) = self.upload.take() {
+            upload.abort().await;
+        }
+        if let Some(lock) = self.lock.take() {
+            lock.release().await;
+        }
+        let key = self.place.lock_key(self.name.as_bstr())?;
+        self.lock = Some(Lock::acquire(&self.place, key).await?);
+        let folder = self.place.folder(self.name.as_bstr()).await?;
+        if self.file.etag.0.is_empty() {
+            self.recognise(&folder).await?;
+        }
+        if self.has_won(seen, &folder) {
+            return Ok(Verdict::Won);
+        }
+        if folder.bundles.iter().any(|file| self.is_own(file)) {
+            self.lock()?.verify().await?;
+            remove(&self.place, &self.file).await?;
+        }
+        Ok(Verdict::Lost)
+    }
+
+    /// Finds the bundle of a push whose completion got no answer.
+    async fn recognise(&mut self, folder: &Folder) -> Result<()> {
+        let Some(file) = folder.bundles.iter().find(|f| f.key == self.file.key) else {
+            return Ok(());
+        };
+        let place = &self.place;
+        let head = place.store.head(&place.bucket, &file.key).await?;
+        let own = head.filter(|head| head.metadata.user.get(PUSH) == Some(&self.token));
+        if let Some(head) = own {
+            self.file.etag = head.etag;
+        }
+        Ok(())
+    }
+
+    /// Removes what was replaced. The push has succeeded, whatever happens here: what is
+    /// left is told from the ref by the metadata, and removed by the next push.
+    async fn clean(&mut self, seen: &Seen, strays: &[BundleFile]) {
+        let clean = async {
+            for stray in strays {
+                set_apart(&self.place, self.name.as_bstr(), stray).await?;
+            }
+            for file in seen.files.iter().filter(|file| file.key != self.file.key) {
+                remove(&self.place, file).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = clean.await {
+            tracing::warn!(
+                ref.name = %self.name,
+                error = %error.report(),
+                "a bundle that was replaced could not be removed"
+            );
+        }
+    }
+
+    /// Gives up what is left: first the upload, then the lock.
+    async fn end(mut self) {
+        if let Some(mut upload) = self.upload.take() {
+            upload.abort().await;
+        }
+        if let Some(lock) = self.lock.take() {
+            lock.release().await;
+        }
+    }
+}
+
+impl Drop for Publication {
+    /// The caller went away: the upload must be given up before the lock is.
+    fn drop(&mut self) {
+        let upload = self.upload.take();
+        if let Some(lock) = self.lock.take() {
+            lock.release_later(async move {
+                if let Some(mut upload) = upload {
+                    upload.abort().await;
+                }
+            });
+        }
+    }
+}
+
+/// Deletes a bundle, if it still is the one that was seen.
+async fn remove(place: &Place, file: &BundleFile) -> Result<()> {
+    let condition = Precondition::Matches(file.etag.clone());
+    match place
+        .store
+        .delete(&place.bucket, &file.key, &condition)
+        .await
+    {
+        // Someone else has deleted it, or has written it anew.
+        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(()),
+        result => result,
+    }
+}
+
+/// The name under which a bundle that lost the ref is kept.
+pub(super) fn stray_name(name: &BStr, id: ObjectId) -> BString {
+    format!("{name}__{}", id.to_hex_with_len(7)).into()
+}
+
+/// Copies a bundle to a folder of its own. The original is still there.
+async fn set_apart(place: &Arc<Place>, name: &BStr, file: &BundleFile) -> Result<()> {
+    /// The longest range that one part may be copied from.
+    const MOST: u64 = 5 << 30;
+    let apart = stray_name(name, file.id);
+    let key = place.bundle_key(apart.as_bstr(), file.id)?;
+    tracing::info!(ref.name = %name, kept.name = %apart, "keeping a bundle that lost the ref");
+    let options = PutOptions {
+        kms_key_id: place.options.kms_key_id.clone(),
+        ..PutOptions::default()
+    };
+    let store = Arc::clone(&place.store);
+    let mut upload = Upload::new(store, place.bucket.clone(), key).with_options(options);
+    let mut number = 0;
+    let mut at = 0;
+    while at < file.size_bytes {
+        number += 1;
+        let end = file.size_bytes.min(at + MOST);
+        let source = (&place.bucket, &file.key, None);
+        upload.copy(number, source, at..end).await?;
+        at = end;
+    }
+    upload.complete(number + 1, bytes::Bytes::new()).await?;
+    upload.forget();
+    Ok(())
+}

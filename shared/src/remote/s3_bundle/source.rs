@@ -1,0 +1,148 @@
+//! A bundle remote that is read.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bstr::BString;
+use futures_util::StreamExt as _;
+
+use super::Place;
+use super::file::OpenBundle;
+use super::layout::{BundleFile, one_hash};
+use super::library::{Library, database};
+use super::target::no_info_refs;
+use super::twins::{self, Ref};
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::git::dumb_http::{Head, RefTarget};
+use crate::remote::{CommitGraph, PackBody, Snapshot, Source, Wanted, objects};
+
+/// A remote as it was when it was opened.
+pub(super) struct Opened {
+    pub(super) snapshot: Snapshot,
+    pub(super) refs: Vec<(BString, Ref)>,
+    pub(super) library: Library,
+}
+
+impl Opened {
+    /// Lists, and chooses where a ref has several bundles.
+    pub(super) async fn new(place: &Arc<Place>, prefixes: &[BString]) -> Result<Self> {
+        // One list of everything is cheaper than one for each prefix.
+        let start = match prefixes {
+            [one] if one.starts_with(b"refs/") => one.clone(),
+            _ => "refs/".into(),
+        };
+        let (folders, head) =
+            futures_util::future::try_join(place.folders(start.as_ref()), place.read_head())
+                .await?;
+        let hash = one_hash(&folders)?;
+        let refs = twins::refs(place, hash, folders).await?;
+        let targets = refs.iter().map(|(name, found)| {
+            let target = RefTarget {
+                id: found.file.id,
+                peeled: None,
+            };
+            (name.clone(), target)
+        });
+        let snapshot = Snapshot {
+            hash,
+            refs: targets.collect(),
+            head: head.map(Head::Symbolic),
+        };
+        let files = refs.iter().map(|(_, found)| found.file.clone()).collect();
+        Ok(Self {
+            snapshot,
+            library: Library::new(place, hash, files),
+            refs,
+        })
+    }
+}
+
+/// A remote that was opened to be read.
+pub(super) struct BundleSource {
+    place: Arc<Place>,
+    opened: Opened,
+}
+
+impl BundleSource {
+    pub(super) async fn open(place: &Arc<Place>, prefixes: &[BString]) -> Result<Self> {
+        let opened = Opened::new(place, prefixes).await?;
+        let Snapshot { refs, head, .. } = &opened.snapshot;
+        if refs.is_empty() {
+            // Pruned by what only looks empty, a mirror would lose everything.
+            no_info_refs(place).await?;
+        }
+        if refs.is_empty() && head.is_none() {
+            // There may be refs that were not asked for.
+            let page = place
+                .store
+                .list(&place.bucket, place.prefix.as_str(), Some("/"), None)
+                .await?;
+            if page.objects.is_empty() && page.common_prefixes.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is nothing under `{place}`"),
+                )
+                .with_hint("check the bucket and the prefix, or push to it first"));
+            }
+        }
+        Ok(Self {
+            place: Arc::clone(place),
+            opened,
+        })
+    }
+
+    /// The bundle whose pack is what is asked for, as it lies.
+    fn verbatim(&self, wanted: &Wanted) -> Option<BundleFile> {
+        let [want] = wanted.wants.as_slice() else {
+            return None;
+        };
+        if !wanted.haves.is_empty() || !wanted.offset_deltas {
+            return None;
+        }
+        let files = self.opened.library.files();
+        files.into_iter().find(|file| file.id == *want).cloned()
+    }
+
+    /// Which of the wanted objects no bundle is called by.
+    fn is_tip(&self, id: ObjectId) -> bool {
+        self.opened
+            .refs
+            .iter()
+            .any(|(_, found)| found.file.id == id)
+    }
+}
+
+#[async_trait]
+impl Source for BundleSource {
+    fn snapshot(&self) -> &Snapshot {
+        &self.opened.snapshot
+    }
+
+    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody> {
+        if let Some(file) = self.verbatim(wanted) {
+            let bundle = OpenBundle::open(&self.place, &file).await?;
+            if bundle.is_full() {
+                return Ok(bundle.stream(bundle.pack_start..file.size_bytes).boxed());
+            }
+        }
+        let library = &self.opened.library;
+        let books = library.find(&wanted.wants).await.map_err(|error| {
+            let unknown = wanted.wants.iter().find(|id| !self.is_tip(**id));
+            match (error.kind(), unknown) {
+                (ErrorKind::Corrupt, Some(id)) => {
+                    Error::new(ErrorKind::NotFound, format!("object {id}")).with_source(error)
+                }
+                _ => error,
+            }
+        })?;
+        let database = database(&self.place, self.opened.snapshot.hash, &books)?;
+        objects::fetch(&database, wanted).await
+    }
+
+    async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
+        let books = self.opened.library.find(wants).await?;
+        let database = database(&self.place, self.opened.snapshot.hash, &books)?;
+        objects::graph(&database, wants, haves).await.map(Some)
+    }
+}

@@ -1,0 +1,543 @@
+//! A bundle remote that is written to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bstr::{BString, ByteSlice};
+use futures_util::StreamExt as _;
+
+use super::compose::{Base, Ids};
+use super::file::OpenBundle;
+use super::library::{Book, database_with};
+use super::overlay::Overlay;
+use super::plan::Plan;
+use super::publish::{self, Published, Seen, stale};
+use super::source::Opened;
+use super::twins::{Ref, descends};
+use super::{Archive, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::bundle::Header;
+use crate::git::dumb_http::{Head, RefTarget};
+use crate::git::smart_http::RefOutcome;
+use crate::git::{HashKind, ObjectId};
+use crate::name::ObjectKey;
+use crate::remote::objects::{Database, PackAt, history};
+use crate::remote::{
+    Accepts, Incoming, Push, PushReport, RefChange, Snapshot, Spool, SpoolPlace, SpoolWriter,
+    Target,
+};
+use crate::storage::{Precondition, PutOptions};
+
+/// How many refs are moved at once.
+const REFS_AT_ONCE: usize = 8;
+/// How many bundles that were just written are remembered, to compose others of.
+const FRESH: usize = 16;
+
+/// A remote that was opened to be written to.
+pub struct BundleTarget {
+    pub(super) place: Arc<Place>,
+    pub(super) opened: Opened,
+    pub(super) hash: HashKind,
+    /// Bundles that were just written, the latest last.
+    pub(super) fresh: Vec<Base>,
+}
+
+impl std::fmt::Debug for BundleTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BundleTarget")
+            .field("place", &self.place.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of each ref of a push.
+#[derive(Debug, Default)]
+pub struct Each {
+    /// Each of the push's changes, in its order; an error where the ref was not changed,
+    /// or where nobody knows.
+    pub refs: Vec<(BString, Result<RefOutcome>)>,
+    /// How many objects the pack had.
+    pub objects: u64,
+    /// How many bytes of objects were sent.
+    pub bytes: u64,
+}
+
+/// What has arrived, and where else the objects lie that refs need.
+pub(super) struct Stock {
+    arrived: Option<PackAt>,
+    pub(super) books: Vec<Arc<Book>>,
+    spool: Option<Arc<Spool>>,
+    objects: u64,
+}
+
+/// What became of one ref.
+enum Done {
+    Published(Published, Option<(Ids, u64)>),
+    Deleted,
+    Rejected(String),
+}
+
+/// Makes sure that a prefix without bundles is no repository that stock git clones, whose
+/// `HEAD` would be overwritten.
+pub(super) async fn no_info_refs(place: &Place) -> Result<()> {
+    let key = ObjectKey::new(&format!("{}info/refs", place.prefix))?;
+    if place.store.head(&place.bucket, &key).await?.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("{place} holds a repository that is no repository of bundles (`{key}`)"),
+    )
+    .with_hint("use layout `dumb` for it, or another prefix"))
+}
+
+impl BundleTarget {
+    pub(super) async fn open(place: &Arc<Place>) -> Result<Self> {
+        let opened = Opened::new(place, &[]).await?;
+        if opened.refs.is_empty() {
+            no_info_refs(place).await?;
+        }
+        Ok(Self {
+            place: Arc::clone(place),
+            hash: opened.snapshot.hash,
+            opened,
+            fresh: Vec::new(),
+        })
+    }
+
+    /// Takes objects in and changes refs, and tells of each what became of it.
+    ///
+    /// # Errors
+    /// When the objects did not arrive whole, and so no ref was touched.
+    pub async fn push_each(&mut self, push: Push) -> Result<Each> {
+        let new: Vec<ObjectId> = push
+            .changes
+            .iter()
+            .filter_map(|change| Some(change.new?.id))
+            .collect();
+        if self.opened.refs.is_empty()
+            && let Some(first) = new.first()
+        {
+            self.hash = first.kind();
+        }
+        let mut stock = self.take_in(push.pack, push.before_refs, &new).await?;
+        let mut each = Each {
+            objects: stock.objects,
+            ..Each::default()
+        };
+        let outcome = self.change(&push.changes, &stock, &mut each).await;
+        // The books hold what the spool may still be read for.
+        stock.arrived = None;
+        if let Some(spool) = stock.spool.take().and_then(Arc::into_inner) {
+            spool.remove().await;
+        }
+        outcome?;
+        self.write_head(push.head, &push.changes, &each).await?;
+        Ok(each)
+    }
+
+    /// Takes the pack in, and finds what it and the new refs need.
+    async fn take_in(
+        &self,
+        pack: Option<Incoming>,
+        before_refs: Option<Arc<dyn crate::remote::BeforeRefs>>,
+        new: &[ObjectId],
+    ) -> Result<Stock> {
+        let library = &self.opened.library;
+        let Some(mut incoming) = pack else {
+            let tips = self.opened.snapshot.tips();
+            let unknown: Vec<_> = new
+                .iter()
+                .copied()
+                .filter(|id| !tips.contains(id))
+                .collect();
+            return Ok(Stock {
+                arrived: None,
+                books: library.find(&unknown).await?,
+                spool: None,
+                objects: 0,
+            });
+        };
+        let key = format!(
+            "{}branchline/incoming-{:032x}.pack",
+            self.place.prefix,
+            rand::random::<u128>()
+        );
+        let spool_place = SpoolPlace {
+            store: Arc::clone(&self.place.store),
+            bucket: self.place.bucket.clone(),
+            key: ObjectKey::new(&key)?,
+            options: PutOptions {
+                kms_key_id: self.place.options.kms_key_id.clone(),
+                ..PutOptions::default()
+            },
+        };
+        let mut writer = SpoolWriter::new(spool_place, self.place.options.limits.memory / 4);
+        while let Some(bytes) = incoming.chunk().await? {
+            writer.push(bytes).await?;
+        }
+        let arrived = incoming.finish()?;
+        let size_bytes = arrived.received.size_bytes();
+        let objects = arrived.received.objects() as u64;
+        let spool = Arc::new(writer.finish().await?);
+        let resolve = async {
+            let (resolved, watch, missing) = arrived.resolve(&*spool, library, new).await?;
+            let books = library.find(&missing).await?;
+            if let Some(before_refs) = before_refs {
+                before_refs.objects_arrived(&watch).await?;
+            }
+            let bytes: Arc<dyn crate::git::pack::PackBytes> = spool.clone();
+            Ok((Overlay::completed(bytes, size_bytes, &resolved), books))
+        };
+        match resolve.await {
+            Ok((arrived, books)) => Ok(Stock {
+                arrived: Some(arrived),
+                books,
+                spool: Some(spool),
+                objects,
+            }),
+            Err(error) => {
+                if let Some(spool) = Arc::into_inner(spool) {
+                    spool.remove().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes the refs: older commits first, so that later bundles are composed of earlier
+    /// ones.
+    async fn change(
+        &mut self,
+        changes: &[RefChange],
+        stock: &Stock,
+        each: &mut Each,
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..changes.len()).collect();
+        if changes.len() > 1 && stock.arrived.is_some() {
+            let ages = self.ages(changes, stock).await?;
+            order.sort_by_key(|at| {
+                let new = changes[*at].new.map(|new| new.id);
+                new.map_or((0, 0), |id| (1, ages.get(&id).copied().unwrap_or_default()))
+            });
+        }
+        let mut outcomes: HashMap<usize, Result<RefOutcome>> = HashMap::new();
+        // The first ones alone: others may be composed of them.
+        let mut at = 0;
+        while at < order.len() {
+            let width = if at == 0 && stock.arrived.is_some() {
+                1
+            } else {
+                REFS_AT_ONCE
+            };
+            let wave = &order[at..order.len().min(at + width)];
+            at += wave.len();
+            let this = &*self;
+            let done: Vec<(usize, Result<Done>)> =
+                futures_util::stream::iter(wave.iter().copied())
+                    .map(|number| async move {
+                        (number, this.change_one(&changes[number], stock).await)
+                    })
+                    .buffer_unordered(REFS_AT_ONCE)
+                    .collect()
+                    .await;
+            for (number, done) in done {
+                let outcome = done.map(|done| self.note(&changes[number], done, each));
+                outcomes.insert(number, outcome);
+            }
+        }
+        each.refs = changes
+            .iter()
+            .enumerate()
+            .map(|(number, change)| {
+                let outcome = outcomes.remove(&number).unwrap_or(Ok(RefOutcome::Unknown));
+                (change.name.clone(), outcome)
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// The new commits, numbered from the oldest.
+    async fn ages(&self, changes: &[RefChange], stock: &Stock) -> Result<HashMap<ObjectId, usize>> {
+        let database = self.database(stock, None)?;
+        let new: Vec<_> = changes
+            .iter()
+            .filter_map(|change| Some(change.new?.id))
+            .collect();
+        let mut commits = Vec::new();
+        for id in &new {
+            if database.contains(*id).await? {
+                commits.push((*id, database.peel(*id).await?.0));
+            }
+        }
+        let wants: Vec<_> = commits.iter().map(|(id, _)| *id).collect();
+        let numbers: HashMap<_, _> = history(&database, &wants, &self.opened.snapshot.tips())
+            .await?
+            .into_iter()
+            .zip(1..)
+            .map(|(commit, number)| (commit.id, number))
+            .collect();
+        let number = |commit| numbers.get(&commit).copied().unwrap_or_default();
+        Ok(commits
+            .into_iter()
+            .map(|(id, commit)| (id, number(commit)))
+            .collect())
+    }
+
+    pub(super) fn database(&self, stock: &Stock, own: Option<&Arc<Book>>) -> Result<Arc<Database>> {
+        let mut books = stock.books.clone();
+        if let Some(own) = own
+            && !books.iter().any(|book| book.bundle.file == own.bundle.file)
+        {
+            books.push(Arc::clone(own));
+        }
+        database_with(&self.place, self.hash, stock.arrived.as_ref(), &books)
+    }
+
+    fn find(&self, name: &BString) -> Option<&Ref> {
+        let refs = &self.opened.refs;
+        refs.iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, found)| found)
+    }
+
+    async fn change_one(&self, change: &RefChange, stock: &Stock) -> Result<Done> {
+        let found = self.find(&change.name);
+        if found.map(|found| found.file.id) != change.old {
+            return Err(stale(change.name.as_bstr()));
+        }
+        let seen = match found {
+            // What lost its ref lies in that one's folder, and is deleted there.
+            Some(found) if found.seen.name != change.name => {
+                return self.change_stray(change, found, stock).await;
+            }
+            Some(found) => found.seen.clone(),
+            None => Seen {
+                name: change.name.clone(),
+                files: Vec::new(),
+            },
+        };
+        let strays = found
+            .map(|found| found.strays.as_slice())
+            .unwrap_or_default();
+        let is_protected = found.is_some_and(|found| found.protected);
+        let Some(new) = change.new else {
+            if is_protected {
+                return Ok(Done::Rejected("the branch is protected".to_owned()));
+            }
+            let zip = found.is_some_and(|found| found.zip);
+            publish::delete(&self.place, &seen, strays, zip).await?;
+            return Ok(Done::Deleted);
+        };
+        let plan = self.plan(change, found, new.id, stock).await?;
+        if is_protected && !plan.is_forward {
+            let words = "the branch is protected, and the push is not a fast-forward";
+            return Ok(Done::Rejected(words.to_owned()));
+        }
+        // Those that the new commit descends from are in its bundle.
+        let mut kept = Vec::new();
+        for stray in strays {
+            if !descends(&plan.database, new.id, stray.id).await? {
+                kept.push(stray.clone());
+            }
+        }
+        let archive = self.archive(&plan, new.id).await?;
+        let published = publish::publish(
+            &self.place,
+            &seen,
+            &kept,
+            new.id,
+            &*plan.body,
+            archive.as_ref(),
+        )
+        .await?;
+        Ok(Done::Published(published, plan.makes))
+    }
+
+    /// The archive of what is about to be published, where one is kept.
+    async fn archive(&self, plan: &Plan, id: ObjectId) -> Result<Option<Archive>> {
+        let Some(archiver) = &self.place.options.archiver else {
+            return Ok(None);
+        };
+        if plan.database.contains(id).await? {
+            return archiver.archive(&plan.database, id).await.map(Some);
+        }
+        // It is a copy of a bundle that was not read.
+        let books = self.opened.library.find(&[id]).await?;
+        let database = database_with(&self.place, self.hash, None, &books)?;
+        archiver.archive(&database, id).await.map(Some)
+    }
+
+    /// Changes what was listed only because it lost its ref.
+    async fn change_stray(&self, change: &RefChange, found: &Ref, stock: &Stock) -> Result<Done> {
+        if let Some(new) = change.new {
+            let seen = Seen {
+                name: change.name.clone(),
+                files: Vec::new(),
+            };
+            let plan = self.plan(change, Some(found), new.id, stock).await?;
+            let archive = self.archive(&plan, new.id).await?;
+            let published = publish::publish(
+                &self.place,
+                &seen,
+                &[],
+                new.id,
+                &*plan.body,
+                archive.as_ref(),
+            )
+            .await?;
+            publish::delete_stray(&self.place, &found.seen).await?;
+            return Ok(Done::Published(published, plan.makes));
+        }
+        publish::delete_stray(&self.place, &found.seen).await?;
+        Ok(Done::Deleted)
+    }
+}
+
+impl BundleTarget {
+    /// Notes what became of a ref.
+    fn note(&mut self, change: &RefChange, done: Done, each: &mut Each) -> RefOutcome {
+        let name = &change.name;
+        let gone = match (&done, self.find(name)) {
+            (Done::Rejected(_), _) | (_, None) => Vec::new(),
+            (_, Some(found)) => found.seen.files.clone(),
+        };
+        let (file, makes) = match done {
+            Done::Rejected(words) => return RefOutcome::Rejected(words),
+            Done::Deleted => (None, None),
+            Done::Published(published, makes) => {
+                each.bytes += published.sent_bytes;
+                (Some(published.file), makes)
+            }
+        };
+        self.opened.library.replace(&gone, file.clone());
+        self.fresh.retain(|base| !gone.contains(&base.bundle.file));
+        let protected = self.find(name).is_some_and(|found| found.protected);
+        let zip =
+            self.find(name).is_some_and(|found| found.zip) || self.place.options.archiver.is_some();
+        self.opened.refs.retain(|(other, _)| other != name);
+        self.opened.snapshot.refs.remove(name);
+        let Some(file) = file else {
+            return RefOutcome::Done;
+        };
+        let target = RefTarget {
+            id: file.id,
+            peeled: None,
+        };
+        self.opened.snapshot.refs.insert(name.clone(), target);
+        let found = Ref {
+            file: file.clone(),
+            seen: Seen {
+                name: name.clone(),
+                files: vec![file.clone()],
+            },
+            strays: Vec::new(),
+            protected,
+            zip,
+        };
+        self.opened.refs.push((name.clone(), found));
+        if let Some((ids, pack_start)) = makes {
+            let mut header = Header::new(self.hash);
+            header.refs.push((file.id, name.clone()));
+            let bundle = OpenBundle {
+                place: Arc::clone(&self.place),
+                file,
+                header,
+                pack_start,
+            };
+            if self.fresh.len() == FRESH {
+                self.fresh.remove(0);
+            }
+            self.fresh.push(Base {
+                bytes: Arc::new(bundle.clone()),
+                bundle,
+                ids,
+            });
+        }
+        RefOutcome::Done
+    }
+
+    /// Writes `HEAD` if there is none: what the push says, else the first branch pushed.
+    async fn write_head(
+        &mut self,
+        head: Option<Head>,
+        changes: &[RefChange],
+        each: &Each,
+    ) -> Result<()> {
+        if self.opened.snapshot.head.is_some() {
+            return Ok(());
+        }
+        let said = match head {
+            Some(Head::Symbolic(name)) => Some(name),
+            _ => None,
+        };
+        let there = &self.opened.snapshot.refs;
+        let said = said.filter(|name| there.contains_key(name));
+        let pushed = || {
+            let done = changes.iter().zip(&each.refs);
+            let mut names = done.filter_map(|(change, (name, outcome))| {
+                let is_there = change.new.is_some() && matches!(outcome, Ok(RefOutcome::Done));
+                is_there.then_some(name)
+            });
+            let first = names.next()?;
+            let mut all = std::iter::once(first).chain(names);
+            let branch = all.find(|name| name.starts_with(b"refs/heads/"));
+            Some(branch.unwrap_or(first).clone())
+        };
+        let Some(name) = said.or_else(pushed) else {
+            return Ok(());
+        };
+        let options = PutOptions {
+            precondition: Precondition::Absent,
+            kms_key_id: self.place.options.kms_key_id.clone(),
+            ..PutOptions::default()
+        };
+        let key = self.place.head_key()?;
+        let body = bytes::Bytes::from(Vec::from(name.clone()));
+        let written = self
+            .place
+            .store
+            .put(&self.place.bucket, &key, body, &options)
+            .await;
+        match written {
+            Ok(_) => {}
+            // Another push was faster.
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(error),
+        }
+        self.opened.snapshot.head = Some(Head::Symbolic(name));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Target for BundleTarget {
+    fn snapshot(&self) -> &Snapshot {
+        &self.opened.snapshot
+    }
+
+    fn accepts(&self) -> Accepts {
+        Accepts {
+            batches: false,
+            thin: true,
+            offset_deltas: true,
+            head: self.opened.snapshot.head.is_none(),
+            max_changes: usize::MAX,
+        }
+    }
+
+    async fn push(&mut self, push: Push) -> Result<PushReport> {
+        let each = self.push_each(push).await?;
+        let refs = each
+            .refs
+            .into_iter()
+            .map(|(name, outcome)| Ok::<_, Error>((name, outcome?)))
+            .collect::<Result<_>>()?;
+        Ok(PushReport {
+            refs,
+            objects: each.objects,
+            bytes: each.bytes,
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! A pack's objects, written one by one.
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
+
+use super::Options;
+use super::place::{File, Place};
+use crate::error::Result;
+use crate::git::object::{ObjectHasher, ObjectKind, encode_loose};
+use crate::git::pack::{EntryHeader, EntryKind, Pack, PackBytes as _, Resolved};
+use crate::git::{HashKind, ObjectId, corrupt};
+use crate::remote::{Spool, SpoolPlace, SpoolWriter};
+use crate::storage::Precondition;
+
+/// How many objects are written at once.
+const AT_ONCE: usize = 24;
+/// Blobs larger than this are never held, if they are whole in the pack.
+const LARGE: u64 = 2 << 20;
+/// How much of a large one is read at once.
+const STEP: u64 = 1 << 20;
+
+/// Writes all objects: blobs first, then trees, commits and tags, so that what a run
+/// leaves behind that does not reach its end needs little that is not there.
+pub(super) async fn write(
+    place: &Place,
+    options: &Options,
+    resolved: &Resolved,
+    spool: &Spool,
+) -> Result<()> {
+    let index = &resolved.index;
+    let limits = options
+        .limits
+        .with_memory(options.limits.memory.min(options.memory));
+    let mut pack = Pack::new(index.clone(), spool.size_bytes(), limits)?;
+    let rank = |kind: ObjectKind| match kind {
+        ObjectKind::Blob => 0,
+        ObjectKind::Tree => 1,
+        ObjectKind::Commit => 2,
+        ObjectKind::Tag => 3,
+    };
+    let mut order: Vec<usize> = (0..index.len()).collect();
+    order.sort_unstable_by_key(|at| (rank(resolved.kinds[*at]), index.offset(*at)));
+    let mut under_way = FuturesUnordered::new();
+    for position in order {
+        let id = index.id(position);
+        if let Some(large) = Large::find(&pack, spool, id).await? {
+            large.write(place, spool).await?;
+            continue;
+        }
+        let (kind, content) = pack
+            .read(spool, id)
+            .await?
+            .ok_or_else(|| corrupt(format!("{id} is not in the pack any more")))?;
+        while under_way.len() >= AT_ONCE {
+            under_way.try_next().await?;
+        }
+        let body = Bytes::from(encode_loose(kind, &content));
+        under_way.push(async move { place.put(&File::Loose(id), body, Precondition::None).await });
+    }
+    while under_way.try_next().await?.is_some() {}
+    Ok(())
+}
+
+/// A large object that is whole in the pack.
+struct Large {
+    id: ObjectId,
+    kind: ObjectKind,
+    size: u64,
+    /// Its zlib stream.
+    range: std::ops::Range<u64>,
+}
+
+impl Large {
+    async fn find(pack: &Pack, spool: &Spool, id: ObjectId) -> Result<Option<Self>> {
+        let Some(range) = pack.entry_range(id)? else {
+            return Ok(None);
+        };
+        let end = range.end.min(range.start + EntryHeader::MAX as u64);
+        let start = spool.read_range(range.start..end).await?;
+        let hash: HashKind = id.kind();
+        Ok(match EntryHeader::parse(hash, &start)? {
+            Some((header, length)) if header.size > LARGE => match header.kind {
+                EntryKind::Whole(kind) => Some(Self {
+                    id,
+                    kind,
+                    size: header.size,
+                    range: range.start + length as u64..range.end,
+                }),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// Inflates, verifies and deflates it again, piece by piece.
+    async fn write(&self, place: &Place, spool: &Spool) -> Result<()> {
+        let file = File::Loose(self.id);
+        let at = SpoolPlace {
+            store: std::sync::Arc::clone(&place.store),
+            bucket: place.bucket.clone(),
+            key: place.key(&file)?,
+            options: place.options(&file, Precondition::None),
+        };
+        // The multipart upload is completed only when the content was found to be right.
+        let mut writer = SpoolWriter::new(at, 0);
+        let mut zlib = Deflate(Compress::new(Compression::default(), true));
+        let header = format!("{} {}\0", self.kind, self.size);
+        writer.push(zlib.push(header.as_bytes())).await?;
+        let mut hasher = ObjectHasher::new(self.id.kind(), self.kind, self.size);
+        let mut inflate = Decompress::new(true);
+        let mut scratch = vec![0; 256 * 1024];
+        let mut position = self.range.start;
+        let mut status = Status::Ok;
+        while position < self.range.end && status != Status::StreamEnd {
+            let end = self.range.end.min(position + STEP);
+            let read = spool.read_range(position..end).await?;
+            let mut input = &read[..];
+            loop {
+                let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
+                status = inflate
+                    .decompress(input, &mut scratch, FlushDecompress::None)
+                    .map_err(|error| corrupt("a zlib stream is broken").with_source(error))?;
+                let used = difference(inflate.total_in(), before_in);
+                let made = difference(inflate.total_out(), before_out);
+                input = &input[used..];
+                hasher.update(&scratch[..made]);
+                writer.push(zlib.push(&scratch[..made])).await?;
+                if status == Status::StreamEnd || (input.is_empty() && made < scratch.len()) {
+                    break;
+                }
+                if used == 0 && made == 0 {
+                    return Err(corrupt("a zlib stream is broken"));
+                }
+            }
+            position = end;
+        }
+        if status != Status::StreamEnd || hasher.finish()? != self.id {
+            return Err(corrupt(format!("the content of {} is another", self.id)));
+        }
+        writer.push(zlib.end()).await?;
+        let spooled = writer.finish().await?;
+        if let Some(bytes) = spooled.in_memory() {
+            place.put(&file, bytes.clone(), Precondition::None).await?;
+        }
+        Ok(())
+    }
+}
+
+fn difference(now: u64, before: u64) -> usize {
+    usize::try_from(now - before).expect("because it is the length of a slice")
+}
+
+struct Deflate(Compress);
+
+impl Deflate {
+    fn push(&mut self, mut input: &[u8]) -> Bytes {
+        let mut out = Vec::new();
+        while !input.is_empty() {
+            let (used, _) = self.step(input, &mut out, FlushCompress::None);
+            input = &input[used..];
+        }
+        out.into()
+    }
+
+    fn end(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        while self.step(&[], &mut out, FlushCompress::Finish).1 != Status::StreamEnd {}
+        out.into()
+    }
+
+    fn step(&mut self, input: &[u8], out: &mut Vec<u8>, flush: FlushCompress) -> (usize, Status) {
+        out.reserve(64 * 1024);
+        let before = self.0.total_in();
+        let status = self
+            .0
+            .compress_vec(input, out, flush)
+            .expect("because deflate takes any bytes");
+        (difference(self.0.total_in(), before), status)
+    }
+}

@@ -1,0 +1,239 @@
+//! A repository in S3 that stock git clones and fetches over plain HTTP (git's "dumb"
+//! protocol): the files of a bare repository after `git update-server-info`.
+//!
+//! Objects are written first, then `objects/info/packs`, `info/refs` and `HEAD`, each of
+//! these three only if it still is what was read (`If-Match`). So a reader never sees a
+//! ref whose objects are not there, and of two mirrors at once one is told to look again.
+//!
+//! | file | |
+//! |---|---|
+//! | `place` | keys, media types, cache headers |
+//! | `pack_list` | `objects/info/packs`, and the lines in it that git passes over |
+//! | `stored` | what objects the repository has |
+//! | `geometry`, `merge`, `consolidate` | small packs become one |
+//! | `publish` | a pack and its index into the bucket |
+//! | `loose` | a pack as loose objects |
+//! | `target`, `refs` | taking in a push |
+//! | `source` | sending packs |
+
+mod consolidate;
+mod geometry;
+mod loose;
+mod merge;
+mod pack_list;
+mod place;
+mod publish;
+mod refs;
+mod source;
+mod stored;
+mod target;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bstr::BString;
+
+use self::place::{File, Place};
+use self::target::DumbTarget;
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::HashKind;
+use crate::git::dumb_http::{Head, Refs, parse_head, parse_info_refs};
+use crate::git::pack::Limits;
+use crate::name::{BucketName, KeyPrefix};
+use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
+use crate::remote::{Remote, Snapshot, Source, Target};
+use crate::storage::{ETag, ObjectStore};
+
+/// The time in seconds since the epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How a repository in S3 is read and written.
+#[derive(Clone)]
+pub struct Options {
+    /// The KMS key to encrypt with; the bucket's default when `None`.
+    pub kms_key_id: Option<String>,
+    /// Objects are written loose, one by one, and not in packs: the layout that
+    /// mirror-git-to-s3 writes, for buckets that answer 403 where an object is missing.
+    /// Git asks for loose objects before packs, and takes no 403 for an answer.
+    pub loose: bool,
+    /// How much of a pack is held; a larger one lies in the bucket meanwhile.
+    pub memory: usize,
+    /// What reading packs may use.
+    pub limits: Limits,
+    /// How long packs stay whose objects were merged into another one, for readers that
+    /// know the old list. No run may take longer.
+    pub grace: Duration,
+    /// Packs larger than this are never rewritten.
+    pub largest_merged: u64,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kms_key_id: None,
+            loose: false,
+            memory: 64 << 20,
+            limits: Limits::default(),
+            grace: Duration::from_hours(24),
+            largest_merged: 1 << 30,
+            clock: Arc::new(now),
+        }
+    }
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("kms_key_id", &self.kms_key_id)
+            .field("loose", &self.loose)
+            .field("memory", &self.memory)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A repository under a prefix of a bucket.
+pub struct S3Dumb {
+    place: Place,
+    options: Arc<Options>,
+}
+
+impl S3Dumb {
+    /// Names the repository under `prefix`, whether or not there is one.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        bucket: BucketName,
+        prefix: KeyPrefix,
+        options: Options,
+    ) -> Self {
+        let kms_key_id = options.kms_key_id.clone();
+        Self {
+            place: Place {
+                store,
+                bucket,
+                prefix,
+                kms_key_id,
+            },
+            options: Arc::new(options),
+        }
+    }
+}
+
+impl fmt::Display for S3Dumb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)
+    }
+}
+
+/// What a prefix held when it was looked at.
+struct Opened {
+    snapshot: Snapshot,
+    /// The entity tag of `info/refs`; `None` when there is none.
+    refs: Option<ETag>,
+    /// The entity tag of `HEAD`; `None` when there is none.
+    head: Option<ETag>,
+}
+
+impl Opened {
+    async fn read(place: &Place) -> Result<Self> {
+        let (refs_file, head_file) = (File::Refs, File::Head);
+        let (refs, head) = tokio::try_join!(place.read(&refs_file), place.read(&head_file))?;
+        let Some((refs, refs_etag)) = refs else {
+            // `HEAD` alone is what the other layout has, too.
+            no_bundles(place).await?;
+            return Ok(Self {
+                snapshot: Snapshot::empty(HashKind::Sha1),
+                refs: None,
+                head: head.map(|(_, etag)| etag),
+            });
+        };
+        let refs = parse(place, "info/refs", parse_info_refs(&refs))?;
+        // Some servers' lists have it; what it stands for is said by the file `HEAD`.
+        let refs: Refs = refs
+            .into_iter()
+            .filter(|(name, _)| name != "HEAD")
+            .collect();
+        let (head, head_etag) = match head {
+            Some((bytes, etag)) => (Some(parse(place, "HEAD", parse_head(&bytes))?), Some(etag)),
+            None => (None, None),
+        };
+        let named = refs.values().next().map(|target| target.id);
+        let detached = match &head {
+            Some(Head::Detached(id)) => Some(*id),
+            _ => None,
+        };
+        let hash = named.or(detached).map_or(HashKind::Sha1, |id| id.kind());
+        Ok(Self {
+            snapshot: Snapshot { hash, refs, head },
+            refs: Some(refs_etag),
+            head: head_etag,
+        })
+    }
+}
+
+fn parse<T>(place: &Place, file: &str, parsed: Result<T>) -> Result<T> {
+    parsed.map_err(|error| error.context(format!("`{file}` of {place}")))
+}
+
+/// Makes sure that a prefix without `info/refs` is not a repository of bundles.
+async fn no_bundles(place: &Place) -> Result<()> {
+    let prefix = format!("{}refs/", place.prefix);
+    let page = place.store.list(&place.bucket, &prefix, None, None).await?;
+    let is_bundle = |key: &str| key.ends_with(".bundle");
+    let Some(found) = page
+        .objects
+        .iter()
+        .find(|found| is_bundle(found.key.as_str()))
+    else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("{place} holds a repository of bundles (`{}`)", found.key),
+    )
+    .with_hint("use layout `bundle` for it, or another prefix"))
+}
+
+#[async_trait]
+impl Remote for S3Dumb {
+    async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        let opened = Opened::read(&self.place).await?;
+        if opened.refs.is_none() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("{} is no repository: it has no `info/refs`", self.place),
+            )
+            .with_hint("check the bucket and the prefix"));
+        }
+        let (place, options) = (self.place.clone(), Arc::clone(&self.options));
+        Ok(source::open(place, options, opened.snapshot))
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        let opened = Opened::read(&self.place).await?;
+        let (place, options) = (self.place.clone(), Arc::clone(&self.options));
+        Ok(Box::new(DumbTarget::new(place, options, opened)))
+    }
+
+    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
+        let Place {
+            store,
+            bucket,
+            prefix,
+            kms_key_id,
+        } = self.place.clone();
+        let place = S3Lfs::new(store, bucket, prefix, Keys::Fanned, kms_key_id);
+        Some(Arc::new(place))
+    }
+}

@@ -1,0 +1,128 @@
+//! What becomes of a repository's refs. Pure.
+
+use bstr::{BStr, BString, ByteSlice};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::remote::{RefChange, RefOutcome, RefTarget, Refs, Watch};
+
+/// Refs after changes, and what became of each change.
+pub(super) struct Changed {
+    pub(super) refs: Refs,
+    pub(super) outcomes: Vec<(BString, RefOutcome)>,
+}
+
+/// Makes changes to refs.
+///
+/// # Errors
+/// `Conflict` when a ref is not what the change says that it was.
+pub(super) fn apply(was: &Refs, changes: &[RefChange], watch: Option<&Watch>) -> Result<Changed> {
+    let mut refs = was.clone();
+    for change in changes {
+        let is = was.get(&change.name).map(|target| target.id);
+        if is != change.old {
+            let message = format!("`{}` is not what it was", change.name);
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+        if change.new.is_none() {
+            refs.remove(&change.name);
+        }
+    }
+    let mut outcomes = Vec::new();
+    for change in changes {
+        let outcome = if let Some(target) = change.new {
+            if let Some(other) = in_the_way(&refs, change.name.as_ref()) {
+                RefOutcome::Rejected(format!("`{other}` is in the way, as git sees names"))
+            } else {
+                let id = target.id;
+                let peeled = target.peeled.or_else(|| peel(was, watch, id));
+                refs.insert(change.name.clone(), RefTarget { id, peeled });
+                RefOutcome::Done
+            }
+        } else {
+            RefOutcome::Done
+        };
+        outcomes.push((change.name.clone(), outcome));
+    }
+    Ok(Changed { refs, outcomes })
+}
+
+/// What a tag names in the end, as far as the new objects and the other refs tell it.
+fn peel(was: &Refs, watch: Option<&Watch>, id: ObjectId) -> Option<ObjectId> {
+    let at = watch.and_then(|watch| watch.peel(id));
+    let known = was.values().find(|target| target.id == at.unwrap_or(id));
+    known.and_then(|target| target.peeled).or(at)
+}
+
+/// A ref that would be a folder of this one's name, or in a folder called so.
+fn in_the_way<'a>(refs: &'a Refs, name: &BStr) -> Option<&'a BStr> {
+    let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let mut folders = slashes.map(|(at, _)| name[..at].as_bstr());
+    let above = folders.find_map(|folder| refs.get_key_value(folder.as_bytes().as_bstr()));
+    let folder = BString::from([name.as_bytes(), b"/"].concat());
+    let below = || {
+        let next = refs.range(folder.clone()..).next();
+        next.filter(|(other, _)| other.starts_with(&folder))
+    };
+    above.or_else(below).map(|(other, _)| other.as_bstr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> ObjectId {
+        ObjectId::from_bytes_or_panic(&[n; 20])
+    }
+
+    fn target(n: u8) -> RefTarget {
+        RefTarget {
+            id: id(n),
+            peeled: None,
+        }
+    }
+
+    fn change(name: &str, old: Option<u8>, new: Option<u8>) -> RefChange {
+        RefChange {
+            name: name.into(),
+            old: old.map(id),
+            new: new.map(target),
+        }
+    }
+
+    #[test]
+    fn names_in_the_way_are_refused_unless_they_go() {
+        let was = Refs::from([("refs/heads/a".into(), target(1))]);
+        let below = change("refs/heads/a/b", None, Some(2));
+        let refused = apply(&was, std::slice::from_ref(&below), None).unwrap();
+        assert_eq!(refused.refs, was);
+        assert!(matches!(refused.outcomes[0].1, RefOutcome::Rejected(_)));
+        let moved = apply(&was, &[change("refs/heads/a", Some(1), None), below], None).unwrap();
+        assert_eq!(moved.refs.keys().collect::<Vec<_>>(), ["refs/heads/a/b"]);
+        let back = apply(&moved.refs, &[change("refs/heads/a", None, Some(1))], None).unwrap();
+        assert!(matches!(back.outcomes[0].1, RefOutcome::Rejected(_)));
+        let beside = change("refs/heads/a-b", None, Some(1));
+        let beside = apply(&moved.refs, &[beside], None).unwrap();
+        assert_eq!(beside.outcomes[0].1, RefOutcome::Done);
+    }
+
+    #[test]
+    fn a_ref_that_moved_meanwhile_is_a_conflict() {
+        let was = Refs::from([("refs/heads/a".into(), target(1))]);
+        for old in [None, Some(2)] {
+            let error = apply(&was, &[change("refs/heads/a", old, Some(3))], None);
+            assert_eq!(error.err().map(|e| e.kind()), Some(ErrorKind::Conflict));
+        }
+    }
+
+    #[test]
+    fn a_tag_that_another_ref_names_is_peeled_as_there() {
+        let known = RefTarget {
+            id: id(1),
+            peeled: Some(id(2)),
+        };
+        let was = Refs::from([("refs/tags/a".into(), known)]);
+        let changed = apply(&was, &[change("refs/tags/b", None, Some(1))], None).unwrap();
+        assert_eq!(changed.refs[b"refs/tags/b".as_bstr()], known);
+    }
+}

@@ -1,0 +1,376 @@
+//! Histories that go to a target in batches.
+
+use std::fmt::{self, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use branchline_core::git::advertisement::Version;
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::mirror::{self, Batch, Options, Outcome};
+use branchline_core::remote::local::LocalRepository;
+use branchline_core::remote::{Accepts, Push, PushReport, Remote, Snapshot, Source, Target};
+use branchline_core::{Error, ErrorKind, Result};
+use bstr::BString;
+
+use super::http::remote;
+use super::local::{at, local};
+use super::repo::Repo;
+use super::server::Server;
+
+/// A push that was asked for: its refs, with `-` before those that were to be deleted.
+type Asked = Vec<String>;
+
+/// A repository that wants batches, notes what is pushed, and can fail.
+struct Batching {
+    inner: LocalRepository,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    pushes: Mutex<Vec<Asked>>,
+    // The number of pushes after which each one fails, before or after it was made.
+    fail_from: AtomicUsize,
+    after: bool,
+    largest: AtomicUsize,
+}
+
+impl Batching {
+    fn new(path: &Path) -> Self {
+        Self::failing(path, usize::MAX, false)
+    }
+
+    fn failing(path: &Path, from: usize, after: bool) -> Self {
+        let log = Log {
+            fail_from: AtomicUsize::new(from),
+            after,
+            ..Log::default()
+        };
+        Self {
+            inner: local(path),
+            log: Arc::new(log),
+        }
+    }
+
+    fn pushes(&self) -> Vec<Asked> {
+        self.log.pushes.lock().unwrap().clone()
+    }
+}
+
+impl fmt::Display for Batching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Remote for Batching {
+    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        self.inner.source(prefixes).await
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        Ok(Box::new(BatchingTarget {
+            inner: self.inner.target().await?,
+            log: Arc::clone(&self.log),
+        }))
+    }
+}
+
+struct BatchingTarget {
+    inner: Box<dyn Target>,
+    log: Arc<Log>,
+}
+
+#[async_trait]
+impl Target for BatchingTarget {
+    fn snapshot(&self) -> &Snapshot {
+        self.inner.snapshot()
+    }
+
+    fn accepts(&self) -> Accepts {
+        Accepts {
+            batches: true,
+            ..self.inner.accepts()
+        }
+    }
+
+    async fn haves(&self) -> Result<Vec<ObjectId>> {
+        self.inner.haves().await
+    }
+
+    async fn push(&mut self, push: Push) -> Result<PushReport> {
+        let names = push.changes.iter();
+        let asked: Asked = names
+            .map(|change| {
+                let sign = if change.new.is_none() { "-" } else { "" };
+                format!("{sign}{}", change.name)
+            })
+            .collect();
+        let number = {
+            let mut pushes = self.log.pushes.lock().unwrap();
+            pushes.push(asked);
+            pushes.len()
+        };
+        // It may not be tried again, so that a run ends here.
+        let killed = || Error::new(ErrorKind::AccessDenied, "killed");
+        let fails = number > self.log.fail_from.load(Ordering::Relaxed);
+        if fails && !self.log.after {
+            return Err(killed());
+        }
+        let report = self.inner.push(push).await?;
+        let bytes = usize::try_from(report.bytes).unwrap();
+        self.log.largest.fetch_max(bytes, Ordering::Relaxed);
+        if fails { Err(killed()) } else { Ok(report) }
+    }
+}
+
+/// One branch, commit after commit, and a tag.
+fn linear(commits: usize) -> Repo {
+    let repo = Repo::new(HashKind::Sha1);
+    let mut stream = String::new();
+    for n in 1..=commits {
+        let date = 1_700_000_000 + n;
+        writeln!(
+            stream,
+            "commit refs/heads/main\ncommitter C <c@x> {date} +0000\ndata 2\nc\n\
+             M 644 inline f{}\ndata {}\n{n}\n",
+            n % 7,
+            n.to_string().len()
+        )
+        .unwrap();
+    }
+    repo.input(&["fast-import", "--quiet"], stream.as_bytes());
+    repo.git(&["tag", "light", "main~1"]);
+    repo
+}
+
+fn options(commits: u64) -> Options {
+    Options {
+        batch: Batch {
+            commits,
+            ..Batch::default()
+        },
+        ..Options::default()
+    }
+}
+
+async fn run(source: &Repo, target: &Batching, options: &Options) -> Result<Outcome> {
+    mirror::mirror(&local(&source.path), target, options, None).await
+}
+
+/// The target is the source, whole, and nothing temporary is left.
+fn assert_equal(source: &Repo, target: &Path) {
+    let target = at(target, HashKind::Sha1);
+    assert_eq!(target.refs(), source.refs());
+    target.fsck();
+}
+
+fn tag(number: usize) -> Asked {
+    vec![format!("refs/tags/codecommit_migration_{number}")]
+}
+
+#[tokio::test]
+async fn each_batch_is_a_push_under_a_tag_that_goes_in_the_end() {
+    let source = linear(45);
+    let dir = tempfile::tempdir().unwrap();
+    let target = Batching::new(&dir.path().join("t.git"));
+    let outcome = run(&source, &target, &options(10)).await.unwrap();
+    let pushes = target.pushes();
+    let numbers: Vec<_> = (1..=5).map(tag).collect();
+    assert_eq!(pushes[..5], numbers, "tags in the order of their numbers");
+    assert!(pushes[5].contains(&"refs/heads/main".to_owned()));
+    let removed: Asked = numbers.iter().map(|tag| format!("-{}", tag[0])).collect();
+    assert_eq!(pushes[6..], [removed], "and then they go");
+    assert_eq!(outcome.created, source.refs().lines().count() as u64);
+    assert!(outcome.complete && outcome.deleted == 0 && outcome.rejected.is_empty());
+    assert_equal(&source, &dir.path().join("t.git"));
+
+    let again = Batching::new(&dir.path().join("t.git"));
+    run(&source, &again, &options(10)).await.unwrap();
+    assert_eq!(again.pushes(), Vec::<Asked>::new(), "nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_short_history_needs_no_tags() {
+    let source = linear(21);
+    let dir = tempfile::tempdir().unwrap();
+    let target = Batching::new(&dir.path().join("t.git"));
+    run(&source, &target, &options(20)).await.unwrap();
+    assert_eq!(target.pushes().len(), 1, "a twentieth more is tolerated");
+    assert_equal(&source, &dir.path().join("t.git"));
+}
+
+#[tokio::test]
+async fn a_run_killed_at_any_push_is_finished_by_the_next_one() {
+    let source = linear(25);
+    for after in [false, true] {
+        for done in 0..5 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t.git");
+            let first = Batching::failing(&path, done, after);
+            let died = run(&source, &first, &options(10)).await;
+            assert_eq!(died.unwrap_err().kind(), ErrorKind::AccessDenied);
+            let second = Batching::new(&path);
+            run(&source, &second, &options(10)).await.unwrap();
+            assert_equal(&source, &path);
+            let made = done + usize::from(after);
+            assert_eq!(
+                second.pushes().len(),
+                5 - made,
+                "only what was not pushed is pushed (killed at {done}, after: {after})"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_script_left_in_any_state_is_finished() {
+    let source = linear(45);
+    let commits = source.git(&["rev-list", "--reverse", "main"]);
+    let commits: Vec<&str> = commits.lines().collect();
+    let nth = |n: usize| commits[n - 1];
+    let own = [1, 12, 23, 34, 45];
+    let states: [&[(usize, usize)]; 5] = [
+        &[(1, 1), (2, 12)],
+        // All of them, and nothing else: the script never gets beyond that.
+        &[(1, 1), (2, 12), (3, 23), (4, 34), (5, 45)],
+        // Of another batch size: the script refuses to go on.
+        &[(1, 5), (2, 26)],
+        &[(1, 5), (2, 26), (3, 45), (17, 3)],
+        &[],
+    ];
+    for state in states {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.git");
+        source.git(&["init", "-q", "--bare", path.to_str().unwrap()]);
+        for (number, commit) in state {
+            let to = format!("{}:refs/tags/codecommit_migration_{number}", nth(*commit));
+            source.git(&["push", "-q", path.to_str().unwrap(), &to]);
+        }
+        let target = Batching::new(&path);
+        run(&source, &target, &options(10)).await.unwrap();
+        assert_equal(&source, &path);
+        let there = state.iter().map(|(_, commit)| *commit).max().unwrap_or(0);
+        let expected: Vec<Asked> = (1..)
+            .zip(own)
+            .filter(|(_, commit)| *commit > there && 45 - there > 10)
+            .map(|(number, _)| tag(number))
+            .collect();
+        let pushes = target.pushes();
+        let tags: Vec<_> = pushes
+            .into_iter()
+            .filter(|push| push[0].contains("codecommit_migration") && !push[0].starts_with('-'))
+            .collect();
+        assert_eq!(tags, expected, "only what is missing is pushed: {state:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_with_too_many_bytes_goes_in_halves() {
+    let source = Repo::new(HashKind::Sha1);
+    let mut stream = String::new();
+    // Text that does not compress below half of its size.
+    let mut noise = 1_u64;
+    for n in 0..12 {
+        let text: String = (0..60_000)
+            .map(|_| {
+                noise = noise
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                char::from(b'!' + u8::try_from((noise >> 33) % 90).unwrap())
+            })
+            .collect();
+        write!(
+            stream,
+            "commit refs/heads/main\nmark :{m}\ncommitter A <a@b> {t} +0000\ndata 2\nc\n{from}M 644 inline f{n}\ndata {len}\n{text}\n",
+            m = n + 1,
+            t = 1_700_000_000 + n,
+            from = if n == 0 { String::new() } else { format!("from :{n}\n") },
+            len = text.len(),
+        )
+        .unwrap();
+    }
+    source.input(&["fast-import", "--quiet"], stream.as_bytes());
+    for commits in [5, 1000] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.git");
+        let target = Batching::new(&path);
+        let mut options = options(commits);
+        options.batch.bytes = 150_000;
+        let outcome = run(&source, &target, &options).await.unwrap();
+        assert_equal(&source, &path);
+        let largest = target.log.largest.load(Ordering::Relaxed);
+        assert!(largest <= 150_000, "a push had {largest} bytes");
+        assert!(outcome.bytes > 500_000, "all of it went over");
+    }
+    // One commit alone goes whatever its size.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let target = Batching::new(&path);
+    let mut options = options(5);
+    options.batch.bytes = 10;
+    run(&source, &target, &options).await.unwrap();
+    assert_equal(&source, &path);
+}
+
+#[tokio::test]
+async fn clean_removes_temporary_tags_and_nothing_else() {
+    let source = linear(5);
+    source.git(&["tag", "codecommit_migration_1", "main~1"]);
+    source.git(&["tag", "codecommit_migration_x", "main~1"]);
+    source.git(&["tag", "branchline_migration_0123456789abcdef", "main~2"]);
+    source.git(&["tag", "branchline_migration_2023", "main"]);
+    source.git(&["tag", "mine", "main"]);
+    let before = source.refs();
+    let target = Batching::new(&source.path);
+    let outcome = mirror::clean(&target, None).await.unwrap();
+    assert_eq!((outcome.deleted, outcome.complete), (2, true));
+    let left: String = before
+        .lines()
+        .filter(|line| !line.ends_with("migration_1") && !line.ends_with("0123456789abcdef"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert_eq!(source.refs(), left);
+    let outcome = mirror::clean(&target, None).await.unwrap();
+    assert_eq!(outcome.deleted, 0);
+    assert_eq!(target.pushes().len(), 1, "nothing to remove is no push");
+}
+
+#[tokio::test]
+async fn temporary_tags_are_never_mirrored() {
+    let source = linear(5);
+    source.git(&["tag", "codecommit_migration_1", "main~1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let outcome = mirror::mirror(
+        &local(&source.path),
+        &local(&path),
+        &Options::default(),
+        None,
+    )
+    .await
+    .unwrap();
+    assert!(outcome.complete);
+    assert!(!at(&path, HashKind::Sha1).refs().contains("migration"));
+}
+
+#[tokio::test]
+async fn what_is_left_goes_in_batches_though_the_server_leaves_no_files_out() {
+    let source = linear(45);
+    let server = Server::new(&source);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let from = remote(&server.url(), Version::V0);
+    let first = Batching::failing(&path, 2, false);
+    let died = mirror::mirror(&from, &first, &options(10), None).await;
+    assert_eq!(died.unwrap_err().kind(), ErrorKind::AccessDenied);
+    let second = Batching::new(&path);
+    let outcome = mirror::mirror(&from, &second, &options(10), None).await;
+    assert!(outcome.unwrap().complete);
+    assert_equal(&source, &path);
+    let tags: Vec<Asked> = (3..=5).map(tag).collect();
+    assert_eq!(second.pushes()[..3], tags, "the rest is no single push");
+}

@@ -1,0 +1,420 @@
+//! Mirroring between repositories behind `git http-backend`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use branchline_core::git::advertisement::Version;
+use branchline_core::git::smart_http::{
+    Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+};
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::mirror::{Options, Outcome, RefSelection, mirror};
+use branchline_core::remote::http::HttpRemote;
+use branchline_core::remote::{Accepts, Head, Push, PushReport, Remote, Snapshot, Source, Target};
+use branchline_core::{ErrorKind, Result};
+use bstr::BString;
+
+use crate::repo::{Repo, history};
+use crate::server::{Answer, Seen, Server};
+
+pub(crate) const BOTH: [Version; 2] = [Version::V0, Version::V2];
+
+pub(crate) fn remote(url: &str, version: Version) -> HttpRemote {
+    let settings = HttpSettings {
+        connect_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(20),
+        answer_timeout: Duration::from_mins(1),
+        ..HttpSettings::default()
+    };
+    let client = SmartHttp::new(
+        Http::new(&settings).unwrap(),
+        RepositoryUrl::new(url).unwrap(),
+        Arc::new(NoCredentials),
+    );
+    HttpRemote::new(client.with_version(version))
+}
+
+/// All refs, whatever they are.
+pub(crate) fn everything() -> Options {
+    Options {
+        refs: RefSelection::new(["refs/*"]).unwrap(),
+        ..Options::default()
+    }
+}
+
+/// A target that looks at everything that it is sent.
+pub(crate) fn strict(hash: HashKind) -> Repo {
+    let target = Repo::new(hash);
+    target.git(&["config", "receive.fsckObjects", "true"]);
+    // Nobody pulls the plug on a test.
+    target.git(&["config", "core.fsync", "none"]);
+    target
+}
+
+pub(crate) fn assert_equal(source: &Repo, target: &Repo) {
+    assert_eq!(source.refs(), target.refs(), "both have the same refs");
+    assert_eq!(source.objects(), target.objects(), "and the same objects");
+    target.fsck();
+}
+
+pub(crate) fn count(repo: &Repo) -> u64 {
+    repo.refs().lines().count() as u64
+}
+
+/// Requests by method and service.
+fn requests(server: &Server) -> Vec<String> {
+    let seen = server.seen();
+    let shown = seen.iter().map(|seen: &Seen| {
+        let service = crate::server::service(&seen.target);
+        format!("{} {service}", seen.method)
+    });
+    shown.collect()
+}
+
+async fn run(source: &Server, target: &Server, version: Version, options: &Options) -> Outcome {
+    let (source, target) = (
+        remote(&source.url(), version),
+        remote(&target.url(), Version::V2),
+    );
+    mirror(&source, &target, options, None).await.unwrap()
+}
+
+fn add_refs(repo: &Repo) {
+    repo.git(&["update-ref", "refs/heads/feature/ü/日本", "main~4"]);
+    repo.git(&["update-ref", "refs/tags/a-tree", "main^{tree}"]);
+    repo.git(&["update-ref", "refs/tags/a-blob", "main:link"]);
+}
+
+#[tokio::test]
+async fn a_mirror_equals_its_source_and_a_second_run_writes_nothing() {
+    for hash in [HashKind::Sha1, HashKind::Sha256] {
+        for version in BOTH {
+            let (source, target) = (Repo::with_history(hash, 30, 12), strict(hash));
+            add_refs(&source);
+            let (from, to) = (Server::new(&source), Server::new(&target));
+            let first = run(&from, &to, version, &everything()).await;
+            assert_equal(&source, &target);
+            let created = count(&source);
+            let objects = source.objects().len() as u64;
+            assert_eq!((first.created, first.objects), (created, objects));
+            assert!(first.complete && first.bytes > 0 && first.rejected.is_empty());
+
+            let (from, to) = (Server::new(&source), Server::new(&target));
+            let second = run(&from, &to, version, &everything()).await;
+            let expected = Outcome {
+                complete: true,
+                unchanged: created,
+                ..Outcome::default()
+            };
+            assert_eq!(second, expected, "there is nothing to do");
+            let look: &[&str] = match version {
+                Version::V0 => &["GET git-upload-pack"],
+                Version::V2 => &["GET git-upload-pack", "POST git-upload-pack"],
+            };
+            assert_eq!(requests(&from), look, "the refs are read once");
+            assert_eq!(
+                requests(&to),
+                ["GET git-receive-pack"],
+                "nothing is written"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_new_is_sent() {
+    for version in BOTH {
+        let (source, target) = (
+            Repo::with_history(HashKind::Sha1, 40, 12),
+            strict(HashKind::Sha1),
+        );
+        let (from, to) = (Server::new(&source), Server::new(&target));
+        run(&from, &to, version, &everything()).await;
+
+        // A branch moves on, one is rewound, one becomes a folder, and tags come and go.
+        source.git(&["update-ref", "refs/heads/dir", "main~2"]);
+        run(&from, &to, version, &everything()).await;
+        let tips = source.git(&["for-each-ref", "--format=^%(objectname)"]);
+        source.input(&["fast-import", "--quiet", "--force"], &history(40, 6, 12));
+        source.git(&["update-ref", "refs/heads/side", "main~9"]);
+        source.git(&["update-ref", "-d", "refs/heads/dir"]);
+        source.git(&["update-ref", "refs/heads/dir/below", "main~1"]);
+        source.git(&["tag", "-d", "light"]);
+        source.git(&["tag", "-f", "-a", "v1", "-m", "again", "main"]);
+        source.git(&["tag", "-a", "of-a-tag", "-m", "more", "nested"]);
+        let revisions = format!("--all\n{tips}\n");
+        let list = ["rev-list", "--objects", "--no-object-names", "--stdin"];
+        let new = source.input(&list, revisions.as_bytes());
+        let new = String::from_utf8(new).unwrap().lines().count() as u64;
+
+        let pruning = Options {
+            prune: true,
+            ..everything()
+        };
+        let outcome = run(&from, &to, version, &pruning).await;
+        assert_equal(&source, &target);
+        assert_eq!(
+            (outcome.created, outcome.updated, outcome.deleted),
+            (2, 3, 2),
+            "{outcome:?}"
+        );
+        assert_eq!(outcome.objects, new, "nothing goes over twice");
+    }
+}
+
+#[tokio::test]
+async fn what_the_target_alone_has_stays_unless_it_is_pruned() {
+    let (source, target) = (
+        Repo::with_history(HashKind::Sha1, 10, 3),
+        Repo::with_history(HashKind::Sha1, 8, 4),
+    );
+    target.git(&["update-ref", "refs/heads/only/here", "main"]);
+    target.git(&["update-ref", "refs/keep/this", "main"]);
+    let (from, to) = (Server::new(&source), Server::new(&target));
+    let options = Options::default();
+    let kept = run(&from, &to, Version::V2, &options).await;
+    assert_eq!(kept.deleted, 0);
+    assert!(target.refs().contains("refs/heads/only/here"));
+    assert_eq!(source.id("main"), target.id("main"), "it was forced");
+    let pruning = Options {
+        prune: true,
+        ..options
+    };
+    let pruned = run(&from, &to, Version::V2, &pruning).await;
+    assert_eq!((pruned.deleted, pruned.created, pruned.updated), (1, 0, 0));
+    assert!(!target.refs().contains("refs/heads/only/here"));
+    assert!(
+        target.refs().contains("refs/keep/this"),
+        "it is not selected"
+    );
+    target.fsck();
+}
+
+#[tokio::test]
+async fn head_is_told_in_all_its_forms() {
+    for version in BOTH {
+        let source = Repo::with_history(HashKind::Sha1, 10, 3);
+        source.git(&["update-ref", "refs/heads/other", "main"]);
+        let server = Server::new(&source);
+        let head = async || -> Option<Head> {
+            let prefixes: Vec<BString> = vec!["refs/heads/".into()];
+            let opened = remote(&server.url(), version).source(&prefixes).await;
+            opened.unwrap().snapshot().head.clone()
+        };
+        let symbolic = |name: &str| Some(Head::Symbolic(name.into()));
+        assert_eq!(head().await, symbolic("refs/heads/main"));
+        source.git(&["symbolic-ref", "HEAD", "refs/heads/other"]);
+        assert_eq!(head().await, symbolic("refs/heads/other"));
+        source.git(&["update-ref", "--no-deref", "HEAD", "main~3"]);
+        assert_eq!(head().await, Some(Head::Detached(source.id("main~3"))));
+        source.git(&["symbolic-ref", "HEAD", "refs/heads/unborn"]);
+        let expected = match version {
+            Version::V0 => None,
+            Version::V2 => symbolic("refs/heads/unborn"),
+        };
+        assert_eq!(head().await, expected, "version 0 has no words for it");
+        let opened = remote(&server.url(), version).source(&[]).await.unwrap();
+        let snapshot = opened.snapshot();
+        let tag = snapshot
+            .refs
+            .get(&BString::from("refs/tags/nested"))
+            .unwrap();
+        assert_eq!(
+            tag.peeled,
+            Some(source.id("main")),
+            "tags of tags are peeled"
+        );
+        assert!(!snapshot.refs.contains_key(&BString::from("HEAD")));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_side_is_no_error() {
+    for hash in [HashKind::Sha1, HashKind::Sha256] {
+        for version in BOTH {
+            let (source, target) = (Repo::new(hash), Repo::new(hash));
+            let (from, to) = (Server::new(&source), Server::new(&target));
+            let outcome = run(&from, &to, version, &everything()).await;
+            let nothing = Outcome {
+                complete: true,
+                ..Outcome::default()
+            };
+            assert_eq!(outcome, nothing, "nothing is mirrored into nothing");
+            let full = Repo::with_history(hash, 5, 2);
+            let to = Server::new(&full);
+            let before = full.refs();
+            assert_eq!(run(&from, &to, version, &everything()).await, nothing);
+            assert_eq!(full.refs(), before, "what is not pruned stays");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ref_that_is_refused_does_not_keep_the_others_back() {
+    let (source, target) = (
+        Repo::with_history(HashKind::Sha1, 20, 5),
+        strict(HashKind::Sha1),
+    );
+    let (from, to) = (Server::new(&source), Server::new(&target));
+    run(&from, &to, Version::V2, &everything()).await;
+    target.git(&["config", "receive.denyNonFastForwards", "true"]);
+    source.git(&["update-ref", "refs/heads/main", "main~5"]);
+    source.git(&["update-ref", "refs/heads/new", "main"]);
+    source.git(&["update-ref", "-d", "refs/tags/light"]);
+    source.git(&["update-ref", "-d", "refs/heads/side"]);
+    let pruning = Options {
+        prune: true,
+        ..everything()
+    };
+    for (created, deleted) in [(1, 2), (0, 0)] {
+        let outcome = run(&from, &to, Version::V2, &pruning).await;
+        assert_eq!((outcome.created, outcome.deleted), (created, deleted));
+        assert_eq!(outcome.updated, 0);
+        let rejected: Vec<_> = outcome.rejected.iter().collect();
+        assert_eq!(
+            rejected,
+            [(
+                &BString::from("refs/heads/main"),
+                &"non-fast-forward".to_owned()
+            )],
+            "with the server's own words"
+        );
+    }
+    target.fsck();
+}
+
+#[tokio::test]
+async fn five_thousand_refs_go_in_two_pushes() {
+    let (source, target) = (
+        Repo::with_history(HashKind::Sha1, 6, 2),
+        strict(HashKind::Sha1),
+    );
+    let id = source.id("main~1");
+    let lines = (0..5000).fold(String::new(), |lines, n| {
+        lines + &format!("create refs/heads/many/{n:04} {id}\n")
+    });
+    source.input(&["update-ref", "--stdin"], lines.as_bytes());
+    source.git(&["pack-refs", "--all"]);
+    let (from, to) = (Server::new(&source), Server::new(&target));
+    let outcome = run(&from, &to, Version::V2, &everything()).await;
+    assert_equal(&source, &target);
+    assert_eq!(outcome.created, count(&source));
+    let pushes = |seen: &&Seen| seen.method == "POST" && seen.body.len() > 4;
+    assert_eq!(to.seen().iter().filter(pushes).count(), 2);
+    let fetches = |seen: &&Seen| seen.method == "POST";
+    assert!(
+        from.seen().iter().filter(fetches).count() <= 3,
+        "the second push needs no object that is not there"
+    );
+}
+
+/// A remote that takes few refs at once.
+pub(crate) struct Few(pub(crate) HttpRemote, pub(crate) usize);
+
+impl std::fmt::Display for Few {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Remote for Few {
+    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        self.0.source(prefixes).await
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        Ok(Box::new(FewTarget(self.0.target().await?, self.1)))
+    }
+}
+
+struct FewTarget(Box<dyn Target>, usize);
+
+#[async_trait]
+impl Target for FewTarget {
+    fn snapshot(&self) -> &Snapshot {
+        self.0.snapshot()
+    }
+
+    fn accepts(&self) -> Accepts {
+        Accepts {
+            max_changes: self.1,
+            ..self.0.accepts()
+        }
+    }
+
+    async fn haves(&self) -> Result<Vec<ObjectId>> {
+        self.0.haves().await
+    }
+
+    async fn push(&mut self, push: Push) -> Result<PushReport> {
+        self.0.push(push).await
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_changes_nothing_or_too_much_is_no_request() {
+    let repo = Repo::with_history(HashKind::Sha1, 3, 1);
+    let server = Server::new(&repo);
+    let mut target = remote(&server.url(), Version::V2).target().await.unwrap();
+    let report = target.push(Push::default()).await.unwrap();
+    assert_eq!(report, PushReport::default());
+    let change = branchline_core::remote::RefChange {
+        name: "refs/heads/main".into(),
+        old: Some(repo.id("main")),
+        new: None,
+    };
+    let push = Push {
+        changes: vec![change; 4001],
+        ..Push::default()
+    };
+    let error = target.push(push).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert_eq!(requests(&server), ["GET git-receive-pack"]);
+}
+
+#[tokio::test]
+async fn packs_are_as_the_target_takes_them() {
+    for (words, thin, offset_deltas) in [
+        ("report-status delete-refs side-band-64k", true, false),
+        ("report-status ofs-delta", true, true),
+        ("report-status ofs-delta no-thin", false, true),
+        ("delete-refs", true, false),
+    ] {
+        let (source, target) = (
+            Repo::with_history(HashKind::Sha1, 30, 8),
+            strict(HashKind::Sha1),
+        );
+        let to = Server::with(&target, move |seen| match seen.method.as_str() {
+            "GET" => Answer::Capabilities(words),
+            _ => Answer::Git,
+        });
+        let from = Server::new(&source);
+        let opened = remote(&to.url(), Version::V2).target().await.unwrap();
+        let accepts = opened.accepts();
+        assert_eq!(
+            (accepts.thin, accepts.offset_deltas),
+            (thin, offset_deltas),
+            "{words}"
+        );
+        assert!(!accepts.head && accepts.max_changes == 4000);
+        run(&from, &to, Version::V2, &everything()).await;
+        assert_equal(&source, &target);
+        source.input(&["fast-import", "--quiet", "--force"], &history(30, 5, 8));
+        let outcome = run(&from, &to, Version::V2, &everything()).await;
+        assert_eq!(
+            outcome.updated, 2,
+            "`{words}`: refs are read where nothing is reported"
+        );
+        assert_equal(&source, &target);
+        let asked = |seen: &&Seen, word: &str| {
+            let text = String::from_utf8_lossy(&seen.body);
+            text.contains("command=fetch") && text.contains(word)
+        };
+        let seen = from.seen();
+        let any = |word: &str| seen.iter().any(|seen| asked(&seen, word));
+        assert_eq!(any("thin-pack"), thin, "{words}");
+        assert_eq!(any("ofs-delta"), offset_deltas, "{words}");
+    }
+}

@@ -1,0 +1,509 @@
+//! Objects of git LFS between places, with a strict server and hostile ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use branchline_core::git::smart_http::{
+    CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+};
+use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
+use branchline_core::remote::lfs::{HttpLfs, Keys, LfsCopy, LfsPlace, LocalLfs, Pointer, S3Lfs};
+use branchline_core::storage::{ObjectStore as _, PutOptions};
+use branchline_core::testkit::{MemoryStore, StoreOptions};
+use branchline_core::{ErrorKind, Result};
+use bytes::Bytes;
+
+use crate::lfs_server::{Fault, LfsServer, oid};
+
+pub(crate) const MEMORY: usize = 64 << 20;
+
+pub(crate) fn pointer(content: &[u8]) -> Pointer {
+    Pointer {
+        oid: oid(content),
+        size_bytes: content.len() as u64,
+    }
+}
+
+struct Login(AtomicUsize);
+
+#[async_trait]
+impl CredentialSource for Login {
+    async fn credentials(&self, _repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(Some(Credentials::new("user", "secret")))
+    }
+}
+
+fn with(url: &str, credentials: Arc<dyn CredentialSource>) -> Arc<dyn LfsPlace> {
+    let client = SmartHttp::new(
+        Http::new(&HttpSettings::default()).unwrap(),
+        RepositoryUrl::new(url).unwrap(),
+        credentials,
+    );
+    Arc::new(HttpLfs::new(client).unwrap())
+}
+
+pub(crate) fn http(server: &LfsServer) -> Arc<dyn LfsPlace> {
+    with(&server.url(), Arc::new(NoCredentials))
+}
+
+/// A bucket in memory.
+struct Bucket(Arc<MemoryStore>);
+
+impl Bucket {
+    fn new() -> Self {
+        let store = MemoryStore::with_options(StoreOptions {
+            page: 1000,
+            ..StoreOptions::default()
+        });
+        store.create_bucket(&Self::name(), false);
+        Self(Arc::new(store))
+    }
+
+    fn name() -> BucketName {
+        BucketName::new("mirror").unwrap()
+    }
+
+    fn place(&self, keys: Keys) -> Arc<dyn LfsPlace> {
+        let prefix = KeyPrefix::new("r").unwrap();
+        let store = Arc::clone(&self.0);
+        Arc::new(S3Lfs::new(store, Self::name(), prefix, keys, None))
+    }
+
+    async fn put(&self, key: &str, body: &[u8]) {
+        let key = ObjectKey::new(key).unwrap();
+        let body = Bytes::copy_from_slice(body);
+        let (bucket, options) = (Self::name(), PutOptions::default());
+        let put = self.0.put(&bucket, &key, body, &options);
+        put.await.unwrap();
+    }
+
+    async fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let page = self.0.list(&Self::name(), "", None, None).await.unwrap();
+        let mut files = BTreeMap::new();
+        for found in page.objects {
+            let body = self.0.get(&Self::name(), &found.key, None, None).await;
+            files.insert(found.key.as_str().to_owned(), body.unwrap().to_vec());
+        }
+        files
+    }
+
+    /// Nothing is there, and nothing is left under way.
+    async fn assert_empty(&self) {
+        let files = self.files().await;
+        assert!(
+            files.is_empty(),
+            "nothing wrong becomes visible: {:?}",
+            files.keys()
+        );
+        // An upload that is given up is so in the background.
+        for _ in 0..200 {
+            if self.0.uploads().is_empty() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("no upload is left behind: {:?}", self.0.uploads());
+    }
+}
+
+fn fanned(content: &[u8]) -> String {
+    let oid = oid(content);
+    format!("r/lfs/objects/{}/{}/{oid}", &oid[..2], &oid[2..4])
+}
+
+async fn copy(
+    source: &Arc<dyn LfsPlace>,
+    target: &Arc<dyn LfsPlace>,
+    pointers: &[Pointer],
+) -> Result<u64> {
+    let copy = LfsCopy::new(Some(Arc::clone(source)), Some(Arc::clone(target)), MEMORY);
+    copy.copy(pointers).await?;
+    let copied = copy.copied();
+    assert_eq!(copied.left_out, 0);
+    Ok(copied.objects)
+}
+
+/// Different contents of different sizes.
+fn contents(count: usize) -> Vec<Vec<u8>> {
+    (0..count)
+        .map(|n| format!("object {n} ").repeat(n % 7 + 1).into_bytes())
+        .collect()
+}
+
+fn large(size: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let byte = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(byte).take(size).collect()
+}
+
+#[tokio::test]
+async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
+    let contents = contents(250);
+    let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+    let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
+    let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
+    let (source, target) = (http(&server), bucket.place(Keys::Fanned));
+    for body in &bodies[..40] {
+        bucket.put(&fanned(body), body).await;
+    }
+    // Another size is another object, cut off by someone else.
+    bucket.put(&fanned(bodies[40]), b"x").await;
+    assert_eq!(copy(&source, &target, &pointers).await.unwrap(), 210);
+    assert_eq!((server.batches(), server.count("GET")), (3, 210));
+    let expected: BTreeMap<_, _> = bodies
+        .iter()
+        .map(|body| (fanned(body), body.to_vec()))
+        .collect();
+    assert!(
+        bucket.files().await == expected,
+        "all objects are there, and nothing else"
+    );
+    assert_eq!(copy(&source, &target, &pointers).await.unwrap(), 0);
+    assert_eq!(
+        server.seen().len(),
+        213,
+        "a second run asks the source for nothing"
+    );
+    // And on to another server, that has some.
+    let second = LfsServer::new(&bodies[..150]);
+    assert_eq!(copy(&target, &http(&second), &pointers).await.unwrap(), 100);
+    assert_eq!(
+        (second.batches(), second.count("PUT"), second.count("POST")),
+        (3, 100, 100)
+    );
+    assert!(second.objects() == server.objects());
+    server.assert_content();
+    second.assert_content();
+}
+
+#[tokio::test]
+async fn every_place_gives_every_other_the_same_bytes() {
+    // Parts of 5 MiB: less than one, just one, one and a byte, and more.
+    let part = 5 << 20;
+    let bodies = [
+        large(1),
+        large(part - 1),
+        large(part),
+        large(part + 1),
+        large(2 * part + 77),
+    ];
+    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    let mut pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
+    // Everyone has the empty object.
+    pointers.push(pointer(b""));
+    let first = LfsServer::new(&bodies);
+    let (fan, flat, folder) = (Bucket::new(), Bucket::new(), tempfile::tempdir().unwrap());
+    let last = LfsServer::new(&[]);
+    let chain = [
+        http(&first),
+        fan.place(Keys::Fanned),
+        Arc::new(LocalLfs::new(folder.path())) as Arc<dyn LfsPlace>,
+        flat.place(Keys::Flat),
+        http(&last),
+    ];
+    for pair in chain.windows(2) {
+        assert_eq!(
+            copy(&pair[0], &pair[1], &pointers).await.unwrap(),
+            5,
+            "{} -> {}",
+            pair[0],
+            pair[1]
+        );
+        assert_eq!(
+            copy(&pair[0], &pair[1], &pointers).await.unwrap(),
+            0,
+            "all is there"
+        );
+    }
+    assert!(
+        first.objects() == last.objects(),
+        "what arrives is what was sent"
+    );
+    let flat_keys: Vec<String> = flat.files().await.into_keys().collect();
+    let mut expected: Vec<String> = bodies
+        .iter()
+        .map(|body| format!("r/lfs/{}", oid(body)))
+        .collect();
+    expected.sort();
+    assert_eq!(flat_keys, expected);
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("lfs/tmp"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert!(fan.0.uploads().is_empty() && flat.0.uploads().is_empty());
+    last.assert_content();
+}
+
+#[tokio::test]
+async fn what_is_not_what_its_pointer_says_never_becomes_visible() {
+    let right = large(6 << 20);
+    let one = pointer(&right);
+    let mut other = right.clone();
+    other[17] ^= 1;
+    let mut late = right.clone();
+    *late.last_mut().unwrap() ^= 1;
+    let longer = [&right[..], b"x"].concat();
+    for wrong in [other, late, longer, right[..6_000_000].to_vec(), Vec::new()] {
+        let server = LfsServer::new(&[]);
+        server.put(&one.oid, &wrong);
+        let (bucket, folder) = (Bucket::new(), tempfile::tempdir().unwrap());
+        let (second, local) = (LfsServer::new(&[]), LocalLfs::new(folder.path()));
+        for target in [bucket.place(Keys::Fanned), Arc::new(local), http(&second)] {
+            let error = copy(&http(&server), &target, std::slice::from_ref(&one))
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+            assert!(error.report().contains(&one.oid), "{}", error.report());
+        }
+        bucket.assert_empty().await;
+        assert!(
+            second.objects().is_empty(),
+            "no server gets the whole of it"
+        );
+        assert!(!folder.path().join("lfs/objects").exists());
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("lfs/tmp"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_an_end_is_cut_off() {
+    let body = large(100_000);
+    let (server, bucket) = (LfsServer::new(&[&body]), Bucket::new());
+    server.rule(|_, seen| (!seen.is_batch()).then_some(Fault::Endless));
+    let target = bucket.place(Keys::Fanned);
+    let error = copy(&http(&server), &target, &[pointer(&body)])
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+    bucket.assert_empty().await;
+    // So is the answer to a batch.
+    server.rule(|_, _| Some(Fault::Endless));
+    let error = copy(&http(&server), &target, &[pointer(&body)])
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+}
+
+#[tokio::test]
+async fn what_the_source_does_not_have_is_named_with_the_remedy() {
+    let (there, gone) = (b"there".as_slice(), b"gone".as_slice());
+    let target = Bucket::new().place(Keys::Fanned);
+    let server = LfsServer::new(&[there]);
+    let folder = tempfile::tempdir().unwrap();
+    let local = LocalLfs::new(folder.path());
+    for source in [
+        http(&server),
+        Bucket::new().place(Keys::Flat),
+        Arc::new(local),
+    ] {
+        let error = copy(&source, &target, &[pointer(gone)]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
+        let report = error.report();
+        assert!(
+            report.contains(&oid(gone)) && report.contains("\"lfs\": false"),
+            "{report}"
+        );
+    }
+    for (status, kind) in [
+        (404, ErrorKind::NotFound),
+        (401, ErrorKind::AccessDenied),
+        (403, ErrorKind::AccessDenied),
+        (422, ErrorKind::Config),
+        (509, ErrorKind::AccessDenied),
+    ] {
+        server.rule(move |_, _| {
+            Some(Fault::Answer(
+                status,
+                Vec::new(),
+                br#"{"message":"so it is"}"#.to_vec(),
+            ))
+        });
+        let error = copy(&http(&server), &target, &[pointer(there)])
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), kind, "{}", error.report());
+        assert!(error.report().contains("so it is"), "{}", error.report());
+    }
+}
+
+#[tokio::test]
+async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
+    let body = b"private".as_slice();
+    let (other, server) = (LfsServer::new(&[body]), LfsServer::new(&[body]));
+    let base = other.base();
+    // The batch leads to another host by an address, or an address does by a redirect.
+    for by_redirect in [false, true] {
+        let base = base.clone();
+        server.rule(move |_, seen| {
+            if by_redirect && !seen.is_batch() {
+                let to = format!("{base}{}", seen.target);
+                return Some(Fault::Answer(302, vec![("Location", to)], Vec::new()));
+            }
+            let href = format!("{base}/o/{}?sig=s", oid(b"private"));
+            (!by_redirect).then(|| {
+                let told = serde_json::json!({"objects": [{"oid": oid(b"private"), "size": 7,
+                    "actions": {"download": {"href": href}}}]});
+                Fault::Answer(200, Vec::new(), told.to_string().into_bytes())
+            })
+        });
+        let login = Arc::new(Login(AtomicUsize::new(0)));
+        let target = Bucket::new().place(Keys::Fanned);
+        let source = with(&server.url(), login);
+        // The other server wants the header, which it does not get.
+        let error = copy(&source, &target, &[pointer(body)]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{}", error.report());
+        let asked = server.seen();
+        assert!(
+            asked
+                .iter()
+                .all(|seen| !seen.is_batch() || seen.headers.contains_key("authorization"))
+        );
+        assert!(!other.seen().is_empty(), "the other server was asked");
+        for seen in other.seen() {
+            assert!(!seen.headers.contains_key("authorization"), "{seen:?}");
+            assert!(!seen.headers.contains_key("x-token"), "{seen:?}");
+        }
+    }
+    // At its own origin it goes along where the action brings none.
+    let own = LfsServer::new(&[body]);
+    own.rule(|_, seen| {
+        seen.is_batch().then_some(Fault::Changed(|answer| {
+            answer["objects"][0]["authenticated"] = false.into();
+        }))
+    });
+    let login = Arc::new(Login(AtomicUsize::new(0)));
+    let target = Bucket::new().place(Keys::Fanned);
+    copy(&with(&own.url(), login), &target, &[pointer(body)])
+        .await
+        .unwrap();
+    let basic = "Basic dXNlcjpzZWNyZXQ=";
+    for seen in own.seen() {
+        assert_eq!(
+            seen.headers.get("authorization").map(String::as_str),
+            Some(basic)
+        );
+    }
+    own.assert_content();
+}
+
+#[tokio::test]
+async fn actions_that_have_expired_are_asked_for_again() {
+    let bodies = contents(3);
+    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
+    let server = LfsServer::new(&bodies);
+    server.rule(|number, seen| {
+        (number == 0 && seen.is_batch()).then_some(Fault::Changed(|answer| {
+            for at in 0..3 {
+                let action = &mut answer["objects"][at]["actions"]["download"];
+                action["expires_in"] = 0.into();
+                action["expires_at"] = "2020-01-01T00:00:00Z".into();
+            }
+        }))
+    });
+    let target = Bucket::new().place(Keys::Fanned);
+    assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
+    assert_eq!(
+        (server.batches(), server.count("GET")),
+        (4, 3),
+        "once more for each"
+    );
+    // One that is refused before its time.
+    let server = LfsServer::new(&bodies);
+    server.rule(|number, _| (number == 1).then(|| Fault::Answer(403, Vec::new(), Vec::new())));
+    let target = Bucket::new().place(Keys::Fanned);
+    assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
+    assert_eq!((server.batches(), server.count("GET")), (2, 4));
+    // And of uploads.
+    let second = LfsServer::new(&[]);
+    second.rule(|number, _| (number == 1).then(|| Fault::Answer(403, Vec::new(), Vec::new())));
+    assert_eq!(copy(&target, &http(&second), &pointers).await.unwrap(), 3);
+    assert_eq!((second.batches(), second.count("PUT")), (2, 4));
+    second.assert_content();
+}
+
+#[tokio::test]
+async fn the_kth_request_may_fail() {
+    let bodies = contents(4);
+    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
+    let first = LfsServer::new(&bodies);
+    let faults: [fn() -> Fault; 3] = [
+        || Fault::HangUp,
+        || Fault::Answer(503, Vec::new(), Vec::new()),
+        || Fault::Answer(429, vec![("Retry-After", "0".into())], Vec::new()),
+    ];
+    for fault in faults {
+        // A batch and four downloads; a batch and four uploads, each verified.
+        for k in 0..5 {
+            let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
+            server.rule(move |number, _| (number == k).then(fault));
+            let target = bucket.place(Keys::Fanned);
+            assert_eq!(
+                copy(&http(&server), &target, &pointers).await.unwrap(),
+                4,
+                "{k}"
+            );
+            assert_eq!(bucket.files().await.len(), 4);
+            server.assert_content();
+        }
+        for k in 0..9 {
+            let server = LfsServer::new(&[]);
+            server.rule(move |number, _| (number == k).then(fault));
+            assert_eq!(
+                copy(&http(&first), &http(&server), &pointers)
+                    .await
+                    .unwrap(),
+                4,
+                "{k}"
+            );
+            assert!(server.objects() == first.objects(), "{k}");
+            server.assert_content();
+        }
+    }
+    // What does not help by trying again ends cleanly, and another run goes on.
+    for k in 0..5 {
+        let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
+        server.rule(move |number, _| {
+            (number >= k).then(|| Fault::Answer(401, Vec::new(), Vec::new()))
+        });
+        let target = bucket.place(Keys::Fanned);
+        let error = copy(&http(&server), &target, &pointers).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{}", error.report());
+        let before = bucket.files().await.len() as u64;
+        server.rule(|_, _| None);
+        let rest = copy(&http(&server), &target, &pointers).await.unwrap();
+        assert_eq!(before + rest, 4, "nothing is copied twice");
+    }
+}
+
+#[tokio::test]
+async fn without_a_place_objects_are_left_out_and_counted() {
+    let server = LfsServer::new(&[]);
+    let pointers = [pointer(b"a"), pointer(b"b"), pointer(b"")];
+    for (source, target) in [
+        (None, None),
+        (Some(http(&server)), None),
+        (None, Some(http(&server))),
+    ] {
+        let copy = LfsCopy::new(source, target, MEMORY);
+        for _ in 0..2 {
+            copy.copy(&pointers).await.unwrap();
+        }
+        assert_eq!((copy.copied().left_out, copy.copied().objects), (2, 0));
+    }
+    assert!(server.seen().is_empty());
+}

@@ -1,0 +1,353 @@
+//! Mirrors of repositories that use git LFS; git-lfs itself is the judge where it is
+//! installed.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use branchline_core::git::HashKind;
+use branchline_core::git::advertisement::Version;
+use branchline_core::git::pack::Limits;
+use branchline_core::mirror::{LfsOptions, Options, mirror};
+use branchline_core::remote::http::HttpRemote;
+use branchline_core::remote::lfs::{Copied, LfsPlace};
+use branchline_core::remote::{Remote, Source, Target};
+use branchline_core::{ErrorKind, Result};
+use bstr::BString;
+
+use crate::http::{assert_equal, everything, remote, strict};
+use crate::lfs::{MEMORY, http, pointer};
+use crate::lfs_server::{LfsServer, oid};
+use crate::repo::{Repo, environment};
+use crate::s3_bundle_world::World as Bundles;
+use crate::s3_dumb_world::World;
+use crate::server::{Answer, Server};
+
+fn with_lfs() -> Options {
+    Options {
+        lfs: Some(LfsOptions { memory: MEMORY }),
+        ..everything()
+    }
+}
+
+/// A pointer to that content.
+fn text(content: &[u8]) -> String {
+    format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
+        oid(content),
+        content.len()
+    )
+}
+
+/// Adds a commit with a pointer to that content, by hand.
+fn point(repo: &Repo, file: &str, content: &[u8]) {
+    commit(repo, file, &text(content));
+}
+
+/// Adds a commit with that file.
+fn commit(repo: &Repo, file: &str, text: &str) {
+    let is_there = repo.run(&["rev-parse", "-q", "--verify", "main"], b"").0;
+    let parent = if is_there {
+        "from refs/heads/main^0\n"
+    } else {
+        ""
+    };
+    let stream = format!(
+        "commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\ndata 1\nx\n{parent}\
+         M 100644 inline {file}\ndata {}\n{text}\n",
+        text.len()
+    );
+    repo.input(&["fast-import", "--quiet", "--force"], stream.as_bytes());
+}
+
+/// A repository on one server, and its objects on another.
+struct Beside(HttpRemote, Arc<dyn LfsPlace>);
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Remote for Beside {
+    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        self.0.source(prefixes).await
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        self.0.target().await
+    }
+
+    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
+        Some(Arc::clone(&self.1))
+    }
+}
+
+/// Serves a repository, and sends those who want LFS objects to another server.
+fn serve(repo: &Repo, lfs: &LfsServer) -> Server {
+    let base = lfs.base();
+    Server::with(repo, move |seen| {
+        if seen.target.contains("/info/lfs/") {
+            Answer::Redirect(307, format!("{base}{}", seen.target))
+        } else {
+            Answer::Git
+        }
+    })
+}
+
+fn version(n: usize) -> Vec<u8> {
+    format!("version {n} of a large file\n")
+        .repeat(n + 1)
+        .into_bytes()
+}
+
+#[tokio::test]
+async fn every_version_of_every_file_goes_along_before_refs_move() {
+    let repo = Repo::new(HashKind::Sha1);
+    let contents: Vec<Vec<u8>> = (0..30).map(version).collect();
+    for content in &contents[..20] {
+        point(&repo, "large.bin", content);
+    }
+    // Pointers become deltas on each other.
+    repo.git(&["repack", "-adfq", "--depth=50"]);
+    let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+    let lfs = LfsServer::new(&bodies[..19]);
+    let (server, world) = (serve(&repo, &lfs), World::new());
+    let (source, target) = (remote(&server.url(), Version::V2), world.remote());
+    let error = mirror(&source, &target, &with_lfs(), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
+    assert!(
+        error.report().contains(&oid(bodies[19])),
+        "{}",
+        error.report()
+    );
+    assert!(
+        world.file("info/refs").is_none(),
+        "no ref moves before all is there"
+    );
+
+    lfs.put(&oid(bodies[19]), bodies[19]);
+    let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
+    let bytes = |bodies: &[&[u8]]| bodies.iter().map(|body| body.len() as u64).sum::<u64>();
+    let copied = |from, to| Copied {
+        objects: to as u64 - from as u64,
+        bytes: bytes(&bodies[from..to]),
+        left_out: 0,
+    };
+    assert_eq!(
+        outcome.lfs.objects, 20,
+        "the first run copied none, since one was not there"
+    );
+    assert_eq!((outcome.lfs, outcome.complete), (copied(0, 20), true));
+    for body in &bodies[..20] {
+        let id = oid(body);
+        let file = world.file(&format!("lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]));
+        assert_eq!(file.unwrap(), *body);
+    }
+
+    // What is new alone, and from the bucket on to a server, whose git takes thin packs.
+    for body in &bodies[20..] {
+        lfs.put(&oid(body), body);
+        point(&repo, "large.bin", body);
+    }
+    let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
+    assert_eq!(outcome.lfs, copied(20, 30));
+    let (copy, second) = (strict(HashKind::Sha1), LfsServer::new(&[]));
+    let end = Server::new(&copy);
+    let end = Beside(remote(&end.url(), Version::V2), http(&second));
+    let outcome = mirror(&target, &end, &with_lfs(), None).await.unwrap();
+    assert_eq!(outcome.lfs, copied(0, 30));
+    assert_equal(&repo, &copy);
+    assert!(second.objects() == lfs.objects());
+    let requests = (lfs.seen().len(), second.seen().len());
+    let outcome = mirror(&target, &end, &with_lfs(), None).await.unwrap();
+    assert_eq!(outcome.lfs, Copied::default());
+    assert_eq!(
+        (lfs.seen().len(), second.seen().len()),
+        requests,
+        "nothing new, nothing asked"
+    );
+    lfs.assert_content();
+    second.assert_content();
+}
+
+#[tokio::test]
+async fn a_pointer_that_changes_is_seen_on_the_way_to_a_server() {
+    let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
+    let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
+    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
+    let target = Beside(remote(&to.url(), Version::V2), http(&second));
+    for n in 0..4 {
+        let content = version(n);
+        lfs.put(&oid(&content), &content);
+        point(&repo, "large.bin", &content);
+        let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
+        assert_eq!(outcome.lfs.objects, 1, "version {n}");
+    }
+    assert_equal(&repo, &copy);
+    assert!(second.objects() == lfs.objects());
+    // Without them.
+    point(&repo, "large.bin", b"nowhere");
+    let outcome = mirror(&source, &target, &everything(), None).await.unwrap();
+    assert_eq!((outcome.lfs, outcome.complete), (Copied::default(), true));
+}
+
+#[tokio::test]
+async fn what_a_server_does_not_have_keeps_refs_where_they_are() {
+    let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
+    point(&repo, "large.bin", b"nowhere");
+    let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
+    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
+    let target = Beside(remote(&to.url(), Version::V2), http(&second));
+    let error = mirror(&source, &target, &with_lfs(), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
+    assert_eq!(copy.refs(), "");
+    copy.fsck();
+}
+
+/// Pointers that could not be looked at must not be lost in silence.
+#[tokio::test]
+async fn too_little_memory_to_find_all_pointers_is_said() {
+    let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
+    let bodies: [&[u8]; 2] = [b"one", b"two"];
+    // Git makes the first pointer a delta on what the file was before, which is more than
+    // is held; the second one stands alone.
+    let padding = format!("no pointer\n{}", "x y\n".repeat(700));
+    commit(&repo, "large.bin", &format!("{}{padding}", text(bodies[0])));
+    point(&repo, "large.bin", bodies[0]);
+    point(&repo, "other", bodies[1]);
+    repo.git(&["repack", "-adfq", "--window=50"]);
+    let (lfs, second) = (LfsServer::new(&bodies), LfsServer::new(&[]));
+    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
+    let target = Beside(remote(&to.url(), Version::V2), http(&second));
+    let little = Options {
+        limits: Limits::default().with_memory(16 << 10),
+        ..with_lfs()
+    };
+    let error = mirror(&source, &target, &little, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{}", error.report());
+    assert!(
+        error.report().contains("MIGRATION_MEMORY_MIB"),
+        "{}",
+        error.report()
+    );
+    assert_eq!(copy.refs(), "");
+    let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
+    assert_eq!(outcome.lfs.objects, 2);
+}
+
+fn git(folder: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    environment(&mut command, folder);
+    let output = command.arg("-C").arg(folder).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "git {args:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// git-lfs pushes to a server, that is mirrored into a bucket, that to a second server,
+/// and git-lfs fetches from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_git_lfs_pushed_git_lfs_gets_back() {
+    let found = Command::new("git-lfs").arg("version").output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: git-lfs is not installed; `cargo xtask test` installs it");
+        return;
+    }
+    let (repo, copy) = (strict(HashKind::Sha1), strict(HashKind::Sha1));
+    let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
+    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    let set_up = |work: &Path, url: &str, lfs: &LfsServer| {
+        git(work, &["lfs", "install", "--local"]);
+        git(
+            work,
+            &["config", "lfs.url", &format!("{}.git/info/lfs", lfs.url())],
+        );
+        git(work, &["config", "lfs.locksverify", "false"]);
+        git(work, &["remote", "add", "origin", url]);
+    };
+    git(&work, &["init", "-q", "-b", "main"]);
+    set_up(&work, &from.url(), &lfs);
+    git(&work, &["lfs", "track", "*.bin"]);
+    for n in 0..3 {
+        for file in ["a.bin", "b.bin"] {
+            let mut content = version(n * 1000 + 1);
+            content.extend_from_slice(file.as_bytes());
+            std::fs::write(work.join(file), content).unwrap();
+        }
+        std::fs::write(work.join("plain.txt"), format!("{n}\n")).unwrap();
+        git(&work, &["add", "."]);
+        git(&work, &["commit", "-qm", "next"]);
+    }
+    git(&work, &["push", "-q", "origin", "main"]);
+    assert_eq!(lfs.objects().len(), 6, "git-lfs has pushed what it tracks");
+
+    let world = World::new();
+    let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
+    let target = world.remote();
+    let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
+    assert_eq!(outcome.lfs.objects, 6);
+    for (id, body) in lfs.objects() {
+        let path = format!("lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]);
+        let kept = std::fs::read(work.join(".git").join(&path)).unwrap();
+        assert!(kept == body, "it is where git-lfs has it, too");
+        assert!(world.file(&path).unwrap() == body);
+        assert_eq!(pointer(&body).oid, id);
+    }
+    let end = Beside(remote(&to.url(), Version::V2), http(&second));
+    let outcome = mirror(&target, &end, &with_lfs(), None).await.unwrap();
+    assert_eq!(outcome.lfs.objects, 6);
+
+    let clone = folder.path().join("clone");
+    std::fs::create_dir(&clone).unwrap();
+    git(&clone, &["init", "-q", "-b", "main"]);
+    set_up(&clone, &to.url(), &second);
+    git(&clone, &["pull", "-q", "origin", "main"]);
+    git(&clone, &["lfs", "fsck"]);
+    for file in ["a.bin", "b.bin", "plain.txt"] {
+        let (ours, theirs) = (
+            std::fs::read(clone.join(file)),
+            std::fs::read(work.join(file)),
+        );
+        assert!(ours.unwrap() == theirs.unwrap(), "{file} is what it was");
+    }
+    lfs.assert_content();
+    second.assert_content();
+}
+
+#[tokio::test]
+async fn objects_lie_beside_bundles_where_git_remote_s3_has_them() {
+    let repo = Repo::new(HashKind::Sha1);
+    let contents: Vec<Vec<u8>> = (0..3).map(version).collect();
+    for content in &contents {
+        point(&repo, "large.bin", content);
+    }
+    let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+    let lfs = LfsServer::new(&bodies);
+    let (server, bundles) = (serve(&repo, &lfs), Bundles::new(5 << 20));
+    let (source, target) = (remote(&server.url(), Version::V2), bundles.remote("team/r"));
+    let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
+    assert_eq!((outcome.lfs.objects, outcome.lfs.left_out), (3, 0));
+    for content in &contents {
+        let key = format!("team/r/lfs/{}", oid(content));
+        assert_eq!(bundles.get(&key).await, *content, "{key}");
+    }
+    // And from there on.
+    let world = World::new();
+    let outcome = mirror(&target, &world.remote(), &with_lfs(), None).await;
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.lfs.objects, outcome.lfs.left_out), (3, 0));
+}

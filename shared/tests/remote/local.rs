@@ -1,0 +1,332 @@
+//! Local repositories mirrored into local ones, against git.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use branchline_core::git::HashKind;
+use branchline_core::git::pack::Limits;
+use branchline_core::mirror::{Options, Outcome, RefSelection, mirror};
+use branchline_core::remote::Remote;
+use branchline_core::remote::local::LocalRepository;
+use branchline_core::{ErrorKind, Result};
+
+use super::objects::{lay, rich};
+use super::repo::Repo;
+
+pub(crate) fn local(path: &Path) -> LocalRepository {
+    LocalRepository::new(path, Limits::default().with_memory(16 << 20))
+}
+
+/// All refs, pruned.
+pub(crate) fn options() -> Options {
+    Options {
+        refs: RefSelection::new(["refs/*"]).unwrap(),
+        prune: true,
+        ..Options::default()
+    }
+}
+
+pub(crate) async fn run(source: &Path, target: &Path) -> Result<Outcome> {
+    run_with(source, target, &options()).await
+}
+
+async fn run_with(source: &Path, target: &Path, options: &Options) -> Result<Outcome> {
+    mirror(&local(source), &local(target), options, None).await
+}
+
+/// A repository that mirrors wrote.
+pub(crate) fn at(path: &Path, hash: HashKind) -> Repo {
+    Repo {
+        _dir: None,
+        path: path.to_owned(),
+        hash,
+    }
+}
+
+/// Everything that lies below a folder, with when it was changed.
+fn state(folder: &Path) -> BTreeMap<PathBuf, SystemTime> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let known = std::fs::symlink_metadata(&path).unwrap();
+            found.insert(path.clone(), known.modified().unwrap());
+            if known.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The target is what the source is, to git, and a second run writes nothing.
+async fn equal(source: &Repo, target: &Path) {
+    let copy = at(target, source.hash);
+    assert_eq!(copy.refs(), source.refs(), "the refs are equal");
+    let head = |repo: &Repo| std::fs::read_to_string(repo.path.join("HEAD")).unwrap();
+    assert_eq!(head(&copy), head(source), "HEAD is equal");
+    copy.fsck();
+    let before = state(target);
+    let again = run(&source.path, target).await.unwrap();
+    assert!(again.complete);
+    let done = (again.created, again.updated, again.deleted, again.objects);
+    assert_eq!(done, (0, 0, 0, 0));
+    assert_eq!(state(target), before, "a second run writes nothing");
+}
+
+#[tokio::test]
+async fn a_missing_folder_becomes_an_equal_bare_repository() {
+    for (hash, form) in [
+        (HashKind::Sha1, "mixed"),
+        (HashKind::Sha1, "offsets"),
+        (HashKind::Sha256, "several"),
+    ] {
+        let source = rich(hash);
+        lay(&source, form);
+        if form != "mixed" {
+            source.git(&["pack-refs", "--all"]);
+        }
+        source.git(&["symbolic-ref", "HEAD", "refs/heads/octopus"]);
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("new/folder/r.git");
+        let outcome = run(&source.path, &target).await.unwrap();
+        assert!(outcome.complete && outcome.rejected.is_empty());
+        assert_eq!(outcome.created, source.refs().lines().count() as u64);
+        assert_eq!(outcome.objects, source.objects().len() as u64);
+        equal(&source, &target).await;
+        let clone = dir.path().join("clone");
+        source.git(&[
+            "clone",
+            "-q",
+            target.to_str().unwrap(),
+            clone.to_str().unwrap(),
+        ]);
+    }
+}
+
+#[tokio::test]
+async fn an_update_sends_what_is_new_and_prunes() {
+    let source = rich(HashKind::Sha1);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("r.git");
+    // An empty folder is taken over.
+    std::fs::create_dir(&target).unwrap();
+    run(&source.path, &target).await.unwrap();
+    let copy = at(&target, source.hash);
+    copy.git(&["pack-refs", "--all"]);
+    let commit = ["commit-tree", "main^{tree}", "-p", "main", "-m", "new"];
+    let new = source.git(&commit);
+    for (name, to) in [
+        ("main", new.as_str()),
+        ("other", "main~3"),
+        ("a/b/c", "side"),
+    ] {
+        source.git(&["update-ref", &format!("refs/heads/{name}"), to]);
+    }
+    source.git(&["tag", "-d", "v1", "plain-tree"]);
+    source.git(&["update-ref", "-d", "refs/heads/emptied"]);
+    let outcome = run(&source.path, &target).await.unwrap();
+    assert_eq!(
+        (outcome.created, outcome.updated, outcome.deleted),
+        (1, 2, 3)
+    );
+    assert_eq!(outcome.objects, 1, "one commit is new");
+    equal(&source, &target).await;
+}
+
+#[tokio::test]
+async fn names_become_folders_of_names_and_back() {
+    for packed in [false, true] {
+        let source = Repo::with_history(HashKind::Sha1, 5, 3);
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("r.git");
+        source.git(&["update-ref", "refs/heads/x/y/z", "main"]);
+        source.git(&["update-ref", "refs/heads/p", "main"]);
+        run(&source.path, &target).await.unwrap();
+        let copy = at(&target, source.hash);
+        if packed {
+            copy.git(&["pack-refs", "--all"]);
+            // Folders that git left empty are in nobody's way.
+            std::fs::create_dir_all(target.join("refs/heads/x/y/w")).unwrap();
+        }
+        source.git(&["update-ref", "-d", "refs/heads/x/y/z"]);
+        source.git(&["update-ref", "-d", "refs/heads/p"]);
+        source.git(&["update-ref", "refs/heads/x", "main~1"]);
+        source.git(&["update-ref", "refs/heads/p/q", "main~1"]);
+        let outcome = run(&source.path, &target).await.unwrap();
+        assert!(outcome.rejected.is_empty(), "{:?}", outcome.rejected);
+        equal(&source, &target).await;
+
+        // Without pruning they are in the way.
+        source.git(&["update-ref", "-d", "refs/heads/x"]);
+        source.git(&["update-ref", "refs/heads/x/y", "main"]);
+        source.git(&["update-ref", "-d", "refs/heads/p/q"]);
+        source.git(&["update-ref", "refs/heads/p", "main"]);
+        source.git(&["update-ref", "refs/heads/side", "main"]);
+        let keep = Options {
+            prune: false,
+            ..options()
+        };
+        let outcome = run_with(&source.path, &target, &keep);
+        let outcome = outcome.await.unwrap();
+        assert_eq!(outcome.updated, 1, "the others go on");
+        let reasons: Vec<_> = outcome.rejected.into_values().collect();
+        assert_eq!(
+            reasons,
+            [
+                "cannot lock ref 'refs/heads/p': 'refs/heads/p/q' exists; cannot create \
+                 'refs/heads/p'",
+                "cannot lock ref 'refs/heads/x/y': 'refs/heads/x' exists; cannot create \
+                 'refs/heads/x/y'"
+            ]
+        );
+        copy.fsck();
+    }
+}
+
+#[tokio::test]
+async fn head_is_symbolic_unborn_or_detached() {
+    let source = Repo::with_history(HashKind::Sha1, 5, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("r.git");
+    let steps: [&[&str]; 4] = [
+        &["symbolic-ref", "HEAD", "refs/heads/side"],
+        &["symbolic-ref", "HEAD", "refs/heads/unborn"],
+        &["update-ref", "--no-deref", "HEAD", "main~1"],
+        &["symbolic-ref", "HEAD", "refs/heads/main"],
+    ];
+    for step in steps {
+        source.git(step);
+        run(&source.path, &target).await.unwrap();
+        equal(&source, &target).await;
+    }
+
+    let empty = Repo::new(HashKind::Sha1);
+    empty.git(&["symbolic-ref", "HEAD", "refs/heads/trunk"]);
+    let target = dir.path().join("empty.git");
+    run(&empty.path, &target).await.unwrap();
+    equal(&empty, &target).await;
+}
+
+#[tokio::test]
+async fn a_branch_that_is_checked_out_is_refused() {
+    let source = Repo::with_history(HashKind::Sha1, 5, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let other = dir.path().join("other");
+    source.git(&["clone", "-q", ".", tree.to_str().unwrap()]);
+    let target = at(&tree.join(".git"), HashKind::Sha1);
+    target.git(&["branch", "-q", "linked", "main"]);
+    let args = ["worktree", "add", "-q", other.to_str().unwrap(), "linked"];
+    target.git(&args);
+    source.git(&["update-ref", "refs/heads/linked", "main~1"]);
+    source.git(&["update-ref", "refs/heads/main", "main~1"]);
+    let heads = Options {
+        prune: true,
+        ..Options::default()
+    };
+    let outcome = run_with(&source.path, &tree, &heads);
+    let outcome = outcome.await.unwrap();
+    assert!(outcome.complete);
+    assert_eq!(outcome.created, 1, "`side` goes on: {outcome:?}");
+    let refused = "branch is currently checked out".to_owned();
+    assert_eq!(outcome.rejected.len(), 2);
+    assert!(outcome.rejected.values().all(|reason| *reason == refused));
+    source.git(&["update-ref", "-d", "refs/heads/linked"]);
+    let outcome = run_with(&source.path, &tree, &heads);
+    let outcome = outcome.await.unwrap();
+    let reason = &outcome.rejected[bstr("refs/heads/linked")];
+    assert_eq!(reason, "deletion of the current branch prohibited");
+
+    target.git(&["config", "receive.denyCurrentBranch", "ignore"]);
+    let outcome = run_with(&source.path, &tree, &heads);
+    assert!(outcome.await.unwrap().rejected.is_empty());
+    assert_eq!(target.id("refs/heads/main"), source.id("main"));
+}
+
+fn bstr(text: &str) -> &bstr::BStr {
+    text.into()
+}
+
+#[tokio::test]
+async fn working_trees_linked_ones_and_borrowed_objects_are_sources() {
+    let source = Repo::with_history(HashKind::Sha1, 10, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, linked) = (dir.path().join("tree"), dir.path().join("linked"));
+    source.git(&["clone", "-q", "--shared", ".", tree.to_str().unwrap()]);
+    let repo = at(&tree.join(".git"), HashKind::Sha1);
+    let args = ["worktree", "add", "-q", "-b", "w", linked.to_str().unwrap()];
+    repo.git(&args);
+    assert!(linked.join(".git").is_file() && repo.path.join("objects/info/alternates").is_file());
+    for path in [&tree, &linked, &repo.path] {
+        let target = dir.path().join(format!("{}.git", rand_name(path)));
+        run(path, &target).await.unwrap();
+        let copy = at(&target, HashKind::Sha1);
+        copy.fsck();
+        let names = [
+            "for-each-ref",
+            "--format=%(objectname) %(refname)",
+            "refs/heads",
+        ];
+        assert_eq!(copy.git(&names), repo.git(&names));
+        let expected = if path == &linked { "w" } else { "main" };
+        let head = copy.git(&["symbolic-ref", "--short", "HEAD"]);
+        assert_eq!(head, expected, "HEAD is that of {}", path.display());
+    }
+}
+
+fn rand_name(path: &Path) -> String {
+    path.display().to_string().replace('/', "-")
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_with_a_remedy() {
+    let source = Repo::with_history(HashKind::Sha1, 10, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let from = format!("file://{}", source.path.display());
+    let shallow = dir.path().join("shallow");
+    let partial = dir.path().join("partial");
+    let tables = dir.path().join("tables");
+    let clone = |args: &[&str], to: &Path| {
+        source.git(&["config", "uploadpack.allowFilter", "true"]);
+        let mut all = vec!["clone", "-q", "--bare"];
+        all.extend(args);
+        all.extend([from.as_str(), to.to_str().unwrap()]);
+        source.git(&all);
+    };
+    clone(&["--depth=1"], &shallow);
+    clone(&["--filter=blob:none"], &partial);
+    clone(&["--ref-format=reftable"], &tables);
+    for (path, word) in [
+        (&shallow, "shallow"),
+        (&partial, "partial"),
+        (&tables, "reftable"),
+    ] {
+        let error = local(path).source(&[]).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("git ")));
+        assert!(local(path).target().await.is_err());
+    }
+    let nowhere = dir.path().join("nowhere");
+    let error = local(&nowhere).source(&[]).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let error = local(dir.path()).target().await.err().unwrap();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::NotFound,
+        "a folder with other things"
+    );
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert!(local(&file).target().await.is_err() && local(&file).source(&[]).await.is_err());
+
+    let other = Repo::with_history(HashKind::Sha256, 2, 2);
+    let error = run(&other.path, &source.path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let empty = Repo::new(HashKind::Sha1);
+    let error = run(&other.path, &empty.path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+}

@@ -1,0 +1,138 @@
+//! Cut off at every request, before and after it took effect: what is published is whole at
+//! every moment, and the next run ends where the first should have.
+
+use std::sync::Arc;
+
+use branchline_core::ErrorKind;
+use branchline_core::git::HashKind;
+use branchline_core::mirror::mirror;
+use branchline_core::remote::s3_dumb::Options;
+use branchline_core::storage::ObjectStore;
+use branchline_core::testkit::{Failing, Script, When};
+
+use crate::git_remote::GitRemote;
+use crate::repo::{Repo, history};
+use crate::s3_dumb_world::{Judge, World, all};
+
+/// How the target is when it is disturbed.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Empty,
+    Grown,
+    Merging,
+    Loose,
+}
+
+impl Start {
+    fn options(self, world: &World) -> Options {
+        Options {
+            loose: matches!(self, Self::Loose),
+            ..world.options()
+        }
+    }
+
+    /// A world to be mirrored into, and what is to be mirrored.
+    async fn world(self) -> (World, Repo) {
+        let world = World::new();
+        let repo = Repo::with_history(HashKind::Sha1, 12, 4);
+        let rounds = match self {
+            Self::Empty => 0,
+            Self::Loose | Self::Grown => 1,
+            Self::Merging => 2,
+        };
+        for round in 0..rounds {
+            world
+                .mirror_with(&repo, self.options(&world), all(true))
+                .await;
+            repo.input(&["fast-import", "--quiet"], &history(12 + round, 1, 4));
+        }
+        repo.git(&["update-ref", "-d", "refs/heads/side"]);
+        repo.git(&["symbolic-ref", "HEAD", "refs/heads/other"]);
+        repo.git(&["branch", "other", "main~1"]);
+        (world, repo)
+    }
+}
+
+async fn cut_everywhere(start: Start) {
+    let (world, repo) = start.world().await;
+    let judge = Arc::new(Judge::new(&repo));
+    let before = world.store.traffic().calls().len();
+    // How many requests there are, and that all is whole at each of them.
+    for call in 1..200 {
+        let (world, judge) = (world.clone(), Arc::clone(&judge));
+        let store = Arc::clone(&world.store);
+        store
+            .traffic()
+            .before_call(before + call, move || world.assert_complete(&judge));
+    }
+    world
+        .mirror_with(&repo, start.options(&world), all(true))
+        .await;
+    let requests = world.store.traffic().calls().len() - before;
+    assert!(requests > 4, "{start:?}: {requests} requests");
+    for nth in 1..=requests {
+        for when in [When::Before, When::After] {
+            let (world, repo) = start.world().await;
+            let script = Script::new();
+            let failing = Failing::new(Arc::clone(&world.store), &script);
+            let target = world.remote_over(
+                Arc::new(failing) as Arc<dyn ObjectStore>,
+                start.options(&world),
+            );
+            // Of a kind that is not tried again: the run ends here.
+            script.fail(nth, ErrorKind::AccessDenied, when);
+            let source = GitRemote::new(&repo);
+            let cut = mirror(&source, &target, &all(true), None).await;
+            world.assert_complete(&judge);
+            if let Err(error) = cut {
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::AccessDenied,
+                    "{start:?} {nth}: {error}"
+                );
+            }
+            let (again, _) = world
+                .mirror_with(&repo, start.options(&world), all(true))
+                .await;
+            assert!(again.complete);
+            world.assert_complete(&judge);
+            assert!(world.store.uploads().is_empty(), "no upload is left behind");
+            let refs =
+                branchline_core::git::dumb_http::parse_info_refs(&world.file("info/refs").unwrap());
+            let published: Vec<_> = refs
+                .unwrap()
+                .iter()
+                .map(|(name, target)| format!("{} {name}", target.id))
+                .collect();
+            assert_eq!(
+                published.join("\n"),
+                repo.refs(),
+                "{start:?} {nth} {when:?}"
+            );
+            assert_eq!(world.text("HEAD"), "ref: refs/heads/other\n");
+            if nth == requests {
+                world.assert_clones_equal(&repo);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_mirror_is_cut_at_every_request() {
+    cut_everywhere(Start::Empty).await;
+}
+
+#[tokio::test]
+async fn an_incremental_one_is_cut_at_every_request() {
+    cut_everywhere(Start::Grown).await;
+}
+
+#[tokio::test]
+async fn one_that_merges_packs_is_cut_at_every_request() {
+    cut_everywhere(Start::Merging).await;
+}
+
+#[tokio::test]
+async fn a_loose_one_is_cut_at_every_request() {
+    cut_everywhere(Start::Loose).await;
+}

@@ -1,0 +1,377 @@
+//! Packs that are merged, too large for memory, or not packs at all; and the same layout as
+//! a source.
+
+use std::time::Duration;
+
+use branchline_core::git::HashKind;
+use branchline_core::mirror::mirror;
+use branchline_core::remote::s3_dumb::Options;
+use branchline_core::remote::{Remote as _, Wanted};
+use branchline_core::storage::{ObjectStore as _, PutOptions};
+use futures_util::TryStreamExt as _;
+
+use crate::repo::Repo;
+use crate::s3_dumb_world::{Judge, NOW, PREFIX, World, all, bucket, grow};
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// Bytes that do not compress, the same at each run.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut out = Vec::with_capacity(length + 8);
+    while out.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(length);
+    out
+}
+
+/// A repository with one commit that has a blob of `length` bytes of noise.
+fn with_noise(length: usize) -> Repo {
+    let repo = Repo::new(HashKind::Sha1);
+    let mut input = b"commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\n".to_vec();
+    input.extend_from_slice(b"data 4\nbig\nM 100644 inline big\n");
+    input.extend_from_slice(format!("data {length}\n").as_bytes());
+    input.extend_from_slice(&noise(length));
+    input.push(b'\n');
+    repo.input(
+        &["fast-import", "--quiet", "--big-file-threshold=1g"],
+        &input,
+    );
+    repo
+}
+
+#[tokio::test]
+async fn small_packs_become_one_and_the_old_ones_stay_for_the_grace_period() {
+    let world = World::new();
+    let repo = Repo::with_history(HashKind::Sha1, 5, 4);
+    let judge = Judge::new(&repo);
+    world.mirror(&repo).await;
+    let mut most = 0;
+    for round in 0..40 {
+        grow(&repo, 5 + round);
+        let (outcome, calls) = world.mirror(&repo).await;
+        assert!(outcome.complete);
+        assert!(calls.len() <= 20, "{calls:?}");
+        world.assert_complete(&judge);
+        most = most.max(world.packs().len());
+    }
+    assert!(
+        most <= 6,
+        "40 mirrors leave at most log n packs, not {most}"
+    );
+    world.assert_clones_equal(&repo);
+    let superseded = world.text("objects/info/packs").matches("\nS ").count();
+    assert!(superseded > 10, "{superseded}");
+    let packs = |files: &std::collections::BTreeSet<String>| {
+        files
+            .iter()
+            .filter(|path| path.starts_with("objects/pack/pack-"))
+            .count()
+    };
+    let before = packs(&world.files().await);
+    assert_eq!(
+        before,
+        2 * (superseded + world.packs().len()),
+        "all are still there"
+    );
+
+    world.advance(DAY);
+    grow(&repo, 45);
+    world.mirror(&repo).await;
+    assert!(
+        packs(&world.files().await) >= before,
+        "the period is not over"
+    );
+    world.advance(1);
+    grow(&repo, 46);
+    world.mirror(&repo).await;
+    world.assert_complete(&judge);
+    let list = world.text("objects/info/packs");
+    let left = packs(&world.files().await);
+    let kept = list.matches("\nS ").count() + world.packs().len();
+    assert_eq!(left, 2 * kept, "what was superseded before is gone: {list}");
+    assert!(list.matches("\nD ").count() >= superseded);
+    world.assert_clones_equal(&repo);
+    world.advance(2 * DAY);
+    grow(&repo, 47);
+    world.mirror(&repo).await;
+    let list = world.text("objects/info/packs");
+    let deleted_now = list.matches(&format!("\nD {} ", NOW + 3 * DAY + 1)).count();
+    assert_eq!(
+        list.matches("\nD ").count(),
+        deleted_now,
+        "old ones are forgotten: {list}"
+    );
+}
+
+#[tokio::test]
+async fn packs_of_unknown_size_and_large_ones_are_never_rewritten() {
+    let world = World::new();
+    let repo = Repo::new(HashKind::Sha1);
+    grow(&repo, 0);
+    world.mirror(&repo).await;
+    let first = world.packs()[0];
+    // As `git update-server-info` writes it.
+    let list = format!("P pack-{first}.pack\n\n");
+    world.put("objects/info/packs", list).await;
+    grow(&repo, 1);
+    world.mirror(&repo).await;
+    assert_eq!(world.packs().len(), 2);
+    let second = world.packs()[0];
+    grow(&repo, 2);
+    let options = Options {
+        largest_merged: 10,
+        ..world.options()
+    };
+    world.mirror_with(&repo, options, all(true)).await;
+    assert_eq!(world.packs().len(), 3);
+    grow(&repo, 3);
+    world.mirror(&repo).await;
+    let packs = world.packs();
+    assert_eq!(packs.len(), 2);
+    assert!(packs.contains(&first) && !packs.contains(&second));
+    world.assert_clones_equal(&repo);
+}
+
+#[tokio::test]
+async fn a_pack_that_comes_back_after_it_was_merged_is_not_written_again() {
+    let world = World::new();
+    let repo = Repo::new(HashKind::Sha1);
+    grow(&repo, 0);
+    let first = repo.git(&["rev-parse", "main"]);
+    world.mirror(&repo).await;
+    let pack = world.packs()[0];
+    grow(&repo, 1);
+    world.mirror(&repo).await;
+    assert_eq!(world.packs().len(), 1, "both became one");
+    assert_ne!(world.packs()[0], pack);
+    // The refs are gone, and the source sends what it sent first.
+    world.put("info/refs", "").await;
+    repo.git(&["update-ref", "refs/heads/main", &first]);
+    let before = world.store.journal().len();
+    world.mirror(&repo).await;
+    let written = world.store.journal().split_off(before);
+    assert_eq!(written, [format!("put mirror/{PREFIX}info/refs")]);
+    world.assert_complete(&Judge::new(&repo));
+    world.assert_clones_equal(&repo);
+}
+
+#[tokio::test]
+async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
+    let world = World::new();
+    let repo = with_noise(17 << 20);
+    let options = || Options {
+        memory: 1 << 20,
+        ..world.options()
+    };
+    let (outcome, calls) = world.mirror_with(&repo, options(), all(true)).await;
+    assert!(outcome.bytes > 17 << 20);
+    let count = |name: &str| calls.iter().filter(|call| **call == name).count();
+    assert_eq!(count("create_upload"), 2, "{calls:?}");
+    assert_eq!(count("upload_part"), 4, "of 5 MiB each");
+    assert_eq!(count("upload_part_copy"), 1);
+    assert_eq!(count("delete"), 1, "the staged one is gone");
+    assert!(world.store.uploads().is_empty());
+    let files = world.files().await;
+    assert_eq!(files.len(), 5, "{files:?}");
+    let pack = world.packs()[0];
+    let key = format!("{PREFIX}objects/pack/pack-{pack}.pack");
+    let stored = world.store.versions(&bucket(), &key).pop().unwrap();
+    assert_eq!(
+        stored.metadata.content_type.as_deref(),
+        Some("application/x-git-packed-objects")
+    );
+    world.assert_clones_equal(&repo);
+
+    // Two of them are merged in the same way; what another run left behind goes.
+    let key = format!("{PREFIX}objects/pack/tmp_pack_left");
+    let key = branchline_core::name::ObjectKey::new(&key).unwrap();
+    let none = PutOptions::default();
+    world
+        .store
+        .put(&bucket(), &key, "x".into(), &none)
+        .await
+        .unwrap();
+    grow(&repo, 0);
+    world.advance(2 * DAY);
+    let (_, calls) = world.mirror_with(&repo, options(), all(true)).await;
+    assert_eq!(world.packs().len(), 1, "{calls:?}");
+    assert!(
+        world
+            .files()
+            .await
+            .iter()
+            .all(|path| !path.contains("tmp_pack_"))
+    );
+    world.assert_clones_equal(&repo);
+}
+
+#[tokio::test]
+async fn loose_objects_are_what_a_bucket_without_lists_needs() {
+    let world = World::new();
+    let repo = Repo::with_history(HashKind::Sha1, 12, 6);
+    let options = || Options {
+        loose: true,
+        ..world.options()
+    };
+    let (outcome, calls) = world.mirror_with(&repo, options(), all(true)).await;
+    let objects = repo.objects();
+    assert_eq!(outcome.objects, objects.len() as u64);
+    assert_eq!(
+        calls.len(),
+        3 + objects.len() + 2,
+        "one request for each object"
+    );
+    let mut expected: Vec<String> = objects
+        .iter()
+        .map(|id| format!("objects/{}/{}", &id[..2], &id[2..]))
+        .collect();
+    expected.extend(["HEAD".into(), "info/refs".into()]);
+    expected.sort();
+    assert_eq!(
+        world.files().await.into_iter().collect::<Vec<_>>(),
+        expected
+    );
+    world
+        .clone_as(&repo, 403)
+        .expect("nothing is asked for that is not there");
+
+    grow(&repo, 12);
+    let (outcome, _) = world.mirror_with(&repo, options(), all(true)).await;
+    assert!(outcome.objects < 12, "only what is new is sent");
+    world.assert_complete(&Judge::new(&repo));
+    world.clone_as(&repo, 403).unwrap();
+
+    // Packs beside them: what is loose counts as there.
+    grow(&repo, 13);
+    world.mirror(&repo).await;
+    assert_eq!(world.packs().len(), 1);
+    world.assert_clones_equal(&repo);
+}
+
+#[tokio::test]
+async fn many_loose_objects_are_looked_up_in_a_list() {
+    let world = World::new();
+    let repo = Repo::new(HashKind::Sha1);
+    (0..80).for_each(|number| grow(&repo, number));
+    let options = Options {
+        loose: true,
+        ..world.options()
+    };
+    world.mirror_with(&repo, options.clone(), all(true)).await;
+    // Its tree needs all 80 files.
+    grow(&repo, 80);
+    let (_, calls) = world.mirror_with(&repo, options, all(true)).await;
+    assert_eq!(
+        calls,
+        ["read", "read", "list", "put", "put", "put", "put"],
+        "one list instead of 80 looks; three objects, and the refs"
+    );
+    world.assert_clones_equal(&repo);
+}
+
+#[tokio::test]
+async fn a_large_blob_becomes_loose_without_being_held() {
+    let world = World::new();
+    let repo = with_noise(14 << 20);
+    let options = Options {
+        loose: true,
+        memory: 4 << 20,
+        ..world.options()
+    };
+    let (_, calls) = world.mirror_with(&repo, options, all(true)).await;
+    let parts = calls.iter().filter(|call| **call == "upload_part").count();
+    assert!(
+        parts >= 6,
+        "both the staged pack and the blob go in parts: {calls:?}"
+    );
+    assert_eq!(world.files().await.len(), 5, "three objects, refs and HEAD");
+    world.clone_as(&repo, 403).unwrap();
+}
+
+/// "The dumb layout is also a source."
+#[tokio::test]
+async fn a_mirror_of_a_mirror_is_equal_whatever_its_objects_lie_in() {
+    for loose in [false, true] {
+        let world = World::new();
+        let repo = Repo::with_history(HashKind::Sha1, 20, 6);
+        let options = |world: &World| Options {
+            loose,
+            ..world.options()
+        };
+        world.mirror_with(&repo, options(&world), all(true)).await;
+        let second = World::new();
+        let target = second.remote();
+        let done = mirror(&world.remote(), &target, &all(true), None)
+            .await
+            .unwrap();
+        assert_eq!(done.objects, repo.objects().len() as u64);
+        second.assert_clones_equal(&repo);
+        if !loose {
+            assert_eq!(second.packs(), world.packs(), "one pack goes as it is");
+        }
+        grow(&repo, 20);
+        world.mirror_with(&repo, options(&world), all(true)).await;
+        let done = mirror(&world.remote(), &target, &all(true), None)
+            .await
+            .unwrap();
+        assert!(done.objects < 60, "{} objects", done.objects);
+        second.assert_clones_equal(&repo);
+        let before = second.store.traffic().calls().len();
+        mirror(&world.remote(), &target, &all(true), None)
+            .await
+            .unwrap();
+        assert_eq!(second.store.traffic().calls().len(), before + 2);
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_without_offset_deltas_gets_none() {
+    let world = World::new();
+    let repo = Repo::with_history(HashKind::Sha1, 20, 6);
+    world.mirror(&repo).await;
+    let remote = world.remote();
+    let source = remote.source(&[]).await.unwrap();
+    for offset_deltas in [true, false] {
+        let wanted = Wanted {
+            wants: source.snapshot().tips(),
+            offset_deltas,
+            ..Wanted::default()
+        };
+        let body = source.fetch(&wanted).await.unwrap();
+        let pieces: Vec<_> = body.try_collect().await.unwrap();
+        let pack = pieces.concat();
+        let copy = Repo::new(HashKind::Sha1);
+        copy.index_pack(&pack, false);
+        let same = Some(pack.as_slice())
+            == world
+                .file(&format!("objects/pack/pack-{}.pack", world.packs()[0]))
+                .as_deref();
+        assert_eq!(
+            same, offset_deltas,
+            "only with offset deltas it may go as it is"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_grace_period_is_the_callers_choice() {
+    let world = World::new();
+    let repo = Repo::new(HashKind::Sha1);
+    let options = || Options {
+        grace: Duration::from_mins(1),
+        ..world.options()
+    };
+    for round in 0..5 {
+        grow(&repo, round);
+        world.mirror_with(&repo, options(), all(true)).await;
+        world.advance(61);
+    }
+    let list = world.text("objects/info/packs");
+    assert!(list.contains("\nD "), "{list}");
+    world.assert_complete(&Judge::new(&repo));
+}

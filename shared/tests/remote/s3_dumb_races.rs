@@ -1,0 +1,151 @@
+//! Two mirrors into one place at once: another one runs whole, just before each request of
+//! the first.
+
+use std::sync::Arc;
+
+use branchline_core::git::HashKind;
+use branchline_core::git::dumb_http::parse_info_refs;
+use branchline_core::mirror::{self, mirror};
+use branchline_core::remote::s3_dumb::Options;
+use bstr::ByteSlice as _;
+
+use crate::git_remote::GitRemote;
+use crate::repo::{Repo, history};
+use crate::s3_dumb_world::{Judge, World, all};
+
+fn only(pattern: &str) -> mirror::Options {
+    mirror::Options {
+        refs: mirror::RefSelection::new([pattern]).unwrap(),
+        ..mirror::Options::default()
+    }
+}
+
+/// Runs a mirroring to its end on a thread of its own.
+fn run_meanwhile(world: World, repo: Arc<Repo>, how: mirror::Options, options: Options) {
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let target = world.remote_with(options);
+        let source = GitRemote::new(&repo);
+        let done = runtime.block_on(mirror(&source, &target, &how, None));
+        assert!(done.unwrap().complete);
+    });
+    thread.join().expect("the other mirror succeeds");
+}
+
+/// How the two differ.
+#[derive(Clone, Copy, Debug)]
+enum Case {
+    /// Both mirror everything.
+    Same,
+    /// Each mirrors a branch of its own, into an empty place.
+    Apart,
+    /// The same, into one that has packs to be merged.
+    ApartMerging,
+    /// The other one writes loose objects.
+    OneLoose,
+    /// Superseded packs are overdue in both.
+    Overdue,
+}
+
+async fn start(case: Case) -> (World, Arc<Repo>) {
+    let world = World::new();
+    let repo = Repo::with_history(HashKind::Sha1, 8, 4);
+    if let Case::ApartMerging | Case::Overdue = case {
+        for round in 0..3 {
+            world.mirror(&repo).await;
+            repo.input(&["fast-import", "--quiet"], &history(8 + round, 1, 4));
+        }
+        if let Case::Overdue = case {
+            world.advance(3 * 24 * 60 * 60);
+        }
+    }
+    let tree = repo.git(&["rev-parse", "main^{tree}"]);
+    for name in ["left", "right"] {
+        let commit = repo.git(&["commit-tree", &tree, "-p", "main", "-m", name]);
+        repo.git(&["update-ref", &format!("refs/heads/{name}"), &commit]);
+    }
+    repo.git(&["symbolic-ref", "HEAD", "refs/heads/left"]);
+    (world, Arc::new(repo))
+}
+
+async fn interleave(case: Case) {
+    let (mine, theirs) = match case {
+        Case::Same | Case::Overdue => (all(true), all(true)),
+        _ => (only("refs/heads/left"), only("refs/heads/right")),
+    };
+    let mut nth = 0;
+    loop {
+        nth += 1;
+        let (world, repo) = start(case).await;
+        let judge = Arc::new(Judge::new(&repo));
+        let before = world.store.traffic().calls().len();
+        let other = Options {
+            loose: matches!(case, Case::OneLoose),
+            ..world.options()
+        };
+        let (at, source, how) = (world.clone(), Arc::clone(&repo), theirs.clone());
+        world
+            .store
+            .traffic()
+            .before_call(before + nth, move || run_meanwhile(at, source, how, other));
+        for call in 1..150 {
+            let (at, judge) = (world.clone(), Arc::clone(&judge));
+            let traffic = world.store.traffic();
+            traffic.before_call(before + call, move || at.assert_complete(&judge));
+        }
+        let (outcome, calls) = world
+            .mirror_with(&repo, world.options(), mine.clone())
+            .await;
+        assert!(outcome.complete, "{case:?}, before request {nth}");
+        world.assert_complete(&judge);
+        let refs = parse_info_refs(&world.file("info/refs").unwrap()).unwrap();
+        for name in ["left", "right"] {
+            let full = format!("refs/heads/{name}");
+            let published = refs.get(full.as_bytes().as_bstr()).map(|target| target.id);
+            let expected = Some(repo.id(name));
+            if calls.len() < nth && name == "right" && !matches!(case, Case::Same | Case::Overdue) {
+                continue;
+            }
+            assert_eq!(
+                published, expected,
+                "{case:?}, `{name}`, before request {nth}"
+            );
+        }
+        assert_eq!(world.text("HEAD"), "ref: refs/heads/left\n");
+        assert!(world.store.uploads().is_empty());
+        if calls.len() < nth {
+            assert!(nth > 5, "{case:?}: {nth} requests");
+            world.mirror(&repo).await;
+            world.assert_clones_equal(&repo);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_of_the_same_source() {
+    interleave(Case::Same).await;
+}
+
+#[tokio::test]
+async fn two_of_different_branches_into_an_empty_place() {
+    interleave(Case::Apart).await;
+}
+
+#[tokio::test]
+async fn two_that_both_merge_packs() {
+    interleave(Case::ApartMerging).await;
+}
+
+#[tokio::test]
+async fn one_that_writes_packs_and_one_that_does_not() {
+    interleave(Case::OneLoose).await;
+}
+
+#[tokio::test]
+async fn two_that_both_remove_what_is_overdue() {
+    interleave(Case::Overdue).await;
+}
