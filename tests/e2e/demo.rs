@@ -40,6 +40,14 @@ fn a_shallow_clone_is_shown_without_its_history() -> Result<()> {
     assert!(output.status.success(), "{text}");
     assert!(text.contains("the clone is shallow"), "{text}");
     assert!(text.contains("4 entries"), "{text}");
+    // The feature branch.
+    for told in [
+        "1 refs created, 0 unchanged",
+        "the same as in CodeCommit",
+        "0 refs created, 1 unchanged; 0 objects in 0 bytes",
+    ] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
     // The folder of an earlier demo is used again.
     let output = demo(&whole, &data).output()?;
     assert!(output.status.success(), "{}", printed(&output));

@@ -1,11 +1,50 @@
 //! One module a subject; a test below sees that none is forgotten.
 
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with the tests of remotes, which use more"
+)]
+#[path = "../../shared/tests/remote/lfs_server.rs"]
+mod lfs_server;
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with the tests of git's formats, which use more"
+)]
+#[path = "../../shared/tests/git/repo.rs"]
+mod repo;
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with the tests of git's formats, which use more"
+)]
+#[path = "../../shared/tests/git/server.rs"]
+mod server;
+
+mod bundle;
 mod conformance;
 mod demo;
+mod dumb;
 mod faults;
+mod fleet;
+#[expect(
+    clippy::unwrap_used,
+    reason = "what sets a test up fails it by panicking"
+)]
+#[path = "../../shared/tests/remote/git_remote.rs"]
+mod git_remote;
+mod lfs;
 mod lifecycle;
+mod logs;
+mod migration;
+mod mirror;
+mod moto;
 mod peers;
+mod privilege;
 mod readme;
+mod runbook;
+mod template;
 mod update;
 
 #[test]

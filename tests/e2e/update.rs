@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use anyhow::Result;
+use branchline_dev::faults::Service;
 use branchline_dev::pipeline::Status;
+use branchline_dev::s3::store::Query;
 use branchline_tests::stage::{BUCKET, Setup, Stage, UPDATE};
 use branchline_tests::{compare, git};
 use serde_json::json;
@@ -21,6 +23,20 @@ async fn stage(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
 async fn push(stage: &Stage, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
     stage.settle().await
+}
+
+/// Bytes that do not shrink.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend(state.to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,8 +145,13 @@ async fn an_event_by_hand_and_a_schedule_are_answered() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_events_end_with_a_stable_type_and_the_name_of_what_is_wrong() -> Result<()> {
     let (stage, work) = stage(Setup::default()).await?;
-    let large = "x".repeat(6 * 1024 * 1024 + 1);
-    git::commit(work.path(), &[("big/film.bin", &large)], "Large")?;
+    // What is converted must be held, and this is too large to be.
+    let large = "x".repeat(32 * 1024 * 1024 + 1);
+    let files = [
+        (".gitattributes", "*.bin ident\n"),
+        ("big/film.bin", &large),
+    ];
+    git::commit(work.path(), &files, "Large")?;
     push(&stage, work.path(), &["main"]).await?;
     let letters = stage.server.queue().dead_letters();
     assert_eq!(
@@ -207,16 +228,8 @@ async fn a_large_archive_goes_up_in_parts() -> Result<()> {
     let (stage, work) = stage(Setup::default()).await?;
     let work = work.path();
     // Bytes that do not shrink: three parts of 5 MiB and a rest.
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for file in 0..6 {
-        let mut bytes = Vec::with_capacity(3 << 20);
-        while bytes.len() < 3 << 20 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            bytes.extend(seed.to_le_bytes());
-        }
-        std::fs::write(work.join(format!("noise-{file}")), bytes)?;
+        std::fs::write(work.join(format!("noise-{file}")), noise(file, 3 << 20))?;
     }
     let tip = git::commit(work, &[], "Noise")?;
     push(&stage, work, &["main"]).await?;
@@ -238,16 +251,8 @@ async fn the_function_stays_within_its_memory_whatever_the_repository_holds() ->
     const LARGEST: usize = 6 << 20;
     let (stage, work) = stage(Setup::default()).await?;
     let work = work.path();
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for file in 0..12 {
-        let mut bytes = Vec::with_capacity(LARGEST);
-        while bytes.len() < LARGEST {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            bytes.extend(seed.to_le_bytes());
-        }
-        std::fs::write(work.join(format!("noise-{file}")), bytes)?;
+        std::fs::write(work.join(format!("noise-{file}")), noise(file, LARGEST))?;
     }
     git::commit(work, &[], "Noise")?;
     push(&stage, work, &["main"]).await?;
@@ -257,6 +262,81 @@ async fn the_function_stays_within_its_memory_whatever_the_repository_holds() ->
     let peak = stage.invoke(UPDATE, &event).await?.max_memory_bytes;
     let peak = peak.expect("the system tells it");
     let bound = (64 << 20) + 3 * LARGEST as u64;
+    assert!(peak <= bound, "{peak} bytes are more than {bound}");
+    Ok(())
+}
+
+/// Every object and version in the bucket, by key.
+fn keys(stage: &Stage) -> Vec<String> {
+    let query = Query {
+        limit: 1000,
+        ..Query::default()
+    };
+    let bucket = stage.server.store().bucket(BUCKET);
+    let page = bucket.expect("the bucket is there").list_versions(&query);
+    page.versions.into_iter().map(|found| found.key).collect()
+}
+
+/// "Files over 6 MiB, which CodeCommit's API does not serve, are read over git."
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_the_api_does_not_serve_are_archived_by_one_shallow_fetch() -> Result<()> {
+    let (stage, work) = stage(Setup::default()).await?;
+    let work = work.path();
+    let film = noise(1, (6 << 20) + 1);
+    std::fs::write(work.join("film"), &film)?;
+    std::fs::write(work.join("film.again"), [&film[..], b"and more"].concat())?;
+    let text = "a line\n".repeat(1 << 20);
+    let files = [
+        (".gitattributes", "*.txt text eol=crlf\n"),
+        ("dir/large.txt", &text),
+        ("small", "1"),
+    ];
+    let tip = git::commit(work, &files, "Large files")?;
+    push(&stage, work, &["main"]).await?;
+    let executions = stage.executions();
+    let [execution] = executions.as_slice() else {
+        panic!("{executions:?}; {:?}", stage.server.queue().dead_letters());
+    };
+    let agreement = compare::with_git_archive(&stage.source_of(execution)?, work, &tip)?;
+    assert_eq!(agreement.entries, 6);
+    assert_eq!(keys(&stage), ["demo/main.zip"], "the pack is gone");
+    let fetches = stage
+        .server
+        .requests()
+        .count(Service::Git, "git-upload-pack");
+    assert_eq!(fetches, 2, "the refs and one pack");
+    Ok(())
+}
+
+/// "Memory does not grow with files that are read over git: at most `64 MiB + 3 x 6 MiB` and half of
+/// the function's memory."
+#[tokio::test(flavor = "multi_thread")]
+async fn the_function_stays_within_its_memory_however_large_a_file_is() -> Result<()> {
+    const FUNCTION_MIB: u32 = 192;
+    let (stage, work) = stage(Setup {
+        update_memory_mib: Some(FUNCTION_MIB),
+        ..Setup::default()
+    })
+    .await?;
+    let work = work.path();
+    std::fs::write(work.join("film"), noise(99, 100 << 20))?;
+    for file in 0..6 {
+        std::fs::write(work.join(format!("noise-{file}")), noise(file, 5 << 20))?;
+    }
+    let tip = git::commit(work, &[], "Film")?;
+    push(&stage, work, &["main"]).await?;
+    let executions = stage.executions();
+    let [execution] = executions.as_slice() else {
+        panic!("{executions:?}; {:?}", stage.server.queue().dead_letters());
+    };
+    compare::with_git_archive(&stage.source_of(execution)?, work, &tip)?;
+    assert_eq!(keys(&stage), ["demo/main.zip"], "the pack is gone");
+    // The same process answers, and its peak is that of all it did.
+    let event = json!({"repository": "demo", "branch": "main"});
+    let peak = stage.invoke(UPDATE, &event).await?.max_memory_bytes;
+    let peak = peak.expect("the system tells it");
+    let bound = (64 << 20) + 3 * (6 << 20) + u64::from(FUNCTION_MIB / 2) * (1 << 20);
+    println!("{} MiB at most of {}", peak >> 20, bound >> 20);
     assert!(peak <= bound, "{peak} bytes are more than {bound}");
     Ok(())
 }

@@ -3,4 +3,6 @@
 
 pub mod compare;
 pub mod git;
+pub mod http_backend;
 pub mod stage;
+pub mod template;

@@ -11,11 +11,12 @@ use anyhow::{Result, anyhow, bail};
 use branchline_core::codecommit::Trigger;
 use branchline_dev::account::Account;
 use branchline_dev::aws_json::ApiError;
+use branchline_dev::codecommit::Limits;
 use branchline_dev::delivery::EventRule;
-use branchline_dev::faults::Rule;
+use branchline_dev::faults::{Rule, Service};
 use branchline_dev::lambda::{FunctionConfig, FunctionRef, Invoked, Outcome};
 use branchline_dev::pipeline::Execution;
-use branchline_dev::s3::store::Versioning;
+use branchline_dev::s3::store::{PublicAccess, Versioning};
 use branchline_dev::server::{Options, Server};
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ pub const PIPELINE: &str = "deploy";
 pub const UPDATE: &str = "update";
 /// The name of the function that keeps triggers.
 pub const LIFECYCLE: &str = "lifecycle";
+/// The name of the function that mirrors.
+pub const MIGRATION: &str = "migration";
 
 /// How a stage differs from the usual one.
 #[derive(Debug, Clone)]
@@ -37,6 +40,10 @@ pub struct Setup {
     pub update: Vec<(&'static str, String)>,
     /// Further environment variables of the lifecycle function, or other values.
     pub lifecycle: Vec<(&'static str, String)>,
+    /// The migration function's environment variables; without it when `None`.
+    pub migration: Option<Vec<(&'static str, String)>>,
+    /// The memory that the update function is told to have, in MiB; 512 when `None`.
+    pub update_memory_mib: Option<u32>,
     /// Where everything is kept; a temporary folder when `None`.
     pub data: Option<PathBuf>,
     /// Faults from the start.
@@ -47,6 +54,10 @@ pub struct Setup {
     pub retry_delay_scale: f64,
     /// The folder with the bootstraps.
     pub bootstraps: PathBuf,
+    /// Further functions.
+    pub functions: Vec<FunctionConfig>,
+    /// CodeCommit's quotas and page sizes.
+    pub codecommit_limits: Limits,
 }
 
 impl Default for Setup {
@@ -54,11 +65,15 @@ impl Default for Setup {
         Self {
             update: Vec::new(),
             lifecycle: Vec::new(),
+            migration: None,
+            update_memory_mib: None,
             data: None,
             faults: Vec::new(),
             timeout: Duration::from_mins(1),
             retry_delay_scale: 0.001,
             bootstraps: built_programs(),
+            functions: Vec::new(),
+            codecommit_limits: Limits::default(),
         }
     }
 }
@@ -116,6 +131,7 @@ impl Stage {
             data: setup.data.clone(),
             faults: setup.faults.clone(),
             retry_delay_scale: setup.retry_delay_scale,
+            codecommit_limits: setup.codecommit_limits,
             event_rules: vec![EventRule {
                 function: LIFECYCLE.to_owned(),
                 events: ["referenceCreated", "referenceDeleted"]
@@ -129,13 +145,18 @@ impl Stage {
             ("ARTIFACT_BUCKET", BUCKET.to_owned()),
             ("PIPELINE_NAME", PIPELINE.to_owned()),
         ];
-        let update = setup.function(UPDATE, &defaults, &setup.update)?;
+        let mut update = setup.function(UPDATE, &defaults, &setup.update)?;
+        update.memory_mb = setup.update_memory_mib.unwrap_or(update.memory_mb);
         let defaults = [("UPDATE_FUNCTION_ARN", account.function_arn(UPDATE))];
         let mut lifecycle = setup.function(LIFECYCLE, &defaults, &setup.lifecycle)?;
         // Two writers of one repository's triggers would only get into each other's way.
         lifecycle.reserved_concurrency = Some(1);
+        let mut functions = vec![update, lifecycle];
+        if let Some(variables) = &setup.migration {
+            functions.push(setup.function(MIGRATION, &[], variables)?);
+        }
         let server = Server::start(Options {
-            functions: vec![update, lifecycle],
+            functions: [functions, setup.functions].concat(),
             ..options
         })
         .await?;
@@ -203,6 +224,16 @@ impl Stage {
     pub fn triggers(&self, name: &str) -> Vec<Trigger> {
         let set = self.server.codecommit().triggers(name);
         set.map(|set| set.triggers).unwrap_or_default()
+    }
+
+    /// Every ref of a repository with its id, as git prints them.
+    pub fn refs(&self, name: &str) -> Result<String> {
+        let folder = self.server.codecommit().repository_dir(name);
+        let folder = folder.ok_or_else(|| anyhow!("there is no repository `{name}`"))?;
+        git::git(
+            &folder,
+            ["for-each-ref", "--format=%(objectname) %(refname)"],
+        )
     }
 
     /// The URL that git reaches a repository by.
@@ -287,6 +318,25 @@ impl Stage {
             bail!("events or executions are still under way after two minutes");
         }
         Ok(())
+    }
+
+    /// Makes a bucket that everyone may read, for stock git to clone from.
+    pub fn create_public_bucket(&self, name: &str) -> Result<()> {
+        let store = self.server.store();
+        let region = &self.server.account().region;
+        store.create_bucket(name, region).map_err(explain)?;
+        store.set_public_access(name, PublicAccess::ReadAndList);
+        Ok(())
+    }
+
+    /// The requests of a function to a service so far.
+    pub fn requests_of(&self, function: &str, service: Service) -> u64 {
+        let principal = self.server.lambda().principal_of(function);
+        let lines = self.server.requests().lines();
+        let own = lines
+            .iter()
+            .filter(|line| line.service == service && line.principal == principal);
+        own.map(|line| line.count).sum()
     }
 
     /// The executions so far, oldest first.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: side-by-side measurements.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -29,36 +30,63 @@ enum Subject {
         #[arg(long)]
         dev: bool,
     },
+    /// Mirrors into S3: the migration function beside mirror-git-to-s3, and beside
+    /// `git clone --mirror` with one upload.
+    Mirror {
+        /// Measures a pack of 1 GiB with one blob of 500 MiB, too.
+        #[arg(long)]
+        large: bool,
+        /// Measures the development build, which takes a minute to make instead of ten.
+        #[arg(long)]
+        dev: bool,
+    },
 }
 
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
-    let Subject::Archive {
-        repo,
-        latency_ms,
-        dev,
-    } = &arguments.subject;
     setup::debian_packages()?;
-    let profile = if *dev { "dev" } else { "release" };
-    run(cargo().args([
-        "build",
-        "--locked",
-        "--package",
-        "branchline-update",
-        "--profile",
-        profile,
-    ]))?;
-    let programs = ["--bin", "branchline-dev", "--bin", "bench-archive"];
+    match &arguments.subject {
+        Subject::Archive {
+            repo,
+            latency_ms,
+            dev,
+        } => {
+            let mut bench = program("bench-archive", "branchline-update", *dev)?;
+            bench.args(["--latency-ms", &latency_ms.to_string()]);
+            if let Some(repo) = repo {
+                bench.arg("--repo").arg(repo);
+            }
+            run(&mut bench)
+        }
+        Subject::Mirror { large, dev } => {
+            let peers = setup::Environment::Peers.make()?;
+            let mut bench = program("bench-mirror", "branchline-migration", *dev)?;
+            bench.arg("--peers").arg(peers);
+            bench.args(large.then_some("--large"));
+            run(&mut bench)
+        }
+    }
+}
+
+/// Builds what a measurement needs; its command on the bootstraps of that build.
+fn program(name: &str, function: &str, dev: bool) -> Result<Command> {
+    // The stage has both of the others, too.
+    let mut packages = vec!["branchline-update", "branchline-lifecycle"];
+    packages.extend((!packages.contains(&function)).then_some(function));
+    let profile = if dev { "dev" } else { "release" };
+    let mut build = cargo();
+    build.args(["build", "--locked", "--bins", "--profile", profile]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    run(&mut build)?;
+    let programs = ["--bin", "branchline-dev", "--bin", name];
     run(cargo()
         .args(["build", "--quiet", "--locked"])
         .args(programs))?;
     let target = target_folder();
-    let mut bench = std::process::Command::new(target.join("debug/bench-archive"));
+    let mut bench = Command::new(target.join("debug").join(name));
     bench
         .arg("--bootstraps")
-        .arg(target.join(if *dev { "debug" } else { "release" }));
-    bench.args(["--latency-ms", &latency_ms.to_string()]);
-    if let Some(repo) = repo {
-        bench.arg("--repo").arg(repo);
-    }
-    run(&mut bench)
+        .arg(target.join(if dev { "debug" } else { "release" }));
+    Ok(bench)
 }

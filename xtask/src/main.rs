@@ -1,10 +1,14 @@
-//! The developer's tasks: `cargo xtask test`, `cargo xtask demo`, `cargo xtask bench`.
+//! The developer's tasks: `cargo xtask test`, `cargo xtask demo`, `cargo xtask bench`,
+//! `cargo xtask fuzz`, `cargo xtask package`.
 //!
 //! Each task installs or explains what it misses, so that a fresh machine with Rust and
 //! git is enough.
 
 mod bench;
 mod demo;
+mod deploy;
+mod fuzz;
+mod package;
 mod process;
 mod setup;
 mod test;
@@ -26,14 +30,24 @@ enum Task {
     /// Shows the product's main job on a real repository: a pushed branch becomes a pinned
     /// pipeline execution.
     Demo(demo::Arguments),
+    /// Checks the template and the state machines alone, as the tests do.
+    Template,
+    /// Builds the functions as `sam deploy` uploads them, for one architecture or both, and
+    /// starts each once against the development server.
+    Package(package::Arguments),
     /// Measures, side by side and in one run.
     Bench(bench::Arguments),
+    /// Fuzzes every parser of foreign bytes, a minute each.
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Test(arguments) => test::task(&arguments),
         Task::Demo(arguments) => demo::task(&arguments),
+        Task::Template => deploy::lint(),
+        Task::Package(arguments) => package::task(&arguments),
         Task::Bench(arguments) => bench::task(&arguments),
+        Task::Fuzz(arguments) => fuzz::task(&arguments),
     }
 }

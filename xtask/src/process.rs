@@ -36,6 +36,14 @@ pub(crate) fn cargo() -> Command {
     ] {
         command.env_remove(variable);
     }
+    // `cargo run` sets them for this program; build scripts that look at them would run
+    // again, and most crates be built anew, each time one is started from here.
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(variable);
+        }
+    }
     command
 }
 

@@ -9,8 +9,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::{cargo, is_there, output, run, target_folder, workspace};
 
 /// Programs, and the Debian package that has each.
-const DEBIAN_PACKAGES: [(&str, &str); 3] =
-    [("git", "git"), ("unzip", "unzip"), ("python3", "python3")];
+const DEBIAN_PACKAGES: [(&str, &str); 4] = [
+    ("git", "git"),
+    ("git-lfs", "git-lfs"),
+    ("unzip", "unzip"),
+    ("python3", "python3"),
+];
 
 /// Installs the Debian packages that are missing.
 pub(crate) fn debian_packages() -> Result<()> {
@@ -51,29 +55,86 @@ pub(crate) fn nextest() -> Result<()> {
         .context("cargo-nextest is missing and cannot be installed")
 }
 
-/// Makes the Python environment with the peers that tests talk to (moto, boto3, the AWS
-/// CLI), and returns its folder. It is made anew when the list of packages changes.
-pub(crate) fn python_environment() -> Result<PathBuf> {
-    let list = workspace().join("xtask/requirements.txt");
-    let wanted = std::fs::read_to_string(&list).context("xtask/requirements.txt")?;
-    let folder = target_folder().join("peers");
-    let stamp = folder.join("requirements.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|present| present == wanted) {
-        return Ok(folder);
+/// Installs cargo-fuzz if it is missing.
+pub(crate) fn cargo_fuzz() -> Result<()> {
+    let there = Command::new("cargo").args(["fuzz", "--version"]).output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Ok(());
     }
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).context("the outdated Python environment")?;
+    run(cargo().args(["install", "cargo-fuzz", "--locked"]))
+        .context("cargo-fuzz is missing and cannot be installed")
+}
+
+/// A Python environment of its own, since what is in one cannot be installed beside what
+/// is in another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Environment {
+    /// The peers that tests talk to: moto, boto3, the AWS CLI.
+    Peers,
+    /// What checks the template, builds for Lambda, and links for arm64.
+    Deploy,
+    /// What looks for risks in the template.
+    Checkov,
+}
+
+impl Environment {
+    /// The list of its packages, and its folder under `target/`.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Peers => ("xtask/requirements.txt", "peers"),
+            Self::Deploy => ("xtask/requirements-deploy.txt", "deploy"),
+            Self::Checkov => ("xtask/requirements-checkov.txt", "checkov"),
+        }
     }
-    let make = |folder: &PathBuf| run(Command::new("python3").args(["-m", "venv"]).arg(folder));
-    if make(&folder).is_err() {
-        install(&["python3-venv"])?;
-        make(&folder)?;
+
+    /// Makes it, unless it is there, and returns its folder. It is made anew when the list
+    /// of packages changes.
+    pub(crate) fn make(self) -> Result<PathBuf> {
+        let (list, name) = self.place();
+        let wanted = std::fs::read_to_string(workspace().join(list)).context(list)?;
+        let folder = target_folder().join(name);
+        let stamp = folder.join("requirements.txt");
+        if std::fs::read_to_string(&stamp).is_ok_and(|present| present == wanted) {
+            return Ok(folder);
+        }
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).context("the outdated Python environment")?;
+        }
+        let make = |folder: &PathBuf| run(Command::new("python3").args(["-m", "venv"]).arg(folder));
+        if make(&folder).is_err() {
+            install(&["python3-venv"])?;
+            make(&folder)?;
+        }
+        let mut pip = Command::new(folder.join("bin/pip"));
+        pip.current_dir(workspace());
+        pip.args([
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            list,
+        ]);
+        run(&mut pip)?;
+        // Last, so that an interrupted installation is not taken for a whole one.
+        std::fs::write(&stamp, wanted).context("the Python environment's stamp")?;
+        Ok(folder)
     }
-    let mut pip = Command::new(folder.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", "-r"])
-        .arg(&list);
-    run(&mut pip)?;
-    // Last, so that an interrupted installation is not taken for a whole one.
-    std::fs::write(&stamp, wanted).context("the Python environment's stamp")?;
-    Ok(folder)
+}
+
+/// Installs the npm package that reads state machines, and returns its program.
+pub(crate) fn asl_validator() -> Result<PathBuf> {
+    const PACKAGE: &str = "asl-validator@4.0.0";
+    if !is_there("npm") {
+        install(&["npm"])?;
+    }
+    let folder = target_folder().join("asl-validator");
+    let stamp = folder.join("package.txt");
+    if !std::fs::read_to_string(&stamp).is_ok_and(|present| present == PACKAGE) {
+        std::fs::create_dir_all(&folder).context("the folder for npm")?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
+        run(npm.arg(&folder).arg(PACKAGE))?;
+        std::fs::write(&stamp, PACKAGE).context("the stamp of asl-validator")?;
+    }
+    Ok(folder.join("node_modules/.bin/asl-validator"))
 }

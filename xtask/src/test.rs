@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::process::{cargo, run};
-use crate::setup;
+use crate::{deploy, setup};
 
 /// What to run; without options, everything.
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ fn run_all(arguments: &Arguments) -> Result<()> {
     step("set up", || {
         setup::debian_packages()?;
         setup::nextest()?;
-        peers = Some(setup::python_environment()?);
+        peers = Some(setup::Environment::Peers.make()?);
         Ok(())
     })?;
     if !arguments.tests_only {
@@ -47,6 +47,7 @@ fn run_all(arguments: &Arguments) -> Result<()> {
             ];
             run(cargo().args(lints))
         })?;
+        step("template and state machines", deploy::lint)?;
         step("documentation", || {
             let mut doc = cargo();
             doc.args([

@@ -1,12 +1,13 @@
-//! The product's main job on real input: a branch is pushed, and a pipeline runs on
-//! exactly that tree.
+//! The product's main jobs on real input: a branch is pushed, and a pipeline runs on
+//! exactly that tree; the repository is mirrored into S3, and stock git clones it there.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use branchline_dev::faults::Service;
 use branchline_dev::pipeline::{Execution, Status};
-use branchline_tests::stage::{BUCKET, PIPELINE, Setup, Stage};
+use branchline_tests::stage::{BUCKET, MIGRATION, PIPELINE, Setup, Stage};
 use branchline_tests::{compare, git};
 use clap::Parser;
 use serde_json::json;
@@ -25,7 +26,9 @@ struct Arguments {
 /// The repository on the server.
 const NAME: &str = "demo";
 /// What a demo keeps in its folder.
-const LEFT_BEHIND: [&str; 3] = ["server", "work", "artifact.zip"];
+const LEFT_BEHIND: [&str; 4] = ["server", "work", "artifact.zip", "mirror.git"];
+/// The bucket that everyone may read.
+const MIRRORS: &str = "mirrors";
 /// The branch that moves.
 const BRANCH: &str = "feature/hello";
 
@@ -54,6 +57,7 @@ async fn main() -> Result<()> {
     let data = arguments.data.join("server");
     let stage = Stage::start(Setup {
         update: vec![("PIPELINE_VARIABLES", "true".to_owned())],
+        migration: Some(Vec::new()),
         data: Some(data),
         ..Setup::default()
     })
@@ -102,6 +106,11 @@ async fn main() -> Result<()> {
         kept.display()
     ));
 
+    demo.step(
+        "`migration` mirrors the repository into S3, and stock git clones it over plain HTTP",
+    );
+    mirror(&stage, &arguments.data).await?;
+
     demo.step("The branch is deleted: its trigger goes");
     // A repository's default branch cannot be deleted.
     stage
@@ -130,6 +139,63 @@ async fn main() -> Result<()> {
     }
     stage.server.shutdown().await;
     demo.next(&arguments.data);
+    Ok(())
+}
+
+/// Mirrors the repository twice, and clones the mirror in between.
+async fn mirror(stage: &Stage, data: &Path) -> Result<()> {
+    stage.create_public_bucket(MIRRORS)?;
+    let event = json!({ "mappings": [{
+        "source": format!("codecommit://{NAME}"),
+        "target": format!("s3://{MIRRORS}/{NAME}.git"),
+        "layout": "dumb",
+        "refs": ["refs/*"],
+        "prune": true,
+    }]});
+    say(&format!("event       {event}"));
+    run_migration(stage, &event).await?;
+    let url = format!("{}/{MIRRORS}/{NAME}.git", stage.server.endpoint());
+    let data = data.canonicalize().context("the demo's folder")?;
+    let mut clone = git::command(&data);
+    clone.args(["clone", "--quiet", "--mirror", &url, "mirror.git"]);
+    say(&format!("git clone   {url}"));
+    // The server runs on this very runtime.
+    tokio::task::spawn_blocking(move || git::run(&mut clone)).await??;
+    let folder = data.join("mirror.git");
+    git::git(&folder, ["fsck", "--full", "--strict", "--no-dangling"])?;
+    let list = ["for-each-ref", "--format=%(objectname) %(refname)"];
+    let (theirs, ours) = (git::git(&folder, list)?, stage.refs(NAME)?);
+    if theirs != ours {
+        bail!("the clone has {theirs}\nand the repository {ours}");
+    }
+    let objects = git::git(&folder, ["rev-list", "--objects", "--all"])?;
+    say(&format!(
+        "            {} refs and {} objects, the same as in CodeCommit; `git fsck` is content",
+        ours.lines().count(),
+        objects.lines().count()
+    ));
+    say("again       with nothing new");
+    run_migration(stage, &event).await
+}
+
+/// Calls the migration function, and tells what it did.
+async fn run_migration(stage: &Stage, event: &serde_json::Value) -> Result<()> {
+    let before = stage.requests_of(MIGRATION, Service::S3);
+    let answer = stage.call(MIGRATION, event).await;
+    let answer = answer.map_err(|error| anyhow::anyhow!("migration failed: {error}"))?;
+    if answer["status"] != "complete" {
+        bail!("the mirror should be complete: {answer}");
+    }
+    let did = &answer["mappings"][0];
+    say(&format!(
+        "            {}: {} refs created, {} unchanged; {} objects in {} bytes, {} requests to S3",
+        did["status"].as_str().unwrap_or_default(),
+        did["refs"]["created"],
+        did["refs"]["unchanged"],
+        did["objects"],
+        did["bytes"],
+        stage.requests_of(MIGRATION, Service::S3) - before,
+    ));
     Ok(())
 }
 
@@ -244,6 +310,7 @@ impl Demo {
         for line in [
             "cargo xtask demo --repo PATH      the same with a repository of yours",
             "cargo xtask bench archive         how fast, beside one request at a time and git",
+            "cargo xtask bench mirror          how fast, beside mirror-git-to-s3 and git",
             "target/debug/branchline-dev --help",
             &format!(
                 "ls {}               all that the server kept",

@@ -1,0 +1,150 @@
+//! moto's interpreter of the Amazon States Language, in a process of its own.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use branchline_tests::stage::Stage;
+use branchline_tests::template::{Deployment, Template};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// The bucket of the fleets' lists and results: that of the artifacts.
+pub(super) use branchline_tests::stage::BUCKET;
+/// The function that the state machines call.
+pub(super) const MIGRATION: &str = "migration";
+
+/// What the template deploys, with the fleets' bucket given and backups on.
+pub(super) fn deployment(template: &Template) -> Result<Deployment<'_>> {
+    let parameters = [
+        ("ArtifactBucket", BUCKET),
+        ("MirrorBucket", "mirrors"),
+        ("BackupSchedule", "cron(0 2 * * ? *)"),
+    ];
+    let deployment = template
+        .deploy(&parameters)?
+        .named("MigrationFunction", MIGRATION);
+    Ok(deployment.at("123456789012", "us-east-1"))
+}
+
+/// The definition that a state machine of the template has once it is deployed. What
+/// names the other machine stays open until that one is there.
+fn definition(deployment: &Deployment<'_>, machine: &str) -> Result<String> {
+    let properties = deployment.properties(machine)?;
+    let file = properties["DefinitionUri"]
+        .as_str()
+        .context("it names its file")?;
+    let top = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let mut text = std::fs::read_to_string(format!("{top}/{file}")).context(file.to_owned())?;
+    let substitutions = properties["DefinitionSubstitutions"].as_object();
+    for (name, value) in substitutions.context("it fills in its definition")? {
+        let place = format!("${{{name}}}");
+        ensure!(text.contains(&place), "{file} has no use for {name}");
+        if name != "MirrorRepositoryArn" {
+            let filled = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            text = text.replace(&place, &filled);
+        }
+    }
+    Ok(text)
+}
+
+/// The Python environment with moto.
+pub(super) fn environment() -> Option<PathBuf> {
+    let folder = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment");
+    }
+    folder
+}
+
+/// The interpreter, which ends with the test.
+pub(super) struct Interpreter {
+    _process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    runs: usize,
+}
+
+impl Interpreter {
+    /// Starts it with both state machines; `None` when there is no environment for it.
+    pub(super) async fn start(stage: &Stage) -> Result<Option<Self>> {
+        let Some(environment) = environment() else {
+            return Ok(None);
+        };
+        let mut command = std::process::Command::new(environment.join("bin/python"));
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/fleet.py"));
+        stage.sign_in(&mut command);
+        let mut process = Command::from(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = process.stdout.take().context("it is piped")?;
+        let mut interpreter = Self {
+            input: process.stdin.take().context("it is piped")?,
+            output: BufReader::new(output).lines(),
+            _process: process,
+            runs: 0,
+        };
+        let template = Template::load()?;
+        let deployment = deployment(&template)?;
+        let definitions = json!({
+            "mirror-repository": definition(&deployment, "MirrorRepository")?,
+            "mirror-fleet": definition(&deployment, "MirrorFleet")?,
+        });
+        let ready = interpreter
+            .ask(&json!({ "definitions": definitions }))
+            .await?;
+        ensure!(ready["ready"] == true, "{ready}");
+        Ok(Some(interpreter))
+    }
+
+    async fn ask(&mut self, question: &Value) -> Result<Value> {
+        self.input
+            .write_all(format!("{question}\n").as_bytes())
+            .await?;
+        let answer = self.output.next_line().await?;
+        let answer = answer.context("the interpreter has stopped; standard error tells why")?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Runs a state machine to its end.
+    pub(super) async fn run(&mut self, machine: &str, input: &Value) -> Result<Run> {
+        self.runs += 1;
+        let name = format!("run-{}", self.runs);
+        let question = json!({ "machine": machine, "name": name, "input": input });
+        self.ask(&question).await.map(Run)
+    }
+}
+
+/// What is known of an execution.
+#[derive(Debug)]
+pub(super) struct Run(pub(super) Value);
+
+impl Run {
+    /// How the mapping with this source ended: its output, or its error's name.
+    pub(super) fn item(&self, source: &str) -> Result<&Value, &str> {
+        let items = self.0["items"].as_array().expect("items are told");
+        let mut of_source = items
+            .iter()
+            .filter(|item| item["input"]["mapping"]["source"] == source);
+        let item = of_source.next().expect("the mapping has an execution");
+        assert!(of_source.next().is_none(), "{source} has one execution");
+        match item["status"].as_str() {
+            Some("SUCCEEDED") => Ok(&item["output"]),
+            _ => Err(item["error"].as_str().unwrap_or_default()),
+        }
+    }
+
+    /// The sources of all mappings that were started, sorted.
+    pub(super) fn sources(&self) -> Vec<&str> {
+        let items = self.0["items"].as_array().expect("items are told");
+        let sources = items.iter().map(|item| &item["input"]["mapping"]["source"]);
+        let mut sources: Vec<&str> = sources.filter_map(Value::as_str).collect();
+        sources.sort_unstable();
+        sources
+    }
+}

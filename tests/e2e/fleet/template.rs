@@ -1,0 +1,84 @@
+//! What the template deploys for fleets.
+
+use anyhow::{Context as _, Result};
+use branchline_tests::template::Template;
+use serde_json::{Value, json};
+
+use super::interpreter::deployment;
+
+const SCHEDULE: (&str, &str) = ("BackupSchedule", "rate(1 day)");
+
+#[test]
+fn backups_are_off_unless_they_are_asked_for() -> Result<()> {
+    let template = Template::load()?;
+    let state = |parameters: &[(&str, &str)]| -> Result<Value> {
+        let machine = template.deploy(parameters)?.properties("MirrorFleet")?;
+        Ok(machine["Events"]["Backup"]["Properties"]["State"].clone())
+    };
+    assert_eq!(state(&[])?, "DISABLED");
+    assert_eq!(state(&[SCHEDULE, ("MirrorBucket", "mirrors")])?, "ENABLED");
+    let refusals = template.deploy(&[SCHEDULE])?.refusals()?;
+    assert!(
+        refusals.len() == 1 && refusals[0].contains("MirrorBucket"),
+        "backups need a bucket: {refusals:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_state_machines_roles_name_what_they_allow() -> Result<()> {
+    let template = Template::load()?;
+    let deployment = deployment(&template)?;
+    let knows_no_resource = |action: &String| {
+        action == "codecommit:ListRepositories"
+            || action.starts_with("logs:")
+            || action.starts_with("xray:")
+    };
+    for role in ["MirrorFleetRole", "MirrorRepositoryRole"] {
+        for statement in deployment.statements_of_role(role)? {
+            let actions = &statement.actions;
+            assert!(
+                actions.iter().all(|action| !action.contains('*')),
+                "{role}: {actions:?}"
+            );
+            assert_eq!(
+                statement.resources == ["*"],
+                actions.iter().all(knows_no_resource),
+                "{role}: {actions:?} on {:?}",
+                statement.resources
+            );
+        }
+    }
+    // The fleet's role has to be there before the machine, so it knows it by its name.
+    let machine = deployment.properties("MirrorFleet")?;
+    let name = machine["Name"].as_str().context("it has a name")?;
+    let statements = deployment.statements_of_role("MirrorFleetRole")?;
+    let own = format!("arn:aws:states:us-east-1:123456789012:stateMachine:{name}");
+    assert!(
+        statements.iter().any(|statement| {
+            statement.actions == ["states:StartExecution"] && statement.resources.contains(&own)
+        }),
+        "a distributed map starts executions of its own machine"
+    );
+    Ok(())
+}
+
+#[test]
+fn lists_and_results_lie_where_the_role_may_go() -> Result<()> {
+    let template = Template::load()?;
+    let deployment = deployment(&template)?;
+    let statements = deployment.statements_of_role("MirrorFleetRole")?;
+    let statement = statements
+        .iter()
+        .find(|statement| statement.sid == "ReadListsAndWriteResults")
+        .context("there is a statement for S3")?;
+    let substitutions = &deployment.properties("MirrorFleet")?["DefinitionSubstitutions"];
+    let bucket = substitutions["FleetBucket"].as_str().context("a bucket")?;
+    assert_eq!(
+        json!(statement.resources),
+        json!([format!("arn:aws:s3:::{bucket}/fleets/*")])
+    );
+    let prefix = substitutions["ResultPrefix"].as_str();
+    assert!(prefix.is_some_and(|prefix| prefix.starts_with("fleets/")));
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! What the real bootstraps print as JSON: each line with its request, one line of metrics
+//! for each invocation, and never a secret.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::str::FromStr as _;
+
+use anyhow::{Context as _, Result};
+use branchline_dev::faults::Rule;
+use branchline_tests::git;
+use branchline_tests::stage::{LIFECYCLE, Setup, Stage, UPDATE, built_programs};
+use serde_json::{Value, json};
+
+/// Bootstraps that keep their environment in a file of `folder`, and log JSON, all there is.
+fn bootstraps(folder: &Path) -> Result<()> {
+    for name in [UPDATE, LIFECYCLE] {
+        let script = format!(
+            "#!/bin/sh\nenv >'{folder}/{name}.'$$.env\n\
+             AWS_LAMBDA_LOG_FORMAT=JSON AWS_LAMBDA_LOG_LEVEL=TRACE exec '{programs}/{name}'\n",
+            folder = folder.display(),
+            programs = built_programs().display(),
+        );
+        let path = folder.join(name);
+        std::fs::write(&path, script)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// Whatever the functions were given that must not be told.
+fn secrets(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut secrets = BTreeSet::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "env") {
+            let text = std::fs::read_to_string(path)?;
+            let variables = text.lines().filter_map(|line| line.split_once('='));
+            secrets.extend(
+                variables
+                    .filter(|(name, _)| {
+                        ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].contains(name)
+                    })
+                    .map(|(_, value)| value.to_owned()),
+            );
+        }
+    }
+    Ok(secrets)
+}
+
+/// All that a function printed, line by line.
+fn lines(stage: &Stage, function: &str) -> Result<Vec<Value>> {
+    let path = stage
+        .server
+        .data()
+        .join("lambda/logs")
+        .join(format!("{function}.log"));
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let json = |line| serde_json::from_str(line).with_context(|| format!("{function}: {line}"));
+    text.lines().map(json).collect()
+}
+
+fn text<'a>(line: &'a Value, field: &str) -> &'a str {
+    line[field].as_str().unwrap_or_default()
+}
+
+/// The lines with metrics, by their request.
+fn metrics(lines: &[Value]) -> BTreeMap<&str, &Value> {
+    let mut found = BTreeMap::new();
+    for line in lines.iter().filter(|line| line["_aws"].is_object()) {
+        let before = found.insert(text(line, "request.id"), line);
+        assert_eq!(before, None, "one line for each invocation");
+    }
+    found
+}
+
+fn sum(metrics: &BTreeMap<&str, &Value>, name: &str) -> u64 {
+    metrics
+        .values()
+        .filter_map(|line| line[name].as_u64())
+        .sum()
+}
+
+/// Calls that the server saw of a function: all requests, but for the look whether there is
+/// a bucket, which belongs to the call that found no object in it.
+fn calls(stage: &Stage, function: &str) -> u64 {
+    let principal = stage.server.lambda().principal_of(function);
+    let lines = stage.server.requests().lines();
+    let own = lines
+        .iter()
+        .filter(|line| line.principal == principal && line.operation != "HeadBucket");
+    own.map(|line| line.count).sum()
+}
+
+/// A stage on which a push, a schedule and two bad events went by.
+async fn busy(folder: &Path) -> Result<Stage> {
+    bootstraps(folder)?;
+    let rule = |text| Rule::from_str(text).expect("the rule is well formed");
+    let stage = Stage::start(Setup {
+        bootstraps: folder.to_owned(),
+        faults: vec![rule("codecommit/GetFolder:throttle,nth=1")],
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_repository("demo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    git::commit(work.path(), &[("a.txt", "1"), ("b/c.txt", "2")], "First")?;
+    let refs = ["main", "main:refs/heads/feature/x"];
+    stage.push(work.path(), "demo", &refs).await?;
+    stage.settle().await?;
+    stage
+        .update(&json!({"schedule": true}))
+        .await
+        .expect("all is well");
+    for event in [json!({"repository": "demo", "branch": "nope"}), json!({})] {
+        stage.update(&event).await.expect_err("it fails");
+    }
+    Ok(stage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_is_json_with_its_requests_id_and_no_secret() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let stage = busy(folder.path()).await?;
+    let secrets = secrets(folder.path())?;
+    assert!(secrets.len() >= 4, "two functions have two secrets each");
+    for function in [UPDATE, LIFECYCLE] {
+        let lines = lines(&stage, function)?;
+        assert!(lines.len() >= 4, "{function}: {lines:?}");
+        for line in &lines {
+            assert!(!text(line, "request.id").is_empty(), "{line}");
+            assert!(text(line, "trace.id").starts_with("1-"), "{line}");
+            assert!(text(line, "timestamp").ends_with('Z'), "{line}");
+            assert!(!text(line, "level").is_empty(), "{line}");
+            let shown = line.to_string();
+            for secret in &secrets {
+                assert!(!shown.contains(secret.as_str()), "a secret is told: {line}");
+            }
+        }
+        let archived = |line: &&Value| line["message"] == "archived";
+        let count = lines.iter().filter(archived).count();
+        assert_eq!(count, if function == UPDATE { 2 } else { 0 });
+        for line in lines.iter().filter(archived) {
+            assert_eq!(line["repository.name"], "demo");
+            assert!(line["size_bytes"].is_u64(), "a number is a number: {line}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_line_for_each_invocation_has_its_numbers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let stage = busy(folder.path()).await?;
+    let update = lines(&stage, UPDATE)?;
+    let metrics_of_update = metrics(&update);
+    let told: BTreeSet<&str> = update.iter().map(|line| text(line, "request.id")).collect();
+    assert!(
+        told.iter().copied().eq(metrics_of_update.keys().copied()),
+        "each invocation has its line"
+    );
+    // Two first pushes, a schedule, two bad events.
+    assert_eq!(metrics_of_update.len(), 5);
+    for line in metrics_of_update.values() {
+        assert_eq!(line["FunctionName"], UPDATE);
+        assert_eq!(
+            line["_aws"]["CloudWatchMetrics"][0]["Namespace"],
+            "branchline"
+        );
+        assert!(line["Duration"].is_u64());
+    }
+    let mut sizes = 0;
+    for execution in stage.executions() {
+        sizes += stage.source_of(&execution)?.len() as u64;
+    }
+    let of_update = |name| sum(&metrics_of_update, name);
+    assert_eq!(of_update("Archives"), 2);
+    assert_eq!(of_update("ExecutionsStarted"), 2);
+    assert_eq!(of_update("ArchiveBytes"), sizes);
+    assert_eq!(of_update("Throttles"), 1);
+    assert_eq!(of_update("ApiRequests"), calls(&stage, UPDATE));
+    assert_eq!(of_update("Failures"), 2);
+    assert_eq!(of_update("FailuresNotFound"), 1);
+    assert_eq!(of_update("FailuresInvalidEvent"), 1);
+
+    let lifecycle = lines(&stage, LIFECYCLE)?;
+    let metrics_of_lifecycle = metrics(&lifecycle);
+    let of_lifecycle = |name| sum(&metrics_of_lifecycle, name);
+    assert_eq!(of_lifecycle("TriggersChanged"), 2);
+    assert_eq!(of_lifecycle("ApiRequests"), calls(&stage, LIFECYCLE));
+    assert_eq!(of_lifecycle("Failures"), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_told_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let stage = busy(folder.path()).await?;
+    let update = lines(&stage, UPDATE)?;
+    let errors: Vec<&Value> = update
+        .iter()
+        .filter(|line| line["level"] == "ERROR")
+        .collect();
+    let kinds: Vec<&str> = errors.iter().map(|line| text(line, "error.kind")).collect();
+    assert_eq!(kinds, ["NotFound", "InvalidEvent"], "{errors:?}");
+    assert!(text(errors[0], "message").contains("`nope`"));
+    assert_eq!(errors[0]["error.aws_code"], "BranchDoesNotExistException");
+    assert_ne!(errors[0]["request.id"], errors[1]["request.id"]);
+    Ok(())
+}
+
+/// What a function asks of AWS belongs to the trace of its invocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_carry_the_trace_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let stage = busy(folder.path()).await?;
+    for function in [UPDATE, LIFECYCLE] {
+        let lines = lines(&stage, function)?;
+        let traces: BTreeSet<&str> = lines.iter().map(|line| text(line, "trace.id")).collect();
+        let principal = stage.server.lambda().principal_of(function);
+        let asked = stage.server.requests().lines();
+        let mut own = asked.iter().filter(|line| line.principal == principal);
+        let is_traced = |header: &str| {
+            let mut parts = header.split(';');
+            let root = parts.find_map(|part| part.strip_prefix("Root="));
+            root.is_some_and(|root| traces.contains(root))
+        };
+        assert!(own.clone().count() > 3, "{function} asked for something");
+        assert!(
+            own.all(|line| line.trace.as_deref().is_some_and(is_traced)),
+            "{function}: {traces:?}: {asked:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What stops a function at init is one line, and the process prints nothing beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_init_is_told_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    bootstraps(folder.path())?;
+    let stage = Stage::start(Setup {
+        update: vec![("PIPELINE_PIN", "maybe".to_owned())],
+        bootstraps: folder.path().to_owned(),
+        ..Setup::default()
+    })
+    .await?;
+    let error = stage.update(&json!({"schedule": true})).await;
+    let error = error.expect_err("it cannot start");
+    assert_eq!(error["errorType"], "branchline.Config");
+    let lines = lines(&stage, UPDATE)?;
+    let [line] = lines.as_slice() else {
+        panic!("one failure is one line: {lines:?}");
+    };
+    assert_eq!(line["error.kind"], "Config");
+    assert!(text(line, "message").contains("`PIPELINE_PIN`"), "{line}");
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! moto, for services that the development server does not have, when `BRANCHLINE_VENV`
+//! names the Python environment that has it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+/// A moto server that stops with its value.
+pub(super) struct Moto {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Moto {
+    /// `None` when there is no environment to run it from.
+    pub(super) fn start() -> Result<Option<Self>> {
+        let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
+            eprintln!(
+                "skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment"
+            );
+            return Ok(None);
+        };
+        // moto does not tell which port it got for 0: one that is free now is asked for.
+        // Another process may take it first, and then the next one is tried.
+        for _ in 0..3 {
+            let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let process = Command::new(environment.join("bin/moto_server"))
+                .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .context("moto_server")?;
+            let mut moto = Self { process, address };
+            let start = Instant::now();
+            while moto.process.try_wait()?.is_none() && start.elapsed() < Duration::from_mins(1) {
+                if TcpStream::connect(address).is_ok() {
+                    return Ok(Some(moto));
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        bail!("moto_server does not start")
+    }
+
+    pub(super) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Calls an operation of a service that speaks JSON. moto checks no signature, but
+    /// reads the service and the region off it.
+    pub(super) fn call(&self, service: &str, target: &str, input: &Value) -> Result<Value> {
+        let body = input.to_string();
+        let mut stream = TcpStream::connect(self.address)?;
+        write!(
+            stream,
+            "POST / HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-amz-json-1.1\r\n\
+             X-Amz-Target: {target}\r\nContent-Length: {}\r\nConnection: close\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260101/us-east-1/{service}\
+             /aws4_request, SignedHeaders=host, Signature=00\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("it has an end")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "moto: {answer}");
+        serde_json::from_str(body).context("moto answers JSON")
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

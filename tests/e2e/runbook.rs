@@ -1,0 +1,203 @@
+//! The runbook is held against the template's alarms, against what the functions print, and
+//! against the list of metrics; so is the dashboard.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use branchline_core::metrics::{Metric, NAMESPACE};
+use serde_json::Value;
+
+const RUNBOOK: &str = include_str!("../../docs/runbook.md");
+
+const TEMPLATE: &str = include_str!("../../template.yaml");
+
+/// The logical ids of the template's alarms.
+fn alarms() -> BTreeSet<&'static str> {
+    let lines: Vec<&str> = TEMPLATE.lines().collect();
+    let pairs = lines.windows(2);
+    let found = pairs.filter(|pair| pair[1] == "    Type: AWS::CloudWatch::Alarm");
+    found
+        .map(|pair| pair[0].trim().trim_end_matches(':'))
+        .collect()
+}
+
+/// The bodies of the runbook's code blocks in a language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let start = format!("```{language}\n");
+    let rest = RUNBOOK.split(start.as_str()).skip(1);
+    rest.map(|rest| rest.split_once("```").expect("the block ends").0)
+        .collect()
+}
+
+#[test]
+fn each_alarm_has_a_section_of_its_name_and_each_section_an_alarm() {
+    let alarms = alarms();
+    assert!(alarms.len() > 10, "they are found: {alarms:?}");
+    let headings = RUNBOOK.lines().filter_map(|line| line.strip_prefix("## "));
+    let sections: BTreeSet<&str> = headings
+        .filter(|heading| *heading != "Where to look")
+        .flat_map(|heading| heading.split(", "))
+        .collect();
+    assert_eq!(sections, alarms);
+    for alarm in alarms {
+        let named = format!("See {alarm} in docs/runbook.md.");
+        assert!(TEMPLATE.contains(&named), "its description says where");
+    }
+}
+
+#[test]
+fn links_within_the_runbook_lead_to_a_heading() {
+    let anchors: BTreeSet<String> = RUNBOOK
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            let text = line.trim_start_matches('#').trim().to_lowercase();
+            text.replace(", ", "-").replace(' ', "-")
+        })
+        .collect();
+    let links = RUNBOOK.split("](#").skip(1);
+    let links: Vec<&str> = links
+        .map(|rest| rest.split_once(')').expect("the link ends").0)
+        .collect();
+    assert!(links.len() > 5);
+    for link in links {
+        assert!(anchors.contains(link), "{link} of {anchors:?}");
+    }
+}
+
+#[test]
+fn every_command_is_marked_as_needing_an_account() {
+    let blocks = blocks("sh");
+    assert!(blocks.len() > 4);
+    for block in blocks {
+        assert!(block.starts_with("# needs an account"), "{block}");
+    }
+}
+
+#[test]
+fn the_table_of_metrics_is_the_list_of_metrics() {
+    let (_, below) = RUNBOOK.split_once("### The metrics").expect("it is there");
+    let rows = below.lines().skip_while(|line| !line.starts_with("| `"));
+    let rows = rows.take_while(|line| line.starts_with("| `"));
+    let mut told: Vec<(&str, &str)> = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let names = cells[0].split(", ");
+        told.extend(names.map(|name| (name.trim_matches('`'), cells[1])));
+    }
+    let is: Vec<(&str, &str)> = Metric::all()
+        .map(|metric| {
+            let unit = match metric.unit().name() {
+                "Milliseconds" => "ms",
+                "Bytes" => "bytes",
+                _ => "count",
+            };
+            (metric.name(), unit)
+        })
+        .collect();
+    assert_eq!(told, is);
+}
+
+/// The Rust files of a folder and its folders.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("it is readable").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn queries_ask_for_fields_that_functions_print() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    sources(&top.join("functions"), &mut files);
+    sources(&top.join("shared/src"), &mut files);
+    let code: String = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("it is readable"))
+        .collect();
+    let metrics: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
+    let mut fields = BTreeSet::new();
+    for query in blocks("text") {
+        // What is quoted is a value; what ends in `.` and a name after `record` is Lambda's.
+        let words = query.split('"').step_by(2).flat_map(|part| {
+            part.split(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '_' | '@')))
+        });
+        let dotted = words.filter(|word| word.contains('.') && !word.starts_with("record."));
+        fields.extend(dotted.map(str::to_owned));
+        let (_, rest) = query.split_once("ispresent(").unwrap_or(("", "Duration)"));
+        let metric = rest.split(')').next().unwrap_or_default();
+        assert!(metrics.contains(metric), "{query}");
+    }
+    assert!(fields.contains("request.id") && fields.contains("error.kind"));
+    for field in fields {
+        assert!(
+            code.contains(&format!("{field} = ")),
+            "no function prints `{field}`"
+        );
+    }
+}
+
+/// The dashboard's body; its placeholders stand inside texts.
+fn dashboard() -> Value {
+    let (_, below) = TEMPLATE
+        .split_once("DashboardBody: !Sub |\n")
+        .expect("there is a dashboard");
+    let lines = below
+        .lines()
+        .take_while(|line| line.starts_with("        "));
+    let body: String = lines.collect();
+    serde_json::from_str(&body).expect("the dashboard is JSON")
+}
+
+#[test]
+fn the_dashboard_shows_every_alarm_and_every_metric() {
+    let dashboard = dashboard();
+    let widgets = dashboard["widgets"].as_array().expect("there are widgets");
+    let mut shown = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for widget in widgets {
+        let (x, width) = (widget["x"].as_u64(), widget["width"].as_u64());
+        assert!(x.zip(width).is_some_and(|(x, width)| x + width <= 24));
+        let properties = &widget["properties"];
+        for arn in properties["alarms"].as_array().into_iter().flatten() {
+            let arn = arn.as_str().expect("an ARN is text");
+            shown.insert(arn.trim_start_matches("${").trim_end_matches(".Arn}"));
+        }
+        for row in properties["metrics"].as_array().into_iter().flatten() {
+            if row[0] == NAMESPACE {
+                assert_eq!(row[2], "FunctionName");
+                seen.insert(row[1].as_str().expect("a name is text"));
+            }
+        }
+    }
+    assert_eq!(shown, alarms());
+    let told: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
+    assert!(seen.is_subset(&told), "{seen:?}");
+    let failures = dashboard.to_string().contains("Failures FunctionName=");
+    let missing: Vec<&&str> = told
+        .difference(&seen)
+        .filter(|name| !(failures && name.starts_with("Failures")))
+        .collect();
+    // Lambda measures the same, and is there even where no line was printed.
+    assert_eq!(missing, [&"Duration"]);
+}
+
+#[test]
+fn alarms_watch_metrics_that_there_are() {
+    let told: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
+    let mut own = 0;
+    let mut rest = TEMPLATE;
+    while let Some((_, below)) = rest.split_once("Namespace: branchline\n") {
+        let line = below.lines().next().expect("a line follows");
+        let name = line.trim().strip_prefix("MetricName: ");
+        assert!(name.is_some_and(|name| told.contains(name)), "{line}");
+        own += 1;
+        rest = below;
+    }
+    assert!(own >= 3, "failures by kind and mirrors are watched");
+}

@@ -1,0 +1,571 @@
+//! The template does what the documentation says: every setting reaches its function, the
+//! defaults are the functions' own, and policies name what they allow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use branchline_core::setting::Settings;
+use branchline_tests::git;
+use branchline_tests::stage::{BUCKET, Setup, Stage};
+use branchline_tests::template::{Deployment, Template};
+use serde_json::{Value, json};
+
+use super::readme::{README, table};
+
+const LIFECYCLE: &str = "LifecycleFunction";
+const UPDATE: &str = "UpdateFunction";
+const MIGRATION: &str = "MigrationFunction";
+const FUNCTIONS: [(&str, &str); 3] = [
+    ("lifecycle", LIFECYCLE),
+    ("update", UPDATE),
+    ("migration", MIGRATION),
+];
+
+/// Of the settings, those that are no parameter: the template knows their values.
+const WIRED: [&str; 1] = ["UPDATE_FUNCTION_ARN"];
+
+/// `BRANCHES_INCLUDE` is the parameter `BranchesInclude`.
+fn parameter_of(setting: &str) -> String {
+    let words = setting.split('_').map(|word| {
+        let (first, rest) = word.split_at(1);
+        first.to_owned() + &rest.to_lowercase()
+    });
+    words.collect()
+}
+
+/// The settings in a function's table of the README. The function `migration` has its
+/// table from the day it is there.
+fn documented_settings(function: &str) -> BTreeSet<String> {
+    let heading = format!("### Settings of {function}");
+    if function == "migration" && !README.contains(&heading) {
+        let settings = [
+            "MIGRATION_MEMORY_MIB",
+            "DEADLINE_MARGIN_SECONDS",
+            "KMS_KEY_ID",
+        ];
+        return settings.map(str::to_owned).into();
+    }
+    let rows = table(&heading);
+    let names = rows.iter().flat_map(|row| row[0].split(", "));
+    names
+        .map(|name| name.trim_matches('`').to_owned())
+        .collect()
+}
+
+#[test]
+fn every_setting_reaches_its_function_from_the_parameter_of_its_name() -> Result<()> {
+    let template = Template::load()?;
+    for (name, function) in FUNCTIONS {
+        let deployed = template.deploy(&[])?.environment(function)?;
+        let there: BTreeSet<String> = deployed.keys().cloned().collect();
+        let documented = documented_settings(name);
+        assert_eq!(there, documented, "{name} gets the README's settings");
+        for setting in there.iter().filter(|name| !WIRED.contains(&name.as_str())) {
+            let marked = [(&*parameter_of(setting), "marked")];
+            let marked = template.deploy(&marked).context(setting.clone())?;
+            let environment = marked.environment(function)?;
+            assert_eq!(environment[setting], "marked", "{setting} of {name}");
+            let others =
+                |(name, value): &(&String, &String)| *name != setting && *value == "marked";
+            assert_eq!(
+                environment.iter().find(others),
+                None,
+                "{setting} is no other"
+            );
+        }
+    }
+    let environment = template.deploy(&[])?.environment(LIFECYCLE)?;
+    assert_eq!(
+        environment["UPDATE_FUNCTION_ARN"],
+        "arn:aws:lambda:eu-central-1:123456789012:function:UpdateFunction"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_defaults_are_the_functions_own() -> Result<()> {
+    let template = Template::load()?;
+    let deployment = template.deploy(&[])?;
+    let read = |function: &str, needed: &[&str]| -> Result<[Settings; 2]> {
+        let all = deployment.environment(function)?;
+        let needed = needed.iter().map(|name| (*name, all[*name].clone()));
+        let needed: Settings = needed.collect();
+        Ok([all.into_iter().collect(), needed])
+    };
+    let update = read(UPDATE, &["ARTIFACT_BUCKET"])?.map(|settings| {
+        let config = branchline_update::Config::read(&settings).expect("it is valid");
+        format!("{config:#?}")
+    });
+    assert_eq!(update[0], update[1], "update");
+    let lifecycle = read(LIFECYCLE, &["UPDATE_FUNCTION_ARN"])?.map(|settings| {
+        let config = branchline_lifecycle::Config::read(&settings).expect("it is valid");
+        format!("{config:#?}")
+    });
+    assert_eq!(lifecycle[0], lifecycle[1], "lifecycle");
+    let migration = deployment.environment(MIGRATION)?;
+    let told: BTreeMap<_, _> = [
+        ("MIGRATION_MEMORY_MIB", ""),
+        ("DEADLINE_MARGIN_SECONDS", "30"),
+        ("KMS_KEY_ID", ""),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    assert_eq!(migration, told, "an empty variable is one that is not set");
+    Ok(())
+}
+
+#[test]
+fn every_parameter_is_explained_grouped_and_labelled_once() -> Result<()> {
+    let template = Template::load()?;
+    let interface = template.at(&["Metadata", "AWS::CloudFormation::Interface"]);
+    let groups = interface["ParameterGroups"].as_array().context("groups")?;
+    let grouped = groups
+        .iter()
+        .filter_map(|group| group["Parameters"].as_array());
+    let mut grouped: Vec<&str> = grouped.flatten().filter_map(Value::as_str).collect();
+    grouped.sort_unstable();
+    let names: Vec<&str> = template
+        .section("Parameters")?
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(grouped, names, "each parameter is in one group");
+    let labels = interface["ParameterLabels"].as_object().context("labels")?;
+    let labels: Vec<&str> = labels.keys().map(String::as_str).collect();
+    assert_eq!(labels, names, "each parameter has a label");
+    for (name, parameter) in template.section("Parameters")? {
+        let description = parameter["Description"].as_str();
+        assert!(
+            description.is_some_and(|text| text.ends_with('.')),
+            "{name}"
+        );
+        let bounded = ["AllowedPattern", "AllowedValues", "MaxLength", "MinValue"];
+        assert!(
+            bounded.iter().any(|bound| !parameter[*bound].is_null()),
+            "{name} takes anything"
+        );
+        let pattern = &parameter["AllowedPattern"];
+        assert_eq!(
+            pattern.is_null(),
+            parameter["ConstraintDescription"].is_null(),
+            "{name} tells its pattern in words"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_work_together_is_refused_with_its_parameters_named() -> Result<()> {
+    let template = Template::load()?;
+    let refused: [(&[(&str, &str)], &str); 8] = [
+        (
+            &[("SamplePipeline", "true"), ("PipelineName", "deploy")],
+            "PipelineName",
+        ),
+        (
+            &[("SamplePipeline", "true"), ("PipelineNamePattern", "d*")],
+            "PipelineNamePattern",
+        ),
+        (
+            &[("SamplePipeline", "true"), ("PipelineSourceAction", "S3")],
+            "PipelineSourceAction",
+        ),
+        (
+            &[("SamplePipeline", "true"), ("PipelinePin", "none")],
+            "PipelinePin",
+        ),
+        (&[("PipelinePin", "version")], "PipelineName"),
+        (&[("PipelineVariables", "true")], "PipelineVariables"),
+        (
+            &[("DeleteArtifacts", "true"), ("UpdateSchedule", "")],
+            "UpdateSchedule",
+        ),
+        (
+            &[("SamplePipeline", "true"), ("PipelinePin", "version")],
+            "SamplePipeline",
+        ),
+    ];
+    for (parameters, named) in refused {
+        let refusals = template.deploy(parameters)?.refusals()?;
+        assert_eq!(refusals.len(), 1, "{parameters:?}: {refusals:?}");
+        assert!(refusals[0].contains(named), "{parameters:?}: {refusals:?}");
+    }
+    let accepted: [&[(&str, &str)]; 6] = [
+        &[],
+        &[("SamplePipeline", "true")],
+        &[("SamplePipeline", "true"), ("PipelineVariables", "true")],
+        &[
+            ("PipelineName", "deploy"),
+            ("PipelinePin", "version"),
+            ("PipelineVariables", "true"),
+        ],
+        &[("DeleteArtifacts", "true")],
+        &[("UpdateSchedule", ""), ("LifecycleSchedule", "")],
+    ];
+    for parameters in accepted {
+        let refusals = template.deploy(parameters)?.refusals()?;
+        assert_eq!(refusals, Vec::<String>::new(), "{parameters:?}");
+    }
+    Ok(())
+}
+
+/// What a rule cannot see, since rules search no text, the function refuses at init.
+#[test]
+fn deleting_without_a_branch_in_the_key_is_refused_at_init() -> Result<()> {
+    let template = Template::load()?;
+    let deployment = template.deploy(&[
+        ("DeleteArtifacts", "true"),
+        ("ArtifactKey", "{repository}.zip"),
+    ])?;
+    let settings = deployment.environment(UPDATE)?.into_iter().collect();
+    let error = branchline_update::Config::read(&settings).expect_err("it cannot work");
+    for variable in ["`DELETE_ARTIFACTS`", "`ARTIFACT_KEY`"] {
+        assert!(error.to_string().contains(variable), "{error}");
+    }
+    Ok(())
+}
+
+/// The actions and resources of a function's statement of that name.
+fn statement(
+    deployment: &Deployment<'_>,
+    function: &str,
+    sid: &str,
+) -> Result<Option<(Vec<String>, Vec<String>)>> {
+    let statements = deployment.statements(function)?;
+    let found = statements
+        .into_iter()
+        .find(|statement| statement.sid == sid);
+    Ok(found.map(|statement| (statement.actions, statement.resources)))
+}
+
+#[test]
+fn policies_name_what_they_allow() -> Result<()> {
+    let template = Template::load()?;
+    let everything = template.deploy(&[
+        ("PipelineName", "deploy"),
+        ("DeleteArtifacts", "true"),
+        ("MigrationAccess", "create"),
+        ("MirrorBucket", "mirrors"),
+        ("KmsKeyId", "arn:aws:kms:eu-central-1:123456789012:key/k"),
+        ("RepositoryNamePattern", "team-*"),
+    ])?;
+    for (name, function) in FUNCTIONS {
+        for statement in everything.statements(function)? {
+            let actions = &statement.actions;
+            assert!(
+                !statement.sid.is_empty(),
+                "{name}: each statement says what it is for"
+            );
+            assert!(
+                actions.iter().all(|action| !action.contains('*')),
+                "{name}: {actions:?}"
+            );
+            let knows_no_resource = |action: &String| {
+                action == "codecommit:ListRepositories" || action.starts_with("xray:Put")
+            };
+            assert_eq!(
+                statement.resources == ["*"],
+                actions.iter().all(knows_no_resource),
+                "{name}: {actions:?} on {:?}",
+                statement.resources
+            );
+            for resource in statement
+                .resources
+                .iter()
+                .filter(|text| text.contains(":codecommit:"))
+            {
+                assert_eq!(
+                    resource,
+                    "arn:aws:codecommit:eu-central-1:123456789012:team-*"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn update_may_start_the_pipelines_that_are_named_and_no_other() -> Result<()> {
+    let template = Template::load()?;
+    for (parameters, pipelines) in [
+        (&[("PipelineName", "deploy")][..], Some("deploy")),
+        (&[("PipelineName", "deploy-{branch}")], Some("deploy-*")),
+        (&[("PipelineName", "{repository}-{branch}")], Some("*")),
+        (
+            &[
+                ("PipelineName", "{branch}"),
+                ("PipelineNamePattern", "team-*"),
+            ],
+            Some("team-*"),
+        ),
+        (&[("SamplePipeline", "true")], Some("branchline-sample")),
+        (&[], None),
+    ] {
+        let deployment = template.deploy(parameters)?;
+        let found = statement(&deployment, UPDATE, "StartPipelines")?;
+        let wanted = pipelines.map(|name| {
+            let arn = format!("arn:aws:codepipeline:eu-central-1:123456789012:{name}");
+            (
+                vec!["codepipeline:StartPipelineExecution".to_owned()],
+                vec![arn],
+            )
+        });
+        assert_eq!(found, wanted, "{parameters:?}");
+        let tags = statement(&deployment, UPDATE, "TagArtifacts")?;
+        assert_eq!(
+            tags.is_some(),
+            pipelines.is_some(),
+            "tags are for executions"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_not_asked_for_is_not_granted() -> Result<()> {
+    let template = Template::load()?;
+    let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git-*";
+    let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/git/*";
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/k";
+    for (function, sid, parameters) in [
+        (UPDATE, "DeleteArtifacts", ("DeleteArtifacts", "true")),
+        (UPDATE, "UseKey", ("KmsKeyId", key)),
+        (MIGRATION, "UseKey", ("KmsKeyId", key)),
+        (MIGRATION, "LookIntoMirrors", ("MirrorBucket", "mirrors")),
+        (
+            MIGRATION,
+            "ReadAndWriteMirrors",
+            ("MirrorBucket", "mirrors"),
+        ),
+        (MIGRATION, "ReadSecrets", ("CredentialsSecretArn", secret)),
+        (
+            MIGRATION,
+            "ReadParameters",
+            ("CredentialsParameterArn", parameter),
+        ),
+        (
+            MIGRATION,
+            "CreateRepositories",
+            ("MigrationAccess", "create"),
+        ),
+    ] {
+        let granted = |parameters| statement(&template.deploy(parameters)?, function, sid);
+        assert_eq!(granted(&[])?, None, "{sid} by default");
+        assert!(granted(&[parameters])?.is_some(), "{sid} when asked for");
+    }
+    let reads = template.deploy(&[("MigrationAccess", "read")])?;
+    assert_eq!(statement(&reads, MIGRATION, "PushToRepositories")?, None);
+    Ok(())
+}
+
+#[test]
+fn a_bucket_that_is_given_is_used_and_none_is_created() -> Result<()> {
+    let template = Template::load()?;
+    let given = template.deploy(&[("ArtifactBucket", "ours")])?;
+    assert!(!given.has("Artifacts")? && !given.has("ArtifactsPolicy")?);
+    assert_eq!(given.environment(UPDATE)?["ARTIFACT_BUCKET"], "ours");
+    let created = template.deploy(&[])?.named("Artifacts", "made");
+    for (deployment, bucket) in [(&given, "ours"), (&created, "made")] {
+        let (_, resources) =
+            statement(deployment, UPDATE, "WriteArtifacts")?.context("it writes")?;
+        assert_eq!(resources, [format!("arn:aws:s3:::{bucket}/*")]);
+    }
+    let bucket = created.properties("Artifacts")?;
+    assert_eq!(bucket["VersioningConfiguration"]["Status"], "Enabled");
+    let rules = bucket["LifecycleConfiguration"]["Rules"]
+        .as_array()
+        .context("rules")?;
+    let has = |part: &str| {
+        rules
+            .iter()
+            .any(|rule| rule["Status"] == "Enabled" && !rule[part].is_null())
+    };
+    assert!(has("NoncurrentVersionExpiration") && has("AbortIncompleteMultipartUpload"));
+    for name in ["Artifacts", "SampleBucket"] {
+        let bucket = template.at(&["Resources", name]);
+        assert_eq!(
+            bucket["DeletionPolicy"], "Retain",
+            "{name} outlives the stack"
+        );
+        assert_eq!(bucket["UpdateReplacePolicy"], "Retain", "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn codecommit_may_call_what_triggers_call() -> Result<()> {
+    let template = Template::load()?;
+    let deployment = template.deploy(&[("RepositoryNamePattern", "team-*")])?;
+    for permission in ["UpdateFromCodeCommit", "LifecycleFromCodeCommit"] {
+        let properties = deployment.properties(permission)?;
+        assert_eq!(properties["Principal"], "codecommit.amazonaws.com");
+        assert_eq!(properties["SourceAccount"], "123456789012");
+        assert_eq!(
+            properties["SourceArn"],
+            "arn:aws:codecommit:eu-central-1:123456789012:team-*"
+        );
+    }
+    let lifecycle = deployment.properties(LIFECYCLE)?;
+    assert_eq!(
+        lifecycle["ReservedConcurrentExecutions"], 1,
+        "triggers have one writer"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_repository_applications_version_is_this_one() -> Result<()> {
+    let template = Template::load()?;
+    let application = template.at(&["Metadata", "AWS::ServerlessRepo::Application"]);
+    assert_eq!(application["SemanticVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(application["SpdxLicenseId"], "Apache-2.0");
+    Ok(())
+}
+
+/// The variables of a function as a stage takes them.
+fn variables(environment: BTreeMap<String, String>) -> Vec<(&'static str, String)> {
+    let own = |(name, value): (String, String)| (&*name.leak(), value);
+    environment.into_iter().map(own).collect()
+}
+
+/// CloudFormation's `PascalCase` as the API's `camelCase`; a configuration's names stay.
+fn as_api(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .map(|(name, value)| {
+                let (first, rest) = name.split_at(1);
+                let own = if name == "Configuration" {
+                    value.clone()
+                } else {
+                    as_api(value)
+                };
+                (first.to_lowercase() + rest, own)
+            })
+            .collect(),
+        Value::Array(items) => items.iter().map(as_api).collect(),
+        plain => plain.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_template_deploys_archives_a_branch_and_starts_the_sample_pipeline() -> Result<()>
+{
+    let template = Template::load()?;
+    let deployment = template
+        .deploy(&[("SamplePipeline", "true")])?
+        .at("123456789012", "us-east-1")
+        .named("Artifacts", BUCKET)
+        .named("UpdateFunction", branchline_tests::stage::UPDATE);
+    let stage = Stage::start(Setup {
+        update: variables(deployment.environment(UPDATE)?),
+        lifecycle: variables(deployment.environment(LIFECYCLE)?),
+        ..Setup::default()
+    })
+    .await?;
+    let place = stage.server.account();
+    assert_eq!((&*place.id, &*place.region), ("123456789012", "us-east-1"));
+
+    let mut pipeline = as_api(&deployment.properties("SamplePipelineOfBranches")?);
+    pipeline["roleArn"] = json!("arn:aws:iam::123456789012:role/SampleRole");
+    let source = &pipeline["stages"][0]["actions"][0]["configuration"];
+    assert_eq!(
+        source["PollForSourceChanges"], "false",
+        "nothing starts it but update"
+    );
+    stage.pipelines("CreatePipeline", &json!({ "pipeline": pipeline }))?;
+
+    stage.create_repository("demo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    git::commit(work.path(), &[("a.txt", "one\n")], "First")?;
+    stage.push(work.path(), "demo", &["main"]).await?;
+    stage.settle().await?;
+    let started = || {
+        let mut executions = stage.executions();
+        executions.retain(|execution| execution.pipeline == "branchline-sample");
+        executions
+    };
+    let [execution] = &started()[..] else {
+        panic!("one push, one execution: {:?}", started());
+    };
+    assert_eq!(execution.sources[0].key, "demo/main.zip");
+    assert!(execution.sources[0].version_id.is_some(), "it is pinned");
+
+    // The schedules' own input finds nothing left to do.
+    for (function, resource) in [("update", UPDATE), ("lifecycle", LIFECYCLE)] {
+        let schedule = deployment.properties(resource)?;
+        let input = schedule["Events"]["Schedule"]["Properties"]["Input"].as_str();
+        let input: Value = serde_json::from_str(input.context("a schedule has its input")?)?;
+        let event: Value = serde_json::from_str(include_str!("../../events/schedule.json"))?;
+        assert_eq!(input, event, "the input is a documented event");
+        let answer = stage.call(function, &input).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{function}: {error}"))?;
+        match function {
+            "update" => assert_eq!(answer["results"][0]["outcome"], "unchanged", "{answer}"),
+            _ => assert_eq!(answer["repositories"][0]["kept"], 1, "{answer}"),
+        }
+    }
+    assert_eq!(started().len(), 1, "nothing is started twice");
+    Ok(())
+}
+
+/// The document about the parameters, as the template has them.
+fn parameters_document(template: &Template) -> Result<String> {
+    let mut text = String::from(
+        "# Parameters\n\nWritten from `template.yaml`; `BRANCHLINE_WRITE_DOCS=1 cargo nextest run \
+         -p branchline-tests parameters` writes it anew.\nA parameter that is a setting has the \
+         setting's name: `BRANCHES_INCLUDE` is `BranchesInclude`. An empty one counts as not \
+         set.\n",
+    );
+    let interface = template.at(&["Metadata", "AWS::CloudFormation::Interface"]);
+    for group in interface["ParameterGroups"].as_array().context("groups")? {
+        let label = group["Label"]["default"].as_str().context("a label")?;
+        writeln!(
+            text,
+            "\n## {label}\n\n| parameter | default | allowed | meaning |\n|---|---|---|---|"
+        )?;
+        for name in group["Parameters"].as_array().context("parameters")? {
+            let name = name.as_str().context("a name")?;
+            let parameter = template.at(&["Parameters", name]);
+            let plain = |value: &Value| {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                if text.is_empty() {
+                    "empty".to_owned()
+                } else {
+                    format!("`{text}`")
+                }
+            };
+            let allowed = if let Some(values) = parameter["AllowedValues"].as_array() {
+                values.iter().map(plain).collect::<Vec<_>>().join(", ")
+            } else if let Some(words) = parameter["ConstraintDescription"].as_str() {
+                words.to_owned()
+            } else if let Some(least) = parameter["MinValue"].as_i64() {
+                format!("{least} to {}", parameter["MaxValue"])
+            } else {
+                format!("at most {} characters", parameter["MaxLength"])
+            };
+            let meaning = parameter["Description"].as_str().context("a description")?;
+            let default = plain(&parameter["Default"]);
+            writeln!(text, "| `{name}` | {default} | {allowed} | {meaning} |")?;
+        }
+    }
+    Ok(text)
+}
+
+#[test]
+fn the_document_about_parameters_is_the_templates() -> Result<()> {
+    let wanted = parameters_document(&Template::load()?)?;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/parameters.md");
+    if std::env::var_os("BRANCHLINE_WRITE_DOCS").is_some() {
+        std::fs::write(path, &wanted)?;
+    }
+    let there = std::fs::read_to_string(path)?;
+    assert_eq!(
+        there, wanted,
+        "docs/parameters.md is written from the template"
+    );
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! `cargo xtask package` starts with this what it built: each bootstrap answers an event, and
+//! together they take a push to its pipeline.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use branchline_dev::lambda::{FunctionConfig, FunctionRef, Outcome};
+use branchline_dev::server::{Options, Server};
+use branchline_tests::git;
+use branchline_tests::stage::{Setup, Stage};
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// Starts bootstraps against the development server.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The folder with the bootstraps, each under its function's name.
+    #[arg(long)]
+    bootstraps: PathBuf,
+    /// A function to start.
+    #[arg(long = "function", required = true)]
+    functions: Vec<String>,
+    /// The program that runs programs of another processor.
+    #[arg(long, requires = "system")]
+    emulator: Option<String>,
+    /// Where that processor's system libraries lie.
+    #[arg(long)]
+    system: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The folder to start from: the given one, or one of scripts that call the emulator.
+    fn programs(&self, scripts: &Path) -> Result<PathBuf> {
+        let (Some(emulator), Some(system)) = (&self.emulator, &self.system) else {
+            return Ok(self.bootstraps.clone());
+        };
+        let bootstraps = self.bootstraps.canonicalize().context("the bootstraps")?;
+        for name in &self.functions {
+            let script = scripts.join(name);
+            let (system, program) = (system.display(), bootstraps.join(name));
+            let text = format!(
+                "#!/bin/sh\nexec {emulator} -L '{system}' '{}'\n",
+                program.display()
+            );
+            std::fs::write(&script, text).context("a script")?;
+            let executable = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&script, executable).context("a script")?;
+        }
+        Ok(scripts.to_owned())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let scripts = tempfile::tempdir()?;
+    let programs = arguments.programs(scripts.path())?;
+    for name in &arguments.functions {
+        refuses_nonsense(name, &programs.join(name)).await?;
+        println!("{name}: starts, and refuses an unknown event by name");
+    }
+    let has = |name: &str| arguments.functions.iter().any(|function| function == name);
+    if has("update") && has("lifecycle") {
+        let execution = takes_a_push(programs).await?;
+        println!("lifecycle and update: a push became execution {execution}, pinned to its zip");
+    }
+    Ok(())
+}
+
+/// Starts a function alone and sends what no function understands.
+async fn refuses_nonsense(name: &str, bootstrap: &Path) -> Result<()> {
+    let mut function = FunctionConfig::new(name, bootstrap.to_owned());
+    let settings = [
+        ("ARTIFACT_BUCKET", "artifacts"),
+        (
+            "UPDATE_FUNCTION_ARN",
+            "arn:aws:lambda:us-east-1:123456789012:function:update",
+        ),
+    ];
+    function.environment = settings
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let server = Server::start(Options {
+        functions: vec![function],
+        ..Options::default()
+    })
+    .await?;
+    let called = FunctionRef {
+        name: name.to_owned(),
+        qualifier: None,
+    };
+    let event = json!({ "nonsense": true }).to_string().into_bytes().into();
+    let invoked = server
+        .lambda()
+        .invoke(&called, event, "nonsense".to_owned());
+    match invoked.await.map_err(|error| anyhow!("{error:?}"))?.outcome {
+        Outcome::Answer(answer) => bail!("{name} accepts nonsense: {answer:?}"),
+        Outcome::Failed(failure) => {
+            let error: Value = serde_json::from_slice(&failure.payload).unwrap_or_default();
+            if error["errorType"] != "branchline.InvalidEvent" {
+                bail!("{name} fails otherwise than it should: {error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Pushes a branch, and returns the execution that it became.
+async fn takes_a_push(bootstraps: PathBuf) -> Result<String> {
+    let stage = Stage::start(Setup {
+        bootstraps,
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_repository("demo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    git::commit(work.path(), &[("a.txt", "one\n")], "First")?;
+    stage.push(work.path(), "demo", &["main"]).await?;
+    stage.settle().await?;
+    match stage.executions().as_slice() {
+        [execution] => {
+            let version = execution
+                .sources
+                .first()
+                .and_then(|source| source.version_id.as_ref());
+            version.context("the execution is pinned to a version")?;
+            Ok(execution.id.clone())
+        }
+        other => bail!("one push, one execution; there are {}", other.len()),
+    }
+}

@@ -1,0 +1,183 @@
+//! `cargo xtask package`: what `sam deploy` uploads, built and started once.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::deploy::program;
+use crate::process::{cargo, is_there, output, run, target_folder, workspace};
+use crate::setup::Environment;
+
+/// The functions: their folder in `functions/`, which is their binary, and their name in
+/// the template.
+const FUNCTIONS: [(&str, &str); 3] = [
+    ("lifecycle", "LifecycleFunction"),
+    ("update", "UpdateFunction"),
+    ("migration", "MigrationFunction"),
+];
+
+/// What qemu needs to run the programs of a Debian system of that architecture.
+const EMULATOR_PACKAGES: &str = "qemu-user libc6-arm64-cross libgcc-s1-arm64-cross";
+
+/// What to build.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// For which processor.
+    #[arg(long, value_enum, default_value_t = Arch::All)]
+    arch: Arch,
+    /// Builds, and does not start what was built.
+    #[arg(long)]
+    no_start: bool,
+    /// Builds only these functions.
+    #[arg(long = "function")]
+    functions: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Arch {
+    #[value(name = "arm64")]
+    Arm64,
+    #[value(name = "x86_64")]
+    X86_64,
+    All,
+}
+
+impl Arch {
+    fn each(self) -> &'static [Self] {
+        match self {
+            Self::Arm64 => &[Self::Arm64],
+            Self::X86_64 => &[Self::X86_64],
+            Self::All => &[Self::X86_64, Self::Arm64],
+        }
+    }
+
+    /// Lambda's name for it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Arm64 => "arm64",
+            Self::X86_64 => "x86_64",
+            Self::All => "all",
+        }
+    }
+
+    fn is_here(self) -> bool {
+        match self {
+            Self::Arm64 => cfg!(target_arch = "aarch64"),
+            Self::X86_64 => cfg!(target_arch = "x86_64"),
+            Self::All => false,
+        }
+    }
+}
+
+pub(crate) fn task(arguments: &Arguments) -> Result<()> {
+    let functions = chosen(&arguments.functions)?;
+    let environment = Environment::Deploy.make()?;
+    if !arguments.no_start {
+        let programs = ["--bin", "branchline-dev", "--bin", "start-packages"];
+        run(cargo()
+            .args(["build", "--quiet", "--locked"])
+            .args(programs))?;
+    }
+    for &arch in arguments.arch.each() {
+        let built = build(&environment, arch, &functions)?;
+        report(arch, &functions, &built)?;
+        if !arguments.no_start {
+            start(arch, &functions, &built)?;
+        }
+    }
+    Ok(())
+}
+
+/// The functions to build: those that were named, else all.
+fn chosen(names: &[String]) -> Result<Vec<(&'static str, &'static str)>> {
+    for name in names {
+        if !FUNCTIONS.iter().any(|(function, _)| function == name) {
+            bail!("`{name}` is no function: lifecycle, update or migration");
+        }
+    }
+    let is_chosen = |(name, _): &&(&str, &str)| names.is_empty() || names.iter().any(|n| n == name);
+    Ok(FUNCTIONS.iter().filter(is_chosen).copied().collect())
+}
+
+/// Builds by `sam build`, and returns the folder with what was built.
+fn build(environment: &Path, arch: Arch, functions: &[(&str, &str)]) -> Result<PathBuf> {
+    let folder = target_folder().join("sam").join(arch.name());
+    // sam builds one function, or all that the template has.
+    let all = functions.len() == FUNCTIONS.len();
+    let once: Vec<Option<&str>> = if all {
+        vec![None]
+    } else {
+        functions.iter().map(|(_, name)| Some(*name)).collect()
+    };
+    for resource in once {
+        let mut sam = program(environment, "sam")?;
+        // One folder for all, wherever sam builds.
+        sam.env("CARGO_TARGET_DIR", target_folder());
+        sam.arg("build").args(resource);
+        // sam empties the build folder, so that one function has one of its own.
+        sam.arg("--build-dir")
+            .arg(folder.join(resource.unwrap_or_default()));
+        sam.arg("--no-cached");
+        sam.arg("--parameter-overrides")
+            .arg(format!("Architecture={}", arch.name()));
+        run(&mut sam)?;
+    }
+    let bootstraps = folder.join("bootstraps");
+    for (name, resource) in functions {
+        let own = folder.join(if all { "" } else { resource }).join(resource);
+        let place = bootstraps.join(name);
+        std::fs::create_dir_all(&bootstraps).context("the folder for bootstraps")?;
+        std::fs::copy(own.join("bootstrap"), &place)
+            .with_context(|| format!("the bootstrap of `{name}`"))?;
+    }
+    Ok(bootstraps)
+}
+
+/// Prints how large each bootstrap is, and how large as a zip, which is what is uploaded.
+fn report(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
+    for (name, _) in functions {
+        let bootstrap = built.join(name);
+        let size = std::fs::metadata(&bootstrap).context("a bootstrap")?.len();
+        let zip = bootstrap.with_extension("zip");
+        let code = "import sys, zipfile\n\
+                    with zipfile.ZipFile(sys.argv[2], 'w', zipfile.ZIP_DEFLATED) as z:\n    \
+                    z.write(sys.argv[1], 'bootstrap')";
+        run(Command::new("python3")
+            .args(["-c", code])
+            .arg(&bootstrap)
+            .arg(&zip))?;
+        let zipped = std::fs::metadata(&zip).context("a zip")?.len();
+        println!(
+            "{name:9} {:6} {size:>9} bytes, {zipped:>9} bytes zipped",
+            arch.name()
+        );
+        if zipped > 50 * 1024 * 1024 {
+            bail!("`{name}` is too large: Lambda takes zips of at most 50 MiB");
+        }
+    }
+    Ok(())
+}
+
+/// Starts each bootstrap against the development server: natively, or under qemu.
+fn start(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
+    let mut command = Command::new(target_folder().join("debug/start-packages"));
+    command.current_dir(workspace());
+    command.arg("--bootstraps").arg(built);
+    for (name, _) in functions {
+        command.args(["--function", name]);
+    }
+    if !arch.is_here() {
+        let system = "/usr/aarch64-linux-gnu";
+        if arch != Arch::Arm64 || !is_there("qemu-aarch64") || !Path::new(system).is_dir() {
+            println!(
+                "{} is not started: this machine cannot run it; apt-get install {EMULATOR_PACKAGES}",
+                arch.name()
+            );
+            return Ok(());
+        }
+        command.args(["--emulator", "qemu-aarch64", "--system", system]);
+    }
+    print!("{}", output(&mut command)?);
+    Ok(())
+}
