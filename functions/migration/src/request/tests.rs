@@ -183,3 +183,27 @@ fn no_answer_or_error_repeats_a_password() {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }
+
+#[test]
+fn every_request_in_the_documents_is_understood() {
+    let mut seen = 0;
+    for file in ["README.md", "docs/moving.md"] {
+        let path = format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        for block in text.split("```json\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let event: Value = serde_json::from_str(block).unwrap_or_else(|error| {
+                panic!("{file} shows what is no JSON: {error}: {block}");
+            });
+            // Answers have a status.
+            if event.get("mappings").is_none() || event.get("status").is_some() {
+                continue;
+            }
+            for mapping in parse(&event).unwrap().unwrap().mappings {
+                assert_eq!(mapping.work.err(), None, "{file}: {block}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 4, "{seen} mappings are shown");
+}
