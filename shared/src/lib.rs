@@ -9,7 +9,7 @@
 //!    AWS SDK is seen only inside their `client` modules, and in [`aws`], which
 //!    configures it.
 //! 4. [`event`]: what the functions are asked; [`git`]: git's formats and wire protocol.
-//! 5. [`pattern`], [`metrics`], [`retry`], [`progress`], [`setting`], [`name`], [`error`]: words.
+//! 5. [`pattern`], [`metrics`], [`retry`], [`setting`], [`name`], [`error`]: words.
 //!
 //! Nothing here reads the environment, the home folder or the terminal: callers pass
 //! values in. The one exception is [`aws::Aws::load`], which only programs call.
@@ -30,7 +30,6 @@ pub mod mirror;
 pub mod name;
 pub mod pattern;
 pub mod pipeline;
-pub mod progress;
 pub mod remote;
 pub mod retry;
 pub mod secret;

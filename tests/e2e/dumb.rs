@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::git::HashKind;
 use branchline_core::mirror::{self, mirror};
@@ -21,6 +21,7 @@ use branchline_dev::s3::store::PublicAccess;
 use branchline_dev::server::{self, Server};
 
 use super::git_remote::{GitRemote, git};
+use super::moto::Moto;
 use super::repo::{Repo, environment as environment_of_git, history};
 
 const BUCKET: &str = "public";
@@ -210,11 +211,10 @@ async fn a_bucket_that_answers_403_for_missing_keys_serves_the_loose_layout() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_git_clones_and_fetches_from_moto() -> Result<()> {
-    let Some(environment) = environment() else {
+    let Some(moto) = Moto::start()? else {
         return Ok(());
     };
-    let moto = Moto::start(&environment)?;
-    let s3 = moto.s3()?;
+    let s3 = moto_bucket(&moto)?;
     stock_git_is_served(&s3).await
 }
 
@@ -284,82 +284,27 @@ fn environment() -> Option<PathBuf> {
     folder
 }
 
-/// A moto server that stops with its value.
-struct Moto {
-    process: std::process::Child,
-    address: SocketAddr,
-}
-
-impl Moto {
-    fn start(environment: &Path) -> Result<Self> {
-        // moto does not tell which port it got for 0: one that is free now is asked for.
-        // Another process may take it first, and then the next one is tried.
-        for _ in 0..3 {
-            let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            let process = Command::new(environment.join("bin/moto_server"))
-                .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .context("moto_server")?;
-            let mut moto = Self { process, address };
-            let start = Instant::now();
-            while moto.process.try_wait()?.is_none() && start.elapsed() < Duration::from_mins(1) {
-                if TcpStream::connect(address).is_ok() {
-                    return Ok(moto);
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        bail!("moto_server does not start")
-    }
-
-    fn s3(&self) -> Result<S3> {
-        let key = AccessKey {
-            id: "AKIDEXAMPLE".into(),
-            secret: "secret".into(),
-            session_token: None,
-        };
-        let endpoint = format!("http://{}", self.address);
-        // A bucket is made by a PUT of its name, and so is its policy; of those moto asks
-        // nobody to sign.
-        let policy = serde_json::json!({
-            "Version": "2012-10-17",
-            "Statement": [{
-                "Effect": "Allow",
-                "Principal": "*",
-                "Action": "s3:GetObject",
-                "Resource": format!("arn:aws:s3:::{BUCKET}/*"),
-            }],
-        });
-        self.put(&format!("/{BUCKET}"), "")?;
-        self.put(&format!("/{BUCKET}?policy"), &policy.to_string())?;
-        Ok(S3::new(&endpoint, "us-east-1", &key))
-    }
-
-    fn put(&self, target: &str, body: &str) -> Result<()> {
-        let mut stream = TcpStream::connect(self.address)?;
-        write!(
-            stream,
-            "PUT {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            self.address,
-            body.len()
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let done = answer.starts_with("HTTP/1.1 20");
-        ensure!(done, "moto: {answer}");
-        Ok(())
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// A bucket of moto that everyone may read.
+fn moto_bucket(moto: &Moto) -> Result<S3> {
+    let key = AccessKey {
+        id: "AKIDEXAMPLE".into(),
+        secret: "secret".into(),
+        session_token: None,
+    };
+    // A bucket is made by a PUT of its name, and so is its policy; of those moto asks
+    // nobody to sign.
+    let policy = serde_json::json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "s3:GetObject",
+            "Resource": format!("arn:aws:s3:::{BUCKET}/*"),
+        }],
+    });
+    moto.put(&format!("/{BUCKET}"), "")?;
+    moto.put(&format!("/{BUCKET}?policy"), &policy.to_string())?;
+    Ok(S3::new(&moto.endpoint(), "us-east-1", &key))
 }
 
 /// Serves one repository over smart HTTP, protocol v0, to a client that names no media

@@ -72,6 +72,23 @@ impl Moto {
         ensure!(head.starts_with("HTTP/1.1 200"), "moto: {answer}");
         serde_json::from_str(body).context("moto answers JSON")
     }
+
+    /// Puts what moto asks nobody to sign: a bucket, or its policy.
+    pub(super) fn put(&self, target: &str, body: &str) -> Result<()> {
+        let mut stream = TcpStream::connect(self.address)?;
+        write!(
+            stream,
+            "PUT {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let done = answer.starts_with("HTTP/1.1 20");
+        ensure!(done, "moto: {answer}");
+        Ok(())
+    }
 }
 
 impl Drop for Moto {

@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bstr::BString;
@@ -44,6 +45,17 @@ use crate::git::{HashKind, ObjectId};
 
 /// The bytes of a pack as they come. It ends after the first error.
 pub type PackBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// Tells the time, in seconds since the epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The system's time, in seconds since the epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
 
 /// Commits, each with its parents in their order.
 pub type CommitGraph = HashMap<ObjectId, Box<[ObjectId]>>;

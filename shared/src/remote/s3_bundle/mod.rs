@@ -39,18 +39,16 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Limits;
 use crate::name::{BucketName, KeyPrefix};
+pub use crate::remote::Clock;
 use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
 use crate::remote::objects::{Database, PackAt};
-use crate::remote::{Remote, Source, Target};
+use crate::remote::{Remote, Source, Target, now};
 use crate::storage::{MIN_PART_BYTES, ObjectStore};
 
 /// The user metadata that names the ids that a bundle took the place of.
 pub const REPLACES: &str = "branchline-replaces";
 /// The user metadata by which a push recognises its bundle.
 pub const PUSH: &str = "branchline-push";
-
-/// Tells the time, in seconds since the epoch.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// How a bundle remote is used.
 #[derive(Clone)]
@@ -110,13 +108,6 @@ impl Default for BundleOptions {
             copy_bytes: 5 << 30,
         }
     }
-}
-
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 impl fmt::Debug for BundleOptions {

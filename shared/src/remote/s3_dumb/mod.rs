@@ -30,7 +30,7 @@ mod target;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bstr::BString;
@@ -42,12 +42,10 @@ use crate::git::HashKind;
 use crate::git::dumb_http::{Head, Refs, parse_head, parse_info_refs};
 use crate::git::pack::Limits;
 use crate::name::{BucketName, KeyPrefix};
+pub use crate::remote::Clock;
 use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
-use crate::remote::{Remote, Snapshot, Source, Target};
+use crate::remote::{Remote, Snapshot, Source, Target, now};
 use crate::storage::{ETag, ObjectStore};
-
-/// The time in seconds since the epoch.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// How a repository in S3 is read and written.
 #[derive(Clone)]
@@ -83,13 +81,6 @@ impl Default for Options {
             clock: Arc::new(now),
         }
     }
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 impl fmt::Debug for Options {
