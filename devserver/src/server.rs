@@ -6,6 +6,7 @@ mod classify;
 mod control;
 mod credentials;
 mod dispatch;
+mod resource;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use crate::lambda::{
     AsyncInvocations, FunctionConfig, HostOptions, LambdaApi, LambdaHost, QueueOptions,
 };
 use crate::pipeline::{PipelineOptions, PipelineService};
-use crate::s3::store::PublicAccess;
+use crate::s3::store::{Durability, PublicAccess};
 use crate::s3::{self, Store};
 
 use control::Control;
@@ -113,6 +114,10 @@ impl Server {
     /// Starts the server. When this returns, it accepts requests.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let (data, temporary) = data_folder(options.data.as_deref())?;
+        let durability = match temporary {
+            Some(_) => Durability::System,
+            None => Durability::Disk,
+        };
         let listener = TcpListener::bind(("127.0.0.1", options.port))
             .await
             .with_context(|| format!("listening on 127.0.0.1:{}", options.port))?;
@@ -145,7 +150,8 @@ impl Server {
         codecommit.set_base_url(&endpoint);
         codecommit.set_trigger_tester(Arc::new(delivery.clone()));
         delivery.set_source(Arc::new(codecommit.clone()));
-        let store = Store::open(data.join("s3")).context("opening the buckets")?;
+        let store =
+            Store::open_with(&data.join("s3"), durability).context("opening the buckets")?;
         for (bucket, access) in &options.public_buckets {
             store.set_public_access(bucket, *access);
         }

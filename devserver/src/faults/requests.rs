@@ -1,6 +1,6 @@
 //! Counts what was asked: per service and operation, by whom, and how much at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -25,7 +25,14 @@ pub struct RequestLine {
     /// `X-Amzn-Trace-Id` of the last one that had it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// The ARNs that IAM checks the action against, as far as the request tells them; of
+    /// very many only some.
+    #[serde(skip)]
+    pub resources: BTreeSet<String>,
 }
+
+/// The most ARNs that are kept for one kind of request.
+const RESOURCES: usize = 10_000;
 
 type Key = (Service, String, String, Option<String>);
 
@@ -34,6 +41,7 @@ struct Tally {
     count: u64,
     failed: u64,
     trace: Option<String>,
+    resources: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +90,7 @@ impl RequestLog {
                     count: tally.count,
                     failed: tally.failed,
                     trace: tally.trace.clone(),
+                    resources: tally.resources.clone(),
                 },
             )
             .collect()
@@ -138,6 +147,15 @@ impl InFlight {
             tally.trace = Some(header.to_owned());
         }
     }
+
+    /// Notes what the request is about.
+    pub fn resource(&self, arn: String) {
+        if let Some(tally) = self.log.counts().lines.get_mut(&self.key)
+            && tally.resources.len() < RESOURCES
+        {
+            tally.resources.insert(arn);
+        }
+    }
 }
 
 impl Drop for InFlight {
@@ -168,12 +186,17 @@ mod tests {
         drop((first, second));
         log.begin(Service::S3, "GetObject", action, Some("arn".into()))
             .trace("Root=1-2-3");
+        log.begin(Service::S3, "GetObject", action, None)
+            .resource("arn:aws:s3:::b/k".into());
         assert_eq!(log.max_in_flight(Service::S3), 2);
-        assert_eq!(log.count(Service::S3, "GetObject"), 3);
+        assert_eq!(log.count(Service::S3, "GetObject"), 4);
         let failed: Vec<u64> = log.lines().iter().map(|line| line.failed).collect();
         assert_eq!(failed, [1, 0], "principals are counted apart");
         let traces = log.lines().into_iter().map(|line| line.trace);
         assert!(traces.eq([None, Some("Root=1-2-3".to_owned())]));
+        let about = |line: &RequestLine| line.resources.iter().cloned().collect::<Vec<_>>();
+        assert_eq!(about(&log.lines()[0]), ["arn:aws:s3:::b/k"]);
+        assert_eq!(about(&log.lines()[1]), Vec::<String>::new());
         log.reset();
         assert_eq!(log.max_in_flight(Service::S3), 0);
         assert!(log.lines().is_empty());

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use super::body::{Body, Tracked, full};
 use super::classify::{Target, access_key_id, classify, text};
 use super::control::Control;
+use super::resource;
 use crate::account::{Account, Credentials};
 use crate::aws_json::{self, ApiError, ApiResult};
-use crate::faults::{Fault, Faults, RequestLog, Service};
+use crate::faults::{Fault, Faults, InFlight, RequestLog, Service};
 use crate::lambda::LambdaApi;
 use crate::pipeline::{PipelineService, cbor};
 
@@ -80,6 +81,9 @@ impl Dispatcher {
         if let Some(trace) = text(&parts.headers, "x-amzn-trace-id") {
             in_flight.trace(trace);
         }
+        for arn in resource::of_request(&target, &parts, &self.account) {
+            in_flight.resource(arn);
+        }
         let verdict = self.faults.decide(target.service, &target.operation);
         if !verdict.latency.is_zero() {
             tokio::time::sleep(verdict.latency).await;
@@ -97,7 +101,8 @@ impl Dispatcher {
             Some(Fault::Error) => failed(&target),
             Some(Fault::Conflict) => conflicting(&target),
             _ => {
-                self.execute(&target, credentials, Request::from_parts(parts, body))
+                let request = Request::from_parts(parts, body);
+                self.execute(&target, credentials, request, &in_flight)
                     .await
             }
         };
@@ -123,6 +128,7 @@ impl Dispatcher {
         target: &Target,
         credentials: Option<Credentials>,
         request: Request<Incoming>,
+        in_flight: &InFlight,
     ) -> Response<Body> {
         match target.service {
             Service::Git => return self.git.call(request).await,
@@ -149,6 +155,9 @@ impl Dispatcher {
             } else {
                 read_json(&body)?
             };
+            if let Some(arn) = resource::of_input(target, &input, &self.account) {
+                in_flight.resource(arn);
+            }
             let operation = &target.operation;
             match target.service {
                 Service::CodePipeline => self.pipelines.call(operation, &input, &principal),

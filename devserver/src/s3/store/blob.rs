@@ -13,8 +13,8 @@ use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::checksum::{Algorithm, Hasher, base64};
+use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
-use super::journal::sync_folder;
 
 /// A stretch of an object: one blob, whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,7 @@ impl Drop for Guard {
 pub struct Staged {
     guard: Guard,
     file: File,
+    durability: Durability,
     size: u64,
     md5: Md5,
     crc64: Hasher,
@@ -64,7 +65,11 @@ pub struct Staged {
 
 impl Staged {
     /// Starts a blob in `folder`, computing `algorithm` beside what is always computed.
-    pub(super) fn create(folder: &Path, algorithm: Option<Algorithm>) -> Result<Self> {
+    pub(super) fn create(
+        folder: &Path,
+        algorithm: Option<Algorithm>,
+        durability: Durability,
+    ) -> Result<Self> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let path = folder.join(&id);
         let file = File::create_new(&path).context("creating a blob")?;
@@ -75,6 +80,7 @@ impl Staged {
                 kept: false,
             },
             file,
+            durability,
             size: 0,
             md5: Md5::new(),
             crc64: Hasher::new(Algorithm::Crc64Nvme),
@@ -110,8 +116,9 @@ impl Staged {
 
     /// Ends the blob: its bytes are on disk when this returns.
     pub fn seal(self) -> Result<Sealed> {
-        self.file.sync_data().context("writing a blob")?;
-        sync_folder(self.guard.path.parent().unwrap_or(&self.guard.path))?;
+        let folder = self.guard.path.parent().unwrap_or(&self.guard.path);
+        self.durability.file(&self.file).context("writing a blob")?;
+        self.durability.folder(folder)?;
         let mut digests = vec![(Algorithm::Crc64Nvme, self.crc64.finish())];
         digests.extend(
             self.asked

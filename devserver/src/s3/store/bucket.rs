@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use super::blob::{Pins, Reader, Sealed, Staged};
 use super::checksum::{Algorithm, Checksum, Kind, base64};
+use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
 use super::event::{Event, Observers};
 use super::index::Index;
-use super::journal::{Journal, Record, snapshot, sync_folder};
+use super::journal::{Journal, Record, snapshot};
 use super::list::{self, Page, Query};
 use super::object::{
     Deleted, Head, NULL_VERSION, Object, Precondition, PutOptions, Tags, Version, Versioning,
@@ -26,6 +27,7 @@ use super::object::{
 pub struct Bucket {
     name: String,
     folder: PathBuf,
+    durability: Durability,
     writer: Mutex<Writer>,
     index: RwLock<Index>,
     pins: Arc<Pins>,
@@ -45,6 +47,7 @@ impl Bucket {
         folder: &Path,
         name: &str,
         region: &str,
+        durability: Durability,
         observers: Arc<Observers>,
     ) -> Result<Self> {
         fs::create_dir_all(folder.join("blobs")).context("creating a bucket")?;
@@ -52,26 +55,37 @@ impl Bucket {
             created: super::now(),
             region: region.to_owned(),
         };
-        let journal = Journal::create(&folder.join("journal"), std::slice::from_ref(&record))?;
+        let journal = Journal::create(
+            &folder.join("journal"),
+            std::slice::from_ref(&record),
+            durability,
+        )?;
         if let Some(parent) = folder.parent() {
-            sync_folder(parent)?;
+            durability.folder(parent)?;
         }
         let mut index = Index::default();
         index.apply(record);
-        Ok(Self::new(folder, name, journal, index, observers))
+        Ok(Self::new(
+            folder,
+            name,
+            journal,
+            index,
+            (durability, observers),
+        ))
     }
 
     /// Reads a bucket's folder back; `None` when its creation never finished.
     pub(super) fn open(
         folder: &Path,
         name: &str,
+        durability: Durability,
         observers: Arc<Observers>,
     ) -> Result<Option<Self>> {
         let path = folder.join("journal");
         if !path.try_exists().context("opening a bucket")? {
             return Ok(None);
         }
-        let (mut journal, records) = Journal::open(&path)?;
+        let (mut journal, records) = Journal::open(&path, durability)?;
         if !matches!(records.first(), Some(Record::Bucket { .. })) {
             return Err(Error::Corrupt {
                 path,
@@ -89,10 +103,16 @@ impl Bucket {
         };
         let compact = snapshot(head, index.versioning, &index.keys, &index.uploads);
         if lines > 100 + 2 * compact.len() {
-            journal = Journal::create(&path, &compact)?;
+            journal = Journal::create(&path, &compact, durability)?;
         }
         sweep(&folder.join("blobs"), &index)?;
-        Ok(Some(Self::new(folder, name, journal, index, observers)))
+        Ok(Some(Self::new(
+            folder,
+            name,
+            journal,
+            index,
+            (durability, observers),
+        )))
     }
 
     fn new(
@@ -100,11 +120,12 @@ impl Bucket {
         name: &str,
         journal: Journal,
         index: Index,
-        observers: Arc<Observers>,
+        (durability, observers): (Durability, Arc<Observers>),
     ) -> Self {
         Self {
             name: name.to_owned(),
             folder: folder.to_owned(),
+            durability,
             writer: Mutex::new(Writer {
                 journal,
                 deleted: false,
@@ -151,7 +172,7 @@ impl Bucket {
 
     /// Starts a blob, to become an object or a part; computes `algorithm` on the way.
     pub fn stage(&self, algorithm: Option<Algorithm>) -> Result<Staged> {
-        let staged = Staged::create(&self.folder.join("blobs"), algorithm);
+        let staged = Staged::create(&self.folder.join("blobs"), algorithm, self.durability);
         // Deleting a bucket takes its folder away: that is no failure of the disk.
         if staged.is_err() {
             drop(self.writer()?);
@@ -339,7 +360,7 @@ impl Bucket {
         fs::rename(&self.folder, grave).context("deleting a bucket")?;
         writer.deleted = true;
         if let Some(parent) = self.folder.parent() {
-            sync_folder(parent)?;
+            self.durability.folder(parent)?;
         }
         Ok(())
     }

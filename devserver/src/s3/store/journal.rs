@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
 use super::object::{Tags, Version, Versioning};
 use super::upload::{StoredPart, Upload};
@@ -55,30 +56,32 @@ pub(super) enum Record {
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    durability: Durability,
     len: u64,
     broken: bool,
 }
 
 impl Journal {
     /// Writes a journal of these records in one step, in place of the one that is there.
-    pub(super) fn create(path: &Path, records: &[Record]) -> Result<Self> {
+    pub(super) fn create(path: &Path, records: &[Record], durability: Durability) -> Result<Self> {
         let fresh = path.with_extension("new");
         let mut file = File::create(&fresh).context("writing a journal")?;
         let lines = encode(records)?;
         file.write_all(&lines).context("writing a journal")?;
-        file.sync_all().context("writing a journal")?;
+        durability.file(&file).context("writing a journal")?;
         fs::rename(&fresh, path).context("writing a journal")?;
-        sync_folder(path.parent().unwrap_or(path))?;
+        durability.folder(path.parent().unwrap_or(path))?;
         Ok(Self {
             path: path.to_owned(),
             file,
+            durability,
             len: lines.len() as u64,
             broken: false,
         })
     }
 
     /// Reads a journal back, dropping a torn last line.
-    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Record>)> {
+    pub(super) fn open(path: &Path, durability: Durability) -> Result<(Self, Vec<Record>)> {
         let text = fs::read(path).context("reading a journal")?;
         let mut records = Vec::new();
         let mut len = 0;
@@ -104,13 +107,14 @@ impl Journal {
             .context("opening a journal")?;
         if len < text.len() as u64 {
             file.set_len(len).context("repairing a journal")?;
-            file.sync_all().context("repairing a journal")?;
+            durability.file(&file).context("repairing a journal")?;
         }
         file.seek(SeekFrom::Start(len))
             .context("opening a journal")?;
         let journal = Self {
             path: path.to_owned(),
             file,
+            durability,
             len,
             broken: false,
         };
@@ -129,7 +133,7 @@ impl Journal {
         let written = self
             .file
             .write_all(&lines)
-            .and_then(|()| self.file.sync_data());
+            .and_then(|()| self.durability.file(&self.file));
         if let Err(source) = written {
             // A half-written line must not stand before later ones.
             self.broken = self.file.set_len(self.len).is_err()
@@ -142,13 +146,6 @@ impl Journal {
         self.len += lines.len() as u64;
         Ok(())
     }
-}
-
-/// Makes created, renamed and removed entries of a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .context("synchronising a folder")
 }
 
 fn encode(records: &[Record]) -> Result<Vec<u8>> {

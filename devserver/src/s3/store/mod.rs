@@ -13,6 +13,7 @@
 mod blob;
 mod bucket;
 mod checksum;
+mod durability;
 mod error;
 mod event;
 mod index;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 pub use self::blob::{Reader, Sealed, Staged};
 pub use self::bucket::Bucket;
 pub use self::checksum::{Algorithm, Checksum, Kind};
+pub use self::durability::Durability;
 pub use self::error::{Error, Result};
 pub use self::event::Event;
 pub use self::list::{ListedObject, ListedVersion, Page, Query};
@@ -67,6 +69,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
+    durability: Durability,
     buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
     public: RwLock<BTreeMap<String, PublicAccess>>,
     observers: Arc<Observers>,
@@ -78,7 +81,11 @@ impl Store {
     /// Opens the store in a folder, creating it if need be, and removes what a crash or a
     /// cut connection left unfinished.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
-        let folder = folder.as_ref();
+        Self::open_with(folder.as_ref(), Durability::Disk)
+    }
+
+    /// The same, with a durability of one's own.
+    pub fn open_with(folder: &Path, durability: Durability) -> Result<Self> {
         fs::create_dir_all(folder.join("buckets")).context("opening the store")?;
         let lock = File::create(folder.join("lock")).context("opening the store")?;
         match lock.try_lock() {
@@ -103,7 +110,7 @@ impl Store {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
                 continue;
             };
-            match Bucket::open(&entry.path(), &name, Arc::clone(&observers))? {
+            match Bucket::open(&entry.path(), &name, durability, Arc::clone(&observers))? {
                 Some(bucket) => {
                     buckets.insert(name, Arc::new(bucket));
                 }
@@ -113,6 +120,7 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
+                durability,
                 buckets: RwLock::new(buckets),
                 public: RwLock::default(),
                 observers,
@@ -139,7 +147,13 @@ impl Store {
             return Err(Error::BucketExists(name.to_owned()));
         }
         let folder = self.inner.folder.join("buckets").join(name);
-        let bucket = Bucket::create(&folder, name, region, Arc::clone(&self.inner.observers))?;
+        let bucket = Bucket::create(
+            &folder,
+            name,
+            region,
+            self.inner.durability,
+            Arc::clone(&self.inner.observers),
+        )?;
         let bucket = Arc::new(bucket);
         buckets.insert(name.to_owned(), Arc::clone(&bucket));
         Ok(bucket)

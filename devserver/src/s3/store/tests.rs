@@ -490,3 +490,14 @@ fn names_that_are_no_buckets_are_refused() {
         );
     }
 }
+
+#[test]
+fn a_store_whose_writes_reach_only_the_system_is_read_back() {
+    let folder = TempDir::new().unwrap();
+    let store = Store::open_with(folder.path(), Durability::System).unwrap();
+    store.create_bucket(BUCKET, "us-east-1").unwrap();
+    put(&store, "a", "one");
+    drop(store);
+    let store = Store::open_with(folder.path(), Durability::System).unwrap();
+    assert_eq!(text(&store, "a", None), "one");
+}
