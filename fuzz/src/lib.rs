@@ -61,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     target("loose", files::loose, seeds::loose),
     target("object", files::object, seeds::objects),
     target("repository_url", words::repository_url, seeds::urls),
+    target("remote_url", words::remote_url, seeds::remote_urls),
     target("names", words::names, seeds::names),
     target("patterns", words::patterns, seeds::patterns),
     target("event", words::event, seeds::events),

@@ -411,6 +411,19 @@ pub(crate) fn urls(_: &Seeds) -> Vec<Vec<u8>> {
     ])
 }
 
+pub(crate) fn remote_urls(seeds: &Seeds) -> Vec<Vec<u8>> {
+    let mut all = urls(seeds);
+    all.extend(texts([
+        "codecommit://repo.x",
+        "codecommit::eu-west-1://someone@repo",
+        "s3://bucket.name/team/repo1/",
+        "s3+zip://profile@bucket/a%20b",
+        "file:///srv/git/a%20b.git",
+        "../elsewhere.git",
+    ]));
+    all
+}
+
 pub(crate) fn names(_: &Seeds) -> Vec<Vec<u8>> {
     texts([
         "main",

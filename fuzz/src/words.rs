@@ -6,6 +6,7 @@ use branchline_core::name::{
     BranchName, BucketName, CommitId, KeyPrefix, ObjectKey, PipelineName, RefName, RepositoryName,
 };
 use branchline_core::pattern::BranchPatterns;
+use branchline_core::remote::url::RemoteUrl;
 
 use crate::choices::Choices;
 
@@ -38,6 +39,32 @@ pub fn repository_url(bytes: &[u8]) {
             Some(url.port()),
             "one port is meant"
         );
+    }
+}
+
+/// The URL of a remote of any kind.
+pub fn remote_url(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Ok(url) = RemoteUrl::new(text) else {
+        return;
+    };
+    let shown = url.to_string();
+    assert_eq!(format!("{url:?}"), shown, "no other form shows more");
+    match &url {
+        RemoteUrl::Http(url) => repository_url(url.to_string().as_bytes()),
+        RemoteUrl::Local(_) => {}
+        RemoteUrl::CodeCommit(_) | RemoteUrl::S3(_) => {
+            let again = RemoteUrl::new(&shown).expect("because it was a URL before");
+            assert_eq!(again.to_string(), shown, "what is shown stays");
+            let profile = match again {
+                RemoteUrl::CodeCommit(url) => url.profile,
+                RemoteUrl::S3(url) => url.profile,
+                _ => panic!("`{shown}` became another kind of remote"),
+            };
+            assert_eq!(profile, None, "no profile is shown");
+        }
     }
 }
 

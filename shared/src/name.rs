@@ -301,3 +301,108 @@ impl PipelineName {
         Err(invalid("pipeline name", text, rule))
     }
 }
+
+/// What SSE-KMS takes as its key: the id of a key, `alias/<name>`, or the ARN of either.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KmsKey(Box<str>);
+text_name!(KmsKey);
+
+impl KmsKey {
+    /// Validates `text`.
+    pub fn new(text: &str) -> Result<Self> {
+        const ARN: &str =
+            "an ARN of KMS is `arn:aws:kms:<region>:<account>:key/<id>` or `..:alias/<name>`";
+        let parts: Vec<&str> = text.splitn(6, ':').collect();
+        let name = match parts.as_slice() {
+            ["arn", partition, "kms", region, account, name]
+                if partition.starts_with("aws")
+                    && !region.is_empty()
+                    && account.len() == 12
+                    && account.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                name.strip_prefix("key/").or_else(|| alias(name))
+            }
+            [id] => alias(id).or(Some(*id)),
+            _ => return Err(invalid("KMS key", text, ARN)),
+        };
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/');
+        let rule = match name {
+            None => ARN,
+            Some(name) if name.is_empty() || text.len() > 2048 => {
+                "it must have 1 to 2048 characters"
+            }
+            Some(name) if !name.chars().all(legal) => {
+                "a key is its id, `alias/<name>`, or the ARN of either"
+            }
+            Some(_) => return Ok(Self(text.into())),
+        };
+        Err(invalid("KMS key", text, rule))
+    }
+
+    /// The region that an ARN names.
+    pub fn region(&self) -> Option<&str> {
+        self.0.strip_prefix("arn:")?.split(':').nth(2)
+    }
+
+    /// Refuses the key of another region than S3 is asked in: S3 uses only its own's.
+    pub fn check_region(self, region: Option<&str>) -> Result<Self> {
+        match (self.region(), region) {
+            (Some(of_key), Some(own)) if of_key != own => {
+                let rule = format!("it lies in region `{of_key}`, the buckets in `{own}`");
+                Err(invalid("KMS key for these buckets", &self.0, &rule))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// The name behind `alias/`.
+fn alias(text: &str) -> Option<&str> {
+    text.strip_prefix("alias/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kms_key_is_an_id_an_alias_or_the_arn_of_either() {
+        for good in [
+            "1234abcd-12ab-34cd-56ef-1234567890ab",
+            "mrk-1234abcd12ab34cd56ef1234567890ab",
+            "alias/artifacts",
+            "alias/aws/s3",
+            "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+            "arn:aws-cn:kms:cn-north-1:111122223333:alias/artifacts",
+        ] {
+            assert_eq!(KmsKey::new(good).expect(good).as_str(), good);
+        }
+        for bad in [
+            "",
+            "alias/",
+            "a key",
+            "arn:aws:kms:eu-west-1:111122223333:key/",
+            "arn:aws:kms:eu-west-1:1111:key/k",
+            "arn:aws:kms::111122223333:key/k",
+            "arn:aws:s3:eu-west-1:111122223333:key/k",
+            "arn:aws:kms:eu-west-1:111122223333:grant/k",
+        ] {
+            let error = KmsKey::new(bad).expect_err(bad);
+            assert!(error.to_string().contains("is no KMS key"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_kms_key_of_another_region_is_refused() {
+        let key = |text| KmsKey::new(text).expect("it is a key");
+        let of_west = || key("arn:aws:kms:eu-west-1:111122223333:key/k");
+        assert!(of_west().check_region(Some("eu-west-1")).is_ok());
+        assert!(of_west().check_region(None).is_ok());
+        assert!(key("alias/k").check_region(Some("us-east-1")).is_ok());
+        let error = of_west().check_region(Some("us-east-1"));
+        let error = error.expect_err("it lies elsewhere").to_string();
+        for part in ["`eu-west-1`", "`us-east-1`"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -90,6 +90,11 @@ impl Settings {
         }
     }
 
+    /// The region that the function runs in, where something tells it.
+    pub fn function_region(&self) -> Option<&str> {
+        self.get("AWS_REGION")
+    }
+
     /// The memory that Lambda gives the function, in MiB; Lambda's default of 128 where
     /// nothing tells it.
     pub fn function_memory_mib(&self) -> Result<u32> {

@@ -1,309 +1,53 @@
 //! The S3 bundle layout beside the client that it is from, git-remote-s3 0.4.2, on one
-//! bucket of the development server, when `BRANCHLINE_VENV` names the Python environment
-//! that has it.
+//! bucket of the development server and on one of moto, when `BRANCHLINE_VENV` names the
+//! Python environment that has both.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 
-use anyhow::{Result, bail};
-use async_trait::async_trait;
-use branchline_core::ErrorKind;
-use branchline_core::aws::{AccessKey, Aws};
+use anyhow::{Context as _, Result};
 use branchline_core::git::pack::Limits;
-use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{self, Options, Outcome, RefSelection};
-use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
-use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
-use branchline_core::remote::{
-    Head, Incoming, IncomingOptions, PackBody, Push, RefChange, RefOutcome, RefTarget, Remote,
-    Snapshot, Source, Target, Wanted,
-};
-use branchline_core::storage::client::SdkObjectStore;
-use branchline_core::storage::{ObjectStore, PutOptions};
-use branchline_dev::server::{Options as ServerOptions, Server};
+use branchline_core::remote::Remote as _;
+use branchline_core::remote::local::LocalRepository;
+use branchline_dev::faults::Service;
 use branchline_tests::git;
-use bstr::BString;
-use futures_util::StreamExt as _;
 
-/// A bucket that both clients use, and a repository that both push from.
-struct Peers {
-    server: Server,
-    environment: PathBuf,
-    store: Arc<SdkObjectStore>,
-    bucket: BucketName,
-    folder: tempfile::TempDir,
-}
+use super::bundle_peers::{On, PREFIX, Peers, input, refs, url};
 
-const URL: &str = "s3://bundles/team/repo1";
-
-impl Peers {
-    async fn start() -> Result<Option<Self>> {
-        let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
-            eprintln!(
-                "skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment"
-            );
-            return Ok(None);
-        };
-        let server = Server::start(ServerOptions::default()).await?;
-        let region = &server.account().region;
-        let made = server.store().create_bucket("bundles", region);
-        made.map_err(|error| anyhow::anyhow!("{error}"))?;
-        let credentials = server.credentials();
-        let key = AccessKey {
-            id: credentials.access_key_id.clone(),
-            secret: credentials.secret_access_key.clone(),
-            session_token: credentials.session_token.clone(),
-        };
-        let aws = Aws::fixed(region, &server.endpoint(), &key);
-        let folder = tempfile::tempdir()?;
-        git::init(&folder.path().join("work"))?;
-        Ok(Some(Self {
-            store: Arc::new(SdkObjectStore::new(&aws)),
-            bucket: BucketName::new("bundles")?,
-            environment,
-            server,
-            folder,
-        }))
-    }
-
-    fn work(&self) -> PathBuf {
-        self.folder.path().join("work")
-    }
-
-    /// Git in the working folder.
-    fn git(&self, arguments: &[&str]) -> Result<String> {
-        git::git(&self.work(), arguments)
-    }
-
-    /// Git that finds the Python helper; what it says, on both channels.
-    async fn python(&self, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
-        let credentials = self.server.credentials();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let bin = self.environment.join("bin");
-        let mut command = git::command(folder);
-        command
-            .args(arguments)
-            .env("PATH", format!("{}:{path}", bin.display()))
-            .env("HOME", self.folder.path())
-            .env("AWS_ENDPOINT_URL", self.server.endpoint())
-            .env("AWS_DEFAULT_REGION", &self.server.account().region)
-            .env("AWS_ACCESS_KEY_ID", &credentials.access_key_id)
-            .env("AWS_SECRET_ACCESS_KEY", &credentials.secret_access_key)
-            .env_remove("AWS_SESSION_TOKEN")
-            .env_remove("AWS_PROFILE");
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-        said += &String::from_utf8_lossy(&output.stderr);
-        Ok((output.status.success(), said))
-    }
-
-    async fn python_push(&self, refspecs: &[&str]) -> Result<()> {
-        let arguments = [&["push", URL], refspecs].concat();
-        let (done, said) = self.python(&self.work(), &arguments).await?;
-        assert!(done, "the Python client pushes {refspecs:?}: {said}");
-        Ok(())
-    }
-
-    /// A clone by the Python client, checked by git, with the refs that it has.
-    async fn python_clone(&self, name: &str) -> Result<String> {
-        let to = self.folder.path().join(name);
-        let to_text = to.display().to_string();
-        let arguments = ["clone", "--quiet", "--mirror", URL, &to_text];
-        let (done, said) = self.python(self.folder.path(), &arguments).await?;
-        assert!(done, "the Python client clones: {said}");
-        check(&to)?;
-        refs(&to)
-    }
-
-    fn remote(&self) -> Result<BundleRemote> {
-        Ok(BundleRemote::new(
-            Arc::<SdkObjectStore>::clone(&self.store),
-            self.bucket.clone(),
-            KeyPrefix::new("team/repo1")?,
-            BundleOptions::default(),
-        ))
-    }
-
-    /// Makes the remote's refs equal to the working folder's, as ours does it.
-    async fn our_push(&self) -> Result<Outcome> {
-        let options = Options {
-            refs: RefSelection::new(["refs/*"])?,
-            prune: true,
-            ..Options::default()
-        };
-        let local = Local(self.work());
-        let outcome = mirror::mirror(&local, &self.remote()?, &options, None).await?;
-        assert!(
-            outcome.complete && outcome.rejected.is_empty(),
-            "{outcome:?}"
-        );
-        Ok(outcome)
-    }
-
-    /// A clone by ours, checked by git, with the refs that it has.
-    async fn our_clone(&self, name: &str) -> Result<String> {
-        let to = self.folder.path().join(name);
-        git::init(&to)?;
-        let source = self.remote()?.source(&[]).await?;
-        let snapshot = source.snapshot();
-        let wanted = Wanted {
-            wants: snapshot.tips(),
-            offset_deltas: true,
-            ..Wanted::default()
-        };
-        let mut pack = Vec::new();
-        let mut body = source.fetch(&wanted).await?;
-        while let Some(bytes) = body.next().await {
-            pack.extend_from_slice(&bytes?);
+/// Each test on the development server's S3 and on moto's.
+macro_rules! on_both {
+    ($($name:ident,)*) => {
+        mod on_the_development_server {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() -> super::Result<()> {
+                    super::$name(super::On::DevelopmentServer).await
+                }
+            )*
         }
-        input(&to, &["index-pack", "--stdin", "--strict"], &pack)?;
-        for (name, target) in &snapshot.refs {
-            git::git(
-                &to,
-                ["update-ref", &name.to_string(), &target.id.to_string()],
-            )?;
+        mod on_moto {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() -> super::Result<()> {
+                    super::$name(super::On::Moto).await
+                }
+            )*
         }
-        check(&to)?;
-        refs(&to)
-    }
-
-    /// The keys of the remote, those of bundles and `HEAD`.
-    async fn keys(&self) -> Result<Vec<String>> {
-        let page = self
-            .store
-            .list(&self.bucket, "team/repo1/", None, None)
-            .await?;
-        Ok(page
-            .objects
-            .into_iter()
-            .map(|object| object.key.to_string())
-            .collect())
-    }
-
-    /// The keys that the remote must have for the working folder's refs.
-    fn expected_keys(&self) -> Result<Vec<String>> {
-        let refs = refs(&self.work())?;
-        let key = |line: &str| {
-            let (id, name) = line.split_once(' ').unwrap_or_default();
-            format!("team/repo1/{name}/{id}.bundle")
-        };
-        let mut keys: Vec<_> = refs.lines().map(key).collect();
-        keys.push("team/repo1/HEAD".to_owned());
-        keys.sort();
-        Ok(keys)
-    }
-
-    async fn both_agree(&self, step: &str) -> Result<()> {
-        let expected = refs(&self.work())?;
-        assert_eq!(
-            self.python_clone(&format!("{step}-python")).await?,
-            expected,
-            "{step}"
-        );
-        assert_eq!(
-            self.our_clone(&format!("{step}-ours")).await?,
-            expected,
-            "{step}"
-        );
-        assert_eq!(self.keys().await?, self.expected_keys()?, "{step}");
-        Ok(())
-    }
+    };
 }
 
-fn refs(folder: &Path) -> Result<String> {
-    git::git(
-        folder,
-        ["for-each-ref", "--format=%(objectname) %(refname)"],
-    )
-}
-
-fn check(folder: &Path) -> Result<()> {
-    let found = git::git(folder, ["fsck", "--full", "--strict", "--no-dangling"])?;
-    assert_eq!(found, "", "git fsck finds nothing");
-    Ok(())
-}
-
-/// What git prints, given that input.
-fn input(folder: &Path, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
-    let mut command: Command = git::command(folder);
-    let mut child = command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut stdin = child.stdin.take().expect("it is piped");
-    let output = std::thread::scope(|scope| {
-        scope.spawn(move || std::io::Write::write_all(&mut stdin, input));
-        child.wait_with_output()
-    })?;
-    if !output.status.success() {
-        bail!("git {arguments:?} failed");
-    }
-    Ok(output.stdout)
-}
-
-/// A repository on disk as a source, served by git itself.
-struct Local(PathBuf);
-
-impl std::fmt::Display for Local {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.display().fmt(f)
-    }
-}
-
-#[async_trait]
-impl Remote for Local {
-    async fn source(&self, _prefixes: &[BString]) -> branchline_core::Result<Box<dyn Source>> {
-        let mut snapshot = Snapshot::empty(HashKind::Sha1);
-        for line in refs(&self.0).expect("git lists refs").lines() {
-            let (id, name) = line.split_once(' ').expect("git was asked for two words");
-            let id = ObjectId::from_hex(id.as_bytes()).expect("git prints ids");
-            snapshot
-                .refs
-                .insert(name.into(), RefTarget { id, peeled: None });
-        }
-        snapshot.head = Some(Head::Symbolic("refs/heads/main".into()));
-        Ok(Box::new(LocalSource(self.0.clone(), snapshot)))
-    }
-
-    async fn target(&self) -> branchline_core::Result<Box<dyn Target>> {
-        unreachable!("it is only a source")
-    }
-}
-
-struct LocalSource(PathBuf, Snapshot);
-
-#[async_trait]
-impl Source for LocalSource {
-    fn snapshot(&self) -> &Snapshot {
-        &self.1
-    }
-
-    async fn fetch(&self, wanted: &Wanted) -> branchline_core::Result<PackBody> {
-        let mut revisions = String::new();
-        for id in &wanted.wants {
-            writeln!(revisions, "{id}").expect("memory takes all");
-        }
-        for id in &wanted.haves {
-            let id = id.to_string();
-            if git::git(&self.0, ["cat-file", "-e", &id]).is_ok() {
-                writeln!(revisions, "^{id}").expect("memory takes all");
-            }
-        }
-        let mut arguments = vec!["pack-objects", "--revs", "--stdout", "-q"];
-        arguments.extend(wanted.thin.then_some("--thin"));
-        arguments.extend(wanted.offset_deltas.then_some("--delta-base-offset"));
-        let pack = input(&self.0, &arguments, revisions.as_bytes()).expect("git makes a pack");
-        Ok(Box::pin(futures_util::stream::iter([Ok(pack.into())])))
-    }
+on_both! {
+    both_clients_share_one_bucket,
+    a_ref_that_the_python_client_cannot_push_to_is_repaired,
+    a_composed_bundle_is_read_by_the_python_client,
+    five_hundred_refs_go_both_ways,
+    a_branch_that_one_client_protects_the_other_one_keeps,
 }
 
 /// "Each reads, pushes over, deletes and repairs what the other wrote."
-#[tokio::test(flavor = "multi_thread")]
-async fn both_clients_share_one_bucket() -> Result<()> {
-    let Some(peers) = Peers::start().await? else {
+async fn both_clients_share_one_bucket(on: On) -> Result<()> {
+    let Some(peers) = Peers::start(on).await? else {
         return Ok(());
     };
     let work = peers.work();
@@ -356,9 +100,8 @@ async fn both_clients_share_one_bucket() -> Result<()> {
 }
 
 /// "A ref left with two bundles is read, and repaired, never stuck."
-#[tokio::test(flavor = "multi_thread")]
-async fn a_ref_that_the_python_client_cannot_push_to_is_repaired() -> Result<()> {
-    let Some(peers) = Peers::start().await? else {
+async fn a_ref_that_the_python_client_cannot_push_to_is_repaired(on: On) -> Result<()> {
+    let Some(peers) = Peers::start(on).await? else {
         return Ok(());
     };
     let work = peers.work();
@@ -369,15 +112,11 @@ async fn a_ref_that_the_python_client_cannot_push_to_is_repaired() -> Result<()>
     git::commit(&work, &[("a.txt", "two\n")], "Second")?;
     peers.python_push(&["main"]).await?;
     // What a client leaves that is killed after it has published.
-    let key = ObjectKey::new(&format!("team/repo1/refs/heads/main/{old}.bundle"))?;
-    let options = PutOptions::default();
-    peers
-        .store
-        .put(&peers.bucket, &key, bundle.into(), &options)
-        .await?;
+    let key = format!("{PREFIX}/refs/heads/main/{old}.bundle");
+    peers.put(&key, bundle).await?;
 
     git::commit(&work, &[("a.txt", "three\n")], "Third")?;
-    let (done, said) = peers.python(&work, &["push", URL, "main"]).await?;
+    let (done, said) = peers.python(&work, &["push", &url(PREFIX), "main"]).await?;
     assert!(!done, "the Python client is stuck: {said}");
     let source = peers.remote()?.source(&[]).await?;
     let second = peers.git(&["rev-parse", "main~1"])?;
@@ -394,9 +133,8 @@ async fn a_ref_that_the_python_client_cannot_push_to_is_repaired() -> Result<()>
 }
 
 /// "A bundle that was composed in S3 is one to git and to the Python client."
-#[tokio::test(flavor = "multi_thread")]
-async fn a_composed_bundle_is_read_by_the_python_client() -> Result<()> {
-    let Some(peers) = Peers::start().await? else {
+async fn a_composed_bundle_is_read_by_the_python_client(on: On) -> Result<()> {
+    let Some(peers) = Peers::start(on).await? else {
         return Ok(());
     };
     let work = peers.work();
@@ -424,97 +162,169 @@ async fn a_composed_bundle_is_read_by_the_python_client() -> Result<()> {
     peers.both_agree("over-composed").await
 }
 
-/// One of ours: moves `main` from `old` to `new`; whether it was told that it did.
-async fn our_race(
-    remote: BundleRemote,
-    local: Local,
-    old: ObjectId,
-    new: ObjectId,
-) -> Result<bool> {
-    let mut target = remote.target().await?;
-    let name = BString::from("refs/heads/main");
-    if target.snapshot().refs.get(&name).map(|at| at.id) != Some(old) {
-        return Ok(false);
+/// "Histories with 500 refs": one list for each thousand keys.
+async fn five_hundred_refs_go_both_ways(on: On) -> Result<()> {
+    let Some(peers) = Peers::start(on).await? else {
+        return Ok(());
+    };
+    let work = peers.work();
+    let mut parent = git::commit(&work, &[("a.txt", "one\n")], "First")?;
+    let tree = peers.git(&["rev-parse", "main^{tree}"])?;
+    let mut updates = String::new();
+    for number in 0..499 {
+        let message = format!("commit {number}");
+        parent = peers.git(&["commit-tree", &tree, "-p", &parent, "-m", &message])?;
+        writeln!(updates, "create refs/heads/f/{number} {parent}")?;
     }
-    let wanted = Wanted {
-        wants: vec![new],
-        haves: vec![old],
-        thin: true,
-        offset_deltas: true,
-    };
-    let pack = local.source(&[]).await?.fetch(&wanted).await?;
-    let options = IncomingOptions {
-        hash: HashKind::Sha1,
-        limits: Limits::default(),
-        pointers: false,
-    };
-    let push = Push {
-        changes: vec![RefChange {
-            name,
-            old: Some(old),
-            new: Some(RefTarget {
-                id: new,
-                peeled: None,
-            }),
-        }],
-        pack: Some(Incoming::new(pack, &options)),
-        ..Push::default()
-    };
-    match target.push(push).await {
-        Ok(report) => {
-            assert_eq!(report.refs[0].1, RefOutcome::Done);
-            Ok(true)
-        }
-        Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
-        Err(error) => Err(error.into()),
+    input(&work, &["update-ref", "--stdin"], updates.as_bytes())?;
+    let outcome = peers.our_push().await?;
+    assert_eq!(outcome.created, 500);
+    peers.both_agree("ours-500").await?;
+    if on == On::DevelopmentServer {
+        let lists = || {
+            let requests = peers.server().requests();
+            requests.count(Service::S3, "ListObjectsV2")
+        };
+        let before = lists();
+        let source = peers.remote()?.source(&[]).await?;
+        assert_eq!(source.snapshot().refs.len(), 500);
+        assert_eq!(lists() - before, 1, "one list");
     }
+
+    // The Python client moves and deletes some of them.
+    let mut refspecs = Vec::new();
+    for number in 0..10 {
+        let (name, forward) = (format!("f/{number}"), format!("f/{}", number + 20));
+        peers.git(&["branch", "--force", &name, &forward])?;
+        let gone = format!("f/{}", number + 100);
+        peers.git(&["branch", "--quiet", "--delete", "--force", &gone])?;
+        refspecs.extend([name, format!(":{gone}")]);
+    }
+    let refspecs: Vec<&str> = refspecs.iter().map(String::as_str).collect();
+    peers.python_push(&refspecs).await?;
+    let (_, said) = peers
+        .python(&work, &["ls-remote", "--refs", &url(PREFIX)])
+        .await?;
+    let mut listed: Vec<_> = said.lines().map(|line| line.replace('\t', " ")).collect();
+    listed.sort_by_key(|line| line.split_once(' ').map(|(_, name)| name.to_owned()));
+    assert_eq!(listed.join("\n"), refs(&work)?);
+    let again = peers.our_push().await?;
+    assert_eq!((again.unchanged, again.updated), (490, 0));
+    Ok(())
 }
 
-/// "One `ok` a round, no acknowledged commit unreachable, no ref unreadable."
-#[tokio::test(flavor = "multi_thread")]
-async fn of_both_clients_pushing_at_once_one_wins() -> Result<()> {
-    const ROUNDS: usize = 3;
-    const WRITERS: usize = 8;
-    let Some(peers) = Peers::start().await? else {
+/// Mirrors `main` alone, which may be refused.
+async fn push_main(peers: &Peers) -> Result<Outcome> {
+    let options = Options {
+        refs: RefSelection::new(["refs/heads/main"])?,
+        prune: true,
+        ..Options::default()
+    };
+    let local = LocalRepository::new(peers.work(), Limits::default());
+    Ok(mirror::mirror(&local, &peers.remote()?, &options, None).await?)
+}
+
+/// "`PROTECTED#` included."
+async fn a_branch_that_one_client_protects_the_other_one_keeps(on: On) -> Result<()> {
+    let Some(peers) = Peers::start(on).await? else {
         return Ok(());
     };
     let work = peers.work();
     git::commit(&work, &[("a.txt", "one\n")], "First")?;
+    let tip = git::commit(&work, &[("a.txt", "two\n")], "Second")?;
+    peers.our_push().await?;
+    peers.git(&["remote", "add", "origin", &url(PREFIX)])?;
+    let mut protect = Command::new(peers.program("git-s3"));
+    protect
+        .args(["protect", "origin", "main"])
+        .current_dir(&work);
+    peers.sign_in(&mut protect);
+    let output = tokio::task::spawn_blocking(move || protect.output()).await??;
+    assert!(output.status.success(), "{output:?}");
+    let keys = peers.keys(PREFIX).await?;
+    let protected = format!("{PREFIX}/refs/heads/main/PROTECTED#");
+    assert!(keys.contains(&protected), "{keys:?}");
+
+    // Neither rewinds it.
+    peers.git(&["update-ref", "refs/heads/main", "main~1"])?;
+    let outcome = push_main(&peers).await?;
+    assert_eq!(outcome.rejected.len(), 1, "{outcome:?}");
+    let push = ["push", &url(PREFIX), "+main"];
+    let (done, said) = peers.python(&work, &push).await?;
+    assert!(!done, "the Python client rewinds nothing: {said}");
+    // Neither deletes it.
+    let (done, said) = peers
+        .python(&work, &["push", &url(PREFIX), ":main"])
+        .await?;
+    assert!(!done, "the Python client deletes nothing: {said}");
+    peers.git(&["branch", "other", &tip])?;
+    peers.git(&["symbolic-ref", "HEAD", "refs/heads/other"])?;
+    peers.git(&["update-ref", "-d", "refs/heads/main"])?;
+    let outcome = push_main(&peers).await?;
+    assert_eq!(outcome.rejected.len(), 1, "{outcome:?}");
+    assert_eq!(peers.keys(PREFIX).await?, keys, "nothing was touched");
+
+    // Both move it forward.
+    peers.git(&["update-ref", "refs/heads/main", &tip])?;
+    peers.git(&["symbolic-ref", "HEAD", "refs/heads/main"])?;
+    git::commit(&work, &[("a.txt", "three\n")], "Third")?;
+    let outcome = push_main(&peers).await?;
+    assert_eq!((outcome.updated, outcome.rejected.len()), (1, 0));
+    git::commit(&work, &[("a.txt", "four\n")], "Fourth")?;
     peers.python_push(&["main"]).await?;
-    for round in 0..ROUNDS {
-        let old = peers.git(&["rev-parse", "main"])?;
-        let tree = peers.git(&["rev-parse", "main^{tree}"])?;
-        let mut commits = Vec::new();
-        for writer in 0..WRITERS {
-            let message = format!("round {round}, writer {writer}");
-            let commit = peers.git(&["commit-tree", &tree, "-p", &old, "-m", &message])?;
-            // The Python client takes names only.
-            peers.git(&["branch", "--force", &format!("w{writer}"), &commit])?;
-            commits.push(commit);
-        }
-        let id = |hex: &str| ObjectId::from_hex(hex.as_bytes()).expect("git prints ids");
-        let pushes = commits.iter().enumerate().map(|(writer, commit)| {
-            let (peers, work) = (&peers, &work);
-            let (old, new) = (id(&old), id(commit));
-            async move {
-                if writer % 2 == 0 {
-                    return our_race(peers.remote()?, Local(work.clone()), old, new).await;
-                }
-                let refspec = format!("w{writer}:refs/heads/main");
-                Ok(peers.python(work, &["push", URL, &refspec]).await?.0)
-            }
-        });
-        let told = futures_util::future::try_join_all(pushes).await?;
-        let winners: Vec<_> = (0..WRITERS).filter(|writer| told[*writer]).collect();
-        assert_eq!(winners.len(), 1, "one wins in round {round}: {told:?}");
-        let won = &commits[winners[0]];
-        let keys = peers.keys().await?;
-        let expected = format!("team/repo1/refs/heads/main/{won}.bundle");
-        assert_eq!(keys, ["team/repo1/HEAD", &expected], "round {round}");
-        peers.git(&["update-ref", "refs/heads/main", won])?;
-    }
-    for writer in 0..WRITERS {
-        peers.git(&["branch", "--delete", "--force", &format!("w{writer}")])?;
-    }
-    peers.both_agree("raced").await
+    let keys = peers.keys(PREFIX).await?;
+    assert!(keys.contains(&protected), "it still is protected: {keys:?}");
+    Ok(())
+}
+
+/// "SHA-256 repositories": what the Python client writes and does not show itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sha_256_repository_that_the_python_client_pushed_is_read_and_pushed_over() -> Result<()>
+{
+    let Some(peers) = Peers::start(On::DevelopmentServer).await? else {
+        return Ok(());
+    };
+    let other = peers.folder.path().join("sha256");
+    std::fs::create_dir(&other)?;
+    let init = [
+        "init",
+        "--quiet",
+        "--initial-branch=main",
+        "--object-format=sha256",
+    ];
+    git::git(&other, init)?;
+    git::commit(&other, &[("a.txt", "one\n")], "First")?;
+    let push = ["push", &url(PREFIX), "main"];
+    let (done, said) = peers.python(&other, &push).await?;
+    assert!(done, "the Python client pushes: {said}");
+    let cloned = peers.our_clone(&peers.remote()?, "sha256-ours").await?;
+    assert_eq!(cloned, refs(&other)?);
+    git::commit(&other, &[("a.txt", "two\n")], "Second")?;
+    let options = Options {
+        refs: RefSelection::new(["refs/*"])?,
+        ..Options::default()
+    };
+    let local = LocalRepository::new(&other, Limits::default());
+    let outcome = mirror::mirror(&local, &peers.remote()?, &options, None).await?;
+    assert_eq!(outcome.updated, 1);
+    let cloned = peers.our_clone(&peers.remote()?, "sha256-over").await?;
+    assert_eq!(cloned, refs(&other)?);
+
+    // A repository of the other kind is refused before anything is written.
+    git::commit(&peers.work(), &[("a.txt", "one\n")], "First")?;
+    let keys = peers.keys(PREFIX).await?;
+    let sha1 = LocalRepository::new(peers.work(), Limits::default());
+    let refused = mirror::mirror(&sha1, &peers.remote()?, &options, None).await;
+    let error = refused.err().context("it is refused")?.report();
+    assert!(
+        error.contains("sha256") && error.contains("sha1"),
+        "{error}"
+    );
+    assert_eq!(peers.keys(PREFIX).await?, keys, "nothing was written");
+    // The Python client writes it all the same: then neither is shown, and it is said why.
+    peers.python_push(&["main:refs/heads/other"]).await?;
+    let error = peers.remote()?.source(&[]).await.err();
+    let error = error.context("a mixture is refused")?.report();
+    assert!(error.contains("another prefix"), "{error}");
+    Ok(())
 }

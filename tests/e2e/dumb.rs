@@ -21,8 +21,8 @@ use branchline_dev::s3::store::PublicAccess;
 use branchline_dev::server::{self, Server};
 
 use super::git_remote::{GitRemote, git};
-use super::moto::Moto;
 use super::repo::{Repo, environment as environment_of_git, history};
+use branchline_tests::moto::Moto;
 
 const BUCKET: &str = "public";
 

@@ -16,9 +16,9 @@ use branchline_tests::git;
 use branchline_tests::stage::{LIFECYCLE, MIGRATION, Setup, Stage, UPDATE, built_programs};
 use serde_json::{Value, json};
 
-use super::moto::Moto;
 use super::repo::{Repo, history};
 use super::server::{Answer, Server as GitServer};
+use branchline_tests::moto::Moto;
 
 /// The bucket that everyone may read.
 const BUCKET: &str = "mirrors";

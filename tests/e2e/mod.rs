@@ -22,7 +22,14 @@ mod repo;
 #[path = "../../shared/tests/git/server.rs"]
 mod server;
 
+mod batches;
+mod batches_faults;
+mod batches_peer;
+mod batches_script;
+mod batches_world;
 mod bundle;
+mod bundle_peers;
+mod bundle_races;
 mod conformance;
 mod demo;
 mod dumb;
@@ -39,13 +46,13 @@ mod lifecycle;
 mod logs;
 mod migration;
 mod mirror;
-mod moto;
 mod peers;
 mod privilege;
 mod readme;
 mod runbook;
 mod template;
 mod update;
+mod zip;
 
 #[test]
 fn every_file_is_a_module() {

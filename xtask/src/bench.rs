@@ -40,6 +40,33 @@ enum Subject {
         #[arg(long)]
         dev: bool,
     },
+    /// Remotes of bundles in S3: a change of 2 bytes in 60 MB beside git-remote-s3.
+    Remote {
+        /// Measures 51 refs that share 10 MiB, too.
+        #[arg(long)]
+        large: bool,
+        /// Measures a bundle of more than 5 GiB, too; takes 20 GiB of disk.
+        #[arg(long)]
+        huge: bool,
+        /// Measures the development build, which takes a minute to make instead of ten.
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Migrations to CodeCommit: 3,000 commits with 139 refs beside one plain `git push`.
+    Migrate {
+        /// How long CodeCommit takes to answer each request.
+        #[arg(long, default_value_t = 20)]
+        latency_ms: u64,
+        /// The script that AWS documents for incremental migrations, to be measured, too.
+        #[arg(long, requires = "python")]
+        script: Option<PathBuf>,
+        /// A Python that has `GitPython`, for the script.
+        #[arg(long)]
+        python: Option<PathBuf>,
+        /// Measures the development build, which takes a minute to make instead of ten.
+        #[arg(long)]
+        dev: bool,
+    },
 }
 
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
@@ -62,6 +89,29 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             let mut bench = program("bench-mirror", "branchline-migration", *dev)?;
             bench.arg("--peers").arg(peers);
             bench.args(large.then_some("--large"));
+            run(&mut bench)
+        }
+        Subject::Remote { large, huge, dev } => {
+            let peers = setup::Environment::Peers.make()?;
+            let mut bench = program("bench-remote", "branchline-migration", *dev)?;
+            bench.arg("--peers").arg(peers);
+            bench.args(large.then_some("--large"));
+            bench.args(huge.then_some("--huge"));
+            run(&mut bench)
+        }
+        Subject::Migrate {
+            latency_ms,
+            script,
+            python,
+            dev,
+        } => {
+            let mut bench = program("bench-migrate", "branchline-migration", *dev)?;
+            bench.args(["--latency-ms", &latency_ms.to_string()]);
+            for (option, path) in [("--script", script), ("--python", python)] {
+                if let Some(path) = path {
+                    bench.arg(option).arg(path);
+                }
+            }
             run(&mut bench)
         }
     }

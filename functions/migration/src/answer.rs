@@ -64,12 +64,17 @@ pub struct Refs {
 const SHOWN: usize = 10;
 
 impl MappingAnswer {
-    /// What a mirroring did.
-    pub(crate) fn new(source: String, target: String, outcome: &Outcome) -> Self {
+    /// What was done, and why it failed if it did.
+    pub(crate) fn new(
+        source: String,
+        target: String,
+        outcome: &Outcome,
+        error: Option<&Error>,
+    ) -> Self {
         Self {
             source,
             target,
-            status: if !outcome.rejected.is_empty() {
+            status: if error.is_some() {
                 Status::Failed
             } else if outcome.complete {
                 Status::Complete
@@ -85,18 +90,28 @@ impl MappingAnswer {
             },
             objects: outcome.objects,
             bytes: outcome.bytes,
-            error: refused(outcome).map(|error| error.report()),
+            error: error.map(Error::report),
         }
     }
+}
 
-    /// A mapping that could not be worked on.
-    pub(crate) fn failed(source: String, target: String, error: &Error) -> Self {
-        Self {
-            status: Status::Failed,
-            error: Some(error.report()),
-            ..Self::new(source, target, &Outcome::default())
-        }
+/// A mapping as its error names it: with what was done all the same.
+pub(crate) fn named(answer: &MappingAnswer, outcome: &Outcome) -> String {
+    let mut name = format!("{} -> {}", answer.source, answer.target);
+    let did = [
+        ("created", outcome.created, "refs"),
+        ("updated", outcome.updated, "refs"),
+        ("deleted", outcome.deleted, "refs"),
+        ("sent", outcome.objects, "objects"),
+    ];
+    let did = did.iter().filter(|(_, count, _)| *count > 0);
+    let did: Vec<String> = did
+        .map(|(verb, count, what)| format!("{verb} {count} {what}"))
+        .collect();
+    if !did.is_empty() {
+        name.extend([" (", &did.join(", "), ")"]);
     }
+    name
 }
 
 /// The failure of a mapping some of whose refs the target refused, in its words.
@@ -137,7 +152,8 @@ mod tests {
         };
         let rejected = &mut outcome.rejected;
         rejected.insert("refs/heads/main".into(), "protected branch".into());
-        let answer = MappingAnswer::new("a".into(), "b".into(), &outcome);
+        let error = refused(&outcome);
+        let answer = MappingAnswer::new("a".into(), "b".into(), &outcome, error.as_ref());
         let json = serde_json::to_string(&answer).expect("it is plain data");
         assert_eq!(
             json,
@@ -146,6 +162,8 @@ mod tests {
                 + r#""deleted":0,"unchanged":1,"rejected":1},"objects":7,"bytes":512,"#
                 + r#""error":"the target refused 1 refs: `refs/heads/main`: protected branch"}"#
         );
+        let name = named(&answer, &outcome);
+        assert_eq!(name, "a -> b (created 3 refs, sent 7 objects)");
         let rejected = &mut outcome.rejected;
         rejected.extend((0..30).map(|n| (format!("refs/x/{n:02}").into(), "no".to_owned())));
         let error = refused(&outcome).expect("refs were refused").to_string();

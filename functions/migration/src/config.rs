@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use branchline_core::git::smart_http::HttpSettings;
+use branchline_core::name::KmsKey;
 use branchline_core::setting::Settings;
 use branchline_core::{Error, ErrorKind, Result};
 
@@ -42,7 +43,10 @@ impl Config {
         Ok(Self {
             memory: memory as usize * 1024 * 1024,
             margin: Duration::from_secs(margin.into()),
-            kms_key_id: settings.get("KMS_KEY_ID").map(str::to_owned),
+            kms_key_id: settings.optional("KMS_KEY_ID", |key| {
+                let key = KmsKey::new(key)?.check_region(settings.function_region())?;
+                Ok(key.to_string())
+            })?,
             http: HttpSettings::read(settings),
         })
     }
@@ -86,5 +90,16 @@ mod tests {
                 assert!(error.to_string().contains(name), "{error}");
             }
         }
+        let key = "arn:aws:kms:eu-west-1:111122223333:key/k";
+        for variables in [
+            &[("KMS_KEY_ID", "a key")][..],
+            &[("KMS_KEY_ID", key), ("AWS_REGION", "us-east-1")],
+        ] {
+            let error = read(variables).expect_err("it can encrypt nothing");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().starts_with("`KMS_KEY_ID`"), "{error}");
+        }
+        let here = read(&[("KMS_KEY_ID", key), ("AWS_REGION", "eu-west-1")]);
+        assert_eq!(here.expect("it is valid").kms_key_id.as_deref(), Some(key));
     }
 }

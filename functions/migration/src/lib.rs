@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use branchline_core::archive::Archiver;
 use branchline_core::aws::{self, Aws};
 use branchline_core::git::pack::Limits;
 use branchline_core::lambda::{self, Failure};
 use branchline_core::metrics::{Measured, Metric, Metrics};
-use branchline_core::mirror::{self, Batch, LfsOptions, Outcome};
+use branchline_core::mirror::{self, Batch, Ended, LfsOptions, Outcome};
 use branchline_core::remote::connect::{Connect, Connections, Settings};
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
@@ -29,6 +30,9 @@ pub use request::{Mapping, Request, Work};
 const MAPPINGS_AT_ONCE: usize = 4;
 /// What a mapping needs at least, in bytes, before there is room for another one.
 const LEAST_SHARE: usize = 32 << 20;
+
+/// What part of the memory holds files on their way into an archive; one is made at a time.
+const ARCHIVE_SHARE: usize = 8;
 
 /// What all invocations share.
 pub struct Context {
@@ -51,7 +55,8 @@ impl Context {
             http: config.http.clone(),
             kms_key_id: config.kms_key_id.clone(),
         };
-        let remotes = Connections::new(aws, &settings)?;
+        let archiver = Archiver::new(config.memory / ARCHIVE_SHARE);
+        let remotes = Connections::new(aws, &settings)?.archiving(Arc::new(archiver));
         let metrics = Metrics::of(remotes.paces());
         let context = Self::new(config, Arc::new(remotes));
         Ok(Self { metrics, ..context })
@@ -141,48 +146,46 @@ async fn one(
 ) -> Done {
     let shown = || (mapping.source.clone(), mapping.target.clone());
     let started = Instant::now();
-    let result = match &mapping.work {
-        Err(invalid) => Err(invalid.error()),
+    let Ended { outcome, error } = match &mapping.work {
+        Err(invalid) => failed(invalid.error()),
         Ok(work) => work_on(context, work, batch, memory, stop).await,
     };
     let (source, target) = shown();
-    match result {
-        Ok(outcome) => {
-            let answer = MappingAnswer::new(source, target, &outcome);
-            let unfinished = u64::from(answer.status == Status::Incomplete);
-            context.metrics.add(Metric::Mirrors, 1);
-            context.metrics.add(Metric::IncompleteMirrors, unfinished);
-            context.metrics.add(Metric::MirrorBytes, outcome.bytes);
-            tracing::info!(
-                source.url = answer.source,
-                target.url = answer.target,
-                status = ?answer.status,
-                refs.created = outcome.created,
-                refs.updated = outcome.updated,
-                refs.deleted = outcome.deleted,
-                refs.unchanged = outcome.unchanged,
-                refs.rejected = outcome.rejected.len(),
-                objects = outcome.objects,
-                size_bytes = outcome.bytes,
-                lfs.objects = outcome.lfs.objects,
-                lfs.size_bytes = outcome.lfs.bytes,
-                lfs.left_out = outcome.lfs.left_out,
-                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "worked on a mapping"
-            );
-            let error = answer::refused(&outcome);
-            (answer, error.map(|error| named(mapping, error)))
-        }
-        Err(error) => (
-            MappingAnswer::failed(source, target, &error),
-            Some(named(mapping, error)),
-        ),
-    }
+    let error = error.or_else(|| answer::refused(&outcome));
+    let answer = MappingAnswer::new(source, target, &outcome, error.as_ref());
+    // What was done counts, whatever came of it.
+    let unfinished = u64::from(answer.status == Status::Incomplete);
+    let mirrored = u64::from(answer.status != Status::Failed);
+    context.metrics.add(Metric::Mirrors, mirrored);
+    context.metrics.add(Metric::IncompleteMirrors, unfinished);
+    context.metrics.add(Metric::MirrorBytes, outcome.bytes);
+    tracing::info!(
+        source.url = answer.source,
+        target.url = answer.target,
+        status = ?answer.status,
+        refs.created = outcome.created,
+        refs.updated = outcome.updated,
+        refs.deleted = outcome.deleted,
+        refs.unchanged = outcome.unchanged,
+        refs.rejected = outcome.rejected.len(),
+        objects = outcome.objects,
+        size_bytes = outcome.bytes,
+        lfs.objects = outcome.lfs.objects,
+        lfs.size_bytes = outcome.lfs.bytes,
+        lfs.left_out = outcome.lfs.left_out,
+        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "worked on a mapping"
+    );
+    let error = error.map(|error| error.context(answer::named(&answer, &outcome)));
+    (answer, error)
 }
 
-/// An error that says of which mapping it is.
-fn named(mapping: &Mapping, error: Error) -> Error {
-    error.context(format!("{} -> {}", mapping.source, mapping.target))
+/// A mapping of which nothing was done.
+fn failed(error: Error) -> Ended {
+    Ended {
+        outcome: Outcome::default(),
+        error: Some(error),
+    }
 }
 
 async fn work_on(
@@ -191,26 +194,33 @@ async fn work_on(
     batch: Batch,
     memory: usize,
     stop: tokio::time::Instant,
-) -> Result<Outcome> {
+) -> Ended {
     // A secret or a layout may have to be read first.
     let remotes = &context.remotes;
-    if work.clean {
-        let open = remotes.open(&work.target, memory);
-        let Ok(target) = tokio::time::timeout_at(stop, open).await else {
-            return Ok(Outcome::default());
-        };
-        return mirror::clean(&*target?, Some(stop)).await;
-    }
     let open = async {
-        tokio::try_join!(
+        if work.clean {
+            return Ok((None, remotes.open(&work.target, memory).await?));
+        }
+        let (source, target) = tokio::try_join!(
             remotes.open(&work.source, memory),
             remotes.open(&work.target, memory)
-        )
+        )?;
+        Ok((Some(source), target))
     };
-    let Ok(opened) = tokio::time::timeout_at(stop, open).await else {
-        return Ok(Outcome::default());
+    let (source, target) = match tokio::time::timeout_at(stop, open).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return failed(error),
+        // Nothing was done, and it is not complete.
+        Err(_) => {
+            return Ended {
+                outcome: Outcome::default(),
+                error: None,
+            };
+        }
     };
-    let (source, target) = opened?;
+    let Some(source) = source else {
+        return mirror::clean(&*target, Some(stop)).await;
+    };
     let options = mirror::Options {
         refs: work.refs.clone(),
         prune: work.prune,
@@ -220,7 +230,7 @@ async fn work_on(
         batch,
         ..mirror::Options::default()
     };
-    mirror::mirror(&*source, &*target, &options, Some(stop)).await
+    mirror::run(&*source, &*target, &options, Some(stop)).await
 }
 
 fn answer(done: Vec<Done>) -> Result<Answer, Failure> {

@@ -15,7 +15,7 @@ const MAX_MAPPINGS: usize = 1000;
 pub struct Request {
     /// One bad mapping does not hide the others.
     pub mappings: Vec<Mapping>,
-    /// How much goes over at once to CodeCommit.
+    /// How much goes over at once.
     pub batch: Batch,
 }
 
@@ -162,22 +162,24 @@ fn batch(value: Option<&Value>) -> Result<Batch> {
         Some(_) => return Err(invalid_field("batch", "it must be an object")),
     };
     for (name, value) in object {
-        let place = match name.as_str() {
-            "commits" => &mut batch.commits,
-            "bytes" => &mut batch.bytes,
-            _ => {
-                return Err(invalid_field(
-                    "batch",
-                    "it has `commits` and `bytes` and nothing else",
-                ));
-            }
-        };
-        *place = value.as_u64().filter(|number| *number > 0).ok_or_else(|| {
+        if !matches!(name.as_str(), "commits" | "bytes") {
+            return Err(invalid_field(
+                "batch",
+                "it has `commits` and `bytes` and nothing else",
+            ));
+        }
+        let number = value.as_u64().filter(|number| *number > 0);
+        let number = number.ok_or_else(|| {
             invalid_field(
                 &format!("batch.{name}"),
                 "it must be a whole number above 0",
             )
         })?;
+        if name == "commits" {
+            batch.commits = number;
+        } else {
+            batch.bytes = Some(number);
+        }
     }
     Ok(batch)
 }
@@ -317,6 +319,12 @@ impl<F: Fn(&str) -> String> Fields<'_, F> {
         } else {
             (layout, None)
         };
+        for (url, layout) in [(&source, source_layout), (&target, target_layout)] {
+            if let RemoteUrl::S3(url) = url {
+                Layout::of(url, layout)
+                    .map_err(|error| in_field(&(self.field)("layout"), &error))?;
+            }
+        }
         Ok(Work {
             source: Place {
                 credentials: source_credentials,

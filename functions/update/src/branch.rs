@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use branchline_core::archive::git_files::GitFiles;
 use branchline_core::archive::{self, ArchiveRequest, ExtraFile, LargeFiles, Target};
 use branchline_core::codecommit::Commit;
 use branchline_core::metrics::Metric;
 use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::pipeline::{SourceRevision, StartRequest};
 use branchline_core::remote::SpoolPlace;
-use branchline_core::remote::large_files::GitFiles;
 use branchline_core::storage::{ObjectHead, ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};

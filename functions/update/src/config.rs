@@ -2,7 +2,7 @@
 
 use branchline_core::git::smart_http::HttpSettings;
 use branchline_core::name::{
-    BranchName, BucketName, CommitId, ObjectKey, PipelineName, RepositoryName,
+    BranchName, BucketName, CommitId, KmsKey, ObjectKey, PipelineName, RepositoryName,
 };
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::setting::Settings;
@@ -87,7 +87,10 @@ impl Config {
             pin: settings.optional("PIPELINE_PIN", Pin::new)?,
             variables: settings.flag("PIPELINE_VARIABLES", false)?,
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
-            kms_key_id: settings.get("KMS_KEY_ID").map(str::to_owned),
+            kms_key_id: settings.optional("KMS_KEY_ID", |key| {
+                let key = KmsKey::new(key)?.check_region(settings.function_region())?;
+                Ok(key.to_string())
+            })?,
             concurrency: settings.number(
                 "CODECOMMIT_CONCURRENCY",
                 DEFAULT_CONCURRENCY,
@@ -109,6 +112,16 @@ impl Config {
                  a gone branch cannot be told from that of another",
             )
             .with_hint("put `{branch}` into `ARTIFACT_KEY`, or set `DELETE_ARTIFACTS` to `false`"));
+        }
+        if self.pipeline.is_some() && self.pin == Some(Pin::Version) && self.key.has_commit() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`PIPELINE_PIN` is `version`, but `ARTIFACT_KEY` has `{commit}`: the key that the \
+                 source action is configured with is never written to",
+            )
+            .with_hint(
+                "set `PIPELINE_PIN` to `key-and-version`, or take `{commit}` out of `ARTIFACT_KEY`",
+            ));
         }
         Ok(())
     }

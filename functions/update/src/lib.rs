@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use branchline_core::Result;
+use branchline_core::archive::git_files::GitAccess;
 use branchline_core::aws::{self, Aws};
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
@@ -25,7 +26,6 @@ use branchline_core::metrics::{Measured, Metrics};
 use branchline_core::name::{BucketName, PipelineName};
 use branchline_core::pipeline::Pipelines;
 use branchline_core::pipeline::client::SdkPipelines;
-use branchline_core::remote::large_files::GitAccess;
 use branchline_core::retry::{Pace, Paced};
 use branchline_core::storage::ObjectStore;
 use branchline_core::storage::client::SdkObjectStore;

@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use super::fetch::{Fetcher, Taken};
+use super::files::{ApiFiles, Files};
 use super::large::{Content, LargeFiles};
 use super::plan::{ExtraFile, Item, Plan, plan};
 use super::subst;
@@ -98,7 +99,8 @@ pub async fn build(
 ) -> Result<Built> {
     let mut upload = Upload::new(Arc::clone(store), target.clone());
     let built = in_time(request, async {
-        let (summary, next, rest) = Box::pin(stream(codecommit, request, &upload)).await?;
+        let files = files(codecommit, request);
+        let (summary, next, rest) = Box::pin(stream(&files, &request.job(), &upload)).await?;
         let written = upload.complete(next, rest).await?;
         Ok((written, summary))
     })
@@ -127,7 +129,8 @@ pub async fn write(
     sink: &dyn PartSink,
 ) -> Result<Summary> {
     in_time(request, async {
-        let (summary, next, rest) = Box::pin(stream(codecommit, request, sink)).await?;
+        let files = files(codecommit, request);
+        let (summary, next, rest) = Box::pin(stream(&files, &request.job(), sink)).await?;
         if !rest.is_empty() {
             sink.part(next, rest).await?;
         }
@@ -154,15 +157,45 @@ fn too_late() -> Error {
         .with_hint("give the function more time and memory: memory brings processors")
 }
 
+fn files<'a>(codecommit: &'a dyn CodeCommit, request: &'a ArchiveRequest) -> ApiFiles<'a> {
+    ApiFiles {
+        service: codecommit,
+        repository: &request.repository,
+        commit: request.commit.commit_id,
+    }
+}
+
+/// What to archive, wherever its files are read.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) commit: &'a Commit,
+    pub(super) prefix: &'a str,
+    pub(super) extra_files: &'a [ExtraFile],
+    pub(super) concurrency: usize,
+    pub(super) memory_bytes: u64,
+    pub(super) large_files: Option<&'a dyn LargeFiles>,
+}
+
+impl ArchiveRequest {
+    fn job(&self) -> Job<'_> {
+        Job {
+            commit: &self.commit,
+            prefix: &self.prefix,
+            extra_files: &self.extra_files,
+            concurrency: self.concurrency,
+            memory_bytes: self.memory_bytes,
+            large_files: self.large_files.as_deref(),
+        }
+    }
+}
+
 /// Sends all parts but the last, which is returned with its number.
-async fn stream(
-    codecommit: &dyn CodeCommit,
-    request: &ArchiveRequest,
+pub(super) async fn stream(
+    files: &dyn Files,
+    job: &Job<'_>,
     sink: &dyn PartSink,
 ) -> Result<(Summary, u32, Bytes)> {
-    let ArchiveRequest {
-        repository, commit, ..
-    } = request;
+    let commit = job.commit;
     let seconds = subst::seconds(&commit.committer.date).ok_or_else(|| {
         Error::new(
             ErrorKind::Corrupt,
@@ -170,19 +203,18 @@ async fn stream(
         )
     })?;
     let stamp = Stamp::new(seconds);
-    let tree = walk(codecommit, repository, commit, request.concurrency).await?;
-    let plan = plan(&tree, &request.prefix, &request.extra_files)?;
+    let tree = walk(files, commit.tree_id, job.concurrency).await?;
+    let plan = plan(&tree, job.prefix, job.extra_files)?;
     sink.planned(plan.files());
     let fetcher = Fetcher::new(
-        (codecommit, request.large_files.as_deref()),
-        repository,
+        (files, job.large_files),
         commit,
         stamp,
         (&tree, &plan),
-        (request.concurrency, request.memory_bytes),
+        (job.concurrency, job.memory_bytes),
     );
     let run = Run {
-        request,
+        job: *job,
         tree: &tree,
         plan: &plan,
         stamp,
@@ -200,7 +232,7 @@ async fn stream(
 
 /// An archive under way.
 struct Run<'a, S> {
-    request: &'a ArchiveRequest,
+    job: Job<'a>,
     tree: &'a Tree,
     plan: &'a Plan,
     stamp: Stamp,
@@ -232,7 +264,7 @@ impl<'a> Run<'a, Sending<'a>> {
         }
         let size_bytes = self
             .archive
-            .finish(&self.request.commit.commit_id.to_string())?;
+            .finish(&self.job.commit.commit_id.to_string())?;
         while !self.send() || !self.sending.is_empty() {
             self.progress(None).await?;
         }
@@ -279,11 +311,8 @@ impl<'a> Run<'a, Sending<'a>> {
         let Some(item) = self.plan.items.get(self.next) else {
             return Ok(false);
         };
-        let extra = &self.request.extra_files;
-        let path = || {
-            self.plan
-                .path(self.next, self.tree, &self.request.prefix, extra)
-        };
+        let extra = self.job.extra_files;
+        let path = || self.plan.path(self.next, self.tree, self.job.prefix, extra);
         match *item {
             Item::Prefix | Item::Folder(_) | Item::Submodule(..) => {
                 let path = path();

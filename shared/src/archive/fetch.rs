@@ -19,13 +19,14 @@ use tokio::sync::Semaphore;
 
 use super::admission::{Budget, Grant};
 use super::convert::{Conversion, Streamed, UNCHANGED};
+use super::files::Files;
 use super::large::{Large, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, hold};
 use super::plan::{Item, Plan};
 use super::walk::Tree;
 use super::zip::{Packed, Stamp};
-use crate::codecommit::{Admission as _, CodeCommit, Commit, EntryKind};
+use crate::codecommit::{Admission as _, Commit, EntryKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{BlobId, RepositoryName};
+use crate::name::BlobId;
 
 /// How many compressed bytes are kept for entries that come again.
 const RETAINED_BYTES: usize = 8 * 1024 * 1024;
@@ -82,9 +83,8 @@ struct Recipe {
 
 /// Gets the contents of a plan.
 pub(super) struct Fetcher<'a> {
-    codecommit: &'a dyn CodeCommit,
+    files: &'a dyn Files,
     large_files: Option<&'a dyn LargeFiles>,
-    repository: &'a RepositoryName,
     commit: Arc<Commit>,
     stamp: Stamp,
     tree: &'a Tree,
@@ -112,8 +112,7 @@ pub(super) struct Fetcher<'a> {
 
 impl<'a> Fetcher<'a> {
     pub(super) fn new(
-        (codecommit, large_files): (&'a dyn CodeCommit, Option<&'a dyn LargeFiles>),
-        repository: &'a RepositoryName,
+        (files, large_files): (&'a dyn Files, Option<&'a dyn LargeFiles>),
         commit: &Commit,
         stamp: Stamp,
         (tree, plan): (&'a Tree, &'a Plan),
@@ -121,9 +120,8 @@ impl<'a> Fetcher<'a> {
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            codecommit,
+            files,
             large_files,
-            repository,
             commit: Arc::new(commit.clone()),
             stamp,
             tree,
@@ -245,12 +243,9 @@ impl<'a> Fetcher<'a> {
             return;
         }
         self.requests += 1;
-        let (codecommit, repository) = (self.codecommit, self.repository);
-        let large_files = self.large_files;
+        let (files, large_files) = (self.files, self.large_files);
         self.fetches.push(Box::pin(async move {
-            let result = codecommit
-                .get_blob(repository, BlobId::from(blob), &ticket)
-                .await;
+            let result = files.file(BlobId::from(blob), &ticket).await;
             let result = match (result, large_files) {
                 (Ok(bytes), _) => {
                     let grant = ticket.into_grant(bytes.len());

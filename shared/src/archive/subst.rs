@@ -416,7 +416,7 @@ fn date(text: &str, form: u8) -> Option<String> {
 }
 
 /// The subject (the first lines up to an empty one, joined) and the body.
-fn subject(message: &str) -> (Vec<u8>, &str) {
+pub(super) fn subject(message: &str) -> (Vec<u8>, &str) {
     let mut rest = skip_empty_lines(message);
     let mut lines = Vec::new();
     while !rest.is_empty() {

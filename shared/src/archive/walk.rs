@@ -17,9 +17,10 @@ use gix_hash::ObjectId;
 use super::admission::{Budget, Grant};
 use super::attributes::{Attributes, Rules};
 use super::convert::{Conversion, Conversions, UNCHANGED};
-use crate::codecommit::{self, CodeCommit, Commit, EntryKind};
+use super::files::Files;
+use crate::codecommit::{self, EntryKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{BlobId, RepositoryName};
+use crate::name::{BlobId, TreeId};
 
 /// How deep a tree may be; git's own limit (`core.maxTreeDepth`).
 const MAX_DEPTH: u32 = 2048;
@@ -104,9 +105,7 @@ enum Blob {
 }
 
 struct Walk<'a> {
-    codecommit: &'a dyn CodeCommit,
-    repository: &'a RepositoryName,
-    commit: &'a Commit,
+    files: &'a dyn Files,
     tree: Tree,
     // Beside `tree.folders`: the rules that hold in each, until its children are known.
     rules: Vec<Option<Arc<Rules>>>,
@@ -119,18 +118,12 @@ struct Walk<'a> {
     reading: BTreeSet<u64>,
 }
 
-/// Lists the tree of `commit` with at most `concurrency` requests at once.
-pub(super) async fn walk(
-    codecommit: &dyn CodeCommit,
-    repository: &RepositoryName,
-    commit: &Commit,
-    concurrency: usize,
-) -> Result<Tree> {
+/// Lists the tree of a commit, whose root is `root`, with at most `concurrency` requests at
+/// once.
+pub(super) async fn walk(files: &dyn Files, root: TreeId, concurrency: usize) -> Result<Tree> {
     let (attributes, built_in) = Attributes::new()?;
     let mut walk = Walk {
-        codecommit,
-        repository,
-        commit,
+        files,
         tree: Tree {
             folders: Vec::new(),
             conversions: Conversions::new(),
@@ -145,7 +138,7 @@ pub(super) async fn walk(
         budget: Budget::new(READING_BYTES),
         reading: BTreeSet::new(),
     };
-    walk.add_folder(Box::default(), commit.tree_id.object_id(), None, built_in)?;
+    walk.add_folder(Box::default(), root.object_id(), None, built_in)?;
     let mut running = FuturesUnordered::new();
     loop {
         while running.len() < concurrency.max(1) {
@@ -174,13 +167,13 @@ pub(super) async fn walk(
 
 impl<'a> Walk<'a> {
     fn start(&mut self, job: Job) -> BoxFuture<'a, Answer> {
-        let (codecommit, repository) = (self.codecommit, self.repository);
-        let commit = self.commit.commit_id;
+        let files = self.files;
         match job {
             Job::List(index) => {
-                let path = self.tree.folders[index as usize].path.clone();
+                let folder = &self.tree.folders[index as usize];
+                let (path, tree) = (folder.path.clone(), TreeId::from(folder.tree));
                 Box::pin(async move {
-                    let folder = codecommit.get_folder(repository, commit, &path).await;
+                    let folder = files.folder(&path, tree).await;
                     Answer::Listed(index, folder)
                 })
             }
@@ -190,9 +183,7 @@ impl<'a> Walk<'a> {
                 self.reading.insert(number);
                 self.hurry();
                 Box::pin(async move {
-                    let bytes = codecommit
-                        .get_blob(repository, BlobId::from(id), &ticket)
-                        .await;
+                    let bytes = files.file(BlobId::from(id), &ticket).await;
                     let answer = bytes.map(|bytes| {
                         let grant = ticket.into_grant(bytes.len());
                         (bytes, grant)
@@ -402,7 +393,7 @@ fn sorted(path: &str, tree: ObjectId, listing: codecommit::Folder) -> Result<Vec
     {
         return Err(
             corrupt(path, "has an entry whose name is not UTF-8").with_hint(
-                "the CodeCommit API cannot carry such a name: rename the file, or clone with git",
+                "neither the CodeCommit API nor an archive carries such a name: rename the file",
             ),
         );
     }

@@ -6,11 +6,13 @@
 //!
 //! Sees remotes through [`crate::remote::Remote`] alone.
 
+mod anew;
 mod batch;
 mod plan;
 mod select;
 mod size;
 mod tally;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,18 +25,15 @@ pub use batch::{Batch, clean};
 pub use plan::{Plan, plan};
 pub use select::RefSelection;
 
-use crate::error::Result;
-use crate::git::ObjectId;
+use crate::error::{Error, Result};
 use crate::git::pack::Limits;
 use crate::remote::lfs::{Copied, LfsCopy};
-use crate::remote::{
-    BeforeRefs, Head, Incoming, IncomingOptions, Push, RefChange, Remote, Source, Target, Wanted,
-    Watch,
-};
-use crate::retry::Backoff;
+use crate::remote::{Batches as Batching, BeforeRefs, Remote, Watch};
+use anew::Work;
 use batch::Batches;
-use size::{Flag, Limited};
+use size::Most;
 use tally::Tally;
+use transfer::{Refs, Transfer};
 
 /// How to mirror.
 #[derive(Clone, Default)]
@@ -50,7 +49,7 @@ pub struct Options {
     pub lfs: Option<LfsOptions>,
     /// Done when objects have arrived and before refs move.
     pub before_refs: Option<Arc<dyn BeforeRefs>>,
-    /// How much goes over at once to a target that wants batches.
+    /// How much goes over at once.
     pub batch: Batch,
 }
 
@@ -96,6 +95,25 @@ pub struct Outcome {
     pub lfs: Copied,
 }
 
+/// How a mirroring ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What was done, whatever happened afterwards.
+    pub outcome: Outcome,
+    /// Why it failed; refs that the target refused are in the outcome.
+    pub error: Option<Error>,
+}
+
+impl Ended {
+    /// The outcome, or the failure alone.
+    ///
+    /// # Errors
+    /// The failure.
+    pub fn into_result(self) -> Result<Outcome> {
+        self.error.map_or(Ok(self.outcome), Err)
+    }
+}
+
 /// Mirrors `source` into `target`, until it is done or `deadline` has come.
 ///
 /// What fails by the way is tried again with a new look at both sides, as long as each
@@ -110,14 +128,20 @@ pub async fn mirror(
     options: &Options,
     deadline: Option<Instant>,
 ) -> Result<Outcome> {
+    run(source, target, options, deadline).await.into_result()
+}
+
+/// As [`mirror`], and tells of a failure too what was done before it.
+pub async fn run(
+    source: &dyn Remote,
+    target: &dyn Remote,
+    options: &Options,
+    deadline: Option<Instant>,
+) -> Ended {
     let lfs = options.lfs.map(|options| {
         let copy = LfsCopy::new(source.lfs(), target.lfs(), options.memory);
         Arc::new(copy)
     });
-    let copied = || {
-        lfs.as_ref()
-            .map_or_else(Copied::default, |lfs| lfs.copied())
-    };
     let before_refs: Vec<Arc<dyn BeforeRefs>> = options
         .before_refs
         .iter()
@@ -129,30 +153,18 @@ pub async fn mirror(
         before_refs,
         ..options.clone()
     };
-    let mut tally = Tally::default();
-    let mut tries = 0;
-    loop {
-        let before = tally.steps();
-        let attempt = attempt(source, target, options, &mut tally);
-        let error = match until(deadline, attempt).await {
-            None => return Ok(tally.into_outcome(false, copied())),
-            Some(Ok(())) => return Ok(tally.into_outcome(true, copied())),
-            Some(Err(error)) => error,
-        };
-        // Those that an attempt has brought forward were not in vain.
-        tries = if tally.steps() > before { 1 } else { tries + 1 };
-        match Backoff::of_anew(error.kind()) {
-            Some(backoff) if tries < backoff.tries => {
-                tracing::debug!(tries, error = %error.report(), "looking at both sides again");
-                let wait = tokio::time::sleep(backoff.wait(tries, rand::random()));
-                if until(deadline, wait).await.is_none() {
-                    return Ok(tally.into_outcome(false, copied()));
-                }
-            }
-            Some(_) => return Err(error.context(format!("gave up after {tries} tries"))),
-            None => return Err(error),
-        }
+    let mut work = Mirroring {
+        source,
+        target,
+        options,
+        batches: Batches::default(),
+        deadline,
+    };
+    let mut ended = anew::run(&mut work, deadline).await;
+    if let Some(lfs) = lfs {
+        ended.outcome.lfs = lfs.copied();
     }
+    ended
 }
 
 /// Several things to be done before refs move.
@@ -168,134 +180,76 @@ impl BeforeRefs for InTurn {
     }
 }
 
-/// Waits for `work`; `None` when the deadline came first.
-async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
-    match deadline {
-        None => Some(work.await),
-        Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
-    }
+/// One source, one target, and what is known of the way between them.
+struct Mirroring<'a> {
+    source: &'a dyn Remote,
+    target: &'a dyn Remote,
+    options: &'a Options,
+    batches: Batches,
+    deadline: Option<Instant>,
 }
 
-async fn attempt(
-    source: &dyn Remote,
-    target: &dyn Remote,
-    options: &Options,
-    tally: &mut Tally,
-) -> Result<()> {
-    let prefixes = options.refs.prefixes();
-    let (source, mut target) = tokio::try_join!(source.source(&prefixes), target.target())?;
-    let plan = plan(
-        source.snapshot(),
-        target.snapshot(),
-        &options.refs,
-        options.prune,
-    )?;
-    tally.planned(&plan, source.snapshot(), target.snapshot());
-    let batches = target.accepts().batches.then_some(Batches {
-        source: &*source,
-        options,
-        size: options.batch,
-    });
-    if let Some(batches) = &batches {
-        batches.push(&mut *target, &plan.changes, tally).await?;
+#[async_trait]
+impl Work for Mirroring<'_> {
+    fn target(&self) -> &dyn Remote {
+        self.target
     }
-    let most = target.accepts().max_changes.max(1);
-    let mut rest = plan.changes;
-    let mut head = plan.head.filter(|head| target.accepts_head(head));
-    while !rest.is_empty() || head.is_some() {
-        let later = rest.split_off(rest.len().min(most));
-        let changes = std::mem::replace(&mut rest, later);
-        // `HEAD` last, when what it names is there.
-        let head = if rest.is_empty() { head.take() } else { None };
+
+    async fn attempt(&mut self, tally: &mut Tally) -> Result<()> {
+        let options = self.options;
+        let prefixes = options.refs.prefixes();
+        let (source, mut target) =
+            tokio::try_join!(self.source.source(&prefixes), self.target.target())?;
+        let plan = plan(
+            source.snapshot(),
+            target.snapshot(),
+            &options.refs,
+            options.prune,
+        )?;
+        tally.planned(&plan, source.snapshot(), target.snapshot());
+        let accepts = target.accepts();
         let transfer = Transfer {
             source: &*source,
             options,
-            changes,
-            head,
+            bytes: options.batch.bytes_for(accepts.batches),
+            deadline: self.deadline,
         };
-        let most = batches.as_ref().map(|batches| batches.size.bytes);
-        if !transfer.run(&mut *target, most, tally).await?
-            && let Some(batches) = &batches
-        {
-            let changes = &transfer.changes;
-            batches.push_halves(&mut *target, changes, tally).await?;
-            transfer.run(&mut *target, None, tally).await?;
+        if accepts.batches == Batching::ByCommits {
+            let batches = &mut self.batches;
+            batches
+                .push(&transfer, &mut *target, &plan.changes, tally)
+                .await?;
         }
-    }
-    if batches.is_some() {
-        batch::delete(&mut *target, tally).await?;
-    }
-    Ok(())
-}
-
-/// One push.
-struct Transfer<'a> {
-    source: &'a dyn Source,
-    options: &'a Options,
-    changes: Vec<RefChange>,
-    head: Option<Head>,
-}
-
-impl Transfer<'_> {
-    /// What the target lacks.
-    fn wants(&self, target: &dyn Target) -> Vec<ObjectId> {
-        let there = target.snapshot().tips();
-        let detached = match &self.head {
-            Some(Head::Detached(id)) => Some(*id),
-            _ => None,
-        };
-        let changes = self.changes.iter();
-        let mut wants: Vec<ObjectId> = changes
-            .filter_map(|change| Some(change.new?.id))
-            .chain(detached)
-            .filter(|id| there.binary_search(id).is_err())
+        let mut rest = plan.changes;
+        let mut head = plan.head.filter(|head| target.accepts_head(head));
+        while !rest.is_empty() || head.is_some() {
+            let later = rest.split_off(rest.len().min(accepts.max_changes.max(1)));
+            let changes = std::mem::replace(&mut rest, later);
+            // `HEAD` last, when what it names is there.
+            let head = if rest.is_empty() { head.take() } else { None };
+            let refs = Refs { changes, head };
+            let most = transfer.most();
+            if !transfer.refs(&mut *target, &refs, most, tally).await? {
+                let batches = &mut self.batches;
+                batches
+                    .push_pieces(&transfer, &mut *target, &refs.changes, tally)
+                    .await?;
+                let most = Most::default();
+                transfer.refs(&mut *target, &refs, most, tally).await?;
+            }
+        }
+        let wanted = &source.snapshot().refs;
+        // What went over for refs that were refused would be lost with the tags.
+        if !tally.refused().any(|name| wanted.contains_key(name)) {
+            batch::delete(&mut *target, tally, Tally::ask_quietly).await?;
+        }
+        let kept: Vec<BString> = target
+            .snapshot()
+            .refs
+            .keys()
+            .filter(|name| options.refs.selects(name.as_ref()))
+            .cloned()
             .collect();
-        wants.sort_unstable();
-        wants.dedup();
-        wants
-    }
-
-    /// Sends what the changes need, and has the target make them; `false` when that is
-    /// more than `most` bytes, and nothing was changed.
-    async fn run(
-        &self,
-        target: &mut dyn Target,
-        most: Option<u64>,
-        tally: &mut Tally,
-    ) -> Result<bool> {
-        let wants = self.wants(target);
-        let mut too_much = Flag::default();
-        let pack = if wants.is_empty() {
-            None
-        } else {
-            let accepts = target.accepts();
-            let wanted = Wanted {
-                wants,
-                haves: target.haves().await?,
-                // Of a pointer that is a delta on what is not sent, nothing could be seen.
-                thin: accepts.thin && self.options.lfs.is_none(),
-                offset_deltas: accepts.offset_deltas,
-            };
-            let limited = Limited::new(self.source.fetch(&wanted).await?, most);
-            too_much = limited.flag();
-            let options = IncomingOptions {
-                hash: self.source.snapshot().hash,
-                limits: self.options.limits,
-                pointers: self.options.lfs.is_some(),
-            };
-            Some(Incoming::new(limited.into_body(), &options))
-        };
-        tally.ask(&self.changes);
-        let push = Push {
-            changes: self.changes.clone(),
-            head: self.head.clone(),
-            pack,
-            before_refs: self.options.before_refs.clone(),
-        };
-        match target.push(push).await {
-            Err(_) if too_much.is_raised() => Ok(false),
-            Err(error) => Err(error),
-            Ok(report) => tally.answered(report).map(|()| true),
-        }
+        target.tend(&kept).await
     }
 }

@@ -1,61 +1,125 @@
-//! A pack that may not have more than so many bytes.
+//! A pack that may not have more than so many bytes, nor take longer than so long.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind};
 use crate::remote::PackBody;
 
-/// Raised when a pack had too many bytes.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Flag(Arc<AtomicBool>);
+/// What one push may come to; whatever it takes where both are `None`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Most {
+    /// The most bytes of its pack.
+    pub(super) bytes: Option<u64>,
+    /// When its pack must have arrived.
+    pub(super) until: Option<Instant>,
+}
 
-impl Flag {
-    pub(super) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+/// Tells whether a pack was too much, and how much of it came.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Meter(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    is_over: AtomicBool,
+    is_slow: AtomicBool,
+    bytes: AtomicU64,
+}
+
+impl Meter {
+    /// Whether it was too much.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether it took too long.
+    pub(super) fn is_slow(&self) -> bool {
+        self.0.is_slow.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that came.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    fn raise(&self, why: &str) -> Error {
+        self.0.is_over.store(true, Ordering::Relaxed);
+        let message = format!("a batch {why}");
+        Error::new(ErrorKind::FileTooLarge, message)
     }
 }
 
-/// A pack that fails on its way as soon as it has too many bytes, so that nobody takes it
-/// in.
-pub(super) struct Limited {
-    body: PackBody,
-    most: Option<u64>,
-    flag: Flag,
+/// A pack that fails on its way as soon as it is too much, so that nobody takes it in.
+pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
+    let meter = Meter::default();
+    let state = Some((body, meter.clone()));
+    let body = stream::unfold(state, move |state| async move {
+        let (mut body, meter) = state?;
+        let next = match most.until {
+            None => Ok(body.next().await),
+            Some(until) => timeout_at(until, body.next()).await,
+        };
+        let Ok(next) = next else {
+            meter.0.is_slow.store(true, Ordering::Relaxed);
+            return Some((Err(meter.raise("takes too long")), None));
+        };
+        let chunk = match next? {
+            Ok(chunk) => chunk,
+            Err(error) => return Some((Err(error), None)),
+        };
+        let came = chunk.len() as u64;
+        let before = meter.0.bytes.fetch_add(came, Ordering::Relaxed);
+        if most.bytes.is_some_and(|most| before + came > most) {
+            return Some((Err(meter.raise("has too many bytes")), None));
+        }
+        Some((Ok(chunk), Some((body, meter))))
+    });
+    (body.boxed(), meter)
 }
 
-impl Limited {
-    pub(super) fn new(body: PackBody, most: Option<u64>) -> Self {
-        Self {
-            body,
-            most,
-            flag: Flag::default(),
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn pack(chunks: usize) -> PackBody {
+        let chunks = (0..chunks).map(|_| Ok(Bytes::from_static(b"ten bytes.")));
+        stream::iter(chunks).boxed()
+    }
+
+    #[tokio::test]
+    async fn a_pack_of_the_most_bytes_passes_and_one_more_fails() {
+        for (chunks, over) in [(3, false), (4, true)] {
+            let most = Most {
+                bytes: Some(39),
+                until: None,
+            };
+            let (body, meter) = limited(pack(chunks), most);
+            let passed: Vec<_> = body.collect().await;
+            assert_eq!(passed.iter().any(Result::is_err), over);
+            assert_eq!((meter.is_over(), meter.bytes()), (over, chunks as u64 * 10));
         }
     }
 
-    pub(super) fn flag(&self) -> Flag {
-        self.flag.clone()
-    }
-
-    pub(super) fn into_body(self) -> PackBody {
-        let Some(most) = self.most else {
-            return self.body;
+    #[tokio::test(start_paused = true)]
+    async fn a_pack_that_stalls_fails_when_its_time_is_over() {
+        let begin = Instant::now();
+        let most = Most {
+            bytes: None,
+            until: Some(begin + Duration::from_secs(7)),
         };
-        let flag = self.flag;
-        let mut seen = 0_u64;
-        self.body
-            .map(move |chunk| {
-                let chunk = chunk?;
-                seen += chunk.len() as u64;
-                if seen > most {
-                    flag.0.store(true, Ordering::Relaxed);
-                    let message = format!("a batch has more than {most} bytes");
-                    return Err(Error::new(ErrorKind::FileTooLarge, message));
-                }
-                Ok(chunk)
-            })
-            .boxed()
+        let (body, meter) = limited(pack(1).chain(stream::pending()).boxed(), most);
+        let passed: Vec<_> = body.collect().await;
+        assert_eq!((passed.len(), passed[1].is_err()), (2, true));
+        assert!(meter.is_over() && meter.is_slow());
+        assert_eq!(meter.bytes(), 10);
+        assert_eq!(begin.elapsed(), Duration::from_secs(7));
     }
 }

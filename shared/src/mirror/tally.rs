@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use bstr::BString;
 
-use super::{Outcome, Plan};
+use super::{Ended, Outcome, Plan};
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
 use crate::git::smart_http::RefOutcome;
-use crate::remote::lfs::Copied;
 use crate::remote::{PushReport, RefChange, Snapshot};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +37,21 @@ impl Done {
     }
 }
 
+/// What was asked for of a ref.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// What it counts as; `None` for a temporary tag, which is no ref of the outcome.
+    counts: Option<Done>,
+    /// What it shall be; `None` when it is to be deleted.
+    wanted: Option<ObjectId>,
+}
+
 /// Counts each ref once, however often its push was tried, and those too whose push was
 /// done although its answer was lost.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     // Changes that were asked for, of which no answer has come.
-    asked: BTreeMap<BString, Done>,
+    asked: BTreeMap<BString, Asked>,
     done: BTreeMap<BString, Done>,
     // Steps forward, for who decides whether to go on trying.
     steps: u64,
@@ -52,20 +61,7 @@ pub(super) struct Tally {
 impl Tally {
     /// Takes in what another look at both sides has shown.
     pub(super) fn planned(&mut self, plan: &Plan, source: &Snapshot, target: &Snapshot) {
-        for (name, done) in std::mem::take(&mut self.asked) {
-            let there = target.refs.get(&name).map(|target| target.id);
-            let is_done = match done {
-                Done::Deleted => there.is_none(),
-                Done::Created | Done::Updated => {
-                    let wanted = source.refs.get(&name).map(|target| target.id);
-                    there.is_some() && there == wanted
-                }
-            };
-            if is_done {
-                self.record(name, done);
-            }
-        }
-        self.outcome.rejected.clear();
+        self.begun(target);
         let changing: HashSet<_> = plan.changes.iter().map(|change| &change.name).collect();
         let ours = self.done.iter().filter(|(name, done)| {
             **done != Done::Deleted && source.refs.contains_key(*name) && !changing.contains(name)
@@ -73,12 +69,45 @@ impl Tally {
         self.outcome.unchanged = plan.unchanged.saturating_sub(ours.count() as u64);
     }
 
+    /// Another try begins with that look at the target.
+    pub(super) fn begun(&mut self, target: &Snapshot) {
+        self.looked(target);
+        self.outcome.rejected.clear();
+    }
+
+    /// Settles what was asked for and not answered by another look at the target.
+    pub(super) fn looked(&mut self, target: &Snapshot) {
+        for (name, asked) in std::mem::take(&mut self.asked) {
+            if target.refs.get(&name).map(|there| there.id) == asked.wanted {
+                self.record(name, asked);
+            }
+        }
+    }
+
     /// Notes what the target is about to be asked for.
     pub(super) fn ask(&mut self, changes: &[RefChange]) {
-        let changes = changes.iter();
-        self.asked = changes
-            .map(|change| (change.name.clone(), Done::of(change)))
-            .collect();
+        self.note(changes, |change| Some(Done::of(change)));
+    }
+
+    /// The same of temporary tags, which do not count.
+    pub(super) fn ask_quietly(&mut self, changes: &[RefChange]) {
+        self.note(changes, |_| None);
+    }
+
+    fn note(&mut self, changes: &[RefChange], counts: impl Fn(&RefChange) -> Option<Done>) {
+        let asked = changes.iter().map(|change| {
+            let asked = Asked {
+                counts: counts(change),
+                wanted: change.new.map(|target| target.id),
+            };
+            (change.name.clone(), asked)
+        });
+        self.asked = asked.collect();
+    }
+
+    /// Whether something was asked for that was not answered.
+    pub(super) fn is_open(&self) -> bool {
+        !self.asked.is_empty()
     }
 
     /// Takes in the answer.
@@ -92,8 +121,8 @@ impl Tally {
         for (name, outcome) in report.refs {
             match outcome {
                 RefOutcome::Done => {
-                    if let Some(done) = self.asked.remove(&name) {
-                        self.record(name, done);
+                    if let Some(asked) = self.asked.remove(&name) {
+                        self.record(name, asked);
                     }
                 }
                 RefOutcome::Rejected(reason) => {
@@ -113,32 +142,34 @@ impl Tally {
         })
     }
 
-    /// Takes in the answer to the push of a temporary tag, which is no ref of the outcome.
+    /// Takes in the answer to the push of a temporary tag; why the target refused it, if it
+    /// did.
     ///
     /// # Errors
-    /// `Conflict`, with the target's words, when it refused.
-    pub(super) fn sent(&mut self, report: PushReport) -> Result<()> {
-        self.outcome.objects += report.objects;
-        self.outcome.bytes += report.bytes;
-        for (name, outcome) in report.refs {
-            let reason = match outcome {
-                RefOutcome::Done => {
-                    self.steps += 1;
-                    continue;
-                }
-                RefOutcome::Rejected(reason) => reason,
-                RefOutcome::Unknown => "it does not tell".to_owned(),
+    /// As [`answered`](Self::answered).
+    pub(super) fn sent(&mut self, mut report: PushReport) -> Result<Option<String>> {
+        let mut refused = None;
+        report.refs.retain(|(name, outcome)| {
+            let RefOutcome::Rejected(reason) = outcome else {
+                return true;
             };
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("the target did not change `{name}`: {reason}"),
-            ));
-        }
-        Ok(())
+            self.asked.remove(name);
+            refused = Some(reason.clone());
+            false
+        });
+        self.answered(report).map(|()| refused)
     }
 
-    fn record(&mut self, name: BString, done: Done) {
+    /// The refs that the target refused since the last look.
+    pub(super) fn refused(&self) -> impl Iterator<Item = &BString> {
+        self.outcome.rejected.keys()
+    }
+
+    fn record(&mut self, name: BString, asked: Asked) {
         self.steps += 1;
+        let Some(done) = asked.counts else {
+            return;
+        };
         let both = match self.done.remove(&name) {
             Some(before) => before.then(done),
             None => Some(done),
@@ -153,8 +184,8 @@ impl Tally {
         self.steps
     }
 
-    /// The counts so far.
-    pub(super) fn into_outcome(mut self, complete: bool, lfs: Copied) -> Outcome {
+    /// The counts so far, and how it ended.
+    pub(super) fn into_ended(mut self, complete: bool, error: Option<Error>) -> Ended {
         for done in self.done.values() {
             *match done {
                 Done::Created => &mut self.outcome.created,
@@ -162,10 +193,10 @@ impl Tally {
                 Done::Deleted => &mut self.outcome.deleted,
             } += 1;
         }
-        Outcome {
-            complete,
-            lfs,
-            ..self.outcome
+        self.outcome.complete = complete;
+        Ended {
+            outcome: self.outcome,
+            error,
         }
     }
 }
@@ -173,7 +204,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::git::{HashKind, ObjectId};
+    use crate::git::HashKind;
     use crate::mirror::{RefSelection, plan};
     use crate::remote::RefTarget;
 
@@ -207,7 +238,7 @@ mod tests {
     }
 
     fn counts(tally: Tally) -> [u64; 4] {
-        let outcome = tally.into_outcome(true, Copied::default());
+        let outcome = tally.into_ended(true, None).outcome;
         [
             outcome.created,
             outcome.updated,

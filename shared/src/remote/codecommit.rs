@@ -11,7 +11,7 @@ use bstr::{BString, ByteSlice as _};
 
 use super::http::{HttpSource, HttpTarget};
 use super::url::CodeCommitUrl;
-use super::{Accepts, Head, Push, PushReport, Remote, Snapshot, Source, Target};
+use super::{Accepts, Batches, Head, Push, PushReport, Remote, Snapshot, Source, Target};
 use crate::codecommit::{CodeCommit, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -86,7 +86,7 @@ impl CodeCommitRemote {
 }
 
 /// Git at the address that the service tells.
-pub(super) fn git_client(
+pub(crate) fn git_client(
     repository: &Repository,
     http: &Http,
     credentials: &Arc<dyn CredentialSource>,
@@ -164,7 +164,7 @@ impl Target for CodeCommitTarget {
     fn accepts(&self) -> Accepts {
         Accepts {
             head: self.sets_head,
-            batches: true,
+            batches: Batches::ByCommits,
             ..self.target.accepts()
         }
     }

@@ -8,7 +8,7 @@ use super::Remote;
 use super::codecommit::CodeCommitRemote;
 use super::http::HttpRemote;
 use super::local::LocalRepository;
-use super::s3_bundle::{BundleOptions, BundleRemote};
+use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
 use super::s3_dumb::{self, S3Dumb};
 use super::url::{CodeCommitUrl, RemoteUrl, S3Url};
 use crate::aws::Aws;
@@ -52,6 +52,23 @@ impl Layout {
                 )
                 .with_hint("it is `bundle`, `dumb` or `loose`"))
             }
+        }
+    }
+
+    /// The layout of a place in S3 for which `said` was given: archives are kept beside
+    /// bundles alone.
+    ///
+    /// # Errors
+    /// `Config` when something else was said of a place with archives.
+    pub fn of(url: &S3Url, said: Option<Self>) -> Result<Option<Self>> {
+        match said {
+            None | Some(Self::Bundle) if url.zip => Ok(Some(Self::Bundle)),
+            Some(_) if url.zip => Err(Error::new(
+                ErrorKind::Config,
+                format!("`{url}` can have no layout but `bundle`"),
+            )
+            .with_hint("leave the layout out, or write `s3://` where no `repo.zip` is wanted")),
+            said => Ok(said),
         }
     }
 }
@@ -110,6 +127,7 @@ pub struct Connections {
     secrets: Arc<dyn Secrets>,
     paces: [Pace; 2],
     kms_key_id: Option<String>,
+    archiver: Option<Arc<dyn Archiver>>,
 }
 
 impl std::fmt::Debug for Connections {
@@ -133,9 +151,18 @@ impl Connections {
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
             kms_key_id: settings.kms_key_id.clone(),
+            archiver: None,
             paces,
             aws,
         })
+    }
+
+    /// The same, with what makes the archives of `s3+zip://` remotes, which cannot be
+    /// opened without.
+    #[must_use]
+    pub fn archiving(mut self, archiver: Arc<dyn Archiver>) -> Self {
+        self.archiver = Some(archiver);
+        self
     }
 
     /// What requests to AWS run under: S3's, and CodeCommit's.
@@ -186,7 +213,15 @@ impl Connections {
             Error::new(ErrorKind::Config, format!("`{url}` names no prefix"))
                 .with_hint("name the folder of the repository, as in `s3://bucket/repository`")
         })?;
-        let layout = match said {
+        let archiver = match &self.archiver {
+            _ if !url.zip => None,
+            None => {
+                let message = format!("no archives are made here, and `{url}` keeps some");
+                return Err(Error::new(ErrorKind::Config, message).with_hint("write `s3://`"));
+            }
+            archiver => archiver.clone(),
+        };
+        let layout = match Layout::of(url, said)? {
             Some(layout) => layout,
             None => layout_of(&*self.store, url, &prefix).await?,
         };
@@ -199,6 +234,7 @@ impl Connections {
                 let options = BundleOptions {
                     kms_key_id,
                     limits,
+                    archiver,
                     ..BundleOptions::default()
                 };
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))

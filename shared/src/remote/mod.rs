@@ -13,7 +13,6 @@ pub mod codecommit;
 pub mod connect;
 pub mod http;
 mod incoming;
-pub mod large_files;
 pub mod lfs;
 pub mod local;
 pub mod objects;
@@ -105,11 +104,17 @@ pub struct Wanted {
     pub offset_deltas: bool,
 }
 
+/// How a long history goes to a target: in several pushes under temporary tags, so that
+/// what went over once stays there whatever happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batches {
+    /// So many commits at once, as CodeCommit wants it.
+    ByCommits,
+    /// All at once, unless that is too many bytes or takes too long.
+    BySize,
+}
+
 /// What a target can take in.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they are abilities of their own"
-)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepts {
     /// Packs whose deltas stand on objects that the target has.
@@ -118,8 +123,8 @@ pub struct Accepts {
     pub offset_deltas: bool,
     /// `HEAD` set to what a push says.
     pub head: bool,
-    /// Long histories go in batches, under temporary tags.
-    pub batches: bool,
+    /// How a long history goes to it.
+    pub batches: Batches,
     /// The most refs that one push may change.
     pub max_changes: usize,
 }
@@ -244,4 +249,14 @@ pub trait Target: Send + Sync {
     /// `Conflict` when someone else changed the target's refs since it was opened: open it
     /// again. `Corrupt` when the pack does not hold what the refs need.
     async fn push(&mut self, push: Push) -> Result<PushReport>;
+
+    /// Brings up to date what is kept beside refs and made of what they name, such as
+    /// archives, for the refs of these names. Nothing to do is no write.
+    ///
+    /// # Errors
+    /// The first failure, when all others were done. No ref has changed.
+    async fn tend(&mut self, refs: &[BString]) -> Result<()> {
+        let _ = refs;
+        Ok(())
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tracing::Instrument as _;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::{Blocks, PackBytes};
@@ -97,7 +98,7 @@ impl SpoolWriter {
         let (upload, number) = (Arc::clone(upload), self.parts);
         let bytes = self.held.split_to(part_bytes(number)).freeze();
         let part = async move { upload.part(number, bytes).await };
-        self.under_way.push(tokio::spawn(part));
+        self.under_way.push(tokio::spawn(part.in_current_span()));
         Ok(())
     }
 
@@ -216,7 +217,7 @@ impl Spool {
     }
 
     /// [`remove`](Self::remove), for who cannot wait; `None` when there is no object.
-    pub(super) fn removal(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+    pub(crate) fn removal(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
         match &self.lies {
             Lies::Memory(_) => None,
             Lies::Store(stored, _) => {

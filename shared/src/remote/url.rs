@@ -36,7 +36,8 @@ impl fmt::Display for CodeCommitUrl {
     }
 }
 
-/// A place in S3: `s3://[profile@]bucket/prefix`.
+/// A place in S3: `s3://[profile@]bucket/prefix`, or `s3+zip://` in front where an archive
+/// is kept beside each ref, as git-remote-s3 writes them.
 ///
 /// `Display` leaves the profile out.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -47,11 +48,14 @@ pub struct S3Url {
     pub bucket: BucketName,
     /// What the keys start with; `None` for a bucket as a whole. It is never empty.
     pub prefix: Option<KeyPrefix>,
+    /// Whether each ref has an archive, `repo.zip`, for CodePipeline.
+    pub zip: bool,
 }
 
 impl fmt::Display for S3Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}", self.bucket)?;
+        let scheme = if self.zip { "s3+zip" } else { "s3" };
+        write!(f, "{scheme}://{}", self.bucket)?;
         match &self.prefix {
             Some(prefix) => write!(f, "/{}", prefix.as_str().trim_end_matches('/')),
             None => Ok(()),
@@ -138,10 +142,11 @@ impl RemoteUrl {
             Some(("codecommit", rest)) => codecommit(None, rest),
             Some(("https" | "http", _)) => Ok(Self::Http(RepositoryUrl::new(text)?)),
             Some(("file", rest)) => file(rest),
-            Some(("s3", rest)) => s3(rest),
+            Some(("s3", rest)) => s3(rest, false),
+            Some(("s3+zip", rest)) => s3(rest, true),
             Some((scheme, _)) if !scheme.contains('/') => Err(refused(
                 "it must start with `codecommit://`, `codecommit::<region>://`, `https://`, \
-                 `http://`, `file://` or `s3://`, or be a path",
+                 `http://`, `file://`, `s3://` or `s3+zip://`, or be a path",
             )),
             _ => path(text),
         }
@@ -189,7 +194,7 @@ fn codecommit(region: Option<&str>, rest: &str) -> Result<RemoteUrl> {
     }))
 }
 
-fn s3(rest: &str) -> Result<RemoteUrl> {
+fn s3(rest: &str, zip: bool) -> Result<RemoteUrl> {
     // A key may hold `@`, a bucket's name may not.
     let (place, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let (profile, bucket) = profile(place)?;
@@ -202,6 +207,7 @@ fn s3(rest: &str) -> Result<RemoteUrl> {
         profile,
         bucket,
         prefix: Some(prefix).filter(|prefix| !prefix.as_str().is_empty()),
+        zip,
     }))
 }
 
@@ -267,6 +273,7 @@ mod tests {
             ("s3://bucket/", "s3://bucket"),
             ("s3://me@bucket/a/b@c/", "s3://bucket/a/b@c"),
             ("s3://bucket/a%20b?c#d", "s3://bucket/a%20b?c#d"),
+            ("s3+zip://me@bucket/a/b/", "s3+zip://bucket/a/b"),
         ] {
             let url = url(text);
             assert_eq!(url.to_string(), shown, "{text}");
@@ -290,6 +297,11 @@ mod tests {
         assert_eq!(parts.profile.as_deref(), Some("me"));
         assert_eq!(parts.bucket.as_str(), "bucket");
         assert_eq!(parts.prefix.as_ref().map(KeyPrefix::as_str), Some("a//b/"));
+        assert!(!parts.zip);
+        let RemoteUrl::S3(parts) = url("s3+zip://me@bucket/a") else {
+            panic!("it is S3's");
+        };
+        assert!(parts.zip && parts.profile.as_deref() == Some("me"));
         let RemoteUrl::Http(parts) = url("https://u:p%40ss@h/r") else {
             panic!("it is a server's");
         };
@@ -315,7 +327,9 @@ mod tests {
             ("s3://me:hunter2@bucket/x", "profile"),
             ("s3://hunter2:x/x", "bucket's name"),
             ("s3://bucket/a/../hunter2", "prefix"),
-            ("s3+zip://hunter2/x", "must start with"),
+            ("s3+zip://hunter2:x/x", "bucket's name"),
+            ("s3+zip://me:hunter2@bucket/x", "profile"),
+            ("s3+tar://hunter2/x", "must start with"),
             ("ssh://u:hunter2@h/x", "must start with"),
             ("git://hunter2/x", "must start with"),
             ("ftp://u:hunter2@h/x", "must start with"),

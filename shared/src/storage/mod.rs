@@ -2,9 +2,11 @@
 
 pub mod client;
 mod failure;
+mod header_text;
 mod paced;
 pub mod upload;
 
+pub use header_text::header_text;
 pub use paced::WRITE_ID;
 
 use std::collections::BTreeMap;

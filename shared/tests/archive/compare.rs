@@ -9,6 +9,7 @@ use zip::ZipArchive;
 
 use super::double::Disk;
 use super::git::{Repo, archive};
+use super::objects::from_objects;
 
 /// What a reader sees of an entry, and the fields of its record in the directory.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +98,10 @@ pub(crate) async fn agree_at(folder: &Path, commit: &str, prefix: &str) -> Vec<u
         disk.calls.lock().unwrap().len() as u64,
         "the requests are told"
     );
+    if prefix.is_empty() {
+        let objects = from_objects(folder, commit).await;
+        assert!(objects == zip, "the objects of git give the same bytes");
+    }
     zip
 }
 

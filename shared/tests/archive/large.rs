@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use branchline_core::archive::git_files::{GitAccess, GitFiles};
 use branchline_core::archive::{Summary, WriteSink, build, write};
 use branchline_core::git::HashKind;
 use branchline_core::git::smart_http::{Http, HttpSettings, NoCredentials};
 use branchline_core::name::{BucketName, CommitId, ObjectKey, RepositoryName};
 use branchline_core::remote::SpoolPlace;
-use branchline_core::remote::large_files::{GitAccess, GitFiles};
 use branchline_core::storage::{ObjectStore, PutOptions};
 use branchline_core::testkit::MemoryStore;
 use branchline_core::{ErrorKind, Result};

@@ -26,6 +26,7 @@ mod git;
 mod large;
 mod large_faults;
 mod memory;
+mod objects;
 mod property;
 mod scale;
 mod trees;

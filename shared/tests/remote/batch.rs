@@ -10,7 +10,9 @@ use branchline_core::git::advertisement::Version;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{self, Batch, Options, Outcome};
 use branchline_core::remote::local::LocalRepository;
-use branchline_core::remote::{Accepts, Push, PushReport, Remote, Snapshot, Source, Target};
+use branchline_core::remote::{
+    Accepts, Batches, Push, PushReport, RefOutcome, Remote, Snapshot, Source, Target,
+};
 use branchline_core::{Error, ErrorKind, Result};
 use bstr::BString;
 
@@ -35,7 +37,11 @@ struct Log {
     fail_from: AtomicUsize,
     after: bool,
     largest: AtomicUsize,
+    // Which refs are refused.
+    refuses: Mutex<Option<Refuses>>,
 }
+
+type Refuses = Box<dyn Fn(&str) -> bool + Send>;
 
 impl Batching {
     fn new(path: &Path) -> Self {
@@ -52,6 +58,12 @@ impl Batching {
             inner: local(path),
             log: Arc::new(log),
         }
+    }
+
+    fn refusing(path: &Path, refuses: impl Fn(&str) -> bool + Send + 'static) -> Self {
+        let target = Self::new(path);
+        *target.log.refuses.lock().unwrap() = Some(Box::new(refuses));
+        target
     }
 
     fn pushes(&self) -> Vec<Asked> {
@@ -92,7 +104,7 @@ impl Target for BatchingTarget {
 
     fn accepts(&self) -> Accepts {
         Accepts {
-            batches: true,
+            batches: Batches::ByCommits,
             ..self.inner.accepts()
         }
     }
@@ -101,7 +113,7 @@ impl Target for BatchingTarget {
         self.inner.haves().await
     }
 
-    async fn push(&mut self, push: Push) -> Result<PushReport> {
+    async fn push(&mut self, mut push: Push) -> Result<PushReport> {
         let names = push.changes.iter();
         let asked: Asked = names
             .map(|change| {
@@ -120,7 +132,25 @@ impl Target for BatchingTarget {
         if fails && !self.log.after {
             return Err(killed());
         }
-        let report = self.inner.push(push).await?;
+        let mut refused = Vec::new();
+        if let Some(refuses) = &*self.log.refuses.lock().unwrap() {
+            push.changes.retain(|change| {
+                let refuse = refuses(&change.name.to_string());
+                if refuse {
+                    let no = RefOutcome::Rejected("no".to_owned());
+                    refused.push((change.name.clone(), no));
+                }
+                !refuse
+            });
+        }
+        if push.changes.is_empty() {
+            return Ok(PushReport {
+                refs: refused,
+                ..PushReport::default()
+            });
+        }
+        let mut report = self.inner.push(push).await?;
+        report.refs.extend(refused);
         let bytes = usize::try_from(report.bytes).unwrap();
         self.log.largest.fetch_max(bytes, Ordering::Relaxed);
         if fails { Err(killed()) } else { Ok(report) }
@@ -299,7 +329,7 @@ async fn a_batch_with_too_many_bytes_goes_in_halves() {
         let path = dir.path().join("t.git");
         let target = Batching::new(&path);
         let mut options = options(commits);
-        options.batch.bytes = 150_000;
+        options.batch.bytes = Some(150_000);
         let outcome = run(&source, &target, &options).await.unwrap();
         assert_equal(&source, &path);
         let largest = target.log.largest.load(Ordering::Relaxed);
@@ -311,7 +341,7 @@ async fn a_batch_with_too_many_bytes_goes_in_halves() {
     let path = dir.path().join("t.git");
     let target = Batching::new(&path);
     let mut options = options(5);
-    options.batch.bytes = 10;
+    options.batch.bytes = Some(10);
     run(&source, &target, &options).await.unwrap();
     assert_equal(&source, &path);
 }
@@ -321,12 +351,16 @@ async fn clean_removes_temporary_tags_and_nothing_else() {
     let source = linear(5);
     source.git(&["tag", "codecommit_migration_1", "main~1"]);
     source.git(&["tag", "codecommit_migration_x", "main~1"]);
-    source.git(&["tag", "branchline_migration_0123456789abcdef", "main~2"]);
-    source.git(&["tag", "branchline_migration_2023", "main"]);
+    source.git(&[
+        "tag",
+        "codecommit_migration_part_0123456789abcdef",
+        "main~2",
+    ]);
+    source.git(&["tag", "codecommit_migration_part_2", "main"]);
     source.git(&["tag", "mine", "main"]);
     let before = source.refs();
     let target = Batching::new(&source.path);
-    let outcome = mirror::clean(&target, None).await.unwrap();
+    let outcome = mirror::clean(&target, None).await.into_result().unwrap();
     assert_eq!((outcome.deleted, outcome.complete), (2, true));
     let left: String = before
         .lines()
@@ -334,7 +368,7 @@ async fn clean_removes_temporary_tags_and_nothing_else() {
         .collect::<Vec<_>>()
         .join("\n");
     assert_eq!(source.refs(), left);
-    let outcome = mirror::clean(&target, None).await.unwrap();
+    let outcome = mirror::clean(&target, None).await.into_result().unwrap();
     assert_eq!(outcome.deleted, 0);
     assert_eq!(target.pushes().len(), 1, "nothing to remove is no push");
 }
@@ -373,4 +407,89 @@ async fn what_is_left_goes_in_batches_though_the_server_leaves_no_files_out() {
     assert_equal(&source, &path);
     let tags: Vec<Asked> = (3..=5).map(tag).collect();
     assert_eq!(second.pushes()[..3], tags, "the rest is no single push");
+}
+
+#[tokio::test]
+async fn a_refused_temporary_tag_leaves_its_batch_to_the_next_one() {
+    let source = linear(45);
+    for refused in 1..=5 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.git");
+        let name = tag(refused).remove(0);
+        let target = Batching::refusing(&path, move |asked| asked == name);
+        let outcome = run(&source, &target, &options(10)).await.unwrap();
+        assert!(outcome.complete && outcome.rejected.is_empty());
+        let tags: Vec<Asked> = (1..=5).map(tag).collect();
+        assert_eq!(target.pushes()[..5], tags, "each is tried once");
+        assert_equal(&source, &path);
+    }
+}
+
+#[tokio::test]
+async fn two_temporary_tags_refused_in_a_row_are_the_last_ones() {
+    let source = linear(45);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let target = Batching::refusing(&path, |asked| asked.contains("migration"));
+    let outcome = run(&source, &target, &options(10)).await.unwrap();
+    assert!(outcome.complete && outcome.rejected.is_empty());
+    let pushes = target.pushes();
+    assert_eq!(pushes[..2], [tag(1), tag(2)]);
+    assert_eq!(pushes.len(), 3, "then the refs go: {pushes:?}");
+    assert_equal(&source, &path);
+}
+
+#[tokio::test]
+async fn temporary_tags_stay_while_a_ref_is_refused() {
+    let source = linear(25);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let target = Batching::refusing(&path, |asked| asked == "refs/heads/main");
+    let outcome = run(&source, &target, &options(10)).await.unwrap();
+    assert_eq!(outcome.rejected.len(), 1);
+    assert_eq!(target.pushes().len(), 4, "three tags and the refs");
+    let target = Batching::new(&path);
+    let outcome = run(&source, &target, &options(10)).await.unwrap();
+    assert_eq!((outcome.objects, outcome.created), (0, 1));
+    assert_eq!(target.pushes().len(), 2, "the branch, and the deletions");
+    assert_equal(&source, &path);
+}
+
+#[tokio::test]
+async fn a_temporary_tag_that_cannot_be_deleted_is_named() {
+    let source = linear(25);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let seen = AtomicUsize::new(0);
+    let target = Batching::refusing(&path, move |asked| {
+        asked == tag(2)[0] && seen.fetch_add(1, Ordering::Relaxed) > 0
+    });
+    let outcome = run(&source, &target, &options(10)).await.unwrap();
+    let rejected: Vec<_> = outcome.rejected.keys().cloned().collect();
+    assert_eq!(rejected, [BString::from(tag(2)[0].as_str())]);
+    assert_eq!(outcome.created, 2);
+    let cleaned = mirror::clean(&Batching::new(&path), None).await.outcome;
+    assert_eq!((cleaned.deleted, cleaned.complete), (1, true));
+    assert_equal(&source, &path);
+}
+
+/// A failure tells what was done before it, and by it.
+#[tokio::test]
+async fn a_failure_counts_what_was_done() {
+    let source = linear(25);
+    for (after, created) in [(false, 0), (true, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.git");
+        let target = Batching::failing(&path, 3, after);
+        let local = local(&source.path);
+        let ended = mirror::run(&local, &target, &options(10), None).await;
+        assert_eq!(ended.error.unwrap().kind(), ErrorKind::AccessDenied);
+        assert_eq!(ended.outcome.created, created, "made: {after}");
+        assert!(ended.outcome.objects > 50 && !ended.outcome.complete);
+        // Cleaning fails after it was done.
+        let target = Batching::failing(&path, 0, after);
+        let ended = mirror::clean(&target, None).await;
+        ended.error.unwrap();
+        assert_eq!(ended.outcome.deleted, if after { 3 } else { 0 });
+    }
 }

@@ -399,62 +399,6 @@ async fn what_several_refs_share_is_fetched_once() {
     assert_eq!(copy.refs(), repo.refs());
 }
 
-/// An archive that says which file it found.
-struct OneFile;
-
-#[async_trait::async_trait]
-impl branchline_core::remote::s3_bundle::Archiver for OneFile {
-    async fn archive(
-        &self,
-        objects: &std::sync::Arc<branchline_core::remote::objects::Database>,
-        commit: branchline_core::git::ObjectId,
-    ) -> branchline_core::Result<branchline_core::remote::s3_bundle::Archive> {
-        let (id, kind) = objects.peel(commit).await?;
-        Ok(branchline_core::remote::s3_bundle::Archive {
-            body: format!("{kind} {id}").into(),
-            summary: format!("{} größer\n☃", id.to_hex_with_len(7)),
-        })
-    }
-}
-
-#[tokio::test]
-async fn an_archive_is_written_beside_each_bundle_where_one_is_kept() {
-    let world = World::new(MIN);
-    let options = BundleOptions {
-        archiver: Some(std::sync::Arc::new(OneFile)),
-        ..world.options()
-    };
-    let remote = world.remote_with("r", options);
-    let repo = Repo::new(HashKind::Sha1);
-    repo.input(&["fast-import", "--quiet"], &history(0, 4, 3));
-    repo.git(&["update-ref", "-d", "refs/heads/side"]);
-    mirror_all(&repo, &remote).await.unwrap();
-    repo.git(&["branch", "same", "main"]);
-    mirror_all(&repo, &remote).await.unwrap();
-    let id = repo.id("main");
-    for name in ["main", "same"] {
-        let key = format!("r/refs/heads/{name}/repo.zip");
-        assert_eq!(world.get(&key).await, format!("commit {id}"));
-        let metadata = world
-            .store
-            .versions(&world.bucket, &key)
-            .pop()
-            .unwrap()
-            .metadata;
-        let summary = &metadata.user["codepipeline-artifact-revision-summary"];
-        assert_eq!(*summary, format!("{} gr??er ?", id.to_hex_with_len(7)));
-        let shown = metadata.content_disposition.unwrap();
-        assert_eq!(
-            shown,
-            format!("attachment; filename=repo-{}.zip", id.to_hex_with_len(8))
-        );
-    }
-    repo.git(&["update-ref", "-d", "refs/heads/same"]);
-    mirror_all(&repo, &remote).await.unwrap();
-    let keys = world.keys().await;
-    assert!(!keys.iter().any(|key| key.contains("same")), "{keys:?}");
-}
-
 #[tokio::test]
 async fn a_repository_that_stock_git_clones_is_not_written_over() {
     let world = World::new(MIN);

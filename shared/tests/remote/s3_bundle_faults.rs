@@ -13,14 +13,14 @@ use branchline_core::testkit::{Failing, MemoryStore, Script, When};
 use crate::repo::{Repo, history};
 use crate::s3_bundle_world::{World, fetch_all, mirror_all};
 
-fn commit(repo: &Repo, parents: &[&str], message: &str) -> String {
+pub(crate) fn commit(repo: &Repo, parents: &[&str], message: &str) -> String {
     let tree = repo.git(&["rev-parse", "main^{tree}"]);
     let mut args = vec!["commit-tree", &tree, "-m", message];
     args.extend(parents.iter().flat_map(|parent| ["-p", parent]));
     repo.git(&args)
 }
 
-fn small() -> Repo {
+pub(crate) fn small() -> Repo {
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 4, 3));
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
@@ -28,7 +28,7 @@ fn small() -> Repo {
 }
 
 /// The refs that the remote has, as `git for-each-ref` prints them.
-async fn listed(remote: &BundleRemote) -> Vec<String> {
+pub(crate) async fn listed(remote: &BundleRemote) -> Vec<String> {
     let source = remote.source(&[]).await.unwrap();
     let refs = source.snapshot().refs.iter();
     refs.map(|(name, target)| format!("{} {name}", target.id))

@@ -35,8 +35,19 @@ fn every_event_of_the_function_is_understood() {
         import.batch,
         Batch {
             commits: 1000,
-            bytes: 268_435_456
+            bytes: Some(268_435_456),
         }
+    );
+
+    let zip = read("migration-zip");
+    let mapping = work(&zip.mappings[0]);
+    let RemoteUrl::S3(target) = &mapping.target.url else {
+        panic!("it lies in S3");
+    };
+    assert!(target.zip && mapping.target.layout.is_none());
+    assert_eq!(
+        zip.mappings[0].target,
+        "s3+zip://my-pipeline-bucket/MyDemoRepo"
     );
 
     assert!(work(&read("migration-clean").mappings[0]).clean);
@@ -148,6 +159,16 @@ fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
             "`https://`",
         ),
         (format!("{{{good},\"depth\":1}}"), "`mappings[1].depth`"),
+        (
+            r#"{"source":"codecommit://r","target":"s3+zip://bucket/x","layout":"dumb"}"#
+                .to_owned(),
+            "`mappings[1].layout` of the event: `s3+zip://bucket/x` can have no layout but `bundle`",
+        ),
+        (
+            r#"{"source":"s3+zip://bucket/x","target":"codecommit://r","layout":"loose"}"#
+                .to_owned(),
+            "`mappings[1].layout`",
+        ),
     ] {
         let text = format!("{{\"mappings\":[{{{good}}},{mapping}]}}");
         let request = parse(&serde_json::from_str(&text).unwrap())
@@ -164,6 +185,23 @@ fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
             invalid.message
         );
         assert_eq!(invalid.error().kind(), ErrorKind::InvalidEvent);
+    }
+}
+
+#[test]
+fn a_place_with_archives_is_laid_out_as_bundles() {
+    let others = [
+        r#""source":"codecommit://r","target":"s3+zip://bucket/x""#,
+        r#""source":"codecommit://r","target":"s3+zip://bucket/x","layout":"bundle""#,
+        // The layout is the target's, and the source is what lies there.
+        r#""source":"s3+zip://bucket/x","target":"s3://bucket/y","layout":"dumb""#,
+        r#""source":"s3://bucket/y","target":"s3+zip://bucket/x""#,
+    ];
+    for fields in others {
+        let text = format!("{{\"mappings\":[{{{fields}}}]}}");
+        let request = parse(&serde_json::from_str(&text).unwrap());
+        let request = request.unwrap().unwrap();
+        assert_eq!(request.mappings[0].work.as_ref().err(), None, "{fields}");
     }
 }
 

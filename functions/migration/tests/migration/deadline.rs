@@ -83,6 +83,31 @@ async fn the_same_request_goes_on_until_all_refs_are_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn cleaning_tells_what_it_deleted_before_the_time_was_over() {
+    let world = World::new();
+    let to = source();
+    let before = to.refs();
+    for n in 1..=5 {
+        to.git(&["tag", &format!("codecommit_migration_{n}"), "main"]);
+    }
+    world.add("to", &to);
+    let mut mapping = all("https://git.test/one.git", "codecommit://to");
+    mapping["clean"] = true.into();
+    // Time for two pushes and a half.
+    for (status, deleted) in [
+        (Status::Incomplete, 2 * CHANGES as u64),
+        (Status::Complete, 1),
+    ] {
+        let left = MARGIN + PUSH * 2 + PUSH / 2;
+        let answer = world.run_for(request(&[mapping.clone()]), left).await;
+        let answer = answer.expect("it is no failure");
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.mappings[0].refs.deleted, deleted);
+    }
+    assert_eq!(to.refs(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bucket_is_valid_whenever_the_time_is_over_and_later_rounds_do_the_rest() {
     let mut world = World::new();
     // One mapping at a time, each request to S3 a second.

@@ -176,6 +176,7 @@ fn every_setting_is_checked_and_named_before_the_first_event() {
         ("PIPELINE_PIN", "latest"),
         ("PIPELINE_VARIABLES", "1"),
         ("DELETE_ARTIFACTS", "TRUE"),
+        ("KMS_KEY_ID", "arn:aws:s3:eu-west-1:111122223333:key/k"),
         ("CODECOMMIT_CONCURRENCY", "0"),
         ("CODECOMMIT_CONCURRENCY", "many"),
     ];
@@ -188,13 +189,50 @@ fn every_setting_is_checked_and_named_before_the_first_event() {
             "{name}={value}: {error}"
         );
     }
-    let contradiction = [
-        ("ARTIFACT_BUCKET", "abc"),
-        ("ARTIFACT_KEY", "x.zip"),
-        ("DELETE_ARTIFACTS", "true"),
+    let contradictions = [
+        [("ARTIFACT_KEY", "x.zip"), ("DELETE_ARTIFACTS", "true")],
+        [
+            ("AWS_REGION", "us-east-1"),
+            ("KMS_KEY_ID", "arn:aws:kms:eu-west-1:111122223333:key/k"),
+        ],
     ];
-    let error = Config::read(&contradiction.into_iter().collect()).expect_err("they contradict");
-    assert!(error.report().contains("`DELETE_ARTIFACTS`"), "{error}");
+    for contradiction in contradictions {
+        let settings = [("ARTIFACT_BUCKET", "abc")]
+            .into_iter()
+            .chain(contradiction);
+        let error = Config::read(&settings.collect()).expect_err("they contradict");
+        let [_, (named, _)] = contradiction;
+        assert!(error.report().contains(&format!("`{named}`")), "{error}");
+    }
+}
+
+/// A source action reads the key that it is configured with, unless a start names another:
+/// what has a key of its own for each commit never lies there.
+#[test]
+fn a_version_alone_is_no_pin_where_each_commit_has_its_key() {
+    let read = |pin, key, pipeline| {
+        let settings = [
+            ("ARTIFACT_BUCKET", "abc"),
+            ("ARTIFACT_KEY", key),
+            ("PIPELINE_PIN", pin),
+            ("PIPELINE_NAME", pipeline),
+        ];
+        Config::read(&settings.into_iter().collect())
+    };
+    let error = read("version", "{branch}/{commit}.zip", "p").expect_err("it would find nothing");
+    for named in ["`PIPELINE_PIN`", "`ARTIFACT_KEY`"] {
+        assert!(error.report().contains(named), "{error}");
+    }
+    for (pin, key, pipeline) in [
+        ("key-and-version", "{branch}/{commit}.zip", "p"),
+        // A pipeline that gets its source elsewhere.
+        ("none", "{branch}/{commit}.zip", "p"),
+        // Each branch has a pipeline that is configured with its key.
+        ("version", "{branch}.zip", "p-{branch}"),
+        ("version", "{branch}/{commit}.zip", ""),
+    ] {
+        read(pin, key, pipeline).expect("it can work");
+    }
 }
 
 #[test]

@@ -3,6 +3,9 @@
 use crate::error::Result;
 use crate::git::corrupt;
 
+/// No two sizes at the start of a delta are longer.
+pub(crate) const MAX_SIZES: usize = 20;
+
 /// The sizes at the start of a delta, of its base and of its result, and their length.
 pub(crate) fn sizes(delta: &[u8]) -> Result<(u64, u64, usize)> {
     let (base, first) = size(delta)?;

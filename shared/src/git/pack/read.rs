@@ -5,11 +5,12 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use flate2::{Decompress, FlushDecompress};
 
 use super::cache::{Cache, EXTERNAL, Key};
 use super::content::{Contents, Directory};
 use super::inflate::Inflater;
-use super::{HEADER, Index, Limits, NoBases, PackBytes};
+use super::{EntryHeader, EntryKind, HEADER, Index, Limits, NoBases, PackBytes, delta};
 use crate::error::Result;
 use crate::git::object::{ObjectKind, id_of};
 use crate::git::{ObjectId, corrupt};
@@ -66,6 +67,37 @@ impl Directory for Layout {
         None
     }
 }
+
+/// How the object of an entry is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// Whole.
+    Whole {
+        /// What it is.
+        kind: ObjectKind,
+        /// Its size.
+        size: u64,
+        /// Where its zlib stream lies.
+        zlib: Range<u64>,
+    },
+    /// As its difference to another one.
+    Delta {
+        /// Its size.
+        size: u64,
+    },
+}
+
+impl Stored {
+    /// The size of the object.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Whole { size, .. } | Self::Delta { size } => *size,
+        }
+    }
+}
+
+/// How much of an entry tells how it is stored: its header, and the two sizes of a delta.
+const STORED: u64 = EntryHeader::MAX as u64 + 256;
 
 /// Content of objects that may be wanted again as bases, of one pack or of several.
 #[derive(Debug)]
@@ -139,6 +171,31 @@ impl Layout {
     /// `Corrupt` when the index does not fit the pack.
     pub fn range(&self, entry: u32) -> Result<Range<u64>> {
         Directory::range(self, entry)
+    }
+
+    /// How an entry's object is stored, read off its start.
+    ///
+    /// # Errors
+    /// `Corrupt` when the entry is broken there.
+    pub async fn stored(&self, bytes: &dyn PackBytes, entry: u32) -> Result<Stored> {
+        let range = self.range(entry)?;
+        let end = range.end.min(range.start.saturating_add(STORED));
+        let start = bytes.read_range(range.start..end).await?;
+        let (header, length) = EntryHeader::parse(self.index.hash(), &start)?
+            .ok_or_else(|| corrupt("an entry of a pack is cut off"))?;
+        if let EntryKind::Whole(kind) = header.kind {
+            return Ok(Stored::Whole {
+                kind,
+                size: header.size,
+                zlib: range.start + length as u64..range.end,
+            });
+        }
+        let mut sizes = Vec::with_capacity(delta::MAX_SIZES);
+        Decompress::new(true)
+            .decompress_vec(&start[length..], &mut sizes, FlushDecompress::None)
+            .map_err(|error| corrupt("a zlib stream is broken").with_source(error))?;
+        let (_, size, _) = delta::sizes(&sizes)?;
+        Ok(Stored::Delta { size })
     }
 
     /// Reads the object of an entry whole and verifies it. `number` tells this pack from

@@ -1,6 +1,8 @@
 //! Pushing: commands, a pack, and the server's report.
 
 use bstr::{BString, ByteSlice};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 
 use super::fetch::values;
 use super::transport::{Outgoing, Payload};
@@ -13,6 +15,10 @@ use crate::git::{ObjectId, check_ref_name, corrupt, shown};
 
 /// How much of what the server says for people is kept for the report.
 const MESSAGES: usize = 8 * 1024;
+
+/// A pack up to this size is sent when it is there as a whole, and so can be sent again:
+/// git does the same (`http.postBuffer`).
+const WHOLE: usize = 1 << 20;
 
 /// A ref to be changed, if it still is what we think.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,10 +154,13 @@ impl ReceivePack {
         let head = self.head(&request)?;
         let deletes_only = request.commands.iter().all(|command| command.new.is_null());
         let payload = match request.pack {
-            Some(pack) if !deletes_only => {
-                self.probe().await?;
-                Payload::Stream(head, pack)
-            }
+            Some(pack) if !deletes_only => match Gathered::from(pack).await? {
+                Gathered::Whole(pack) => Payload::Bytes([&head[..], &pack].concat().into()),
+                Gathered::More(pack) => {
+                    self.probe().await?;
+                    Payload::Stream(head, pack)
+                }
+            },
             None if !deletes_only => {
                 let message = "a push that creates or moves refs needs a pack";
                 return Err(Error::new(ErrorKind::Internal, message));
@@ -188,7 +197,7 @@ impl ReceivePack {
     }
 
     /// The commands, with the capabilities behind the first one.
-    fn head(&self, request: &PushRequest) -> Result<bytes::Bytes> {
+    fn head(&self, request: &PushRequest) -> Result<Bytes> {
         let offered = &self.advertisement.capabilities;
         let cannot = |what: &str| {
             Error::new(
@@ -288,6 +297,33 @@ impl ReceivePack {
             format!("{} did not report on the push to its end", self.client.url),
         )
         .with_hint("the push may have happened all the same: look at the refs again"))
+    }
+}
+
+/// A pack as far as it was waited for.
+enum Gathered {
+    Whole(Vec<u8>),
+    More(Outgoing),
+}
+
+impl Gathered {
+    async fn from(mut pack: Outgoing) -> Result<Self> {
+        let mut chunks: Vec<Result<Bytes>> = Vec::new();
+        let mut size = 0;
+        while let Some(chunk) = pack.next().await {
+            let chunk = chunk?;
+            size += chunk.len();
+            chunks.push(Ok(chunk));
+            if size > WHOLE {
+                let pack = stream::iter(chunks).chain(pack);
+                return Ok(Self::More(pack.boxed()));
+            }
+        }
+        let mut whole = Vec::with_capacity(size);
+        for chunk in chunks {
+            whole.extend_from_slice(&chunk?);
+        }
+        Ok(Self::Whole(whole))
     }
 }
 

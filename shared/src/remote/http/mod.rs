@@ -14,8 +14,8 @@ use futures_util::StreamExt as _;
 
 use super::lfs::{HttpLfs, LfsPlace};
 use super::{
-    Accepts, CommitGraph, PackBody, Push, PushReport, RefChange, RefOutcome, RefTarget, Refs,
-    Remote, Snapshot, Source, Target, Wanted,
+    Accepts, Batches, CommitGraph, PackBody, Push, PushReport, RefChange, RefOutcome, RefTarget,
+    Refs, Remote, Snapshot, Source, Target, Wanted,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::Advertisement;
@@ -249,7 +249,7 @@ impl Target for HttpTarget {
     fn accepts(&self) -> Accepts {
         let offered = &self.server.advertisement.capabilities;
         Accepts {
-            batches: false,
+            batches: Batches::BySize,
             thin: !offered.has("no-thin"),
             offset_deltas: offered.has("ofs-delta"),
             head: false,

@@ -31,7 +31,8 @@ use layout::Layout;
 use super::lfs::{LfsPlace, LocalLfs};
 use super::objects::{Database, fetch};
 use super::{
-    Accepts, Head, PackBody, Push, PushReport, RefOutcome, Remote, Snapshot, Source, Target, Wanted,
+    Accepts, Batches, Head, PackBody, Push, PushReport, RefOutcome, Remote, Snapshot, Source,
+    Target, Wanted,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
@@ -238,7 +239,7 @@ impl Target for LocalTarget {
 
     fn accepts(&self) -> Accepts {
         Accepts {
-            batches: false,
+            batches: Batches::BySize,
             thin: true,
             offset_deltas: true,
             // Elsewhere it says what is checked out.

@@ -1,6 +1,6 @@
 //! An object database made of packs that lie anywhere, and of loose objects.
 //!
-//! - [`Database`]: objects by id, verified as they are read.
+//! - [`Database`]: objects by id, verified as they are read; [`Blob`] for one in pieces.
 //! - [`closure`], [`history`]: what is reachable from one set of objects and not from
 //!   another.
 //! - [`pack()`]: a pack of chosen objects, copied as they lie compressed.
@@ -13,6 +13,8 @@
 //!
 //! May use [`crate::git`] alone; the packs are behind [`PackBytes`].
 
+mod abbreviate;
+mod blob;
 mod blocks;
 mod commits;
 mod loose;
@@ -28,6 +30,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
+pub use blob::{Blob, BlobContent};
+pub(crate) use blob::{in_pieces, inflated};
 use blocks::{Blocked, Pool};
 pub use commits::{HistoryCommit, graph, history};
 pub use loose::{Loose, whole};

@@ -10,6 +10,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::loose::Decoder;
 use super::marks::Known;
@@ -81,7 +82,7 @@ pub fn pack(
             let _ = sender.send(Err(error)).await;
         }
     };
-    let task = Task(tokio::spawn(work));
+    let task = Task(tokio::spawn(work.in_current_span()));
     Ok(Box::pin(futures_util::stream::unfold(
         (receiver, task),
         |(mut receiver, task)| async move {
@@ -231,13 +232,14 @@ fn read(
     });
     let reads = pieces.map(move |piece| {
         let database = Arc::clone(&database);
-        // As a task, it goes on while others compute.
-        tokio::spawn(async move {
+        let read = async move {
             let (pack, range) = piece?;
             let start = range.start;
             let bytes = database.read_raw(pack, range).await?;
             Ok((pack, start, bytes))
-        })
+        };
+        // As a task, it goes on while others compute.
+        tokio::spawn(read.in_current_span())
     });
     let reads = futures_util::stream::iter(reads).buffered(READS);
     Box::pin(reads.map(|read| {

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use super::file::OpenBundle;
+use super::file::{OpenBundle, replaced};
 use super::library::Book;
 use super::publish::Body;
 use super::{BundleOptions, Place};
@@ -290,6 +290,9 @@ async fn read(
 }
 
 /// Copies a range of a bundle, in equal parts from `number` on; the last one's number.
+///
+/// # Errors
+/// `Conflict` when the bundle was replaced meanwhile: the parts may be of another one.
 async fn copy(
     upload: &Upload,
     bundle: &OpenBundle,
@@ -315,12 +318,7 @@ async fn copy(
                 .await
                 .map_err(|error| {
                     if error.kind() == ErrorKind::NotFound {
-                        return Error::new(
-                            ErrorKind::Conflict,
-                            format!("`{}` was replaced while it was copied", bundle.file.key),
-                        )
-                        .with_source(error)
-                        .with_hint("fetch, and push again");
+                        return replaced(&bundle.file, "copied").with_source(error);
                     }
                     error
                 })
@@ -330,5 +328,6 @@ async fn copy(
     while let Some(done) = copies.next().await {
         done?;
     }
+    bundle.place.is_still(&bundle.file).await?;
     Ok(last)
 }

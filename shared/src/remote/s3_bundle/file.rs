@@ -119,16 +119,29 @@ async fn read(place: &Place, file: &BundleFile, range: Range<u64>) -> Result<Byt
         .await;
     match got {
         Ok(bytes) if bytes.len() as u64 == length => Ok(bytes),
-        Ok(_) => Err(moved(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(moved(file).with_source(error)),
+        Ok(_) => Err(replaced(file, "read")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(replaced(file, "read").with_source(error))
+        }
         Err(error) => Err(error),
     }
 }
 
-fn moved(file: &BundleFile) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        format!("`{}` was replaced while it was read", file.key),
-    )
-    .with_hint("fetch again")
+/// A bundle that is not there any more, or is another one.
+pub(super) fn replaced(file: &BundleFile, what: &str) -> Error {
+    let message = format!("`{}` was replaced while it was {what}", file.key);
+    Error::new(ErrorKind::Conflict, message).with_hint("fetch, and try again")
+}
+
+impl Place {
+    /// Makes sure that a bundle still is the one that was listed, byte for byte.
+    ///
+    /// # Errors
+    /// `Conflict` when it is not.
+    pub(super) async fn is_still(&self, file: &BundleFile) -> Result<()> {
+        match self.store.head(&self.bucket, &file.key).await? {
+            Some(head) if head.etag == file.etag => Ok(()),
+            _ => Err(replaced(file, "copied")),
+        }
+    }
 }

@@ -6,7 +6,7 @@ use bstr::{BStr, BString, ByteSlice};
 
 use super::Place;
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::{ObjectId, check_ref_name, corrupt, shown};
+use crate::git::{HashKind, ObjectId, check_ref_name, corrupt, shown};
 use crate::name::ObjectKey;
 use crate::storage::{ETag, Listed};
 
@@ -42,7 +42,8 @@ pub(super) struct Folder {
     pub(super) bundles: Vec<BundleFile>,
     pub(super) lock: Option<LockFile>,
     pub(super) protected: bool,
-    pub(super) zip: bool,
+    /// The archive's `ETag`, where there is one.
+    pub(super) zip: Option<ETag>,
 }
 
 /// The folders of refs, by the refs' full names.
@@ -165,7 +166,7 @@ impl Folder {
                 });
             }
             PROTECTED => self.protected = true,
-            ZIP => self.zip = true,
+            ZIP => self.zip = Some(listed.etag),
             _ => {
                 let Some(id) = last.strip_suffix(".bundle").and_then(parse_id) else {
                     return;
@@ -191,14 +192,18 @@ fn parse_id(text: &str) -> Option<ObjectId> {
 }
 
 /// Makes sure that all bundles use one hash function.
-pub(super) fn one_hash(folders: &Folders) -> Result<crate::git::HashKind> {
-    let mut ids = folders
-        .values()
-        .flat_map(|folder| folder.bundles.iter().map(|file| file.id.kind()));
-    let first = ids.next().unwrap_or(crate::git::HashKind::Sha1);
-    if ids.all(|kind| kind == first) {
-        Ok(first)
-    } else {
-        Err(corrupt("the remote mixes bundles of two hash functions"))
+pub(super) fn one_hash(folders: &Folders) -> Result<HashKind> {
+    let files = folders.values().flat_map(|folder| &folder.bundles);
+    let first = |kind| files.clone().find(|file| file.id.kind() == kind);
+    match (first(HashKind::Sha1), first(HashKind::Sha256)) {
+        (Some(one), Some(other)) => {
+            let (one, other) = (&one.key, &other.key);
+            let message = format!("`{one}` is of SHA-1 and `{other}` of SHA-256");
+            let hint = "two repositories were pushed to one prefix: move the keys of one of \
+                        them to another prefix";
+            Err(corrupt(message).with_hint(hint))
+        }
+        (None, Some(_)) => Ok(HashKind::Sha256),
+        _ => Ok(HashKind::Sha1),
     }
 }

@@ -19,8 +19,6 @@ use crate::remote::objects::{Database, DatabaseOptions, PackAt};
 
 /// How many bundles are remembered.
 const REMEMBERED: usize = 16;
-/// How long a chain of incremental bundles may be.
-const MAX_CHAIN: usize = 64;
 
 /// A bundle whose objects are known.
 pub(super) struct Book {
@@ -81,33 +79,30 @@ impl Library {
 
     /// Reads a bundle and the ones that it stands on.
     pub(super) async fn read(&self, file: &BundleFile) -> Result<Arc<Book>> {
-        self.read_at(file, 0).await
-    }
-
-    async fn read_at(&self, file: &BundleFile, depth: usize) -> Result<Arc<Book>> {
         if let Some(book) = self.remembered(file) {
             return Ok(book);
         }
+        let bundle = self.open(file).await?;
+        let below = self.find(&needs(&bundle)).await?;
+        self.index_on(bundle, &below).await
+    }
+
+    async fn open(&self, file: &BundleFile) -> Result<OpenBundle> {
         let bundle = OpenBundle::open(&self.place, file).await?;
-        if bundle.header.hash != self.hash {
-            let message = format!("`{}` is not a bundle of {}", file.key, self.hash);
-            return Err(corrupt(message));
+        if bundle.header.hash == self.hash {
+            return Ok(bundle);
         }
+        let message = format!("`{}` is not a bundle of {}", file.key, self.hash);
+        Err(corrupt(message))
+    }
+
+    /// Indexes a bundle on those that it stands on, and remembers it.
+    async fn index_on(&self, bundle: OpenBundle, below: &[Arc<Book>]) -> Result<Arc<Book>> {
         let book = if bundle.is_full() {
             self.index(bundle, &NoBases).await?
         } else {
-            if depth == MAX_CHAIN {
-                return Err(corrupt("the chain of incremental bundles has no end"));
-            }
-            let needed: Vec<_> = bundle
-                .header
-                .prerequisites
-                .iter()
-                .map(|(id, _)| *id)
-                .collect();
-            let below = Box::pin(self.find_at(&needed, Some(file), depth + 1)).await?;
-            self.index(bundle, &*database(&self.place, self.hash, &below)?)
-                .await?
+            let below = database(&self.place, self.hash, below)?;
+            self.index(bundle, &*below).await?
         };
         let book = Arc::new(book);
         let mut books = self.books();
@@ -129,73 +124,46 @@ impl Library {
     /// # Errors
     /// `Corrupt`, naming an object that no bundle has.
     pub(super) async fn find(&self, ids: &[ObjectId]) -> Result<Vec<Arc<Book>>> {
-        self.find_at(ids, None, 0).await
-    }
-
-    async fn find_at(
-        &self,
-        ids: &[ObjectId],
-        except: Option<&BundleFile>,
-        depth: usize,
-    ) -> Result<Vec<Arc<Book>>> {
-        let mut found: Vec<Arc<Book>> = Vec::new();
-        let mut missing = ids.to_vec();
-        let mut take = |book: Arc<Book>, missing: &mut Vec<ObjectId>| {
-            let before = missing.len();
-            missing.retain(|id| book.index.find(*id).is_none());
-            if missing.len() < before {
-                found.push(book);
-            }
-        };
-        for book in self.read_ones() {
-            if Some(&book.bundle.file) != except {
-                take(book, &mut missing);
-            }
-        }
-        // Bundles of what is missing, large ones first since they may have the others, too.
-        let files = self.files();
-        let (tips, others): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|file| ids.contains(&file.id));
-        for file in tips.into_iter().chain(others) {
-            if missing.is_empty() {
-                break;
-            }
-            if Some(file) != except && self.remembered(file).is_none() {
-                take(self.read_at(file, depth).await?, &mut missing);
-            }
-        }
-        if let Some(id) = missing.first() {
-            return Err(corrupt(format!(
-                "no bundle of `{}` has {id}, which is needed",
-                self.place
-            )));
-        }
-        let mut at = 0;
-        while at < found.len() {
-            let book = Arc::clone(&found[at]);
-            at += 1;
-            if book.bundle.is_full() {
-                continue;
-            }
-            let needed: Vec<_> = book
-                .bundle
-                .header
-                .prerequisites
-                .iter()
-                .map(|(id, _)| *id)
-                .collect();
-            if depth >= MAX_CHAIN {
-                return Err(corrupt("the chain of incremental bundles has no end"));
-            }
-            let except = Some(&book.bundle.file);
-            let below = Box::pin(self.find_at(&needed, except, depth + 1)).await?;
-            for other in below {
-                if !found.iter().any(|known| Arc::ptr_eq(known, &other)) {
-                    found.push(other);
+        let mut search = Search::of(ids);
+        let mut remembered = self.read_ones();
+        // Large ones first, since they may have the others, too.
+        let mut unread = self.files();
+        // Incremental ones that are not called by what is missing: they may have it.
+        let mut guesses: VecDeque<OpenBundle> = VecDeque::new();
+        loop {
+            if let Some(at) = remembered.iter().position(|book| search.lacks(book)) {
+                search.take(remembered.swap_remove(at));
+            } else if search.is_done(ids) {
+                return Ok(search.found);
+            } else if let Some(bundle) = search.ready() {
+                let book = self.index_on(bundle, &search.found).await?;
+                search.take(book);
+            } else if let Some(at) = search.next_of(&unread) {
+                let file = unread.remove(at);
+                if let Some(book) = self.remembered(file) {
+                    remembered.push(book);
+                    continue;
                 }
+                let bundle = self.open(file).await?;
+                if bundle.is_full() {
+                    // It may be asked for only later.
+                    remembered.push(self.index_on(bundle, &[]).await?);
+                } else if search.missing.contains(&file.id) {
+                    search.wait(bundle);
+                } else {
+                    guesses.push_back(bundle);
+                }
+            } else if let Some(bundle) = guesses.pop_front() {
+                search.wait(bundle);
+            } else {
+                let missing = search.first_missing(ids).map(|id| id.to_string());
+                return Err(corrupt(format!(
+                    "no bundle of `{}` has {}, which is needed",
+                    self.place,
+                    missing.unwrap_or_default()
+                )));
             }
         }
-        Ok(found)
     }
 
     /// Reads a bundle's pack once, verifying it.
@@ -259,6 +227,85 @@ impl Library {
             index: pack.index.clone(),
             pack,
         }))
+    }
+}
+
+/// What an incremental bundle stands on.
+fn needs(bundle: &OpenBundle) -> Vec<ObjectId> {
+    let needed = bundle.header.prerequisites.iter();
+    needed.map(|(id, _)| *id).collect()
+}
+
+/// A search for bundles that have certain objects, and for what those stand on.
+struct Search {
+    found: Vec<Arc<Book>>,
+    /// What is in none of those found.
+    missing: Vec<ObjectId>,
+    /// Incremental ones that may have something of it, once what they need was found.
+    waiting: Vec<OpenBundle>,
+}
+
+impl Search {
+    fn of(ids: &[ObjectId]) -> Self {
+        Self {
+            found: Vec::new(),
+            missing: ids.to_vec(),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn has(&self, id: ObjectId) -> bool {
+        self.found.iter().any(|book| book.index.find(id).is_some())
+    }
+
+    /// Whether a bundle has something that is missing.
+    fn lacks(&self, book: &Book) -> bool {
+        let mut missing = self.missing.iter();
+        missing.any(|id| book.index.find(*id).is_some())
+    }
+
+    fn take(&mut self, book: Arc<Book>) {
+        let needed = needs(&book.bundle);
+        self.found.push(book);
+        self.want(needed);
+    }
+
+    fn wait(&mut self, bundle: OpenBundle) {
+        self.want(needs(&bundle));
+        self.waiting.push(bundle);
+    }
+
+    fn want(&mut self, ids: Vec<ObjectId>) {
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.extend(ids);
+        missing.retain(|id| !self.has(*id));
+        self.missing = missing;
+    }
+
+    /// One that can be indexed now.
+    fn ready(&mut self) -> Option<OpenBundle> {
+        let is_ready = |bundle: &OpenBundle| needs(bundle).iter().all(|id| self.has(*id));
+        let at = self.waiting.iter().position(is_ready)?;
+        Some(self.waiting.swap_remove(at))
+    }
+
+    /// The one to read next: one that is called by what is missing, else the first.
+    fn next_of(&self, unread: &[&BundleFile]) -> Option<usize> {
+        let named = unread
+            .iter()
+            .position(|file| self.missing.contains(&file.id));
+        named.or((!unread.is_empty()).then_some(0))
+    }
+
+    /// Whether all is there, and all that those found stand on. What was only guessed may
+    /// still wait.
+    fn is_done(&self, ids: &[ObjectId]) -> bool {
+        self.first_missing(ids).is_none()
+    }
+
+    fn first_missing(&self, ids: &[ObjectId]) -> Option<ObjectId> {
+        let below = self.found.iter().flat_map(|book| needs(&book.bundle));
+        ids.iter().copied().chain(below).find(|id| !self.has(*id))
     }
 }
 

@@ -8,15 +8,17 @@
 //! {"owner": "<32 digits>", "renewed": 0, "upload": {"key": "…", "id": "…"}}
 //! ```
 //!
-//! `renewed` makes every state of it another object with another `ETag`. All our writes
-//! but the first name the `ETag` that we wrote last, so a lock that is ours has been ours
-//! without a gap since we got it: nobody else can write our token.
+//! `renewed` makes every state of it another object with another `ETag`, those included
+//! that got no answer and may arrive late. All our writes but the first name the `ETag`
+//! that we wrote last, so a lock that is ours has been ours without a gap since we got
+//! it: nobody else can write our token.
 //!
 //! `upload` names the multipart upload by which the owner is about to publish. Whoever
 //! takes the lock over aborts it before looking at the ref: of the abort and the former
 //! owner's completion S3 lets one win. Either the completion fails, or the bundle is
 //! there when we look. So among clients of this kind, a writer that lost its lock does
-//! not publish unseen, however late its requests arrive.
+//! not publish unseen, however late its requests arrive. A lock that was found and says
+//! anything else is one of a stranger: only its age counts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,11 +32,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectKey;
 use crate::storage::{ETag, Precondition, PutOptions, UploadId};
 
-/// How often getting the lock is tried while others are seen to let go of it.
+/// How often getting the lock is tried while others are seen to let go of it, and how often
+/// it is rewritten while writes of our own are seen to arrive late.
 const TRIES: usize = 4;
+/// No lock of ours is longer than that: a key and an id have 1,024 bytes each at most.
+const MAX_BYTES: u64 = 16 * 1024;
+/// Short lifetimes do not make many requests.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the object says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Body {
     owner: String,
     #[serde(default)]
@@ -44,7 +51,7 @@ struct Body {
 }
 
 /// A multipart upload that publishes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct UploadName {
     key: String,
     id: String,
@@ -64,7 +71,9 @@ struct Held {
 }
 
 struct State {
+    /// What was written last, even if nobody knows whether it has arrived.
     body: Body,
+    /// Of what is known to be there.
     etag: ETag,
 }
 
@@ -101,7 +110,7 @@ impl Lock {
             state: tokio::sync::Mutex::new(State { body, etag }),
             lost: Mutex::new(None),
         });
-        let interval = place.options.lock_lifetime / 3;
+        let interval = (place.options.lock_lifetime / 3).max(LEAST_INTERVAL);
         let renewing = tokio::spawn(renew(Arc::clone(&held), interval));
         Self { held, renewing }
     }
@@ -145,17 +154,43 @@ impl Drop for Lock {
     }
 }
 
+/// A lock that is released even when its holder is dropped.
+pub(super) struct Guard(Option<Lock>);
+
+impl Guard {
+    /// Lets go of the lock, if it still is ours.
+    pub(super) async fn release(mut self) {
+        if let Some(lock) = self.0.take() {
+            lock.release().await;
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(lock) = self.0.take() {
+            lock.release_later(async { true });
+        }
+    }
+}
+
 impl Lock {
-    /// Lets go of it from a destructor, after `before`.
-    pub(super) fn release_later(self, before: impl Future<Output = ()> + Send + 'static) {
+    /// The same lock, released even when the caller goes away.
+    pub(super) fn released_when_dropped(self) -> Guard {
+        Guard(Some(self))
+    }
+
+    /// Lets go of it from a destructor, if `before` says that it may.
+    pub(super) fn release_later(self, before: impl Future<Output = bool> + Send + 'static) {
         self.renewing.abort();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         let held = Arc::clone(&self.held);
         runtime.spawn(async move {
-            before.await;
-            held.release().await;
+            if before.await {
+                held.release().await;
+            }
         });
     }
 }
@@ -185,36 +220,48 @@ impl Held {
         if let Some(why) = &*self.lost() {
             return Err(lost(&self.key, why));
         }
-        let mut body = state.body.clone();
-        body.renewed += 1;
+        state.body.renewed += 1;
         if upload.is_some() {
-            body.upload = upload;
+            state.body.upload = upload;
         }
-        let condition = Precondition::Matches(state.etag.clone());
-        let error = match write(&self.place, &self.key, &body, condition).await {
-            Ok(etag) => {
-                *state = State { body, etag };
-                return Ok(());
+        let mut tries = 1;
+        loop {
+            let condition = Precondition::Matches(state.etag.clone());
+            let error = match write(&self.place, &self.key, &state.body, condition).await {
+                Ok(etag) => {
+                    state.etag = etag;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if !matches!(
+                error.kind(),
+                ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::Transport
+            ) {
+                return Err(error);
             }
-            Err(error) => error,
-        };
-        if !matches!(
-            error.kind(),
-            ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::Transport
-        ) {
-            return Err(error);
-        }
-        // It may have been written all the same, and only the answer was lost.
-        match read(&self.place, &self.key).await? {
-            Some(found) if found.is(&body) => {
-                let etag = found.etag;
-                *state = State { body, etag };
-                Ok(())
+            let Some(found) = read(&self.place, &self.key).await? else {
+                return Err(self.note_lost("another client has removed it"));
+            };
+            let is_unchanged = found.etag == state.etag;
+            match found.parsed() {
+                // It was written all the same, and only the answer was lost.
+                Some(body) if body == state.body => {
+                    state.etag = found.etag;
+                    return Ok(());
+                }
+                // Not written, and nobody else has it: the caller may try again.
+                _ if is_unchanged => return Err(error),
+                // An older one of ours that got no answer has arrived only now.
+                Some(body) if body.owner == state.body.owner => {
+                    state.etag = found.etag;
+                    if tries == TRIES {
+                        return Err(error);
+                    }
+                    tries += 1;
+                }
+                _ => return Err(self.note_lost("another client has taken it over")),
             }
-            // Not written, and nobody else has it: the caller may try again.
-            Some(found) if found.etag == state.etag => Err(error),
-            Some(_) => Err(self.note_lost("another client has taken it over")),
-            None => Err(self.note_lost("another client has removed it")),
         }
     }
 
@@ -257,8 +304,18 @@ impl Found {
     }
 
     fn is(&self, body: &Body) -> bool {
-        self.parsed()
-            .is_some_and(|found| found.owner == body.owner && found.renewed == body.renewed)
+        self.parsed().is_some_and(|found| found == *body)
+    }
+
+    /// The upload by which the owner may be about to publish: a bundle, in the folder of
+    /// the lock.
+    fn upload(&self, lock: &ObjectKey) -> Option<(ObjectKey, UploadId)> {
+        let upload = self.parsed()?.upload?;
+        let (folder, _) = lock.as_str().rsplit_once('/')?;
+        let last = upload.key.strip_prefix(folder)?.strip_prefix('/')?;
+        let is_bundle = last.ends_with(".bundle") && !last.contains('/');
+        let key = ObjectKey::new(&upload.key).ok()?;
+        (is_bundle && !upload.id.is_empty()).then_some((key, UploadId(upload.id)))
     }
 }
 
@@ -267,15 +324,20 @@ async fn read(place: &Place, key: &ObjectKey) -> Result<Option<Found>> {
     let Some(head) = place.store.head(&place.bucket, key).await? else {
         return Ok(None);
     };
-    match place.store.get(&place.bucket, key, None, None).await {
-        Ok(body) => Ok(Some(Found {
-            etag: head.etag,
-            last_modified: head.last_modified,
-            body,
-        })),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let body = if (1..=MAX_BYTES).contains(&head.size_bytes) {
+        match place.store.get(&place.bucket, key, None, None).await {
+            Ok(body) => body,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    } else {
+        Bytes::new()
+    };
+    Ok(Some(Found {
+        etag: head.etag,
+        last_modified: head.last_modified,
+        body,
+    }))
 }
 
 async fn write(
@@ -321,11 +383,14 @@ async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Att
         return Err(taken(key));
     }
     tracing::info!(object.key = %key, age_s = age, "taking over a lock that was left behind");
-    let former = found.parsed().and_then(|body| body.upload);
+    let former = found.upload(key);
     // Says whose upload is to be aborted until that is done: if we end here, the next one
     // does it.
     let mut ours = body.clone();
-    ours.upload.clone_from(&former);
+    ours.upload = former.as_ref().map(|(key, id)| UploadName {
+        key: key.to_string(),
+        id: id.0.clone(),
+    });
     let condition = Precondition::Matches(found.etag);
     let etag = match write(place, key, &ours, condition).await {
         Ok(etag) => etag,
@@ -339,9 +404,7 @@ async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Att
             _ => return Err(error),
         },
     };
-    if let Some(upload) = former {
-        let id = UploadId(upload.id);
-        let key = ObjectKey::new(&upload.key)?;
+    if let Some((key, id)) = former {
         place.store.abort_upload(&place.bucket, &key, &id).await?;
     }
     Ok(Attempt::Ours(etag))

@@ -7,7 +7,7 @@
 //! | `<prefix>/HEAD` | the ref that `HEAD` stands for, without `ref: ` and newline |
 //! | `<prefix>/<ref>/LOCK#.lock` | there while someone pushes |
 //! | `<prefix>/<ref>/PROTECTED#` | there when the ref must not be deleted or rewound |
-//! | `<prefix>/<ref>/repo.zip` | an archive of the ref |
+//! | `<prefix>/<ref>/repo.zip` | an archive of the ref, where one is kept (`s3+zip`) |
 //!
 //! Both this and the Python client read and write it, at the same time on the same refs:
 //! the module `publish` says what that takes.
@@ -20,8 +20,11 @@ mod lock;
 mod overlay;
 mod plan;
 mod publish;
+mod removal;
+mod seen;
 mod source;
 mod target;
+mod tend;
 mod twins;
 mod zip;
 
@@ -43,10 +46,13 @@ pub use crate::remote::Clock;
 use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
 use crate::remote::objects::{Database, PackAt};
 use crate::remote::{Remote, Source, Target, now};
+use crate::storage::upload::Upload;
 use crate::storage::{MIN_PART_BYTES, ObjectStore};
 
 /// The user metadata that names the ids that a bundle took the place of.
 pub const REPLACES: &str = "branchline-replaces";
+/// The user metadata of `repo.zip` that names what its ref named.
+pub const ARCHIVED: &str = "branchline-archived";
 /// The user metadata by which a push recognises its bundle.
 pub const PUSH: &str = "branchline-push";
 
@@ -72,20 +78,23 @@ pub struct BundleOptions {
     pub copy_bytes: u64,
 }
 
-/// Makes the archive of a commit, for remotes that keep one beside each bundle (`s3+zip`).
+/// Makes archives of commits, for remotes that keep one beside each bundle (`s3+zip`).
 #[async_trait]
 pub trait Archiver: Send + Sync {
-    /// Archives a commit, or what a tag names, whose objects are all in `objects`.
-    async fn archive(&self, objects: &Arc<Database>, commit: ObjectId) -> Result<Archive>;
+    /// Prepares the archive of a commit, or of what a tag names, whose objects are all in
+    /// `objects`; `None` when that is no commit, of which there is no archive.
+    async fn open(&self, objects: &Arc<Database>, id: ObjectId)
+    -> Result<Option<Box<dyn Archive>>>;
 }
 
 /// The archive of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Archive {
-    /// The bytes of the zip.
-    pub body: Bytes,
+#[async_trait]
+pub trait Archive: Send + Sync {
     /// What CodePipeline shows: `<abbreviated id> <subject>`. Any text may be in it.
-    pub summary: String,
+    fn summary(&self) -> &str;
+
+    /// Sends all parts of the zip but the last one, which is returned with its number.
+    async fn send(&self, upload: &Upload) -> Result<(u32, Bytes)>;
 }
 
 /// Packs that lie nearer than S3, such as in a clone.
@@ -174,7 +183,15 @@ impl BundleRemote {
         let mut repaired = Vec::new();
         for (name, found) in &opened.refs {
             if found.seen.name == *name && found.seen.files.len() > 1 {
-                publish::repair(&self.place, &found.seen, &found.file, &found.strays)
+                if !file::OpenBundle::open(&self.place, &found.file)
+                    .await?
+                    .is_full()
+                {
+                    // The next push makes it full, and then removes them.
+                    tracing::info!(ref.name = %name, "an incremental bundle may need the others");
+                    continue;
+                }
+                removal::repair(&self.place, &found.seen, &found.file, &found.strays)
                     .await
                     .map_err(|error| error.context(format!("repairing `{}`", name.as_bstr())))?;
                 repaired.push(name.clone());

@@ -41,7 +41,7 @@ impl BundleTarget {
         let database = self.database(stock, own.as_ref())?;
         if let Some(bundle) = self.same(new).await? {
             // That is asked only of protected branches.
-            let protected = found.is_some_and(|found| found.protected);
+            let protected = found.is_some_and(|found| found.seen.protected);
             let is_forward = match own.as_ref().filter(|_| protected) {
                 None => true,
                 Some(own) => {

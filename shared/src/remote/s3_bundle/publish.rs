@@ -6,21 +6,26 @@
 //! 2. List the ref's folder. Its bundles must be those that were there when the remote was
 //!    opened; else another push came first, and the answer is `Conflict`.
 //! 3. Begin a multipart upload of the new bundle, and send its parts, while the lock is
-//!    renewed. Its metadata say which ids it replaces, and which push it is of.
+//!    renewed. Its metadata say which ids it replaces, and which push it is of. What lost
+//!    the ref and is to be kept is not among them. A bundle that parts were copied from
+//!    must still be the one that was read.
 //! 4. Rewrite the lock, naming the upload. This fails unless the lock is ours.
 //! 5. Complete the upload: the new bundle is listed. Both are listed now; readers take the
 //!    one that replaces the other.
 //! 6. Rewrite the lock and list the folder once more. When the lock is still ours and no
 //!    strange bundle is there, the ref has moved.
 //! 7. Delete the bundles that were replaced, each if it still is the one that was seen,
-//!    write the archive where one is kept, and release the lock. Only now is the push acknowledged.
+//!    write the archive where one is kept ([`super::zip`]), and release the lock. Only now
+//!    is the push acknowledged. When the archive alone fails, the push fails and says that
+//!    the ref has moved.
 //!
 //! A push whose lock turned out to be lost in 6, or whose completion got no answer, is
 //! **settled**: it aborts its upload, gets the lock as anybody does, and lists. Its bundle
 //! is gone: it lost. Its bundle stands alone, or beside what it replaces: it has won. It
 //! stands beside another one: it takes itself away and has lost. It cannot get the lock:
 //! it answers `Conflict` and leaves what is there to the next push. Without the lock it
-//! deletes nothing.
+//! deletes nothing. When the upload cannot be aborted, the lock is not let go of: it grows
+//! old, and whoever takes it over aborts the upload first.
 //!
 //! # What holds
 //! Among clients of this kind at most one of the pushes from one state of a ref succeeds,
@@ -48,15 +53,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bstr::{BStr, BString, ByteSlice};
+use bstr::{BString, ByteSlice};
 
 use super::layout::{BundleFile, Folder};
 use super::lock::Lock;
-use super::{Archive, PUSH, Place, REPLACES, zip};
+use super::removal::{remove, set_apart};
+use super::seen::{Seen, locked, stale};
+use super::zip::{self, Zip};
+use super::{PUSH, Place, REPLACES};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::{ObjectId, shown};
+use crate::git::ObjectId;
 use crate::storage::upload::Upload;
-use crate::storage::{ObjectMetadata, Precondition, PutOptions};
+use crate::storage::{ObjectMetadata, Precondition, PutOptions, UploadId};
 
 /// The bytes of a bundle, to be sent as parts of an upload.
 #[async_trait]
@@ -66,41 +74,20 @@ pub(super) trait Body: Send + Sync {
     async fn send(&self, upload: &Upload, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<u64>;
 }
 
-/// A ref as it was seen, and is expected to be still.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The ref's full name, and its folder's.
-    pub(super) name: BString,
-    /// All bundles in its folder.
-    pub(super) files: Vec<BundleFile>,
-}
-
 /// What a publication left.
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) file: BundleFile,
     pub(super) sent_bytes: u64,
+    /// What became of the archive. The ref has moved whatever it says.
+    pub(super) archived: Result<()>,
 }
 
-/// What is done to the bundles that were there.
+/// Whether a push has moved the ref.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Won,
     Lost,
-}
-
-impl Seen {
-    fn knows(&self, file: &BundleFile) -> bool {
-        self.files
-            .iter()
-            .any(|seen| seen.key == file.key && seen.etag == file.etag)
-    }
-
-    /// Whether that is exactly what was seen.
-    fn is(&self, folder: &Folder) -> bool {
-        self.files.len() == folder.bundles.len()
-            && folder.bundles.iter().all(|file| self.knows(file))
-    }
 }
 
 /// Publishes `body` as the bundle of `id`, in place of all that was seen.
@@ -116,103 +103,23 @@ pub(super) async fn publish(
     strays: &[BundleFile],
     id: ObjectId,
     body: &dyn Body,
-    archive: Option<&Archive>,
+    zip: &Zip,
 ) -> Result<Published> {
-    let lock = locked(place, seen).await?;
-    let mut publication = match Publication::new(place, lock, seen, id) {
+    let (lock, folder) = locked(place, seen).await?;
+    let mut publication = match Publication::new(place, lock, seen, strays, id) {
         Ok(publication) => publication,
         Err((lock, error)) => {
             lock.release().await;
             return Err(error);
         }
     };
-    let result = publication.run(seen, strays, body, archive).await;
+    let mut result = publication.run(seen, strays, body).await;
+    if let Ok(published) = &mut result {
+        let name = seen.name.as_bstr();
+        published.archived = zip::settle(place, name, id, zip, folder.zip.as_ref()).await;
+    }
     publication.end().await;
     result
-}
-
-/// Deletes a ref: all bundles that were seen, and the archive.
-pub(super) async fn delete(
-    place: &Arc<Place>,
-    seen: &Seen,
-    strays: &[BundleFile],
-    zip: bool,
-) -> Result<()> {
-    let lock = locked(place, seen).await?;
-    let deletion = async {
-        let name = seen.name.as_bstr();
-        for stray in strays {
-            set_apart(place, name, stray).await?;
-        }
-        lock.verify().await?;
-        if zip {
-            let key = place.zip_key(name)?;
-            let condition = Precondition::None;
-            place.store.delete(&place.bucket, &key, &condition).await?;
-        }
-        for file in &seen.files {
-            remove(place, file).await?;
-        }
-        Ok(())
-    };
-    let result = deletion.await;
-    lock.release().await;
-    result
-}
-
-/// Deletes a bundle that lost its ref, under the lock of that ref.
-pub(super) async fn delete_stray(place: &Arc<Place>, seen: &Seen) -> Result<()> {
-    let lock = Lock::acquire(place, place.lock_key(seen.name.as_bstr())?).await?;
-    let mut result = Ok(());
-    for file in &seen.files {
-        result = result.and(remove(place, file).await);
-    }
-    lock.release().await;
-    result
-}
-
-/// Removes what is left of pushes that ended half way.
-pub(super) async fn repair(
-    place: &Arc<Place>,
-    seen: &Seen,
-    winner: &BundleFile,
-    strays: &[BundleFile],
-) -> Result<()> {
-    let lock = locked(place, seen).await?;
-    let repair = async {
-        for stray in strays {
-            set_apart(place, seen.name.as_bstr(), stray).await?;
-        }
-        lock.verify().await?;
-        for file in seen.files.iter().filter(|file| *file != winner) {
-            remove(place, file).await?;
-        }
-        Ok(())
-    };
-    let result = repair.await;
-    lock.release().await;
-    result
-}
-
-/// Gets the lock of a ref that still is as it was seen.
-async fn locked(place: &Arc<Place>, seen: &Seen) -> Result<Lock> {
-    let name = seen.name.as_bstr();
-    let lock = Lock::acquire(place, place.lock_key(name)?).await?;
-    let folder = match place.folder(name).await {
-        Ok(folder) if seen.is(&folder) => return Ok(lock),
-        Ok(_) => Err(stale(name)),
-        Err(error) => Err(error),
-    };
-    lock.release().await;
-    folder
-}
-
-pub(super) fn stale(name: &BStr) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        format!("`{}` was changed by someone else", shown(name)),
-    )
-    .with_hint("fetch, and push again")
 }
 
 /// A bundle under way, and the lock under which it is.
@@ -224,6 +131,8 @@ struct Publication {
     // Gone when it was released, or when what is left is to be undone elsewhere.
     lock: Option<Lock>,
     upload: Option<Upload>,
+    // Once the lock names it.
+    announced: Option<UploadId>,
 }
 
 impl Publication {
@@ -231,6 +140,7 @@ impl Publication {
         place: &Arc<Place>,
         lock: Lock,
         seen: &Seen,
+        strays: &[BundleFile],
         id: ObjectId,
     ) -> Result<Self, (Lock, Error)> {
         let key = match place.bundle_key(seen.name.as_bstr(), id) {
@@ -238,7 +148,8 @@ impl Publication {
             Err(error) => return Err((lock, error)),
         };
         let token = format!("{:032x}", rand::random::<u128>());
-        let replaced: Vec<_> = seen.files.iter().map(|file| file.id.to_string()).collect();
+        let replaced = seen.files.iter().filter(|file| !strays.contains(file));
+        let replaced: Vec<_> = replaced.map(|file| file.id.to_string()).collect();
         let mut metadata = ObjectMetadata::default();
         metadata.user.insert(PUSH.to_owned(), token.clone());
         if !replaced.is_empty() {
@@ -265,6 +176,7 @@ impl Publication {
             token,
             lock: Some(lock),
             upload: Some(upload),
+            announced: None,
         })
     }
 
@@ -273,14 +185,11 @@ impl Publication {
         seen: &Seen,
         strays: &[BundleFile],
         body: &dyn Body,
-        archive: Option<&Archive>,
     ) -> Result<Published> {
         let sent_bytes = self.upload(body).await?;
         let verdict = match self.complete().await {
             Ok(()) => self.look(seen).await,
-            Err(error) if error.kind() == ErrorKind::Transport => Err(error),
-            // Aborted by whoever took the lock over, or refused: not published.
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         };
         let verdict = match verdict {
             Ok(verdict) => verdict,
@@ -290,12 +199,10 @@ impl Publication {
             return Err(stale(self.name.as_bstr()));
         }
         self.clean(seen, strays).await;
-        if let Some(archive) = archive {
-            zip::put(&self.place, self.name.as_bstr(), self.file.id, archive).await?;
-        }
         Ok(Published {
             file: self.file.clone(),
             sent_bytes,
+            archived: Ok(()),
         })
     }
 
@@ -311,6 +218,7 @@ impl Publication {
         };
         let id = upload.begin().await?;
         let sent = body.send(upload, &|| lock.check()).await?;
+        self.announced = Some(id.clone());
         lock.announce(&self.file.key, &id).await?;
         Ok(sent)
     }
@@ -322,6 +230,8 @@ impl Publication {
         let written = match upload.complete(0, bytes::Bytes::new()).await {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Aborted by whoever took the lock over; or completed by a first try of the
+                // request whose answer was lost.
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "another client has taken this push's lock over",
@@ -378,8 +288,10 @@ impl Publication {
             error = %error.report(),
             "finding out what became of a push"
         );
-        if let Some(mut upload) = self.upload.take() {
-            upload.abort().await;
+        if !self.give_up().await {
+            // What was sent may still arrive: the lock names it, and stays.
+            self.lock = None;
+            return Err(error);
         }
         if let Some(lock) = self.lock.take() {
             lock.release().await;
@@ -437,71 +349,63 @@ impl Publication {
 
     /// Gives up what is left: first the upload, then the lock.
     async fn end(mut self) {
-        if let Some(mut upload) = self.upload.take() {
-            upload.abort().await;
-        }
-        if let Some(lock) = self.lock.take() {
+        let given_up = self.give_up().await;
+        if let Some(lock) = self.lock.take().filter(|_| given_up) {
             lock.release().await;
         }
+    }
+
+    /// Gives the upload up; whether nothing can come of it any more.
+    async fn give_up(&mut self) -> bool {
+        let Some(upload) = self.upload.take() else {
+            return true;
+        };
+        give_up(&self.place, &self.file, upload, self.announced.take()).await
     }
 }
 
 impl Drop for Publication {
     /// The caller went away: the upload must be given up before the lock is.
     fn drop(&mut self) {
-        let upload = self.upload.take();
+        let (upload, announced) = (self.upload.take(), self.announced.take());
+        let (place, file) = (Arc::clone(&self.place), self.file.clone());
         if let Some(lock) = self.lock.take() {
             lock.release_later(async move {
-                if let Some(mut upload) = upload {
-                    upload.abort().await;
+                match upload {
+                    Some(upload) => give_up(&place, &file, upload, announced).await,
+                    None => true,
                 }
             });
         }
     }
 }
 
-/// Deletes a bundle, if it still is the one that was seen.
-async fn remove(place: &Place, file: &BundleFile) -> Result<()> {
-    let condition = Precondition::Matches(file.etag.clone());
-    match place
-        .store
-        .delete(&place.bucket, &file.key, &condition)
-        .await
-    {
-        // Someone else has deleted it, or has written it anew.
-        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(()),
-        result => result,
-    }
-}
-
-/// The name under which a bundle that lost the ref is kept.
-pub(super) fn stray_name(name: &BStr, id: ObjectId) -> BString {
-    format!("{name}__{}", id.to_hex_with_len(7)).into()
-}
-
-/// Copies a bundle to a folder of its own. The original is still there.
-async fn set_apart(place: &Arc<Place>, name: &BStr, file: &BundleFile) -> Result<()> {
-    /// The longest range that one part may be copied from.
-    const MOST: u64 = 5 << 30;
-    let apart = stray_name(name, file.id);
-    let key = place.bundle_key(apart.as_bstr(), file.id)?;
-    tracing::info!(ref.name = %name, kept.name = %apart, "keeping a bundle that lost the ref");
-    let options = PutOptions {
-        kms_key_id: place.options.kms_key_id.clone(),
-        ..PutOptions::default()
+/// Gives an upload up; whether nothing can come of it any more. It may only matter when
+/// the lock names it: its completion was not sent before.
+async fn give_up(
+    place: &Place,
+    file: &BundleFile,
+    mut upload: Upload,
+    announced: Option<UploadId>,
+) -> bool {
+    let Some(id) = announced else {
+        upload.abort().await;
+        return true;
     };
-    let store = Arc::clone(&place.store);
-    let mut upload = Upload::new(store, place.bucket.clone(), key).with_options(options);
-    let mut number = 0;
-    let mut at = 0;
-    while at < file.size_bytes {
-        number += 1;
-        let end = file.size_bytes.min(at + MOST);
-        let source = (&place.bucket, &file.key, None);
-        upload.copy(number, source, at..end).await?;
-        at = end;
+    let aborted = place.store.abort_upload(&place.bucket, &file.key, &id);
+    match aborted.await {
+        Ok(()) => {
+            upload.forget();
+            true
+        }
+        Err(error) => {
+            tracing::warn!(
+                object.key = %file.key,
+                error = %error.report(),
+                "an upload could not be given up: its lock is left to grow old"
+            );
+            upload.forget();
+            false
+        }
     }
-    upload.complete(number + 1, bytes::Bytes::new()).await?;
-    upload.forget();
-    Ok(())
 }

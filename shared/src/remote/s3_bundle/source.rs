@@ -10,11 +10,11 @@ use super::Place;
 use super::file::OpenBundle;
 use super::layout::{BundleFile, one_hash};
 use super::library::{Library, database};
-use super::target::no_info_refs;
 use super::twins::{self, Ref};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::{Head, RefTarget};
+use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, Snapshot, Source, Wanted, objects};
 
 /// A remote as it was when it was opened.
@@ -49,7 +49,13 @@ impl Opened {
             refs: targets.collect(),
             head: head.map(Head::Symbolic),
         };
-        let files = refs.iter().map(|(_, found)| found.file.clone()).collect();
+        // What lost its ref, too: an incremental bundle may stand on it.
+        let files = refs.iter().flat_map(|(_, found)| {
+            let rest = found.seen.files.iter().filter(|file| **file != found.file);
+            std::iter::once(&found.file).chain(rest)
+        });
+        let mut files: Vec<_> = files.cloned().collect();
+        files.dedup();
         Ok(Self {
             snapshot,
             library: Library::new(place, hash, files),
@@ -145,4 +151,18 @@ impl Source for BundleSource {
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;
         objects::graph(&database, wants, haves).await.map(Some)
     }
+}
+
+/// Makes sure that a prefix without bundles is no repository that stock git clones, whose
+/// `HEAD` would be overwritten.
+pub(super) async fn no_info_refs(place: &Place) -> Result<()> {
+    let key = ObjectKey::new(&format!("{}info/refs", place.prefix))?;
+    if place.store.head(&place.bucket, &key).await?.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("{place} holds a repository that is no repository of bundles (`{key}`)"),
+    )
+    .with_hint("use layout `dumb` for it, or another prefix"))
 }

@@ -1,21 +1,22 @@
 //! A bundle remote that is written to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 use futures_util::StreamExt as _;
 
+use super::Place;
 use super::compose::{Base, Ids};
 use super::file::OpenBundle;
-use super::library::{Book, database_with};
+use super::library::{Book, Library, database_with};
 use super::overlay::Overlay;
-use super::plan::Plan;
-use super::publish::{self, Published, Seen, stale};
-use super::source::Opened;
+use super::publish::{Published, publish};
+use super::removal;
+use super::seen::{Seen, stale};
+use super::source::{Opened, no_info_refs};
 use super::twins::{Ref, descends};
-use super::{Archive, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::bundle::Header;
 use crate::git::dumb_http::{Head, RefTarget};
@@ -24,8 +25,8 @@ use crate::git::{HashKind, ObjectId};
 use crate::name::ObjectKey;
 use crate::remote::objects::{Database, PackAt, history};
 use crate::remote::{
-    Accepts, Incoming, Push, PushReport, RefChange, Snapshot, Spool, SpoolPlace, SpoolWriter,
-    Target,
+    Accepts, Batches, Incoming, Push, PushReport, RefChange, Snapshot, Spool, SpoolPlace,
+    SpoolWriter, Target,
 };
 use crate::storage::{Precondition, PutOptions};
 
@@ -33,6 +34,9 @@ use crate::storage::{Precondition, PutOptions};
 const REFS_AT_ONCE: usize = 8;
 /// How many bundles that were just written are remembered, to compose others of.
 const FRESH: usize = 16;
+/// How many ids of 64 digits go into the 2 KB of user metadata that S3 allows, beside what
+/// else is there.
+const MOST_REPLACED: usize = 16;
 
 /// A remote that was opened to be written to.
 pub struct BundleTarget {
@@ -41,6 +45,8 @@ pub struct BundleTarget {
     pub(super) hash: HashKind,
     /// Bundles that were just written, the latest last.
     pub(super) fresh: Vec<Base>,
+    /// Refs that were pushed, with all that is kept beside them.
+    pub(super) archived: HashSet<BString>,
 }
 
 impl std::fmt::Debug for BundleTarget {
@@ -78,20 +84,6 @@ enum Done {
     Rejected(String),
 }
 
-/// Makes sure that a prefix without bundles is no repository that stock git clones, whose
-/// `HEAD` would be overwritten.
-pub(super) async fn no_info_refs(place: &Place) -> Result<()> {
-    let key = ObjectKey::new(&format!("{}info/refs", place.prefix))?;
-    if place.store.head(&place.bucket, &key).await?.is_none() {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Config,
-        format!("{place} holds a repository that is no repository of bundles (`{key}`)"),
-    )
-    .with_hint("use layout `dumb` for it, or another prefix"))
-}
-
 impl BundleTarget {
     pub(super) async fn open(place: &Arc<Place>) -> Result<Self> {
         let opened = Opened::new(place, &[]).await?;
@@ -103,6 +95,7 @@ impl BundleTarget {
             hash: opened.snapshot.hash,
             opened,
             fresh: Vec::new(),
+            archived: HashSet::new(),
         })
     }
 
@@ -116,11 +109,7 @@ impl BundleTarget {
             .iter()
             .filter_map(|change| Some(change.new?.id))
             .collect();
-        if self.opened.refs.is_empty()
-            && let Some(first) = new.first()
-        {
-            self.hash = first.kind();
-        }
+        self.same_hash(&new)?;
         let mut stock = self.take_in(push.pack, push.before_refs, &new).await?;
         let mut each = Each {
             objects: stock.objects,
@@ -135,6 +124,26 @@ impl BundleTarget {
         outcome?;
         self.write_head(push.head, &push.changes, &each).await?;
         Ok(each)
+    }
+
+    /// Makes sure that the new ids are of the remote's hash function, which the first ones
+    /// of an empty remote tell.
+    fn same_hash(&mut self, new: &[ObjectId]) -> Result<()> {
+        if self.opened.refs.is_empty()
+            && let Some(first) = new.first()
+            && first.kind() != self.hash
+        {
+            self.hash = first.kind();
+            self.opened.snapshot.hash = self.hash;
+            self.opened.library = Library::new(&self.place, self.hash, Vec::new());
+        }
+        let Some(other) = new.iter().find(|id| id.kind() != self.hash) else {
+            return Ok(());
+        };
+        let (place, hash, kind) = (&self.place, self.hash, other.kind());
+        let message = format!("{place} holds ids of {hash}, and {other} is one of {kind}");
+        Err(Error::new(ErrorKind::Config, message)
+            .with_hint("git cannot translate between them: use an empty prefix"))
     }
 
     /// Takes the pack in, and finds what it and the new refs need.
@@ -243,7 +252,7 @@ impl BundleTarget {
                     .collect()
                     .await;
             for (number, done) in done {
-                let outcome = done.map(|done| self.note(&changes[number], done, each));
+                let outcome = done.and_then(|done| self.note(&changes[number], done, each));
                 outcomes.insert(number, outcome);
             }
         }
@@ -313,21 +322,19 @@ impl BundleTarget {
                 return self.change_stray(change, found, stock).await;
             }
             Some(found) => found.seen.clone(),
-            None => Seen {
-                name: change.name.clone(),
-                files: Vec::new(),
-            },
+            None => Seen::nothing(change.name.clone()),
         };
         let strays = found
             .map(|found| found.strays.as_slice())
             .unwrap_or_default();
-        let is_protected = found.is_some_and(|found| found.protected);
+        let is_protected = seen.protected;
         let Some(new) = change.new else {
             if is_protected {
                 return Ok(Done::Rejected("the branch is protected".to_owned()));
             }
-            let zip = found.is_some_and(|found| found.zip);
-            publish::delete(&self.place, &seen, strays, zip).await?;
+            if let Some(Ref { file, .. }) = found {
+                removal::delete(&self.place, &seen, file, strays).await?;
+            }
             return Ok(Done::Deleted);
         };
         let plan = self.plan(change, found, new.id, stock).await?;
@@ -335,6 +342,15 @@ impl BundleTarget {
             let words = "the branch is protected, and the push is not a fast-forward";
             return Ok(Done::Rejected(words.to_owned()));
         }
+        let (seen, strays) = match found {
+            // More than a new bundle can say that it replaces.
+            Some(found) if seen.files.len() > MOST_REPLACED => {
+                removal::repair(&self.place, &seen, &found.file, strays).await?;
+                let files = vec![found.file.clone()];
+                (Seen { files, ..seen }, [].as_slice())
+            }
+            _ => (seen, strays),
+        };
         // Those that the new commit descends from are in its bundle.
         let mut kept = Vec::new();
         for stray in strays {
@@ -342,84 +358,55 @@ impl BundleTarget {
                 kept.push(stray.clone());
             }
         }
-        let archive = self.archive(&plan, new.id).await?;
-        let published = publish::publish(
-            &self.place,
-            &seen,
-            &kept,
-            new.id,
-            &*plan.body,
-            archive.as_ref(),
-        )
-        .await?;
+        let zip = self.zip(&plan.database, new.id).await?;
+        let published = publish(&self.place, &seen, &kept, new.id, &*plan.body, &zip).await?;
         Ok(Done::Published(published, plan.makes))
-    }
-
-    /// The archive of what is about to be published, where one is kept.
-    async fn archive(&self, plan: &Plan, id: ObjectId) -> Result<Option<Archive>> {
-        let Some(archiver) = &self.place.options.archiver else {
-            return Ok(None);
-        };
-        if plan.database.contains(id).await? {
-            return archiver.archive(&plan.database, id).await.map(Some);
-        }
-        // It is a copy of a bundle that was not read.
-        let books = self.opened.library.find(&[id]).await?;
-        let database = database_with(&self.place, self.hash, None, &books)?;
-        archiver.archive(&database, id).await.map(Some)
     }
 
     /// Changes what was listed only because it lost its ref.
     async fn change_stray(&self, change: &RefChange, found: &Ref, stock: &Stock) -> Result<Done> {
         if let Some(new) = change.new {
-            let seen = Seen {
-                name: change.name.clone(),
-                files: Vec::new(),
-            };
+            let seen = Seen::nothing(change.name.clone());
             let plan = self.plan(change, Some(found), new.id, stock).await?;
-            let archive = self.archive(&plan, new.id).await?;
-            let published = publish::publish(
-                &self.place,
-                &seen,
-                &[],
-                new.id,
-                &*plan.body,
-                archive.as_ref(),
-            )
-            .await?;
-            publish::delete_stray(&self.place, &found.seen).await?;
+            let zip = self.zip(&plan.database, new.id).await?;
+            let published = publish(&self.place, &seen, &[], new.id, &*plan.body, &zip).await?;
+            removal::delete_stray(&self.place, &found.seen).await?;
             return Ok(Done::Published(published, plan.makes));
         }
-        publish::delete_stray(&self.place, &found.seen).await?;
+        removal::delete_stray(&self.place, &found.seen).await?;
         Ok(Done::Deleted)
     }
 }
 
 impl BundleTarget {
     /// Notes what became of a ref.
-    fn note(&mut self, change: &RefChange, done: Done, each: &mut Each) -> RefOutcome {
+    ///
+    /// # Errors
+    /// When the ref has moved and its archive could not be written.
+    fn note(&mut self, change: &RefChange, done: Done, each: &mut Each) -> Result<RefOutcome> {
         let name = &change.name;
         let gone = match (&done, self.find(name)) {
             (Done::Rejected(_), _) | (_, None) => Vec::new(),
             (_, Some(found)) => found.seen.files.clone(),
         };
-        let (file, makes) = match done {
-            Done::Rejected(words) => return RefOutcome::Rejected(words),
-            Done::Deleted => (None, None),
+        let (file, makes, archived) = match done {
+            Done::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
+            Done::Deleted => (None, None, Ok(())),
             Done::Published(published, makes) => {
                 each.bytes += published.sent_bytes;
-                (Some(published.file), makes)
+                (Some(published.file), makes, published.archived)
             }
         };
         self.opened.library.replace(&gone, file.clone());
         self.fresh.retain(|base| !gone.contains(&base.bundle.file));
-        let protected = self.find(name).is_some_and(|found| found.protected);
-        let zip =
-            self.find(name).is_some_and(|found| found.zip) || self.place.options.archiver.is_some();
+        let protected = self.find(name).is_some_and(|found| found.seen.protected);
+        if archived.is_ok() {
+            self.archived.insert(name.clone());
+        }
         self.opened.refs.retain(|(other, _)| other != name);
         self.opened.snapshot.refs.remove(name);
         let Some(file) = file else {
-            return RefOutcome::Done;
+            return Ok(RefOutcome::Done);
         };
         let target = RefTarget {
             id: file.id,
@@ -431,10 +418,10 @@ impl BundleTarget {
             seen: Seen {
                 name: name.clone(),
                 files: vec![file.clone()],
+                protected,
             },
             strays: Vec::new(),
-            protected,
-            zip,
+            zip: true,
         };
         self.opened.refs.push((name.clone(), found));
         if let Some((ids, pack_start)) = makes {
@@ -455,7 +442,7 @@ impl BundleTarget {
                 ids,
             });
         }
-        RefOutcome::Done
+        archived.map(|()| RefOutcome::Done)
     }
 
     /// Writes `HEAD` if there is none: what the push says, else the first branch pushed.
@@ -519,12 +506,16 @@ impl Target for BundleTarget {
 
     fn accepts(&self) -> Accepts {
         Accepts {
-            batches: false,
+            batches: Batches::BySize,
             thin: true,
             offset_deltas: true,
             head: self.opened.snapshot.head.is_none(),
             max_changes: usize::MAX,
         }
+    }
+
+    async fn tend(&mut self, refs: &[BString]) -> Result<()> {
+        self.renew_archives(refs).await
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {

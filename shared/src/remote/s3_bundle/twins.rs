@@ -3,23 +3,32 @@
 //! There are several while a push is between its last steps, or was cut off there; or when
 //! two writers met of whom at least one was the Python client. A bundle that says that it
 //! replaces another, or that descends from another, stands for both. If more than one is
-//! left, the newest one is the ref, and the others have lost it without being obsolete.
+//! left, the newest one is the ref, and the others have lost it without being obsolete:
+//! they are listed under names of their own, and the next push moves them there.
+//!
+//! Whatever lies in a folder, the other refs are listed: where no descent can be read off
+//! bundles that are no bundles, only their dates are looked at.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::layout::{BundleFile, Folder, Folders};
 use super::library::{Library, database};
-use super::publish::{Seen, stray_name};
+use super::removal::stray_name;
+use super::seen::{Seen, stale};
 use super::{Place, REPLACES};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::git::object::ObjectKind;
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::remote::objects::{Database, history};
 
 /// How often a folder is looked at while it changes.
 const LOOKS: usize = 5;
+/// How many bundles are asked for their metadata at once.
+const HEADS_AT_ONCE: usize = 16;
 
 /// A ref and the bundles behind it.
 #[derive(Debug, Clone)]
@@ -30,7 +39,6 @@ pub(super) struct Ref {
     pub(super) seen: Seen,
     /// Those of them that lost the ref and hold something of their own.
     pub(super) strays: Vec<BundleFile>,
-    pub(super) protected: bool,
     pub(super) zip: bool,
 }
 
@@ -47,40 +55,55 @@ pub(super) async fn refs(
     folders: Folders,
 ) -> Result<Vec<(BString, Ref)>> {
     let mut refs = Vec::new();
-    for (name, folder) in folders {
-        let Some((folder, choice)) = choose(place, hash, name.as_bstr(), folder).await? else {
+    for name in folders.keys() {
+        let chosen = choose(place, hash, name, &folders).await?;
+        let Some((folder, choice)) = chosen else {
             continue;
         };
         let seen = Seen {
             name: name.clone(),
             files: folder.bundles.clone(),
+            protected: folder.protected,
         };
         // While someone pushes, there may be two for a moment.
         if !is_busy(place, &folder) {
             for stray in &choice.strays {
-                let apart = Ref {
+                let Some(apart) = free_name(&folders, name.as_bstr(), stray) else {
+                    continue;
+                };
+                let found = Ref {
                     file: stray.clone(),
                     seen: Seen {
-                        name: name.clone(),
                         files: vec![stray.clone()],
+                        ..Seen::nothing(name.clone())
                     },
                     strays: Vec::new(),
-                    protected: false,
                     zip: false,
                 };
-                refs.push((stray_name(name.as_bstr(), stray.id), apart));
+                refs.push((apart, found));
             }
         }
         let found = Ref {
             file: choice.winner,
             seen,
             strays: choice.strays,
-            protected: folder.protected,
-            zip: folder.zip,
+            zip: folder.zip.is_some(),
         };
-        refs.push((name, found));
+        refs.push((name.clone(), found));
     }
     Ok(refs)
+}
+
+/// The name under which a bundle that lost the ref is listed; `None` when it was moved
+/// there already, and only its original is left. Where that is the name of another ref,
+/// the longer one is free.
+fn free_name(folders: &Folders, name: &BStr, stray: &BundleFile) -> Option<BString> {
+    let short = stray_name(name, stray.id);
+    match folders.get(&short).map(|folder| folder.bundles.as_slice()) {
+        None | Some([]) => Some(short),
+        Some(there) if there.iter().any(|file| file.id == stray.id) => None,
+        Some(_) => Some(format!("{name}__{}", stray.id).into()),
+    }
 }
 
 fn is_busy(place: &Place, folder: &Folder) -> bool {
@@ -96,9 +119,10 @@ fn is_busy(place: &Place, folder: &Folder) -> bool {
 async fn choose(
     place: &Arc<Place>,
     hash: HashKind,
-    name: &BStr,
-    mut folder: Folder,
+    name: &BString,
+    folders: &Folders,
 ) -> Result<Option<(Folder, Choice)>> {
+    let mut folder = folders.get(name).cloned().unwrap_or_default();
     for _ in 0..LOOKS {
         match folder.bundles.as_slice() {
             [] => return Ok(None),
@@ -108,85 +132,107 @@ async fn choose(
                 return Ok(Some((folder, Choice { winner, strays })));
             }
             files => {
-                if let Some(choice) = among(place, hash, files).await? {
+                // An incremental one may stand on a bundle of any ref.
+                let others = folders.iter().filter(|(other, _)| *other != name);
+                let others = others.flat_map(|(_, folder)| &folder.bundles);
+                let all = files.iter().chain(others).cloned().collect();
+                let library = Library::new(place, hash, all);
+                if let Some(choice) = among(place, hash, &library, files).await? {
                     return Ok(Some((folder, choice)));
                 }
             }
         }
-        folder = place.folder(name).await?;
+        folder = place.folder(name.as_bstr()).await?;
     }
-    Err(super::publish::stale(name))
+    Err(stale(name.as_bstr()))
 }
 
 /// Chooses among several; `None` when one of them is gone meanwhile.
-async fn among(place: &Arc<Place>, hash: HashKind, files: &[BundleFile]) -> Result<Option<Choice>> {
-    let mut replaced = Vec::new();
-    for file in files {
-        let Some(head) = place.store.head(&place.bucket, &file.key).await? else {
+async fn among(
+    place: &Arc<Place>,
+    hash: HashKind,
+    library: &Library,
+    files: &[BundleFile],
+) -> Result<Option<Choice>> {
+    let heads = files.iter().cloned().map(|file| {
+        let place = Arc::clone(place);
+        async move { place.store.head(&place.bucket, &file.key).await }
+    });
+    let heads = futures_util::stream::iter(heads).buffered(HEADS_AT_ONCE);
+    let heads: Vec<_> = heads.try_collect().await?;
+    let mut replaced: Vec<HashSet<ObjectId>> = Vec::new();
+    for head in heads {
+        let Some(head) = head else {
             return Ok(None);
         };
-        let ids = head.metadata.user.get(REPLACES).cloned();
-        replaced.push(ids.unwrap_or_default());
+        let ids = head.metadata.user.get(REPLACES).map_or("", String::as_str);
+        let ids = ids.split(',').map(|id| ObjectId::from_hex(id.as_bytes()));
+        replaced.push(ids.filter_map(Result::ok).collect());
     }
-    let says = |by: usize, of: usize| {
-        let id = files[of].id.to_string();
-        replaced[by].split(',').any(|other| other == id)
-    };
-    let is_newer = |one: &BundleFile, other: &BundleFile| {
-        (one.last_modified, one.id) > (other.last_modified, other.id)
-    };
+    let says = |by: usize, of: usize| replaced[by].contains(&files[of].id);
+    let age = |file: &BundleFile| (file.last_modified, file.id);
     let mut left: Vec<&BundleFile> = Vec::new();
     for (of, file) in files.iter().enumerate() {
         let obsolete = (0..files.len())
-            .any(|by| by != of && says(by, of) && (!says(of, by) || is_newer(&files[by], file)));
+            .any(|by| by != of && says(by, of) && (!says(of, by) || age(&files[by]) > age(file)));
         if !obsolete {
             left.push(file);
         }
     }
     if left.len() > 1 {
-        let Some(younger) = youngest(place, hash, files, &left).await? else {
-            return Ok(None);
+        left = match youngest(place, hash, library, &left).await {
+            Ok(younger) => younger,
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(
+                    error = %error.report(),
+                    "one of several bundles cannot be read: the newest one counts"
+                );
+                left
+            }
+            Err(error) => return Err(error),
         };
-        left = younger;
     }
-    left.sort_by_key(|file| (file.last_modified, file.id));
-    let winner = left
-        .pop()
-        .ok_or_else(|| corrupt("bundles of one ref replace each other in a circle"))?;
-    Ok(Some(Choice {
+    left.sort_by_key(|file| age(file));
+    // If all replace each other in a circle, none is left.
+    let newest = || files.iter().max_by_key(|file| age(file));
+    Ok(left.pop().or_else(newest).map(|winner| Choice {
         winner: winner.clone(),
         strays: left.into_iter().cloned().collect(),
     }))
 }
 
-/// Those that no other one descends from; `None` when one is gone meanwhile.
+/// Those that no other one descends from. Only so many bundles are read as it takes to
+/// have all their commits.
+///
+/// # Errors
+/// `Conflict` when one is gone meanwhile, `Corrupt` when one is no bundle.
 async fn youngest<'a>(
     place: &Arc<Place>,
     hash: HashKind,
-    files: &[BundleFile],
+    library: &Library,
     left: &[&'a BundleFile],
-) -> Result<Option<Vec<&'a BundleFile>>> {
-    let library = Library::new(place, hash, files.to_vec());
-    let mut books = Vec::new();
-    for file in left {
-        match library.read(file).await {
-            Ok(book) => books.push(book),
-            Err(error) if error.kind() == crate::ErrorKind::Conflict => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
+) -> Result<Vec<&'a BundleFile>> {
+    let ids: Vec<_> = left.iter().map(|file| file.id).collect();
+    let books = library.find(&ids).await?;
     let database = database(place, hash, &books)?;
-    let mut younger = Vec::new();
-    for file in left {
-        let mut obsolete = false;
-        for other in left {
-            obsolete |= other.id != file.id && descends(&database, other.id, file.id).await?;
+    let mut younger: Vec<&BundleFile> = Vec::new();
+    'files: for file in left {
+        for other in &younger {
+            if descends(&database, other.id, file.id).await? {
+                continue 'files;
+            }
         }
-        if !obsolete {
-            younger.push(*file);
+        let mut still = Vec::new();
+        for other in younger {
+            if !descends(&database, file.id, other.id).await? {
+                still.push(other);
+            }
         }
+        still.push(file);
+        younger = still;
     }
-    Ok(Some(younger))
+    Ok(younger)
 }
 
 /// Whether a commit, or the commit of a tag, has another one among its ancestors, or is it.

@@ -1,76 +1,157 @@
 //! The archive beside a bundle, for CodePipeline.
+//!
+//! It is written under the ref's lock, after the ref has moved. So it may be missing or of
+//! an older commit, when a push failed in between or came by a client that keeps none:
+//! [`is_current`] tells by one HEAD, and whoever mirrors next writes it anew.
+//!
+//! Each write names the `ETag` of the archive that was there when the lock was got: a
+//! client that lost its lock meanwhile does not put an older archive over a newer one.
 
-use super::{Archive, Place};
-use crate::error::{Error, Result};
+use std::sync::Arc;
+
+use bstr::BStr;
+
+use super::seen::{Seen, locked};
+use super::{ARCHIVED, Archive, Place};
+use crate::error::{ErrorKind, Result};
 use crate::git::{ObjectId, shown};
-use crate::storage::{ObjectMetadata, Precondition, PutOptions};
+use crate::storage::upload::Upload;
+use crate::storage::{ETag, ObjectMetadata, Precondition, PutOptions, header_text};
 
 /// What CodePipeline shows as the revision's summary.
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";
-/// The longest summary: S3 allows 2 KB of user metadata in all.
+/// The longest summary, in bytes: S3 allows 2 KB of user metadata in all.
 const MAX_SUMMARY: usize = 1024;
 
-/// Writes `repo.zip`.
+/// What becomes of the archive of a ref that moves.
+pub(super) enum Zip {
+    /// It is left as it is: none is kept.
+    Leave,
+    /// What the ref names has no archive.
+    Remove,
+    /// It is written.
+    Write(Box<dyn Archive>),
+}
+
+/// Does that for a ref that has just moved to `id`, under its lock; `there` is the archive
+/// that was found with the lock.
 ///
 /// # Errors
 /// They say that the ref has moved all the same.
-pub(super) async fn put(
+pub(super) async fn settle(
     place: &Place,
-    name: &bstr::BStr,
+    name: &BStr,
     id: ObjectId,
-    archive: &Archive,
+    zip: &Zip,
+    there: Option<&ETag>,
+) -> Result<()> {
+    let settled = put(place, name, id, zip, there).await;
+    settled.map_err(|error| {
+        let name = shown(name);
+        error.context(format!(
+            "`{name}` was moved to {id}, and its archive could not be written; the next push to \
+             it does that, or the same mirror again"
+        ))
+    })
+}
+
+/// Does that for a ref that is not to be moved.
+///
+/// # Errors
+/// `Conflict` when the ref is pushed to meanwhile.
+pub(super) async fn renew(place: &Arc<Place>, seen: &Seen, id: ObjectId, zip: &Zip) -> Result<()> {
+    let (lock, folder) = locked(place, seen).await?;
+    let lock = lock.released_when_dropped();
+    let renewed = put(place, seen.name.as_ref(), id, zip, folder.zip.as_ref()).await;
+    lock.release().await;
+    renewed
+}
+
+async fn put(
+    place: &Place,
+    name: &BStr,
+    id: ObjectId,
+    zip: &Zip,
+    there: Option<&ETag>,
+) -> Result<()> {
+    let condition = there.map_or(Precondition::Absent, |etag| {
+        Precondition::Matches(etag.clone())
+    });
+    match (zip, there) {
+        (Zip::Leave, _) | (Zip::Remove, None) => Ok(()),
+        (Zip::Remove, Some(_)) => delete(place, name, &condition).await,
+        (Zip::Write(archive), _) => write(place, name, id, &**archive, condition).await,
+    }
+}
+
+/// Whether the archive of a ref is of what the ref names.
+pub(super) async fn is_current(place: &Place, name: &BStr, id: ObjectId) -> Result<bool> {
+    let key = place.zip_key(name)?;
+    let Some(head) = place.store.head(&place.bucket, &key).await? else {
+        return Ok(false);
+    };
+    Ok(match head.metadata.user.get(ARCHIVED) {
+        Some(archived) => {
+            ObjectId::from_hex(archived.as_bytes()).is_ok_and(|archived| archived == id)
+        }
+        // The Python client says it in the name for browsers alone.
+        None => head.metadata.content_disposition == Some(disposition(id)),
+    })
+}
+
+/// Deletes the archive of a ref.
+pub(super) async fn delete(place: &Place, name: &BStr, condition: &Precondition) -> Result<()> {
+    let key = place.zip_key(name)?;
+    place.store.delete(&place.bucket, &key, condition).await
+}
+
+async fn write(
+    place: &Place,
+    name: &BStr,
+    id: ObjectId,
+    archive: &dyn Archive,
+    precondition: Precondition,
 ) -> Result<()> {
     let mut metadata = ObjectMetadata {
-        content_disposition: Some(format!(
-            "attachment; filename=repo-{}.zip",
-            id.to_hex_with_len(8)
-        )),
+        content_disposition: Some(disposition(id)),
         ..ObjectMetadata::default()
     };
-    metadata
-        .user
-        .insert(SUMMARY.to_owned(), printable(&archive.summary));
+    let user = &mut metadata.user;
+    user.insert(
+        SUMMARY.to_owned(),
+        header_text(archive.summary(), MAX_SUMMARY),
+    );
+    user.insert(ARCHIVED.to_owned(), id.to_string());
     let options = PutOptions {
         metadata,
-        precondition: Precondition::None,
+        precondition,
         kms_key_id: place.options.kms_key_id.clone(),
     };
     let key = place.zip_key(name)?;
-    let body = archive.body.clone();
-    let written = place.store.put(&place.bucket, &key, body, &options).await;
-    let context = |error: Error| {
-        error.context(format!(
-            "`{}` was moved, but its archive could not be written",
-            shown(name)
-        ))
+    let mut upload =
+        Upload::new(Arc::clone(&place.store), place.bucket.clone(), key).with_options(options);
+    let written = async {
+        let (last, rest) = archive.send(&upload).await?;
+        upload.complete(last, rest).await
     };
-    written.map(drop).map_err(context)
+    match written.await {
+        Ok(_) => {
+            upload.forget();
+            tracing::info!(ref.name = %name, commit.id = %id, "wrote the archive of a ref");
+            Ok(())
+        }
+        Err(error) => {
+            upload.abort().await;
+            // Someone else may have written the same one.
+            if error.kind() == ErrorKind::Conflict && is_current(place, name, id).await? {
+                return Ok(());
+            }
+            Err(error)
+        }
+    }
 }
 
-/// User metadata are printable US-ASCII, in one line: other characters become `?`.
-fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for character in text.chars().take(MAX_SUMMARY) {
-        out.push(match character {
-            ' '..='~' => character,
-            _ if character.is_whitespace() => ' ',
-            _ => '?',
-        });
-    }
-    out.trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_subject_makes_a_header_value() {
-        assert_eq!(printable("1a2b3c4 plain ~"), "1a2b3c4 plain ~");
-        assert_eq!(
-            printable("1a gr\u{f6}\u{df}er\r\n\t\u{1f600} "),
-            "1a gr??er   ?"
-        );
-        assert_eq!(printable(&"x".repeat(5000)).len(), MAX_SUMMARY);
-    }
+/// What a browser calls the archive.
+fn disposition(id: ObjectId) -> String {
+    format!("attachment; filename=repo-{}.zip", id.to_hex_with_len(8))
 }

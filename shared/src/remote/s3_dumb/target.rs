@@ -15,8 +15,8 @@ use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
 use crate::remote::{
-    Accepts, Arrived, Head, Incoming, Push, PushReport, RefTarget, Refs, Snapshot, Spool, Target,
-    Watch, not_connected,
+    Accepts, Arrived, Batches, Head, Incoming, Push, PushReport, RefTarget, Refs, Snapshot, Spool,
+    Target, Watch, not_connected,
 };
 use crate::storage::ETag;
 
@@ -65,7 +65,7 @@ impl Target for DumbTarget {
 
     fn accepts(&self) -> Accepts {
         Accepts {
-            batches: false,
+            batches: Batches::BySize,
             thin: false,
             offset_deltas: true,
             head: true,

@@ -10,37 +10,26 @@
 //! while a larger pack arrives, and about 80 bytes for each object of the commit.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use bytes::{Buf as _, Bytes};
-use flate2::{Decompress, FlushDecompress, Status};
-use futures_util::stream::{self, BoxStream, StreamExt as _, try_unfold};
+use bytes::Bytes;
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
-use super::codecommit::git_client;
-use super::{Spool, SpoolPlace, SpoolWriter};
-use crate::archive::{Content, LargeFile, LargeFiles};
+use super::{Content, LargeFile, LargeFiles};
 use crate::codecommit::CodeCommit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::Version;
-use crate::git::object::{ObjectHasher, ObjectKind};
-use crate::git::pack::{
-    ContentCache, EntryHeader, EntryKind, Layout, Limits, NoBases, Object, PackBytes as _, Receiver,
-};
+use crate::git::object::ObjectKind;
+use crate::git::pack::{ContentCache, Layout, Limits, NoBases, Object, Receiver, Stored};
 use crate::git::smart_http::{CredentialSource, FetchRequest, Http, PackStream, Tips};
 use crate::git::{HashKind, ObjectId, corrupt};
 use crate::name::{CommitId, RepositoryName};
-
-/// How much of a file's bytes in the pack is read at once.
-const STEP: u64 = 2 << 20;
-/// How many such reads are under way at once.
-const READS_AT_ONCE: usize = 2;
-/// How much of a file is handed on at once.
-const PIECE: usize = 256 * 1024;
+use crate::remote::codecommit::git_client;
+use crate::remote::objects::{in_pieces, inflated};
+use crate::remote::{Spool, SpoolPlace, SpoolWriter};
 
 /// How CodeCommit's repositories are reached by git.
 #[derive(Clone)]
@@ -268,27 +257,19 @@ impl Fetched {
             ))
         };
         let entry = self.layout.find(id).ok_or_else(missing)?;
-        let range = self.layout.range(entry)?;
-        let end = range.end.min(range.start + EntryHeader::MAX as u64);
-        let start = self.pack.spool.read_range(range.start..end).await?;
-        let (header, length) = EntryHeader::parse(id.kind(), &start)?
-            .ok_or_else(|| corrupt("an entry of a pack is cut off"))?;
-        let lies = match header.kind {
-            EntryKind::Whole(ObjectKind::Blob) => Lies::Whole {
-                size: header.size,
-                zlib: range.start + length as u64..range.end,
-            },
-            EntryKind::Whole(kind) => {
+        let stored = self.layout.stored(&self.pack.spool, entry).await?;
+        match stored {
+            Stored::Whole { kind, .. } if kind != ObjectKind::Blob => {
                 return Err(corrupt(format!("{id} is a {kind}, and used as a file")));
             }
-            EntryKind::IdDelta(_) | EntryKind::OffsetDelta(_) => Lies::Delta {
-                size: self.read(entry).await?.len() as u64,
-                entry,
-            },
-        };
+            Stored::Whole { .. } => {}
+            // Whether there is memory for it shows at once.
+            Stored::Delta { .. } => drop(self.read(entry).await?),
+        }
         Ok(Arc::new(File {
             id,
-            lies,
+            entry,
+            stored,
             fetched: self,
         }))
     }
@@ -308,113 +289,28 @@ impl Fetched {
     }
 }
 
-/// How a file lies in the pack.
-#[derive(Clone)]
-enum Lies {
-    Whole { size: u64, zlib: Range<u64> },
-    Delta { size: u64, entry: u32 },
-}
-
 struct File {
     id: ObjectId,
-    lies: Lies,
+    entry: u32,
+    stored: Stored,
     fetched: Arc<Fetched>,
 }
 
 impl LargeFile for File {
     fn size_bytes(&self) -> u64 {
-        match self.lies {
-            Lies::Whole { size, .. } | Lies::Delta { size, .. } => size,
-        }
+        self.stored.size()
     }
 
     fn content(self: Arc<Self>) -> Content {
-        let fetched = Arc::clone(&self.fetched);
-        match self.lies.clone() {
-            Lies::Delta { entry, .. } => Box::pin(
-                stream::once(async move { fetched.read(entry).await })
-                    .map(|content| stream::iter(pieces(content)))
-                    .flatten(),
-            ),
-            Lies::Whole { size, zlib } => {
-                let ranges = (zlib.start..zlib.end).step_by(usize::try_from(STEP).unwrap_or(1));
-                let end = zlib.end;
-                let input = stream::iter(ranges)
-                    .map(move |start| {
-                        let fetched = Arc::clone(&fetched);
-                        async move {
-                            let range = start..end.min(start + STEP);
-                            fetched.pack.spool.read_through(range).await
-                        }
-                    })
-                    .buffered(READS_AT_ONCE);
-                let inflating = Inflating {
-                    id: self.id,
-                    input: Box::pin(input),
-                    held: Bytes::new(),
-                    zlib: Decompress::new(true),
-                    hasher: Some(ObjectHasher::new(self.id.kind(), ObjectKind::Blob, size)),
-                };
-                Box::pin(try_unfold(inflating, Inflating::next))
+        let (fetched, entry) = (Arc::clone(&self.fetched), self.entry);
+        match &self.stored {
+            Stored::Delta { .. } => in_pieces(async move { fetched.read(entry).await }),
+            Stored::Whole { size, zlib, .. } => {
+                inflated(self.id, *size, zlib.clone(), move |range| {
+                    let fetched = Arc::clone(&fetched);
+                    async move { fetched.pack.spool.read_through(range).await }
+                })
             }
         }
-    }
-}
-
-fn pieces(content: Result<Bytes>) -> Vec<Result<Bytes>> {
-    match content {
-        Err(error) => vec![Err(error)],
-        Ok(content) => (0..content.len())
-            .step_by(PIECE)
-            .map(|start| Ok(content.slice(start..content.len().min(start + PIECE))))
-            .collect(),
-    }
-}
-
-/// A file on its way out of the pack.
-struct Inflating {
-    id: ObjectId,
-    input: BoxStream<'static, Result<Bytes>>,
-    held: Bytes,
-    zlib: Decompress,
-    // Taken at the end.
-    hasher: Option<ObjectHasher>,
-}
-
-impl Inflating {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
-        let Some(mut hasher) = self.hasher.take() else {
-            return Ok(None);
-        };
-        let broken = || corrupt("a zlib stream is broken");
-        let mut out = Vec::with_capacity(PIECE);
-        let mut status = Status::Ok;
-        while out.len() < PIECE && status != Status::StreamEnd {
-            if self.held.is_empty() {
-                self.held = self.input.next().await.ok_or_else(broken)??;
-            }
-            let before = (self.zlib.total_in(), out.len());
-            status = self
-                .zlib
-                .decompress_vec(&self.held, &mut out, FlushDecompress::None)
-                .map_err(|error| broken().with_source(error))?;
-            let used = self.zlib.total_in() - before.0;
-            if used == 0 && out.len() == before.1 && status != Status::StreamEnd {
-                return Err(broken());
-            }
-            self.held
-                .advance(usize::try_from(used).expect("because it is the length of a slice"));
-        }
-        hasher.update(&out);
-        if status == Status::StreamEnd {
-            if hasher.finish()? != self.id {
-                return Err(corrupt(format!("the content of {} is another", self.id)));
-            }
-        } else {
-            self.hasher = Some(hasher);
-        }
-        // Each file asks for much computing: others get their turn.
-        tokio::task::yield_now().await;
-        Ok(Some((out.into(), self)))
     }
 }

@@ -1,9 +1,8 @@
-//! moto, for services that the development server does not have, when `BRANCHLINE_VENV`
-//! names the Python environment that has it.
+//! moto, another S3 and services that the development server does not have.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,20 +10,27 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 /// A moto server that stops with its value.
-pub(super) struct Moto {
+#[derive(Debug)]
+pub struct Moto {
     process: Child,
     address: SocketAddr,
 }
 
 impl Moto {
-    /// `None` when there is no environment to run it from.
-    pub(super) fn start() -> Result<Option<Self>> {
+    /// Starts it from the Python environment that `BRANCHLINE_VENV` names; `None` when it
+    /// names none.
+    pub fn start() -> Result<Option<Self>> {
         let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
             eprintln!(
                 "skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment"
             );
             return Ok(None);
         };
+        Self::start_from(&environment).map(Some)
+    }
+
+    /// Starts it from a Python environment.
+    pub fn start_from(environment: &Path) -> Result<Self> {
         // moto does not tell which port it got for 0: one that is free now is asked for.
         // Another process may take it first, and then the next one is tried.
         for _ in 0..3 {
@@ -40,7 +46,7 @@ impl Moto {
             let start = Instant::now();
             while moto.process.try_wait()?.is_none() && start.elapsed() < Duration::from_mins(1) {
                 if TcpStream::connect(address).is_ok() {
-                    return Ok(Some(moto));
+                    return Ok(moto);
                 }
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -48,13 +54,14 @@ impl Moto {
         bail!("moto_server does not start")
     }
 
-    pub(super) fn endpoint(&self) -> String {
+    /// Where it is.
+    pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Calls an operation of a service that speaks JSON. moto checks no signature, but
     /// reads the service and the region off it.
-    pub(super) fn call(&self, service: &str, target: &str, input: &Value) -> Result<Value> {
+    pub fn call(&self, service: &str, target: &str, input: &Value) -> Result<Value> {
         let body = input.to_string();
         let mut stream = TcpStream::connect(self.address)?;
         write!(
@@ -74,7 +81,7 @@ impl Moto {
     }
 
     /// Puts what moto asks nobody to sign: a bucket, or its policy.
-    pub(super) fn put(&self, target: &str, body: &str) -> Result<()> {
+    pub fn put(&self, target: &str, body: &str) -> Result<()> {
         let mut stream = TcpStream::connect(self.address)?;
         write!(
             stream,

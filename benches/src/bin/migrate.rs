@@ -1,0 +1,161 @@
+//! A history into CodeCommit: the migration function in batches beside one plain `git
+//! push`, in one run.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use branchline_benches::make;
+use branchline_benches::run::{self, Run};
+use branchline_dev::faults::{Fault, Rule, Service, When};
+use branchline_tests::git;
+use branchline_tests::http_backend::HttpBackend;
+use branchline_tests::stage::{Setup, Stage};
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// Measures migrations to CodeCommit.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The folder with the bootstraps.
+    #[arg(long)]
+    bootstraps: PathBuf,
+    /// How long CodeCommit takes to answer each request, in milliseconds.
+    #[arg(long, default_value_t = 20)]
+    latency_ms: u64,
+    /// How many commits the history has.
+    #[arg(long, default_value_t = 3000)]
+    commits: usize,
+    /// The script that AWS documents for incremental migrations, to be measured, too.
+    #[arg(long, requires = "python")]
+    script: Option<PathBuf>,
+    /// A Python that has `GitPython`, for the script.
+    #[arg(long)]
+    python: Option<PathBuf>,
+}
+
+/// How many refs there are, beside `main`.
+const BRANCHES: usize = 69;
+const TAGS: usize = 69;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let stage = Stage::start(Setup {
+        migration: Some(Vec::new()),
+        // No trigger: nothing else is at work.
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        bootstraps: arguments.bootstraps.clone(),
+        timeout: Duration::from_mins(15),
+        ..Setup::default()
+    })
+    .await?;
+    let folder = tempfile::tempdir()?;
+    let history = folder.path().join("history.git");
+    make::repository(&history, |out| {
+        make::commits(out, arguments.commits)?;
+        make::refs(out, arguments.commits, BRANCHES, TAGS)
+    })?;
+    // As the large git servers have it; CodeCommit has not.
+    git::git(&history, ["config", "uploadpack.allowFilter", "true"])?;
+    let small = folder.path().join("warm.git");
+    make::repository(&small, |out| make::commits(out, 1))?;
+    // The first call starts the function.
+    migrate(&stage, &small, "warm").await?;
+    for service in [Service::Git, Service::CodeCommit] {
+        stage.server.faults().add(Rule {
+            service: Some(service),
+            operation: None,
+            fault: Fault::Latency(arguments.latency_ms),
+            when: When::Always,
+        });
+    }
+    println!(
+        "{} commits, {} refs; CodeCommit answers after {} ms",
+        arguments.commits,
+        1 + BRANCHES + TAGS,
+        arguments.latency_ms
+    );
+    Run::heads();
+    let (mut ours, mut plain, mut script) = (None, None, None);
+    // The better of three each: others use this machine, too.
+    for turn in 0..3 {
+        let name = format!("ours-{turn}");
+        ours = Some(migrate(&stage, &history, &name).await?.better(ours));
+        compare(&stage, &history, &name)?;
+        let name = format!("git-{turn}");
+        plain = Some(push(&stage, &history, &name).await?.better(plain));
+        compare(&stage, &history, &name)?;
+        if let Some((path, python)) = arguments.script.as_ref().zip(arguments.python.as_ref()) {
+            let name = format!("script-{turn}");
+            let run = incrementally(&stage, &history, &name, path, python).await?;
+            script = Some(run.better(script));
+            compare(&stage, &history, &name)?;
+        }
+    }
+    let (ours, plain) = ours.zip(plain).context("there are three turns")?;
+    ours.tell("migration, in batches");
+    plain.tell("git push, at once");
+    println!(
+        "as long as git push                 {:.2} x",
+        ours.ratio(&plain)
+    );
+    if let Some(script) = script {
+        script.tell("the script, in batches");
+        println!(
+            "faster than the script              {:.1} x",
+            script.ratio(&ours)
+        );
+    }
+    stage.server.shutdown().await;
+    Ok(())
+}
+
+async fn migrate(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
+    stage.create_repository(name).await?;
+    let server = HttpBackend::start(repository)?;
+    let event: Value = json!({ "mappings": [{
+        "source": server.url(), "target": format!("codecommit://{name}"),
+    }]});
+    run::migrate(stage, &event, Service::Git).await
+}
+
+async fn push(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
+    stage.create_repository(name).await?;
+    let mut command = stage.git(repository);
+    command
+        .args(["push", "--quiet", &stage.clone_url(name)])
+        .args(["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"]);
+    run::program(stage, command, Service::Git).await
+}
+
+/// Runs the script in a clone that has all branches, as it wants it.
+async fn incrementally(
+    stage: &Stage,
+    repository: &Path,
+    name: &str,
+    script: &Path,
+    python: &Path,
+) -> Result<Run> {
+    stage.create_repository(name).await?;
+    let clone = repository.with_extension(name);
+    let mut command = stage.git(repository);
+    command
+        .args(["clone", "--quiet", "--mirror", "."])
+        .arg(&clone);
+    run::program(stage, command, Service::Git).await?;
+    let url = stage.clone_url(name);
+    git::git(&clone, ["remote", "add", "codecommit", &url])?;
+    let mut command = std::process::Command::new(python);
+    command
+        .arg(script)
+        .arg("-l")
+        .arg(&clone)
+        .args(["-r", "codecommit"]);
+    run::program(stage, command, Service::Git).await
+}
+
+fn compare(stage: &Stage, repository: &Path, name: &str) -> Result<()> {
+    let there = stage.server.codecommit().repository_dir(name);
+    run::same(&[repository, &there.context("it was created")?])
+}

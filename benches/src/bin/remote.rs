@@ -1,0 +1,261 @@
+//! A remote of bundles in S3: the migration function beside git-remote-s3, in one run.
+//!
+//! The function reads from a git server and knows nothing of earlier runs; the Python
+//! client pushes from a clone on the disk.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use branchline_benches::make::{self, pack_of};
+use branchline_benches::run::{self, Run};
+use branchline_dev::faults::Service;
+use branchline_tests::git;
+use branchline_tests::http_backend::HttpBackend;
+use branchline_tests::moto::Moto;
+use branchline_tests::stage::{Setup, Stage};
+use clap::Parser;
+use serde_json::json;
+
+/// Measures remotes of bundles in S3.
+#[derive(Debug, Clone, Parser)]
+struct Arguments {
+    /// The folder with the bootstraps.
+    #[arg(long)]
+    bootstraps: PathBuf,
+    /// The Python environment with git-remote-s3.
+    #[arg(long)]
+    peers: PathBuf,
+    /// Measures 51 refs that share 10 MiB, too.
+    #[arg(long)]
+    large: bool,
+    /// Measures a bundle of more than 5 GiB, too: a ref is moved whose bundle no single
+    /// request can write. git-remote-s3 cannot.
+    #[arg(long)]
+    huge: bool,
+}
+
+const BUCKET: &str = "remotes";
+/// What the function may hold of packs.
+const MEMORY_MIB: u64 = 256;
+
+/// The functions, and S3 for them and for the Python client.
+struct Bench {
+    arguments: Arguments,
+    stage: Stage,
+    moto: Option<Moto>,
+    folder: tempfile::TempDir,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    println!("S3 is the development server\n");
+    let bench = Bench::start(arguments.clone(), None).await?;
+    Run::heads();
+    bench.small_change().await?;
+    if arguments.large {
+        bench.many_refs().await?;
+    }
+    if arguments.huge {
+        bench.huge_bundle().await?;
+    }
+    bench.stage.server.shutdown().await;
+    println!("\nS3 is moto, whose requests are not counted\n");
+    let moto = Moto::start_from(&arguments.peers)?;
+    let bench = Bench::start(arguments, Some(moto)).await?;
+    Run::heads();
+    bench.small_change().await?;
+    bench.stage.server.shutdown().await;
+    Ok(())
+}
+
+impl Bench {
+    async fn start(arguments: Arguments, moto: Option<Moto>) -> Result<Self> {
+        let mut variables = vec![("MIGRATION_MEMORY_MIB", MEMORY_MIB.to_string())];
+        if let Some(moto) = &moto {
+            moto.put(&format!("/{BUCKET}"), "")?;
+            variables.push(("AWS_ENDPOINT_URL_S3", moto.endpoint()));
+        }
+        let stage = Stage::start(Setup {
+            migration: Some(variables),
+            bootstraps: arguments.bootstraps.clone(),
+            timeout: Duration::from_mins(15),
+            ..Setup::default()
+        })
+        .await?;
+        stage.create_public_bucket(BUCKET)?;
+        Ok(Self {
+            arguments,
+            stage,
+            moto,
+            folder: tempfile::tempdir()?,
+        })
+    }
+
+    /// Two bytes in 60 MB: pushed, and fetched again.
+    async fn small_change(&self) -> Result<()> {
+        let repository = self.folder.path().join("change.git");
+        make::repository(&repository, |out| make::blobs(out, &[1 << 20; 58]))?;
+        println!("{} bytes", pack_of(&repository)?.metadata()?.len());
+        // The first call starts the function.
+        let small = self.folder.path().join("warm.git");
+        make::repository(&small, |out| make::commits(out, 1))?;
+        self.push(&small, "warm").await?;
+
+        self.push(&repository, "ours").await?.tell("migration, all");
+        self.python_push(&repository, "theirs")
+            .await?
+            .tell("git-remote-s3 0.4.2, all");
+        let clones = ["ours", "theirs"].map(|name| self.folder.path().join(name));
+        for (clone, name) in clones.iter().zip(["ours", "theirs"]) {
+            self.python_clone(name, clone).await?;
+        }
+        let server = self.folder.path().join("server.git");
+        make::repository(&server, |_| Ok(()))?;
+        self.fetch("ours", &server).await?;
+
+        let (mut ours, mut theirs) = (None, None);
+        let (mut our_fetch, mut their_fetch) = (None, None);
+        // The better of three each: others use this machine, too.
+        for turn in 0..3 {
+            make::change(&repository, "main", turn)?;
+            let run = self.push(&repository, "ours").await?;
+            ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
+            ours = Some(run.better(ours));
+            let run = self.python_push(&repository, "theirs").await?;
+            theirs = Some(run.better(theirs));
+            our_fetch = Some(self.fetch("ours", &server).await?.better(our_fetch));
+            let run = self.python_fetch(&clones[1]).await?;
+            their_fetch = Some(run.better(their_fetch));
+        }
+        self.python_fetch(&clones[0]).await?;
+        run::same(&[&repository, &clones[0], &clones[1], &server])?;
+        let (ours, theirs) = ours.zip(theirs).context("there are three turns")?;
+        ours.tell("migration, 2 bytes more");
+        theirs.tell("git-remote-s3 0.4.2, 2 bytes more");
+        println!(
+            "faster than git-remote-s3           {:.1} x",
+            theirs.ratio(&ours)
+        );
+        let (ours, theirs) = our_fetch
+            .zip(their_fetch)
+            .context("there are three turns")?;
+        ours.tell("migration, from S3 to a git server");
+        theirs.tell("git-remote-s3 0.4.2, git fetch");
+        println!(
+            "faster than git-remote-s3           {:.1} x",
+            theirs.ratio(&ours)
+        );
+        Ok(())
+    }
+
+    /// 51 refs of one history of 10 MiB, each with a commit of its own.
+    async fn many_refs(&self) -> Result<()> {
+        let repository = self.folder.path().join("refs.git");
+        make::repository(&repository, |out| make::blobs(out, &[1 << 20; 10]))?;
+        for n in 0..50 {
+            make::change(&repository, &format!("topic-{n}"), n)?;
+        }
+        let ours = self.push(&repository, "our-refs").await?;
+        ours.tell("migration, 51 refs");
+        let theirs = self.python_push(&repository, "their-refs").await?;
+        theirs.tell("git-remote-s3 0.4.2, 51 refs");
+        println!(
+            "faster than git-remote-s3           {:.1} x",
+            theirs.ratio(&ours)
+        );
+        let clones = ["our-refs", "their-refs"].map(|name| self.folder.path().join(name));
+        for (clone, name) in clones.iter().zip(["our-refs", "their-refs"]) {
+            self.python_clone(name, clone).await?;
+        }
+        run::same(&[&repository, &clones[0], &clones[1]])
+    }
+
+    /// More than 5 GiB, then two bytes more.
+    async fn huge_bundle(&self) -> Result<()> {
+        let repository = self.folder.path().join("huge.git");
+        make::repository(&repository, |out| make::blobs(out, &[64 << 20; 84]))?;
+        let size = pack_of(&repository)?.metadata()?.len();
+        println!("{size} bytes");
+        ensure!(size > 5 << 30, "it is more than one request can write");
+        self.push(&repository, "huge").await?.tell("migration, all");
+        make::change(&repository, "main", 1)?;
+        let run = self.push(&repository, "huge").await?;
+        ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
+        run.tell("migration, 2 bytes more");
+        let clone = self.folder.path().join("huge-clone");
+        self.python_clone("huge", &clone).await?;
+        run::same(&[&repository, &clone])
+    }
+
+    async fn push(&self, repository: &Path, name: &str) -> Result<Run> {
+        let server = HttpBackend::start(repository)?;
+        let event = json!({ "mappings": [{
+            "source": server.url(), "target": url(name), "layout": "bundle",
+        }]});
+        run::migrate(&self.stage, &event, Service::S3).await
+    }
+
+    async fn fetch(&self, name: &str, repository: &Path) -> Result<Run> {
+        let server = HttpBackend::start(repository)?;
+        let event = json!({ "mappings": [{ "source": url(name), "target": server.url() }]});
+        run::migrate(&self.stage, &event, Service::S3).await
+    }
+
+    async fn python_push(&self, repository: &Path, name: &str) -> Result<Run> {
+        let mut command = run::git_with_peers(repository, &self.arguments.peers)?;
+        command.args(["push", "--quiet", &url(name), "refs/heads/*:refs/heads/*"]);
+        let run = self.program(command).await?;
+        Ok(Run {
+            sent: self.bundles(repository, name)?,
+            ..run
+        })
+    }
+
+    async fn python_clone(&self, name: &str, to: &Path) -> Result<()> {
+        let mut command = run::git_with_peers(self.folder.path(), &self.arguments.peers)?;
+        command.args(["clone", "--quiet", "--mirror", &url(name)]);
+        command.arg(to);
+        self.program(command).await?;
+        git::git(to, ["fsck", "--strict", "--no-dangling"]).map(drop)
+    }
+
+    async fn python_fetch(&self, clone: &Path) -> Result<Run> {
+        let mut command = run::git_with_peers(clone, &self.arguments.peers)?;
+        command.args(["fetch", "--quiet", "origin"]);
+        self.program(command).await
+    }
+
+    async fn program(&self, mut command: Command) -> Result<Run> {
+        if let Some(moto) = &self.moto {
+            command.env("AWS_ENDPOINT_URL_S3", moto.endpoint());
+        }
+        run::program(&self.stage, command, Service::S3).await
+    }
+
+    /// The bytes of the bundles of a repository's branches, each of which was sent.
+    fn bundles(&self, repository: &Path, name: &str) -> Result<u64> {
+        let list = [
+            "for-each-ref",
+            "--format=%(refname)/%(objectname)",
+            "refs/heads",
+        ];
+        if self.moto.is_some() {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        for path in git::git(repository, list)?.lines() {
+            let key = format!("{name}/{path}.bundle");
+            let object = self.stage.server.store().get_bytes(BUCKET, &key, None);
+            let (_, body) = object.map_err(|error| anyhow::anyhow!("`{key}`: {error}"))?;
+            bytes += body.len() as u64;
+        }
+        Ok(bytes)
+    }
+}
+
+fn url(name: &str) -> String {
+    format!("s3://{BUCKET}/{name}")
+}

@@ -1,0 +1,5 @@
+//! What the measurements share: repositories of a known shape, and runs of the migration
+//! function with what each cost.
+
+pub mod make;
+pub mod run;

@@ -1,0 +1,137 @@
+//! Runs of the migration function and of its peers, and what each cost.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use branchline_dev::faults::Service;
+use branchline_dev::lambda::Outcome;
+use branchline_tests::git;
+use branchline_tests::stage::{MIGRATION, Stage};
+use serde_json::Value;
+
+/// What one run cost.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Requests to the services that were counted.
+    pub requests: u64,
+    /// From its start to its end.
+    pub wall: Duration,
+    /// The most memory of the process, in bytes; 0 where nobody knows.
+    pub peak: u64,
+    /// Bytes of packs that were sent; 0 where nobody knows.
+    pub sent: u64,
+}
+
+impl Run {
+    /// Prints the heads of the columns.
+    pub fn heads() {
+        println!(
+            "{:<44}{:>10}{:>12}{:>14}{:>16}",
+            "", "requests", "wall", "peak memory", "bytes sent"
+        );
+    }
+
+    /// Prints it as a row.
+    pub fn tell(&self, name: &str) {
+        let peak = match self.peak {
+            0 => "-".to_owned(),
+            bytes => format!("{} MiB", bytes >> 20),
+        };
+        let sent = match self.sent {
+            0 => "-".to_owned(),
+            bytes => bytes.to_string(),
+        };
+        let wall = self.wall.as_millis();
+        let requests = self.requests;
+        println!("{name:<44}{requests:>10}{wall:>9} ms{peak:>14}{sent:>16}");
+    }
+
+    /// How many times as long as the other one it took.
+    pub fn ratio(&self, other: &Self) -> f64 {
+        self.wall.as_secs_f64() / other.wall.as_secs_f64()
+    }
+
+    /// The one that took less time.
+    #[must_use]
+    pub fn better(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if other.wall < self.wall => other,
+            _ => self,
+        }
+    }
+}
+
+/// How many requests to a service there were so far.
+pub fn requests(stage: &Stage, service: Service) -> u64 {
+    let lines = stage.server.requests().lines();
+    let counted = lines.iter().filter(|line| line.service == service);
+    counted.map(|line| line.count).sum()
+}
+
+/// Invokes the migration function, which must complete; requests to `service` are counted.
+pub async fn migrate(stage: &Stage, event: &Value, service: Service) -> Result<Run> {
+    let before = requests(stage, service);
+    let run = stage.invoke(MIGRATION, event).await?;
+    let Outcome::Answer(answer) = &run.outcome else {
+        bail!("the run failed: {:?}", run.outcome);
+    };
+    let answer: Value = serde_json::from_slice(answer)?;
+    ensure!(answer["status"] == "complete", "{answer}");
+    let mappings = answer["mappings"].as_array().map_or(&[][..], Vec::as_slice);
+    Ok(Run {
+        requests: requests(stage, service) - before,
+        wall: run.duration,
+        peak: run.max_memory_bytes.unwrap_or(0),
+        sent: mappings
+            .iter()
+            .filter_map(|one| one["bytes"].as_u64())
+            .sum(),
+    })
+}
+
+/// Runs a program that knows the stage's credentials; requests to `service` are counted.
+pub async fn program(stage: &Stage, mut command: Command, service: Service) -> Result<Run> {
+    stage.sign_in(&mut command);
+    command.stdin(Stdio::null());
+    let name = command.get_program().to_string_lossy().into_owned();
+    let (before, begin) = (requests(stage, service), Instant::now());
+    // The server runs on this very runtime.
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let wall = begin.elapsed();
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name}: {text}");
+    Ok(Run {
+        requests: requests(stage, service) - before,
+        wall,
+        peak: 0,
+        sent: 0,
+    })
+}
+
+/// git that finds the programs of a Python environment, such as its remote helpers.
+pub fn git_with_peers(folder: &Path, peers: &Path) -> Result<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(peers.join("bin")).chain(std::env::split_paths(&path));
+    let mut command = git::command(folder);
+    command.env("PATH", std::env::join_paths(folders)?);
+    Ok(command)
+}
+
+/// Makes sure that repositories have the same refs and, all of them whole, the same
+/// objects.
+pub fn same(repositories: &[&Path]) -> Result<()> {
+    let mut seen = Vec::new();
+    for repository in repositories {
+        let format = "--format=%(objectname) %(refname)";
+        let refs = git::git(repository, ["for-each-ref", format])?;
+        let list = ["rev-list", "--objects", "--no-object-names", "--all"];
+        let objects = git::git(repository, list)?;
+        let mut ids: Vec<_> = objects.lines().map(str::to_owned).collect();
+        ids.sort();
+        seen.push((refs, ids));
+    }
+    ensure!(seen.windows(2).all(|two| two[0] == two[1]), "they differ");
+    Ok(())
+}

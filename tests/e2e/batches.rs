@@ -1,0 +1,315 @@
+//! Long histories go to CodeCommit in batches, by the migration function's real bootstrap.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, ensure};
+use branchline_core::git::HashKind;
+use branchline_tests::git;
+use serde_json::{Value, json};
+
+use super::batches_world::{World, empty, import, linear, merged};
+use super::repo::Repo;
+
+/// `created`, `updated`, `deleted`, `unchanged` of a mapping that is complete.
+fn counts(answer: &Value) -> [u64; 4] {
+    assert_eq!(answer["status"], "complete", "{answer}");
+    let refs = &answer["refs"];
+    assert_eq!(refs["rejected"], 0, "{answer}");
+    ["created", "updated", "deleted", "unchanged"].map(|name| refs[name].as_u64().unwrap_or(99))
+}
+
+async fn call(world: &World, mapping: &Value, batch: &Value) -> Result<Value> {
+    let answer = world.call(mapping, batch).await;
+    answer.map_err(|error| anyhow::anyhow!("migration failed: {error}"))
+}
+
+/// "Long histories go to CodeCommit in batches, each a push under a temporary tag"
+#[tokio::test(flavor = "multi_thread")]
+async fn each_batch_is_a_push_and_no_tag_is_left() -> Result<()> {
+    let world = World::new(linear(45)).await?;
+    for filters in ["true", "false"] {
+        world
+            .source
+            .git(&["config", "uploadpack.allowFilter", filters]);
+        let target = format!("filters-{filters}");
+        let before = (world.push_requests(), world.server.seen().len());
+        let answer = call(&world, &world.mapping(&target), &json!({ "commits": 10 })).await?;
+        assert_eq!(counts(&answer), [2, 0, 0, 0]);
+        let objects = world.source.objects().len();
+        assert_eq!(answer["objects"], json!(objects), "each went over once");
+        world.check(&target)?;
+        // A look, five tags, the refs, and the deletions.
+        assert_eq!(world.push_requests() - before.0, 1 + 5 + 1 + 1);
+        // Refs in two requests, the history once, a pack for each batch, and one for
+        // `light`, which no batch ends at.
+        assert_eq!(world.server.seen().len() - before.1, 2 + 1 + 5 + 1);
+
+        let before = world.push_requests();
+        let answer = call(&world, &world.mapping(&target), &json!({ "commits": 10 })).await?;
+        assert_eq!(counts(&answer), [0, 0, 0, 2]);
+        assert_eq!(world.push_requests() - before, 1, "nothing to do is a look");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merges_tags_of_everything_and_notes_go_over() -> Result<()> {
+    let world = World::new(merged()).await?;
+    world
+        .source
+        .git(&["symbolic-ref", "HEAD", "refs/heads/rel"]);
+    for commits in [1, 3, 6, 100] {
+        let target = format!("by-{commits}");
+        let mut mapping = world.mapping(&target);
+        mapping["refs"] = json!(["refs/heads/*", "refs/tags/*"]);
+        let batch = json!({ "commits": commits });
+        let answer = call(&world, &mapping, &batch).await?;
+        assert_eq!(counts(&answer), [8, 0, 0, 0]);
+        world.check(&target)?;
+        mapping["refs"] = json!(["refs/*"]);
+        let answer = call(&world, &mapping, &batch).await?;
+        assert_eq!(counts(&answer), [1, 0, 0, 8], "notes on request");
+        world.check_refs(&target, &["refs/"])?;
+        let input = json!({ "repositoryName": target });
+        let described = world.stage.codecommit("GetRepository", input).await?;
+        assert_eq!(described["repositoryMetadata"]["defaultBranch"], "rel");
+    }
+    Ok(())
+}
+
+/// What no branch leads to is cut into batches, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_history_below_a_tag_alone_goes_in_batches() -> Result<()> {
+    let source = linear(40);
+    source.git(&["tag", "-a", "old", "-m", "old", "main"]);
+    source.git(&["update-ref", "refs/heads/main", "main~38"]);
+    let world = World::new(source).await?;
+    world.stop_after(2);
+    let stopped = world.migrate("target", 10).await;
+    stopped.expect_err("the source gives no more");
+    assert_eq!(
+        world.temporary("target")?.len(),
+        2,
+        "the first one is main's"
+    );
+    world.go_on();
+    assert_eq!(world.finish("target", 10).await?, 1);
+    world.check("target")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_stay_within_their_bytes() -> Result<()> {
+    let source = empty();
+    let table: Vec<(usize, &str, Vec<usize>)> = (1..=12)
+        .map(|n| (n, "main", (1..n).last().into_iter().collect()))
+        .collect();
+    import(&source, &table, 40_000);
+    source.git(&["tag", "-a", "v1", "-m", "one", "main~2"]);
+    let world = World::new(source).await?;
+    for filters in ["true", "false"] {
+        world
+            .source
+            .git(&["config", "uploadpack.allowFilter", filters]);
+        // One batch by its commits, several, and one commit that is too large by itself.
+        for (commits, bytes) in [(100, 100_000), (5, 100_000), (5, 10)] {
+            let target = format!("bytes-{filters}-{commits}-{bytes}");
+            let batch = json!({ "commits": commits, "bytes": bytes });
+            let before = world.push_requests();
+            let answer = call(&world, &world.mapping(&target), &batch).await?;
+            assert_eq!(counts(&answer), [2, 0, 0, 0]);
+            world.check(&target)?;
+            let pushes = world.push_requests() - before;
+            assert!(pushes > 1 + 4 + 1, "it went in parts: {pushes} requests");
+        }
+    }
+    Ok(())
+}
+
+/// "at most 4000 references a push"
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
+    const MANY: usize = 4100;
+    let world = World::new(linear(12)).await?;
+    let source = &world.source;
+    let tip = source.git(&["rev-parse", "main"]);
+    let mut create = String::new();
+    for n in 0..MANY {
+        writeln!(create, "create refs/heads/x/{n:04} {tip}")?;
+    }
+    source.input(&["update-ref", "--stdin"], create.as_bytes());
+    let mut mapping = world.mapping("target");
+    let batch = json!({ "commits": 5 });
+    let before = world.push_requests();
+    let answer = call(&world, &mapping, &batch).await?;
+    assert_eq!(counts(&answer), [MANY as u64 + 2, 0, 0, 0]);
+    world.check("target")?;
+    // A look, the batches at 1, 6 and 12, two pushes of refs, and the deletions.
+    assert_eq!(world.push_requests() - before, 1 + (3 + 2) + 1);
+
+    // A name that is in the way of others, whose deletion is in an earlier push.
+    let gone = create.replace("create", "delete");
+    source.input(&["update-ref", "--stdin"], gone.as_bytes());
+    let mut other = String::new();
+    for n in 0..MANY {
+        writeln!(other, "create refs/heads/x/{n:04}/y {tip}")?;
+    }
+    source.input(&["update-ref", "--stdin"], other.as_bytes());
+    mapping["prune"] = json!(true);
+    let before = world.push_requests();
+    let answer = call(&world, &mapping, &batch).await?;
+    assert_eq!(counts(&answer), [MANY as u64, 0, MANY as u64, 2]);
+    world.check("target")?;
+    // A look, 4,000 deletions, the last ones with the first creations, and the rest.
+    assert_eq!(world.push_requests() - before, 1 + 3);
+
+    source.input(
+        &["update-ref", "--stdin"],
+        other.replace("create", "delete").as_bytes(),
+    );
+    let answer = call(&world, &mapping, &batch).await?;
+    assert_eq!(counts(&answer), [0, 0, MANY as u64, 2]);
+    world.check("target")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() -> Result<()> {
+    const MANY: u64 = 4100;
+    let world = World::new(linear(12)).await?;
+    world.stage.create_repository("target").await?;
+    world
+        .stage
+        .push(&world.source.path, "target", &["main", "light"])
+        .await?;
+    let place = world.stage.server.codecommit().repository_dir("target");
+    let place = place.context("it is there")?;
+    let target = Repo {
+        _dir: None,
+        path: place,
+        hash: HashKind::Sha1,
+    };
+    let tip = world.source.git(&["rev-parse", "main"]);
+    let mut create = String::new();
+    for n in 1..=MANY {
+        writeln!(create, "create refs/tags/codecommit_migration_{n} {tip}")?;
+    }
+    target.input(&["update-ref", "--stdin"], create.as_bytes());
+    let mut mapping = world.mapping("target");
+    mapping["clean"] = json!(true);
+    let before = world.push_requests();
+    let answer = call(&world, &mapping, &json!(null)).await?;
+    assert_eq!(counts(&answer), [0, 0, MANY, 0]);
+    assert_eq!(world.push_requests() - before, 1 + 2);
+    world.check("target")?;
+
+    target.input(&["update-ref", "--stdin"], create.as_bytes());
+    let answer = call(&world, &world.mapping("target"), &json!(null)).await?;
+    assert_eq!(
+        counts(&answer),
+        [0, 0, 0, 2],
+        "they are no refs of the source"
+    );
+    world.check("target")
+}
+
+/// What other refs of the target lead to is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
+    let source = merged();
+    // What such tags name is sent whether or not it is had.
+    source.git(&["tag", "-d", "tree", "blob"]);
+    let world = World::new(source).await?;
+    let source = &world.source;
+    for (at, there) in [
+        ("part-1", &["main~2:refs/heads/theirs"][..]),
+        ("part-2", &["side:refs/heads/side", "main~8:refs/tags/old"]),
+        ("part-3", &["v1:refs/tags/v1"]),
+    ] {
+        world.stage.create_repository(at).await?;
+        world.stage.push(&source.path, at, there).await?;
+        let before = world.stage.refs(at)?;
+        let had = world.stage.server.codecommit().repository_dir(at);
+        let objects = ["rev-list", "--objects", "--no-object-names", "--all"];
+        let had = git::git(&had.context("it is there")?, objects)?;
+        let answer = call(&world, &world.mapping(at), &json!({ "commits": 3 })).await?;
+        let branches_and_tags = [
+            "rev-list",
+            "--objects",
+            "--no-object-names",
+            "--branches",
+            "--tags",
+        ];
+        let all = source.git(&branches_and_tags);
+        let lacked = all.lines().filter(|id| !had.contains(id)).count();
+        assert_eq!(answer["objects"], json!(lacked), "{at}: what was lacking");
+        assert!(world.temporary(at)?.is_empty());
+        for line in before.lines() {
+            assert!(world.stage.refs(at)?.contains(line), "{line} stays");
+        }
+        for line in source.refs().lines().filter(|line| !line.contains("notes")) {
+            assert!(world.stage.refs(at)?.contains(line), "{line} came");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_without_commits_or_branches_is_no_failure() -> Result<()> {
+    // Nothing at all, then a tag of a blob alone.
+    let world = World::new(empty()).await?;
+    let answer = call(&world, &world.mapping("none"), &json!({ "commits": 3 })).await?;
+    assert_eq!(counts(&answer), [0, 0, 0, 0]);
+    assert_eq!(world.stage.refs("none")?, "", "the repository is created");
+    let blob = world.source.input(&["hash-object", "-w", "--stdin"], b"x");
+    let blob = String::from_utf8(blob)?;
+    world.source.git(&["tag", "blob", blob.trim()]);
+    world
+        .source
+        .git(&["tag", "-a", "said", "-m", "said", blob.trim()]);
+    let answer = call(&world, &world.mapping("none"), &json!({ "commits": 3 })).await?;
+    assert_eq!(counts(&answer), [2, 0, 0, 0]);
+    world.check("none")
+}
+
+/// `HEAD` may name a commit instead of a branch, or a branch that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_no_branch_leaves_the_default_branch_alone() -> Result<()> {
+    let world = World::new(merged()).await?;
+    let tip = world.source.git(&["rev-parse", "main~3"]);
+    let head = world.source.path.join("HEAD");
+    for (target, text) in [
+        ("detached", format!("{tip}\n")),
+        ("unborn", "ref: refs/heads/nowhere\n".to_owned()),
+    ] {
+        std::fs::write(&head, text)?;
+        let answer = call(&world, &world.mapping(target), &json!({ "commits": 3 })).await?;
+        assert_eq!(counts(&answer), [8, 0, 0, 0]);
+        world.check(target)?;
+        let input = json!({ "repositoryName": target });
+        let described = world.stage.codecommit("GetRepository", input).await?;
+        let branch = &described["repositoryMetadata"]["defaultBranch"];
+        assert_ne!(branch, "nowhere", "it must be there");
+    }
+    Ok(())
+}
+
+/// A branch that is rewritten while it is on its way: the next look finds what it is now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_rewritten_meanwhile_is_looked_at_again() -> Result<()> {
+    let source = linear(25);
+    source.git(&["tag", "-d", "light"]);
+    let world = World::new(source).await?;
+    world.stop_after(1);
+    world.migrate("target", 10).await.expect_err("it stops");
+    assert_eq!(world.temporary("target")?.len(), 1);
+    let source = &world.source;
+    let tree = source.git(&["rev-parse", "main^{tree}"]);
+    let new = source.git(&["commit-tree", "-m", "new", "-p", "main~24", &tree]);
+    source.git(&["update-ref", "refs/heads/main", &new]);
+    source.git(&["reflog", "expire", "--expire=now", "--all"]);
+    source.git(&["repack", "-adq"]);
+    source.git(&["prune", "--expire=now"]);
+    world.go_on();
+    assert_eq!(world.finish("target", 10).await?, 1);
+    ensure!(world.stage.refs("target")? == format!("{new} refs/heads/main"));
+    world.check("target")
+}

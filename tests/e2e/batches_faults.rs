@@ -1,0 +1,373 @@
+//! Migrations in batches while things go wrong: refusals, throttling, cut connections, and
+//! time that is over.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::batches_world::{World, empty, hasty, import, linear, merged, rule};
+
+const COMMITS: u64 = 6;
+
+fn message(failure: &Value) -> &str {
+    failure["errorMessage"].as_str().unwrap_or_default()
+}
+
+/// A hook that refuses the `k`-th ref that it is asked about, in its own words.
+fn refuse_nth(k: usize) -> String {
+    format!(
+        "printf x >> \"$GIT_DIR/asked\"\n\
+         test $(wc -c < \"$GIT_DIR/asked\") -ne {k} && exit 0\n\
+         echo \"$1\" > \"$GIT_DIR/refused\"; exit 1"
+    )
+}
+
+/// "A ref that the target refuses is reported in its words", and the rest goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_ref_is_refused_the_others_go_on_and_the_next_run_does_the_rest() -> Result<()> {
+    let world = World::new(merged()).await?;
+    let all = world.source.refs();
+    let all = all.lines().filter(|line| !line.contains("notes")).count();
+    let (mut tags, mut refs, mut deletions) = (0, 0, 0);
+    for k in 1.. {
+        let target = format!("k-{k}");
+        world.hook(&target, &refuse_nth(k)).await?;
+        let place = world.stage.server.codecommit().repository_dir(&target);
+        let told = place.context("it is there")?.join("refused");
+        let result = world.migrate(&target, COMMITS).await;
+        let Ok(refused) = std::fs::read_to_string(told) else {
+            assert_eq!(
+                result.map_err(|error| anyhow::anyhow!("{error}"))?["status"],
+                "complete"
+            );
+            world.check(&target)?;
+            break;
+        };
+        let refused = refused.trim();
+        let there = world.stage.refs(&target)?;
+        match result {
+            Ok(answer) => {
+                // A temporary tag, without which it went on.
+                tags += 1;
+                assert!(refused.contains("codecommit_migration_"), "{refused}");
+                assert_eq!(answer["status"], "complete");
+                assert_eq!(answer["refs"]["created"], json!(all));
+                assert_eq!(answer["refs"]["rejected"], 0);
+                world.check(&target)?;
+            }
+            Err(failure) => {
+                assert_eq!(failure["errorType"], "branchline.Conflict", "{failure}");
+                let words = format!("the target refused 1 refs: `{refused}`: hook declined");
+                assert!(message(&failure).contains(&words), "{failure}");
+                if refused.contains("codecommit_migration_") {
+                    deletions += 1;
+                    let created = format!("created {all} refs");
+                    assert!(message(&failure).contains(&created), "{failure}");
+                    assert_eq!(world.temporary(&target)?.len(), 1, "the others are gone");
+                } else {
+                    refs += 1;
+                    let created = format!("created {} refs", all - 1);
+                    assert!(message(&failure).contains(&created), "{failure}");
+                    assert!(!world.temporary(&target)?.is_empty(), "{there}");
+                }
+            }
+        }
+        world.unhook(&target)?;
+        assert_eq!(world.finish(&target, COMMITS).await?, 1);
+        world.check(&target)?;
+    }
+    assert_eq!(
+        (tags, refs, deletions),
+        (3, all, 3),
+        "each was refused once"
+    );
+    Ok(())
+}
+
+/// A target that takes no tags of that kind at all gets the refs in one push.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_refuses_every_temporary_tag_gets_all_refs() -> Result<()> {
+    let source = empty();
+    let table: Vec<(usize, &str, Vec<usize>)> = (1..=30)
+        .map(|n| (n, "main", (1..n).last().into_iter().collect()))
+        .collect();
+    import(&source, &table, 3000);
+    let world = World::new(source).await?;
+    let refuse = "case $1 in *codecommit_migration_*) exit 1;; esac";
+    for bytes in [1 << 20, 20_000] {
+        let target = format!("none-{bytes}");
+        world.hook(&target, refuse).await?;
+        let before = world.push_requests();
+        let batch = json!({ "commits": 3, "bytes": bytes });
+        let answer = world.call(&world.mapping(&target), &batch).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+        assert_eq!(answer["status"], "complete", "{answer}");
+        world.check(&target)?;
+        let requests = world.push_requests() - before;
+        assert!(requests < 30, "it does not go on trying: {requests}");
+    }
+    Ok(())
+}
+
+/// While a ref is refused the temporary tags keep what went over for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_over_for_a_refused_branch_is_not_sent_again() -> Result<()> {
+    let world = World::new(linear(25)).await?;
+    world
+        .hook("target", "test \"$1\" != refs/heads/main")
+        .await?;
+    for _ in 0..2 {
+        let failure = world.migrate("target", 10).await;
+        let failure = failure.expect_err("the branch is refused");
+        let words = "`refs/heads/main`: hook declined";
+        assert!(message(&failure).contains(words), "{failure}");
+        assert_eq!(world.temporary("target")?.len(), 3);
+    }
+    world.unhook("target")?;
+    let answer = world.migrate("target", 10).await;
+    let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+    assert_eq!(
+        (&answer["status"], &answer["objects"]),
+        (&json!("complete"), &json!(0))
+    );
+    world.check("target")
+}
+
+/// Runs a migration for each request that can be struck, and sees that it ends as one that
+/// nothing happens to.
+async fn strike_each(fault: &str, operation: &str) -> Result<()> {
+    let world = World::new(merged()).await?;
+    let faults = world.stage.server.faults();
+    for k in 1.. {
+        let target = format!("k-{k}");
+        let id = faults.add(rule(&format!("{operation}:{fault},nth={k}")));
+        let answer = world.migrate(&target, COMMITS).await;
+        let hits = faults.rules();
+        let hits = hits.iter().find(|rule| rule.id == id).map(|rule| rule.hits);
+        faults.remove(id);
+        let answer = answer.map_err(|error| anyhow::anyhow!("{k}: {error}"))?;
+        assert_eq!(answer["status"], "complete", "{k}");
+        let refs = &answer["refs"];
+        assert_eq!(
+            (&refs["created"], &refs["unchanged"]),
+            (&json!(8), &json!(0)),
+            "{k}"
+        );
+        world.check(&target)?;
+        if hits == Some(0) {
+            assert!(k > 3, "there was something to strike");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// "HTTP 429 for API AND git"
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_of_any_request_loses_nothing() -> Result<()> {
+    strike_each("throttle", "git/git-receive-pack").await?;
+    strike_each("throttle", "codecommit").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_and_lost_answers_of_any_push_lose_nothing() -> Result<()> {
+    for fault in ["error", "drop", "lose-answer", "cut"] {
+        strike_each(fault, "git/git-receive-pack").await?;
+    }
+    Ok(())
+}
+
+/// From CodeCommit to CodeCommit, the source throttles as well, and its history is read
+/// without a filter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttling_source_loses_nothing() -> Result<()> {
+    let world = World::new(merged()).await?;
+    world.stage.create_repository("from").await?;
+    let refspecs = ["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"];
+    world
+        .stage
+        .push(&world.source.path, "from", &refspecs)
+        .await?;
+    let faults = world.stage.server.faults();
+    for (fault, at) in [("throttle", 1), ("cut", 2)] {
+        for k in 1.. {
+            let target = format!("to-{at}-{k}");
+            let mut mapping = world.mapping(&target);
+            mapping["source"] = json!("codecommit://from");
+            let id = faults.add(rule(&format!("git/git-upload-pack:{fault},nth={k}")));
+            let answer = world.call(&mapping, &json!({ "commits": COMMITS })).await;
+            let hits = faults.rules();
+            let hits = hits.iter().find(|rule| rule.id == id).map(|rule| rule.hits);
+            faults.remove(id);
+            let answer = answer.map_err(|error| anyhow::anyhow!("{k}: {error}"))?;
+            assert_eq!(answer["status"], "complete", "{k}");
+            world.check(&target)?;
+            if hits == Some(0) {
+                assert!(k > 6, "there was something to strike");
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A service that throttles again and again is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_of_every_few_requests_is_waited_for() -> Result<()> {
+    let world = World::new(merged()).await?;
+    let faults = world.stage.server.faults();
+    for every in [4, 5, 7] {
+        let id = faults.add(rule(&format!("git:throttle,every={every}")));
+        let target = format!("every-{every}");
+        assert_eq!(world.finish(&target, COMMITS).await?, 1);
+        faults.remove(id);
+        world.check(&target)?;
+    }
+    Ok(())
+}
+
+/// Connections to a server that may be cut on their way.
+struct Relay {
+    address: SocketAddr,
+    /// Bytes that went to the server.
+    sent: Arc<AtomicU64>,
+    /// The connection that carries this one of them is cut; none when negative.
+    cut_at: Arc<AtomicI64>,
+}
+
+impl Relay {
+    fn start(server: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let relay = Self {
+            address: listener.local_addr()?,
+            sent: Arc::default(),
+            cut_at: Arc::new(AtomicI64::new(-1)),
+        };
+        let (sent, cut_at) = (Arc::clone(&relay.sent), Arc::clone(&relay.cut_at));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (sent, cut_at) = (Arc::clone(&sent), Arc::clone(&cut_at));
+                // What fails is seen by the client.
+                std::thread::spawn(move || pass(client, server, &sent, &cut_at).ok());
+            }
+        });
+        Ok(relay)
+    }
+}
+
+fn pass(
+    mut client: TcpStream,
+    server: SocketAddr,
+    sent: &AtomicU64,
+    cut_at: &AtomicI64,
+) -> std::io::Result<()> {
+    let mut upstream = TcpStream::connect(server)?;
+    let (mut back, mut to) = (upstream.try_clone()?, client.try_clone()?);
+    std::thread::spawn(move || {
+        let copied = std::io::copy(&mut back, &mut to);
+        to.shutdown(Shutdown::Both).and(copied)
+    });
+    let mut buffer = [0; 4096];
+    loop {
+        let read = client.read(&mut buffer)?;
+        if read == 0 {
+            return upstream.shutdown(Shutdown::Write);
+        }
+        let before = sent.fetch_add(read as u64, Ordering::SeqCst);
+        let at = cut_at.load(Ordering::SeqCst);
+        if u64::try_from(at).is_ok_and(|at| (before..before + read as u64).contains(&at)) {
+            cut_at.store(-1, Ordering::SeqCst);
+            upstream.shutdown(Shutdown::Both)?;
+            return client.shutdown(Shutdown::Both);
+        }
+        upstream.write_all(&buffer[..read])?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_within_a_pack_lose_nothing() -> Result<()> {
+    const CUTS: u64 = 12;
+    let source = empty();
+    let table: Vec<(usize, &str, Vec<usize>)> = (1..=12)
+        .map(|n| (n, "main", (1..n).last().into_iter().collect()))
+        .collect();
+    import(&source, &table, 100_000);
+    let world = World::new(source).await?;
+    let server = world.stage.server.endpoint();
+    let server = server.strip_prefix("http://").context("it is plain HTTP")?;
+    let relay = Relay::start(server.parse()?)?;
+    let codecommit = world.stage.server.codecommit();
+    codecommit.set_base_url(&format!("http://{}", relay.address));
+    assert_eq!(world.finish("whole", COMMITS).await?, 1);
+    let whole = relay.sent.swap(0, Ordering::SeqCst);
+    assert!(whole > 500_000, "packs are most of it: {whole} bytes");
+    for cut in 1..CUTS {
+        relay.sent.store(0, Ordering::SeqCst);
+        let at = i64::try_from(whole * cut / CUTS)?;
+        relay.cut_at.store(at, Ordering::SeqCst);
+        let target = format!("cut-{cut}");
+        assert_eq!(world.finish(&target, COMMITS).await?, 1);
+        assert_eq!(relay.cut_at.load(Ordering::SeqCst), -1, "it was cut");
+        world.check(&target)?;
+    }
+    Ok(())
+}
+
+/// "`incomplete` means that the time was over: call it with the same event again."
+#[tokio::test(flavor = "multi_thread")]
+async fn time_that_is_over_at_any_push_is_made_up_for_by_the_same_event() -> Result<()> {
+    let world = World::with(linear(25), hasty(Duration::from_secs(4))).await?;
+    let faults = world.stage.server.faults();
+    // A look, three batches, the refs, and the deletions.
+    for k in 1..=6 {
+        let id = faults.add(rule(&format!(
+            "git/git-receive-pack:latency,ms=60000,nth={k}"
+        )));
+        let target = format!("k-{k}");
+        let answer = world.migrate(&target, 10).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{k}: {error}"))?;
+        assert_eq!(answer["status"], "incomplete", "{k}");
+        faults.remove(id);
+        let there = world.stage.refs(&target).unwrap_or_default();
+        let created = answer["refs"]["created"].as_u64().context("a count")?;
+        let others = there.lines().filter(|line| !line.contains("migration_"));
+        assert_eq!(others.count() as u64, created, "the count is true: {there}");
+        world.finish(&target, 10).await?;
+        world.check(&target)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleaning_is_throttled_refused_and_goes_on() -> Result<()> {
+    let world = World::new(linear(25)).await?;
+    world.stop_after(2);
+    world.migrate("target", 10).await.expect_err("it stops");
+    let mut mapping = world.mapping("target");
+    mapping["clean"] = json!(true);
+    let faults = world.stage.server.faults();
+    let keep = "case $1 in *_2) exit 1;; esac";
+    world.hook("target", keep).await?;
+    for nth in [1, 3] {
+        faults.add(rule(&format!("git/git-receive-pack:throttle,nth={nth}")));
+    }
+    let failure = world.call(&mapping, &json!(null)).await;
+    let failure = failure.expect_err("one is refused");
+    let words = "`refs/tags/codecommit_migration_2`: hook declined";
+    assert!(message(&failure).contains(words), "{failure}");
+    assert!(message(&failure).contains("deleted 1 refs"), "{failure}");
+    world.unhook("target")?;
+    let answer = world.call(&mapping, &json!(null)).await;
+    let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+    assert_eq!(
+        (&answer["status"], &answer["refs"]["deleted"]),
+        (&json!("complete"), &json!(1))
+    );
+    assert_eq!(world.stage.refs("target")?, "");
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Migrations side by side with the script that AWS documents for them
+//! (`incremental-repo-migration.py`): what either began, the other one finishes.
+//!
+//! Its licence keeps the script out of this repository. A driver of plain git stands for
+//! it, written from what the script is known to do. The same tests run the script itself,
+//! too, when `BRANCHLINE_MIGRATION_SCRIPT` holds the command that starts it, such as
+//! `/tmp/venv/bin/python /tmp/incremental-repo-migration.py` (it needs `GitPython`).
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::batches_peer::{Finish, Run, Script, scripts, tags_of};
+use super::batches_world::{TEMPORARY, World, empty, import, linear, merged};
+use super::repo::Repo;
+
+/// Histories, each with a size of batches.
+fn histories() -> Vec<(Repo, u64)> {
+    vec![(linear(25), 10), (merged(), 4), (merged(), 6)]
+}
+
+#[test]
+fn the_driver_tags_what_the_script_is_known_to_tag() -> Result<()> {
+    for (commits, most, expected) in [
+        (3, 10, &[3][..]),
+        (10, 10, &[10]),
+        (11, 10, &[1, 11]),
+        (20, 10, &[9, 20]),
+        (21, 10, &[10, 21]),
+        (22, 10, &[1, 11, 22]),
+        (25, 10, &[3, 14, 25]),
+        (45, 10, &[1, 12, 23, 34, 45]),
+        (100, 20, &[16, 37, 58, 79, 100]),
+    ] {
+        let repo = linear(commits);
+        let all = repo.git(&["rev-list", "--reverse", "main"]);
+        let all: Vec<&str> = all.lines().collect();
+        let expected: Vec<String> = (1..)
+            .zip(expected)
+            .map(|(number, at)| format!("{} {TEMPORARY}{number}", all[at - 1]))
+            .collect();
+        assert_eq!(tags_of(&repo.path, most)?, expected, "{commits} by {most}");
+    }
+    let repo = merged();
+    let names = [
+        ("m1", "main~9"),
+        ("m5", "main~5"),
+        ("s4", "side"),
+        ("M1", "main~4"),
+        ("m9", "main"),
+        ("r2", "rel"),
+    ];
+    for (most, expected) in [
+        (3, &["m1", "m5", "s4", "M1", "m9", "r2"][..]),
+        (4, &["m1", "m5", "s4", "M1", "m9", "r2"]),
+        (5, &["m5", "M1", "m9", "r2"]),
+        (6, &["m5", "s4", "m9", "r2"]),
+    ] {
+        let tags = tags_of(&repo.path, most)?;
+        let found: Vec<&str> = tags
+            .iter()
+            .filter_map(|line| {
+                let id = line.split(' ').next()?;
+                let known = names
+                    .iter()
+                    .find(|(_, at)| repo.git(&["rev-parse", at]) == id);
+                Some(known?.0)
+            })
+            .collect();
+        assert_eq!(found, expected, "batches of {most}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_script_began_is_finished_wherever_it_was_stopped() -> Result<()> {
+    for (source, commits) in histories() {
+        let world = World::new(source).await?;
+        for script in scripts() {
+            let mut stopped = 0;
+            loop {
+                let target = format!("began-{}-{stopped}", matches!(script, Script::Driver));
+                let run = Run::new(&world, &script, &target, commits).await?;
+                let finish = run.run(Some(stopped)).await?;
+                if finish == Finish::Success {
+                    break;
+                }
+                assert_eq!(
+                    finish,
+                    Finish::Stopped,
+                    "before push {stopped} of {script:?}"
+                );
+                assert_eq!(world.finish(&target, commits).await?, 1);
+                world.check(&target)?;
+                stopped += 1;
+            }
+            let tags = tags_of(&world.source.path, commits)?.len();
+            assert!(stopped > tags, "it was stopped at each push: {stopped}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_here_is_finished_by_the_script_wherever_it_was_stopped() -> Result<()> {
+    for (source, commits) in histories() {
+        let tags = tags_of(&source.path, commits)?;
+        let world = World::new(source).await?;
+        for script in scripts() {
+            for stopped in 0..=tags.len() {
+                let target = format!("begun-{}-{stopped}", matches!(script, Script::Driver));
+                world.stop_after(stopped);
+                let Err(error) = world.migrate(&target, commits).await else {
+                    assert_eq!(stopped, tags.len(), "the refs were the last batch");
+                    world.check(&target)?;
+                    world.go_on();
+                    break;
+                };
+                assert_eq!(error["errorType"], "branchline.AccessDenied", "{error}");
+                assert_eq!(
+                    world.temporary(&target)?,
+                    tags[..stopped],
+                    "the tags are the script's"
+                );
+                let run = Run::new(&world, &script, &target, commits).await?;
+                assert_eq!(run.run(None).await?, Finish::Success);
+                world.check(&target)?;
+                world.go_on();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Batches by bytes have tags of our own; they go with the script's.
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<()> {
+    let source = empty();
+    let table: Vec<(usize, &str, Vec<usize>)> = (1..=12)
+        .map(|n| (n, "main", (1..n).last().into_iter().collect()))
+        .collect();
+    import(&source, &table, 30_000);
+    source.git(&["tag", "light", "main~1"]);
+    let world = World::new(source).await?;
+    for (at, script) in scripts().iter().enumerate() {
+        for clean in [false, true] {
+            let target = format!("bytes-{at}-{clean}");
+            world.stop_after(6);
+            let batch = json!({ "commits": 5, "bytes": 60_000 });
+            let stopped = world.call(&world.mapping(&target), &batch).await;
+            stopped.expect_err("the source gives no more");
+            world.go_on();
+            let tags = world.temporary(&target)?;
+            assert!(
+                tags.iter().any(|tag| tag.contains("migration_part_")),
+                "a batch was cut in halves: {tags:?}"
+            );
+            let run = Run::new(&world, script, &target, 5).await?;
+            if clean {
+                run.clean().await?;
+                assert_eq!(world.stage.refs(&target)?, "", "`-c` removes all of them");
+            } else {
+                assert_eq!(run.run(None).await?, Finish::Success);
+                world.check(&target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A repository without tags of its own: the script never gets beyond its own ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_script_ends_dead_is_finished() -> Result<()> {
+    let source = linear(25);
+    source.git(&["tag", "-d", "light"]);
+    let all = tags_of(&source.path, 10)?;
+    let world = World::new(source).await?;
+    for (at, script) in scripts().iter().enumerate() {
+        let target = format!("dead-{at}");
+        let run = Run::new(&world, script, &target, 10).await?;
+        let pushes = all.len() + usize::from(matches!(script, Script::Driver));
+        if let Script::Real(_) = script {
+            // Its tags are there at once, and then it finds no more of them to push.
+            assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
+            for _ in 0..2 {
+                assert_eq!(run.run(None).await?, Finish::Failure, "it cannot go on");
+            }
+        } else {
+            assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
+        }
+        assert_eq!(world.temporary(&target)?, all, "its tags are left behind");
+        let answer = world.migrate(&target, 10).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+        assert_eq!(answer["status"], "complete", "{answer}");
+        assert_eq!(answer["objects"], 0, "all objects are there: {answer}");
+        world.check(&target)?;
+    }
+    Ok(())
+}
+
+/// The script's `-c` with nothing to clean is a bare `git push`.
+#[tokio::test(flavor = "multi_thread")]
+async fn cleaning_what_is_clean_changes_nothing() -> Result<()> {
+    let world = World::new(linear(25)).await?;
+    for (at, script) in scripts().iter().enumerate() {
+        let target = format!("clean-{at}");
+        let run = Run::new(&world, script, &target, 10).await?;
+        run.clean().await?;
+        let mut mapping = world.mapping(&target);
+        mapping["clean"] = json!(true);
+        let before = (world.stage.refs(&target)?, world.push_requests());
+        let answer = world.call(&mapping, &json!(null)).await;
+        let Ok(answer) = answer else {
+            bail!("there is nothing to be done: {answer:?}");
+        };
+        assert_eq!(answer["status"], "complete");
+        assert_eq!(answer["refs"]["deleted"], 0);
+        assert_eq!(world.stage.refs(&target)?, before.0);
+        assert_eq!(world.push_requests(), before.1 + 1, "only a look");
+        assert_eq!(world.finish(&target, 10).await?, 1);
+        world.check(&target)?;
+    }
+    Ok(())
+}

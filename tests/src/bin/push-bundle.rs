@@ -1,0 +1,70 @@
+//! Pushes one commit to an S3 bundle remote when its standard input ends, and prints `ok`
+//! or `conflict`: a writer of ours that races against others, and that can be killed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use branchline_core::aws::{Aws, Settings};
+use branchline_core::git::ObjectId;
+use branchline_core::name::{BucketName, KeyPrefix};
+use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
+use branchline_core::retry::{Pace, Paced};
+use branchline_core::storage::client::SdkObjectStore;
+use branchline_tests::bundle_push::push_one;
+use clap::Parser;
+
+/// Pushes one commit; AWS is reached as its variables say.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The repository that has the commit.
+    #[arg(long)]
+    repository: PathBuf,
+    /// The remote's bucket.
+    #[arg(long)]
+    bucket: String,
+    /// The remote's prefix.
+    #[arg(long)]
+    prefix: String,
+    /// The ref, in full.
+    #[arg(long = "ref")]
+    name: String,
+    /// The commit that the ref is expected to name.
+    #[arg(long)]
+    old: String,
+    /// The commit that it shall name.
+    #[arg(long)]
+    new: String,
+    /// When a lock counts as left behind.
+    #[arg(long, default_value_t = 60)]
+    lock_lifetime_seconds: u64,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let aws = Aws::load(Settings::default()).await?;
+    let store = Paced::new(SdkObjectStore::new(&aws), Pace::new(16));
+    let options = BundleOptions {
+        lock_lifetime: Duration::from_secs(arguments.lock_lifetime_seconds),
+        ..BundleOptions::default()
+    };
+    let bucket = BucketName::new(&arguments.bucket)?;
+    let prefix = KeyPrefix::new(&arguments.prefix)?;
+    let remote = BundleRemote::new(Arc::new(store), bucket, prefix, options);
+    let id = |hex: &str| ObjectId::from_hex(hex.as_bytes()).context("a commit's id is wanted");
+    let (old, new) = (id(&arguments.old)?, id(&arguments.new)?);
+    // What it takes to get here is no part of a race.
+    tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
+        .await??;
+    let done = push_one(&remote, &arguments.repository, &arguments.name, old, new).await?;
+    match done {
+        Ok(()) => println!("ok"),
+        Err(why) => {
+            eprintln!("{why}");
+            println!("conflict");
+        }
+    }
+    Ok(())
+}

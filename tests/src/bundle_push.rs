@@ -1,0 +1,81 @@
+//! One push to an S3 bundle remote: what the writers of a race do, in processes of their
+//! own or not.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use branchline_core::ErrorKind;
+use branchline_core::git::ObjectId;
+use branchline_core::git::pack::Limits;
+use branchline_core::remote::local::LocalRepository;
+use branchline_core::remote::s3_bundle::BundleRemote;
+use branchline_core::remote::{
+    Incoming, IncomingOptions, Push, RefChange, RefOutcome, RefTarget, Remote as _, Wanted,
+};
+
+/// Moves the ref `name` from `old` to `new`, a commit of the repository in `folder`.
+///
+/// `Err` with the reason when another push came first, or may have.
+///
+/// # Errors
+/// Whatever else goes wrong.
+pub async fn push_one(
+    remote: &BundleRemote,
+    folder: &Path,
+    name: &str,
+    old: ObjectId,
+    new: ObjectId,
+) -> Result<Result<(), String>> {
+    match push(remote, folder, name, old, new).await {
+        Ok(None) => Ok(Err("the ref is at another commit".to_owned())),
+        Ok(Some(outcome)) => {
+            ensure!(outcome == RefOutcome::Done, "the ref was {outcome:?}");
+            Ok(Ok(()))
+        }
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(Err(error.report())),
+        Err(error) => Err(anyhow::anyhow!(error.report())),
+    }
+}
+
+async fn push(
+    remote: &BundleRemote,
+    folder: &Path,
+    name: &str,
+    old: ObjectId,
+    new: ObjectId,
+) -> branchline_core::Result<Option<RefOutcome>> {
+    let mut target = remote.open_target().await?;
+    let change = RefChange {
+        name: name.into(),
+        old: Some(old),
+        new: Some(RefTarget {
+            id: new,
+            peeled: None,
+        }),
+    };
+    let refs = &branchline_core::remote::Target::snapshot(&target).refs;
+    if refs.get(&change.name).map(|at| at.id) != change.old {
+        return Ok(None);
+    }
+    let wanted = Wanted {
+        wants: vec![new],
+        haves: vec![old],
+        thin: true,
+        offset_deltas: true,
+    };
+    let local = LocalRepository::new(folder, Limits::default());
+    let pack = local.source(&[]).await?.fetch(&wanted).await?;
+    let options = IncomingOptions {
+        hash: new.kind(),
+        limits: Limits::default(),
+        pointers: false,
+    };
+    let push = Push {
+        changes: vec![change],
+        pack: Some(Incoming::new(pack, &options)),
+        ..Push::default()
+    };
+    let mut each = target.push_each(push).await?;
+    let (_, outcome) = each.refs.remove(0);
+    outcome.map(Some)
+}
