@@ -8,7 +8,7 @@ mod template;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use branchline_dev::codecommit::Limits;
 use branchline_dev::faults::Service;
 use branchline_dev::lambda::FunctionConfig;
@@ -29,6 +29,11 @@ struct Scripted {
 
 impl Scripted {
     async fn start() -> Result<Option<Self>> {
+        Self::of_repositories("*").await
+    }
+
+    /// A fleet for the repositories of a pattern.
+    async fn of_repositories(pattern: &str) -> Result<Option<Self>> {
         let calls = tempfile::tempdir()?;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/fleet_function.py");
         let mut function = FunctionConfig::new(MIGRATION, PathBuf::from(script));
@@ -38,7 +43,7 @@ impl Scripted {
             .expect("temporary folders have plain names");
         function.environment = BTreeMap::from([("CALLS".to_owned(), folder.to_owned())]);
         let stage = stage(function).await?;
-        let interpreter = Interpreter::start(&stage).await?;
+        let interpreter = Interpreter::start(&stage, pattern).await?;
         Ok(interpreter.map(|interpreter| Self {
             stage,
             interpreter,
@@ -238,7 +243,7 @@ async fn all_repositories_are_mirrored_page_by_page() -> Result<()> {
     };
     // What the schedule starts the fleet with.
     let template = Template::load()?;
-    let deployment = deployment(&template)?;
+    let deployment = deployment(&template, "*")?;
     let machine = deployment.properties("MirrorFleet")?;
     let schedule = &machine["Events"]["Backup"]["Properties"];
     assert_eq!(schedule["State"], "ENABLED");
@@ -298,6 +303,63 @@ async fn all_repositories_are_mirrored_page_by_page() -> Result<()> {
             "the roles grant {}",
             line.action
         );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repositories_that_the_stack_may_not_read_are_passed_over() -> Result<()> {
+    let Some(mut fleet) = Scripted::of_repositories("team-*").await? else {
+        return Ok(());
+    };
+    for name in ["team-api", "other", "team-web"] {
+        fleet.stage.create_repository(name).await?;
+    }
+    let input = json!({ "repositories": { "target": "s3://mirrors/backup", "layout": "bundle" } });
+    let run = fleet.interpreter.run("mirror-fleet", &input).await?;
+    assert_eq!(run.0["status"], "SUCCEEDED", "{run:?}");
+    let sources = ["team-api", "team-web"].map(|name| format!("codecommit://{name}"));
+    assert_eq!(run.sources(), sources);
+    Ok(())
+}
+
+/// The inputs of the commands in `docs/fleets.md`, with the state machine that each is for.
+fn documented() -> Result<Vec<(&'static str, Value)>> {
+    let text = include_str!("../../docs/fleets.md");
+    let mut inputs = Vec::new();
+    for command in text.split("aws stepfunctions start-execution").skip(1) {
+        let (before, after) = command.split_once("--input '").context("it has an input")?;
+        let (input, _) = after.split_once('\'').context("the input ends")?;
+        let machine = if before.contains("output MirrorFleet") {
+            "mirror-fleet"
+        } else {
+            "mirror-repository"
+        };
+        inputs.push((machine, serde_json::from_str(input)?));
+    }
+    // What the text says about CSV.
+    let csv = text
+        .split('`')
+        .find(|span| span.contains("\"format\": \"csv\""));
+    inputs.push(("mirror-fleet", serde_json::from_str(csv.context("CSV")?)?));
+    Ok(inputs)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_commands_are_understood() -> Result<()> {
+    let Some(mut fleet) = Scripted::start().await? else {
+        return Ok(());
+    };
+    for list in ["mappings.json", "mappings.csv"] {
+        put(&fleet.stage, &format!("fleets/{list}"), &example(list)?)?;
+    }
+    fleet.stage.create_repository("api").await?;
+    let inputs = documented()?;
+    assert!(inputs.len() >= 4, "{inputs:?}");
+    for (machine, input) in inputs {
+        let run = fleet.interpreter.run(machine, &input).await?;
+        assert_eq!(run.0["status"], "SUCCEEDED", "{input}: {run:?}");
+        assert!(!run.sources().is_empty(), "{input} names mappings");
     }
     Ok(())
 }

@@ -5,16 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use branchline_dev::faults::Rule;
+use branchline_dev::faults::{Rule, Service};
+use branchline_dev::lambda::FunctionConfig;
 use branchline_tests::git;
-use branchline_tests::stage::{LIFECYCLE, Setup, Stage, UPDATE, built_programs};
+use branchline_tests::stage::{LIFECYCLE, MIGRATION, Setup, Stage, UPDATE, built_programs};
 use serde_json::{Value, json};
+
+/// The function of `src/bin/panics.rs`.
+const PANICS: &str = "panics";
 
 /// Bootstraps that keep their environment in a file of `folder`, and log JSON, all there is.
 fn bootstraps(folder: &Path) -> Result<()> {
-    for name in [UPDATE, LIFECYCLE] {
+    for name in [UPDATE, LIFECYCLE, MIGRATION, PANICS] {
         let script = format!(
             "#!/bin/sh\nenv >'{folder}/{name}.'$$.env\n\
              AWS_LAMBDA_LOG_FORMAT=JSON AWS_LAMBDA_LOG_LEVEL=TRACE exec '{programs}/{name}'\n",
@@ -92,12 +97,13 @@ fn calls(stage: &Stage, function: &str) -> u64 {
     own.map(|line| line.count).sum()
 }
 
-/// A stage on which a push, a schedule and two bad events went by.
+/// A stage on which a push, a schedule, two bad events, a mirror and a bad mapping went by.
 async fn busy(folder: &Path) -> Result<Stage> {
     bootstraps(folder)?;
     let rule = |text| Rule::from_str(text).expect("the rule is well formed");
     let stage = Stage::start(Setup {
         bootstraps: folder.to_owned(),
+        migration: Some(Vec::new()),
         faults: vec![rule("codecommit/GetFolder:throttle,nth=1")],
         ..Setup::default()
     })
@@ -116,6 +122,13 @@ async fn busy(folder: &Path) -> Result<Stage> {
     for event in [json!({"repository": "demo", "branch": "nope"}), json!({})] {
         stage.update(&event).await.expect_err("it fails");
     }
+    stage.create_public_bucket("mirrors")?;
+    let mapping =
+        |source: &str| json!({"source": source, "target": "s3://mirrors/x", "layout": "bundle"});
+    let event = json!({"mappings": [mapping("codecommit://demo")]});
+    stage.call(MIGRATION, &event).await.expect("all is well");
+    let event = json!({"mappings": [mapping("codecommit://nope")]});
+    stage.call(MIGRATION, &event).await.expect_err("it fails");
     Ok(stage)
 }
 
@@ -124,8 +137,8 @@ async fn each_line_is_json_with_its_requests_id_and_no_secret() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let stage = busy(folder.path()).await?;
     let secrets = secrets(folder.path())?;
-    assert!(secrets.len() >= 4, "two functions have two secrets each");
-    for function in [UPDATE, LIFECYCLE] {
+    assert!(secrets.len() >= 6, "three functions have two secrets each");
+    for function in [UPDATE, LIFECYCLE, MIGRATION] {
         let lines = lines(&stage, function)?;
         assert!(lines.len() >= 4, "{function}: {lines:?}");
         for line in &lines {
@@ -190,6 +203,15 @@ async fn one_line_for_each_invocation_has_its_numbers() -> Result<()> {
     assert_eq!(of_lifecycle("TriggersChanged"), 2);
     assert_eq!(of_lifecycle("ApiRequests"), calls(&stage, LIFECYCLE));
     assert_eq!(of_lifecycle("Failures"), 0);
+
+    let migration = lines(&stage, MIGRATION)?;
+    let metrics_of_migration = metrics(&migration);
+    assert_eq!(metrics_of_migration.len(), 2, "a mirror and a bad mapping");
+    let of_migration = |name| sum(&metrics_of_migration, name);
+    assert_eq!(of_migration("Mirrors"), 1);
+    assert_eq!(of_migration("IncompleteMirrors"), 0);
+    assert!(of_migration("MirrorBytes") > 0);
+    assert_eq!(of_migration("FailuresNotFound"), 1);
     Ok(())
 }
 
@@ -215,12 +237,14 @@ async fn a_failure_is_told_once() -> Result<()> {
 async fn requests_carry_the_trace_on() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let stage = busy(folder.path()).await?;
-    for function in [UPDATE, LIFECYCLE] {
+    for function in [UPDATE, LIFECYCLE, MIGRATION] {
         let lines = lines(&stage, function)?;
         let traces: BTreeSet<&str> = lines.iter().map(|line| text(line, "trace.id")).collect();
         let principal = stage.server.lambda().principal_of(function);
         let asked = stage.server.requests().lines();
-        let mut own = asked.iter().filter(|line| line.principal == principal);
+        // git's own protocol knows no trace.
+        let api = asked.iter().filter(|line| line.service != Service::Git);
+        let mut own = api.filter(|line| line.principal == principal);
         let is_traced = |header: &str| {
             let mut parts = header.split(';');
             let root = parts.find_map(|part| part.strip_prefix("Root="));
@@ -236,24 +260,138 @@ async fn requests_carry_the_trace_on() -> Result<()> {
 }
 
 /// What stops a function at init is one line, and the process prints nothing beside it.
+/// There is no request yet: the line names none, and the caller reads the same reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_init_is_told_once() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
     let stage = Stage::start(Setup {
         update: vec![("PIPELINE_PIN", "maybe".to_owned())],
+        lifecycle: vec![("TRIGGER_PREFIX", "a b".to_owned())],
+        migration: Some(vec![("MIGRATION_MEMORY_MIB", "7".to_owned())]),
         bootstraps: folder.path().to_owned(),
         ..Setup::default()
     })
     .await?;
-    let error = stage.update(&json!({"schedule": true})).await;
-    let error = error.expect_err("it cannot start");
-    assert_eq!(error["errorType"], "branchline.Config");
-    let lines = lines(&stage, UPDATE)?;
-    let [line] = lines.as_slice() else {
-        panic!("one failure is one line: {lines:?}");
-    };
-    assert_eq!(line["error.kind"], "Config");
-    assert!(text(line, "message").contains("`PIPELINE_PIN`"), "{line}");
+    for (function, named) in [
+        (UPDATE, "`PIPELINE_PIN`"),
+        (LIFECYCLE, "`TRIGGER_PREFIX`"),
+        (MIGRATION, "`MIGRATION_MEMORY_MIB`"),
+    ] {
+        let error = stage.call(function, &json!({"schedule": true})).await;
+        let error = error.expect_err("it cannot start");
+        assert_eq!(error["errorType"], "branchline.Config", "{function}");
+        let lines = lines(&stage, function)?;
+        let [line] = lines.as_slice() else {
+            panic!("one failure is one line: {lines:?}");
+        };
+        assert_eq!(line["error.kind"], "Config");
+        assert_eq!(line["level"], "ERROR");
+        assert!(text(line, "message").contains(named), "{line}");
+        assert_eq!(error["errorMessage"], line["message"]);
+        assert_eq!(line.get("request.id"), None, "there is no request at init");
+    }
+    Ok(())
+}
+
+/// Lambda ends a function without a word when its time is over; so each stops before, and
+/// tells what it could not do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_time_is_over_says_so_with_its_request() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    bootstraps(folder.path())?;
+    let rule = |text: String| Rule::from_str(&text).expect("the rule is well formed");
+    let stage = Stage::start(Setup {
+        bootstraps: folder.path().to_owned(),
+        migration: Some(vec![("DEADLINE_MARGIN_SECONDS", "1".to_owned())]),
+        // Longer than an invocation may take.
+        faults: [
+            "codecommit/GetBranch",
+            "codecommit/ListBranches",
+            "git/git-upload-pack",
+        ]
+        .map(|what| rule(format!("{what}:latency,ms=60000")))
+        .into(),
+        timeout: Duration::from_secs(4),
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_repository("demo").await?;
+    stage.create_public_bucket("mirrors")?;
+    let mapping =
+        json!({"source": "codecommit://demo", "target": "s3://mirrors/x", "layout": "dumb"});
+    for (function, event) in [
+        (UPDATE, json!({"repository": "demo", "branch": "main"})),
+        (LIFECYCLE, json!({"repository": "demo"})),
+        (MIGRATION, json!({"mappings": [mapping]})),
+    ] {
+        let outcome = stage.call(function, &event).await;
+        let lines = lines(&stage, function)?;
+        let requests: BTreeSet<&str> = lines.iter().map(|line| text(line, "request.id")).collect();
+        assert_eq!(requests.len(), 1, "{function}: {lines:?}");
+        assert!(!requests.contains(""), "{function}: {lines:?}");
+        let numbers = metrics(&lines);
+        assert_eq!(
+            numbers.len(),
+            1,
+            "{function} has told its numbers: {lines:?}"
+        );
+        if function == MIGRATION {
+            // To be short of time is its daily business.
+            let answer = outcome.expect("it answers");
+            assert_eq!(answer["status"], "incomplete", "{answer}");
+            assert_eq!(sum(&numbers, "IncompleteMirrors"), 1);
+            continue;
+        }
+        let error = outcome.expect_err("its time is over");
+        assert_eq!(
+            error["errorType"], "branchline.Deadline",
+            "{function}: {error}"
+        );
+        let told = lines.iter().filter(|line| line["error.kind"] == "Deadline");
+        assert_eq!(told.count(), 1, "{function}: {lines:?}");
+        assert_eq!(sum(&numbers, "FailuresDeadline"), 1, "{function}");
+    }
+    Ok(())
+}
+
+/// The frame that the three functions share, around a handler that panics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_told_with_its_request_and_the_next_event_is_answered() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    bootstraps(folder.path())?;
+    let stage = Stage::start(Setup {
+        functions: vec![FunctionConfig::new(PANICS, folder.path().join(PANICS))],
+        ..Setup::default()
+    })
+    .await?;
+    for event in [json!({"panic": "here"}), json!({"panic": "in a task"})] {
+        let error = stage.call(PANICS, &event).await.expect_err("it panics");
+        assert_eq!(
+            error["errorType"], "branchline.Internal",
+            "{event}: {error}"
+        );
+    }
+    let answer = stage.call(PANICS, &json!({})).await;
+    assert_eq!(answer, Ok(json!({"calls": 3})), "the same process goes on");
+    let lines = lines(&stage, PANICS)?;
+    let panicked = lines
+        .iter()
+        .filter(|line| !line["panic.location"].is_null());
+    let panicked: Vec<&Value> = panicked.collect();
+    assert_eq!(panicked.len(), 2, "each panic is one line: {lines:?}");
+    let told = metrics(&lines);
+    assert_eq!(told.len(), 3, "each invocation has its numbers: {lines:?}");
+    for line in &panicked {
+        assert_eq!(line["level"], "ERROR");
+        assert!(
+            text(line, "panic.location").contains("panics.rs:"),
+            "{line}"
+        );
+        let numbers = told.get(text(line, "request.id"));
+        let numbers = numbers.with_context(|| format!("it names its request: {line}"))?;
+        assert_eq!(numbers["FailuresInternal"], 1);
+    }
+    assert_ne!(panicked[0]["request.id"], panicked[1]["request.id"]);
     Ok(())
 }

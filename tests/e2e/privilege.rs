@@ -1,12 +1,12 @@
-//! Least privilege: what each function asked of AWS in all of its flows is what the
-//! template grants it, no less and no more.
+//! Least privilege: what each function asked of AWS in all of its flows, and about what, is
+//! what the template grants it, no less and no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;
-use branchline_dev::s3::store::Versioning;
+use branchline_dev::s3::store::{Query, Versioning};
 use branchline_tests::git;
 use branchline_tests::stage::{LIFECYCLE, MIGRATION, PIPELINE, Setup, Stage, UPDATE};
 use branchline_tests::template::{Statement, Template};
@@ -31,22 +31,40 @@ const UNSEEN: [(&str, &str); 9] = [
     ("kms:Decrypt", "S3 asks for the key in the caller's name"),
     (
         "kms:GenerateDataKey",
-        "S3 asks for the key in the caller's name",
+        "S3 asks for the key in the caller's name, for objects that name it: all do",
     ),
     ("logs:CreateLogStream", "Lambda does it by the role"),
     ("logs:PutLogEvents", "Lambda does it by the role"),
-    ("secretsmanager:GetSecretValue", "served by moto only"),
+    (
+        "secretsmanager:GetSecretValue",
+        "served by moto only: tests/e2e/migration.rs logs in with a secret",
+    ),
     ("sqs:SendMessage", "Lambda sends dead letters by the role"),
-    ("ssm:GetParameter", "served by moto only"),
+    (
+        "ssm:GetParameter",
+        "served by moto only: tests/e2e/migration.rs logs in with a parameter",
+    ),
     ("xray:PutTelemetryRecords", "Lambda does it by the role"),
     ("xray:PutTraceSegments", "Lambda does it by the role"),
 ];
 
+/// The key that everything is encrypted with.
+const KEY: &str = "arn:aws:kms:us-east-1:123456789012:key/k";
+
 /// The bucket of mirrors.
 const MIRRORS: &str = "mirrors";
 
-/// Actions, with whether AWS ever answered well.
-type Used = BTreeMap<String, bool>;
+/// An action as a function used it.
+#[derive(Debug, Default)]
+struct Use {
+    /// Whether AWS ever answered well.
+    well: bool,
+    /// What it was about.
+    resources: BTreeSet<String>,
+}
+
+/// Actions, as they were used.
+type Used = BTreeMap<String, Use>;
 
 /// What a function asked for so far.
 fn used(stage: &Stage, function: &str) -> Used {
@@ -60,37 +78,24 @@ fn used(stage: &Stage, function: &str) -> Used {
         let also = ALSO.iter().filter(|(name, _)| *name == line.operation);
         let also = also.flat_map(|(_, actions)| actions.iter().copied());
         for action in also.chain([line.action.as_str()]) {
-            *used.entry(action.to_owned()).or_default() |= line.count > line.failed;
+            let entry = used.entry(action.to_owned()).or_default();
+            entry.well |= line.count > line.failed;
+            entry
+                .resources
+                .extend(line.resources.iter().map(|resource| {
+                    // A list is the bucket's.
+                    let bucket = (action == "s3:ListBucket").then(|| resource.split('/').next());
+                    bucket.flatten().unwrap_or(resource).to_owned()
+                }));
         }
+    }
+    for (action, used) in &used {
+        assert!(
+            !used.resources.is_empty(),
+            "{function}: {action} is about something"
+        );
     }
     used
-}
-
-/// The resources of this test that a function needs an action on.
-fn resources(stage: &Stage, function: &str, action: &str) -> Vec<String> {
-    let account = stage.server.account();
-    let (region, id) = (&account.region, &account.id);
-    let objects: &[&str] = match (function, action) {
-        (UPDATE, "s3:DeleteObject") => &[
-            "artifacts/demo/gone.zip",
-            "artifacts/demo/main.zip.pack-0123456789abcdef",
-        ],
-        (UPDATE, "s3:DeleteObjectVersion") => &["artifacts/demo/main.zip.pack-0123456789abcdef"],
-        (UPDATE, "s3:ListBucket" | "s3:GetBucketVersioning") => &["artifacts"],
-        (UPDATE, _) => &["artifacts/demo/main.zip"],
-        (_, "s3:ListBucket") => &[MIRRORS],
-        _ => &["mirrors/demo.git/info/refs"],
-    };
-    match action.split_once(':') {
-        _ if action == "codecommit:ListRepositories" => vec!["*".to_owned()],
-        Some(("codecommit", _)) => vec![format!("arn:aws:codecommit:{region}:{id}:demo")],
-        Some(("codepipeline", _)) => vec![format!("arn:aws:codepipeline:{region}:{id}:{PIPELINE}")],
-        Some(("lambda", _)) => vec![account.function_arn(UPDATE)],
-        _ => {
-            let arn = |place: &&str| format!("arn:aws:s3:::{place}");
-            objects.iter().map(arn).collect()
-        }
-    }
 }
 
 /// Whether a resource of a policy stands for this one: `*` for any text, `?` for a letter.
@@ -146,28 +151,32 @@ fn grants(statements: &[Statement], action: &str, resource: &str) -> bool {
 }
 
 /// Fails where less is granted than was used.
-fn all_is_granted(stage: &Stage, function: &str, statements: &[Statement], used: &Used) {
-    for action in used.keys() {
-        for resource in resources(stage, function, action) {
+fn all_is_granted(function: &str, statements: &[Statement], used: &Used) {
+    for (action, used) in used {
+        for resource in &used.resources {
             assert!(
-                grants(statements, action, &resource),
+                grants(statements, action, resource),
                 "{function} used {action} on {resource}: no statement grants it"
             );
         }
     }
 }
 
-/// Fails where more is granted than was used.
+/// Fails where more is granted than was used: an action, or an action on something.
 fn all_was_used(function: &str, statements: &[Statement], used: &Used) {
-    let granted = statements.iter().flat_map(|one| &one.actions);
     let unseen = |action: &&String| UNSEEN.iter().any(|(name, _)| name == action);
-    let unused: BTreeSet<_> = granted
-        .filter(|action| used.get(*action) != Some(&true) && !unseen(action))
-        .collect();
-    assert!(
-        unused.is_empty(),
-        "{function} may do what no flow did: {unused:?}; it did {used:?}"
-    );
+    for statement in statements {
+        for action in statement.actions.iter().filter(|action| !unseen(action)) {
+            let used = used.get(action).filter(|used| used.well);
+            for pattern in &statement.resources {
+                let is_meant = |resource: &String| covers(pattern, resource);
+                assert!(
+                    used.is_some_and(|used| used.resources.iter().any(is_meant)),
+                    "{function} may {action} on {pattern}, which no flow did: {used:?}"
+                );
+            }
+        }
+    }
 }
 
 fn noise(bytes: usize) -> Vec<u8> {
@@ -187,6 +196,23 @@ fn break_uploads(stage: &Stage) {
         let rule = rule.parse().expect("the rule is well formed");
         stage.server.faults().add(rule);
     }
+}
+
+/// Fails where an object that a function wrote does not name the key: S3 asks KMS only for
+/// those that do.
+fn all_are_encrypted(stage: &Stage, bucket: &str) -> Result<()> {
+    let store = stage.server.store();
+    let page = store.bucket(bucket)?.list(&Query {
+        limit: 10_000,
+        ..Query::default()
+    });
+    ensure!(!page.versions.is_empty(), "there are objects in {bucket}");
+    for version in page.versions {
+        let (head, _) = store.get_bytes(bucket, &version.key, None)?;
+        let key = head.attributes.encryption.and_then(|how| how.kms_key_id);
+        assert_eq!(key.as_deref(), Some(KEY), "{bucket}/{}", version.key);
+    }
+    Ok(())
 }
 
 async fn push(stage: &Stage, work: &Path, refspecs: &[&str]) -> Result<()> {
@@ -209,6 +235,7 @@ async fn demo(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
 /// versioned bucket, and one that fails.
 async fn archives() -> Result<(Stage, Used)> {
     let (stage, work) = demo(Setup {
+        update: vec![("KMS_KEY_ID", KEY.to_owned())],
         update_memory_mib: Some(128),
         ..Setup::default()
     })
@@ -221,6 +248,7 @@ async fn archives() -> Result<(Stage, Used)> {
     git::commit(work, &[], "A film")?;
     push(&stage, work, &["main"]).await?;
     assert_eq!(stage.executions().len(), 2, "both pushes are archived");
+    all_are_encrypted(&stage, "artifacts")?;
 
     // Parts of the archive fail, and not those of the pack.
     std::fs::remove_file(work.join("film"))?;
@@ -245,6 +273,7 @@ async fn deletions() -> Result<(Stage, Used)> {
             ("DELETE_ARTIFACTS", "true".to_owned()),
             ("PIPELINE_PIN", "none".to_owned()),
         ],
+        update_memory_mib: Some(128),
         ..Setup::default()
     })
     .await?;
@@ -252,11 +281,29 @@ async fn deletions() -> Result<(Stage, Used)> {
     stage.create_repository("demo").await?;
     push(&stage, work.path(), &["main", "main:gone"]).await?;
     push(&stage, work.path(), &[":gone"]).await?;
+    // Its pack is put aside, and removed where there are no versions.
+    std::fs::write(work.path().join("film"), noise(20 << 20))?;
+    git::commit(work.path(), &[], "A film")?;
+    push(&stage, work.path(), &["main"]).await?;
     let answer = stage.update(&json!({"schedule": true})).await;
     let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
     assert!(answer.to_string().contains("deleted"), "{answer}");
     let used = used(&stage, UPDATE);
     Ok((stage, used))
+}
+
+/// What a function used, had it been another bucket.
+fn in_bucket(used: Used, from: &str, to: &str) -> Used {
+    let (from, to) = (format!("arn:aws:s3:::{from}"), format!("arn:aws:s3:::{to}"));
+    let moved = used.into_iter().map(|(action, mut used)| {
+        used.resources = used
+            .resources
+            .iter()
+            .map(|arn| arn.replace(&from, &to))
+            .collect();
+        (action, used)
+    });
+    moved.collect()
 }
 
 #[test]
@@ -265,7 +312,7 @@ fn every_exception_is_granted_and_has_a_reason() -> Result<()> {
     let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git-*";
     let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/git/*";
     let everything = template.deploy(&[
-        ("KmsKeyId", "arn:aws:kms:eu-central-1:123456789012:key/k"),
+        ("KmsKeyId", KEY),
         ("CredentialsSecretArn", secret),
         ("CredentialsParameterArn", parameter),
     ])?;
@@ -285,29 +332,36 @@ async fn update_may_do_what_its_flows_do_and_no_more() -> Result<()> {
             ("ArtifactBucket", "artifacts"),
             ("PipelineName", PIPELINE),
             ("DeleteArtifacts", delete),
-            ("KmsKeyId", "arn:aws:kms:eu-central-1:123456789012:key/k"),
+            ("KmsKeyId", KEY),
         ]
     };
     let (stage, mut all) = archives().await?;
     let statements = granted(&stage, "UpdateFunction", &with("false"))?;
-    for action in all.keys() {
-        for resource in resources(&stage, UPDATE, action) {
-            // Packs are removed all the same.
-            let wanted = !action.starts_with("s3:Delete") || resource.contains(".pack-");
-            assert_eq!(
-                grants(&statements, action, &resource),
-                wanted,
-                "{action} on {resource} of a stack that keeps artifacts"
-            );
-        }
+    all_is_granted(UPDATE, &statements, &all);
+    // Packs are removed all the same.
+    let pack = "arn:aws:s3:::artifacts/demo/main.zip.pack-0123456789abcdef";
+    for action in ["s3:DeleteObject", "s3:DeleteObjectVersion"] {
+        let used = all.get(action);
+        let mut resources = used.iter().flat_map(|used| &used.resources);
+        assert!(resources.all(|arn| arn.contains(".pack-")), "{used:?}");
+        assert!(grants(&statements, action, pack), "{action} of packs");
+        let artifact = "arn:aws:s3:::artifacts/demo/main.zip";
+        assert!(
+            !grants(&statements, action, artifact),
+            "{action}: a stack that keeps artifacts"
+        );
     }
     drop(stage);
     let (stage, more) = deletions().await?;
-    for (action, well) in more {
-        *all.entry(action).or_default() |= well;
-    }
     let statements = granted(&stage, "UpdateFunction", &with("true"))?;
-    all_is_granted(&stage, UPDATE, &statements, &all);
+    let more = in_bucket(more, "plain", "artifacts");
+    all_is_granted(UPDATE, &statements, &more);
+    for (action, used) in more {
+        let entry = all.entry(action).or_default();
+        entry.well |= used.well;
+        entry.resources.extend(used.resources);
+    }
+    all_is_granted(UPDATE, &statements, &all);
     all_was_used(UPDATE, &statements, &all);
     Ok(())
 }
@@ -329,7 +383,7 @@ async fn lifecycle_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     assert_eq!(answer["repositories"][0]["created"], json!(["late"]));
     let used = used(&stage, LIFECYCLE);
     let statements = granted(&stage, "LifecycleFunction", &[])?;
-    all_is_granted(&stage, LIFECYCLE, &statements, &used);
+    all_is_granted(LIFECYCLE, &statements, &used);
     all_was_used(LIFECYCLE, &statements, &used);
     Ok(())
 }
@@ -352,7 +406,10 @@ async fn mirror(stage: &Stage, source: &str, target: &str, layout: Option<&str>)
 #[tokio::test(flavor = "multi_thread")]
 async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     let stage = Stage::start(Setup {
-        migration: Some(vec![("MIGRATION_MEMORY_MIB", "32".to_owned())]),
+        migration: Some(vec![
+            ("MIGRATION_MEMORY_MIB", "32".to_owned()),
+            ("KMS_KEY_ID", KEY.to_owned()),
+        ]),
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
         ..Setup::default()
     })
@@ -382,8 +439,14 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         let bucket = stage.server.store().bucket(MIRRORS)?;
         bucket.set_versioning(Versioning::Enabled)?;
     }
+    let clean = json!({ "mappings": [{
+        "source": server.url(), "target": "codecommit://demo", "clean": true,
+    }]});
+    let answer = stage.call(MIGRATION, &clean).await;
+    answer.map_err(|error| anyhow::anyhow!("clean: {error}"))?;
     // The pack is put aside in the versioned bucket, too.
     mirror(&stage, &server.url(), &at("later"), Some("dumb")).await?;
+    all_are_encrypted(&stage, MIRRORS)?;
     break_uploads(&stage);
     let failed = mirror(&stage, &server.url(), &at("broken"), Some("bundle")).await;
     failed.err().context("no part can be uploaded")?;
@@ -395,7 +458,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         &[
             ("MigrationAccess", "create"),
             ("MirrorBucket", MIRRORS),
-            ("KmsKeyId", "arn:aws:kms:eu-central-1:123456789012:key/k"),
+            ("KmsKeyId", KEY),
             (
                 "CredentialsSecretArn",
                 "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git-*",
@@ -406,7 +469,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
             ),
         ],
     )?;
-    all_is_granted(&stage, MIGRATION, &statements, &used);
+    all_is_granted(MIGRATION, &statements, &used);
     all_was_used(MIGRATION, &statements, &used);
     Ok(())
 }

@@ -9,7 +9,8 @@ use branchline_tests::stage::built_programs;
 
 pub(super) const README: &str = include_str!("../../README.md");
 
-fn top() -> &'static Path {
+/// The project's top folder.
+pub(super) fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("this crate lies in the workspace")
@@ -44,6 +45,7 @@ fn settings(files: &[&str]) -> BTreeSet<String> {
             && text.chars().all(|c| matches!(c, 'A'..='Z' | '_'))
             // Lambda sets those.
             && !text.starts_with("AWS_LAMBDA_")
+            && *text != "AWS_REGION"
     };
     let mut names = BTreeSet::new();
     for file in files {

@@ -11,7 +11,7 @@ use branchline_tests::stage::{BUCKET, Setup, Stage};
 use branchline_tests::template::{Deployment, Template};
 use serde_json::{Value, json};
 
-use super::readme::{README, table};
+use super::readme::table;
 
 const LIFECYCLE: &str = "LifecycleFunction";
 const UPDATE: &str = "UpdateFunction";
@@ -34,19 +34,9 @@ fn parameter_of(setting: &str) -> String {
     words.collect()
 }
 
-/// The settings in a function's table of the README. The function `migration` has its
-/// table from the day it is there.
+/// The settings in a function's table of the README.
 fn documented_settings(function: &str) -> BTreeSet<String> {
-    let heading = format!("### Settings of {function}");
-    if function == "migration" && !README.contains(&heading) {
-        let settings = [
-            "MIGRATION_MEMORY_MIB",
-            "DEADLINE_MARGIN_SECONDS",
-            "KMS_KEY_ID",
-        ];
-        return settings.map(str::to_owned).into();
-    }
-    let rows = table(&heading);
+    let rows = table(&format!("### Settings of {function}"));
     let names = rows.iter().flat_map(|row| row[0].split(", "));
     names
         .map(|name| name.trim_matches('`').to_owned())
@@ -103,15 +93,11 @@ fn the_defaults_are_the_functions_own() -> Result<()> {
         format!("{config:#?}")
     });
     assert_eq!(lifecycle[0], lifecycle[1], "lifecycle");
-    let migration = deployment.environment(MIGRATION)?;
-    let told: BTreeMap<_, _> = [
-        ("MIGRATION_MEMORY_MIB", ""),
-        ("DEADLINE_MARGIN_SECONDS", "30"),
-        ("KMS_KEY_ID", ""),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into();
-    assert_eq!(migration, told, "an empty variable is one that is not set");
+    let migration = read(MIGRATION, &[])?.map(|settings| {
+        let config = branchline_migration::Config::read(&settings).expect("it is valid");
+        format!("{config:#?}")
+    });
+    assert_eq!(migration[0], migration[1], "migration");
     Ok(())
 }
 
@@ -150,77 +136,6 @@ fn every_parameter_is_explained_grouped_and_labelled_once() -> Result<()> {
             parameter["ConstraintDescription"].is_null(),
             "{name} tells its pattern in words"
         );
-    }
-    Ok(())
-}
-
-#[test]
-fn what_cannot_work_together_is_refused_with_its_parameters_named() -> Result<()> {
-    let template = Template::load()?;
-    let refused: [(&[(&str, &str)], &str); 8] = [
-        (
-            &[("SamplePipeline", "true"), ("PipelineName", "deploy")],
-            "PipelineName",
-        ),
-        (
-            &[("SamplePipeline", "true"), ("PipelineNamePattern", "d*")],
-            "PipelineNamePattern",
-        ),
-        (
-            &[("SamplePipeline", "true"), ("PipelineSourceAction", "S3")],
-            "PipelineSourceAction",
-        ),
-        (
-            &[("SamplePipeline", "true"), ("PipelinePin", "none")],
-            "PipelinePin",
-        ),
-        (&[("PipelinePin", "version")], "PipelineName"),
-        (&[("PipelineVariables", "true")], "PipelineVariables"),
-        (
-            &[("DeleteArtifacts", "true"), ("UpdateSchedule", "")],
-            "UpdateSchedule",
-        ),
-        (
-            &[("SamplePipeline", "true"), ("PipelinePin", "version")],
-            "SamplePipeline",
-        ),
-    ];
-    for (parameters, named) in refused {
-        let refusals = template.deploy(parameters)?.refusals()?;
-        assert_eq!(refusals.len(), 1, "{parameters:?}: {refusals:?}");
-        assert!(refusals[0].contains(named), "{parameters:?}: {refusals:?}");
-    }
-    let accepted: [&[(&str, &str)]; 6] = [
-        &[],
-        &[("SamplePipeline", "true")],
-        &[("SamplePipeline", "true"), ("PipelineVariables", "true")],
-        &[
-            ("PipelineName", "deploy"),
-            ("PipelinePin", "version"),
-            ("PipelineVariables", "true"),
-        ],
-        &[("DeleteArtifacts", "true")],
-        &[("UpdateSchedule", ""), ("LifecycleSchedule", "")],
-    ];
-    for parameters in accepted {
-        let refusals = template.deploy(parameters)?.refusals()?;
-        assert_eq!(refusals, Vec::<String>::new(), "{parameters:?}");
-    }
-    Ok(())
-}
-
-/// What a rule cannot see, since rules search no text, the function refuses at init.
-#[test]
-fn deleting_without_a_branch_in_the_key_is_refused_at_init() -> Result<()> {
-    let template = Template::load()?;
-    let deployment = template.deploy(&[
-        ("DeleteArtifacts", "true"),
-        ("ArtifactKey", "{repository}.zip"),
-    ])?;
-    let settings = deployment.environment(UPDATE)?.into_iter().collect();
-    let error = branchline_update::Config::read(&settings).expect_err("it cannot work");
-    for variable in ["`DELETE_ARTIFACTS`", "`ARTIFACT_KEY`"] {
-        assert!(error.to_string().contains(variable), "{error}");
     }
     Ok(())
 }
@@ -298,6 +213,7 @@ fn update_may_start_the_pipelines_that_are_named_and_no_other() -> Result<()> {
             ],
             Some("team-*"),
         ),
+        (&[("PipelineNamePattern", "team-*")], Some("team-*")),
         (&[("SamplePipeline", "true")], Some("branchline-sample")),
         (&[], None),
     ] {
@@ -317,6 +233,39 @@ fn update_may_start_the_pipelines_that_are_named_and_no_other() -> Result<()> {
             pipelines.is_some(),
             "tags are for executions"
         );
+    }
+    // A pattern for those that custom data names does not take the one that is set away.
+    let both = template.deploy(&[
+        ("PipelineName", "deploy"),
+        ("PipelineNamePattern", "team-*"),
+    ])?;
+    let (_, resources) = statement(&both, UPDATE, "StartPipelines")?.context("it starts some")?;
+    let wanted = ["team-*", "deploy"]
+        .map(|name| format!("arn:aws:codepipeline:eu-central-1:123456789012:{name}"));
+    assert_eq!(resources, wanted);
+    Ok(())
+}
+
+#[test]
+fn migration_reaches_the_regions_that_are_named() -> Result<()> {
+    let template = Template::load()?;
+    for (regions, wanted) in [
+        ("", "eu-central-1"),
+        ("*", "*"),
+        ("eu-west-1", "eu-west-1"),
+        ("eu-*", "eu-*"),
+    ] {
+        let parameters = [("MigrationRegions", regions), ("MigrationAccess", "create")];
+        let deployment = template.deploy(&parameters)?;
+        let own = format!("arn:aws:codecommit:{wanted}:123456789012:*");
+        for sid in [
+            "ReadRepositories",
+            "PushToRepositories",
+            "CreateRepositories",
+        ] {
+            let (_, resources) = statement(&deployment, MIGRATION, sid)?.context(sid)?;
+            assert_eq!(resources, [own.as_str()], "{sid}");
+        }
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::deploy::program;
-use crate::process::{cargo, is_there, output, run, target_folder, workspace};
-use crate::setup::Environment;
+use crate::process::{cargo, output, run, target_folder, workspace};
+use crate::setup::{Emulator, Environment};
 
 /// The functions: their folder in `functions/`, which is their binary, and their name in
 /// the template.
@@ -16,9 +16,6 @@ const FUNCTIONS: [(&str, &str); 3] = [
     ("update", "UpdateFunction"),
     ("migration", "MigrationFunction"),
 ];
-
-/// What qemu needs to run the programs of a Debian system of that architecture.
-const EMULATOR_PACKAGES: &str = "qemu-user libc6-arm64-cross libgcc-s1-arm64-cross";
 
 /// What to build.
 #[derive(Debug, clap::Args)]
@@ -61,11 +58,12 @@ impl Arch {
         }
     }
 
-    fn is_here(self) -> bool {
+    /// What runs its programs here; nothing for this machine's own.
+    fn emulator(self) -> Option<Emulator> {
         match self {
-            Self::Arm64 => cfg!(target_arch = "aarch64"),
-            Self::X86_64 => cfg!(target_arch = "x86_64"),
-            Self::All => false,
+            Self::Arm64 if !cfg!(target_arch = "aarch64") => Some(Emulator::ARM64),
+            Self::X86_64 if !cfg!(target_arch = "x86_64") => Some(Emulator::X86_64),
+            _ => None,
         }
     }
 }
@@ -74,6 +72,10 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let functions = chosen(&arguments.functions)?;
     let environment = Environment::Deploy.make()?;
     if !arguments.no_start {
+        // What is missing is better known before the long part than after it.
+        for arch in arguments.arch.each() {
+            arch.emulator().map(Emulator::install).transpose()?;
+        }
         let programs = ["--bin", "branchline-dev", "--bin", "start-packages"];
         run(cargo()
             .args(["build", "--quiet", "--locked"])
@@ -167,16 +169,9 @@ fn start(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
     for (name, _) in functions {
         command.args(["--function", name]);
     }
-    if !arch.is_here() {
-        let system = "/usr/aarch64-linux-gnu";
-        if arch != Arch::Arm64 || !is_there("qemu-aarch64") || !Path::new(system).is_dir() {
-            println!(
-                "{} is not started: this machine cannot run it; apt-get install {EMULATOR_PACKAGES}",
-                arch.name()
-            );
-            return Ok(());
-        }
-        command.args(["--emulator", "qemu-aarch64", "--system", system]);
+    if let Some(emulator) = arch.emulator() {
+        command.args(["--emulator", emulator.program]);
+        command.args(["--system", emulator.system]);
     }
     print!("{}", output(&mut command)?);
     Ok(())

@@ -1,7 +1,7 @@
 //! What the tasks need beyond Rust and git, installed where they can do it themselves and
 //! explained where they cannot.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -63,6 +63,37 @@ pub(crate) fn cargo_fuzz() -> Result<()> {
     }
     run(cargo().args(["install", "cargo-fuzz", "--locked"]))
         .context("cargo-fuzz is missing and cannot be installed")
+}
+
+/// What runs the programs of another processor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Emulator {
+    /// The emulator.
+    pub(crate) program: &'static str,
+    /// Where that processor's system libraries lie.
+    pub(crate) system: &'static str,
+    packages: [&'static str; 3],
+}
+
+impl Emulator {
+    pub(crate) const ARM64: Self = Self {
+        program: "qemu-aarch64",
+        system: "/usr/aarch64-linux-gnu",
+        packages: ["qemu-user", "libc6-arm64-cross", "libgcc-s1-arm64-cross"],
+    };
+    pub(crate) const X86_64: Self = Self {
+        program: "qemu-x86_64",
+        system: "/usr/x86_64-linux-gnu",
+        packages: ["qemu-user", "libc6-amd64-cross", "libgcc-s1-amd64-cross"],
+    };
+
+    /// Installs it with its libraries, unless both are there.
+    pub(crate) fn install(self) -> Result<()> {
+        if is_there(self.program) && Path::new(self.system).join("lib").is_dir() {
+            return Ok(());
+        }
+        install(&self.packages)
+    }
 }
 
 /// A Python environment of its own, since what is in one cannot be installed beside what

@@ -15,12 +15,14 @@ pub(super) use branchline_tests::stage::BUCKET;
 /// The function that the state machines call.
 pub(super) const MIGRATION: &str = "migration";
 
-/// What the template deploys, with the fleets' bucket given and backups on.
-pub(super) fn deployment(template: &Template) -> Result<Deployment<'_>> {
+/// What the template deploys, with the fleets' bucket given and backups on, for the
+/// repositories of a pattern.
+pub(super) fn deployment<'a>(template: &'a Template, pattern: &str) -> Result<Deployment<'a>> {
     let parameters = [
         ("ArtifactBucket", BUCKET),
         ("MirrorBucket", "mirrors"),
         ("BackupSchedule", "cron(0 2 * * ? *)"),
+        ("RepositoryNamePattern", pattern),
     ];
     let deployment = template
         .deploy(&parameters)?
@@ -69,8 +71,9 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Starts it with both state machines; `None` when there is no environment for it.
-    pub(super) async fn start(stage: &Stage) -> Result<Option<Self>> {
+    /// Starts it with both state machines, for the repositories of a pattern; `None` when
+    /// there is no environment for it.
+    pub(super) async fn start(stage: &Stage, pattern: &str) -> Result<Option<Self>> {
         let Some(environment) = environment() else {
             return Ok(None);
         };
@@ -90,7 +93,7 @@ impl Interpreter {
             runs: 0,
         };
         let template = Template::load()?;
-        let deployment = deployment(&template)?;
+        let deployment = deployment(&template, pattern)?;
         let definitions = json!({
             "mirror-repository": definition(&deployment, "MirrorRepository")?,
             "mirror-fleet": definition(&deployment, "MirrorFleet")?,

@@ -1,15 +1,18 @@
 //! A fleet with the real migration function.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use branchline_dev::lambda::FunctionConfig;
-use branchline_dev::s3::store::Query;
+use branchline_dev::s3::store::{Precondition, PutOptions, Query};
 use branchline_tests::git;
 use branchline_tests::stage::{Stage, built_programs};
+use branchline_tests::template::Template;
 use serde_json::{Value, json};
 
-use super::interpreter::{Interpreter, MIGRATION};
+use super::interpreter::{Interpreter, MIGRATION, deployment};
 use super::{put, stage};
 
 /// The bucket that is mirrored to.
@@ -67,8 +70,8 @@ fn mapping(name: &str) -> Value {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
+/// A stage with the real function, a bucket for mirrors, and the interpreter on it.
+async fn start() -> Result<Option<(Stage, Interpreter)>> {
     let bootstrap = built_programs().join(MIGRATION);
     let mut function = FunctionConfig::new(MIGRATION, bootstrap);
     function.timeout = WORK + MARGIN;
@@ -79,7 +82,13 @@ async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
     let stage = stage(function).await?;
     let region = stage.server.account().region.clone();
     stage.server.store().create_bucket(MIRRORS, &region)?;
-    let Some(mut interpreter) = Interpreter::start(&stage).await? else {
+    let interpreter = Interpreter::start(&stage, "*").await?;
+    Ok(interpreter.map(|interpreter| (stage, interpreter)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
+    let Some((stage, mut interpreter)) = start().await? else {
         return Ok(());
     };
     let (one, two) = (push(&stage, "one").await?, push(&stage, "two").await?);
@@ -126,5 +135,111 @@ async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
         assert_eq!(refs["created"], created, "only the rest is done: {output}");
         assert_eq!(refs["updated"], 0, "only the rest is done: {output}");
     }
+    Ok(())
+}
+
+/// What lies below a prefix of the bucket of mirrors, as keys and what they hold.
+fn objects(stage: &Stage, prefix: &str) -> Result<BTreeMap<String, String>> {
+    let store = stage.server.store();
+    let page = store.bucket(MIRRORS)?.list(&Query {
+        prefix: prefix.to_owned(),
+        limit: 1000,
+        ..Query::default()
+    });
+    let keys = page.versions.into_iter().map(|version| version.key);
+    let object = |key: String| {
+        let (head, _) = store.get_bytes(MIRRORS, &key, None)?;
+        Ok((key, head.etag))
+    };
+    keys.map(object).collect()
+}
+
+/// The commit of `main` in the bundle that backs a repository up, which git has read.
+fn backed_up(stage: &Stage, name: &str) -> Result<String> {
+    let prefix = format!("backup/{name}/refs/heads/main/");
+    let bundles: Vec<String> = objects(stage, &prefix)?.into_keys().collect();
+    let [key] = bundles.as_slice() else {
+        anyhow::bail!("one ref is one bundle: {bundles:?}");
+    };
+    let (_, bytes) = stage.server.store().get_bytes(MIRRORS, key, None)?;
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("main.bundle");
+    std::fs::write(&bundle, bytes)?;
+    let clone = folder.path().join("clone");
+    let words = ["clone", "--quiet", "--mirror"].map(OsStr::new);
+    git::git(
+        folder.path(),
+        words
+            .into_iter()
+            .chain([bundle.as_os_str(), clone.as_os_str()]),
+    )?;
+    git::git(&clone, ["fsck", "--full", "--strict"])?;
+    git::git(&clone, ["rev-parse", "refs/heads/main"])
+}
+
+/// The night's backup, started as its schedule starts it: one repository is incomplete at
+/// first, one cannot be written, and the others do not mind. Started again, it does the
+/// rest; once more, and nothing changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_of_all_repositories_are_bundles_and_end_in_the_same_place() -> Result<()> {
+    let Some((stage, mut interpreter)) = start().await? else {
+        return Ok(());
+    };
+    let template = Template::load()?;
+    let deployment = deployment(&template, "*")?;
+    let machine = deployment.properties("MirrorFleet")?;
+    let input = machine["Events"]["Backup"]["Properties"]["Input"].as_str();
+    let input: Value = serde_json::from_str(input.context("the schedule has an input")?)?;
+    // Two on a page: the first that asks for a history is one that gets it.
+    let names = ["api", "late", "taken"];
+    let mut commits = BTreeMap::new();
+    for name in names {
+        commits.insert(name, push(&stage, name).await?);
+    }
+    // Someone published another layout there.
+    let store = stage.server.store();
+    let refs = "backup/taken/info/refs";
+    let other = format!("{}\trefs/heads/main\n", commits["taken"]);
+    store.put(MIRRORS, refs, other.as_bytes(), PutOptions::default())?;
+    // It gets it later than an invocation may wait.
+    let slow = "git/git-upload-pack:latency,ms=20000,nth=1".parse();
+    stage.server.faults().add(slow.expect("it is a fault"));
+
+    let run = interpreter.run("mirror-fleet", &input).await?;
+    assert_eq!(run.0["error"], "Fleet.SomeFailed", "{run:?}");
+    let error = run.item("codecommit://taken").expect_err("it is taken");
+    assert!(error.starts_with("branchline."), "{error}");
+    let rounds = ["codecommit://api", "codecommit://late"]
+        .map(|source| run.item(source).expect("it is complete")["rounds"].as_u64());
+    assert!(
+        rounds.iter().flatten().sum::<u64>() > 2,
+        "one was incomplete at first: {run:?}"
+    );
+    for name in ["api", "late"] {
+        assert_eq!(backed_up(&stage, name)?, commits[name], "{name}");
+    }
+
+    let bucket = store.bucket(MIRRORS)?;
+    bucket.delete(refs, None, &Precondition::default())?;
+    let run = interpreter.run("mirror-fleet", &input).await?;
+    assert_eq!(run.0["status"], "SUCCEEDED", "{run:?}");
+    assert_eq!(run.0["output"]["items"], 3);
+    assert_eq!(backed_up(&stage, "taken")?, commits["taken"]);
+
+    let before = objects(&stage, "backup/")?;
+    let run = interpreter.run("mirror-fleet", &input).await?;
+    assert_eq!(run.0["status"], "SUCCEEDED", "{run:?}");
+    for name in names {
+        let output = run
+            .item(&format!("codecommit://{name}"))
+            .expect("it is complete");
+        assert_eq!(output["rounds"], 1);
+        assert_eq!(output["mapping"]["objects"], 0, "nothing is new: {output}");
+    }
+    assert_eq!(
+        objects(&stage, "backup/")?,
+        before,
+        "nothing is written anew"
+    );
     Ok(())
 }

@@ -28,7 +28,7 @@ fn backups_are_off_unless_they_are_asked_for() -> Result<()> {
 #[test]
 fn the_state_machines_roles_name_what_they_allow() -> Result<()> {
     let template = Template::load()?;
-    let deployment = deployment(&template)?;
+    let deployment = deployment(&template, "*")?;
     let knows_no_resource = |action: &String| {
         action == "codecommit:ListRepositories"
             || action.starts_with("logs:")
@@ -66,7 +66,7 @@ fn the_state_machines_roles_name_what_they_allow() -> Result<()> {
 #[test]
 fn lists_and_results_lie_where_the_role_may_go() -> Result<()> {
     let template = Template::load()?;
-    let deployment = deployment(&template)?;
+    let deployment = deployment(&template, "*")?;
     let statements = deployment.statements_of_role("MirrorFleetRole")?;
     let statement = statements
         .iter()
@@ -80,5 +80,69 @@ fn lists_and_results_lie_where_the_role_may_go() -> Result<()> {
     );
     let prefix = substitutions["ResultPrefix"].as_str();
     assert!(prefix.is_some_and(|prefix| prefix.starts_with("fleets/")));
+    Ok(())
+}
+
+/// A definition as it lies in the repository, and all of its states, with those of maps.
+fn states(name: &str) -> Result<Vec<(String, Value)>> {
+    fn collect(machine: &Value, all: &mut Vec<(String, Value)>) {
+        for (name, state) in machine["States"].as_object().into_iter().flatten() {
+            all.push((name.clone(), state.clone()));
+            collect(&state["ItemProcessor"], all);
+        }
+    }
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../statemachines");
+    let text = std::fs::read_to_string(format!("{folder}/{name}.asl.json"))?;
+    let mut all = Vec::new();
+    collect(&serde_json::from_str(&text)?, &mut all);
+    Ok(all)
+}
+
+/// What the interpreter of the tests does not do, Step Functions does when it is asked to.
+#[test]
+fn maps_are_distributed_bounded_tolerant_and_write_their_results() -> Result<()> {
+    let states = states("mirror-fleet")?;
+    let maps: Vec<_> = states
+        .iter()
+        .filter(|(_, state)| state["Type"] == "Map")
+        .collect();
+    assert_eq!(maps.len(), 2, "one for JSON, one for CSV");
+    for (name, map) in maps {
+        let settings = ["maxConcurrency", "toleratedFailurePercentage"];
+        let [most, tolerated] = settings.map(|setting| json!(format!("$.settings.{setting}")));
+        assert_eq!(map["MaxConcurrencyPath"], most, "{name}");
+        assert_eq!(map["ToleratedFailurePercentagePath"], tolerated, "{name}");
+        let mode = &map["ItemProcessor"]["ProcessorConfig"];
+        assert_eq!(
+            mode,
+            &json!({ "Mode": "DISTRIBUTED", "ExecutionType": "STANDARD" })
+        );
+        let writer = &map["ResultWriter"]["Resource"];
+        assert_eq!(writer, "arn:${Partition}:states:::s3:putObject", "{name}");
+    }
+    Ok(())
+}
+
+/// A redrive starts again what failed: nothing may catch a failure on its way up, and what
+/// is tried again is spread.
+#[test]
+fn a_failure_reaches_the_map_so_that_a_redrive_finds_it() -> Result<()> {
+    for machine in ["mirror-fleet", "mirror-repository"] {
+        for (name, state) in states(machine)? {
+            assert!(state["Catch"].is_null(), "{machine}: {name} catches");
+            let retries = state["Retry"].as_array();
+            assert_eq!(
+                retries.is_some(),
+                state["Type"] == "Task",
+                "{machine}: {name}: a task is tried again"
+            );
+            for retry in retries.into_iter().flatten() {
+                assert_eq!(retry["JitterStrategy"], "FULL", "{machine}: {name}");
+                assert!(retry["MaxDelaySeconds"].is_u64(), "{machine}: {name}");
+                let errors = retry["ErrorEquals"].as_array().context("errors")?;
+                assert!(!errors.contains(&json!("States.ALL")), "{machine}: {name}");
+            }
+        }
+    }
     Ok(())
 }
