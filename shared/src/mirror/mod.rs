@@ -227,12 +227,16 @@ impl Work for Mirroring<'_> {
             let changes = std::mem::replace(&mut rest, later);
             // `HEAD` last, when what it names is there.
             let head = if rest.is_empty() { head.take() } else { None };
-            let refs = Refs { changes, head };
+            let refs = Refs {
+                changes,
+                head,
+                temporary: false,
+            };
             let most = transfer.most();
-            if !transfer.refs(&mut *target, &refs, most, tally).await? {
+            if let Some(over) = transfer.refs(&mut *target, &refs, most, tally).await? {
                 let batches = &mut self.batches;
                 batches
-                    .push_pieces(&transfer, &mut *target, &refs.changes, tally)
+                    .push_pieces(&transfer, &mut *target, (&refs.changes, over), tally)
                     .await?;
                 let most = Most::default();
                 transfer.refs(&mut *target, &refs, most, tally).await?;
@@ -248,6 +252,7 @@ impl Work for Mirroring<'_> {
             .refs
             .keys()
             .filter(|name| options.refs.selects(name.as_ref()))
+            .filter(|name| !batch::is_temporary(name.as_ref()))
             .cloned()
             .collect();
         target.tend(&kept).await

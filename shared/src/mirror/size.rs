@@ -46,6 +46,12 @@ impl Meter {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
+    /// Notes that it took too long.
+    pub(super) fn late(&self) {
+        self.0.is_slow.store(true, Ordering::Relaxed);
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+
     fn raise(&self, why: &str) -> Error {
         self.0.is_over.store(true, Ordering::Relaxed);
         let message = format!("a batch {why}");
@@ -60,11 +66,13 @@ pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
     let body = stream::unfold(state, move |state| async move {
         let (mut body, meter) = state?;
         let next = match most.until {
-            None => Ok(body.next().await),
-            Some(until) => timeout_at(until, body.next()).await,
+            None => Some(body.next().await),
+            // A pack that is there faster than it is taken never lets a timeout look.
+            Some(until) if Instant::now() >= until => None,
+            Some(until) => timeout_at(until, body.next()).await.ok(),
         };
-        let Ok(next) = next else {
-            meter.0.is_slow.store(true, Ordering::Relaxed);
+        let Some(next) = next else {
+            meter.late();
             return Some((Err(meter.raise("takes too long")), None));
         };
         let chunk = match next? {
@@ -106,6 +114,22 @@ mod tests {
             assert_eq!(passed.iter().any(Result::is_err), over);
             assert_eq!((meter.is_over(), meter.bytes()), (over, chunks as u64 * 10));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pack_that_is_taken_too_slowly_fails_when_its_time_is_over() {
+        let most = Most {
+            bytes: None,
+            until: Some(Instant::now() + Duration::from_secs(7)),
+        };
+        let (mut body, meter) = limited(pack(100), most);
+        let mut taken = 0;
+        while let Some(Ok(_)) = body.next().await {
+            taken += 1;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        assert!(meter.is_over() && meter.is_slow());
+        assert_eq!(taken, 4);
     }
 
     #[tokio::test(start_paused = true)]

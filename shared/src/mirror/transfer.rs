@@ -1,6 +1,6 @@
 //! Pushes: what the target lacks is asked of the source, and refs are changed.
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Options;
 use super::size::{Meter, Most, limited};
@@ -16,6 +16,8 @@ use crate::remote::{
 pub(super) struct Refs {
     pub(super) changes: Vec<RefChange>,
     pub(super) head: Option<Head>,
+    /// They are there only until all is there.
+    pub(super) temporary: bool,
 }
 
 impl Refs {
@@ -57,29 +59,29 @@ pub(super) enum Pushed {
 impl Transfer<'_> {
     /// What a push may come to from now on: its bytes, and two fifths of the time that is
     /// left, since what has arrived is still to be worked on, and so is what did not fit.
+    /// The time counts only where the source tells how its history can be cut.
     pub(super) fn most(&self) -> Most {
         let now = Instant::now();
+        let deadline = self.deadline.filter(|_| self.source.tells_history());
         Most {
             bytes: Some(self.bytes),
-            until: self
-                .deadline
-                .map(|deadline| now + deadline.saturating_duration_since(now) * 2 / 5),
+            until: deadline.map(|deadline| now + deadline.saturating_duration_since(now) * 2 / 5),
         }
     }
 
-    /// Sends what the refs need, and has the target change them; `false` when that is more
-    /// than `most`, and nothing was changed.
+    /// Sends what the refs need, and has the target change them. When that is more than
+    /// `most`, nothing was changed, and what came of it is returned.
     pub(super) async fn refs(
         &self,
         target: &mut dyn Target,
         refs: &Refs,
         most: Most,
         tally: &mut Tally,
-    ) -> Result<bool> {
+    ) -> Result<Option<Meter>> {
         tally.ask(&refs.changes);
         match self.push(target, refs, most).await? {
-            Pushed::Over(_) => Ok(false),
-            Pushed::Answered(report) => tally.answered(report).map(|()| true),
+            Pushed::Over(over) => Ok(Some(over)),
+            Pushed::Answered(report) => tally.answered(report).map(|()| None),
         }
     }
 
@@ -103,7 +105,16 @@ impl Transfer<'_> {
                 thin: accepts.thin && self.options.lfs.is_none(),
                 offset_deltas: accepts.offset_deltas,
             };
-            let (body, limit) = limited(self.source.fetch(&wanted).await?, most);
+            let fetch = self.source.fetch(&wanted);
+            let body = match most.until {
+                None => Some(fetch.await?),
+                Some(until) => timeout_at(until, fetch).await.ok().transpose()?,
+            };
+            let Some(body) = body else {
+                meter.late();
+                return Ok(Pushed::Over(meter));
+            };
+            let (body, limit) = limited(body, most);
             meter = limit;
             let options = IncomingOptions {
                 hash: self.source.snapshot().hash,
@@ -117,6 +128,7 @@ impl Transfer<'_> {
             head: refs.head.clone(),
             pack,
             before_refs: self.options.before_refs.clone(),
+            temporary: refs.temporary,
         };
         match target.push(push).await {
             Err(_) if meter.is_over() => Ok(Pushed::Over(meter)),

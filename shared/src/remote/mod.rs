@@ -152,6 +152,8 @@ pub struct Push {
     pub pack: Option<Incoming>,
     /// Done when all objects have arrived and no ref has moved; its failure ends the push.
     pub before_refs: Option<Arc<dyn BeforeRefs>>,
+    /// The refs are there for a while only: nothing is kept beside them.
+    pub temporary: bool,
 }
 
 impl fmt::Debug for Push {
@@ -211,6 +213,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// `Conflict` when an object that a ref named is not there any more: open it again.
     async fn fetch(&self, wanted: &Wanted) -> Result<PackBody>;
+
+    /// Whether [`history`](Self::history) is told, and costs little beside the objects.
+    fn tells_history(&self) -> bool {
+        false
+    }
 
     /// The commits that `wants` lead to and `haves` do not; `None` where the source cannot
     /// tell.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -134,6 +135,7 @@ impl SpoolWriter {
         let stored = Arc::new(Stored {
             place: self.place.clone(),
             version: written.version_id,
+            is_removed: AtomicBool::new(false),
         });
         let blocks = Blocks::new(Ranges(Arc::clone(&stored)), size, BLOCK, BLOCKS);
         Ok(Spool {
@@ -158,10 +160,24 @@ pub struct Spool {
     lies: Lies,
 }
 
-/// An object that holds a pack.
+/// An object that holds a pack. It goes with the last one who reads it, also where that
+/// one is stopped.
 struct Stored {
     place: SpoolPlace,
     version: VersionId,
+    is_removed: AtomicBool,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if !self.is_removed.load(Ordering::Relaxed)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (place, version) = (self.place.clone(), self.version.clone());
+            let removal = async move { remove(&place, &version).await };
+            runtime.spawn(removal.in_current_span());
+        }
+    }
 }
 
 enum Lies {
@@ -238,21 +254,27 @@ impl Stored {
     }
 
     async fn remove(&self) {
-        let SpoolPlace {
-            store, bucket, key, ..
-        } = &self.place;
-        let removed = match &self.version {
-            Some(version) => store.delete_version(bucket, key, version).await,
-            None => store.delete(bucket, key, &Precondition::None).await,
-        };
-        if let Err(error) = removed {
-            tracing::warn!(
-                bucket.name = %bucket,
-                object.key = %key,
-                error = %error.report(),
-                "a temporary object could not be removed"
-            );
+        if !self.is_removed.swap(true, Ordering::Relaxed) {
+            remove(&self.place, &self.version).await;
         }
+    }
+}
+
+async fn remove(place: &SpoolPlace, version: &VersionId) {
+    let SpoolPlace {
+        store, bucket, key, ..
+    } = place;
+    let removed = match version {
+        Some(version) => store.delete_version(bucket, key, version).await,
+        None => store.delete(bucket, key, &Precondition::None).await,
+    };
+    if let Err(error) = removed {
+        tracing::warn!(
+            bucket.name = %bucket,
+            object.key = %key,
+            error = %error.report(),
+            "a temporary object could not be removed"
+        );
     }
 }
 

@@ -126,6 +126,7 @@ async fn once(source: &dyn Remote, target: &dyn Remote, options: &Options) -> Re
         head: plan.head,
         pack: Some(branchline_core::remote::Incoming::new(body, &incoming)),
         before_refs: None,
+        temporary: false,
     };
     target.push(push).await.map(drop)
 }

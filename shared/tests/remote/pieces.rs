@@ -220,6 +220,10 @@ impl Source for SlowSource {
         Ok(slowly.boxed())
     }
 
+    fn tells_history(&self) -> bool {
+        self.0.tells_history()
+    }
+
     async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
         self.0.history(wants, haves).await
     }
@@ -232,9 +236,10 @@ async fn run(source: &Slow, bucket: &Bucket, seconds: u64) -> Outcome {
     outcome.unwrap()
 }
 
-/// All of it takes about 100 seconds, and a run has 25.
+/// "What does not fit one run is finished by several."
 #[tokio::test(start_paused = true)]
 async fn what_never_fits_one_run_is_finished_by_many() {
+    // All of it takes about 100 seconds, and a run has 25.
     let source = Slow(noise(64, 12_000));
     for layout in [Layout::Bundle, Layout::Dumb] {
         let bucket = Bucket::new(layout);
@@ -251,6 +256,63 @@ async fn what_never_fits_one_run_is_finished_by_many() {
         let dir = tempfile::tempdir().unwrap();
         assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
     }
+}
+
+/// The first commit takes half of a run: it goes by itself, as soon as all of it was too
+/// slow.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_takes_half_of_a_run_goes_by_itself() {
+    let repo = noise(1, 110_000);
+    let mut stream = String::new();
+    for n in 0..40 {
+        let from = if n == 0 {
+            "from refs/heads/main^0\n"
+        } else {
+            ""
+        };
+        let time = 1_700_001_000 + n;
+        write!(
+            stream,
+            "commit refs/heads/main\ncommitter A <a@b> {time} +0000\ndata 2\nc\n{from}\
+             M 644 inline small\ndata 2\n{n:02}\n"
+        )
+        .unwrap();
+    }
+    repo.input(&["fast-import", "--quiet"], stream.as_bytes());
+    let source = Slow(repo);
+    let bucket = Bucket::new(Layout::Dumb);
+    let mut runs = 1;
+    while !run(&source, &bucket, 24).await.complete {
+        runs += 1;
+        assert!(runs < 5, "each run comes further");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
+}
+
+/// Where the script is not at work, tags with its names are somebody's.
+#[tokio::test]
+async fn the_scripts_tags_stay_where_it_is_not_at_work() {
+    let source = noise(2, 100);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let target = local(&path);
+    let mut options = all(false);
+    options.refs = branchline_core::mirror::RefSelection::new(["refs/heads/*"]).unwrap();
+    mirror(&local(&source.path), &target, &options, None)
+        .await
+        .unwrap();
+    let there = super::local::at(&path, HashKind::Sha1);
+    for tag in [
+        "codecommit_migration_1",
+        "codecommit_migration_part_0123456789abcdef",
+    ] {
+        there.git(&["tag", tag, "main"]);
+    }
+    mirror(&local(&source.path), &target, &options, None)
+        .await
+        .unwrap();
+    assert_eq!(there.git(&["tag", "--list"]), "codecommit_migration_1");
 }
 
 /// A run that has the time sends all at once, and no tag.

@@ -252,6 +252,32 @@ async fn a_push_composes_the_bundle_of_the_old_one() {
     assert_eq!(fetch_all(&remote).await.refs(), repo.refs());
 }
 
+/// However many of them there are, more than are remembered.
+#[tokio::test]
+async fn refs_of_one_history_are_composed_of_its_bundle() {
+    let least = 1000;
+    let world = World::new(least);
+    let repo = Repo::new(HashKind::Sha1);
+    repo.input(&["fast-import", "--quiet"], &history(0, 40, 20));
+    repo.git(&["update-ref", "-d", "refs/heads/side"]);
+    let tree = repo.git(&["rev-parse", "main^{tree}"]);
+    for n in 0..40 {
+        let message = n.to_string();
+        let new = repo.git(&["commit-tree", &tree, "-p", "main", "-m", &message]);
+        repo.git(&["branch", &format!("topic/{n}"), &new]);
+    }
+    let mut options = world.options();
+    options.part_bytes = least;
+    let outcome = mirror_all(&repo, &world.remote_with("r", options))
+        .await
+        .unwrap();
+    let main = repo.id("main").to_string();
+    let whole = world.get(&format!("r/refs/heads/main/{main}.bundle")).await;
+    let most = whole.len() + 40 * 2 * least;
+    assert!(whole.len() > 8 * least, "there is something to copy");
+    assert!(outcome.bytes < most as u64, "{} sent", outcome.bytes);
+}
+
 #[tokio::test]
 async fn a_force_push_leaves_nothing_of_the_old_history() {
     let world = World::new(1000);

@@ -29,6 +29,12 @@ impl Known {
         self.snapshot == *snapshot
     }
 
+    /// Whether `wants` are known, or are had.
+    pub(super) fn reaches(&self, wants: &[ObjectId], haves: &[ObjectId]) -> bool {
+        let known = |id: &ObjectId| self.graph.contains_key(id) || haves.contains(id);
+        wants.iter().all(known)
+    }
+
     /// Whether nothing is missing of what `starts` lead to.
     pub(super) fn is_whole(&self, starts: &[ObjectId]) -> bool {
         let known = |id: &ObjectId| self.graph.contains_key(id);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::Ended;
 use super::anew::{self, Work};
-use super::size::Most;
+use super::size::{Meter, Most};
 use super::tally::Tally;
 use super::transfer::{Pushed, Refs, Transfer};
 use crate::error::Result;
@@ -81,10 +81,14 @@ pub(super) fn is_temporary(name: &BStr) -> bool {
     let Some(rest) = name.strip_prefix(TAG.as_bytes()) else {
         return false;
     };
-    match rest.strip_prefix(PART.as_bytes()) {
-        Some(id) => id.len() == PART_DIGITS && id.iter().all(u8::is_ascii_hexdigit),
-        None => !rest.is_empty() && rest.iter().all(u8::is_ascii_digit),
-    }
+    is_part(name) || (!rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
+}
+
+/// Whether a ref is a temporary tag that the script does not make.
+fn is_part(name: &BStr) -> bool {
+    let rest = name.strip_prefix(TAG.as_bytes());
+    rest.and_then(|rest| rest.strip_prefix(PART.as_bytes()))
+        .is_some_and(|id| id.len() == PART_DIGITS && id.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// What is pushed in batches before refs move, over all tries of one mirroring.
@@ -95,6 +99,8 @@ pub(super) struct Batches {
     left: HashSet<ObjectId>,
     /// How many temporary tags in a row the target has refused.
     refused: u32,
+    /// What came of a push of all that is left.
+    over: Option<Meter>,
 }
 
 impl Batches {
@@ -153,18 +159,19 @@ impl Batches {
         (self.left.len() as u64).saturating_mul(20) > most.saturating_mul(21)
     }
 
-    /// Pushes what `changes` need in pieces, because one push of it was too much.
+    /// Pushes what `changes` need in pieces, because one push of it was `over`.
     pub(super) async fn push_pieces(
         &mut self,
         transfer: &Transfer<'_>,
         target: &mut dyn Target,
-        changes: &[RefChange],
+        (changes, over): (&[RefChange], Meter),
         tally: &mut Tally,
     ) -> Result<()> {
         self.refused = 0;
         if !self.learn(transfer.source, target, changes, true).await? {
             return Ok(());
         }
+        self.over = Some(over);
         for want in commits_of(changes) {
             let name = part_tag(want);
             self.push_up_to(transfer, target, name, want, tally).await?;
@@ -193,11 +200,12 @@ impl Batches {
             return Ok(false);
         }
         let haves = target.haves().await?;
+        let commits = commits_of(changes);
         let snapshot = source.snapshot();
         if !self
             .known
             .as_ref()
-            .is_some_and(|known| known.is_of(snapshot))
+            .is_some_and(|known| known.is_of(snapshot) && known.reaches(&commits, &haves))
         {
             self.known = None;
             if let Some(graph) = source.history(&wants, &haves).await? {
@@ -212,7 +220,7 @@ impl Batches {
         let Some(known) = &self.known else {
             return Ok(false);
         };
-        self.left = known.missing(&commits_of(changes), &haves);
+        self.left = known.missing(&commits, &haves);
         Ok(true)
     }
 
@@ -263,6 +271,12 @@ impl Batches {
             } else {
                 Most::default()
             };
+            // The same pack was tried just now.
+            let known = self.over.take().filter(|_| below.len() == self.left.len());
+            if let Some(over) = known.filter(|_| below.len() > 1) {
+                cut(&mut steps, (name, commit), &below, &over);
+                continue;
+            }
             let refs = Refs {
                 changes: vec![RefChange {
                     old: target.snapshot().refs.get(&name).map(|there| there.id),
@@ -273,22 +287,13 @@ impl Batches {
                     }),
                 }],
                 head: None,
+                temporary: true,
             };
             tally.ask_quietly(&refs.changes);
             let report = match transfer.push(target, &refs, most).await? {
                 Pushed::Answered(report) => report,
                 Pushed::Over(over) => {
-                    // What takes too long took time: another try in vain would be too much.
-                    let parts = if over.is_slow() { 8 } else { 2 };
-                    let part = below[(below.len() / parts).max(1) - 1];
-                    tracing::debug!(
-                        commit.id = %commit,
-                        part.id = %part,
-                        size_bytes = over.bytes(),
-                        "a batch is cut"
-                    );
-                    steps.push((name, commit));
-                    steps.push((part_tag(part), part));
+                    cut(&mut steps, (name, commit), &below, &over);
                     continue;
                 }
             };
@@ -337,6 +342,30 @@ impl Batches {
     }
 }
 
+/// Puts a part of what was too much before it. What takes too long took time, and another
+/// try in vain would be too much: then the oldest commit goes first, which may be what
+/// takes so long, and an eighth after it.
+fn cut(
+    steps: &mut Vec<(BString, ObjectId)>,
+    (name, commit): (BString, ObjectId),
+    below: &[ObjectId],
+    over: &Meter,
+) {
+    let parts = if over.is_slow() { 8 } else { 2 };
+    let part = below[(below.len() / parts).max(1) - 1];
+    tracing::debug!(
+        commit.id = %commit,
+        part.id = %part,
+        size_bytes = over.bytes(),
+        "a batch is cut"
+    );
+    steps.push((name, commit));
+    steps.push((part_tag(part), part));
+    if over.is_slow() && part != below[0] {
+        steps.push((part_tag(below[0]), below[0]));
+    }
+}
+
 /// The commit of `HEAD`, then the branches' in the order of their names, as the script
 /// walks them.
 fn starts(source: &dyn Source) -> Vec<ObjectId> {
@@ -375,10 +404,15 @@ fn part_tag(commit: ObjectId) -> BString {
     format!("{TAG}{PART}{}", commit.to_hex_with_len(PART_DIGITS)).into()
 }
 
-/// The deletions of all temporary tags of a target.
+/// The deletions of all temporary tags of a target. Where the script is not at work, its
+/// tags are somebody's.
 fn deletions(target: &dyn Target) -> Vec<RefChange> {
+    let is_ours: fn(&BStr) -> bool = match target.accepts().batches {
+        Batching::ByCommits => is_temporary,
+        Batching::BySize => is_part,
+    };
     let refs = target.snapshot().refs.iter();
-    refs.filter(|(name, _)| is_temporary(name.as_bstr()))
+    refs.filter(|(name, _)| is_ours(name.as_bstr()))
         .map(|(name, there)| RefChange {
             name: name.clone(),
             old: Some(there.id),
@@ -402,7 +436,13 @@ pub(super) async fn delete(
             changes,
             ..Push::default()
         };
-        tally.answered(target.push(push).await?)?;
+        let report = target.push(push).await?;
+        if target.accepts().batches == Batching::ByCommits {
+            tally.answered(report)?;
+        } else if let Some(reason) = tally.sent(report)? {
+            // They do no harm there, and the refs are as they should be.
+            tracing::warn!(reason, "the target keeps temporary tags");
+        }
     }
     Ok(())
 }

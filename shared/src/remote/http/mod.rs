@@ -158,6 +158,10 @@ impl Source for HttpSource {
         Ok(fetched.pack.into_stream().boxed())
     }
 
+    fn tells_history(&self) -> bool {
+        self.server.can_filter()
+    }
+
     async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
         history::read(&self.server, self.snapshot.hash, wants, haves).await
     }

@@ -184,6 +184,10 @@ impl Source for LocalSource {
         fetch(&database, wanted).await
     }
 
+    fn tells_history(&self) -> bool {
+        true
+    }
+
     async fn history(
         &self,
         wants: &[ObjectId],

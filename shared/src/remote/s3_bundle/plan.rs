@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::compose::{Base, Composed, Copied, Ids};
 use super::file::OpenBundle;
+use super::layout::BundleFile;
 use super::library::database_with;
 use super::publish::Body;
 use super::target::{BundleTarget, Stock};
@@ -22,7 +23,15 @@ pub(super) struct Plan {
     pub(super) is_forward: bool,
     /// What the new bundle will hold and where its pack starts, for others to be composed of
     /// it.
-    pub(super) makes: Option<(Ids, u64)>,
+    pub(super) makes: Option<Makes>,
+}
+
+/// A bundle of which others can be composed once it is written.
+pub(super) struct Makes {
+    pub(super) ids: Ids,
+    pub(super) pack_start: u64,
+    /// The bundle that it was composed of.
+    pub(super) of: Option<BundleFile>,
 }
 
 impl BundleTarget {
@@ -86,7 +95,11 @@ impl BundleTarget {
             database: Arc::clone(&database),
             options: self.place.options.clone(),
         };
-        let makes = Some((composed.ids(), start));
+        let makes = Some(Makes {
+            ids: composed.ids(),
+            pack_start: start,
+            of: composed.base.as_ref().map(|base| base.bundle.file.clone()),
+        });
         Ok(Plan {
             body: Box::new(composed),
             database,

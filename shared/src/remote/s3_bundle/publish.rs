@@ -66,6 +66,10 @@ use crate::git::ObjectId;
 use crate::storage::upload::Upload;
 use crate::storage::{ObjectMetadata, Precondition, PutOptions, UploadId};
 
+/// How many bundles a new one can say that it replaces: so many ids of 64 digits go into
+/// the 2 KB of user metadata that S3 allows, beside what else is there.
+pub(super) const MOST_REPLACED: usize = 16;
+
 /// The bytes of a bundle, to be sent as parts of an upload.
 #[async_trait]
 pub(super) trait Body: Send + Sync {
@@ -149,7 +153,10 @@ impl Publication {
         };
         let token = format!("{:032x}", rand::random::<u128>());
         let replaced = seen.files.iter().filter(|file| !strays.contains(file));
-        let replaced: Vec<_> = replaced.map(|file| file.id.to_string()).collect();
+        let replaced: Vec<_> = replaced
+            .take(MOST_REPLACED)
+            .map(|file| file.id.to_string())
+            .collect();
         let mut metadata = ObjectMetadata::default();
         metadata.user.insert(PUSH.to_owned(), token.clone());
         if !replaced.is_empty() {
@@ -357,10 +364,15 @@ impl Publication {
 
     /// Gives the upload up; whether nothing can come of it any more.
     async fn give_up(&mut self) -> bool {
-        let Some(upload) = self.upload.take() else {
+        let Some(upload) = &mut self.upload else {
             return true;
         };
-        give_up(&self.place, &self.file, upload, self.announced.take()).await
+        let announced = self.announced.as_ref();
+        let given_up = give_up(&self.place, &self.file, upload, announced).await;
+        // Only now: whoever drops this meanwhile has to do it again, before the lock goes.
+        self.upload = None;
+        self.announced = None;
+        given_up
     }
 }
 
@@ -372,7 +384,9 @@ impl Drop for Publication {
         if let Some(lock) = self.lock.take() {
             lock.release_later(async move {
                 match upload {
-                    Some(upload) => give_up(&place, &file, upload, announced).await,
+                    Some(mut upload) => {
+                        give_up(&place, &file, &mut upload, announced.as_ref()).await
+                    }
                     None => true,
                 }
             });
@@ -385,14 +399,14 @@ impl Drop for Publication {
 async fn give_up(
     place: &Place,
     file: &BundleFile,
-    mut upload: Upload,
-    announced: Option<UploadId>,
+    upload: &mut Upload,
+    announced: Option<&UploadId>,
 ) -> bool {
     let Some(id) = announced else {
         upload.abort().await;
         return true;
     };
-    let aborted = place.store.abort_upload(&place.bucket, &file.key, &id);
+    let aborted = place.store.abort_upload(&place.bucket, &file.key, id);
     match aborted.await {
         Ok(()) => {
             upload.forget();

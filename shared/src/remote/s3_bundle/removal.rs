@@ -32,8 +32,8 @@ pub(super) async fn delete(
             set_apart(place, name, stray).await?;
         }
         lock.verify().await?;
-        if folder.zip.is_some() {
-            zip::delete(place, name, &Precondition::None).await?;
+        if let Some(etag) = folder.zip {
+            zip::delete(place, name, &Precondition::Matches(etag)).await?;
         }
         for file in seen.files.iter().filter(|file| *file != winner) {
             remove(place, file).await?;
@@ -110,11 +110,25 @@ pub(super) fn stray_name(name: &BStr, id: ObjectId) -> BString {
     format!("{name}__{}", id.to_hex_with_len(7)).into()
 }
 
+/// The name under which it is kept where the shorter one is another ref's.
+pub(super) fn long_stray_name(name: &BStr, id: ObjectId) -> BString {
+    format!("{name}__{id}").into()
+}
+
 /// Copies a bundle to a folder of its own. The original is still there.
 pub(super) async fn set_apart(place: &Arc<Place>, name: &BStr, file: &BundleFile) -> Result<()> {
     /// The longest range that one part may be copied from.
     const MOST: u64 = 5 << 30;
-    let apart = stray_name(name, file.id);
+    let short = stray_name(name, file.id);
+    let there = place.folder(short.as_bstr()).await?.bundles;
+    if there.iter().any(|other| other.id == file.id) {
+        return Ok(());
+    }
+    let apart = if there.is_empty() {
+        short
+    } else {
+        long_stray_name(name, file.id)
+    };
     let key = place.bundle_key(apart.as_bstr(), file.id)?;
     tracing::info!(ref.name = %name, kept.name = %apart, "keeping a bundle that lost the ref");
     let options = PutOptions {

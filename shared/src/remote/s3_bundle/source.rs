@@ -146,6 +146,10 @@ impl Source for BundleSource {
         objects::fetch(&database, wanted).await
     }
 
+    fn tells_history(&self) -> bool {
+        true
+    }
+
     async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
         let books = self.opened.library.find(wants).await?;
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;

@@ -8,15 +8,17 @@ use bstr::{BString, ByteSlice};
 use futures_util::StreamExt as _;
 
 use super::Place;
-use super::compose::{Base, Ids};
+use super::compose::Base;
 use super::file::OpenBundle;
 use super::library::{Book, Library, database_with};
 use super::overlay::Overlay;
-use super::publish::{Published, publish};
+use super::plan::{Makes, Plan};
+use super::publish::{MOST_REPLACED, Published, publish};
 use super::removal;
 use super::seen::{Seen, stale};
 use super::source::{Opened, no_info_refs};
 use super::twins::{Ref, descends};
+use super::zip::Zip;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::bundle::Header;
 use crate::git::dumb_http::{Head, RefTarget};
@@ -34,16 +36,13 @@ use crate::storage::{Precondition, PutOptions};
 const REFS_AT_ONCE: usize = 8;
 /// How many bundles that were just written are remembered, to compose others of.
 const FRESH: usize = 16;
-/// How many ids of 64 digits go into the 2 KB of user metadata that S3 allows, beside what
-/// else is there.
-const MOST_REPLACED: usize = 16;
 
 /// A remote that was opened to be written to.
 pub struct BundleTarget {
     pub(super) place: Arc<Place>,
     pub(super) opened: Opened,
     pub(super) hash: HashKind,
-    /// Bundles that were just written, the latest last.
+    /// Bundles that were just written or used, the latest last.
     pub(super) fresh: Vec<Base>,
     /// Refs that were pushed, with all that is kept beside them.
     pub(super) archived: HashSet<BString>,
@@ -75,11 +74,13 @@ pub(super) struct Stock {
     pub(super) books: Vec<Arc<Book>>,
     spool: Option<Arc<Spool>>,
     objects: u64,
+    /// The refs are there for a while only.
+    temporary: bool,
 }
 
 /// What became of one ref.
 enum Done {
-    Published(Published, Option<(Ids, u64)>),
+    Published(Box<(Published, Option<Makes>)>),
     Deleted,
     Rejected(String),
 }
@@ -111,6 +112,7 @@ impl BundleTarget {
             .collect();
         self.same_hash(&new)?;
         let mut stock = self.take_in(push.pack, push.before_refs, &new).await?;
+        stock.temporary = push.temporary;
         let mut each = Each {
             objects: stock.objects,
             ..Each::default()
@@ -166,6 +168,7 @@ impl BundleTarget {
                 books: library.find(&unknown).await?,
                 spool: None,
                 objects: 0,
+                temporary: false,
             });
         };
         let key = format!(
@@ -205,6 +208,7 @@ impl BundleTarget {
                 books,
                 spool: Some(spool),
                 objects,
+                temporary: false,
             }),
             Err(error) => {
                 if let Some(spool) = Arc::into_inner(spool) {
@@ -343,8 +347,12 @@ impl BundleTarget {
             return Ok(Done::Rejected(words.to_owned()));
         }
         let (seen, strays) = match found {
-            // More than a new bundle can say that it replaces.
-            Some(found) if seen.files.len() > MOST_REPLACED => {
+            // More than a new bundle can say that it replaces. One that is not full may stand
+            // on the others.
+            Some(found)
+                if seen.files.len() > MOST_REPLACED
+                    && OpenBundle::open(&self.place, &found.file).await?.is_full() =>
+            {
                 removal::repair(&self.place, &seen, &found.file, strays).await?;
                 let files = vec![found.file.clone()];
                 (Seen { files, ..seen }, [].as_slice())
@@ -358,9 +366,16 @@ impl BundleTarget {
                 kept.push(stray.clone());
             }
         }
-        let zip = self.zip(&plan.database, new.id).await?;
+        let zip = self.zip_beside(&plan, new.id, stock).await?;
         let published = publish(&self.place, &seen, &kept, new.id, &*plan.body, &zip).await?;
-        Ok(Done::Published(published, plan.makes))
+        Ok(Done::Published(Box::new((published, plan.makes))))
+    }
+
+    async fn zip_beside(&self, plan: &Plan, id: ObjectId, stock: &Stock) -> Result<Zip> {
+        if stock.temporary {
+            return Ok(Zip::Leave);
+        }
+        self.zip(&plan.database, id).await
     }
 
     /// Changes what was listed only because it lost its ref.
@@ -368,10 +383,10 @@ impl BundleTarget {
         if let Some(new) = change.new {
             let seen = Seen::nothing(change.name.clone());
             let plan = self.plan(change, Some(found), new.id, stock).await?;
-            let zip = self.zip(&plan.database, new.id).await?;
+            let zip = self.zip_beside(&plan, new.id, stock).await?;
             let published = publish(&self.place, &seen, &[], new.id, &*plan.body, &zip).await?;
             removal::delete_stray(&self.place, &found.seen).await?;
-            return Ok(Done::Published(published, plan.makes));
+            return Ok(Done::Published(Box::new((published, plan.makes))));
         }
         removal::delete_stray(&self.place, &found.seen).await?;
         Ok(Done::Deleted)
@@ -392,7 +407,8 @@ impl BundleTarget {
         let (file, makes, archived) = match done {
             Done::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
             Done::Deleted => (None, None, Ok(())),
-            Done::Published(published, makes) => {
+            Done::Published(published) => {
+                let (published, makes) = *published;
                 each.bytes += published.sent_bytes;
                 (Some(published.file), makes, published.archived)
             }
@@ -424,7 +440,12 @@ impl BundleTarget {
             zip: true,
         };
         self.opened.refs.push((name.clone(), found));
-        if let Some((ids, pack_start)) = makes {
+        if let Some(Makes {
+            ids,
+            pack_start,
+            of,
+        }) = makes
+        {
             let mut header = Header::new(self.hash);
             header.refs.push((file.id, name.clone()));
             let bundle = OpenBundle {
@@ -433,6 +454,11 @@ impl BundleTarget {
                 header,
                 pack_start,
             };
+            // What others were composed of is likely to serve again.
+            let used = |base: &Base| Some(&base.bundle.file) == of.as_ref();
+            if let Some(at) = self.fresh.iter().position(used) {
+                self.fresh[at..].rotate_left(1);
+            }
             if self.fresh.len() == FRESH {
                 self.fresh.remove(0);
             }

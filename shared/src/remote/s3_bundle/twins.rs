@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::layout::{BundleFile, Folder, Folders};
 use super::library::{Library, database};
-use super::removal::stray_name;
+use super::removal::{long_stray_name, stray_name};
 use super::seen::{Seen, stale};
 use super::{Place, REPLACES};
 use crate::error::{ErrorKind, Result};
@@ -102,7 +102,7 @@ fn free_name(folders: &Folders, name: &BStr, stray: &BundleFile) -> Option<BStri
     match folders.get(&short).map(|folder| folder.bundles.as_slice()) {
         None | Some([]) => Some(short),
         Some(there) if there.iter().any(|file| file.id == stray.id) => None,
-        Some(_) => Some(format!("{name}__{}", stray.id).into()),
+        Some(_) => Some(long_stray_name(name, stray.id)),
     }
 }
 

@@ -55,6 +55,10 @@ impl Source for DumbSource {
         objects::fetch(database, wanted).await
     }
 
+    fn tells_history(&self) -> bool {
+        true
+    }
+
     async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
         let stored = self.stored().await?.to_vec();
         objects::graph(self.database(stored)?, wants, haves)
