@@ -18,6 +18,7 @@ use bstr::BString;
 
 use super::http::remote;
 use super::local::{at, local};
+use super::pieces::noise;
 use super::repo::Repo;
 use super::server::Server;
 
@@ -300,30 +301,7 @@ async fn what_the_script_left_in_any_state_is_finished() {
 
 #[tokio::test]
 async fn a_batch_with_too_many_bytes_goes_in_halves() {
-    let source = Repo::new(HashKind::Sha1);
-    let mut stream = String::new();
-    // Text that does not compress below half of its size.
-    let mut noise = 1_u64;
-    for n in 0..12 {
-        let text: String = (0..60_000)
-            .map(|_| {
-                noise = noise
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                char::from(b'!' + u8::try_from((noise >> 33) % 90).unwrap())
-            })
-            .collect();
-        write!(
-            stream,
-            "commit refs/heads/main\nmark :{m}\ncommitter A <a@b> {t} +0000\ndata 2\nc\n{from}M 644 inline f{n}\ndata {len}\n{text}\n",
-            m = n + 1,
-            t = 1_700_000_000 + n,
-            from = if n == 0 { String::new() } else { format!("from :{n}\n") },
-            len = text.len(),
-        )
-        .unwrap();
-    }
-    source.input(&["fast-import", "--quiet"], stream.as_bytes());
+    let source = noise(12, 60_000);
     for commits in [5, 1000] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.git");

@@ -23,7 +23,7 @@ use super::s3_dumb_world::{World as Dumb, all};
 
 /// So many commits of a file each, that hardly compresses, of so many bytes, and a branch
 /// that leaves in the middle.
-fn noise(commits: usize, bytes: usize) -> Repo {
+pub(crate) fn noise(commits: usize, bytes: usize) -> Repo {
     let source = Repo::new(HashKind::Sha1);
     let mut stream = String::new();
     let mut noise = 1_u64;
