@@ -15,8 +15,18 @@ use crate::remote::PackBody;
 pub(super) struct Most {
     /// The most bytes of its pack.
     pub(super) bytes: Option<u64>,
-    /// When its pack must have arrived.
-    pub(super) until: Option<Instant>,
+    /// When the whole run ends: see [`Most::until`].
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Most {
+    /// When what begins now must have arrived: in two fifths of the time that is left, since
+    /// it is still to be worked on then, and so is what did not fit.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let left = self.deadline?.saturating_duration_since(now);
+        Some(now + left * 2 / 5)
+    }
 }
 
 /// Tells whether a pack was too much, and how much of it came.
@@ -59,13 +69,15 @@ impl Meter {
     }
 }
 
-/// A pack that fails on its way as soon as it is too much, so that nobody takes it in.
+/// A pack that fails on its way as soon as it is too much, so that nobody takes it in. Its
+/// time begins when it is first asked for: what a target does before is no fault of its size.
 pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
     let meter = Meter::default();
-    let state = Some((body, meter.clone()));
+    let state = Some((body, meter.clone(), None));
     let body = stream::unfold(state, move |state| async move {
-        let (mut body, meter) = state?;
-        let next = match most.until {
+        let (mut body, meter, until) = state?;
+        let until = until.or_else(|| most.until());
+        let next = match until {
             None => Some(body.next().await),
             // A pack that is there faster than it is taken never lets a timeout look.
             Some(until) if Instant::now() >= until => None,
@@ -84,7 +96,7 @@ pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
         if most.bytes.is_some_and(|most| before + came > most) {
             return Some((Err(meter.raise("has too many bytes")), None));
         }
-        Some((Ok(chunk), Some((body, meter))))
+        Some((Ok(chunk), Some((body, meter, until))))
     });
     (body.boxed(), meter)
 }
@@ -107,7 +119,7 @@ mod tests {
         for (chunks, over) in [(3, false), (4, true)] {
             let most = Most {
                 bytes: Some(39),
-                until: None,
+                deadline: None,
             };
             let (body, meter) = limited(pack(chunks), most);
             let passed: Vec<_> = body.collect().await;
@@ -120,9 +132,11 @@ mod tests {
     async fn a_pack_that_is_taken_too_slowly_fails_when_its_time_is_over() {
         let most = Most {
             bytes: None,
-            until: Some(Instant::now() + Duration::from_secs(7)),
+            deadline: Some(Instant::now() + Duration::from_millis(27500)),
         };
         let (mut body, meter) = limited(pack(100), most);
+        // The target does something else before.
+        tokio::time::sleep(Duration::from_secs(10)).await;
         let mut taken = 0;
         while let Some(Ok(_)) = body.next().await {
             taken += 1;
@@ -137,7 +151,7 @@ mod tests {
         let begin = Instant::now();
         let most = Most {
             bytes: None,
-            until: Some(begin + Duration::from_secs(7)),
+            deadline: Some(begin + Duration::from_millis(17500)),
         };
         let (body, meter) = limited(pack(1).chain(stream::pending()).boxed(), most);
         let passed: Vec<_> = body.collect().await;

@@ -57,15 +57,12 @@ pub(super) enum Pushed {
 }
 
 impl Transfer<'_> {
-    /// What a push may come to from now on: its bytes, and two fifths of the time that is
-    /// left, since what has arrived is still to be worked on, and so is what did not fit.
-    /// The time counts only where the source tells how its history can be cut.
+    /// What a push may come to: its bytes, and its part of the time that is left, which
+    /// counts only where the source tells how its history can be cut.
     pub(super) fn most(&self) -> Most {
-        let now = Instant::now();
-        let deadline = self.deadline.filter(|_| self.source.tells_history());
         Most {
             bytes: Some(self.bytes),
-            until: deadline.map(|deadline| now + deadline.saturating_duration_since(now) * 2 / 5),
+            deadline: self.deadline.filter(|_| self.source.tells_history()),
         }
     }
 
@@ -106,7 +103,7 @@ impl Transfer<'_> {
                 offset_deltas: accepts.offset_deltas,
             };
             let fetch = self.source.fetch(&wanted);
-            let body = match most.until {
+            let body = match most.until() {
                 None => Some(fetch.await?),
                 Some(until) => timeout_at(until, fetch).await.ok().transpose()?,
             };

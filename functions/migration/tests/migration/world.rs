@@ -15,7 +15,9 @@ use branchline_core::remote::connect::{Connect, Place};
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::s3_dumb::{Options, S3Dumb};
 use branchline_core::remote::url::RemoteUrl;
-use branchline_core::remote::{Accepts, Head, Push, PushReport, Remote, Snapshot, Source, Target};
+use branchline_core::remote::{
+    Accepts, Batches, Head, Push, PushReport, Remote, Snapshot, Source, Target,
+};
 use branchline_core::storage::ObjectStore;
 use branchline_core::testkit::{MemoryStore, StoreOptions};
 use branchline_core::{Error, ErrorKind, Result};
@@ -256,6 +258,7 @@ impl Target for StepwiseTarget {
     fn accepts(&self) -> Accepts {
         Accepts {
             max_changes: CHANGES,
+            batches: Batches::ByCommits,
             ..self.inner.accepts()
         }
     }
