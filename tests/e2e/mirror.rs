@@ -20,7 +20,7 @@ use branchline_core::git::smart_http::{
 use branchline_core::mirror::{Options, Outcome, RefSelection, mirror};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::Remote as _;
-use branchline_core::remote::codecommit::CodeCommitRemote;
+use branchline_core::remote::codecommit::{Addresses, CodeCommitRemote};
 use branchline_core::remote::http::HttpRemote;
 use branchline_core::remote::url::RemoteUrl;
 use branchline_dev::faults::{Rule, Service};
@@ -410,4 +410,44 @@ impl CredentialSource for Falling {
         };
         login.credentials(repository).await
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guessed_address_serves_only_where_it_is_the_one_that_is_told() -> Result<()> {
+    let (account, other) = (Account::new().await?, Account::new().await?);
+    let addresses = Addresses::default();
+    let remote = |account: &Account, name: &str| -> Result<CodeCommitRemote> {
+        let remote = account.remote(name)?.creating(true);
+        Ok(remote.knowing(addresses.clone()))
+    };
+    let source = source();
+    let git_server = GitServer::new(&source);
+    let from = https(&git_server)?;
+    let pushed_to = |account: &Account| account.count(Service::Git, "git-receive-pack");
+    // What is learned of the first one is right for the second, even where that is yet to
+    // be created, and wrong for the third.
+    for (account, name, asked) in [
+        (&account, "one", 0),
+        (&account, "two", 1),
+        (&other, "three", 0),
+    ] {
+        let before = pushed_to(account);
+        let target = remote(account, name)?;
+        let outcome = mirror(&from, &target, &exactly()?, None).await?;
+        assert!(outcome.complete);
+        let [refs, wanted] = [account.refs(name)?, source.refs()];
+        assert_eq!(refs.trim_end(), wanted.trim_end(), "{name}");
+        assert_eq!(
+            pushed_to(account) - before,
+            2 + asked,
+            "{name}: guessed, asked and pushed"
+        );
+    }
+    let elsewhere = pushed_to(&account);
+    let target = remote(&account, "one")?;
+    target.target().await?;
+    assert_eq!(pushed_to(&account) - elsewhere, 1, "asked once");
+    account.server.shutdown().await;
+    other.server.shutdown().await;
+    Ok(())
 }

@@ -6,6 +6,7 @@
 //!
 //! Sees remotes through [`crate::remote::Remote`] alone.
 
+mod ahead;
 mod anew;
 mod batch;
 mod plan;
@@ -208,44 +209,57 @@ impl Work for Mirroring<'_> {
         )?;
         tally.planned(&plan, source.snapshot(), target.snapshot());
         let accepts = target.accepts();
-        let transfer = Transfer {
+        let mut transfer = Transfer {
             source: &*source,
             options,
             bytes: options.batch.bytes_for(accepts.batches),
             deadline: self.deadline,
+            ahead: None,
         };
         if accepts.batches == Batching::ByCommits {
             let batches = &mut self.batches;
             batches
-                .push(&transfer, &mut *target, &plan.changes, tally)
+                .push(&mut transfer, &mut *target, &plan.changes, tally)
                 .await?;
         }
         let mut rest = plan.changes;
         let mut head = plan.head.filter(|head| target.accepts_head(head));
+        let wanted = &source.snapshot().refs;
+        let mut gone = Vec::new();
         while !rest.is_empty() || head.is_some() {
             let later = rest.split_off(rest.len().min(accepts.max_changes.max(1)));
             let changes = std::mem::replace(&mut rest, later);
             // `HEAD` last, when what it names is there.
             let head = if rest.is_empty() { head.take() } else { None };
-            let refs = Refs {
+            let is_last = rest.is_empty() && !tally.refused_one_of(wanted);
+            let room = accepts.max_changes.saturating_sub(changes.len());
+            let mut refs = Refs {
                 changes,
                 head,
-                temporary: false,
+                ..Refs::default()
             };
             let most = transfer.most();
+            if is_last {
+                refs.gone = self.batches.deletions(&*target, room);
+            }
             if let Some(over) = transfer.refs(&mut *target, &refs, most, tally).await? {
                 let batches = &mut self.batches;
                 batches
-                    .push_pieces(&transfer, &mut *target, (&refs.changes, over), tally)
+                    .push_pieces(&mut transfer, &mut *target, (&refs.changes, over), tally)
                     .await?;
                 let most = Most::default();
+                if is_last {
+                    refs.gone = self.batches.deletions(&*target, room);
+                }
                 transfer.refs(&mut *target, &refs, most, tally).await?;
             }
+            gone = refs.gone;
         }
-        let wanted = &source.snapshot().refs;
-        // What went over for refs that were refused would be lost with the tags.
-        if !tally.refused().any(|name| wanted.contains_key(name)) {
-            batch::delete(&mut *target, tally, Tally::ask_quietly).await?;
+        if tally.refused_one_of(wanted) {
+            // What went over for refs that were refused would be lost with the tags.
+            batch::restore(&mut *target, &gone, tally).await;
+        } else {
+            batch::delete(&mut *target, tally, false).await?;
         }
         let kept: Vec<BString> = target
             .snapshot()

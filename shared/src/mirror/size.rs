@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind};
@@ -37,6 +38,8 @@ pub(super) struct Meter(Arc<Counts>);
 struct Counts {
     is_over: AtomicBool,
     is_slow: AtomicBool,
+    has_passed: AtomicBool,
+    passing: Notify,
     bytes: AtomicU64,
 }
 
@@ -54,6 +57,23 @@ impl Meter {
     /// The bytes that came.
     pub(super) fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether all of it came.
+    pub(super) fn has_passed(&self) -> bool {
+        self.0.has_passed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all of it has come. For one who waits.
+    pub(super) async fn passed(&self) {
+        while !self.has_passed() {
+            self.0.passing.notified().await;
+        }
+    }
+
+    fn pass(&self) {
+        self.0.has_passed.store(true, Ordering::Relaxed);
+        self.0.passing.notify_one();
     }
 
     /// Notes that it took too long.
@@ -87,9 +107,13 @@ pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
             meter.late();
             return Some((Err(meter.raise("takes too long")), None));
         };
-        let chunk = match next? {
-            Ok(chunk) => chunk,
-            Err(error) => return Some((Err(error), None)),
+        let chunk = match next {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => return Some((Err(error), None)),
+            None => {
+                meter.pass();
+                return None;
+            }
         };
         let came = chunk.len() as u64;
         let before = meter.0.bytes.fetch_add(came, Ordering::Relaxed);

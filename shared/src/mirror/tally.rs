@@ -8,7 +8,7 @@ use super::{Ended, Outcome, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::smart_http::RefOutcome;
-use crate::remote::{PushReport, RefChange, Snapshot};
+use crate::remote::{PushReport, RefChange, Refs, Snapshot};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
@@ -84,20 +84,15 @@ impl Tally {
         }
     }
 
-    /// Notes what the target is about to be asked for.
-    pub(super) fn ask(&mut self, changes: &[RefChange]) {
-        self.note(changes, |change| Some(Done::of(change)));
-    }
-
-    /// The same of temporary tags, which do not count.
-    pub(super) fn ask_quietly(&mut self, changes: &[RefChange]) {
-        self.note(changes, |_| None);
-    }
-
-    fn note(&mut self, changes: &[RefChange], counts: impl Fn(&RefChange) -> Option<Done>) {
-        let asked = changes.iter().map(|change| {
+    /// Notes what the target is about to be asked for. Temporary refs do not count.
+    pub(super) fn ask(&mut self, changes: &[RefChange], temporary: &[RefChange]) {
+        let counted = changes
+            .iter()
+            .map(|change| (change, Some(Done::of(change))));
+        let others = temporary.iter().map(|change| (change, None));
+        let asked = counted.chain(others).map(|(change, counts)| {
             let asked = Asked {
-                counts: counts(change),
+                counts,
                 wanted: change.new.map(|target| target.id),
             };
             (change.name.clone(), asked)
@@ -147,12 +142,25 @@ impl Tally {
     ///
     /// # Errors
     /// As [`answered`](Self::answered).
-    pub(super) fn sent(&mut self, mut report: PushReport) -> Result<Option<String>> {
+    pub(super) fn sent(&mut self, report: PushReport) -> Result<Option<String>> {
+        self.answered_but(report, |_| true)
+    }
+
+    /// As [`answered`](Self::answered), but refusals of `temporary` refs are not told; why
+    /// the target refused one, if it did.
+    pub(super) fn answered_but(
+        &mut self,
+        mut report: PushReport,
+        temporary: impl Fn(&BString) -> bool,
+    ) -> Result<Option<String>> {
         let mut refused = None;
         report.refs.retain(|(name, outcome)| {
             let RefOutcome::Rejected(reason) = outcome else {
                 return true;
             };
+            if !temporary(name) {
+                return true;
+            }
             self.asked.remove(name);
             refused = Some(reason.clone());
             false
@@ -160,9 +168,10 @@ impl Tally {
         self.answered(report).map(|()| refused)
     }
 
-    /// The refs that the target refused since the last look.
-    pub(super) fn refused(&self) -> impl Iterator<Item = &BString> {
-        self.outcome.rejected.keys()
+    /// Whether the target has refused one of these refs since the last look.
+    pub(super) fn refused_one_of(&self, refs: &Refs) -> bool {
+        let mut refused = self.outcome.rejected.keys();
+        refused.any(|name| refs.contains_key(name))
     }
 
     fn record(&mut self, name: BString, asked: Asked) {
@@ -258,13 +267,13 @@ mod tests {
         let before = side(&[(MOVED, 1), (GONE, 1), (SAME, 3)]);
         let mut tally = Tally::default();
         let plan = look(&mut tally, &source, &before);
-        tally.ask(&plan.changes);
+        tally.ask(&plan.changes, &[]);
         assert_eq!(tally.steps(), 0, "nothing is known to be done");
         // Of three changes two were made when the connection broke.
         let now = side(&[(NEW, 1), (MOVED, 1), (SAME, 3)]);
         let plan = look(&mut tally, &source, &now);
         assert_eq!((plan.changes.len(), tally.steps()), (1, 2));
-        tally.ask(&plan.changes);
+        tally.ask(&plan.changes, &[]);
         tally.answered(answer(&plan, &RefOutcome::Done)).unwrap();
         look(&mut tally, &source, &source);
         assert_eq!(counts(tally), [1, 1, 1, 1]);
@@ -276,11 +285,11 @@ mod tests {
         let before = side(&[(SAME, 3)]);
         let mut tally = Tally::default();
         let plan = look(&mut tally, &source, &before);
-        tally.ask(&plan.changes);
+        tally.ask(&plan.changes, &[]);
         let error = tally.answered(answer(&plan, &RefOutcome::Unknown));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Transport);
         let plan = look(&mut tally, &source, &before);
-        tally.ask(&plan.changes);
+        tally.ask(&plan.changes, &[]);
         let refused = RefOutcome::Rejected("no".into());
         tally.answered(answer(&plan, &refused)).unwrap();
         assert_eq!((tally.steps(), tally.outcome.rejected.len()), (0, 1));
@@ -306,7 +315,7 @@ mod tests {
             let mut target = start.clone();
             for turn in &turns {
                 let plan = look(&mut tally, &states[*turn], &target);
-                tally.ask(&plan.changes);
+                tally.ask(&plan.changes, &[]);
                 tally.answered(answer(&plan, &RefOutcome::Done)).unwrap();
                 target = states[*turn].clone();
             }

@@ -3,41 +3,54 @@
 use tokio::time::{Instant, timeout_at};
 
 use super::Options;
+use super::ahead::Ahead;
 use super::size::{Meter, Most, limited};
 use super::tally::Tally;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::remote::{
-    Head, Incoming, IncomingOptions, Push, PushReport, RefChange, Source, Target, Wanted,
+    Head, Incoming, IncomingOptions, PackBody, Push, PushReport, RefChange, Source, Target, Wanted,
 };
 
 /// What is to be changed by one push.
 #[derive(Debug, Default)]
 pub(super) struct Refs {
     pub(super) changes: Vec<RefChange>,
+    /// Temporary refs that go with it.
+    pub(super) gone: Vec<RefChange>,
     pub(super) head: Option<Head>,
     /// They are there only until all is there.
     pub(super) temporary: bool,
 }
 
 impl Refs {
-    /// What they need that the target lacks.
-    fn wants(&self, target: &dyn Target) -> Vec<ObjectId> {
-        let there = target.snapshot().tips();
+    /// What they name.
+    fn ids(&self) -> impl Iterator<Item = ObjectId> {
         let detached = match &self.head {
             Some(Head::Detached(id)) => Some(*id),
             _ => None,
         };
         let changes = self.changes.iter();
-        let mut wants: Vec<ObjectId> = changes
-            .filter_map(|change| Some(change.new?.id))
-            .chain(detached)
-            .filter(|id| there.binary_search(id).is_err())
-            .collect();
-        wants.sort_unstable();
-        wants.dedup();
-        wants
+        let named = changes.filter_map(|change| Some(change.new?.id));
+        named.chain(detached)
     }
+}
+
+/// What is asked of a source for these `ids`; `None` when it is all there. `there` is what
+/// the target's refs name, in order.
+fn wanted(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId], rest: Wanted) -> Option<Wanted> {
+    let mut wants: Vec<_> = ids.filter(|id| there.binary_search(id).is_err()).collect();
+    wants.sort_unstable();
+    wants.dedup();
+    (!wants.is_empty()).then_some(Wanted { wants, ..rest })
+}
+
+/// Some more ids, among those that are there in order.
+fn with(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
+    ids.extend(more);
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// From where, and how.
@@ -47,6 +60,8 @@ pub(super) struct Transfer<'a> {
     /// The most bytes of a push that can be cut.
     pub(super) bytes: u64,
     pub(super) deadline: Option<Instant>,
+    /// What the next push will want, perhaps.
+    pub(super) ahead: Option<Ahead<'a>>,
 }
 
 /// What became of a push.
@@ -69,67 +84,103 @@ impl Transfer<'_> {
     /// Sends what the refs need, and has the target change them. When that is more than
     /// `most`, nothing was changed, and what came of it is returned.
     pub(super) async fn refs(
-        &self,
+        &mut self,
         target: &mut dyn Target,
         refs: &Refs,
         most: Most,
         tally: &mut Tally,
     ) -> Result<Option<Meter>> {
-        tally.ask(&refs.changes);
-        match self.push(target, refs, most).await? {
+        tally.ask(&refs.changes, &refs.gone);
+        match self.push(target, refs, most, &[]).await? {
             Pushed::Over(over) => Ok(Some(over)),
-            Pushed::Answered(report) => tally.answered(report).map(|()| None),
+            // What stays of them is deleted afterwards.
+            Pushed::Answered(report) => tally
+                .answered_but(report, |name| refs.gone.iter().any(|tag| tag.name == *name))
+                .map(|_| None),
         }
     }
 
-    /// One push.
+    /// One push. What the `next` one will name is asked for while this one is at work.
     pub(super) async fn push(
-        &self,
+        &mut self,
         target: &mut dyn Target,
         refs: &Refs,
         most: Most,
+        next: &[ObjectId],
     ) -> Result<Pushed> {
-        let wants = refs.wants(target);
-        let mut meter = Meter::default();
-        let pack = if wants.is_empty() {
-            None
-        } else {
-            let accepts = target.accepts();
-            let wanted = Wanted {
-                wants,
-                haves: target.haves().await?,
-                // Of a pointer that is a delta on what is not sent, nothing could be seen.
-                thin: accepts.thin && self.options.lfs.is_none(),
-                offset_deltas: accepts.offset_deltas,
-            };
-            let fetch = self.source.fetch(&wanted);
-            let body = match most.until() {
-                None => Some(fetch.await?),
-                Some(until) => timeout_at(until, fetch).await.ok().transpose()?,
-            };
-            let Some(body) = body else {
-                meter.late();
-                return Ok(Pushed::Over(meter));
-            };
-            let (body, limit) = limited(body, most);
-            meter = limit;
-            let options = IncomingOptions {
-                hash: self.source.snapshot().hash,
-                limits: self.options.limits,
-                pointers: self.options.lfs.is_some(),
-            };
-            Some(Incoming::new(body, &options))
+        let accepts = target.accepts();
+        let there = target.snapshot().tips();
+        let rest = Wanted {
+            wants: Vec::new(),
+            haves: target.haves().await?,
+            // Of a pointer that is a delta on what is not sent, nothing could be seen.
+            thin: accepts.thin && self.options.lfs.is_none(),
+            offset_deltas: accepts.offset_deltas,
         };
-        let push = Push {
-            changes: refs.changes.clone(),
+        let later = Wanted {
+            haves: with(rest.haves.clone(), refs.ids()),
+            ..rest.clone()
+        };
+        let later = wanted(
+            next.iter().copied(),
+            &with(there.clone(), refs.ids()),
+            later,
+        );
+        let mut meter = Meter::default();
+        let pack = match wanted(refs.ids(), &there, rest) {
+            None => None,
+            Some(wanted) => {
+                let fetch = self.fetch(&wanted);
+                let body = match most.until() {
+                    None => Some(fetch.await?),
+                    Some(until) => timeout_at(until, fetch).await.ok().transpose()?,
+                };
+                let Some(body) = body else {
+                    meter.late();
+                    return Ok(Pushed::Over(meter));
+                };
+                let (body, limit) = limited(body, most);
+                meter = limit;
+                let options = IncomingOptions {
+                    hash: self.source.snapshot().hash,
+                    limits: self.options.limits,
+                    pointers: self.options.lfs.is_some(),
+                };
+                Some(Incoming::new(body, &options))
+            }
+        };
+        let ahead = later
+            .filter(|_| pack.is_some())
+            .map(|later| Ahead::new(self.source, later, &meter));
+        let changes = refs.changes.iter().chain(&refs.gone);
+        let push = target.push(Push {
+            changes: changes.cloned().collect(),
             head: refs.head.clone(),
             pack,
             before_refs: self.options.before_refs.clone(),
             temporary: refs.temporary,
+        });
+        let report = match ahead {
+            None => push.await,
+            Some(ahead) => {
+                let (report, ahead) = ahead.beside(push).await;
+                self.ahead = ahead;
+                report
+            }
         };
-        match target.push(push).await {
+        match report {
             Err(_) if meter.is_over() => Ok(Pushed::Over(meter)),
             report => report.map(Pushed::Answered),
         }
+    }
+
+    /// What was asked for ahead, or else is asked for now.
+    async fn fetch(&mut self, wanted: &Wanted) -> Result<PackBody> {
+        if let Some(ahead) = self.ahead.take()
+            && let Some(body) = ahead.take(wanted).await
+        {
+            return body;
+        }
+        self.source.fetch(wanted).await
     }
 }

@@ -3,11 +3,14 @@
 //!
 //! CodeCommit has no place for objects of git LFS: mirrors leave them out, and say so.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice as _};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, OptionFuture, join};
 
 use super::http::{HttpSource, HttpTarget};
 use super::url::CodeCommitUrl;
@@ -18,6 +21,30 @@ use crate::git::ObjectId;
 use crate::git::smart_http::{CredentialSource, Http, RepositoryUrl, SmartHttp};
 use crate::name::{BranchName, RepositoryName};
 
+/// Where git finds the repositories of each region, as CodeCommit has told it: another one
+/// is looked for there while CodeCommit is still asked.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses(Arc<Mutex<HashMap<String, String>>>);
+
+impl Addresses {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn(&self, region: &str, repository: &Repository) {
+        let name = repository.name.as_str();
+        if let Some(start) = repository.clone_url_http.strip_suffix(name) {
+            self.known().insert(region.to_owned(), start.to_owned());
+        }
+    }
+
+    /// Where it is, most likely.
+    fn guess(&self, region: &str, name: &RepositoryName) -> Option<RepositoryUrl> {
+        let url = format!("{}{name}", self.known().get(region)?);
+        RepositoryUrl::new(&url).ok()
+    }
+}
+
 /// A repository of CodeCommit.
 #[derive(Clone)]
 pub struct CodeCommitRemote {
@@ -25,6 +52,7 @@ pub struct CodeCommitRemote {
     service: Arc<dyn CodeCommit>,
     http: Http,
     credentials: Arc<dyn CredentialSource>,
+    addresses: Addresses,
     create: bool,
 }
 
@@ -57,6 +85,7 @@ impl CodeCommitRemote {
             service,
             http,
             credentials,
+            addresses: Addresses::default(),
             create: false,
         }
     }
@@ -69,8 +98,42 @@ impl CodeCommitRemote {
         self
     }
 
-    fn client(&self, repository: &Repository) -> Result<SmartHttp> {
-        git_client(repository, &self.http, &self.credentials)
+    /// Shares what is known of addresses with others, of the same endpoint.
+    #[must_use]
+    pub fn knowing(mut self, addresses: Addresses) -> Self {
+        self.addresses = addresses;
+        self
+    }
+
+    /// Finds the repository and opens it; where its address can be guessed, both at once.
+    async fn look<T>(
+        &self,
+        create: bool,
+        open: impl Fn(SmartHttp) -> BoxFuture<'static, Result<T>>,
+    ) -> Result<(Repository, T)> {
+        let region = self.url.region.as_deref().unwrap_or_default();
+        let name = &self.url.repository;
+        let guess = self.addresses.guess(region, name);
+        let early = guess.clone().map(|url| {
+            let credentials = Arc::clone(&self.credentials);
+            open(SmartHttp::new(self.http.clone(), url, credentials))
+        });
+        let (found, early) =
+            join(self.service.get_repository(name), OptionFuture::from(early)).await;
+        let (repository, early) = match found {
+            Err(error) if error.kind() == ErrorKind::NotFound && create => {
+                (self.create().await?, None)
+            }
+            found => (found?, early),
+        };
+        self.addresses.learn(region, &repository);
+        let client = git_client(&repository, &self.http, &self.credentials)?;
+        let is_right = guess.as_ref() == Some(client.url());
+        let opened = match early.filter(|_| is_right) {
+            Some(opened) => opened?,
+            None => open(client).await?,
+        };
+        Ok((repository, opened))
     }
 
     async fn create(&self) -> Result<Repository> {
@@ -121,8 +184,11 @@ fn branch(head: &Head) -> Option<BranchName> {
 #[async_trait]
 impl Remote for CodeCommitRemote {
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        let repository = self.service.get_repository(&self.url.repository).await?;
-        let mut source = HttpSource::open(&self.client(&repository)?, prefixes).await?;
+        let open = |client: SmartHttp| {
+            let prefixes = prefixes.to_vec();
+            async move { HttpSource::open(&client, &prefixes).await }.boxed()
+        };
+        let (repository, mut source) = self.look(false, open).await?;
         if !source.tells_head() {
             source.snapshot.head = default_branch(&repository).or(source.snapshot.head);
         }
@@ -130,14 +196,8 @@ impl Remote for CodeCommitRemote {
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
-        let found = self.service.get_repository(&self.url.repository).await;
-        let repository = match found {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.create => {
-                self.create().await?
-            }
-            found => found?,
-        };
-        let mut target = HttpTarget::open(&self.client(&repository)?).await?;
+        let open = |client: SmartHttp| async move { HttpTarget::open(&client).await }.boxed();
+        let (repository, mut target) = self.look(self.create, open).await?;
         target.snapshot.head = default_branch(&repository);
         Ok(Box::new(CodeCommitTarget {
             target,

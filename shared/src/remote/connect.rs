@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::Remote;
-use super::codecommit::CodeCommitRemote;
+use super::codecommit::{Addresses, CodeCommitRemote};
 use super::http::HttpRemote;
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
@@ -126,6 +126,7 @@ pub struct Connections {
     store: Arc<dyn ObjectStore>,
     secrets: Arc<dyn Secrets>,
     paces: [Pace; 2],
+    addresses: Addresses,
     kms_key_id: Option<String>,
     archiver: Option<Arc<dyn Archiver>>,
 }
@@ -152,6 +153,7 @@ impl Connections {
             secrets: Arc::new(SdkSecrets::new(&aws)),
             kms_key_id: settings.kms_key_id.clone(),
             archiver: None,
+            addresses: Addresses::default(),
             paces,
             aws,
         })
@@ -200,6 +202,7 @@ impl Connections {
         let service = Paced::new(SdkCodeCommit::new(&aws), self.paces[1].clone());
         let login = Arc::new(GitLogin::new(&aws));
         CodeCommitRemote::new(url.clone(), Arc::new(service), self.http.clone(), login)
+            .knowing(self.addresses.clone())
             .creating(create)
     }
 

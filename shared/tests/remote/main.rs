@@ -14,6 +14,7 @@ mod repo;
 #[path = "../git/server.rs"]
 mod server;
 
+mod ahead;
 mod batch;
 mod cut;
 mod git_remote;

@@ -1,47 +1,39 @@
 //! Long histories go in batches, each a push of its own under a temporary tag, so that
 //! what went over once stays there whatever happens next.
 //!
-//! To CodeCommit they go by commits. The cuts and the names of the tags are those of the script that AWS documents
-//! ([`plan`]), so that either goes on with what the other began. Which batches are there
-//! already is read off the target. What turns out to have too many bytes, or to take too
-//! long, is cut on its way, under tags of our own, which the script removes with its own
-//! ones; to other targets this is the only cut.
-//! All temporary tags are deleted when the last ref is where it should be, or by
-//! [`clean`]; they stay while the target refuses a ref, since the next run stands on them.
+//! To CodeCommit they go by commits. The cuts and the names of the tags are those of the
+//! script that AWS documents ([`plan`]), so that either goes on with what the other began.
+//! Which batches are there already is read off the target. What turns out to have too many
+//! bytes, or to take too long, is cut on its way, under tags of our own, which the script
+//! removes with its own ones; to other targets this is the only cut.
+//!
+//! All temporary tags are deleted with or after the last refs, or by [`clean`]; they stay
+//! while the target refuses a ref, since the next run stands on them.
 //!
 //! A target may refuse a temporary tag as it may refuse any ref. What was under it then
 //! goes with the next one; after [`REFUSALS`] in a row the refs go as they are.
 
 mod known;
 mod plan;
+mod tags;
 
 use std::collections::HashSet;
 
-use async_trait::async_trait;
-use bstr::{BStr, BString, ByteSlice as _};
-use tokio::time::Instant;
+use bstr::BString;
 
-use super::Ended;
-use super::anew::{self, Work};
 use super::size::{Meter, Most};
 use super::tally::Tally;
 use super::transfer::{Pushed, Refs, Transfer};
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::remote::{
-    Batches as Batching, Head, Push, RefChange, RefTarget, Remote, Source, Target,
-};
+use crate::remote::{Accepts, Batches as Batching, Head, RefChange, RefTarget, Source, Target};
 
 use known::Known;
 use plan::cuts;
+pub use tags::clean;
+pub(super) use tags::{delete, is_temporary, restore};
+use tags::{deletions, numbered, part_tag};
 
-/// How temporary tags start. The script goes on with numbers from 1, and deletes all that
-/// start so.
-const TAG: &str = "refs/tags/codecommit_migration_";
-/// How those go on that cut its batches further, with the start of the commit's id.
-const PART: &str = "part_";
-/// How many digits of the commit's id end such a tag.
-const PART_DIGITS: usize = 16;
 /// So many temporary tags in a row that the target refuses are the last ones: it will
 /// refuse others, too, and the pack grows from one to the next.
 const REFUSALS: u32 = 2;
@@ -76,21 +68,6 @@ impl Batch {
     }
 }
 
-/// Whether a ref is a migration's temporary tag, the script's or ours.
-pub(super) fn is_temporary(name: &BStr) -> bool {
-    let Some(rest) = name.strip_prefix(TAG.as_bytes()) else {
-        return false;
-    };
-    is_part(name) || (!rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
-}
-
-/// Whether a ref is a temporary tag that the script does not make.
-fn is_part(name: &BStr) -> bool {
-    let rest = name.strip_prefix(TAG.as_bytes());
-    rest.and_then(|rest| rest.strip_prefix(PART.as_bytes()))
-        .is_some_and(|id| id.len() == PART_DIGITS && id.iter().all(u8::is_ascii_hexdigit))
-}
-
 /// What is pushed in batches before refs move, over all tries of one mirroring.
 #[derive(Default)]
 pub(super) struct Batches {
@@ -101,6 +78,8 @@ pub(super) struct Batches {
     refused: u32,
     /// What came of a push of all that is left.
     over: Option<Meter>,
+    /// The temporary tags that were asked for.
+    made: HashSet<BString>,
 }
 
 impl Batches {
@@ -108,7 +87,7 @@ impl Batches {
     /// nothing of it is missing at the target.
     pub(super) async fn push(
         &mut self,
-        transfer: &Transfer<'_>,
+        transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
         changes: &[RefChange],
         tally: &mut Tally,
@@ -135,14 +114,21 @@ impl Batches {
                 .known
                 .as_ref()
                 .map(|known| cuts(known.graph(), &starts, most));
-            for cut in all.unwrap_or_default().into_iter().skip(number) {
+            let all = all.unwrap_or_default();
+            for (at, cut) in all.iter().enumerate().skip(number) {
                 if !self.is_much(most) {
                     // The refs themselves are the last batch.
                     return Ok(());
                 }
                 number += 1;
-                let name = format!("{TAG}{number}").into();
-                self.push_up_to(transfer, target, name, cut, tally).await?;
+                let name = numbered(number);
+                let later = Later {
+                    cuts: &all[at + 1..],
+                    most,
+                    changes,
+                };
+                self.push_up_to(transfer, target, (name, *cut), Some(&later), tally)
+                    .await?;
                 if self.refused >= REFUSALS {
                     return Ok(());
                 }
@@ -154,15 +140,27 @@ impl Batches {
         Ok(())
     }
 
+    /// The deletions of all temporary tags, where they may go together with the last refs:
+    /// where the script is at work, and all of them were made by this mirroring, so that
+    /// they cost no push of their own. Those of an earlier one stay until the refs are known
+    /// to be taken: else a target that never takes one would lose them each time.
+    pub(super) fn deletions(&self, target: &dyn Target, room: usize) -> Vec<RefChange> {
+        let deletions = deletions(target);
+        let together = target.accepts().batches == Batching::ByCommits
+            && deletions.len() <= room
+            && deletions.iter().all(|tag| self.made.contains(&tag.name));
+        if together { deletions } else { Vec::new() }
+    }
+
     /// Whether more commits are left than make one batch. A twentieth more is tolerated.
     fn is_much(&self, most: u64) -> bool {
-        (self.left.len() as u64).saturating_mul(20) > most.saturating_mul(21)
+        is_much(self.left.len(), most)
     }
 
     /// Pushes what `changes` need in pieces, because one push of it was `over`.
     pub(super) async fn push_pieces(
         &mut self,
-        transfer: &Transfer<'_>,
+        transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
         (changes, over): (&[RefChange], Meter),
         tally: &mut Tally,
@@ -173,8 +171,8 @@ impl Batches {
         }
         self.over = Some(over);
         for want in commits_of(changes) {
-            let name = part_tag(want);
-            self.push_up_to(transfer, target, name, want, tally).await?;
+            let tag = (part_tag(want), want);
+            self.push_up_to(transfer, target, tag, None, tally).await?;
             if self.refused >= REFUSALS {
                 break;
             }
@@ -250,16 +248,17 @@ impl Batches {
     }
 
     /// Pushes all up to `commit` under a temporary tag, in several steps where it is too
-    /// much for one. What is there already is not pushed again.
+    /// much for one. What is there already is not pushed again. `later` is pushed
+    /// afterwards.
     async fn push_up_to(
         &mut self,
-        transfer: &Transfer<'_>,
+        transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
-        name: BString,
-        commit: ObjectId,
+        tag: (BString, ObjectId),
+        later: Option<&Later<'_>>,
         tally: &mut Tally,
     ) -> Result<()> {
-        let mut steps = vec![(name, commit)];
+        let mut steps = vec![tag];
         while let Some((name, commit)) = steps.pop() {
             if !self.left.contains(&commit) {
                 continue;
@@ -286,11 +285,15 @@ impl Batches {
                         peeled: None,
                     }),
                 }],
-                head: None,
                 temporary: true,
+                ..Refs::default()
             };
-            tally.ask_quietly(&refs.changes);
-            let report = match transfer.push(target, &refs, most).await? {
+            let later = later.filter(|_| steps.is_empty());
+            let next = later.map(|later| later.next(&self.left, &below, target.accepts()));
+            tally.ask(&[], &refs.changes);
+            self.made.insert(name.clone());
+            let next = next.unwrap_or_default();
+            let report = match transfer.push(target, &refs, most, &next).await? {
                 Pushed::Answered(report) => report,
                 Pushed::Over(over) => {
                     cut(&mut steps, (name, commit), &below, &over);
@@ -339,6 +342,32 @@ impl Batches {
             }
         }
         out
+    }
+}
+
+/// Whether so many commits are more than make one batch. A twentieth more is tolerated.
+fn is_much(commits: usize, most: u64) -> bool {
+    (commits as u64).saturating_mul(20) > most.saturating_mul(21)
+}
+
+/// What comes after a batch, when all goes well.
+struct Later<'a> {
+    cuts: &'a [ObjectId],
+    most: u64,
+    changes: &'a [RefChange],
+}
+
+impl Later<'_> {
+    /// What the next push will name, when of what is `left` these have been `sent`.
+    fn next(&self, left: &HashSet<ObjectId>, sent: &[ObjectId], accepts: Accepts) -> Vec<ObjectId> {
+        if is_much(left.len() - sent.len(), self.most) {
+            let sent: HashSet<_> = sent.iter().collect();
+            let mut cuts = self.cuts.iter();
+            let next = cuts.find(|cut| left.contains(*cut) && !sent.contains(cut));
+            return next.into_iter().copied().collect();
+        }
+        let changes = self.changes.iter().take(accepts.max_changes);
+        changes.filter_map(|change| Some(change.new?.id)).collect()
     }
 }
 
@@ -398,73 +427,4 @@ fn commits_of(changes: &[RefChange]) -> Vec<ObjectId> {
 fn each_once(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
     let mut seen = HashSet::new();
     ids.filter(|id| seen.insert(*id)).collect()
-}
-
-fn part_tag(commit: ObjectId) -> BString {
-    format!("{TAG}{PART}{}", commit.to_hex_with_len(PART_DIGITS)).into()
-}
-
-/// The deletions of all temporary tags of a target. Where the script is not at work, its
-/// tags are somebody's.
-fn deletions(target: &dyn Target) -> Vec<RefChange> {
-    let is_ours: fn(&BStr) -> bool = match target.accepts().batches {
-        Batching::ByCommits => is_temporary,
-        Batching::BySize => is_part,
-    };
-    let refs = target.snapshot().refs.iter();
-    refs.filter(|(name, _)| is_ours(name.as_bstr()))
-        .map(|(name, there)| RefChange {
-            name: name.clone(),
-            old: Some(there.id),
-            new: None,
-        })
-        .collect()
-}
-
-/// Deletes all temporary tags, the script's and ours. `ask` notes what is asked for.
-pub(super) async fn delete(
-    target: &mut dyn Target,
-    tally: &mut Tally,
-    ask: fn(&mut Tally, &[RefChange]),
-) -> Result<()> {
-    let mut rest = deletions(target);
-    while !rest.is_empty() {
-        let later = rest.split_off(rest.len().min(target.accepts().max_changes.max(1)));
-        let changes = std::mem::replace(&mut rest, later);
-        ask(tally, &changes);
-        let push = Push {
-            changes,
-            ..Push::default()
-        };
-        let report = target.push(push).await?;
-        if target.accepts().batches == Batching::ByCommits {
-            tally.answered(report)?;
-        } else if let Some(reason) = tally.sent(report)? {
-            // They do no harm there, and the refs are as they should be.
-            tracing::warn!(reason, "the target keeps temporary tags");
-        }
-    }
-    Ok(())
-}
-
-struct Cleaning<'a>(&'a dyn Remote);
-
-#[async_trait]
-impl Work for Cleaning<'_> {
-    fn target(&self) -> &dyn Remote {
-        self.0
-    }
-
-    async fn attempt(&mut self, tally: &mut Tally) -> Result<()> {
-        let mut target = self.0.target().await?;
-        tally.begun(target.snapshot());
-        delete(&mut *target, tally, Tally::ask).await
-    }
-}
-
-/// Removes what an unfinished migration left at `target`, until it is done or `deadline`
-/// has come; the tags count as refs that were deleted. A migration that is begun again
-/// afterwards pushes them once more.
-pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> Ended {
-    anew::run(&mut Cleaning(target), deadline).await
 }
