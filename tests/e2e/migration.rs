@@ -517,7 +517,8 @@ async fn what_failed_is_made_up_for_when_lambda_tries_again() -> Result<()> {
 /// What the private server wants to hear: `user` and `hunter2`.
 const BASIC: &str = "Basic dXNlcjpodW50ZXIy";
 
-fn private(repo: &Repo) -> GitServer {
+/// A server that wants a user and a password.
+pub(super) fn private(repo: &Repo) -> GitServer {
     GitServer::with(repo, |seen| {
         if seen.headers.get("authorization").map(String::as_str) == Some(BASIC) {
             Answer::Git
@@ -605,20 +606,11 @@ async fn a_private_server_is_logged_in_to_with_a_secret() -> Result<()> {
         ..Setup::default()
     })
     .await?;
-    let secret = json!({
-        "Name": "git/login",
-        "SecretString": r#"{"username":"user","password":"hunter2"}"#,
-    });
-    let secret = moto.call("secretsmanager", "secretsmanager.CreateSecret", &secret)?;
-    let secret = secret["ARN"].as_str().context("it has an ARN")?.to_owned();
-    let parameter = json!({
-        "Name": "/git/login", "Value": "user:hunter2", "Type": "SecureString",
-    });
-    moto.call("ssm", "AmazonSSM.PutParameter", &parameter)?;
-    let parameter = "arn:aws:ssm:us-east-1:123456789012:parameter/git/login";
+    let [secret, _] = moto.keep("git/login", r#"{"username":"user","password":"hunter2"}"#)?;
+    let [_, parameter] = moto.keep("plain/login", "user:hunter2")?;
     let repo = repository();
     let server = private(&repo);
-    for arn in [secret.as_str(), parameter] {
+    for arn in [&secret, &parameter] {
         let to = To::new(Kind::Https);
         let mut mapping = to.mapping(&server.url());
         mapping["credentials"] = json!(arn);
@@ -631,7 +623,7 @@ async fn a_private_server_is_logged_in_to_with_a_secret() -> Result<()> {
         let error = stage.call(MIGRATION, &event).await;
         let error = error.expect_err("there is no such secret");
         assert_eq!(error["errorType"], "branchline.NotFound", "{error}");
-        assert!(error.to_string().contains("git/nobody"), "{error}");
+        assert!(error.to_string().contains("/nobody"), "{error}");
     }
     let log = log(&stage)?;
     assert!(!log.contains("hunter2") && !log.contains("dXNlcjpodW50ZXIy"));

@@ -8,10 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;
 use branchline_dev::s3::store::{Query, Versioning};
 use branchline_tests::git;
+use branchline_tests::moto::Moto;
+use branchline_tests::recorder::Recorder;
 use branchline_tests::stage::{LIFECYCLE, MIGRATION, PIPELINE, Setup, Stage, UPDATE};
 use branchline_tests::template::{Statement, Template};
 use serde_json::{Value, json};
 
+use super::migration::private;
 use super::repo::{Repo, history};
 use super::server::Server as GitServer;
 
@@ -27,7 +30,7 @@ const ALSO: [(&str, &[&str]); 3] = [
 ];
 
 /// What the template grants and the development server cannot see, with the reason.
-const UNSEEN: [(&str, &str); 9] = [
+const UNSEEN: [(&str, &str); 7] = [
     ("kms:Decrypt", "S3 asks for the key in the caller's name"),
     (
         "kms:GenerateDataKey",
@@ -35,15 +38,7 @@ const UNSEEN: [(&str, &str); 9] = [
     ),
     ("logs:CreateLogStream", "Lambda does it by the role"),
     ("logs:PutLogEvents", "Lambda does it by the role"),
-    (
-        "secretsmanager:GetSecretValue",
-        "served by moto only: tests/e2e/migration.rs logs in with a secret",
-    ),
     ("sqs:SendMessage", "Lambda sends dead letters by the role"),
-    (
-        "ssm:GetParameter",
-        "served by moto only: tests/e2e/migration.rs logs in with a parameter",
-    ),
     ("xray:PutTelemetryRecords", "Lambda does it by the role"),
     ("xray:PutTraceSegments", "Lambda does it by the role"),
 ];
@@ -405,10 +400,16 @@ async fn mirror(stage: &Stage, source: &str, target: &str, layout: Option<&str>)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
+    let Some(moto) = Moto::start()? else {
+        return Ok(());
+    };
+    let recorder = Recorder::start(&moto.address().to_string())?;
     let stage = Stage::start(Setup {
         migration: Some(vec![
             ("MIGRATION_MEMORY_MIB", "32".to_owned()),
             ("KMS_KEY_ID", KEY.to_owned()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", recorder.endpoint()),
+            ("AWS_ENDPOINT_URL_SSM", recorder.endpoint()),
         ]),
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
         ..Setup::default()
@@ -447,11 +448,30 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     // The pack is put aside in the versioned bucket, too.
     mirror(&stage, &server.url(), &at("later"), Some("dumb")).await?;
     all_are_encrypted(&stage, MIRRORS)?;
+    // A private server, with a secret and with a parameter.
+    let private_server = private(&repo);
+    let kept = moto.keep("git/login", r#"{"username":"user","password":"hunter2"}"#)?;
+    for (number, arn) in kept.iter().enumerate() {
+        let event = json!({ "mappings": [{
+            "source": private_server.url(), "target": at(&format!("private-{number}")),
+            "layout": "dumb", "credentials": arn,
+        }]});
+        let answer = stage.call(MIGRATION, &event).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{arn}: {error}"))?;
+        ensure!(answer["status"] == "complete", "{answer}");
+    }
     break_uploads(&stage);
     let failed = mirror(&stage, &server.url(), &at("broken"), Some("bundle")).await;
     failed.err().context("no part can be uploaded")?;
 
-    let used = used(&stage, MIGRATION);
+    let mut used = used(&stage, MIGRATION);
+    let asked = recorder.seen();
+    assert!(asked.iter().all(|one| one.well), "{asked:?}");
+    for one in asked {
+        let entry = used.entry(one.action).or_default();
+        entry.well = true;
+        entry.resources.insert(one.resource);
+    }
     let statements = granted(
         &stage,
         "MigrationFunction",
@@ -461,11 +481,11 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
             ("KmsKeyId", KEY),
             (
                 "CredentialsSecretArn",
-                "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git-*",
+                "arn:aws:secretsmanager:us-east-1:123456789012:secret:git/*",
             ),
             (
                 "CredentialsParameterArn",
-                "arn:aws:ssm:eu-central-1:123456789012:parameter/git/*",
+                "arn:aws:ssm:us-east-1:123456789012:parameter/git/*",
             ),
         ],
     )?;

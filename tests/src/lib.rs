@@ -6,5 +6,6 @@ pub mod compare;
 pub mod git;
 pub mod http_backend;
 pub mod moto;
+pub mod recorder;
 pub mod stage;
 pub mod template;

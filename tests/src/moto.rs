@@ -59,6 +59,24 @@ impl Moto {
         format!("http://{}", self.address)
     }
 
+    /// Stores a secret in Secrets Manager, and a parameter in SSM; their ARNs.
+    pub fn keep(&self, name: &str, secret: &str) -> Result<[String; 2]> {
+        let input = serde_json::json!({ "Name": name, "SecretString": secret });
+        let kept = self.call("secretsmanager", "secretsmanager.CreateSecret", &input)?;
+        let arn = kept["ARN"].as_str().context("it has an ARN")?.to_owned();
+        let input = serde_json::json!({
+            "Name": format!("/{name}"), "Value": secret, "Type": "SecureString",
+        });
+        self.call("ssm", "AmazonSSM.PutParameter", &input)?;
+        let parameter = format!("arn:aws:ssm:us-east-1:123456789012:parameter/{name}");
+        Ok([arn, parameter])
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Calls an operation of a service that speaks JSON. moto checks no signature, but
     /// reads the service and the region off it.
     pub fn call(&self, service: &str, target: &str, input: &Value) -> Result<Value> {

@@ -18,6 +18,7 @@ const TAG: &str = "refs/tags/codecommit_migration_";
 const PART: &str = "part_";
 /// How many digits of the commit's id end such a tag.
 const PART_DIGITS: usize = 16;
+
 /// Whether a ref is a migration's temporary tag, the script's or ours.
 pub(in crate::mirror) fn is_temporary(name: &BStr) -> bool {
     let Some(rest) = name.strip_prefix(TAG.as_bytes()) else {
