@@ -16,7 +16,7 @@ use futures_util::stream::{BoxStream, try_unfold};
 use gix_filter::eol;
 use gix_hash::ObjectId;
 
-use super::zip::LEVEL;
+use super::zip::{LEVEL, Measured};
 use crate::codecommit::EntryKind;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -49,15 +49,6 @@ pub trait LargeFile: Send + Sync {
     /// Reads it, verified, in pieces of a few hundred kilobytes at most. Each call starts
     /// anew.
     fn content(self: Arc<Self>) -> Content;
-}
-
-/// What a header of the zip says of an entry's content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Measured {
-    pub(super) crc: u32,
-    pub(super) size: u64,
-    pub(super) packed_size: u64,
-    pub(super) deflated: bool,
 }
 
 /// A large file as an entry of the archive.

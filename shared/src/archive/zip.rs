@@ -20,7 +20,6 @@ use zip::result::ZipError;
 use zip::write::{FileOptions, FullFileOptions, PreparedZipFile, ZipWriter};
 use zip::{CompressionMethod, DateTime, System};
 
-use super::large::Measured;
 use crate::codecommit::EntryKind;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -355,6 +354,15 @@ fn name_time_field(header: &mut [u8], length_at: usize, name_at: usize) -> Optio
 fn short(bytes: &[u8], at: usize) -> Option<usize> {
     let bytes = bytes.get(at..at + 2)?;
     Some(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+}
+
+/// What a header of the zip says of an entry's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Measured {
+    pub(super) crc: u32,
+    pub(super) size: u64,
+    pub(super) packed_size: u64,
+    pub(super) deflated: bool,
 }
 
 impl Measured {
