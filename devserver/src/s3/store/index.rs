@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::error::{Error, Result};
 use super::journal::Record;
+use super::multipart::Upload;
 use super::object::{NULL_VERSION, Object, Version, Versioning};
-use super::upload::Upload;
 
 /// All keys and uploads of a bucket.
 #[derive(Debug, Default)]

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
+use super::multipart::{StoredPart, Upload};
 use super::object::{Tags, Version, Versioning};
-use super::upload::{StoredPart, Upload};
 
 /// One change of a bucket.
 #[derive(Debug, Clone, Serialize, Deserialize)]

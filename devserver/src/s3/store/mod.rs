@@ -19,6 +19,7 @@ mod event;
 mod index;
 mod journal;
 mod list;
+mod multipart;
 mod object;
 #[cfg(test)]
 mod tests;

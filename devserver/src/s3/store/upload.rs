@@ -1,9 +1,8 @@
-//! Multipart uploads: parts as blobs, which completing only strings together.
+//! Multipart uploads, from their beginning to the object that they make.
 
 use std::collections::BTreeMap;
 
 use md5::{Digest as _, Md5};
-use serde::{Deserialize, Serialize};
 
 use super::blob::{Sealed, Segment};
 use super::bucket::Bucket;
@@ -11,63 +10,13 @@ use super::checksum::{Algorithm, Checksum, Kind, base64, composite, full_object}
 use super::error::{Error, Result};
 use super::index::Index;
 use super::journal::Record;
+use super::multipart::{StoredPart, Upload};
 use super::object::{
-    Attributes, Head, Object, Precondition, PutOptions, Tags, Version, check_key, check_tags,
+    Attributes, Head, Object, Precondition, PutOptions, Version, check_key, check_tags,
 };
 
 /// The smallest part but the last, in bytes.
 const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
-
-/// A multipart upload under way.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Upload {
-    pub(super) key: String,
-    pub(super) initiated: i64,
-    pub(super) attributes: Attributes,
-    pub(super) tags: Tags,
-    pub(super) checksum: Option<(Algorithm, Kind)>,
-    pub(super) parts: BTreeMap<u32, StoredPart>,
-}
-
-impl Upload {
-    pub(super) fn blobs(&self) -> impl Iterator<Item = &str> {
-        self.parts.values().map(|part| part.blob.as_str())
-    }
-}
-
-/// A part that has arrived.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct StoredPart {
-    pub(super) md5: [u8; 16],
-    pub(super) size: u64,
-    pub(super) blob: String,
-    pub(super) modified: i64,
-    /// Every digest that was computed.
-    pub(super) digests: Vec<(Algorithm, Vec<u8>)>,
-    /// The one that the client vouched for.
-    pub(super) asked: Option<Algorithm>,
-}
-
-impl StoredPart {
-    fn digest(&self, algorithm: Algorithm) -> Option<&[u8]> {
-        self.digests
-            .iter()
-            .find(|(of, _)| *of == algorithm)
-            .map(|(_, digest)| &digest[..])
-    }
-
-    fn info(&self, number: u32) -> PartInfo {
-        PartInfo {
-            number,
-            etag: hex::encode(self.md5),
-            size: self.size,
-            last_modified: self.modified,
-            checksum: self
-                .asked
-                .and_then(|algorithm| Some((algorithm, base64(self.digest(algorithm)?)))),
-        }
-    }
-}
 
 /// A part as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +31,20 @@ pub struct PartInfo {
     pub last_modified: i64,
     /// Its checksum, in base64.
     pub checksum: Option<(Algorithm, String)>,
+}
+
+impl PartInfo {
+    fn of(number: u32, part: &StoredPart) -> Self {
+        Self {
+            number,
+            etag: hex::encode(part.md5),
+            size: part.size,
+            last_modified: part.modified,
+            checksum: part
+                .asked
+                .and_then(|algorithm| Some((algorithm, base64(part.digest(algorithm)?)))),
+        }
+    }
 }
 
 /// A multipart upload as a list shows it.
@@ -111,7 +74,7 @@ fn info(id: &str, upload: &Upload) -> UploadInfo {
         parts: upload
             .parts
             .iter()
-            .map(|(number, part)| part.info(*number))
+            .map(|(number, part)| PartInfo::of(*number, part))
             .collect(),
     }
 }
@@ -230,7 +193,7 @@ impl Bucket {
             digests: sealed.digests,
             asked: sealed.asked,
         };
-        let answer = part.info(number);
+        let answer = PartInfo::of(number, &part);
         self.commit(
             &mut writer,
             vec![Record::Part {
