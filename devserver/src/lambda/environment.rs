@@ -1,5 +1,6 @@
 //! One execution environment: a process and its Runtime API, from cold start to end.
 
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,8 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Environment {
     process: Process,
     api: RuntimeApi,
+    /// What `/tmp` is at AWS: it goes with the environment.
+    _temporary: tempfile::TempDir,
     /// How long the cold start took; told with the first invocation.
     init: Option<Duration>,
 }
@@ -33,11 +36,11 @@ pub(super) struct Call {
 
 impl Environment {
     /// Starts a process and waits until it asks for work. `prepare` makes the command for
-    /// a given `AWS_LAMBDA_RUNTIME_API`.
+    /// a given `AWS_LAMBDA_RUNTIME_API` and a folder for temporary files.
     pub(super) async fn start(
-        prepare: impl FnOnce(&str) -> Command,
+        prepare: impl FnOnce(&str, &Path) -> Command,
         function: &str,
-        log: &std::path::Path,
+        log: &Path,
         request_id: &str,
     ) -> Result<Self, (Failure, Vec<u8>)> {
         let started = Instant::now();
@@ -46,14 +49,23 @@ impl Environment {
             (Failure::new("Runtime.InvalidEntrypoint", message), vec![])
         };
         let mut api = RuntimeApi::start().await.map_err(entry_failed)?;
-        let command = prepare(&api.address.to_string());
+        let temporary = tempfile::Builder::new()
+            .prefix("branchline-environment-")
+            .tempdir()
+            .map_err(entry_failed)?;
+        let command = prepare(&api.address.to_string(), temporary.path());
         let mut process = Process::spawn(command, function, log).map_err(entry_failed)?;
         let failure = tokio::select! {
             biased;
             happening = api.happenings.recv() => match happening {
                 Some(Happening::InitFailed(failure)) => failure,
                 _ => {
-                    return Ok(Self { process, api, init: Some(started.elapsed()) });
+                    return Ok(Self {
+                        process,
+                        api,
+                        _temporary: temporary,
+                        init: Some(started.elapsed()),
+                    });
                 }
             },
             status = process.exited() => match api.happenings.try_recv() {

@@ -213,7 +213,7 @@ impl LambdaHost {
             Ok(environment)
         } else {
             let log = self.log_file(&config.name);
-            let command = |api: &str| self.command(&function, api);
+            let command = |api: &str, folder: &Path| self.command(&function, api, folder);
             Environment::start(command, &config.name, &log, &request_id).await
         };
         let invoked = match environment {
@@ -253,7 +253,7 @@ impl LambdaHost {
             .join(Path::new(name).with_extension("log"))
     }
 
-    fn command(&self, function: &Function, runtime_api: &str) -> Command {
+    fn command(&self, function: &Function, runtime_api: &str, temporary: &Path) -> Command {
         let Function {
             config,
             credentials,
@@ -268,6 +268,7 @@ impl LambdaHost {
         }
         command
             .env("TZ", "UTC")
+            .env("TMPDIR", temporary)
             .env("AWS_ENDPOINT_URL", &self.0.options.endpoint)
             .envs(&config.environment)
             .env("AWS_LAMBDA_RUNTIME_API", runtime_api)

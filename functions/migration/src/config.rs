@@ -1,5 +1,6 @@
 //! The settings of the `migration` function, read once at init.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use branchline_core::git::smart_http::HttpSettings;
@@ -19,6 +20,8 @@ pub struct Config {
     pub margin: Duration,
     /// `KMS_KEY_ID`: what objects are encrypted with.
     pub kms_key_id: Option<String>,
+    /// `TMPDIR`: the folder for temporary files; `/tmp` when there is none.
+    pub temporary: PathBuf,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: how git servers are reached.
     pub http: HttpSettings,
 }
@@ -47,6 +50,7 @@ impl Config {
                 let key = KmsKey::new(key)?.check_region(settings.function_region())?;
                 Ok(key.to_string())
             })?,
+            temporary: settings.get("TMPDIR").unwrap_or("/tmp").into(),
             http: HttpSettings::read(settings),
         })
     }

@@ -31,6 +31,10 @@ const MAPPINGS_AT_ONCE: usize = 4;
 /// What a mapping needs at least, in bytes, before there is room for another one.
 const LEAST_SHARE: usize = 32 << 20;
 
+/// The folder, among temporary ones, for copies of packs in S3: what one invocation leaves
+/// there the next ones of the same environment need not read again.
+const COPIES: &str = "branchline-packs";
+
 /// What part of the memory holds files on their way into an archive; one is made at a time.
 const ARCHIVE_SHARE: usize = 8;
 
@@ -54,6 +58,7 @@ impl Context {
         let settings = Settings {
             http: config.http.clone(),
             kms_key_id: config.kms_key_id.clone(),
+            copies: Some(config.temporary.join(COPIES)),
         };
         let archiver = Archiver::new(config.memory / ARCHIVE_SHARE);
         let remotes = Connections::new(aws, &settings)?.archiving(Arc::new(archiver));

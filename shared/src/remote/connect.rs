@@ -1,11 +1,13 @@
 //! From a URL to a remote.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::Remote;
 use super::codecommit::{Addresses, CodeCommitRemote};
+use super::copies::Copies;
 use super::http::HttpRemote;
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
@@ -112,6 +114,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// What objects in S3 are encrypted with.
     pub kms_key_id: Option<String>,
+    /// The folder for copies of packs in S3, of this user alone; none are kept without.
+    pub copies: Option<PathBuf>,
 }
 
 /// The most requests to S3 in flight.
@@ -128,6 +132,7 @@ pub struct Connections {
     paces: [Pace; 2],
     addresses: Addresses,
     kms_key_id: Option<String>,
+    copies: Option<Arc<Copies>>,
     archiver: Option<Arc<dyn Archiver>>,
 }
 
@@ -152,6 +157,7 @@ impl Connections {
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
             kms_key_id: settings.kms_key_id.clone(),
+            copies: settings.copies.as_deref().and_then(copies),
             archiver: None,
             addresses: Addresses::default(),
             paces,
@@ -238,6 +244,7 @@ impl Connections {
                     kms_key_id,
                     limits,
                     archiver,
+                    copies: self.copies.clone(),
                     ..BundleOptions::default()
                 };
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))
@@ -268,6 +275,17 @@ impl Connect for Connections {
                 Arc::new(LocalRepository::new(path, limits))
             }
         })
+    }
+}
+
+/// The copies in a folder. Where there can be none, everything is read from S3.
+fn copies(folder: &Path) -> Option<Arc<Copies>> {
+    match Copies::open(folder) {
+        Ok(copies) => Some(Arc::new(copies)),
+        Err(error) => {
+            tracing::warn!(error = %error.report(), "no copies of packs are kept");
+            None
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 
 pub mod codecommit;
 pub mod connect;
+pub mod copies;
 pub mod http;
 mod incoming;
 pub mod lfs;

@@ -123,6 +123,11 @@ impl Upload {
         Ok(())
     }
 
+    /// Leaves all parts out that were sent so far: they are sent anew.
+    pub(crate) fn start_over(&self) {
+        self.lock().clear();
+    }
+
     async fn id(&self, number: u32) -> Result<&UploadId> {
         if number > MAX_PARTS {
             return Err(Error::new(

@@ -86,6 +86,39 @@ impl Index {
         }
     }
 
+    /// The index of a pack called `pack` that has this one's entries where they are, and then
+    /// those of `added`, each `shift` bytes further than there. No object is in both.
+    pub(crate) fn followed_by(&self, added: &Self, shift: u64, pack: ObjectId) -> Self {
+        let mut entries = Vec::with_capacity(self.count + added.count);
+        let mut more = (0..added.count)
+            .map(|at| {
+                let entry = added.entry(at);
+                Entry {
+                    offset: entry.offset + shift,
+                    ..entry
+                }
+            })
+            .peekable();
+        for at in 0..self.count {
+            let entry = self.entry(at);
+            while let Some(before) = more.next_if(|other| other.id < entry.id) {
+                entries.push(before);
+            }
+            entries.push(entry);
+        }
+        entries.extend(more);
+        Self::build(self.hash, &entries, pack)
+    }
+
+    fn entry(&self, position: usize) -> Entry {
+        Entry {
+            offset: self.offset(position),
+            crc: self.crc(position),
+            kind: None,
+            id: self.id(position),
+        }
+    }
+
     /// Reads an index, and verifies its structure and its trailer.
     pub fn parse(hash: HashKind, bytes: Bytes) -> Result<Self> {
         let broken = |what: &str| corrupt(format!("the index of a pack is broken: {what}"));
@@ -230,6 +263,53 @@ impl Index {
             .first_chunk()
             .expect("because parse looked at the length");
         u32::from_be_bytes(bytes) as usize
+    }
+}
+
+/// Makes the index of a pack that is written entry after entry.
+pub(crate) struct IndexBuilder {
+    hash: HashKind,
+    entries: Vec<Entry>,
+    crc: crc32fast::Hasher,
+}
+
+impl IndexBuilder {
+    pub(crate) fn new(hash: HashKind) -> Self {
+        Self {
+            hash,
+            entries: Vec::new(),
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+
+    /// The entry of that object starts here.
+    pub(crate) fn begin(&mut self, id: ObjectId, offset: u64) {
+        self.end();
+        self.entries.push(Entry {
+            offset,
+            crc: 0,
+            kind: None,
+            id,
+        });
+    }
+
+    /// The next bytes of the entry, header included.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+    }
+
+    fn end(&mut self) {
+        let crc = std::mem::take(&mut self.crc).finalize();
+        if let Some(entry) = self.entries.last_mut() {
+            entry.crc = crc;
+        }
+    }
+
+    /// The index, once the last entry has ended.
+    pub(crate) fn finish(mut self, pack: ObjectId) -> Index {
+        self.end();
+        self.entries.sort_unstable_by_key(|entry| entry.id);
+        Index::build(self.hash, &self.entries, pack)
     }
 }
 

@@ -37,6 +37,7 @@ pub use connectivity::Connectivity;
 pub use delta::apply as apply_delta;
 pub use entry::{EntryHeader, EntryKind};
 pub use index::Index;
+pub(crate) use index::IndexBuilder;
 pub use read::{Blocks, ContentCache, Layout, Pack, Stored};
 pub use receive::{Received, Receiver, SMALL_BLOB};
 pub use resolve::Resolved;

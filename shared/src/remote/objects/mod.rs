@@ -36,6 +36,7 @@ use blocks::{Blocked, Pool};
 pub use commits::{HistoryCommit, graph, history};
 pub use loose::{Loose, whole};
 pub use marks::Known;
+pub(crate) use send::indexed_pack;
 pub use send::{PackOptions, pack};
 pub use trees::{Closure, closure};
 

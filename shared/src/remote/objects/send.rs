@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument as _;
 
 use super::loose::Decoder;
@@ -17,7 +17,7 @@ use super::marks::Known;
 use super::{Database, Slot, missing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
-use crate::git::pack::{EntryHeader, EntryKind, FileHasher};
+use crate::git::pack::{EntryHeader, EntryKind, FileHasher, Index, IndexBuilder};
 use crate::git::{ObjectId, corrupt};
 use crate::remote::PackBody;
 
@@ -51,6 +51,27 @@ pub fn pack(
     objects: impl IntoIterator<Item = ObjectId>,
     options: PackOptions,
 ) -> Result<PackBody> {
+    begin(database, objects, options, None)
+}
+
+/// The same, and its index, which is there once the pack was read to its end. It is one of
+/// a thin pack where `known` made one.
+pub(crate) fn indexed_pack(
+    database: &Arc<Database>,
+    objects: impl IntoIterator<Item = ObjectId>,
+    options: PackOptions,
+) -> Result<(PackBody, oneshot::Receiver<Index>)> {
+    let (teller, index) = oneshot::channel();
+    let body = begin(database, objects, options, Some(teller))?;
+    Ok((body, index))
+}
+
+fn begin(
+    database: &Arc<Database>,
+    objects: impl IntoIterator<Item = ObjectId>,
+    options: PackOptions,
+    teller: Option<oneshot::Sender<Index>>,
+) -> Result<PackBody> {
     let mut sent = Vec::new();
     let mut loose = Vec::new();
     for id in objects {
@@ -74,7 +95,7 @@ pub fn pack(
     });
     let (sender, receiver) = mpsc::channel(2);
     let work = async move {
-        let out = Out::new(&plan.database, sender.clone());
+        let out = Out::new(&plan.database, sender.clone(), teller);
         if let Err(error) = send(&plan, &loose, count, out).await
             && let Unsent::Failed(error) = error
         {
@@ -128,15 +149,29 @@ struct Out {
     held: BytesMut,
     hasher: FileHasher,
     taken: u64,
+    index: Option<(IndexBuilder, oneshot::Sender<Index>)>,
 }
 
 impl Out {
-    fn new(database: &Database, sender: mpsc::Sender<Result<Bytes>>) -> Self {
+    fn new(
+        database: &Database,
+        sender: mpsc::Sender<Result<Bytes>>,
+        teller: Option<oneshot::Sender<Index>>,
+    ) -> Self {
         Self {
             sender,
             held: BytesMut::new(),
             hasher: FileHasher::new(database.hash()),
             taken: 0,
+            index: teller.map(|teller| (IndexBuilder::new(database.hash()), teller)),
+        }
+    }
+
+    /// Says whose entry follows.
+    fn begin(&mut self, id: ObjectId) {
+        let position = self.position();
+        if let Some((index, _)) = &mut self.index {
+            index.begin(id, position);
         }
     }
 
@@ -146,6 +181,9 @@ impl Out {
 
     async fn push(&mut self, bytes: &[u8]) -> Sent {
         self.held.extend_from_slice(bytes);
+        if let Some((index, _)) = &mut self.index {
+            index.update(bytes);
+        }
         if self.held.len() >= CHUNK {
             self.flush().await?;
         }
@@ -170,6 +208,9 @@ impl Out {
     async fn finish(mut self) -> Sent {
         self.flush().await?;
         let trailer = self.hasher.clone().finish();
+        if let Some((index, teller)) = self.index.take() {
+            let _ = teller.send(index.finish(trailer));
+        }
         self.hand_on(Bytes::copy_from_slice(trailer.as_slice()))
             .await
     }
@@ -183,6 +224,9 @@ async fn send(plan: &Arc<Plan>, loose: &[ObjectId], count: u32, mut out: Out) ->
         let mut pieces = read(plan, std::iter::once(Ok((pack, 0..size))));
         while let Some((_, _, bytes)) = pieces.next().await.transpose()? {
             out.hand_on(bytes).await?;
+        }
+        if let Some((_, teller)) = out.index.take() {
+            let _ = teller.send(plan.database.layout(pack).index().clone());
         }
         return Ok(());
     }
@@ -201,9 +245,11 @@ async fn send(plan: &Arc<Plan>, loose: &[ObjectId], count: u32, mut out: Out) ->
         if plan.options.offset_deltas {
             offsets.push(out.position());
         }
+        out.begin(plan.database.layout(slot.pack).id(slot.entry));
         plan.entry(*slot, &mut window, &offsets, &mut out).await?;
     }
     for id in loose {
+        out.begin(*id);
         plan.loose(*id, &mut out).await?;
     }
     out.finish().await

@@ -7,7 +7,12 @@
 //!
 //! S3 wants parts of at least 5 MiB. So the first part is the headers and as much of the old
 //! entries as that takes; then parts are copied; what is new is the last part, which may be
-//! short. Where nothing would be left to copy, all is sent.
+//! short. Where nothing would be left to copy, all is sent. Parts are sent and copied while
+//! the next ones are made.
+//!
+//! Where the old pack is read from a copy on this machine's disk, its own trailer is computed
+//! beside the new one, of the same bytes. When it comes out as another one, the copy is dropped,
+//! and all is done again with what S3 has.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,18 +21,34 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use futures_util::future::{try_join, try_join3};
+use tokio::sync::mpsc;
 
 use super::file::{OpenBundle, replaced};
 use super::library::Book;
-use super::publish::Body;
+use super::publish::{Body, Sent};
+use super::trailer::Trailers;
 use super::{BundleOptions, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::bundle::Header;
-use crate::git::pack::{FileHasher, HEADER, Index, PackBytes};
+use crate::git::pack::{HEADER, Index, PackBytes};
 use crate::git::{HashKind, ObjectId, corrupt};
-use crate::remote::objects::{Database, Known, PackOptions, pack};
+use crate::remote::copies::{Addition, Copy, Writer, Written};
+use crate::remote::objects::{Database, Known, PackOptions, indexed_pack};
 use crate::storage::upload::{Upload, part_bytes};
 
+/// Asks whether it is worth going on.
+pub(super) type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
+/// How many parts are on their way at once, where there is memory for them.
+const PARTS_AT_ONCE: usize = 3;
+/// How many are copied at once.
+const COPIES_AT_ONCE: usize = 8;
+/// The least that is copied as one part, as long as a thousand parts hold the bundle: S3
+/// copies several parts faster than one.
+const COPY: u64 = 64 << 20;
+/// The number of the part that precedes what is copied.
+const FIRST: u32 = 1;
 /// How much of an old pack is hashed at once.
 const STEP: u64 = 8 << 20;
 
@@ -71,6 +92,10 @@ pub(super) struct Base {
     pub(super) ids: Ids,
     /// Its pack, where it is read the cheapest.
     pub(super) bytes: Arc<dyn PackBytes>,
+    /// The pack's copy on this machine's disk.
+    pub(super) copy: Option<Arc<Copy>>,
+    /// Whether that is where it is read.
+    pub(super) is_near: bool,
 }
 
 impl Base {
@@ -85,7 +110,19 @@ impl Base {
                 added: Vec::new(),
             },
             bytes: Arc::clone(&book.pack.bytes),
+            copy: book.copy.clone(),
+            is_near: book.is_near,
         })
+    }
+
+    /// The same, read from S3.
+    fn from_afar(&self) -> Self {
+        Self {
+            bytes: Arc::new(self.bundle.clone()),
+            copy: None,
+            is_near: false,
+            ..self.clone()
+        }
     }
 }
 
@@ -94,10 +131,10 @@ pub(super) struct Copied(pub(super) OpenBundle);
 
 #[async_trait]
 impl Body for Copied {
-    async fn send(&self, upload: &Upload, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<u64> {
+    async fn send(&self, upload: &Upload, check: Check<'_>) -> Result<Sent> {
         let size = self.0.file.size_bytes;
         copy(upload, &self.0, 0..size, 1, check).await?;
-        Ok(0)
+        Ok(Sent::default())
     }
 }
 
@@ -131,16 +168,15 @@ impl Composed {
 }
 
 /// What is sent of a bundle, part after part.
-struct Parts<'a> {
-    upload: &'a Upload,
+struct Parts {
+    sender: mpsc::Sender<(u32, Bytes)>,
     least: usize,
     held: BytesMut,
     number: u32,
     sent: u64,
-    check: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
-impl Parts<'_> {
+impl Parts {
     async fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.held.extend_from_slice(bytes);
         loop {
@@ -154,63 +190,178 @@ impl Parts<'_> {
     }
 
     async fn send(&mut self, part: Bytes) -> Result<()> {
-        (self.check)()?;
         self.number += 1;
         self.sent += part.len() as u64;
-        self.upload.part(self.number, part).await
+        let sent = self.sender.send((self.number, part)).await;
+        sent.map_err(|_| Error::new(ErrorKind::Internal, "nobody sends the parts of a bundle"))
     }
 
-    async fn end(mut self) -> Result<u64> {
-        if !self.held.is_empty() {
-            let part = self.held.split().freeze();
-            self.send(part).await?;
+    /// Sends what is left.
+    async fn flush(&mut self) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
         }
-        Ok(self.sent)
+        let part = self.held.split().freeze();
+        self.send(part).await
     }
+}
+
+/// Sends parts as they are made.
+async fn send_parts(
+    upload: &Upload,
+    parts: mpsc::Receiver<(u32, Bytes)>,
+    at_once: usize,
+    check: Check<'_>,
+) -> Result<()> {
+    let parts = futures_util::stream::unfold(parts, |mut parts| async move {
+        let part = parts.recv().await?;
+        Some((part, parts))
+    });
+    let mut sent = std::pin::pin!(
+        parts
+            .map(|(number, bytes)| async move {
+                check()?;
+                upload.part(number, bytes).await
+            })
+            .buffer_unordered(at_once)
+    );
+    while let Some(done) = sent.next().await {
+        done?;
+    }
+    Ok(())
+}
+
+/// What came of sending a bundle.
+struct Attempt {
+    sent: Sent,
+    /// The old pack was the one that it should be.
+    is_good: bool,
 }
 
 #[async_trait]
 impl Body for Composed {
-    async fn send(&self, upload: &Upload, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<u64> {
-        let mut parts = Parts {
-            upload,
-            least: self.options.part_bytes,
-            held: self.header.write()?.as_slice().into(),
-            number: 0,
-            sent: 0,
-            check,
-        };
-        let mut head = *b"PACK\0\0\0\x02\0\0\0\0";
-        head[8..].copy_from_slice(&self.count()?.to_be_bytes());
-        parts.push(&head).await?;
-        let mut hasher = FileHasher::new(self.hash);
-        hasher.update(&head);
-        if let Some(base) = &self.base {
-            let entries = base.bundle.entries();
-            let first = (self.options.part_bytes as u64).saturating_sub(parts.held.len() as u64);
-            let rest = entries.end.min(entries.start.saturating_add(first))..entries.end;
-            if rest.end - rest.start >= self.options.part_bytes as u64 {
-                hasher = composed(base, hasher, rest, &mut parts).await?;
-            } else {
-                hasher = read(base, entries, hasher, Some(&mut parts)).await?;
-            }
+    async fn send(&self, upload: &Upload, check: Check<'_>) -> Result<Sent> {
+        let first = self.attempt(self.base.as_ref(), upload, check).await?;
+        if first.is_good {
+            return Ok(first.sent);
         }
-        if !self.objects.is_empty() {
-            hasher = self.send_new(hasher, &mut parts).await?;
+        upload.start_over();
+        let base = self.base.as_ref();
+        if let Some(copy) = base.and_then(|base| base.copy.as_ref()) {
+            copy.give_up("its trailer is another").await;
         }
-        parts.push(hasher.finish().as_slice()).await?;
-        parts.end().await
+        let base = base.map(Base::from_afar);
+        let again = self.attempt(base.as_ref(), upload, check).await?;
+        Ok(Sent {
+            bytes: first.sent.bytes + again.sent.bytes,
+            ..again.sent
+        })
     }
 }
 
 impl Composed {
-    /// Sends the new entries.
-    async fn send_new(&self, mut hasher: FileHasher, parts: &mut Parts<'_>) -> Result<FileHasher> {
+    async fn attempt(
+        &self,
+        base: Option<&Base>,
+        upload: &Upload,
+        check: Check<'_>,
+    ) -> Result<Attempt> {
+        let (sender, parts) = mpsc::channel(1);
+        let parts_at_once = self.options.limits.memory / 4 / part_bytes(FIRST);
+        let sending = send_parts(upload, parts, parts_at_once.clamp(1, PARTS_AT_ONCE), check);
+        let mut parts = Parts {
+            sender,
+            least: self.options.part_bytes,
+            held: self.header.write()?.as_slice().into(),
+            number: 0,
+            sent: 0,
+        };
+        let mut head = *b"PACK\0\0\0\x02\0\0\0\0";
+        head[8..].copy_from_slice(&self.count()?.to_be_bytes());
+        parts.push(&head).await?;
+        let trailers = Trailers::new(self.hash, &head, base);
+        let Some(base) = base else {
+            let making = self.make(None, 0..0, trailers, parts);
+            return Ok(try_join(sending, making).await?.1);
+        };
+        let entries = base.bundle.entries();
+        let first = (self.options.part_bytes as u64).saturating_sub(parts.held.len() as u64);
+        let rest = entries.end.min(entries.start.saturating_add(first))..entries.end;
+        if rest.end - rest.start < self.options.part_bytes as u64 {
+            let making = self.make(Some(base), entries.end..entries.end, trailers, parts);
+            return Ok(try_join(sending, making).await?.1);
+        }
+        let copies = copy(upload, &base.bundle, rest.clone(), FIRST + 1, check);
+        let making = self.make(Some(base), rest, trailers, parts);
+        Ok(try_join3(sending, copies, making).await?.2)
+    }
+
+    /// Makes what is sent: all but the `copied` range of the old bundle, which is hashed.
+    async fn make(
+        &self,
+        base: Option<&Base>,
+        copied: Range<u64>,
+        mut trailers: Trailers,
+        mut parts: Parts,
+    ) -> Result<Attempt> {
+        if let Some(base) = base {
+            let start = base.bundle.entries().start;
+            trailers = read(base, start..copied.start, trailers, Some(&mut parts)).await?;
+            if !copied.is_empty() {
+                parts.flush().await?;
+                if parts.number != FIRST {
+                    let message = "the start of a bundle takes more than one part";
+                    return Err(Error::new(ErrorKind::Internal, message));
+                }
+                parts.number += copied_parts(&self.options, &copied)?;
+                trailers = read(base, copied, trailers, None).await?;
+            }
+        }
+        let mut attempt = Attempt {
+            is_good: trailers.are_good(),
+            sent: Sent::default(),
+        };
+        if attempt.is_good {
+            let mut new = None;
+            if !self.objects.is_empty() {
+                (trailers, new) = self.make_new(base, trailers, &mut parts).await?;
+            }
+            let pack = trailers.finish();
+            parts.push(pack.as_slice()).await?;
+            parts.flush().await?;
+            attempt.sent.addition = new.map(|(written, index)| Addition {
+                base: base.and_then(|base| base.copy.clone()),
+                written,
+                index,
+                pack,
+            });
+        }
+        attempt.sent.bytes = parts.sent;
+        Ok(attempt)
+    }
+
+    /// Where a copy of the new entries goes: only what stands on nothing, or on what has a
+    /// copy, can have one.
+    fn writer(&self, base: Option<&Base>) -> Option<Writer> {
+        let copies = self.options.copies.as_ref()?;
+        let can_have = base.is_none_or(|base| base.copy.is_some());
+        can_have.then(|| copies.writer())
+    }
+
+    /// Makes the new entries.
+    async fn make_new(
+        &self,
+        base: Option<&Base>,
+        mut trailers: Trailers,
+        parts: &mut Parts,
+    ) -> Result<(Trailers, Option<(Written, Index)>)> {
         let options = PackOptions {
             known: self.known.clone(),
             offset_deltas: true,
         };
-        let mut stream = pack(&self.database, self.objects.iter().copied(), options)?;
+        let objects = self.objects.iter().copied();
+        let (mut stream, index) = indexed_pack(&self.database, objects, options)?;
+        let mut writer = self.writer(base);
         let trailer = self.hash.len_in_bytes();
         let mut skip = usize::try_from(HEADER).expect("because it is twelve");
         let mut held = BytesMut::new();
@@ -220,54 +371,32 @@ impl Composed {
             let _ = held.split_to(skipped);
             skip -= skipped;
             if held.len() > trailer {
-                let entries = held.split_to(held.len() - trailer);
-                hasher.update(&entries);
+                let entries = held.split_to(held.len() - trailer).freeze();
+                trailers.update_new(&entries);
                 parts.push(&entries).await?;
+                if let Some(writer) = &mut writer {
+                    writer.push(entries).await;
+                }
             }
         }
-        if held.len() == trailer && skip == 0 {
-            Ok(hasher)
-        } else {
-            Err(corrupt("a pack was made too short"))
+        if held.len() != trailer || skip > 0 {
+            return Err(corrupt("a pack was made too short"));
         }
+        let written = match writer {
+            Some(writer) => writer.finish().await,
+            None => None,
+        };
+        Ok((trailers, written.zip(index.await.ok())))
     }
-}
-
-/// Sends the first of the old entries, copies the `rest`, and hashes all of them.
-async fn composed(
-    base: &Base,
-    hasher: FileHasher,
-    rest: Range<u64>,
-    parts: &mut Parts<'_>,
-) -> Result<FileHasher> {
-    let entries = base.bundle.entries();
-    let hasher = read(base, entries.start..rest.start, hasher, Some(parts)).await?;
-    if !parts.held.is_empty() {
-        // One that is a little larger than the others.
-        let part = parts.held.split().freeze();
-        parts.send(part).await?;
-    }
-    let check = parts.check;
-    let copies = copy(
-        parts.upload,
-        &base.bundle,
-        rest.clone(),
-        parts.number + 1,
-        check,
-    );
-    let reading = read(base, rest, hasher, None);
-    let (number, hasher) = futures_util::future::try_join(copies, reading).await?;
-    parts.number = number;
-    Ok(hasher)
 }
 
 /// Reads old entries and hashes them; sends them, too, if there is somewhere to send.
 async fn read(
     base: &Base,
     range: Range<u64>,
-    mut hasher: FileHasher,
-    mut parts: Option<&mut Parts<'_>>,
-) -> Result<FileHasher> {
+    mut trailers: Trailers,
+    mut parts: Option<&mut Parts>,
+) -> Result<Trailers> {
     let start = base.bundle.pack_start;
     let range = range.start - start..range.end - start;
     let pieces = (range.end - range.start).div_ceil(STEP);
@@ -280,16 +409,22 @@ async fn read(
         .buffered(3);
     while let Some(piece) = pieces.next().await {
         let piece = piece?;
-        hasher.update(&piece);
         if let Some(parts) = &mut parts {
             parts.push(&piece).await?;
         }
-        tokio::task::yield_now().await;
+        trailers = trailers.update(piece).await?;
     }
-    Ok(hasher)
+    Ok(trailers)
 }
 
-/// Copies a range of a bundle, in equal parts from `number` on; the last one's number.
+/// How many parts a copied range is.
+fn copied_parts(options: &BundleOptions, range: &Range<u64>) -> Result<u32> {
+    let length = range.end - range.start;
+    let size = COPY.max(length.div_ceil(1000)).min(options.copy_bytes);
+    u32::try_from(length.div_ceil(size).max(1)).map_err(|_| corrupt("a bundle is too large"))
+}
+
+/// Copies a range of a bundle, in equal parts from `number` on.
 ///
 /// # Errors
 /// `Conflict` when the bundle was replaced meanwhile: the parts may be of another one.
@@ -298,23 +433,21 @@ async fn copy(
     bundle: &OpenBundle,
     range: Range<u64>,
     number: u32,
-    check: &(dyn Fn() -> Result<()> + Sync),
-) -> Result<u32> {
+    check: Check<'_>,
+) -> Result<()> {
     let Place {
         bucket, options, ..
     } = &*bundle.place;
-    let length = range.end - range.start;
-    let count = length.div_ceil(options.copy_bytes).max(1);
-    let size = length.div_ceil(count);
-    let last = number - 1 + u32::try_from(count).map_err(|_| corrupt("a bundle is too large"))?;
-    let copies = (number..=last).map(|number_of| {
-        let from = range.start + u64::from(number_of - number) * size;
+    let count = copied_parts(options, &range)?;
+    let size = (range.end - range.start).div_ceil(count.into());
+    let copies = (0..count).map(|at| {
+        let from = range.start + u64::from(at) * size;
         let to = range.end.min(from + size);
         async move {
             check()?;
             let source = (bucket, &bundle.file.key, None);
             upload
-                .copy(number_of, source, from..to)
+                .copy(number + at, source, from..to)
                 .await
                 .map_err(|error| {
                     if error.kind() == ErrorKind::NotFound {
@@ -324,10 +457,9 @@ async fn copy(
                 })
         }
     });
-    let mut copies = futures_util::stream::iter(copies).buffer_unordered(4);
+    let mut copies = futures_util::stream::iter(copies).buffer_unordered(COPIES_AT_ONCE);
     while let Some(done) = copies.next().await {
         done?;
     }
-    bundle.place.is_still(&bundle.file).await?;
-    Ok(last)
+    bundle.place.is_still(&bundle.file).await
 }

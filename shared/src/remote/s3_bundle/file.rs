@@ -11,11 +11,11 @@ use super::Place;
 use super::layout::BundleFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::bundle::Header;
-use crate::git::corrupt;
 use crate::git::pack::{HEADER, PackBytes};
+use crate::git::{HashKind, ObjectId, corrupt};
 
 /// How much of a bundle is read at first: longer than nearly every header.
-const FIRST: u64 = 64 * 1024;
+const FIRST: u64 = 4 * 1024;
 /// How much is read at once, and how many such reads are under way.
 const PIECE: u64 = 8 << 20;
 const READS: usize = 4;
@@ -60,6 +60,21 @@ impl OpenBundle {
             }
             length = length.saturating_mul(4);
         }
+    }
+
+    /// Reads the last bytes of a bundle, by which its pack is called.
+    pub(super) async fn trailer(
+        place: &Place,
+        file: &BundleFile,
+        hash: HashKind,
+    ) -> Result<ObjectId> {
+        let length = hash.len_in_bytes() as u64;
+        let start = file
+            .size_bytes
+            .checked_sub(length)
+            .ok_or_else(|| corrupt(format!("`{}` is too short for a bundle", file.key)))?;
+        let trailer = read(place, file, start..file.size_bytes).await?;
+        Ok(ObjectId::from_bytes_or_panic(&trailer))
     }
 
     /// Whether it holds all that its commits need.

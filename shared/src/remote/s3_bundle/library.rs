@@ -1,6 +1,7 @@
 //! Bundles that were read, and their objects.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -10,11 +11,13 @@ use futures_util::StreamExt as _;
 use super::Place;
 use super::file::OpenBundle;
 use super::layout::BundleFile;
+use super::near::Near;
 use super::overlay::Overlay;
 use crate::error::{Error, Result};
 use crate::git::object::ObjectKind;
 use crate::git::pack::{Bases, Index, NoBases, PackBytes, Receiver};
 use crate::git::{HashKind, ObjectId, corrupt};
+use crate::remote::copies::{Addition, Copy};
 use crate::remote::objects::{Database, DatabaseOptions, PackAt};
 
 /// How many bundles are remembered.
@@ -27,6 +30,17 @@ pub(super) struct Book {
     pub(super) pack: PackAt,
     /// The pack's own index: what a bundle composed of it would hold.
     pub(super) index: Index,
+    /// The pack's copy on this machine's disk.
+    pub(super) copy: Option<Arc<Copy>>,
+    /// Whether the pack is read from there.
+    pub(super) is_near: bool,
+}
+
+/// A bundle of which little was read.
+struct Opened {
+    bundle: OpenBundle,
+    /// What its pack is called, where copies are kept.
+    trailer: Option<ObjectId>,
 }
 
 /// Reads the bundles of one remote, each once.
@@ -82,27 +96,38 @@ impl Library {
         if let Some(book) = self.remembered(file) {
             return Ok(book);
         }
-        let bundle = self.open(file).await?;
-        let below = self.find(&needs(&bundle)).await?;
-        self.index_on(bundle, &below).await
+        let opened = self.open(file).await?;
+        let below = self.find(&needs(&opened.bundle)).await?;
+        self.index_on(opened, &below).await
     }
 
-    async fn open(&self, file: &BundleFile) -> Result<OpenBundle> {
-        let bundle = OpenBundle::open(&self.place, file).await?;
+    /// Reads what tells a bundle from others, and finds the copy of its pack.
+    async fn open(&self, file: &BundleFile) -> Result<Opened> {
+        let place = &self.place;
+        let trailer = async {
+            match &place.options.copies {
+                None => Ok(None),
+                Some(_) => OpenBundle::trailer(place, file, self.hash).await.map(Some),
+            }
+        };
+        let bundle = OpenBundle::open(place, file);
+        let (bundle, trailer) = futures_util::future::try_join(bundle, trailer).await?;
         if bundle.header.hash == self.hash {
-            return Ok(bundle);
+            return Ok(Opened { bundle, trailer });
         }
         let message = format!("`{}` is not a bundle of {}", file.key, self.hash);
         Err(corrupt(message))
     }
 
     /// Indexes a bundle on those that it stands on, and remembers it.
-    async fn index_on(&self, bundle: OpenBundle, below: &[Arc<Book>]) -> Result<Arc<Book>> {
-        let book = if bundle.is_full() {
-            self.index(bundle, &NoBases).await?
-        } else {
+    async fn index_on(&self, opened: Opened, below: &[Arc<Book>]) -> Result<Arc<Book>> {
+        let book = if !opened.bundle.is_full() {
             let below = database(&self.place, self.hash, below)?;
-            self.index(bundle, &*below).await?
+            self.index(opened.bundle, &*below).await?
+        } else if let Some(book) = self.copied(&opened).await {
+            book
+        } else {
+            self.index(opened.bundle, &NoBases).await?
         };
         let book = Arc::new(book);
         let mut books = self.books();
@@ -129,14 +154,14 @@ impl Library {
         // Large ones first, since they may have the others, too.
         let mut unread = self.files();
         // Incremental ones that are not called by what is missing: they may have it.
-        let mut guesses: VecDeque<OpenBundle> = VecDeque::new();
+        let mut guesses: VecDeque<Opened> = VecDeque::new();
         loop {
             if let Some(at) = remembered.iter().position(|book| search.lacks(book)) {
                 search.take(remembered.swap_remove(at));
             } else if search.is_done(ids) {
                 return Ok(search.found);
-            } else if let Some(bundle) = search.ready() {
-                let book = self.index_on(bundle, &search.found).await?;
+            } else if let Some(opened) = search.ready() {
+                let book = self.index_on(opened, &search.found).await?;
                 search.take(book);
             } else if let Some(at) = search.next_of(&unread) {
                 let file = unread.remove(at);
@@ -144,17 +169,17 @@ impl Library {
                     remembered.push(book);
                     continue;
                 }
-                let bundle = self.open(file).await?;
-                if bundle.is_full() {
+                let opened = self.open(file).await?;
+                if opened.bundle.is_full() {
                     // It may be asked for only later.
-                    remembered.push(self.index_on(bundle, &[]).await?);
+                    remembered.push(self.index_on(opened, &[]).await?);
                 } else if search.missing.contains(&file.id) {
-                    search.wait(bundle);
+                    search.wait(opened);
                 } else {
-                    guesses.push_back(bundle);
+                    guesses.push_back(opened);
                 }
-            } else if let Some(bundle) = guesses.pop_front() {
-                search.wait(bundle);
+            } else if let Some(opened) = guesses.pop_front() {
+                search.wait(opened);
             } else {
                 let missing = search.first_missing(ids).map(|id| id.to_string());
                 return Err(corrupt(format!(
@@ -166,21 +191,26 @@ impl Library {
         }
     }
 
-    /// Reads a bundle's pack once, verifying it.
+    /// Reads a bundle's pack once, verifying it, and keeps a copy of it.
     async fn index(&self, bundle: OpenBundle, bases: &dyn Bases) -> Result<Book> {
         let file = &bundle.file;
         let named = |error: Error| error.context(format!("reading `{}`", file.key));
         let options = &self.place.options;
         let size_bytes = bundle.pack_bytes();
-        if let Some(book) = self.cached(&bundle).await? {
-            return Ok(book);
-        }
         let mut receiver = Receiver::new(self.hash, options.limits);
         let mut held = (size_bytes <= self.memory() as u64).then(BytesMut::new);
+        let copies = options.copies.as_ref().filter(|_| bundle.is_full());
+        let mut writer = copies.map(|copies| copies.writer());
         let mut pieces = bundle.stream(bundle.pack_start..file.size_bytes);
         let mut visitor = |_: crate::git::pack::Object<'_>| Ok(());
+        let mut at = bundle.pack_start;
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
+            if let Some(writer) = &mut writer {
+                let entries = bundle.entries();
+                writer.push(overlap(&piece, at, &entries)).await;
+            }
+            at += piece.len() as u64;
             receiver.push(&piece, &mut visitor).map_err(named)?;
             if let Some(held) = &mut held {
                 held.extend_from_slice(&piece);
@@ -189,17 +219,41 @@ impl Library {
         }
         drop(pieces);
         let arrived = receiver.finish().map_err(named)?;
-        let bytes: Arc<dyn PackBytes> = match held {
-            Some(held) => Arc::new(held.freeze()),
+        let pack = arrived.pack_id();
+        let held = held.map(BytesMut::freeze);
+        let bytes: Arc<dyn PackBytes> = match &held {
+            Some(held) => Arc::new(held.clone()),
             None => Arc::new(bundle.clone()),
         };
         let resolved = arrived.resolve(&*bytes, bases, &mut visitor).await;
         let resolved = resolved.map_err(named)?;
-        let pack = Overlay::completed(bytes, size_bytes, &resolved);
+        let mut copy = None;
+        if let Some((copies, writer)) = copies.zip(writer)
+            && resolved.completed.is_none()
+            && let Some(written) = writer.finish().await
+        {
+            let addition = Addition {
+                base: None,
+                written,
+                index: resolved.index.clone(),
+                pack,
+            };
+            copy = copies.keep(addition).await;
+        }
+        let mut whole = Overlay::completed(bytes, size_bytes, &resolved);
+        let near = copy.as_ref().filter(|_| held.is_none());
+        if let Some(copy) = near {
+            whole.bytes = Arc::new(Near {
+                copy: Arc::clone(copy),
+                bundle: bundle.clone(),
+            });
+        }
         Ok(Book {
-            bundle,
-            pack,
+            is_near: near.is_some(),
+            pack: whole,
             index: resolved.index,
+            copy,
+            bundle,
         })
     }
 
@@ -208,26 +262,37 @@ impl Library {
         self.place.options.limits.memory / 4
     }
 
-    async fn cached(&self, bundle: &OpenBundle) -> Result<Option<Book>> {
-        let Some(cache) = &self.place.options.cache else {
-            return Ok(None);
-        };
-        let length = self.hash.len_in_bytes() as u64;
+    /// A bundle whose pack has a copy.
+    async fn copied(&self, opened: &Opened) -> Option<Book> {
+        let Opened { bundle, trailer } = opened;
+        let copies = self.place.options.copies.as_ref()?;
         let size_bytes = bundle.pack_bytes();
-        if !bundle.is_full() || size_bytes < length {
-            return Ok(None);
-        }
-        let trailer = bundle.read_range(size_bytes - length..size_bytes).await?;
-        let id = ObjectId::from_bytes_or_panic(&trailer);
-        let found = cache.find(id).await?;
-        let found =
-            found.filter(|pack| pack.size_bytes == size_bytes && pack.index.pack_id() == id);
-        Ok(found.map(|pack| Book {
+        let (copy, index) = copies.find((*trailer)?, size_bytes).await?;
+        let near = Near {
+            copy: Arc::clone(&copy),
             bundle: bundle.clone(),
-            index: pack.index.clone(),
-            pack,
-        }))
+        };
+        Some(Book {
+            bundle: bundle.clone(),
+            pack: PackAt {
+                index: index.clone(),
+                size_bytes,
+                bytes: Arc::new(near),
+            },
+            index,
+            copy: Some(copy),
+            is_near: true,
+        })
     }
+}
+
+/// What of `piece`, which starts `at`, lies in `range`.
+fn overlap(piece: &Bytes, at: u64, range: &Range<u64>) -> Bytes {
+    let within = |position: u64| {
+        let within = position.saturating_sub(at).min(piece.len() as u64);
+        usize::try_from(within).expect("because it is at most the length of what is held")
+    };
+    piece.slice(within(range.start)..within(range.end))
 }
 
 /// What an incremental bundle stands on.
@@ -242,7 +307,7 @@ struct Search {
     /// What is in none of those found.
     missing: Vec<ObjectId>,
     /// Incremental ones that may have something of it, once what they need was found.
-    waiting: Vec<OpenBundle>,
+    waiting: Vec<Opened>,
 }
 
 impl Search {
@@ -270,9 +335,9 @@ impl Search {
         self.want(needed);
     }
 
-    fn wait(&mut self, bundle: OpenBundle) {
-        self.want(needs(&bundle));
-        self.waiting.push(bundle);
+    fn wait(&mut self, opened: Opened) {
+        self.want(needs(&opened.bundle));
+        self.waiting.push(opened);
     }
 
     fn want(&mut self, ids: Vec<ObjectId>) {
@@ -283,8 +348,8 @@ impl Search {
     }
 
     /// One that can be indexed now.
-    fn ready(&mut self) -> Option<OpenBundle> {
-        let is_ready = |bundle: &OpenBundle| needs(bundle).iter().all(|id| self.has(*id));
+    fn ready(&mut self) -> Option<Opened> {
+        let is_ready = |opened: &Opened| needs(&opened.bundle).iter().all(|id| self.has(*id));
         let at = self.waiting.iter().position(is_ready)?;
         Some(self.waiting.swap_remove(at))
     }

@@ -17,6 +17,7 @@ mod file;
 mod layout;
 mod library;
 mod lock;
+mod near;
 mod overlay;
 mod plan;
 mod publish;
@@ -25,6 +26,7 @@ mod seen;
 mod source;
 mod target;
 mod tend;
+mod trailer;
 mod twins;
 mod zip;
 
@@ -43,8 +45,9 @@ use crate::git::ObjectId;
 use crate::git::pack::Limits;
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
+use crate::remote::copies::Copies;
 use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
-use crate::remote::objects::{Database, PackAt};
+use crate::remote::objects::Database;
 use crate::remote::{Remote, Source, Target, now};
 use crate::storage::upload::Upload;
 use crate::storage::{MIN_PART_BYTES, ObjectStore};
@@ -69,7 +72,7 @@ pub struct BundleOptions {
     /// What reading packs may use. Packs of up to a quarter of the memory are held.
     pub limits: Limits,
     /// Where packs may lie that need not be read from S3.
-    pub cache: Option<Arc<dyn PackCache>>,
+    pub copies: Option<Arc<Copies>>,
     /// Makes `repo.zip`, which CodePipeline can read; none is kept without.
     pub archiver: Option<Arc<dyn Archiver>>,
     /// The smallest part of an upload but the last. S3's own is 5 MiB.
@@ -97,13 +100,6 @@ pub trait Archive: Send + Sync {
     async fn send(&self, upload: &Upload) -> Result<(u32, Bytes)>;
 }
 
-/// Packs that lie nearer than S3, such as in a clone.
-#[async_trait]
-pub trait PackCache: Send + Sync {
-    /// A pack by its trailer, with its index; byte for byte the one that is asked for.
-    async fn find(&self, pack: ObjectId) -> Result<Option<PackAt>>;
-}
-
 impl Default for BundleOptions {
     fn default() -> Self {
         Self {
@@ -111,7 +107,7 @@ impl Default for BundleOptions {
             clock: Arc::new(now),
             kms_key_id: None,
             limits: Limits::default(),
-            cache: None,
+            copies: None,
             archiver: None,
             part_bytes: MIN_PART_BYTES,
             copy_bytes: 5 << 30,

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::bundle::Header;
 use crate::remote::RefChange;
+use crate::remote::copies::Copy;
 use crate::remote::objects::{Database, closure, history};
 
 /// How the bundle of a ref is made.
@@ -32,6 +33,8 @@ pub(super) struct Makes {
     pub(super) pack_start: u64,
     /// The bundle that it was composed of.
     pub(super) of: Option<BundleFile>,
+    /// The copy of its pack, where that is the old one's.
+    pub(super) copy: Option<Arc<Copy>>,
 }
 
 impl BundleTarget {
@@ -99,6 +102,11 @@ impl BundleTarget {
             ids: composed.ids(),
             pack_start: start,
             of: composed.base.as_ref().map(|base| base.bundle.file.clone()),
+            copy: composed
+                .base
+                .as_ref()
+                .filter(|_| composed.objects.is_empty())
+                .and_then(|base| base.copy.clone()),
         });
         Ok(Plan {
             body: Box::new(composed),

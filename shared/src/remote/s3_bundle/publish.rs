@@ -55,6 +55,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 
+use super::compose::Check;
 use super::layout::{BundleFile, Folder};
 use super::lock::Lock;
 use super::removal::{remove, set_apart};
@@ -63,6 +64,7 @@ use super::zip::{self, Zip};
 use super::{PUSH, Place, REPLACES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
+use crate::remote::copies::{Addition, Copy};
 use crate::storage::upload::Upload;
 use crate::storage::{ObjectMetadata, Precondition, PutOptions, UploadId};
 
@@ -73,16 +75,25 @@ pub(super) const MOST_REPLACED: usize = 16;
 /// The bytes of a bundle, to be sent as parts of an upload.
 #[async_trait]
 pub(super) trait Body: Send + Sync {
-    /// Sends all parts; how many bytes were sent. Asks `check` now and then whether it
-    /// is worth going on.
-    async fn send(&self, upload: &Upload, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<u64>;
+    /// Sends all parts. Asks `check` now and then whether it is worth going on.
+    async fn send(&self, upload: &Upload, check: Check<'_>) -> Result<Sent>;
+}
+
+/// What was sent of a bundle.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// How many bytes were sent.
+    pub(super) bytes: u64,
+    /// The bundle's pack, to be kept on this machine's disk when the bundle is published.
+    pub(super) addition: Option<Addition>,
 }
 
 /// What a publication left.
-#[derive(Debug)]
 pub(super) struct Published {
     pub(super) file: BundleFile,
     pub(super) sent_bytes: u64,
+    /// The copy of its pack.
+    pub(super) copy: Option<Arc<Copy>>,
     /// What became of the archive. The ref has moved whatever it says.
     pub(super) archived: Result<()>,
 }
@@ -193,7 +204,7 @@ impl Publication {
         strays: &[BundleFile],
         body: &dyn Body,
     ) -> Result<Published> {
-        let sent_bytes = self.upload(body).await?;
+        let Sent { bytes, addition } = self.upload(body).await?;
         let verdict = match self.complete().await {
             Ok(()) => self.look(seen).await,
             Err(error) => Err(error),
@@ -206,9 +217,15 @@ impl Publication {
             return Err(stale(self.name.as_bstr()));
         }
         self.clean(seen, strays).await;
+        let copies = self.place.options.copies.as_ref();
+        let copy = match copies.zip(addition) {
+            Some((copies, addition)) => copies.keep(addition).await,
+            None => None,
+        };
         Ok(Published {
             file: self.file.clone(),
-            sent_bytes,
+            sent_bytes: bytes,
+            copy,
             archived: Ok(()),
         })
     }
@@ -219,7 +236,7 @@ impl Publication {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "a push goes on without its lock"))
     }
 
-    async fn upload(&mut self, body: &dyn Body) -> Result<u64> {
+    async fn upload(&mut self, body: &dyn Body) -> Result<Sent> {
         let (Some(upload), Some(lock)) = (&self.upload, &self.lock) else {
             return Err(Error::new(ErrorKind::Internal, "a push was run twice"));
         };

@@ -11,6 +11,7 @@ use super::Place;
 use super::compose::Base;
 use super::file::OpenBundle;
 use super::library::{Book, Library, database_with};
+use super::near::Near;
 use super::overlay::Overlay;
 use super::plan::{Makes, Plan};
 use super::publish::{MOST_REPLACED, Published, publish};
@@ -22,6 +23,7 @@ use super::zip::Zip;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::bundle::Header;
 use crate::git::dumb_http::{Head, RefTarget};
+use crate::git::pack::PackBytes;
 use crate::git::smart_http::RefOutcome;
 use crate::git::{HashKind, ObjectId};
 use crate::name::ObjectKey;
@@ -408,8 +410,11 @@ impl BundleTarget {
             Done::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
             Done::Deleted => (None, None, Ok(())),
             Done::Published(published) => {
-                let (published, makes) = *published;
+                let (published, mut makes) = *published;
                 each.bytes += published.sent_bytes;
+                if let Some(makes) = &mut makes {
+                    makes.copy = published.copy.or(makes.copy.take());
+                }
                 (Some(published.file), makes, published.archived)
             }
         };
@@ -444,6 +449,7 @@ impl BundleTarget {
             ids,
             pack_start,
             of,
+            copy,
         }) = makes
         {
             let mut header = Header::new(self.hash);
@@ -462,8 +468,17 @@ impl BundleTarget {
             if self.fresh.len() == FRESH {
                 self.fresh.remove(0);
             }
+            let bytes: Arc<dyn PackBytes> = match &copy {
+                Some(copy) => Arc::new(Near {
+                    copy: Arc::clone(copy),
+                    bundle: bundle.clone(),
+                }),
+                None => Arc::new(bundle.clone()),
+            };
             self.fresh.push(Base {
-                bytes: Arc::new(bundle.clone()),
+                is_near: copy.is_some(),
+                bytes,
+                copy,
                 bundle,
                 ids,
             });

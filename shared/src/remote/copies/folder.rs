@@ -1,0 +1,172 @@
+//! The folder that copies lie in, and how much of the disk they may take.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::record;
+use super::segment::{SegmentId, broken};
+use crate::git::ObjectId;
+
+/// The most that copies take, whatever the disk has.
+const MOST: u64 = 4 << 30;
+/// What part of the space that would be free without them they may take.
+const SHARE: u64 = 4;
+/// A file that belongs to no copy so long after it was written was left behind.
+const LEFT_BEHIND: Duration = Duration::from_hours(1);
+
+/// The folder.
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    most: u64,
+}
+
+/// What lies in the folder.
+#[derive(Default)]
+struct Contents {
+    /// Records, with when each was used last, its length, and its segments.
+    records: Vec<(PathBuf, SystemTime, u64, Vec<SegmentId>)>,
+    /// All files with their lengths.
+    sizes: HashMap<PathBuf, u64>,
+    /// Those that a record may come to name, or that were left behind.
+    loose: Vec<(PathBuf, SystemTime)>,
+}
+
+impl Folder {
+    /// The folder, created if it is not there.
+    ///
+    /// # Errors
+    /// When it is not this user's alone.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let found = path.symlink_metadata()?;
+        let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+        if !found.is_dir() || !is_ours || found.mode() & 0o077 != 0 {
+            return Err(broken("it is no folder of this user alone"));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            most: MOST,
+        })
+    }
+
+    /// The same, with another bound.
+    pub(super) fn holding(&self, most: u64) -> Self {
+        Self {
+            path: self.path.clone(),
+            most,
+        }
+    }
+
+    /// Makes room for so many bytes more: what was not used for the longest goes. Whether
+    /// there is room.
+    pub(super) fn make_room(&self, bytes: u64) -> io::Result<bool> {
+        let mut contents = self.contents()?;
+        for (path, modified) in std::mem::take(&mut contents.loose) {
+            if modified.elapsed().is_ok_and(|age| age > LEFT_BEHIND) {
+                contents.remove(&path);
+            }
+        }
+        let disk = rustix::fs::statvfs(&self.path)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let held = contents.held();
+        let allowed = self.most.min(free.saturating_add(held) / SHARE);
+        if bytes > allowed {
+            return Ok(false);
+        }
+        contents.records.sort_by_key(|(_, used, ..)| *used);
+        let mut oldest = contents.records.clone().into_iter();
+        while contents.held() > allowed - bytes {
+            let Some((path, ..)) = oldest.next() else {
+                return Ok(false);
+            };
+            contents.remove_record(&path);
+        }
+        Ok(true)
+    }
+
+    /// Removes a copy, and what no other one needs.
+    pub(super) fn remove(&self, pack: ObjectId) {
+        if let Ok(mut contents) = self.contents() {
+            contents.remove_record(&record::path(&self.path, pack));
+        }
+    }
+
+    fn contents(&self) -> io::Result<Contents> {
+        let mut contents = Contents::default();
+        let mut loose = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            // Others may remove what was listed.
+            let Ok(found) = path.symlink_metadata() else {
+                continue;
+            };
+            contents.sizes.insert(path.clone(), found.len());
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if extension != Some(record::EXTENSION) {
+                loose.push((path, modified(&found)));
+                continue;
+            }
+            match record::read_segments(&path) {
+                Ok(segments) => {
+                    let one = (path, modified(&found), found.len(), segments);
+                    contents.records.push(one);
+                }
+                // No copy is ever seen half written.
+                Err(_) => contents.remove(&path),
+            }
+        }
+        let needed: HashSet<String> = contents
+            .records
+            .iter()
+            .flat_map(|(.., segments)| segments.iter().map(SegmentId::file_name))
+            .collect();
+        loose.retain(|(path, _)| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_none_or(|name| !needed.contains(name))
+        });
+        contents.loose = loose;
+        Ok(contents)
+    }
+}
+
+fn modified(found: &Metadata) -> SystemTime {
+    found.modified().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+impl Contents {
+    fn held(&self) -> u64 {
+        self.sizes.values().sum()
+    }
+
+    fn remove(&mut self, path: &Path) {
+        // One that stays goes on being counted.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            _ => drop(self.sizes.remove(path)),
+        }
+    }
+
+    fn remove_record(&mut self, path: &Path) {
+        let Some(at) = self.records.iter().position(|(other, ..)| other == path) else {
+            self.remove(path);
+            return;
+        };
+        // The record first: none is to name what is not there.
+        self.remove(path);
+        let (.., segments) = self.records.remove(at);
+        for segment in segments {
+            let mut others = self.records.iter();
+            if !others.any(|(.., others)| others.iter().any(|other| other.name == segment.name)) {
+                let folder = path.parent().unwrap_or(Path::new(""));
+                self.remove(&folder.join(segment.file_name()));
+            }
+        }
+    }
+}
