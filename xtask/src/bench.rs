@@ -48,6 +48,12 @@ enum Subject {
         /// Measures a bundle of more than 5 GiB, too; takes 20 GiB of disk.
         #[arg(long)]
         huge: bool,
+        /// The bandwidth of the link to S3, in megabits a second each way.
+        #[arg(long, default_value_t = 100)]
+        link_mbit: u64,
+        /// The round trip over that link.
+        #[arg(long, default_value_t = 10)]
+        link_latency_ms: u64,
         /// Measures the development build, which takes a minute to make instead of ten.
         #[arg(long)]
         dev: bool,
@@ -91,12 +97,20 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             bench.args(large.then_some("--large"));
             run(&mut bench)
         }
-        Subject::Remote { large, huge, dev } => {
+        Subject::Remote {
+            large,
+            huge,
+            link_mbit,
+            link_latency_ms,
+            dev,
+        } => {
             let peers = setup::Environment::Peers.make()?;
             let mut bench = program("bench-remote", "branchline-migration", *dev)?;
             bench.arg("--peers").arg(peers);
             bench.args(large.then_some("--large"));
             bench.args(huge.then_some("--huge"));
+            bench.args(["--link-mbit", &link_mbit.to_string()]);
+            bench.args(["--link-latency-ms", &link_latency_ms.to_string()]);
             run(&mut bench)
         }
         Subject::Migrate {

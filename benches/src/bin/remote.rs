@@ -1,13 +1,15 @@
 //! A remote of bundles in S3: the migration function beside git-remote-s3, in one run.
 //!
-//! The function reads from a git server and knows nothing of earlier runs; the Python
-//! client pushes from a clone on the disk.
+//! The function reads from a git server; the Python client pushes from a clone on the disk. A
+//! warm function has copies of the packs that it wrote before. Between S3 and both clients there
+//! is the machine's loopback, where a request costs nothing, and then a [link](Link).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use branchline_benches::link::{Link, Speed};
 use branchline_benches::make::{self, pack_of};
 use branchline_benches::run::{self, Run};
 use branchline_dev::faults::Service;
@@ -34,17 +36,53 @@ struct Arguments {
     /// request can write. git-remote-s3 cannot.
     #[arg(long)]
     huge: bool,
+    /// The bandwidth of the link between S3 and both clients, in megabits a second each way.
+    #[arg(long, default_value_t = 100)]
+    link_mbit: u64,
+    /// The round trip over that link.
+    #[arg(long, default_value_t = 10)]
+    link_latency_ms: u64,
+}
+
+impl Arguments {
+    fn speed(&self) -> Speed {
+        Speed {
+            mbit: self.link_mbit,
+            round_trip: Duration::from_millis(self.link_latency_ms),
+        }
+    }
 }
 
 const BUCKET: &str = "remotes";
 /// What the function may hold of packs.
 const MEMORY_MIB: u64 = 256;
 
+/// How S3 is reached, and what it is.
+enum Over {
+    /// The development server.
+    Loopback,
+    /// The development server, as slow as the link is.
+    Link(Link),
+    /// Another implementation, whose requests nobody counts.
+    Moto(Moto),
+}
+
+impl Over {
+    /// Where S3 is, when that is not the development server itself.
+    fn endpoint(&self) -> Option<String> {
+        match self {
+            Self::Loopback => None,
+            Self::Link(link) => Some(link.endpoint()),
+            Self::Moto(moto) => Some(moto.endpoint()),
+        }
+    }
+}
+
 /// The functions, and S3 for them and for the Python client.
 struct Bench {
     arguments: Arguments,
     stage: Stage,
-    moto: Option<Moto>,
+    over: Over,
     folder: tempfile::TempDir,
 }
 
@@ -52,7 +90,7 @@ struct Bench {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     println!("S3 is the development server\n");
-    let bench = Bench::start(arguments.clone(), None).await?;
+    let bench = Bench::start(arguments.clone(), Over::Loopback).await?;
     Run::heads();
     bench.small_change().await?;
     if arguments.large {
@@ -62,9 +100,18 @@ async fn main() -> Result<()> {
         bench.huge_bundle().await?;
     }
     bench.stage.server.shutdown().await;
+    println!(
+        "\nS3 is the development server, over {} Mbit/s each way, {} ms there and back\n",
+        arguments.link_mbit, arguments.link_latency_ms
+    );
+    let link = Link::open(arguments.speed()).await?;
+    let bench = Bench::start(arguments.clone(), Over::Link(link)).await?;
+    Run::heads();
+    bench.small_change().await?;
+    bench.stage.server.shutdown().await;
     println!("\nS3 is moto, whose requests are not counted\n");
     let moto = Moto::start_from(&arguments.peers)?;
-    let bench = Bench::start(arguments, Some(moto)).await?;
+    let bench = Bench::start(arguments, Over::Moto(moto)).await?;
     Run::heads();
     bench.small_change().await?;
     bench.stage.server.shutdown().await;
@@ -72,11 +119,20 @@ async fn main() -> Result<()> {
 }
 
 impl Bench {
-    async fn start(arguments: Arguments, moto: Option<Moto>) -> Result<Self> {
-        let mut variables = vec![("MIGRATION_MEMORY_MIB", MEMORY_MIB.to_string())];
-        if let Some(moto) = &moto {
+    async fn start(arguments: Arguments, over: Over) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let temporary = folder.path().join("tmp");
+        std::fs::create_dir(&temporary)?;
+        let mut variables = vec![
+            ("MIGRATION_MEMORY_MIB", MEMORY_MIB.to_string()),
+            ("TMPDIR", temporary.to_string_lossy().into_owned()),
+        ];
+        variables.extend(
+            over.endpoint()
+                .map(|endpoint| ("AWS_ENDPOINT_URL_S3", endpoint)),
+        );
+        if let Over::Moto(moto) = &over {
             moto.put(&format!("/{BUCKET}"), "")?;
-            variables.push(("AWS_ENDPOINT_URL_S3", moto.endpoint()));
         }
         let stage = Stage::start(Setup {
             migration: Some(variables),
@@ -85,13 +141,31 @@ impl Bench {
             ..Setup::default()
         })
         .await?;
+        if let Over::Link(link) = &over {
+            link.lead_to(&stage.server.endpoint())?;
+        }
         stage.create_public_bucket(BUCKET)?;
         Ok(Self {
             arguments,
             stage,
-            moto,
-            folder: tempfile::tempdir()?,
+            over,
+            folder,
         })
+    }
+
+    /// Makes the link as fast as the machine for what is not measured.
+    fn hurry(&self, is_hurried: bool) {
+        if let Over::Link(link) = &self.over {
+            link.set_speed((!is_hurried).then(|| self.arguments.speed()));
+        }
+    }
+
+    /// Takes the copies of packs away that the function has, as where it starts anew.
+    fn drop_copies(&self) -> Result<()> {
+        for entry in std::fs::read_dir(self.folder.path().join("tmp/branchline-packs"))? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        Ok(())
     }
 
     /// Two bytes in 60 MB: pushed, and fetched again.
@@ -102,12 +176,15 @@ impl Bench {
         // The first call starts the function.
         let small = self.folder.path().join("warm.git");
         make::repository(&small, |out| make::commits(out, 1))?;
+        self.hurry(true);
         self.push(&small, "warm").await?;
 
-        self.push(&repository, "ours").await?.tell("migration, all");
-        self.python_push(&repository, "theirs")
-            .await?
-            .tell("git-remote-s3 0.4.2, all");
+        let ours = self.push(&repository, "ours").await?;
+        let theirs = self.python_push(&repository, "theirs").await?;
+        if !matches!(self.over, Over::Link(_)) {
+            ours.tell("migration, all");
+            theirs.tell("git-remote-s3 0.4.2, all");
+        }
         let clones = ["ours", "theirs"].map(|name| self.folder.path().join(name));
         for (clone, name) in clones.iter().zip(["ours", "theirs"]) {
             self.python_clone(name, clone).await?;
@@ -115,39 +192,49 @@ impl Bench {
         let server = self.folder.path().join("server.git");
         make::repository(&server, |_| Ok(()))?;
         self.fetch("ours", &server).await?;
+        self.hurry(false);
 
-        let (mut ours, mut theirs) = (None, None);
+        let (mut warm, mut cold, mut theirs) = (None, None, None);
         let (mut our_fetch, mut their_fetch) = (None, None);
         // The better of three each: others use this machine, too.
         for turn in 0..3 {
-            make::change(&repository, "main", turn)?;
+            make::change(&repository, "main", 2 * turn)?;
             let run = self.push(&repository, "ours").await?;
             ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
-            ours = Some(run.better(ours));
+            warm = Some(run.better(warm));
             let run = self.python_push(&repository, "theirs").await?;
             theirs = Some(run.better(theirs));
             our_fetch = Some(self.fetch("ours", &server).await?.better(our_fetch));
             let run = self.python_fetch(&clones[1]).await?;
             their_fetch = Some(run.better(their_fetch));
+            make::change(&repository, "main", 2 * turn + 1)?;
+            self.drop_copies()?;
+            let run = self.push(&repository, "ours").await?;
+            ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
+            cold = Some(run.better(cold));
         }
-        self.python_fetch(&clones[0]).await?;
+        self.hurry(true);
+        self.python_push(&repository, "theirs").await?;
+        self.fetch("ours", &server).await?;
+        for clone in &clones {
+            self.python_fetch(clone).await?;
+        }
         run::same(&[&repository, &clones[0], &clones[1], &server])?;
-        let (ours, theirs) = ours.zip(theirs).context("there are three turns")?;
-        ours.tell("migration, 2 bytes more");
+
+        let theirs = theirs.context("there are three turns")?;
+        let warm = warm.context("there are three turns")?;
+        let cold = cold.context("there are three turns")?;
+        warm.tell("migration, 2 bytes more, warm");
+        cold.tell("migration, 2 bytes more, no copy of the pack");
         theirs.tell("git-remote-s3 0.4.2, 2 bytes more");
-        println!(
-            "faster than git-remote-s3           {:.1} x",
-            theirs.ratio(&ours)
-        );
+        tell_ratio("warm", &warm, &theirs);
+        tell_ratio("without a copy", &cold, &theirs);
         let (ours, theirs) = our_fetch
             .zip(their_fetch)
             .context("there are three turns")?;
         ours.tell("migration, from S3 to a git server");
         theirs.tell("git-remote-s3 0.4.2, git fetch");
-        println!(
-            "faster than git-remote-s3           {:.1} x",
-            theirs.ratio(&ours)
-        );
+        tell_ratio("fetched", &ours, &theirs);
         Ok(())
     }
 
@@ -162,10 +249,7 @@ impl Bench {
         ours.tell("migration, 51 refs");
         let theirs = self.python_push(&repository, "their-refs").await?;
         theirs.tell("git-remote-s3 0.4.2, 51 refs");
-        println!(
-            "faster than git-remote-s3           {:.1} x",
-            theirs.ratio(&ours)
-        );
+        tell_ratio("51 refs", &ours, &theirs);
         let clones = ["our-refs", "their-refs"].map(|name| self.folder.path().join(name));
         for (clone, name) in clones.iter().zip(["our-refs", "their-refs"]) {
             self.python_clone(name, clone).await?;
@@ -229,8 +313,8 @@ impl Bench {
     }
 
     async fn program(&self, mut command: Command) -> Result<Run> {
-        if let Some(moto) = &self.moto {
-            command.env("AWS_ENDPOINT_URL_S3", moto.endpoint());
+        if let Some(endpoint) = self.over.endpoint() {
+            command.env("AWS_ENDPOINT_URL_S3", endpoint);
         }
         run::program(&self.stage, command, Service::S3).await
     }
@@ -242,7 +326,7 @@ impl Bench {
             "--format=%(refname)/%(objectname)",
             "refs/heads",
         ];
-        if self.moto.is_some() {
+        if matches!(self.over, Over::Moto(_)) {
             return Ok(0);
         }
         let mut bytes = 0;
@@ -254,6 +338,11 @@ impl Bench {
         }
         Ok(bytes)
     }
+}
+
+fn tell_ratio(what: &str, ours: &Run, theirs: &Run) {
+    let ratio = theirs.ratio(ours);
+    println!("faster than git-remote-s3, {what:<17}{ratio:.1} x");
 }
 
 fn url(name: &str) -> String {
