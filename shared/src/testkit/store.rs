@@ -266,10 +266,12 @@ impl ObjectStore for MemoryStore {
         let mut state = self.lock();
         let found = state.bucket(bucket)?.find(key, version)?;
         let body = found.body.clone().unwrap_or_default();
-        match range {
-            None => Ok(body),
-            Some(range) => slice(key, &body, &range),
-        }
+        let body = match range {
+            None => body,
+            Some(range) => slice(key, &body, &range)?,
+        };
+        self.traffic.carried("get", body.len());
+        Ok(body)
     }
 
     async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
@@ -425,6 +427,7 @@ impl ObjectStore for MemoryStore {
         body: Bytes,
     ) -> Result<Part> {
         let _call = self.traffic.enter("upload_part").await?;
+        self.traffic.carried("upload_part", body.len());
         let mut state = self.lock();
         state.bucket(bucket)?.upload(key, upload)?.add(number, body)
     }

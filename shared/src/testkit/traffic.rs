@@ -1,6 +1,7 @@
 //! What happens to calls on their way into a service in memory: they are logged, delayed,
 //! throttled, and something else may happen just before one of them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub struct Traffic(Mutex<State>);
 #[derive(Default)]
 struct State {
     calls: Vec<&'static str>,
+    bytes: HashMap<&'static str, u64>,
     hooks: Vec<(Option<&'static str>, usize, Hook)>,
     latency: Duration,
     max_in_flight: Option<usize>,
@@ -59,6 +61,16 @@ impl Traffic {
     pub fn count(&self, name: &str) -> usize {
         let state = self.lock();
         state.calls.iter().filter(|call| **call == name).count()
+    }
+
+    /// How many bytes of objects the calls of the method `name` carried.
+    pub fn bytes(&self, name: &str) -> u64 {
+        self.lock().bytes.get(name).copied().unwrap_or_default()
+    }
+
+    /// Notes how many bytes a call carried.
+    pub(super) fn carried(&self, name: &'static str, bytes: usize) {
+        *self.lock().bytes.entry(name).or_default() += bytes as u64;
     }
 
     /// The most calls that were in flight at once.

@@ -29,6 +29,8 @@ mod objects;
 mod pieces;
 mod proxy;
 mod s3_bundle;
+mod s3_bundle_copies;
+mod s3_bundle_copies_harm;
 mod s3_bundle_crashes;
 mod s3_bundle_faults;
 mod s3_bundle_foreign;

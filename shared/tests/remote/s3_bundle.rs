@@ -20,7 +20,7 @@ fn names(repo: &Repo) -> Vec<(String, String)> {
 }
 
 /// The bundle of a ref stands for itself: git takes it, and has all that the ref needs.
-fn check_bundle(bytes: &[u8], id: &str, exactly: Option<&Repo>) {
+pub(crate) fn check_bundle(bytes: &[u8], id: &str, exactly: Option<&Repo>) {
     let repo = Repo::new(HashKind::Sha1);
     let path = repo.path.join("../x.bundle");
     std::fs::write(&path, bytes).unwrap();

@@ -112,6 +112,11 @@ impl Copies {
         .flatten()
     }
 
+    /// Removes the copy of a pack: it is not what it should be.
+    pub(crate) async fn give_up(&self, pack: ObjectId, why: &str) {
+        give_up(&self.folder, pack, why).await;
+    }
+
     /// Takes entries of a pack, to be kept once it is known to be good.
     pub(crate) fn writer(&self) -> Writer {
         Writer::new(&self.folder)
@@ -143,6 +148,15 @@ async fn blocking<T: Send + 'static>(
         }
         Err(_) => None,
     }
+}
+
+async fn give_up(folder: &Arc<Folder>, pack: ObjectId, why: &str) {
+    let (folder, error) = (Arc::clone(folder), broken(why));
+    blocking(move || {
+        drop_copy(&folder, pack, &error);
+        Ok(())
+    })
+    .await;
 }
 
 fn drop_copy(folder: &Folder, pack: ObjectId, error: &io::Error) {
@@ -210,16 +224,9 @@ impl Copy {
 
     /// Removes it: it is not what it should be.
     pub(crate) async fn give_up(&self, why: &str) {
-        if self.is_dropped.swap(true, Ordering::Relaxed) {
-            return;
+        if !self.is_dropped.swap(true, Ordering::Relaxed) {
+            give_up(&self.folder, self.pack, why).await;
         }
-        let (folder, pack) = (Arc::clone(&self.folder), self.pack);
-        let error = broken(why);
-        blocking(move || {
-            drop_copy(&folder, pack, &error);
-            Ok(())
-        })
-        .await;
     }
 
     /// Reads exactly that range of the pack; `None` when the copy is of no use any more.

@@ -279,7 +279,7 @@ impl Composed {
         let mut head = *b"PACK\0\0\0\x02\0\0\0\0";
         head[8..].copy_from_slice(&self.count()?.to_be_bytes());
         parts.push(&head).await?;
-        let trailers = Trailers::new(self.hash, &head, base);
+        let trailers = Trailers::new(self.hash, &head, base).await?;
         let Some(base) = base else {
             let making = self.make(None, 0..0, trailers, parts);
             return Ok(try_join(sending, making).await?.1);

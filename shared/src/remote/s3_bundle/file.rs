@@ -93,23 +93,20 @@ impl OpenBundle {
         let start = self.pack_start + HEADER;
         start..self.file.size_bytes.saturating_sub(trailer).max(start)
     }
+}
 
-    /// A range of the bundle, piece after piece.
-    pub(super) fn stream(
-        &self,
-        range: Range<u64>,
-    ) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
-        let pieces = range.end.saturating_sub(range.start).div_ceil(PIECE);
-        let (place, file) = (Arc::clone(&self.place), self.file.clone());
-        futures_util::stream::iter(0..pieces)
-            .map(move |piece| {
-                let start = range.start + piece * PIECE;
-                let end = range.end.min(start + PIECE);
-                let (place, file) = (Arc::clone(&place), file.clone());
-                async move { read(&place, &file, start..end).await }
-            })
-            .buffered(READS)
-    }
+/// A pack of that length, piece after piece.
+pub(super) fn pieces(
+    bytes: Arc<dyn PackBytes>,
+    size_bytes: u64,
+) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+    futures_util::stream::iter(0..size_bytes.div_ceil(PIECE))
+        .map(move |piece| {
+            let bytes = Arc::clone(&bytes);
+            let start = piece * PIECE;
+            async move { bytes.read_range(start..size_bytes.min(start + PIECE)).await }
+        })
+        .buffered(READS)
 }
 
 #[async_trait]

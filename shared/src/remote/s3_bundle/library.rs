@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
 use super::Place;
-use super::file::OpenBundle;
+use super::file::{OpenBundle, pieces};
 use super::layout::BundleFile;
-use super::near::Near;
+use super::near::{Doubts, Near};
 use super::overlay::Overlay;
 use crate::error::{Error, Result};
 use crate::git::object::ObjectKind;
@@ -37,8 +37,8 @@ pub(super) struct Book {
 }
 
 /// A bundle of which little was read.
-struct Opened {
-    bundle: OpenBundle,
+pub(super) struct Opened {
+    pub(super) bundle: OpenBundle,
     /// What its pack is called, where copies are kept.
     trailer: Option<ObjectId>,
 }
@@ -50,6 +50,7 @@ pub(super) struct Library {
     /// All bundles that there are.
     files: Vec<BundleFile>,
     books: Mutex<VecDeque<Arc<Book>>>,
+    pub(super) doubts: Arc<Doubts>,
 }
 
 impl Library {
@@ -59,6 +60,7 @@ impl Library {
             hash,
             files,
             books: Mutex::default(),
+            doubts: Arc::new(Doubts::new(place.options.copies.clone())),
         }
     }
 
@@ -102,7 +104,7 @@ impl Library {
     }
 
     /// Reads what tells a bundle from others, and finds the copy of its pack.
-    async fn open(&self, file: &BundleFile) -> Result<Opened> {
+    pub(super) async fn open(&self, file: &BundleFile) -> Result<Opened> {
         let place = &self.place;
         let trailer = async {
             match &place.options.copies {
@@ -124,8 +126,18 @@ impl Library {
         let book = if !opened.bundle.is_full() {
             let below = database(&self.place, self.hash, below)?;
             self.index(opened.bundle, &*below).await?
-        } else if let Some(book) = self.copied(&opened).await {
-            book
+        } else if let Some((near, index)) = self.copied(&opened).await {
+            Book {
+                copy: Some(Arc::clone(&near.copy)),
+                is_near: true,
+                pack: PackAt {
+                    index: index.clone(),
+                    size_bytes: opened.bundle.pack_bytes(),
+                    bytes: near,
+                },
+                index,
+                bundle: opened.bundle,
+            }
         } else {
             self.index(opened.bundle, &NoBases).await?
         };
@@ -201,7 +213,7 @@ impl Library {
         let mut held = (size_bytes <= self.memory() as u64).then(BytesMut::new);
         let copies = options.copies.as_ref().filter(|_| bundle.is_full());
         let mut writer = copies.map(|copies| copies.writer());
-        let mut pieces = bundle.stream(bundle.pack_start..file.size_bytes);
+        let mut pieces = pieces(Arc::new(bundle.clone()), size_bytes);
         let mut visitor = |_: crate::git::pack::Object<'_>| Ok(());
         let mut at = bundle.pack_start;
         while let Some(piece) = pieces.next().await {
@@ -262,32 +274,19 @@ impl Library {
         self.place.options.limits.memory / 4
     }
 
-    /// A bundle whose pack has a copy.
-    async fn copied(&self, opened: &Opened) -> Option<Book> {
+    /// The copy of a bundle's pack, with its index.
+    pub(super) async fn copied(&self, opened: &Opened) -> Option<(Arc<Near>, Index)> {
         let Opened { bundle, trailer } = opened;
         let copies = self.place.options.copies.as_ref()?;
-        let size_bytes = bundle.pack_bytes();
-        let (copy, index) = copies.find((*trailer)?, size_bytes).await?;
-        let near = Near {
-            copy: Arc::clone(&copy),
-            bundle: bundle.clone(),
-        };
-        Some(Book {
-            bundle: bundle.clone(),
-            pack: PackAt {
-                index: index.clone(),
-                size_bytes,
-                bytes: Arc::new(near),
-            },
-            index,
-            copy: Some(copy),
-            is_near: true,
-        })
+        let (copy, index) = copies.find((*trailer)?, bundle.pack_bytes()).await?;
+        self.doubts.note(copy.pack_id());
+        let bundle = bundle.clone();
+        Some((Arc::new(Near { copy, bundle }), index))
     }
 }
 
 /// What of `piece`, which starts `at`, lies in `range`.
-fn overlap(piece: &Bytes, at: u64, range: &Range<u64>) -> Bytes {
+pub(super) fn overlap(piece: &Bytes, at: u64, range: &Range<u64>) -> Bytes {
     let within = |position: u64| {
         let within = position.saturating_sub(at).min(piece.len() as u64);
         usize::try_from(within).expect("because it is at most the length of what is held")

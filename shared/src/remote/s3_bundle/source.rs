@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bstr::BString;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::Place;
-use super::file::OpenBundle;
 use super::layout::{BundleFile, one_hash};
 use super::library::{Library, database};
 use super::twins::{self, Ref};
@@ -126,13 +125,12 @@ impl Source for BundleSource {
     }
 
     async fn fetch(&self, wanted: &Wanted) -> Result<PackBody> {
-        if let Some(file) = self.verbatim(wanted) {
-            let bundle = OpenBundle::open(&self.place, &file).await?;
-            if bundle.is_full() {
-                return Ok(bundle.stream(bundle.pack_start..file.size_bytes).boxed());
-            }
-        }
         let library = &self.opened.library;
+        if let Some(file) = self.verbatim(wanted)
+            && let Some(whole) = library.whole(&file).await?
+        {
+            return Ok(whole);
+        }
         let books = library.find(&wanted.wants).await.map_err(|error| {
             let unknown = wanted.wants.iter().find(|id| !self.is_tip(**id));
             match (error.kind(), unknown) {
@@ -143,7 +141,16 @@ impl Source for BundleSource {
             }
         })?;
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;
-        objects::fetch(&database, wanted).await
+        let doubts = Arc::clone(&library.doubts);
+        match objects::fetch(&database, wanted).await {
+            Ok(pack) => Ok(pack
+                .or_else(move |error| {
+                    let doubts = Arc::clone(&doubts);
+                    async move { Err(doubts.about(error).await) }
+                })
+                .boxed()),
+            Err(error) => Err(doubts.about(error).await),
+        }
     }
 
     fn tells_history(&self) -> bool {
@@ -153,7 +160,10 @@ impl Source for BundleSource {
     async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
         let books = self.opened.library.find(wants).await?;
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;
-        objects::graph(&database, wants, haves).await.map(Some)
+        match objects::graph(&database, wants, haves).await {
+            Ok(graph) => Ok(Some(graph)),
+            Err(error) => Err(self.opened.library.doubts.about(error).await),
+        }
     }
 }
 

@@ -113,13 +113,21 @@ impl BundleTarget {
             .filter_map(|change| Some(change.new?.id))
             .collect();
         self.same_hash(&new)?;
-        let mut stock = self.take_in(push.pack, push.before_refs, &new).await?;
+        let doubts = Arc::clone(&self.opened.library.doubts);
+        let mut stock = match self.take_in(push.pack, push.before_refs, &new).await {
+            Ok(stock) => stock,
+            Err(error) => return Err(doubts.about(error).await),
+        };
         stock.temporary = push.temporary;
         let mut each = Each {
             objects: stock.objects,
             ..Each::default()
         };
         let outcome = self.change(&push.changes, &stock, &mut each).await;
+        let outcome = match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => Err(doubts.about(error).await),
+        };
         // The books hold what the spool may still be read for.
         stock.arrived = None;
         if let Some(spool) = stock.spool.take().and_then(Arc::into_inner) {
@@ -258,7 +266,10 @@ impl BundleTarget {
                     .collect()
                     .await;
             for (number, done) in done {
-                let outcome = done.and_then(|done| self.note(&changes[number], done, each));
+                let mut outcome = done.and_then(|done| self.note(&changes[number], done, each));
+                if let Err(error) = outcome {
+                    outcome = Err(self.opened.library.doubts.about(error).await);
+                }
                 outcomes.insert(number, outcome);
             }
         }

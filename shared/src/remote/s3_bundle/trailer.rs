@@ -11,42 +11,67 @@ use crate::git::{HashKind, ObjectId};
 /// Pieces of less are not worth a thread.
 const SMALL: usize = 256 * 1024;
 
+/// Whether bytes are those of a pack, as far as they were taken.
+pub(super) struct Proof {
+    hasher: FileHasher,
+    pack: ObjectId,
+}
+
+impl Proof {
+    /// Starts before the header of the pack that is called that.
+    pub(super) fn new(pack: ObjectId) -> Self {
+        Self {
+            hasher: FileHasher::new(pack.kind()),
+            pack,
+        }
+    }
+
+    /// Takes bytes of the pack, up to its trailer.
+    pub(super) async fn update(self, bytes: Bytes) -> Result<Self> {
+        let hasher = hashed(self.hasher, bytes).await?;
+        Ok(Self { hasher, ..self })
+    }
+
+    /// Whether they were the pack's, all of which were taken.
+    pub(super) fn is_met(&self) -> bool {
+        self.hasher.clone().finish() == self.pack
+    }
+}
+
 /// The trailers as far as they are computed.
 pub(super) struct Trailers {
     new: FileHasher,
-    /// The old one, and what it must be. Only where the old pack is read from a copy.
-    old: Option<(FileHasher, ObjectId)>,
+    /// The old one, where the old pack is read from a copy.
+    old: Option<Proof>,
 }
 
 impl Trailers {
     /// Starts with the header of the new pack, and that of the old one.
-    pub(super) fn new(hash: HashKind, header: &[u8], base: Option<&Base>) -> Self {
-        let begun = |header: &[u8]| {
-            let mut hasher = FileHasher::new(hash);
-            hasher.update(header);
-            hasher
-        };
+    pub(super) async fn new(hash: HashKind, header: &[u8], base: Option<&Base>) -> Result<Self> {
+        let mut new = FileHasher::new(hash);
+        new.update(header);
         let near = base.filter(|base| base.is_near);
-        let copy = near.and_then(|base| base.copy.as_ref());
-        Self {
-            new: begun(header),
-            old: copy.map(|copy| (begun(copy.header()), copy.pack_id())),
-        }
+        let old = match near.and_then(|base| base.copy.as_ref()) {
+            Some(copy) => {
+                let proof = Proof::new(copy.pack_id());
+                Some(proof.update(copy.header().clone()).await?)
+            }
+            None => None,
+        };
+        Ok(Self { new, old })
     }
 
     /// Takes entries of the old pack.
     pub(super) async fn update(self, entries: Bytes) -> Result<Self> {
         let Self { new, old } = self;
-        let Some((old, pack)) = old else {
+        let Some(old) = old else {
             let new = hashed(new, entries).await?;
             return Ok(Self { new, old: None });
         };
-        let both = (hashed(new, entries.clone()), hashed(old, entries));
+        let both = (hashed(new, entries.clone()), old.update(entries));
         let (new, old) = futures_util::future::try_join(both.0, both.1).await?;
-        Ok(Self {
-            new,
-            old: Some((old, pack)),
-        })
+        let old = Some(old);
+        Ok(Self { new, old })
     }
 
     /// Takes entries of the new pack.
@@ -56,8 +81,7 @@ impl Trailers {
 
     /// Whether the old pack, all of whose entries were taken, was the one that it should be.
     pub(super) fn are_good(&self) -> bool {
-        let mut old = self.old.iter();
-        old.all(|(hasher, pack)| hasher.clone().finish() == *pack)
+        self.old.as_ref().is_none_or(Proof::is_met)
     }
 
     /// The trailer of the new pack.
