@@ -28,6 +28,7 @@ mod batches_peer;
 mod batches_script;
 mod batches_world;
 mod bundle;
+mod bundle_copies;
 mod bundle_peers;
 mod bundle_races;
 mod conformance;

@@ -116,7 +116,7 @@ impl Base {
     }
 
     /// The same, read from S3.
-    fn from_afar(&self) -> Self {
+    fn afar(&self) -> Self {
         Self {
             bytes: Arc::new(self.bundle.clone()),
             copy: None,
@@ -250,7 +250,7 @@ impl Body for Composed {
         if let Some(copy) = base.and_then(|base| base.copy.as_ref()) {
             copy.give_up("its trailer is another").await;
         }
-        let base = base.map(Base::from_afar);
+        let base = base.map(Base::afar);
         let again = self.attempt(base.as_ref(), upload, check).await?;
         Ok(Sent {
             bytes: first.sent.bytes + again.sent.bytes,

@@ -64,7 +64,7 @@ use super::zip::{self, Zip};
 use super::{PUSH, Place, REPLACES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::copies::{Addition, Copy};
+use crate::remote::copies::Addition;
 use crate::storage::upload::Upload;
 use crate::storage::{ObjectMetadata, Precondition, PutOptions, UploadId};
 
@@ -92,8 +92,8 @@ pub(super) struct Sent {
 pub(super) struct Published {
     pub(super) file: BundleFile,
     pub(super) sent_bytes: u64,
-    /// The copy of its pack.
-    pub(super) copy: Option<Arc<Copy>>,
+    /// Its pack, to be kept on this machine's disk.
+    pub(super) addition: Option<Addition>,
     /// What became of the archive. The ref has moved whatever it says.
     pub(super) archived: Result<()>,
 }
@@ -217,15 +217,10 @@ impl Publication {
             return Err(stale(self.name.as_bstr()));
         }
         self.clean(seen, strays).await;
-        let copies = self.place.options.copies.as_ref();
-        let copy = match copies.zip(addition) {
-            Some((copies, addition)) => copies.keep(addition).await,
-            None => None,
-        };
         Ok(Published {
             file: self.file.clone(),
             sent_bytes: bytes,
-            copy,
+            addition,
             archived: Ok(()),
         })
     }

@@ -381,7 +381,18 @@ impl BundleTarget {
         }
         let zip = self.zip_beside(&plan, new.id, stock).await?;
         let published = publish(&self.place, &seen, &kept, new.id, &*plan.body, &zip).await?;
-        Ok(Done::Published(Box::new((published, plan.makes))))
+        Ok(self.kept(published, plan.makes).await)
+    }
+
+    /// Keeps a copy of what was published.
+    async fn kept(&self, mut published: Published, mut makes: Option<Makes>) -> Done {
+        let copies = self.place.options.copies.as_ref();
+        if let Some((copies, addition)) = copies.zip(published.addition.take())
+            && let Some(makes) = &mut makes
+        {
+            makes.copy = copies.keep(addition).await;
+        }
+        Done::Published(Box::new((published, makes)))
     }
 
     async fn zip_beside(&self, plan: &Plan, id: ObjectId, stock: &Stock) -> Result<Zip> {
@@ -399,7 +410,7 @@ impl BundleTarget {
             let zip = self.zip_beside(&plan, new.id, stock).await?;
             let published = publish(&self.place, &seen, &[], new.id, &*plan.body, &zip).await?;
             removal::delete_stray(&self.place, &found.seen).await?;
-            return Ok(Done::Published(Box::new((published, plan.makes))));
+            return Ok(self.kept(published, plan.makes).await);
         }
         removal::delete_stray(&self.place, &found.seen).await?;
         Ok(Done::Deleted)
@@ -421,11 +432,8 @@ impl BundleTarget {
             Done::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
             Done::Deleted => (None, None, Ok(())),
             Done::Published(published) => {
-                let (published, mut makes) = *published;
+                let (published, makes) = *published;
                 each.bytes += published.sent_bytes;
-                if let Some(makes) = &mut makes {
-                    makes.copy = published.copy.or(makes.copy.take());
-                }
                 (Some(published.file), makes, published.archived)
             }
         };
