@@ -3,10 +3,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use branchline_core::remote::Remote;
+use branchline_core::ErrorKind;
 use branchline_core::remote::copies::Copies;
+use branchline_core::remote::{Remote, Wanted};
+use branchline_core::testkit::{Failing, Script, When};
 
 use crate::repo::Repo;
 use crate::s3_bundle_copies::{Disk, commit, repository};
@@ -207,7 +211,7 @@ async fn a_forged_copy_is_sent_to_nobody() {
         forge(&disk, &segment, offset);
         let source = disk.remote("r").source(&[]).await.unwrap();
         for haves in [vec![], vec![repo.id("main~4")]] {
-            let wanted = branchline_core::remote::Wanted {
+            let wanted = Wanted {
                 wants: vec![repo.id("main")],
                 haves,
                 thin: false,
@@ -219,7 +223,7 @@ async fn a_forged_copy_is_sent_to_nobody() {
             };
             match pack {
                 Ok(pack) => drop(repo.index_pack(&pack, false)),
-                Err(error) => assert_eq!(error.kind(), branchline_core::ErrorKind::Conflict),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
             }
         }
         assert_eq!(fetch_all(&disk.remote("r")).await.refs(), repo.refs());
@@ -304,7 +308,7 @@ async fn a_push_that_is_given_up_anywhere_leaves_no_copy_of_what_is_not_there() 
         }
         // Its lock grows old or is let go of.
         let clock = &disk.world.clock;
-        clock.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
+        clock.fetch_add(1000, Ordering::Relaxed);
         push_and_check(&disk, &repo, 2 * nth + 1, "after one that was given up").await;
         if !came {
             break;
@@ -368,5 +372,30 @@ async fn two_processes_use_one_folder_at_once() {
         b.unwrap();
         disk.check(&repo, "a", "main").await;
         disk.check(&repo, "b", "main").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fails_leaves_copies_that_are_right_or_none() {
+    for when in [When::Before, When::After] {
+        let mut nth = 1;
+        loop {
+            let (disk, repo) = pushed().await;
+            commit(&repo, "main", 1);
+            let script = Script::new();
+            script.fail(nth, ErrorKind::Transport, when);
+            let store = Failing::new(Arc::clone(&disk.world.store), &script);
+            // It may fail, or be tried again.
+            let _ = mirror_all(&repo, &disk.over(Arc::new(store), "r")).await;
+            disk.world.clock.fetch_add(10_000, Ordering::Relaxed);
+            for number in 2..4 {
+                push_and_check(&disk, &repo, number, &format!("after request {nth}")).await;
+            }
+            if script.calls().len() < nth {
+                break;
+            }
+            nth += 1;
+        }
+        assert!(nth > 15, "there are that many requests to fail");
     }
 }

@@ -76,7 +76,7 @@ impl Folder {
         let disk = rustix::fs::statvfs(&self.path)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let held = contents.held();
-        let allowed = self.most.min(free.saturating_add(held) / SHARE);
+        let allowed = allowed(self.most, free, held);
         if bytes > allowed {
             return Ok(false);
         }
@@ -136,6 +136,11 @@ impl Folder {
     }
 }
 
+/// How much copies may take of a disk on which they take `held` and leave `free`.
+fn allowed(most: u64, free: u64, held: u64) -> u64 {
+    most.min(free.saturating_add(held) / SHARE)
+}
+
 fn modified(found: &Metadata) -> SystemTime {
     found.modified().unwrap_or(SystemTime::UNIX_EPOCH)
 }
@@ -168,5 +173,31 @@ impl Contents {
                 self.remove(&folder.join(segment.file_name()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_take_a_quarter_of_what_would_be_free_without_them() {
+        let mib = 1 << 20;
+        assert_eq!(
+            allowed(MOST, 512 * mib, 0),
+            128 * mib,
+            "Lambda's usual /tmp"
+        );
+        assert_eq!(
+            allowed(MOST, 384 * mib, 128 * mib),
+            128 * mib,
+            "full of copies"
+        );
+        assert_eq!(
+            allowed(MOST, 0, 100 * mib),
+            25 * mib,
+            "others need the disk"
+        );
+        assert_eq!(allowed(MOST, u64::MAX, 0), MOST);
     }
 }

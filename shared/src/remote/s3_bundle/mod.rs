@@ -18,6 +18,7 @@ mod layout;
 mod library;
 mod lock;
 mod near;
+mod outcome;
 mod overlay;
 mod plan;
 mod publish;
