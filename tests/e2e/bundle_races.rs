@@ -163,6 +163,8 @@ impl Race {
             let mut command = Command::new(env!("CARGO_BIN_EXE_push-bundle"));
             self.peers.sign_in(&mut command);
             let work = self.peers.work();
+            // All of ours share it, and may be killed while they write to it.
+            command.arg("--copies").arg(work.with_file_name("copies"));
             command.arg("--repository").arg(work);
             let (old, new) = (self.base, self.commits[writer.number]);
             for (option, value) in [

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use branchline_core::aws::{Aws, Settings};
 use branchline_core::git::ObjectId;
 use branchline_core::name::{BucketName, KeyPrefix};
+use branchline_core::remote::copies::Copies;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use branchline_core::retry::{Pace, Paced};
 use branchline_core::storage::client::SdkObjectStore;
@@ -39,6 +40,9 @@ struct Arguments {
     /// When a lock counts as left behind.
     #[arg(long, default_value_t = 60)]
     lock_lifetime_seconds: u64,
+    /// The folder for copies of packs, which other writers may use, too.
+    #[arg(long)]
+    copies: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -46,7 +50,9 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let aws = Aws::load(Settings::default()).await?;
     let store = Paced::new(SdkObjectStore::new(&aws), Pace::new(16));
+    let copies = arguments.copies.as_deref().map(Copies::open).transpose()?;
     let options = BundleOptions {
+        copies: copies.map(Arc::new),
         lock_lifetime: Duration::from_secs(arguments.lock_lifetime_seconds),
         ..BundleOptions::default()
     };
