@@ -36,11 +36,13 @@ pub(super) struct Call {
 
 impl Environment {
     /// Starts a process and waits until it asks for work. `prepare` makes the command for
-    /// a given `AWS_LAMBDA_RUNTIME_API` and a folder for temporary files.
+    /// a given `AWS_LAMBDA_RUNTIME_API` and a folder for temporary files, which is made in
+    /// `temporary`.
     pub(super) async fn start(
         prepare: impl FnOnce(&str, &Path) -> Command,
         function: &str,
         log: &Path,
+        temporary: &Path,
         request_id: &str,
     ) -> Result<Self, (Failure, Vec<u8>)> {
         let started = Instant::now();
@@ -49,10 +51,7 @@ impl Environment {
             (Failure::new("Runtime.InvalidEntrypoint", message), vec![])
         };
         let mut api = RuntimeApi::start().await.map_err(entry_failed)?;
-        let temporary = tempfile::Builder::new()
-            .prefix("branchline-environment-")
-            .tempdir()
-            .map_err(entry_failed)?;
+        let temporary = tempfile::tempdir_in(temporary).map_err(entry_failed)?;
         let command = prepare(&api.address.to_string(), temporary.path());
         let mut process = Process::spawn(command, function, log).map_err(entry_failed)?;
         let failure = tokio::select! {

@@ -76,6 +76,12 @@ impl LambdaHost {
     /// A host without functions.
     pub fn new(account: Account, options: HostOptions) -> std::io::Result<Self> {
         std::fs::create_dir_all(options.data.join("logs"))?;
+        // What a server left that was killed.
+        let temporary = temporary(&options.data);
+        if temporary.exists() {
+            std::fs::remove_dir_all(&temporary)?;
+        }
+        std::fs::create_dir(&temporary)?;
         Ok(Self(Arc::new(Inner {
             account,
             options,
@@ -214,7 +220,8 @@ impl LambdaHost {
         } else {
             let log = self.log_file(&config.name);
             let command = |api: &str, folder: &Path| self.command(&function, api, folder);
-            Environment::start(command, &config.name, &log, &request_id).await
+            let temporary = temporary(&self.0.options.data);
+            Environment::start(command, &config.name, &log, &temporary, &request_id).await
         };
         let invoked = match environment {
             Ok(environment) => {
@@ -315,6 +322,11 @@ impl LambdaHost {
         }
         while stopping.join_next().await.is_some() {}
     }
+}
+
+/// Where environments have their temporary files.
+fn temporary(data: &Path) -> PathBuf {
+    data.join("tmp")
 }
 
 fn report(config: &FunctionConfig, invoked: &Invoked) {
