@@ -1,38 +1,46 @@
 //! A pack that is asked for while the push before it is at work.
 //!
 //! A server takes its time over a pack that has arrived, and the source is idle meanwhile.
-//! Only what is small is held so; a large pack is asked for when its turn comes.
+//! Only what is small is held so, whole and looked at; a large pack is asked for when its
+//! turn comes.
 
 use std::pin::{Pin, pin};
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, MaybeDone, maybe_done, select};
-use futures_util::{StreamExt as _, stream};
 
 use super::size::Meter;
 use crate::error::Result;
-use crate::remote::{PackBody, Source, Wanted};
+use crate::remote::{Incoming, Wanted};
 
-/// How large the pack before may be, and how much of this one is held.
+/// How large the pack before may be, and about how large this one.
 const MOST: u64 = 1 << 20;
+
+/// A pack that is on its way from the source, and how much of it came.
+pub(super) type Asked = (Incoming, Meter);
 
 /// A pack that will be wanted next.
 pub(super) struct Ahead<'a> {
     wanted: Wanted,
     before: Meter,
-    fetched: MaybeDone<BoxFuture<'a, Result<PackBody>>>,
+    fetched: MaybeDone<BoxFuture<'a, Result<Option<Asked>>>>,
 }
 
 impl<'a> Ahead<'a> {
-    /// Will ask for it when all of the pack `before` has passed.
-    pub(super) fn new(source: &'a dyn Source, wanted: Wanted, before: &Meter) -> Self {
-        let (asked, meter) = (wanted.clone(), before.clone());
+    /// Will ask for it, and take it in, when all of the pack `before` has passed.
+    pub(super) fn new(
+        ask: impl Future<Output = Result<Asked>> + Send + 'a,
+        wanted: Wanted,
+        before: &Meter,
+    ) -> Self {
+        let meter = before.clone();
         let fetched: BoxFuture<'a, _> = Box::pin(async move {
             meter.passed().await;
             if meter.bytes() > MOST {
                 return std::future::pending().await;
             }
-            hold(source.fetch(&asked).await?).await
+            let (mut pack, meter) = ask.await?;
+            let is_held = pack.read_ahead(MOST).await;
+            Ok(is_held.then_some((pack, meter)))
         });
         Self {
             wanted,
@@ -54,13 +62,14 @@ impl<'a> Ahead<'a> {
         (done, is_begun.then_some(self))
     }
 
-    /// The pack, if that is what is wanted now.
-    pub(super) async fn take(mut self, wanted: &Wanted) -> Option<Result<PackBody>> {
+    /// The pack, if that is what is wanted now, and it is small.
+    pub(super) async fn take(mut self, wanted: &Wanted) -> Option<Result<Asked>> {
         if !is_same(&self.wanted, wanted) {
             return None;
         }
         (&mut self.fetched).await;
-        Pin::new(&mut self.fetched).take_output()
+        let fetched = Pin::new(&mut self.fetched).take_output();
+        fetched.and_then(Result::transpose)
     }
 }
 
@@ -72,20 +81,4 @@ fn is_same(one: &Wanted, other: &Wanted) -> bool {
         wanted
     };
     sorted(one) == sorted(other)
-}
-
-/// The same pack, as much of it held as may be.
-async fn hold(body: PackBody) -> Result<PackBody> {
-    let mut body = body.fuse();
-    let mut held: Vec<Result<Bytes>> = Vec::new();
-    let mut size = 0;
-    while size <= MOST {
-        let Some(bytes) = body.next().await else {
-            break;
-        };
-        let bytes = bytes?;
-        size += bytes.len() as u64;
-        held.push(Ok(bytes));
-    }
-    Ok(stream::iter(held).chain(body).boxed())
 }

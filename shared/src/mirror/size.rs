@@ -21,6 +21,11 @@ pub(super) struct Most {
 }
 
 impl Most {
+    /// Whether it is whatever it takes.
+    pub(super) fn is_all(&self) -> bool {
+        self.bytes.is_none() && self.deadline.is_none()
+    }
+
     /// When what begins now must have arrived: in two fifths of the time that is left, since
     /// it is still to be worked on then, and so is what did not fit.
     pub(super) fn until(&self) -> Option<Instant> {

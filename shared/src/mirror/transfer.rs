@@ -3,13 +3,13 @@
 use tokio::time::{Instant, timeout_at};
 
 use super::Options;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Asked};
 use super::size::{Meter, Most, limited};
 use super::tally::Tally;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::remote::{
-    Head, Incoming, IncomingOptions, PackBody, Push, PushReport, RefChange, Source, Target, Wanted,
+    Head, Incoming, IncomingOptions, Push, PushReport, RefChange, Source, Target, Wanted,
 };
 
 /// What is to be changed by one push.
@@ -126,32 +126,26 @@ impl Transfer<'_> {
             &with(there.clone(), refs.ids()),
             later,
         );
-        let mut meter = Meter::default();
-        let pack = match wanted(refs.ids(), &there, rest) {
-            None => None,
+        let (pack, meter) = match wanted(refs.ids(), &there, rest) {
+            None => (None, Meter::default()),
             Some(wanted) => {
-                let fetch = self.fetch(&wanted);
-                let body = match most.until() {
-                    None => Some(fetch.await?),
-                    Some(until) => timeout_at(until, fetch).await.ok().transpose()?,
+                let ask = self.ask(&wanted, most);
+                let asked = match most.until() {
+                    None => Some(ask.await?),
+                    Some(until) => timeout_at(until, ask).await.ok().transpose()?,
                 };
-                let Some(body) = body else {
+                let Some((pack, meter)) = asked else {
+                    let meter = Meter::default();
                     meter.late();
                     return Ok(Pushed::Over(meter));
                 };
-                let (body, limit) = limited(body, most);
-                meter = limit;
-                let options = IncomingOptions {
-                    hash: self.source.snapshot().hash,
-                    limits: self.options.limits,
-                    pointers: self.options.lfs.is_some(),
-                };
-                Some(Incoming::new(body, &options))
+                (Some(pack), meter)
             }
         };
-        let ahead = later
-            .filter(|_| pack.is_some())
-            .map(|later| Ahead::new(self.source, later, &meter));
+        let ahead = later.filter(|_| pack.is_some()).map(|later| {
+            let ask = ask(self.source, self.options, later.clone(), self.most());
+            Ahead::new(ask, later, &meter)
+        });
         let changes = refs.changes.iter().chain(&refs.gone);
         let push = target.push(Push {
             changes: changes.cloned().collect(),
@@ -175,12 +169,24 @@ impl Transfer<'_> {
     }
 
     /// What was asked for ahead, or else is asked for now.
-    async fn fetch(&mut self, wanted: &Wanted) -> Result<PackBody> {
-        if let Some(ahead) = self.ahead.take()
-            && let Some(body) = ahead.take(wanted).await
+    async fn ask(&mut self, wanted: &Wanted, most: Most) -> Result<Asked> {
+        // What was asked for ahead is limited.
+        if let Some(ahead) = self.ahead.take().filter(|_| !most.is_all())
+            && let Some(asked) = ahead.take(wanted).await
         {
-            return body;
+            return asked;
         }
-        self.source.fetch(wanted).await
+        ask(self.source, self.options, wanted.clone(), most).await
     }
+}
+
+/// Asks for a pack, of which no more than `most` will come.
+async fn ask(source: &dyn Source, options: &Options, wanted: Wanted, most: Most) -> Result<Asked> {
+    let (body, meter) = limited(source.fetch(&wanted).await?, most);
+    let options = IncomingOptions {
+        hash: source.snapshot().hash,
+        limits: options.limits,
+        pointers: options.lfs.is_some(),
+    };
+    Ok((Incoming::new(body, &options), meter))
 }

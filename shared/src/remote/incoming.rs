@@ -1,6 +1,6 @@
 //! A pack on its way from a source to a target, verified while it passes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -95,6 +95,9 @@ pub struct Incoming {
     body: PackBody,
     receiver: Receiver,
     watch: Watch,
+    /// What was read ahead.
+    held: VecDeque<Result<Bytes>>,
+    has_ended: bool,
 }
 
 impl fmt::Debug for Incoming {
@@ -122,15 +125,43 @@ impl Incoming {
             body,
             receiver: Receiver::new(options.hash, options.limits),
             watch: Watch::new(options),
+            held: VecDeque::new(),
+            has_ended: false,
         }
     }
 
     /// The next bytes, whose objects were looked at; `None` after the last ones.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let Some(bytes) = self.body.next().await.transpose()? else {
+        match self.held.pop_front() {
+            Some(held) => held.map(Some),
+            None => self.next().await,
+        }
+    }
+
+    /// Takes in and holds all there is, or a little more than `most` bytes; whether that is
+    /// all. What fails is told when its turn comes.
+    pub async fn read_ahead(&mut self, most: u64) -> bool {
+        let mut size = 0;
+        while size <= most
+            && let Some(bytes) = self.next().await.transpose()
+        {
+            size += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            self.held.push_back(bytes);
+        }
+        self.has_ended
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        let Some(bytes) = self.body.next().await else {
+            self.has_ended = true;
             return Ok(None);
         };
-        self.receiver.push(&bytes, &mut self.watch)?;
+        let bytes = bytes.inspect_err(|_| self.has_ended = true)?;
+        let looked_at = self.receiver.push(&bytes, &mut self.watch);
+        looked_at.inspect_err(|_| self.has_ended = true)?;
         Ok(Some(bytes))
     }
 
