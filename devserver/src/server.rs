@@ -133,6 +133,9 @@ impl Server {
         for rule in &options.faults {
             faults.add(rule.clone());
         }
+        // First: it locks the folder, so that no other server works there.
+        let store =
+            Store::open_with(&data.join("s3"), durability).context("opening the buckets")?;
         let (lambda, queue) = open_lambda(&options, &account, &endpoint, &data)?;
         let delivery = Delivery::new(
             account.clone(),
@@ -150,8 +153,6 @@ impl Server {
         codecommit.set_base_url(&endpoint);
         codecommit.set_trigger_tester(Arc::new(delivery.clone()));
         delivery.set_source(Arc::new(codecommit.clone()));
-        let store =
-            Store::open_with(&data.join("s3"), durability).context("opening the buckets")?;
         for (bucket, access) in &options.public_buckets {
             store.set_public_access(bucket, *access);
         }

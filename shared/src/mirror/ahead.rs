@@ -15,8 +15,9 @@ use crate::remote::{Incoming, Wanted};
 /// How large the pack before may be, and about how large this one.
 const MOST: u64 = 1 << 20;
 
-/// A pack that is on its way from the source, and how much of it came.
-pub(super) type Asked = (Incoming, Meter);
+/// A pack that is on its way from the source, unless that is too slow, and how much of it
+/// came.
+pub(super) type Asked = (Option<Incoming>, Meter);
 
 /// A pack that will be wanted next.
 pub(super) struct Ahead<'a> {
@@ -39,7 +40,10 @@ impl<'a> Ahead<'a> {
                 return std::future::pending().await;
             }
             let (mut pack, meter) = ask.await?;
-            let is_held = pack.read_ahead(MOST).await;
+            let is_held = match &mut pack {
+                Some(pack) => pack.read_ahead(MOST).await,
+                None => false,
+            };
             Ok(is_held.then_some((pack, meter)))
         });
         Self {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -16,7 +17,7 @@ use crate::remote::PackBody;
 pub(super) struct Most {
     /// The most bytes of its pack.
     pub(super) bytes: Option<u64>,
-    /// When the whole run ends: see [`Most::until`].
+    /// When the whole run ends: see [`Most::time`].
     pub(super) deadline: Option<Instant>,
 }
 
@@ -26,12 +27,11 @@ impl Most {
         self.bytes.is_none() && self.deadline.is_none()
     }
 
-    /// When what begins now must have arrived: in two fifths of the time that is left, since
-    /// it is still to be worked on then, and so is what did not fit.
-    pub(super) fn until(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let left = self.deadline?.saturating_duration_since(now);
-        Some(now + left * 2 / 5)
+    /// How long what begins now may take: two fifths of the time that is left, since it is
+    /// still to be worked on then, and so is what did not fit.
+    pub(super) fn time(&self) -> Option<Duration> {
+        let left = self.deadline?.saturating_duration_since(Instant::now());
+        Some(left * 2 / 5)
     }
 }
 
@@ -96,12 +96,16 @@ impl Meter {
 
 /// A pack that fails on its way as soon as it is too much, so that nobody takes it in. Its
 /// time begins when it is first asked for: what a target does before is no fault of its size.
-pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
+pub(super) fn limited(
+    body: PackBody,
+    bytes: Option<u64>,
+    time: Option<Duration>,
+) -> (PackBody, Meter) {
     let meter = Meter::default();
     let state = Some((body, meter.clone(), None));
     let body = stream::unfold(state, move |state| async move {
         let (mut body, meter, until) = state?;
-        let until = until.or_else(|| most.until());
+        let until = until.or_else(|| Some(Instant::now() + time?));
         let next = match until {
             None => Some(body.next().await),
             // A pack that is there faster than it is taken never lets a timeout look.
@@ -122,7 +126,7 @@ pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
         };
         let came = chunk.len() as u64;
         let before = meter.0.bytes.fetch_add(came, Ordering::Relaxed);
-        if most.bytes.is_some_and(|most| before + came > most) {
+        if bytes.is_some_and(|most| before + came > most) {
             return Some((Err(meter.raise("has too many bytes")), None));
         }
         Some((Ok(chunk), Some((body, meter, until))))
@@ -132,8 +136,6 @@ pub(super) fn limited(body: PackBody, most: Most) -> (PackBody, Meter) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;
@@ -146,11 +148,7 @@ mod tests {
     #[tokio::test]
     async fn a_pack_of_the_most_bytes_passes_and_one_more_fails() {
         for (chunks, over) in [(3, false), (4, true)] {
-            let most = Most {
-                bytes: Some(39),
-                deadline: None,
-            };
-            let (body, meter) = limited(pack(chunks), most);
+            let (body, meter) = limited(pack(chunks), Some(39), None);
             let passed: Vec<_> = body.collect().await;
             assert_eq!(passed.iter().any(Result::is_err), over);
             assert_eq!((meter.is_over(), meter.bytes()), (over, chunks as u64 * 10));
@@ -159,11 +157,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pack_that_is_taken_too_slowly_fails_when_its_time_is_over() {
-        let most = Most {
-            bytes: None,
-            deadline: Some(Instant::now() + Duration::from_millis(27500)),
-        };
-        let (mut body, meter) = limited(pack(100), most);
+        let time = Duration::from_secs(7);
+        let (mut body, meter) = limited(pack(100), None, Some(time));
         // The target does something else before.
         tokio::time::sleep(Duration::from_secs(10)).await;
         let mut taken = 0;
@@ -178,11 +173,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pack_that_stalls_fails_when_its_time_is_over() {
         let begin = Instant::now();
-        let most = Most {
-            bytes: None,
-            deadline: Some(begin + Duration::from_millis(17500)),
-        };
-        let (body, meter) = limited(pack(1).chain(stream::pending()).boxed(), most);
+        let stalled = pack(1).chain(stream::pending()).boxed();
+        let (body, meter) = limited(stalled, None, Some(Duration::from_secs(7)));
         let passed: Vec<_> = body.collect().await;
         assert_eq!((passed.len(), passed[1].is_err()), (2, true));
         assert!(meter.is_over() && meter.is_slow());

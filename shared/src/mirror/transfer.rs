@@ -1,6 +1,6 @@
 //! Pushes: what the target lacks is asked of the source, and refs are changed.
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::Options;
 use super::ahead::{Ahead, Asked};
@@ -128,19 +128,10 @@ impl Transfer<'_> {
         );
         let (pack, meter) = match wanted(refs.ids(), &there, rest) {
             None => (None, Meter::default()),
-            Some(wanted) => {
-                let ask = self.ask(&wanted, most);
-                let asked = match most.until() {
-                    None => Some(ask.await?),
-                    Some(until) => timeout_at(until, ask).await.ok().transpose()?,
-                };
-                let Some((pack, meter)) = asked else {
-                    let meter = Meter::default();
-                    meter.late();
-                    return Ok(Pushed::Over(meter));
-                };
-                (Some(pack), meter)
-            }
+            Some(wanted) => match self.ask(&wanted, most).await? {
+                (None, over) => return Ok(Pushed::Over(over)),
+                asked => asked,
+            },
         };
         let ahead = later.filter(|_| pack.is_some()).map(|later| {
             let ask = ask(self.source, self.options, later.clone(), self.most());
@@ -180,13 +171,26 @@ impl Transfer<'_> {
     }
 }
 
-/// Asks for a pack, of which no more than `most` will come.
+/// Asks for a pack, of which no more than `most` will come; no pack when asking took all of
+/// its time.
 async fn ask(source: &dyn Source, options: &Options, wanted: Wanted, most: Most) -> Result<Asked> {
-    let (body, meter) = limited(source.fetch(&wanted).await?, most);
+    let (begin, time) = (Instant::now(), most.time());
+    let fetch = source.fetch(&wanted);
+    let body = match time {
+        None => Some(fetch.await?),
+        Some(time) => timeout(time, fetch).await.ok().transpose()?,
+    };
+    let Some(body) = body else {
+        let meter = Meter::default();
+        meter.late();
+        return Ok((None, meter));
+    };
+    let left = time.map(|time| time.saturating_sub(begin.elapsed()));
+    let (body, meter) = limited(body, most.bytes, left);
     let options = IncomingOptions {
         hash: source.snapshot().hash,
         limits: options.limits,
         pointers: options.lfs.is_some(),
     };
-    Ok((Incoming::new(body, &options), meter))
+    Ok((Some(Incoming::new(body, &options)), meter))
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice as _};
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, OptionFuture, join};
+use futures_util::future::{BoxFuture, Either, ready, select};
 
 use super::http::{HttpSource, HttpTarget};
 use super::url::CodeCommitUrl;
@@ -110,7 +110,10 @@ impl CodeCommitRemote {
         &self,
         create: bool,
         open: impl Fn(SmartHttp) -> BoxFuture<'static, Result<T>>,
-    ) -> Result<(Repository, T)> {
+    ) -> Result<(Repository, T)>
+    where
+        T: Send + 'static,
+    {
         let region = self.url.region.as_deref().unwrap_or_default();
         let name = &self.url.repository;
         let guess = self.addresses.guess(region, name);
@@ -118,8 +121,15 @@ impl CodeCommitRemote {
             let credentials = Arc::clone(&self.credentials);
             open(SmartHttp::new(self.http.clone(), url, credentials))
         });
-        let (found, early) =
-            join(self.service.get_repository(name), OptionFuture::from(early)).await;
+        let asked = self.service.get_repository(name);
+        // What was asked for early counts when the address is told and nothing else failed.
+        let (found, early) = match early {
+            None => (asked.await, None),
+            Some(early) => match select(asked, early).await {
+                Either::Left((found, early)) => (found, Some(early)),
+                Either::Right((opened, asked)) => (asked.await, Some(ready(opened).boxed())),
+            },
+        };
         let (repository, early) = match found {
             Err(error) if error.kind() == ErrorKind::NotFound && create => {
                 (self.create().await?, None)
@@ -129,10 +139,14 @@ impl CodeCommitRemote {
         self.addresses.learn(region, &repository);
         let client = git_client(&repository, &self.http, &self.credentials)?;
         let is_right = guess.as_ref() == Some(client.url());
-        let opened = match early.filter(|_| is_right) {
-            Some(opened) => opened?,
-            None => open(client).await?,
-        };
+        if let Some(early) = early.filter(|_| is_right) {
+            match early.await {
+                // It was created meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                opened => return Ok((repository, opened?)),
+            }
+        }
+        let opened = open(client).await?;
         Ok((repository, opened))
     }
 

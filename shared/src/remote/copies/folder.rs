@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::record;
-use super::segment::{SegmentId, broken};
+use super::segment::{SegmentId, broken, is_passing};
 use crate::git::ObjectId;
 
 /// The most that copies take, whatever the disk has.
 const MOST: u64 = 4 << 30;
 /// What part of the space that would be free without them they may take.
 const SHARE: u64 = 4;
+/// The most copies there are.
+const MOST_COPIES: usize = 512;
 /// A file that belongs to no copy so long after it was written was left behind.
 const LEFT_BEHIND: Duration = Duration::from_hours(1);
 
@@ -82,13 +84,24 @@ impl Folder {
         }
         contents.records.sort_by_key(|(_, used, ..)| *used);
         let mut oldest = contents.records.clone().into_iter();
-        while contents.held() > allowed - bytes {
+        let mut held = contents.held();
+        while held > allowed - bytes || contents.records.len() >= MOST_COPIES {
             let Some((path, ..)) = oldest.next() else {
                 return Ok(false);
             };
-            contents.remove_record(&path);
+            held -= contents.remove_record(&path);
         }
         Ok(true)
+    }
+
+    /// Whether so many bytes would have room if nothing else were here.
+    pub(super) fn may_hold(&self, bytes: u64) -> bool {
+        let room = || {
+            let disk = rustix::fs::statvfs(&self.path)?;
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            io::Result::Ok(allowed(self.most, free, self.contents()?.held()))
+        };
+        room().is_ok_and(|room| bytes <= room)
     }
 
     /// Removes a copy, and what no other one needs.
@@ -118,8 +131,11 @@ impl Folder {
                     let one = (path, modified(&found), found.len(), segments);
                     contents.records.push(one);
                 }
+                Err(error) if is_passing(&error) => return Err(error),
                 // No copy is ever seen half written.
-                Err(_) => contents.remove(&path),
+                Err(_) => {
+                    contents.remove(&path);
+                }
             }
         }
         let needed: HashSet<String> = contents
@@ -150,29 +166,31 @@ impl Contents {
         self.sizes.values().sum()
     }
 
-    fn remove(&mut self, path: &Path) {
+    /// Removes a file; how much of the disk is free by that.
+    fn remove(&mut self, path: &Path) -> u64 {
         // One that stays goes on being counted.
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
-            _ => drop(self.sizes.remove(path)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => 0,
+            _ => self.sizes.remove(path).unwrap_or(0),
         }
     }
 
-    fn remove_record(&mut self, path: &Path) {
+    /// Removes a copy, and what no other one needs; how much of the disk is free by that.
+    fn remove_record(&mut self, path: &Path) -> u64 {
         let Some(at) = self.records.iter().position(|(other, ..)| other == path) else {
-            self.remove(path);
-            return;
+            return self.remove(path);
         };
         // The record first: none is to name what is not there.
-        self.remove(path);
+        let mut freed = self.remove(path);
         let (.., segments) = self.records.remove(at);
         for segment in segments {
             let mut others = self.records.iter();
             if !others.any(|(.., others)| others.iter().any(|other| other.name == segment.name)) {
                 let folder = path.parent().unwrap_or(Path::new(""));
-                self.remove(&folder.join(segment.file_name()));
+                freed += self.remove(&folder.join(segment.file_name()));
             }
         }
+        freed
     }
 }
 

@@ -8,9 +8,10 @@
 //! what is new and the index. The pack's header and trailer are not kept: they follow from
 //! the index.
 //!
-//! Nothing here is trusted. Lengths and checksums are looked at whenever a byte is read: one that
-//! was torn, cut off, changed or swapped is not there any more. That finds accidents; who
-//! publishes what was computed of a copy must compare it to the pack's trailer first.
+//! Nothing here is taken for whole. Lengths and checksums are looked at whenever a byte is
+//! read: one that was torn, cut off, changed or swapped is not there any more. That finds
+//! accidents. Who may write to this user's folder may forge checksums, too: who copies a pack
+//! inside S3 because of what lies here compares it to the pack's trailer first.
 //!
 //! Segments have random names and records are renamed into their place, so several processes
 //! may use one folder, and may be killed at any time: what is half done is named by no
@@ -18,8 +19,8 @@
 //! without them, and 4 GiB; what was not used for the longest goes first. A disk that is
 //! full, or any other failure, costs the copy and nothing else.
 //!
-//! Memory: a copy that is read holds four bytes for each 64 KiB; one that is kept holds its
-//! index and its base's until it is written.
+//! Memory: a copy that is read holds four bytes for each 64 KiB. While one is kept, and that
+//! is one at a time, there are about 105 bytes for each object of it.
 
 mod folder;
 mod record;
@@ -33,11 +34,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
 use self::folder::Folder;
 use self::record::{MOST_SEGMENTS, Record};
-use self::segment::{Segment, SegmentWriter, broken};
+use self::segment::{Segment, SegmentWriter, broken, is_passing};
 pub(crate) use self::writer::{Writer, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -49,6 +51,8 @@ const STEP: u64 = 4 << 20;
 /// Copies of packs in one folder.
 pub struct Copies {
     folder: Arc<Folder>,
+    /// One is kept at a time: that takes memory.
+    keeping: Semaphore,
 }
 
 impl std::fmt::Debug for Copies {
@@ -69,6 +73,8 @@ pub(crate) struct Addition {
     pub(crate) index: Index,
     /// What the whole pack is called.
     pub(crate) pack: ObjectId,
+    /// The base's bundle is gone.
+    pub(crate) replaces_base: bool,
 }
 
 impl Copies {
@@ -83,6 +89,7 @@ impl Copies {
         })?;
         Ok(Self {
             folder: Arc::new(opened),
+            keeping: Semaphore::new(1),
         })
     }
 
@@ -91,6 +98,7 @@ impl Copies {
     pub fn holding(self, most_bytes: u64) -> Self {
         Self {
             folder: Arc::new(self.folder.holding(most_bytes)),
+            ..self
         }
     }
 
@@ -100,6 +108,7 @@ impl Copies {
         blocking(move || {
             let (copy, index) = match Copy::open(&folder, pack) {
                 Ok(found) => found,
+                Err(error) if is_passing(&error) => return Err(error),
                 Err(_) if !record::path(&folder.path, pack).exists() => return Ok(None),
                 Err(error) => {
                     drop_copy(&folder, pack, &error);
@@ -117,9 +126,9 @@ impl Copies {
         give_up(&self.folder, pack, why).await;
     }
 
-    /// Takes entries of a pack, to be kept once it is known to be good.
-    pub(crate) fn writer(&self) -> Writer {
-        Writer::new(&self.folder)
+    /// Takes entries of a pack, about so many bytes, to be kept once it is known to be good.
+    pub(crate) fn writer(&self, expected: u64) -> Writer {
+        Writer::new(&self.folder, expected)
     }
 
     /// Keeps the copy of a pack that is known to be good; `None` when that cannot be.
@@ -128,6 +137,7 @@ impl Copies {
         if base.is_some_and(|base| base.is_dropped.load(Ordering::Relaxed)) {
             return None;
         }
+        let _one = self.keeping.acquire().await.ok()?;
         let folder = Arc::clone(&self.folder);
         let kept = blocking(move || keep(&folder, addition)).await;
         kept.flatten().map(Arc::new)
@@ -238,6 +248,7 @@ impl Copy {
         let read = tokio::task::spawn_blocking(move || copy.read(range)).await;
         let error = match read {
             Ok(Ok(bytes)) => return Some(bytes),
+            Ok(Err(error)) if is_passing(&error) => return None,
             Ok(Err(error)) => error,
             Err(error) => io::Error::other(error),
         };
@@ -293,7 +304,10 @@ fn keep(folder: &Arc<Folder>, addition: Addition) -> io::Result<Option<Copy>> {
         written,
         index,
         pack,
+        replaces_base,
     } = addition;
+    let gone = base.as_ref().map(|base| base.pack);
+    let gone = gone.filter(|base| replaces_base && *base != pack);
     let (mut segments, index) = match base {
         None => (Vec::new(), index),
         Some(base) => {
@@ -341,6 +355,9 @@ fn keep(folder: &Arc<Folder>, addition: Addition) -> io::Result<Option<Copy>> {
     record.write(&folder.path)?;
     for written in pending {
         written.stays();
+    }
+    if let Some(base) = gone {
+        folder.remove(base);
     }
     Ok(Some(copy))
 }

@@ -71,17 +71,27 @@ pub(super) fn create_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// A segment that is read. It stays readable when its file is removed.
+/// Whether what failed says nothing of the file: this process has too much open, or too
+/// little memory.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    Errno::from_io_error(error).is_some_and(|error| passing.contains(&error))
+}
+
+/// A segment that is read. Its file is opened for each read alone: there may be more copies
+/// than a process may have files.
 pub(super) struct Segment {
     pub(super) id: SegmentId,
-    file: File,
+    path: PathBuf,
     sums: Vec<u8>,
 }
 
 impl Segment {
     /// Opens the segment, whose checksums must be those that were written.
     pub(super) fn open(folder: &Path, id: SegmentId) -> io::Result<Self> {
-        let mut file = open_file(&folder.join(id.file_name()))?;
+        let path = folder.join(id.file_name());
+        let mut file = open_file(&path)?;
         if file.metadata()?.len() != id.file_bytes() {
             return Err(broken("a segment has another length"));
         }
@@ -91,7 +101,7 @@ impl Segment {
         if crc32fast::hash(&sums) != id.check {
             return Err(broken("the checksums of a segment are others"));
         }
-        Ok(Self { id, file, sums })
+        Ok(Self { id, path, sums })
     }
 
     /// Reads exactly that range, unharmed.
@@ -105,7 +115,7 @@ impl Segment {
         let end = end.min(self.id.size);
         let length = |bytes: u64| usize::try_from(bytes).map_err(io::Error::other);
         let mut bytes = vec![0; length(end - start)?];
-        self.file.read_exact_at(&mut bytes, start)?;
+        open_file(&self.path)?.read_exact_at(&mut bytes, start)?;
         let first = length(start / block * SUM)?;
         let sums = self.sums[first..].chunks_exact(4);
         for (piece, sum) in bytes.chunks(BLOCK).zip(sums) {

@@ -30,12 +30,21 @@ pub(crate) struct Written {
 }
 
 impl Writer {
-    pub(super) fn new(folder: &Arc<Folder>) -> Self {
+    /// Takes about so many bytes, as far as that is known.
+    pub(super) fn new(folder: &Arc<Folder>, expected: u64) -> Self {
         let (sender, receiver) = mpsc::channel(1);
         let folder = Arc::clone(folder);
+        let work = move || {
+            // Else all others would go first, and then there would be no room all the same.
+            if folder.may_hold(expected) {
+                write(&folder, receiver)
+            } else {
+                Ok(None)
+            }
+        };
         Self {
             sender,
-            task: tokio::task::spawn_blocking(move || write(&folder, receiver)),
+            task: tokio::task::spawn_blocking(work),
         }
     }
 
@@ -76,9 +85,14 @@ fn write(
         let needed = size + bytes.len() as u64;
         if needed > room {
             let step = if room == 0 { FIRST_ROOM } else { ROOM };
-            let more = step.max(needed - room);
+            let least = needed - room;
+            let mut more = step.max(least);
             if !folder.make_room(more)? {
-                return Ok(None);
+                // It may be the last bit.
+                more = least;
+                if !folder.make_room(more)? {
+                    return Ok(None);
+                }
             }
             room += more;
         }

@@ -334,7 +334,9 @@ impl Composed {
                 written,
                 index,
                 pack,
+                replaces_base: false,
             });
+            attempt.sent.base = base.map(|base| base.bundle.file.clone());
         }
         attempt.sent.bytes = parts.sent;
         Ok(attempt)
@@ -345,7 +347,7 @@ impl Composed {
     fn writer(&self, base: Option<&Base>) -> Option<Writer> {
         let copies = self.options.copies.as_ref()?;
         let can_have = base.is_none_or(|base| base.copy.is_some());
-        can_have.then(|| copies.writer())
+        can_have.then(|| copies.writer(0))
     }
 
     /// Makes the new entries.

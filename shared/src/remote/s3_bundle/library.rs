@@ -212,7 +212,7 @@ impl Library {
         let mut receiver = Receiver::new(self.hash, options.limits);
         let mut held = (size_bytes <= self.memory() as u64).then(BytesMut::new);
         let copies = options.copies.as_ref().filter(|_| bundle.is_full());
-        let mut writer = copies.map(|copies| copies.writer());
+        let mut writer = copies.map(|copies| copies.writer(size_bytes));
         let mut pieces = pieces(Arc::new(bundle.clone()), size_bytes);
         let mut visitor = |_: crate::git::pack::Object<'_>| Ok(());
         let mut at = bundle.pack_start;
@@ -249,6 +249,7 @@ impl Library {
                 written,
                 index: resolved.index.clone(),
                 pack,
+                replaces_base: false,
             };
             copy = copies.keep(addition).await;
         }

@@ -1,6 +1,7 @@
 //! Packs of bundles that have a copy on this machine's disk.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -56,6 +57,8 @@ impl Library {
 pub(super) struct Doubts {
     copies: Option<Arc<Copies>>,
     read: Mutex<Vec<ObjectId>>,
+    /// Some were given up: what others read of them meanwhile is in doubt, too.
+    were_right: AtomicBool,
 }
 
 impl Doubts {
@@ -63,6 +66,7 @@ impl Doubts {
         Self {
             copies,
             read: Mutex::default(),
+            were_right: AtomicBool::new(false),
         }
     }
 
@@ -85,9 +89,10 @@ impl Doubts {
             return error;
         };
         let read = std::mem::take(&mut *self.read());
-        if read.is_empty() {
+        if read.is_empty() && !self.were_right.load(Ordering::Relaxed) {
             return error;
         }
+        self.were_right.store(true, Ordering::Relaxed);
         for pack in read {
             copies
                 .give_up(pack, "what it holds may be another pack")

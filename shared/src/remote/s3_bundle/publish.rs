@@ -86,6 +86,8 @@ pub(super) struct Sent {
     pub(super) bytes: u64,
     /// The bundle's pack, to be kept on this machine's disk when the bundle is published.
     pub(super) addition: Option<Addition>,
+    /// The bundle that this one is made of.
+    pub(super) base: Option<BundleFile>,
 }
 
 /// What a publication left.
@@ -204,7 +206,11 @@ impl Publication {
         strays: &[BundleFile],
         body: &dyn Body,
     ) -> Result<Published> {
-        let Sent { bytes, addition } = self.upload(body).await?;
+        let Sent {
+            bytes,
+            addition,
+            base,
+        } = self.upload(body).await?;
         let verdict = match self.complete().await {
             Ok(()) => self.look(seen).await,
             Err(error) => Err(error),
@@ -220,7 +226,10 @@ impl Publication {
         Ok(Published {
             file: self.file.clone(),
             sent_bytes: bytes,
-            addition,
+            addition: addition.map(|addition| Addition {
+                replaces_base: base.is_some_and(|base| seen.files.contains(&base)),
+                ..addition
+            }),
             archived: Ok(()),
         })
     }
