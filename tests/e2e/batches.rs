@@ -40,8 +40,10 @@ async fn each_batch_is_a_push_and_no_tag_is_left() -> Result<()> {
         world.check(&target)?;
         // A look, five tags, and the refs, with which the tags go.
         let pushes = world.push_requests() - before.0;
-        // The second one was looked for beside the first one before it was created.
-        assert_eq!(pushes - u64::from(filters == "false"), 1 + 5 + 1);
+        // The second one may have been looked for beside the first one, before CodeCommit
+        // said that there is none.
+        let guessed = u64::from(filters == "false");
+        assert!((7..=7 + guessed).contains(&pushes), "{pushes} requests");
         // Refs in two requests, the history once, a pack for each batch, and one for
         // `light`, which no batch ends at.
         assert_eq!(world.server.seen().len() - before.1, 2 + 1 + 5 + 1);

@@ -426,7 +426,7 @@ async fn a_guessed_address_serves_only_where_it_is_the_one_that_is_told() -> Res
     let pushed_to = |account: &Account| account.count(Service::Git, "git-receive-pack");
     // What is learned of the first one is right for the second, even where that is yet to
     // be created, and wrong for the third.
-    for (account, name, asked) in [
+    for (account, name, guessed) in [
         (&account, "one", 0),
         (&account, "two", 1),
         (&other, "three", 0),
@@ -437,11 +437,9 @@ async fn a_guessed_address_serves_only_where_it_is_the_one_that_is_told() -> Res
         assert!(outcome.complete);
         let [refs, wanted] = [account.refs(name)?, source.refs()];
         assert_eq!(refs.trim_end(), wanted.trim_end(), "{name}");
-        assert_eq!(
-            pushed_to(account) - before,
-            2 + asked,
-            "{name}: guessed, asked and pushed"
-        );
+        // The guess may be answered before CodeCommit says that there is nothing.
+        let requests = pushed_to(account) - before;
+        assert!((2..=2 + guessed).contains(&requests), "{name}: {requests}");
     }
     let elsewhere = pushed_to(&account);
     let target = remote(&account, "one")?;

@@ -161,11 +161,14 @@ impl Transfer<'_> {
 
     /// What was asked for ahead, or else is asked for now.
     async fn ask(&mut self, wanted: &Wanted, most: Most) -> Result<Asked> {
-        // What was asked for ahead is limited.
-        if let Some(ahead) = self.ahead.take().filter(|_| !most.is_all())
+        if let Some(ahead) = self.ahead.take()
             && let Some(asked) = ahead.take(wanted).await
         {
-            return asked;
+            let (pack, meter) = asked?;
+            // It was limited, and need not be.
+            if !(most.is_all() && meter.is_over()) {
+                return Ok((pack, meter));
+            }
         }
         ask(self.source, self.options, wanted.clone(), most).await
     }
