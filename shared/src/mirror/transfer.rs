@@ -36,13 +36,12 @@ impl Refs {
     }
 }
 
-/// What is asked of a source for these `ids`; `None` when it is all there. `there` is what
-/// the target's refs name, in order.
-fn wanted(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId], rest: Wanted) -> Option<Wanted> {
-    let mut wants: Vec<_> = ids.filter(|id| there.binary_search(id).is_err()).collect();
-    wants.sort_unstable();
-    wants.dedup();
-    (!wants.is_empty()).then_some(Wanted { wants, ..rest })
+/// Those of `ids` that are not `there`, which is in order.
+fn lacking(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId]) -> Vec<ObjectId> {
+    let mut lacking: Vec<_> = ids.filter(|id| there.binary_search(id).is_err()).collect();
+    lacking.sort_unstable();
+    lacking.dedup();
+    lacking
 }
 
 /// Some more ids, among those that are there in order.
@@ -71,7 +70,7 @@ pub(super) enum Pushed {
     Over(Meter),
 }
 
-impl Transfer<'_> {
+impl<'a> Transfer<'a> {
     /// What a push may come to: its bytes, and its part of the time that is left, which
     /// counts only where the source tells how its history can be cut.
     pub(super) fn most(&self) -> Most {
@@ -108,35 +107,26 @@ impl Transfer<'_> {
         most: Most,
         next: &[ObjectId],
     ) -> Result<Pushed> {
-        let accepts = target.accepts();
         let there = target.snapshot().tips();
-        let rest = Wanted {
-            wants: Vec::new(),
-            haves: target.haves().await?,
-            // Of a pointer that is a delta on what is not sent, nothing could be seen.
-            thin: accepts.thin && self.options.lfs.is_none(),
-            offset_deltas: accepts.offset_deltas,
-        };
-        let later = Wanted {
-            haves: with(rest.haves.clone(), refs.ids()),
-            ..rest.clone()
-        };
-        let later = wanted(
-            next.iter().copied(),
-            &with(there.clone(), refs.ids()),
-            later,
-        );
-        let (pack, meter) = match wanted(refs.ids(), &there, rest) {
-            None => (None, Meter::default()),
-            Some(wanted) => match self.ask(&wanted, most).await? {
-                (None, over) => return Ok(Pushed::Over(over)),
-                asked => asked,
-            },
-        };
-        let ahead = later.filter(|_| pack.is_some()).map(|later| {
-            let ask = ask(self.source, self.options, later.clone(), self.most());
-            Ahead::new(ask, later, &meter)
-        });
+        let wants = lacking(refs.ids(), &there);
+        let (mut pack, mut meter, mut ahead) = (None, Meter::default(), None);
+        if !wants.is_empty() {
+            let accepts = target.accepts();
+            let wanted = Wanted {
+                wants,
+                haves: target.haves().await?,
+                // Of a pointer that is a delta on what is not sent, nothing could be seen.
+                thin: accepts.thin && self.options.lfs.is_none(),
+                offset_deltas: accepts.offset_deltas,
+            };
+            (pack, meter) = self.ask(&wanted, most).await?;
+            if pack.is_none() {
+                return Ok(Pushed::Over(meter));
+            }
+            if !next.is_empty() {
+                ahead = self.ahead_of(refs, next, there, wanted, &meter);
+            }
+        }
         let changes = refs.changes.iter().chain(&refs.gone);
         let push = target.push(Push {
             changes: changes.cloned().collect(),
@@ -157,6 +147,28 @@ impl Transfer<'_> {
             Err(_) if meter.is_over() => Ok(Pushed::Over(meter)),
             report => report.map(Pushed::Answered),
         }
+    }
+
+    /// What the `next` push will want, when this one, which `wanted` that, has made its refs.
+    fn ahead_of(
+        &self,
+        refs: &Refs,
+        next: &[ObjectId],
+        there: Vec<ObjectId>,
+        wanted: Wanted,
+        meter: &Meter,
+    ) -> Option<Ahead<'a>> {
+        let wants = lacking(next.iter().copied(), &with(there, refs.ids()));
+        if wants.is_empty() {
+            return None;
+        }
+        let later = Wanted {
+            wants,
+            haves: with(wanted.haves, refs.ids()),
+            ..wanted
+        };
+        let ask = ask(self.source, self.options, later.clone(), self.most());
+        Some(Ahead::new(ask, later, meter))
     }
 
     /// What was asked for ahead, or else is asked for now.

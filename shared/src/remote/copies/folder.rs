@@ -75,16 +75,13 @@ impl Folder {
                 contents.remove(&path);
             }
         }
-        let disk = rustix::fs::statvfs(&self.path)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let held = contents.held();
-        let allowed = allowed(self.most, free, held);
+        let mut held = contents.held();
+        let allowed = self.allowed(held)?;
         if bytes > allowed {
             return Ok(false);
         }
         contents.records.sort_by_key(|(_, used, ..)| *used);
         let mut oldest = contents.records.clone().into_iter();
-        let mut held = contents.held();
         while held > allowed - bytes || contents.records.len() >= MOST_COPIES {
             let Some((path, ..)) = oldest.next() else {
                 return Ok(false);
@@ -96,12 +93,16 @@ impl Folder {
 
     /// Whether so many bytes would have room if nothing else were here.
     pub(super) fn may_hold(&self, bytes: u64) -> bool {
-        let room = || {
-            let disk = rustix::fs::statvfs(&self.path)?;
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            io::Result::Ok(allowed(self.most, free, self.contents()?.held()))
-        };
-        room().is_ok_and(|room| bytes <= room)
+        let held = self.contents().map(|contents| contents.held());
+        let room = held.and_then(|held| self.allowed(held));
+        room.is_ok_and(|room| bytes <= room)
+    }
+
+    /// How much copies may take, of which `held` are there.
+    fn allowed(&self, held: u64) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.path)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        Ok(allowed(self.most, free, held))
     }
 
     /// Removes a copy, and what no other one needs.

@@ -36,7 +36,7 @@ impl Writer {
         let folder = Arc::clone(folder);
         let work = move || {
             // Else all others would go first, and then there would be no room all the same.
-            if folder.may_hold(expected) {
+            if expected <= FIRST_ROOM || folder.may_hold(expected) {
                 write(&folder, receiver)
             } else {
                 Ok(None)
