@@ -1,9 +1,9 @@
 //! Damage by chance, for the tests that run without libFuzzer.
 
-use rand::Rng;
+use rand::RngExt;
 
 /// A name made of what git minds: dots, slashes, locks, control characters.
-pub fn odd_name(random: &mut impl Rng) -> String {
+pub fn odd_name(random: &mut impl RngExt) -> String {
     const PARTS: [&str; 24] = [
         "a", "B", "1", "-", "_", ".", "..", "/", "//", ".lock", "@", "@{", "{", "}", "~", "^", ":",
         "?", "*", "[", "\\", " ", "\u{7f}", "ü",
@@ -16,7 +16,7 @@ pub fn odd_name(random: &mut impl Rng) -> String {
 }
 
 /// Damages bytes at a few places.
-pub fn damage(bytes: &mut Vec<u8>, random: &mut impl Rng) {
+pub fn damage(bytes: &mut Vec<u8>, random: &mut impl RngExt) {
     for _ in 0..random.random_range(1..5) {
         let at = random.random_range(0..=bytes.len());
         let end = bytes.len().min(at + random.random_range(1..40));

@@ -12,7 +12,7 @@ use branchline_fuzz::mutate::damage;
 use branchline_fuzz::seeds::Seeds;
 use branchline_fuzz::{TARGETS, Target};
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -39,7 +39,7 @@ use branchline_dev::faults::{Rule, Service};
 use branchline_tests::bundle_push::push_one;
 use branchline_tests::git;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::bundle_peers::{BUCKET, On, Peers, input, url};
 

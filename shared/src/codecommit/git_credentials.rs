@@ -158,7 +158,7 @@ fn parse_stamp(stamp: &str) -> Option<Timestamp> {
         return None;
     }
     let civil = DateTime::strptime("%Y%m%dT%H%M%S", stamp).ok()?;
-    Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    Some(civil.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// The HMAC over the string to sign; `stamp` has no `Z`.

@@ -62,8 +62,11 @@ impl GitLogin {
     async fn key(&self) -> Result<SdkCredentials> {
         let mut held = self.held.lock().await;
         let good = |credentials: &&SdkCredentials| {
-            let until = SystemTime::from((self.clock)()) + REFRESH;
-            credentials.expiry().is_some_and(|expiry| expiry > until)
+            let now = SystemTime::try_from((self.clock)()).ok();
+            credentials
+                .expiry()
+                .zip(now)
+                .is_some_and(|(expiry, now)| expiry > now + REFRESH)
         };
         if let Some(credentials) = held.as_ref().filter(good) {
             return Ok(credentials.clone());
