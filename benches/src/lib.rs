@@ -1,6 +1,6 @@
 //! What the measurements share: repositories of a known shape, and runs of the migration
 //! function with what each cost.
 
-pub mod link;
-pub mod make;
+pub mod repositories;
 pub mod run;
+pub mod throttled_proxy;

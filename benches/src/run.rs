@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use branchline_dev::faults::Service;
 use branchline_dev::lambda::Outcome;
+use branchline_tests::environment::{MIGRATION, TestEnvironment};
 use branchline_tests::git;
-use branchline_tests::stage::{MIGRATION, Stage};
 use serde_json::Value;
 
 /// What one run cost.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct Measurement {
     /// Requests to the services that were counted.
     pub requests: u64,
     /// From its start to its end.
@@ -24,7 +24,7 @@ pub struct Run {
     pub sent: u64,
 }
 
-impl Run {
+impl Measurement {
     /// Prints the heads of the columns.
     pub fn heads() {
         println!(
@@ -64,14 +64,18 @@ impl Run {
 }
 
 /// How many requests to a service there were so far.
-pub fn requests(stage: &Stage, service: Service) -> u64 {
+pub fn requests(stage: &TestEnvironment, service: Service) -> u64 {
     let lines = stage.server.requests().lines();
     let counted = lines.iter().filter(|line| line.service == service);
     counted.map(|line| line.count).sum()
 }
 
 /// Invokes the migration function, which must complete; requests to `service` are counted.
-pub async fn migrate(stage: &Stage, event: &Value, service: Service) -> Result<Run> {
+pub async fn migrate(
+    stage: &TestEnvironment,
+    event: &Value,
+    service: Service,
+) -> Result<Measurement> {
     let before = requests(stage, service);
     let run = stage.invoke(MIGRATION, event).await?;
     let Outcome::Answer(answer) = &run.outcome else {
@@ -80,7 +84,7 @@ pub async fn migrate(stage: &Stage, event: &Value, service: Service) -> Result<R
     let answer: Value = serde_json::from_slice(answer)?;
     ensure!(answer["status"] == "complete", "{answer}");
     let mappings = answer["mappings"].as_array().map_or(&[][..], Vec::as_slice);
-    Ok(Run {
+    Ok(Measurement {
         requests: requests(stage, service) - before,
         wall: run.duration,
         peak: run.max_memory_bytes.unwrap_or(0),
@@ -92,7 +96,11 @@ pub async fn migrate(stage: &Stage, event: &Value, service: Service) -> Result<R
 }
 
 /// Runs a program that knows the stage's credentials; requests to `service` are counted.
-pub async fn program(stage: &Stage, mut command: Command, service: Service) -> Result<Run> {
+pub async fn program(
+    stage: &TestEnvironment,
+    mut command: Command,
+    service: Service,
+) -> Result<Measurement> {
     stage.sign_in(&mut command);
     command.stdin(Stdio::null());
     let name = command.get_program().to_string_lossy().into_owned();
@@ -102,7 +110,7 @@ pub async fn program(stage: &Stage, mut command: Command, service: Service) -> R
     let wall = begin.elapsed();
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{name}: {text}");
-    Ok(Run {
+    Ok(Measurement {
         requests: requests(stage, service) - before,
         wall,
         peak: 0,

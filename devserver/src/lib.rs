@@ -24,6 +24,6 @@ pub mod git_http;
 pub mod lambda;
 pub mod log;
 pub mod pipeline;
-pub mod refs;
+pub mod ref_observer;
 pub mod s3;
 pub mod server;

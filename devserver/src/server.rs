@@ -246,7 +246,7 @@ impl Server {
         &self.queue
     }
 
-    /// What pushes cause; also a [`RefObserver`](crate::refs::RefObserver).
+    /// What pushes cause; also a [`RefObserver`](crate::ref_observer::RefObserver).
     pub fn delivery(&self) -> &Delivery {
         &self.delivery
     }

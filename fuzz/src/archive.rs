@@ -7,7 +7,7 @@ use branchline_core::name::RepositoryName;
 use branchline_core::testkit::{CommitText, Entry, MemoryCodeCommit};
 
 use crate::block_on;
-use crate::choices::Choices;
+use crate::byte_source::ByteSource;
 
 /// What stands between the parts of the input of [`archive`].
 pub const NEXT: &[u8] = b"\n=>\n";
@@ -15,7 +15,7 @@ pub const NEXT: &[u8] = b"\n=>\n";
 /// A small tree: its attributes, those of a folder, a file, and who committed when with
 /// what message.
 pub fn archive(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let attributes = choices.until(NEXT);
     let nested = choices.until(NEXT);
     let content = choices.until(NEXT);

@@ -10,7 +10,7 @@ use branchline_core::git::object::{
 use branchline_core::git::{HashKind, ObjectId};
 use flate2::{Decompress, FlushDecompress};
 
-use crate::choices::Choices;
+use crate::byte_source::ByteSource;
 
 /// The header of a bundle.
 pub fn bundle(bytes: &[u8]) {
@@ -73,7 +73,7 @@ fn inflated(bytes: &[u8], limit: usize) -> Vec<u8> {
 /// A loose object: zlib, its header, and its content.
 pub fn loose(bytes: &[u8]) {
     const LIMIT: usize = 64 * 1024;
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
     let hash = choices.hash();
     let mut bytes = choices.rest().to_vec();
@@ -103,7 +103,7 @@ fn file_id(hash: HashKind, bytes: &[u8]) -> ObjectId {
 
 /// The content of commits, trees and tags.
 pub fn object(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let hash = choices.hash();
     let kind = match choices.byte() % 3 {
         0 => ObjectKind::Commit,

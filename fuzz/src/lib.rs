@@ -19,15 +19,15 @@
 //! `fuzz/findings/<target>/` under a name that says what it is. Nothing else is needed.
 
 pub mod archive;
+mod byte_source;
 mod canned;
-mod choices;
 pub mod files;
 pub mod mutate;
+pub mod names_and_urls;
 pub mod pack;
-mod packmaker;
+mod pack_builder;
 pub mod seeds;
 pub mod wire;
-pub mod words;
 
 use seeds::Seeds;
 
@@ -60,11 +60,15 @@ pub const TARGETS: &[Target] = &[
     target("head", files::head, seeds::heads),
     target("loose", files::loose, seeds::loose),
     target("object", files::object, seeds::objects),
-    target("repository_url", words::repository_url, seeds::urls),
-    target("remote_url", words::remote_url, seeds::remote_urls),
-    target("names", words::names, seeds::names),
-    target("patterns", words::patterns, seeds::patterns),
-    target("event", words::event, seeds::events),
+    target(
+        "repository_url",
+        names_and_urls::repository_url,
+        seeds::urls,
+    ),
+    target("remote_url", names_and_urls::remote_url, seeds::remote_urls),
+    target("names", names_and_urls::names, seeds::names),
+    target("patterns", names_and_urls::patterns, seeds::patterns),
+    target("event", names_and_urls::event, seeds::events),
     target("archive", archive::archive, seeds::archives),
 ];
 

@@ -2,8 +2,8 @@
 
 use branchline_core::git::object::id_of;
 use branchline_core::git::pack::{
-    Bases, Connectivity, Index, Limits, NoBases, Object, Pack, Receiver, Resolved, Visitor,
-    apply_delta,
+    Bases, Connectivity, Index, NoBases, Pack, PackIndexer, PackLimits, PackObject, Resolved,
+    Visitor, apply_delta,
 };
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::{ErrorKind, Result};
@@ -11,11 +11,11 @@ use bytes::Bytes;
 use sha1::Digest as _;
 
 use crate::block_on;
-use crate::choices::Choices;
-use crate::packmaker::{Outside, make, with_trailer};
+use crate::byte_source::ByteSource;
+use crate::pack_builder::{ExternalBase, make, with_trailer};
 
 /// Little, so that what depends on it is reached with little input.
-const LIMITS: Limits = Limits {
+const LIMITS: PackLimits = PackLimits {
     memory: 1 << 20,
     object_bytes: 4 << 20,
     objects: 10_000,
@@ -25,11 +25,11 @@ const LIMITS: Limits = Limits {
 fn receive(
     bytes: &Bytes,
     piece: usize,
-    limits: Limits,
+    limits: PackLimits,
     bases: &dyn Bases,
     visitor: &mut dyn Visitor,
 ) -> Result<Resolved> {
-    let mut receiver = Receiver::new(HashKind::Sha1, limits);
+    let mut receiver = PackIndexer::new(HashKind::Sha1, limits);
     for bytes in bytes.chunks(piece.max(1)) {
         receiver.push(bytes, visitor)?;
     }
@@ -43,7 +43,7 @@ fn receive(
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "visitors may fail")]
-fn ignore(_: Object<'_>) -> Result<()> {
+fn ignore(_: PackObject<'_>) -> Result<()> {
     Ok(())
 }
 
@@ -91,7 +91,7 @@ fn completed(resolved: &Resolved, bytes: &Bytes) -> Bytes {
 /// A pack as it comes over the wire. The first byte says whether its trailer is made
 /// right, and how it arrives.
 pub fn pack(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
     let piece = choices.piece();
     let mut bytes = choices.rest().to_vec();
@@ -110,7 +110,7 @@ pub fn pack(bytes: &[u8]) {
     );
     if let Ok(resolved) = whole {
         check_pack(&resolved, &bytes);
-        let _ = connectivity.missing(&resolved, &[]);
+        let _ = connectivity.missing_objects(&resolved, &[]);
     }
 }
 
@@ -122,14 +122,14 @@ pub fn pack_entries(bytes: &[u8]) {
 
 /// The whole pack that [`pack_entries`] accepts, for others to look at.
 pub fn accepted(bytes: &[u8]) -> Option<Bytes> {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let piece = choices.piece();
     // With no memory for bases, all deltas are left to the second step.
     let memory = match choices.byte() & 1 {
         0 => LIMITS.memory,
         _ => 16 << 10,
     };
-    let outside = Outside::new(HashKind::Sha1);
+    let outside = ExternalBase::new(HashKind::Sha1);
     let made = make(choices, &outside);
     let bytes = Bytes::from(made.bytes);
     let limits = LIMITS.with_memory(memory);
@@ -177,7 +177,7 @@ pub fn accepted(bytes: &[u8]) -> Option<Bytes> {
 /// The index of a pack, and reads by it from a pack that it need not fit. The pack comes
 /// first, its length before it.
 pub fn pack_index(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
     let length = usize::from(choices.byte()) << 8 | usize::from(choices.byte());
     let pack = Bytes::copy_from_slice(choices.take(length));
@@ -212,7 +212,7 @@ pub fn pack_index(bytes: &[u8]) {
 
 /// A delta on any base.
 pub fn delta(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let length = usize::from(choices.byte()) << 8 | usize::from(choices.byte());
     let base = choices.take(length);
     let mut made = 0;

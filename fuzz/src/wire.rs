@@ -5,14 +5,14 @@ use branchline_core::git::advertisement::{
 };
 use branchline_core::git::pkt_line::{Decoder, Encoder, MAX_LINE, Packet, demultiplex};
 use branchline_core::git::smart_http::{
-    Command, FetchRequest, PushRequest, RefOutcome, Tips, all_tips,
+    FetchRequest, PushRequest, RefCommand, RefOutcome, TipNegotiator, all_tips,
 };
 use branchline_core::git::{HashKind, ObjectId};
 use bytes::Bytes;
 
 use crate::block_on;
+use crate::byte_source::ByteSource;
 use crate::canned::{Answer, Canned};
-use crate::choices::Choices;
 
 /// What stands between two answers in the input of [`fetch`] and [`push`].
 pub const NEXT: &[u8] = b"\n=>\n";
@@ -40,7 +40,7 @@ fn packets(bytes: &[u8], piece: usize) -> (Vec<Packet>, bool) {
 
 /// Packets, and the side-band inside.
 pub fn pkt_line(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let piece = choices.piece();
     let bytes = choices.rest();
     let (found, whole) = packets(bytes, bytes.len());
@@ -111,7 +111,7 @@ fn read_advertisement(service: Service, packets: &[Packet]) -> Option<Advertisem
 
 /// What a server says first, in versions 0, 1 and 2.
 pub fn advertisement(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let service = match choices.byte() & 1 {
         0 => Service::UploadPack,
         _ => Service::ReceivePack,
@@ -145,7 +145,7 @@ fn version_2(hash: HashKind) -> Advertisement {
 
 /// The answer to `ls-refs`.
 pub fn ls_refs(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let mut into = version_2(choices.hash());
     let bytes = choices.rest();
     let mut reader = LsRefsReader::new();
@@ -157,7 +157,7 @@ pub fn ls_refs(bytes: &[u8]) {
     check_refs(&into);
 }
 
-fn answers(mut choices: Choices<'_>, gzip: bool) -> Vec<Answer> {
+fn answers(mut choices: ByteSource<'_>, gzip: bool) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !choices.is_empty() && answers.len() < 20 {
         let bytes = Bytes::copy_from_slice(choices.until(NEXT));
@@ -182,7 +182,7 @@ fn haves(count: usize) -> Vec<ObjectId> {
 
 /// A whole fetch: refs, acknowledgments, ends of history, and the pack's frames.
 pub fn fetch(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
     let has = haves(usize::from(choices.byte()));
     let version = if how & 1 == 0 {
@@ -205,7 +205,10 @@ pub fn fetch(bytes: &[u8]) {
             thin: how & 8 != 0,
             ..FetchRequest::default()
         };
-        let Ok(mut fetched) = upload.fetch(&request, &mut Tips::new(has.clone())).await else {
+        let Ok(mut fetched) = upload
+            .fetch(&request, &mut TipNegotiator::new(has.clone()))
+            .await
+        else {
             return;
         };
         assert!(
@@ -225,7 +228,7 @@ pub fn fetch(bytes: &[u8]) {
 
 /// The answer to a push: the report, with or without side-band.
 pub fn push(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
     let words = match how & 3 {
         0 => "report-status",
@@ -248,11 +251,11 @@ pub fn push(bytes: &[u8]) {
         let receive = server.client().receive_pack().await.ok()?;
         let new = ObjectId::from_bytes_or_panic(&[2; 20]);
         let old = ObjectId::from_bytes_or_panic(&[0x11; 20]);
-        let pack = Box::pin(Nothing);
+        let pack = Box::pin(NullVisitor);
         let request = PushRequest {
             commands: vec![
-                Command::update("refs/heads/main", old, new),
-                Command::create("refs/tags/v1", new),
+                RefCommand::update("refs/heads/main", old, new),
+                RefCommand::create("refs/tags/v1", new),
             ],
             pack: Some(pack),
             atomic: false,
@@ -287,9 +290,9 @@ pub fn push(bytes: &[u8]) {
 }
 
 /// A pack of no bytes: the server here does not look at it.
-struct Nothing;
+struct NullVisitor;
 
-impl futures_util::Stream for Nothing {
+impl futures_util::Stream for NullVisitor {
     type Item = branchline_core::Result<Bytes>;
 
     fn poll_next(
@@ -302,7 +305,7 @@ impl futures_util::Stream for Nothing {
 
 /// Where a server redirects to: credentials stay with their host, and never go in clear.
 pub fn redirect(bytes: &[u8]) {
-    let mut choices = Choices::new(bytes);
+    let mut choices = ByteSource::new(bytes);
     let mut redirects = Vec::new();
     while !choices.is_empty() && redirects.len() < 8 {
         let to = Bytes::copy_from_slice(choices.until(b"\n"));

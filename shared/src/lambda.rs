@@ -15,20 +15,20 @@ use tracing::Instrument as _;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log;
-use crate::metrics::{Measured, Metric, Values};
-use crate::setting::Settings;
+use crate::metrics::{HasMetrics, Metric, MetricValues};
+use crate::settings::Settings;
 
 /// What makes an invocation fail: at least one item did.
 ///
 /// [`run`] logs and counts the errors in it, each once.
 #[derive(Debug)]
-pub struct Failure {
+pub struct InvocationError {
     kind: ErrorKind,
     message: String,
     errors: Vec<Error>,
 }
 
-impl From<Error> for Failure {
+impl From<Error> for InvocationError {
     fn from(error: Error) -> Self {
         Self {
             kind: error.kind(),
@@ -38,7 +38,7 @@ impl From<Error> for Failure {
     }
 }
 
-impl Failure {
+impl InvocationError {
     /// The kind that `errorType` names.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -65,7 +65,7 @@ impl Failure {
         }
     }
 
-    fn count(&self, values: &mut Values) {
+    fn count(&self, values: &mut MetricValues) {
         for error in &self.errors {
             values.add(Metric::Failures, 1);
             values.add(Metric::FailuresOf(error.kind()), 1);
@@ -74,7 +74,7 @@ impl Failure {
 }
 
 /// Ends a run: the items that succeeded, or the failure that sums up those that did not.
-pub fn settle<T>(results: Vec<Result<T>>) -> Result<Vec<T>, Failure> {
+pub fn collect_results<T>(results: Vec<Result<T>>) -> Result<Vec<T>, InvocationError> {
     /// A message for people: the log has all of them.
     const SHOWN: usize = 10;
     let total = results.len();
@@ -103,15 +103,15 @@ pub fn settle<T>(results: Vec<Result<T>>) -> Result<Vec<T>, Failure> {
             reports.join(" | ")
         )
     };
-    Err(Failure {
+    Err(InvocationError {
         kind,
         message,
         errors,
     })
 }
 
-impl From<Failure> for Diagnostic {
-    fn from(failure: Failure) -> Self {
+impl From<InvocationError> for Diagnostic {
+    fn from(failure: InvocationError) -> Self {
         Self {
             error_type: format!("branchline.{}", failure.kind),
             error_message: failure.message,
@@ -131,10 +131,10 @@ impl From<Failure> for Diagnostic {
 /// What ends the program is in the log by then, so that `main` has nothing to print.
 pub async fn run<C, I, H, F, R>(settings: Settings, init: I, handle: H) -> ExitCode
 where
-    C: Measured + Send + Sync + 'static,
+    C: HasMetrics + Send + Sync + 'static,
     I: AsyncFnOnce(&Settings) -> Result<C>,
     H: Fn(Arc<C>, Value, Instant) -> F,
-    F: Future<Output = Result<R, Failure>>,
+    F: Future<Output = Result<R, InvocationError>>,
     R: Serialize,
 {
     log::start(&settings);
@@ -162,10 +162,10 @@ where
             request.id = request,
             trace.id = trace.as_deref()
         );
-        let (answer, values) = measured(&**context, call).instrument(span).await;
+        let (answer, values) = run_and_measure(&**context, call).instrument(span).await;
         let mut properties = vec![("request.id", request.as_str())];
         properties.extend(trace.as_deref().map(|id| ("trace.id", id)));
-        tell(settings, &values, &properties);
+        print_metrics(settings, &values, &properties);
         answer
     });
     // Without the runtime's own span, whose fields have other names.
@@ -181,16 +181,16 @@ where
 }
 
 /// Runs one invocation to its end, a panic included; logs its failure, and counts.
-async fn measured<R>(
-    context: &impl Measured,
-    call: impl Future<Output = Result<R, Failure>>,
-) -> (Result<R, Diagnostic>, Values) {
+async fn run_and_measure<R>(
+    context: &impl HasMetrics,
+    call: impl Future<Output = Result<R, InvocationError>>,
+) -> (Result<R, Diagnostic>, MetricValues) {
     let begin = Instant::now();
     let outcome = AssertUnwindSafe(call).catch_unwind().await;
     let result = match outcome {
-        Ok(result) => result.inspect_err(Failure::log),
+        Ok(result) => result.inspect_err(InvocationError::log),
         // The hook has logged what, and where.
-        Err(_panic) => Err(Failure::from(
+        Err(_panic) => Err(InvocationError::from(
             Error::new(ErrorKind::Internal, "the function panicked")
                 .with_hint("its log says where; report a defect"),
         )),
@@ -204,7 +204,7 @@ async fn measured<R>(
 }
 
 /// Writes the line with the metrics of one invocation.
-fn tell(settings: &Settings, values: &Values, properties: &[(&str, &str)]) {
+fn print_metrics(settings: &Settings, values: &MetricValues, properties: &[(&str, &str)]) {
     let function = settings
         .get("AWS_LAMBDA_FUNCTION_NAME")
         .unwrap_or("unknown");
@@ -212,7 +212,7 @@ fn tell(settings: &Settings, values: &Values, properties: &[(&str, &str)]) {
     let (time, level) = (log::rfc3339(now), log::passing_level(settings));
     let mut all = vec![("timestamp", time.as_str()), ("level", level.as_str())];
     all.extend_from_slice(properties);
-    log::write_line(&values.line(function, now.as_millisecond(), &all));
+    log::write_line(&values.to_emf(function, now.as_millisecond(), &all));
 }
 
 fn whole_ms(time: Duration) -> u64 {
@@ -237,7 +237,7 @@ const MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
 /// buffers of megabytes lie in the heaps of the threads that asked for them, and the
 /// process keeps two to three times what it uses. A program can change that only before
 /// it starts; where the variable is set already, or on a failure, it goes on as it is.
-pub fn give_memory_back() {
+pub fn reexec_with_mmap_threshold() {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::process::CommandExt as _;
@@ -293,8 +293,8 @@ mod tests {
             Ok("branch `c`"),
             Err(Error::new(ErrorKind::Throttled, "branch `b`")),
         ];
-        let failure = settle(results).expect_err("two items failed");
-        let mut values = Values::default();
+        let failure = collect_results(results).expect_err("two items failed");
+        let mut values = MetricValues::default();
         failure.count(&mut values);
         assert_eq!(values.get(Metric::Failures), 2);
         assert_eq!(values.get(Metric::FailuresOf(ErrorKind::Throttled)), 1);
@@ -304,7 +304,10 @@ mod tests {
             diagnostic.error_message,
             "2 of 3 failed: branch `a` | branch `b`"
         );
-        assert_eq!(settle(vec![Ok(1), Ok(2)]).expect("none failed"), [1, 2]);
+        assert_eq!(
+            collect_results(vec![Ok(1), Ok(2)]).expect("none failed"),
+            [1, 2]
+        );
     }
 
     #[test]
@@ -320,7 +323,7 @@ mod tests {
 
     struct Counting(Metrics);
 
-    impl Measured for Counting {
+    impl HasMetrics for Counting {
         fn metrics(&self) -> &Metrics {
             &self.0
         }
@@ -331,7 +334,7 @@ mod tests {
         let context = Counting(Metrics::default());
         let context = &context;
         let archived = || context.metrics().add(Metric::Archives, 1);
-        let (answer, values) = measured(context, async {
+        let (answer, values) = run_and_measure(context, async {
             archived();
             Ok(7)
         })
@@ -340,7 +343,7 @@ mod tests {
         assert_eq!(values.get(Metric::Archives), 1);
         assert_eq!(values.get(Metric::Failures), 0);
 
-        let (answer, values) = measured(context, async {
+        let (answer, values) = run_and_measure(context, async {
             archived();
             Err::<(), _>(Error::new(ErrorKind::Config, "no").into())
         })
@@ -350,7 +353,7 @@ mod tests {
         assert_eq!(values.get(Metric::Archives), 1);
         assert_eq!(values.get(Metric::FailuresOf(ErrorKind::Config)), 1);
 
-        let (answer, values) = measured(context, async {
+        let (answer, values) = run_and_measure(context, async {
             archived();
             assert_eq!(1 + 1, 3, "this is how it panics");
             Ok(())

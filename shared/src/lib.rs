@@ -9,7 +9,7 @@
 //!    AWS SDK is seen only inside their `client` modules, and in [`aws`], which
 //!    configures it.
 //! 4. [`event`]: what the functions are asked; [`git`]: git's formats and wire protocol.
-//! 5. [`pattern`], [`metrics`], [`retry`], [`setting`], [`name`], [`error`]: words.
+//! 5. [`pattern`], [`metrics`], [`retry`], [`settings`], [`name`], [`error`]: words.
 //!
 //! Nothing here reads the environment, the home folder or the terminal: callers pass
 //! values in. The one exception is [`aws::Aws::load`], which only programs call.
@@ -23,17 +23,19 @@ pub mod function;
 pub mod git;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+pub mod lfs;
 #[cfg(feature = "lambda")]
 mod log;
 pub mod metrics;
 pub mod mirror;
 pub mod name;
+pub mod pack_cache;
 pub mod pattern;
 pub mod pipeline;
 pub mod remote;
 pub mod retry;
 pub mod secret;
-pub mod setting;
+pub mod settings;
 pub mod storage;
 #[cfg(feature = "testkit")]
 pub mod testkit;

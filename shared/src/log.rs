@@ -18,7 +18,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::setting::Settings;
+use crate::settings::Settings;
 
 /// The span around an invocation; its fields are on each line.
 pub(crate) const INVOCATION: &str = "invocation";
@@ -92,7 +92,7 @@ pub(crate) fn write_line(line: &str) {
 struct Json;
 
 /// The fields of an invocation, kept at its span.
-struct Kept(Fields);
+struct SpanFields(Fields);
 
 impl<S> Layer<S> for Json
 where
@@ -106,14 +106,14 @@ where
         if let Some(span) = context.span(id) {
             let mut fields = Fields::default();
             attributes.record(&mut fields);
-            span.extensions_mut().insert(Kept(fields));
+            span.extensions_mut().insert(SpanFields(fields));
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut invocation = Fields::default();
         for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(Kept(fields)) = span.extensions().get() {
+            if let Some(SpanFields(fields)) = span.extensions().get() {
                 invocation.0.clone_from(&fields.0);
             }
         }
@@ -210,8 +210,8 @@ mod tests {
         use std::sync::{Arc, Mutex};
 
         /// Keeps lines instead of writing them.
-        struct Keep(Arc<Mutex<Vec<String>>>);
-        impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keep {
+        struct CapturedLines(Arc<Mutex<Vec<String>>>);
+        impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CapturedLines {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
                 let mut invocation = Fields::default();
                 invocation.0.insert("request.id".to_owned(), "r-1".into());
@@ -221,7 +221,7 @@ mod tests {
             }
         }
         let lines = Arc::default();
-        let subscriber = tracing_subscriber::registry().with(Keep(Arc::clone(&lines)));
+        let subscriber = tracing_subscriber::registry().with(CapturedLines(Arc::clone(&lines)));
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(
                 repository.name = %"demo", size_bytes = 7_u64, mode = ?Some(1),

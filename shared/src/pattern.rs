@@ -10,7 +10,7 @@ use gix_glob::wildmatch::Mode;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BranchName, RepositoryName};
-use crate::setting::Settings;
+use crate::settings::Settings;
 
 /// One glob.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -43,7 +43,7 @@ impl Backoff {
     };
 
     /// The policy for a kind of failure; `None` where trying again cannot help.
-    pub fn of(kind: ErrorKind) -> Option<Self> {
+    pub fn for_kind(kind: ErrorKind) -> Option<Self> {
         match kind {
             ErrorKind::Throttled => Some(Self::THROTTLED),
             ErrorKind::Transport => Some(Self::TRANSPORT),
@@ -53,10 +53,10 @@ impl Backoff {
 
     /// The policy for work that looks at everything anew each time: there a conflict is
     /// worth another look, too.
-    pub fn of_anew(kind: ErrorKind) -> Option<Self> {
+    pub fn for_kind_with_conflict(kind: ErrorKind) -> Option<Self> {
         match kind {
             ErrorKind::Conflict => Some(Self::TRANSPORT),
-            _ => Self::of(kind),
+            _ => Self::for_kind(kind),
         }
     }
 
@@ -135,11 +135,11 @@ impl Limiter {
 
     /// How many requests may be in flight now.
     pub fn limit(&self) -> usize {
-        self.lock().whole_limit()
+        self.lock().limit_as_usize()
     }
 
     /// How many requests were made, and how many of them were throttled.
-    pub fn counts(&self) -> (u64, u64) {
+    pub fn request_and_throttle_counts(&self) -> (u64, u64) {
         (
             self.calls.load(Ordering::Relaxed),
             self.throttles.load(Ordering::Relaxed),
@@ -180,7 +180,7 @@ impl Limiter {
 }
 
 impl LimiterState {
-    fn whole_limit(&self) -> usize {
+    fn limit_as_usize(&self) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -191,7 +191,7 @@ impl LimiterState {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight < self.whole_limit()
+        self.in_flight < self.limit_as_usize()
     }
 }
 
@@ -231,13 +231,13 @@ impl Drop for Permit {
     }
 }
 
-/// Runs calls under a [`Limiter`], and again as [`Backoff::of`] says.
+/// Runs calls under a [`Limiter`], and again as [`Backoff::for_kind`] says.
 #[derive(Debug, Clone)]
-pub struct Pace {
+pub struct RetryPolicy {
     limiter: Arc<Limiter>,
 }
 
-impl Pace {
+impl RetryPolicy {
     /// A pace with at most `max` requests in flight.
     pub fn new(max: usize) -> Self {
         Self {
@@ -279,7 +279,7 @@ impl Pace {
                 Err(error) => error,
             };
             tries += 1;
-            match Backoff::of(error.kind()) {
+            match Backoff::for_kind(error.kind()) {
                 Some(backoff) if tries < backoff.tries => {
                     let wait = backoff.wait(tries, rand::random());
                     tracing::debug!(
@@ -312,23 +312,23 @@ impl Pace {
     }
 }
 
-/// A service whose calls run under a [`Pace`].
+/// A service whose calls run under a [`RetryPolicy`].
 ///
 /// Implements the same trait as the service it wraps.
 #[derive(Debug, Clone)]
-pub struct Paced<T> {
+pub struct Retrying<T> {
     pub(crate) inner: T,
-    pub(crate) pace: Pace,
+    pub(crate) pace: RetryPolicy,
 }
 
-impl<T> Paced<T> {
+impl<T> Retrying<T> {
     /// Wraps `inner`.
-    pub fn new(inner: T, pace: Pace) -> Self {
+    pub fn new(inner: T, pace: RetryPolicy) -> Self {
         Self { inner, pace }
     }
 
     /// The pace, to look at.
-    pub fn pace(&self) -> &Pace {
+    pub fn pace(&self) -> &RetryPolicy {
         &self.pace
     }
 }
@@ -346,7 +346,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_throttled_call_is_tried_again_until_it_succeeds() {
-        let pace = Pace::new(4);
+        let pace = RetryPolicy::new(4);
         let tries = AtomicUsize::new(0);
         let value = pace
             .run(|| async {
@@ -358,7 +358,7 @@ mod tests {
             .await
             .expect("the fourth try succeeds");
         assert_eq!(value, 3);
-        assert_eq!(pace.limiter().counts(), (4, 3));
+        assert_eq!(pace.limiter().request_and_throttle_counts(), (4, 3));
     }
 
     #[tokio::test(start_paused = true)]
@@ -368,28 +368,28 @@ mod tests {
             ErrorKind::AccessDenied,
             ErrorKind::Conflict,
         ] {
-            let pace = Pace::new(4);
+            let pace = RetryPolicy::new(4);
             let result: Result<()> = pace.run(|| async { Err(Error::new(kind, "no")) }).await;
             assert_eq!(result.expect_err("it never succeeds").kind(), kind);
-            assert_eq!(pace.limiter().counts().0, 1);
+            assert_eq!(pace.limiter().request_and_throttle_counts().0, 1);
         }
     }
 
     #[tokio::test]
     async fn a_call_that_is_made_once_counts_and_lowers_the_limit_as_others_do() {
-        let pace = Pace::new(4);
+        let pace = RetryPolicy::new(4);
         let result: Result<()> = pace.run_once(|| async { Err(throttled()) }).await;
         assert_eq!(
             result.expect_err("it was throttled").to_string(),
             "slow down"
         );
-        assert_eq!(pace.limiter().counts(), (1, 1));
+        assert_eq!(pace.limiter().request_and_throttle_counts(), (1, 1));
         assert_eq!(pace.limiter().limit(), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_never_succeeds_ends_with_its_own_kind() {
-        let pace = Pace::new(1);
+        let pace = RetryPolicy::new(1);
         let result: Result<()> = pace.run(|| async { Err(throttled()) }).await;
         let error = result.expect_err("it never succeeds");
         assert_eq!(error.kind(), ErrorKind::Throttled);
@@ -399,7 +399,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_limit_falls_under_throttling_and_recovers() {
         // A service that serves five at once and refuses the sixth.
-        let pace = Pace::new(32);
+        let pace = RetryPolicy::new(32);
         let busy = Arc::new(AtomicUsize::new(0));
         let call = || {
             let busy = Arc::clone(&busy);
@@ -414,7 +414,7 @@ mod tests {
         for result in futures_util::future::join_all(calls).await {
             result.expect("every call succeeds in the end");
         }
-        let (calls, throttles) = pace.limiter().counts();
+        let (calls, throttles) = pace.limiter().request_and_throttle_counts();
         assert!(
             throttles > 0 && calls < 1000,
             "{calls} calls, {throttles} throttled"

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use branchline_core::Result;
 use branchline_core::archive::{ArchiveRequest, PartSink, write};
 use branchline_core::codecommit::{
-    Admission, CodeCommit, Commit, EntryKind, Folder, Page, Repository, Signature, Trigger,
-    TriggerSet,
+    BlobAdmission, CodeCommit, Commit, EntryMode, Page, Repository, Signature, TreeListing,
+    Trigger, TriggerSet,
 };
 use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
 use bytes::Bytes;
@@ -48,14 +48,14 @@ fn id(number: u32) -> String {
 
 #[async_trait]
 impl CodeCommit for MadeUp {
-    async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<Folder> {
-        Ok(Folder {
+    async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<TreeListing> {
+        Ok(TreeListing {
             tree_id: TreeId::new(&id(1)).unwrap(),
             folders: vec![],
             blobs: (0..FILES)
                 .map(|n| {
                     let blob = BlobId::new(&id(n + 1000)).unwrap();
-                    (format!("{n:03}"), EntryKind::File, blob)
+                    (format!("{n:03}"), EntryMode::File, blob)
                 })
                 .collect(),
             submodules: vec![],
@@ -66,7 +66,7 @@ impl CodeCommit for MadeUp {
         &self,
         _: &RepositoryName,
         blob: BlobId,
-        admission: &dyn Admission,
+        admission: &dyn BlobAdmission,
     ) -> Result<Bytes> {
         let seed = u32::from_str_radix(&blob.to_string()[32..], 16).unwrap();
         tokio::time::sleep(Duration::from_millis(u64::from(seed % 5))).await;

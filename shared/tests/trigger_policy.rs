@@ -13,10 +13,12 @@ use branchline_core::codecommit::{Trigger, TriggerEvent};
 use branchline_core::function::FunctionArn;
 use branchline_core::name::{BranchName, RepositoryName};
 use branchline_core::pattern::BranchPatterns;
-use branchline_core::trigger::plan::{is_same_set, split};
-use branchline_core::trigger::policy::Coverage;
-use branchline_core::trigger::witness::Witness;
-use branchline_core::trigger::{CustomData, Limits, Mode, Plan, Policy, TriggerPrefix, Wanted};
+use branchline_core::trigger::foreign_triggers::ForeignTriggerTracker;
+use branchline_core::trigger::plan::{is_same_set, partition_owned};
+use branchline_core::trigger::policy::BranchCoverage;
+use branchline_core::trigger::{
+    CustomData, DesiredTriggers, Policy, TriggerLimits, TriggerMode, TriggerPlan, TriggerPrefix,
+};
 use proptest::prelude::*;
 
 const UPDATE: &str = "arn:aws:lambda:eu-west-1:111122223333:function:update";
@@ -49,31 +51,31 @@ fn names(range: std::ops::Range<usize>) -> Vec<BranchName> {
 /// What `branches` need over `present`, whose foreign triggers are told by name.
 fn wanted_with(
     policy: &Policy,
-    limits: Limits,
+    limits: TriggerLimits,
     branches: &[BranchName],
     present: &[Trigger],
-) -> branchline_core::Result<Wanted> {
-    let (ours, foreign) = split(&policy.prefix, present);
+) -> branchline_core::Result<DesiredTriggers> {
+    let (ours, foreign) = partition_owned(&policy.prefix, present);
     let repository = RepositoryName::new("demo").unwrap();
     let matching = policy.matching(branches);
     policy.wanted(&repository, limits, &matching, &ours, &foreign)
 }
 
-fn wanted(branches: &[BranchName], present: &[Trigger]) -> Wanted {
-    wanted_with(&policy(), Limits::default(), branches, present).unwrap()
+fn wanted(branches: &[BranchName], present: &[Trigger]) -> DesiredTriggers {
+    wanted_with(&policy(), TriggerLimits::default(), branches, present).unwrap()
 }
 
-fn plan(wanted: &Wanted, present: &[Trigger]) -> Plan {
-    Plan::new(&policy().prefix, present, &wanted.triggers, &[])
+fn plan(wanted: &DesiredTriggers, present: &[Trigger]) -> TriggerPlan {
+    TriggerPlan::new(&policy().prefix, present, &wanted.triggers, &[])
 }
 
 /// What is there after the plan was carried out.
-fn after(wanted: &Wanted, present: &[Trigger]) -> Vec<Trigger> {
-    plan(wanted, present).to_write()
+fn after(wanted: &DesiredTriggers, present: &[Trigger]) -> Vec<Trigger> {
+    plan(wanted, present).triggers_to_put()
 }
 
-fn assert_covers(wanted: &Wanted, branches: &[BranchName]) {
-    let coverage = Coverage::of(&policy(), &wanted.triggers);
+fn assert_covers(wanted: &DesiredTriggers, branches: &[BranchName]) {
+    let coverage = BranchCoverage::of(&policy(), &wanted.triggers);
     for branch in branches {
         assert!(coverage.covers(branch), "`{branch}` has a trigger");
         let watching = wanted.triggers.iter().filter(|trigger| {
@@ -88,7 +90,7 @@ fn a_branch_has_a_trigger_of_its_own_while_places_last() {
     let branches = names(0..7);
     let present: Vec<_> = (0..3).map(foreign).collect();
     let wanted = wanted(&branches, &present);
-    assert_eq!(wanted.mode, Mode::PerBranch);
+    assert_eq!(wanted.mode, TriggerMode::PerBranch);
     assert_eq!(wanted.triggers.len(), 7);
     assert_covers(&wanted, &branches);
     for trigger in &wanted.triggers {
@@ -104,15 +106,15 @@ fn a_branch_has_a_trigger_of_its_own_while_places_last() {
 #[test]
 fn branches_share_triggers_when_places_run_out_and_one_covers_all_in_the_end() {
     for (branches, foreigners, mode, triggers) in [
-        (10, 0, Mode::PerBranch, 10),
-        (11, 0, Mode::Packed, 2),
-        (10, 1, Mode::Packed, 1),
-        (100, 0, Mode::Packed, 10),
-        (101, 0, Mode::AllBranches, 1),
-        (10, 9, Mode::Packed, 1),
-        (11, 9, Mode::AllBranches, 1),
-        (1, 9, Mode::PerBranch, 1),
-        (0, 10, Mode::PerBranch, 0),
+        (10, 0, TriggerMode::PerBranch, 10),
+        (11, 0, TriggerMode::Packed, 2),
+        (10, 1, TriggerMode::Packed, 1),
+        (100, 0, TriggerMode::Packed, 10),
+        (101, 0, TriggerMode::AllBranches, 1),
+        (10, 9, TriggerMode::Packed, 1),
+        (11, 9, TriggerMode::AllBranches, 1),
+        (1, 9, TriggerMode::PerBranch, 1),
+        (0, 10, TriggerMode::PerBranch, 0),
     ] {
         let branches = names(0..branches);
         let present: Vec<_> = (0..foreigners).map(foreign).collect();
@@ -130,7 +132,7 @@ fn branches_share_triggers_when_places_run_out_and_one_covers_all_in_the_end() {
 #[test]
 fn foreign_triggers_that_take_every_place_are_named() {
     let present: Vec<_> = (0..10).map(foreign).collect();
-    let error = wanted_with(&policy(), Limits::default(), &names(0..1), &present)
+    let error = wanted_with(&policy(), TriggerLimits::default(), &names(0..1), &present)
         .expect_err("there is no place");
     assert_eq!(error.kind(), ErrorKind::Config);
     let report = error.report();
@@ -153,7 +155,7 @@ fn only_branches_that_are_meant_have_triggers() {
     };
     let mut branches = names(0..3);
     branches.push(BranchName::new("main").unwrap());
-    let wanted = wanted_with(&policy, Limits::default(), &branches, &[]).unwrap();
+    let wanted = wanted_with(&policy, TriggerLimits::default(), &branches, &[]).unwrap();
     let watched: BTreeSet<_> = wanted.triggers.iter().flat_map(|t| &t.branches).collect();
     assert_eq!(
         watched.into_iter().collect::<Vec<_>>(),
@@ -211,7 +213,10 @@ fn groups_close_up_when_foreign_triggers_take_their_places() {
     );
     present.extend((0..4).map(foreign));
     let wanted = wanted(&branches, &present);
-    assert_eq!((wanted.mode, wanted.triggers.len()), (Mode::Packed, 6));
+    assert_eq!(
+        (wanted.mode, wanted.triggers.len()),
+        (TriggerMode::Packed, 6)
+    );
     assert_covers(&wanted, &branches);
     let kept = plan(&wanted, &present).kept.len();
     assert_eq!(kept, 2, "four dissolved groups fill four others");
@@ -219,17 +224,42 @@ fn groups_close_up_when_foreign_triggers_take_their_places() {
 
 #[test]
 fn a_service_that_accepts_less_gets_less() {
-    let limits = |triggers, branches_per_trigger, first_mode| Limits {
+    let limits = |triggers, branches_per_trigger, first_mode| TriggerLimits {
         triggers,
         branches_per_trigger,
         first_mode,
     };
     for (branches, limits, mode, triggers) in [
-        (6, limits(5, 10, Mode::PerBranch), Mode::Packed, 1),
-        (6, limits(5, 2, Mode::PerBranch), Mode::Packed, 3),
-        (6, limits(5, 1, Mode::PerBranch), Mode::AllBranches, 1),
-        (6, limits(10, 10, Mode::Packed), Mode::Packed, 1),
-        (6, limits(10, 10, Mode::AllBranches), Mode::AllBranches, 1),
+        (
+            6,
+            limits(5, 10, TriggerMode::PerBranch),
+            TriggerMode::Packed,
+            1,
+        ),
+        (
+            6,
+            limits(5, 2, TriggerMode::PerBranch),
+            TriggerMode::Packed,
+            3,
+        ),
+        (
+            6,
+            limits(5, 1, TriggerMode::PerBranch),
+            TriggerMode::AllBranches,
+            1,
+        ),
+        (
+            6,
+            limits(10, 10, TriggerMode::Packed),
+            TriggerMode::Packed,
+            1,
+        ),
+        (
+            6,
+            limits(10, 10, TriggerMode::AllBranches),
+            TriggerMode::AllBranches,
+            1,
+        ),
     ] {
         let branches = names(0..branches);
         let wanted = wanted_with(&policy(), limits, &branches, &[]).unwrap();
@@ -280,13 +310,13 @@ fn what_was_edited_by_hand_is_set_right_and_foreign_triggers_are_carried_as_they
         (plan.changed.len(), plan.added.len(), plan.removed.len()),
         (3, 1, 1)
     );
-    let written = plan.to_write();
+    let written = plan.triggers_to_put();
     assert!(
         written.contains(&odd),
         "foreign triggers are carried unchanged"
     );
     assert!(is_same_set(
-        &split(&policy().prefix, &written).0,
+        &partition_owned(&policy().prefix, &written).0,
         &wanted_now.triggers
     ));
     assert_eq!(
@@ -307,7 +337,7 @@ fn triggers_of_a_former_update_function_are_found_and_cover_nothing() {
     for trigger in &mut present {
         trigger.destination_arn = UPDATE.replace("update", "old-update");
     }
-    let coverage = Coverage::of(&policy(), &present);
+    let coverage = BranchCoverage::of(&policy(), &present);
     assert!(branches.iter().all(|branch| !coverage.covers(branch)));
     let plan = plan(&wanted(&branches, &present), &present);
     assert_eq!((plan.changed.len(), plan.foreign.len()), (3, 0));
@@ -321,8 +351,8 @@ fn a_hundred_thousand_branches_are_decided_at_once() {
         ..policy()
     };
     let start = Instant::now();
-    let wanted = wanted_with(&policy, Limits::default(), &branches, &[foreign(0)]).unwrap();
-    assert_eq!(wanted.mode, Mode::AllBranches);
+    let wanted = wanted_with(&policy, TriggerLimits::default(), &branches, &[foreign(0)]).unwrap();
+    assert_eq!(wanted.mode, TriggerMode::AllBranches);
     let seconds = start.elapsed().as_secs_f64();
     println!("100,000 branches: {seconds:.2} s");
     assert!(seconds < 10.0, "{seconds} s even without optimisation");
@@ -338,15 +368,15 @@ fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
         set
     };
     let lost = |steps: &[(bool, Vec<Trigger>)]| {
-        let mut witness = Witness::new(&prefix);
+        let mut witness = ForeignTriggerTracker::new(&prefix);
         for (written, set) in steps {
             if *written {
-                witness.wrote(set);
+                witness.record_write(set);
             } else {
                 witness.read(set);
             }
         }
-        witness.lost().to_vec()
+        witness.dropped_foreign_triggers().to_vec()
     };
     let [a, b] = [foreign(1), foreign(2)];
     let both = [a.clone(), b.clone()];
@@ -430,7 +460,7 @@ proptest! {
         foreign_now in 0_usize..10,
         per_trigger in 1_usize..=10,
     ) {
-        let limits = Limits { branches_per_trigger: per_trigger, ..Limits::default() };
+        let limits = TriggerLimits { branches_per_trigger: per_trigger, ..TriggerLimits::default() };
         let branches = |set: &BTreeSet<usize>| set.iter().flat_map(|n| names(*n..n + 1)).collect::<Vec<_>>();
         let (before, now) = (branches(&before), branches(&now));
         let foreigners: Vec<_> = (0..foreign_before).map(foreign).collect();
@@ -442,17 +472,17 @@ proptest! {
         assert_covers(&wanted, &now);
         prop_assert!(wanted.triggers.len() + foreign_now <= limits.triggers);
         prop_assert!(wanted.triggers.iter().all(|t| t.branches.len() <= per_trigger));
-        if wanted.mode != Mode::AllBranches {
+        if wanted.mode != TriggerMode::AllBranches {
             let watched: usize = wanted.triggers.iter().map(|t| t.branches.len()).sum();
             prop_assert_eq!(watched, now.len(), "nothing else is watched");
         }
         let names: HashSet<_> = wanted.triggers.iter().map(|t| t.name.to_lowercase()).collect();
         prop_assert_eq!(names.len(), wanted.triggers.len());
 
-        let written = plan(&wanted, &present).to_write();
+        let written = plan(&wanted, &present).triggers_to_put();
         let again = wanted_with(&policy(), limits, &now, &written).unwrap();
         prop_assert!(plan(&again, &written).is_empty(), "the second run has nothing to do");
-        let (_, kept) = split(&policy().prefix, &written);
+        let (_, kept) = partition_owned(&policy().prefix, &written);
         prop_assert!(is_same_set(&kept, &(0..foreign_now).map(foreign).collect::<Vec<_>>()));
     }
 }

@@ -12,7 +12,9 @@ use branchline_core::function::client::SdkFunctions;
 use branchline_core::function::{FunctionArn, Functions as _};
 use branchline_core::name::RepositoryName;
 use branchline_core::pattern::BranchPatterns;
-use branchline_core::trigger::{Limits, Owed, Policy, Reconciler, TriggerPrefix};
+use branchline_core::trigger::{
+    PendingInvocations, Policy, Reconciler, TriggerLimits, TriggerPrefix,
+};
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
@@ -118,12 +120,12 @@ async fn a_reconciliation_that_is_not_allowed_names_the_action_and_the_repositor
     let reconciler = Reconciler {
         codecommit: &SdkCodeCommit::new(&aws),
         policy: &policy,
-        limits: Limits::default(),
+        limits: TriggerLimits::default(),
         jitter: || 0.0,
     };
     let repository = RepositoryName::new("demo").unwrap();
     let error = reconciler
-        .run(&repository, &mut Owed::default())
+        .run(&repository, &mut PendingInvocations::default())
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AccessDenied);

@@ -7,7 +7,7 @@ use branchline_core::git::HashKind;
 use branchline_tests::git;
 use serde_json::{Value, json};
 
-use super::batches_world::{World, empty, import, linear, merged};
+use super::batches_environment::{World, empty, import, linear, merged};
 use super::repo::Repo;
 
 /// `created`, `updated`, `deleted`, `unchanged` of a mapping that is complete.

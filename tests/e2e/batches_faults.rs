@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::batches_world::{World, empty, hasty, import, linear, merged, rule};
+use super::batches_environment::{World, empty, hasty, import, linear, merged, rule};
 
 const COMMITS: u64 = 6;
 

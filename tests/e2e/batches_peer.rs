@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use branchline_tests::git;
 
-use super::batches_world::{TEMPORARY, World};
+use super::batches_environment::{TEMPORARY, World};
 
 /// What the script is run as.
 #[derive(Debug, Clone)]

@@ -9,8 +9,8 @@
 use anyhow::{Result, bail};
 use serde_json::json;
 
+use super::batches_environment::{TEMPORARY, World, empty, import, linear, merged};
 use super::batches_peer::{Finish, Run, Script, scripts, tags_of};
-use super::batches_world::{TEMPORARY, World, empty, import, linear, merged};
 use super::repo::Repo;
 
 /// Histories, each with a size of batches.

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use branchline_core::git::pack::Limits;
-use branchline_core::mirror::{self, Options, Outcome, RefSelection};
+use branchline_core::git::pack::PackLimits;
+use branchline_core::mirror::{self, MirrorOptions, MirrorStats, RefSelection};
 use branchline_core::remote::Remote as _;
 use branchline_core::remote::local::LocalRepository;
 use branchline_dev::faults::Service;
@@ -214,13 +214,13 @@ async fn five_hundred_refs_go_both_ways(on: On) -> Result<()> {
 }
 
 /// Mirrors `main` alone, which may be refused.
-async fn push_main(peers: &Peers) -> Result<Outcome> {
-    let options = Options {
+async fn push_main(peers: &Peers) -> Result<MirrorStats> {
+    let options = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"])?,
         prune: true,
-        ..Options::default()
+        ..MirrorOptions::default()
     };
-    let local = LocalRepository::new(peers.work(), Limits::default());
+    let local = LocalRepository::new(peers.work(), PackLimits::default());
     Ok(mirror::mirror(&local, &peers.remote()?, &options, None).await?)
 }
 
@@ -300,11 +300,11 @@ async fn a_sha_256_repository_that_the_python_client_pushed_is_read_and_pushed_o
     let cloned = peers.our_clone(&peers.remote()?, "sha256-ours").await?;
     assert_eq!(cloned, refs(&other)?);
     git::commit(&other, &[("a.txt", "two\n")], "Second")?;
-    let options = Options {
+    let options = MirrorOptions {
         refs: RefSelection::new(["refs/*"])?,
-        ..Options::default()
+        ..MirrorOptions::default()
     };
-    let local = LocalRepository::new(&other, Limits::default());
+    let local = LocalRepository::new(&other, PackLimits::default());
     let outcome = mirror::mirror(&local, &peers.remote()?, &options, None).await?;
     assert_eq!(outcome.updated, 1);
     let cloned = peers.our_clone(&peers.remote()?, "sha256-over").await?;
@@ -313,7 +313,7 @@ async fn a_sha_256_repository_that_the_python_client_pushed_is_read_and_pushed_o
     // A repository of the other kind is refused before anything is written.
     git::commit(&peers.work(), &[("a.txt", "one\n")], "First")?;
     let keys = peers.keys(PREFIX).await?;
-    let sha1 = LocalRepository::new(peers.work(), Limits::default());
+    let sha1 = LocalRepository::new(peers.work(), PackLimits::default());
     let refused = mirror::mirror(&sha1, &peers.remote()?, &options, None).await;
     let error = refused.err().context("it is refused")?.report();
     assert!(

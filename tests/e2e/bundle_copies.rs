@@ -2,16 +2,16 @@
 
 use anyhow::{Result, ensure};
 use branchline_dev::faults::Service;
+use branchline_tests::environment::{MIGRATION, Setup, TestEnvironment};
 use branchline_tests::git;
 use branchline_tests::http_backend::HttpBackend;
-use branchline_tests::stage::{MIGRATION, Setup, Stage};
 use serde_json::json;
 
 const BUCKET: &str = "remotes";
 
 /// A stage whose S3 lies in `data`. Its function starts anew.
-async fn stage_on(data: &std::path::Path) -> Result<Stage> {
-    Stage::start(Setup {
+async fn stage_on(data: &std::path::Path) -> Result<TestEnvironment> {
+    TestEnvironment::start(Setup {
         migration: Some(Vec::new()),
         data: Some(data.to_owned()),
         ..Setup::default()
@@ -20,7 +20,7 @@ async fn stage_on(data: &std::path::Path) -> Result<Stage> {
 }
 
 /// Pushes to the bundle remote; how many objects were read for it.
-async fn push(stage: &Stage, source: &HttpBackend) -> Result<u64> {
+async fn push(stage: &TestEnvironment, source: &HttpBackend) -> Result<u64> {
     let reads = || {
         let lines = stage.server.requests().lines().into_iter();
         lines

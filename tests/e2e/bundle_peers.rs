@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use branchline_core::aws::{AccessKey, Aws};
-use branchline_core::git::pack::Limits;
-use branchline_core::mirror::{self, Options, Outcome, RefSelection};
+use branchline_core::git::pack::PackLimits;
+use branchline_core::mirror::{self, MirrorOptions, MirrorStats, RefSelection};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote, PUSH, REPLACES};
-use branchline_core::remote::{Remote as _, Wanted};
+use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{ObjectMetadata, ObjectStore as _, PutOptions};
 use branchline_dev::server::{Options as ServerOptions, Server};
@@ -200,13 +200,13 @@ impl Peers {
     }
 
     /// Makes the remote's refs equal to the working folder's, as ours does it.
-    pub(super) async fn our_push(&self) -> Result<Outcome> {
-        let options = Options {
+    pub(super) async fn our_push(&self) -> Result<MirrorStats> {
+        let options = MirrorOptions {
             refs: RefSelection::new(["refs/*"])?,
             prune: true,
-            ..Options::default()
+            ..MirrorOptions::default()
         };
-        let local = LocalRepository::new(self.work(), Limits::default());
+        let local = LocalRepository::new(self.work(), PackLimits::default());
         let outcome = mirror::mirror(&local, &self.remote()?, &options, None).await?;
         assert!(
             outcome.complete && outcome.rejected.is_empty(),
@@ -223,10 +223,10 @@ impl Peers {
         std::fs::create_dir(&to)?;
         let format = format!("--object-format={}", snapshot.hash);
         git::git(&to, ["init", "--quiet", "--bare", &format])?;
-        let wanted = Wanted {
+        let wanted = PackRequest {
             wants: snapshot.tips(),
             offset_deltas: true,
-            ..Wanted::default()
+            ..PackRequest::default()
         };
         let mut pack = Vec::new();
         let mut body = source.fetch(&wanted).await?;

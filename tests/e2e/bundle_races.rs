@@ -103,7 +103,7 @@ struct Writer {
 
 /// What became of a writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
+enum WriterResult {
     Ok,
     Refused(String),
     Killed,
@@ -196,7 +196,7 @@ impl Race {
         command: Command,
         before: u64,
         running: &AtomicUsize,
-    ) -> Result<Told> {
+    ) -> Result<WriterResult> {
         let passed = |at: u64| self.requests() - before >= at;
         let mut child = tokio::process::Command::from(command).spawn()?;
         let group = child.id().context("it runs")?;
@@ -293,7 +293,12 @@ impl Race {
         }
     }
 
-    async fn judge(&self, prefix: &str, scenario: Scenario, told: &[Told]) -> Result<Tally> {
+    async fn judge(
+        &self,
+        prefix: &str,
+        scenario: Scenario,
+        told: &[WriterResult],
+    ) -> Result<Tally> {
         let mut tally = Tally::of(told);
         let all = tally.ours + tally.python;
         ensure!(tally.ours <= 1, "at most one of ours wins");
@@ -313,7 +318,7 @@ impl Race {
             for (writer, told) in told.iter().enumerate() {
                 let commit = self.commits[writer].to_string();
                 ensure!(
-                    *told != Told::Ok || cloned.contains(&commit),
+                    *told != WriterResult::Ok || cloned.contains(&commit),
                     "{commit} of writer {writer} was acknowledged, and is lost when {step}: \
                      {cloned}"
                 );
@@ -370,7 +375,7 @@ impl Race {
     }
 }
 
-fn told(writer: Writer, output: &Output, killed: bool) -> Result<Told> {
+fn told(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let (stdout, stderr) = (said(&output.stdout), said(&output.stderr));
     let acknowledged = if writer.is_python {
@@ -379,10 +384,10 @@ fn told(writer: Writer, output: &Output, killed: bool) -> Result<Told> {
         stdout == "ok"
     };
     if acknowledged {
-        return Ok(Told::Ok);
+        return Ok(WriterResult::Ok);
     }
     if killed && output.status.code().is_none() {
-        return Ok(Told::Killed);
+        return Ok(WriterResult::Killed);
     }
     let refused = if writer.is_python {
         // Git refuses by itself when it is listed while the ref has two bundles.
@@ -391,7 +396,7 @@ fn told(writer: Writer, output: &Output, killed: bool) -> Result<Told> {
         output.status.success() && stdout == "conflict"
     };
     ensure!(refused || killed, "{writer:?} fails: {stdout}{stderr}");
-    Ok(Told::Refused(stderr))
+    Ok(WriterResult::Refused(stderr))
 }
 
 /// What became of the writers of a round, or of all.
@@ -407,17 +412,17 @@ struct Tally {
 }
 
 impl Tally {
-    fn of(told: &[Told]) -> Self {
+    fn of(told: &[WriterResult]) -> Self {
         let mut tally = Self {
             rounds: 1,
             ..Self::default()
         };
         for (writer, told) in told.iter().enumerate() {
             match told {
-                Told::Ok if writer % 2 == 1 => tally.python += 1,
-                Told::Ok => tally.ours += 1,
-                Told::Refused(_) => tally.refused += 1,
-                Told::Killed => tally.killed += 1,
+                WriterResult::Ok if writer % 2 == 1 => tally.python += 1,
+                WriterResult::Ok => tally.ours += 1,
+                WriterResult::Refused(_) => tally.refused += 1,
+                WriterResult::Killed => tally.killed += 1,
             }
         }
         tally

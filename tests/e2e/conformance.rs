@@ -19,13 +19,13 @@ use branchline_core::testkit::conformance::{
     CodeCommitSetup, PipelinesSetup, StoreSetup, codecommit, object_store, pipelines,
 };
 use branchline_dev::s3::store::Versioning;
+use branchline_tests::environment::{self, PIPELINE, Setup, TestEnvironment, UPDATE};
 use branchline_tests::git;
-use branchline_tests::stage::{self, PIPELINE, Setup, Stage, UPDATE};
 use serde_json::json;
 
 /// The services by the SDK, and the server behind them.
 struct Remote {
-    stage: Stage,
+    stage: TestEnvironment,
     codecommit: SdkCodeCommit,
     store: SdkObjectStore,
     pipelines: SdkPipelines,
@@ -39,7 +39,7 @@ impl Remote {
     async fn start() -> Result<Self> {
         // The suites set triggers themselves.
         let lifecycle = vec![("BRANCHES_EXCLUDE", "**".to_owned())];
-        let stage = Stage::start(Setup {
+        let stage = TestEnvironment::start(Setup {
             lifecycle,
             ..Setup::default()
         })
@@ -204,7 +204,7 @@ impl PipelinesSetup for Remote {
 
     async fn pipeline(&self) -> PipelineName {
         let name = self.next(PIPELINE);
-        let pipeline = stage::pipeline(&name, "source.zip");
+        let pipeline = environment::pipeline(&name, "source.zip");
         self.stage
             .pipelines("CreatePipeline", &pipeline)
             .expect("the name is new");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use branchline_tests::stage::{LIFECYCLE, Setup, Stage, UPDATE, built_programs};
+use branchline_tests::environment::{LIFECYCLE, Setup, TestEnvironment, UPDATE, built_programs};
 use branchline_tests::template::Template;
 use serde_json::{Value, json};
 
@@ -406,7 +406,7 @@ fn links_lead_to_files_and_headings_that_are_there() -> Result<()> {
 /// leave for servers that are not there.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_is_one_that_a_function_takes() -> Result<()> {
-    let stage = Stage::start(Setup::default()).await?;
+    let stage = TestEnvironment::start(Setup::default()).await?;
     let own = std::fs::read_to_string(top().join("functions/migration/src/request/tests.rs"))?;
     let mut taken = 0;
     for entry in std::fs::read_dir(top().join("events"))? {

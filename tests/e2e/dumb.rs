@@ -14,7 +14,7 @@ use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::git::HashKind;
 use branchline_core::mirror::{self, mirror};
 use branchline_core::name::{BucketName, KeyPrefix};
-use branchline_core::remote::s3_dumb::{Options, S3Dumb};
+use branchline_core::remote::s3_dumb::{DumbOptions, S3Dumb};
 use branchline_core::storage::ObjectStore;
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_dev::s3::store::PublicAccess;
@@ -46,9 +46,9 @@ impl S3 {
     }
 
     async fn mirror(&self, repo: &Repo, prefix: &str, loose: bool) -> Result<()> {
-        let options = Options {
+        let options = DumbOptions {
             loose,
-            ..Options::default()
+            ..DumbOptions::default()
         };
         let bucket = BucketName::new(BUCKET)?;
         let target = S3Dumb::new(
@@ -57,10 +57,10 @@ impl S3 {
             KeyPrefix::new(prefix)?,
             options,
         );
-        let all = mirror::Options {
+        let all = mirror::MirrorOptions {
             refs: mirror::RefSelection::new(["refs/*"])?,
             prune: true,
-            ..mirror::Options::default()
+            ..mirror::MirrorOptions::default()
         };
         let done = mirror(&GitRemote::new(repo), &target, &all, None).await?;
         ensure!(done.complete, "the mirroring ends");

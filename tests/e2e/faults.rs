@@ -4,7 +4,7 @@ use std::str::FromStr as _;
 
 use anyhow::Result;
 use branchline_dev::faults::{Rule, Service};
-use branchline_tests::stage::{BUCKET, Setup, Stage};
+use branchline_tests::environment::{BUCKET, Setup, TestEnvironment};
 use branchline_tests::{compare, git};
 
 fn rules(texts: &[&str]) -> Vec<Rule> {
@@ -15,8 +15,8 @@ fn rules(texts: &[&str]) -> Vec<Rule> {
 }
 
 /// Pushes 60 files under faults, and sees that the branch ends as one execution of it.
-async fn survives(faults: &[&str]) -> Result<Stage> {
-    let stage = Stage::start(Setup {
+async fn survives(faults: &[&str]) -> Result<TestEnvironment> {
+    let stage = TestEnvironment::start(Setup {
         faults: rules(faults),
         ..Setup::default()
     })

@@ -13,7 +13,7 @@ use branchline_dev::codecommit::Limits;
 use branchline_dev::faults::Service;
 use branchline_dev::lambda::FunctionConfig;
 use branchline_dev::s3::store::{PutOptions, Query};
-use branchline_tests::stage::{Setup, Stage};
+use branchline_tests::environment::{Setup, TestEnvironment};
 use branchline_tests::template::Template;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ use interpreter::{BUCKET, Interpreter, MIGRATION, deployment};
 
 /// A fleet whose migration function does what the mappings' sources tell it to.
 struct Scripted {
-    stage: Stage,
+    stage: TestEnvironment,
     interpreter: Interpreter,
     _calls: TempDir,
 }
@@ -52,8 +52,8 @@ impl Scripted {
     }
 }
 
-async fn stage(migration: FunctionConfig) -> Result<Stage> {
-    let stage = Stage::start(Setup {
+async fn stage(migration: FunctionConfig) -> Result<TestEnvironment> {
+    let stage = TestEnvironment::start(Setup {
         functions: vec![migration],
         codecommit_limits: Limits {
             repositories_page: 2,
@@ -65,14 +65,14 @@ async fn stage(migration: FunctionConfig) -> Result<Stage> {
     Ok(stage)
 }
 
-fn put(stage: &Stage, key: &str, text: &str) -> Result<()> {
+fn put(stage: &TestEnvironment, key: &str, text: &str) -> Result<()> {
     let store = stage.server.store();
     store.put(BUCKET, key, text.as_bytes(), PutOptions::default())?;
     Ok(())
 }
 
 /// The keys below a prefix of the fleets' bucket.
-fn keys(stage: &Stage, prefix: &str) -> Result<Vec<String>> {
+fn keys(stage: &TestEnvironment, prefix: &str) -> Result<Vec<String>> {
     let bucket = stage.server.store().bucket(BUCKET)?;
     let page = bucket.list(&Query {
         prefix: prefix.to_owned(),

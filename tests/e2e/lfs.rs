@@ -7,10 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::git::HashKind;
-use branchline_core::mirror::{LfsOptions, Options, Outcome, RefSelection, mirror};
+use branchline_core::mirror::{LfsOptions, MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::name::{BucketName, ObjectKey};
 use branchline_core::remote::Remote;
-use branchline_core::remote::connect::{Connect as _, Connections, Layout, Place, Settings};
+use branchline_core::remote::open::{
+    OpenRemote as _, OpenerConfig, RemoteOpener, RemoteSpec, S3Layout,
+};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::storage::ObjectStore as _;
 use branchline_core::storage::client::SdkObjectStore;
@@ -48,11 +50,11 @@ fn work_tree(folder: &Path, origin: &GitServer, lfs: &LfsServer) -> Result<()> {
     Ok(())
 }
 
-async fn copy(source: &Arc<dyn Remote>, target: &Arc<dyn Remote>) -> Result<Outcome> {
-    let options = Options {
+async fn copy(source: &Arc<dyn Remote>, target: &Arc<dyn Remote>) -> Result<MirrorStats> {
+    let options = MirrorOptions {
         refs: RefSelection::new(["refs/*"])?,
         lfs: Some(LfsOptions { memory: MEMORY }),
-        ..Options::default()
+        ..MirrorOptions::default()
     };
     Ok(mirror(&**source, &**target, &options, None).await?)
 }
@@ -99,11 +101,11 @@ async fn what_git_lfs_pushed_is_in_the_bucket_and_comes_back() -> Result<()> {
     git::git(&work, ["push", "-q", "origin", "main"])?;
     assert_eq!(lfs.objects().len(), 3, "git-lfs has pushed what it tracks");
 
-    let connections = Connections::new(aws, &Settings::default())?;
-    let source = Place::new(RemoteUrl::new(&from.url())?);
-    let mut place = Place::new(RemoteUrl::new("s3://mirrors/r")?);
-    place.layout = Some(Layout::Dumb);
-    let target = Place::new(RemoteUrl::new(&to.url())?);
+    let connections = RemoteOpener::new(aws, &OpenerConfig::default())?;
+    let source = RemoteSpec::new(RemoteUrl::new(&from.url())?);
+    let mut place = RemoteSpec::new(RemoteUrl::new("s3://mirrors/r")?);
+    place.layout = Some(S3Layout::Dumb);
+    let target = RemoteSpec::new(RemoteUrl::new(&to.url())?);
     let source = connections.open(&source, MEMORY).await?;
     let place = connections.open(&place, MEMORY).await?;
     let target = connections.open(&target, MEMORY).await?;

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use branchline_core::codecommit::Trigger;
+use branchline_tests::environment::{LIFECYCLE, Setup, TestEnvironment, UPDATE};
 use branchline_tests::git;
-use branchline_tests::stage::{LIFECYCLE, Setup, Stage, UPDATE};
 use serde_json::json;
 
-async fn stage(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
-    let stage = Stage::start(setup).await?;
+async fn stage(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
+    let stage = TestEnvironment::start(setup).await?;
     stage.create_repository("demo").await?;
     let work = tempfile::tempdir()?;
     git::init(work.path())?;
@@ -19,7 +19,7 @@ async fn stage(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
     Ok((stage, work))
 }
 
-async fn push(stage: &Stage, work: &Path, refspecs: &[&str]) -> Result<()> {
+async fn push(stage: &TestEnvironment, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
     stage.settle().await
 }
@@ -186,7 +186,7 @@ async fn the_plan_is_shown_without_writing() -> Result<()> {
     )
     .await?;
     let show = async |more: &[&str]| -> Result<String> {
-        let program = branchline_tests::stage::built_programs().join("branchline-dev");
+        let program = branchline_tests::environment::built_programs().join("branchline-dev");
         let mut command = std::process::Command::new(program);
         command
             .args(["triggers", "demo", "--env", "BRANCHES_EXCLUDE=wip/**"])

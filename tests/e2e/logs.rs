@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use branchline_dev::faults::{Rule, Service};
 use branchline_dev::lambda::FunctionConfig;
+use branchline_tests::environment::{
+    LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, built_programs,
+};
 use branchline_tests::git;
-use branchline_tests::stage::{LIFECYCLE, MIGRATION, Setup, Stage, UPDATE, built_programs};
 use serde_json::{Value, json};
 
 /// The function of `src/bin/panics.rs`.
@@ -54,7 +56,7 @@ fn secrets(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// All that a function printed, line by line.
-fn lines(stage: &Stage, function: &str) -> Result<Vec<Value>> {
+fn lines(stage: &TestEnvironment, function: &str) -> Result<Vec<Value>> {
     let path = stage
         .server
         .data()
@@ -88,7 +90,7 @@ fn sum(metrics: &BTreeMap<&str, &Value>, name: &str) -> u64 {
 
 /// Calls that the server saw of a function: all requests, but for the look whether there is
 /// a bucket, which belongs to the call that found no object in it.
-fn calls(stage: &Stage, function: &str) -> u64 {
+fn calls(stage: &TestEnvironment, function: &str) -> u64 {
     let principal = stage.server.lambda().principal_of(function);
     let lines = stage.server.requests().lines();
     let own = lines
@@ -98,10 +100,10 @@ fn calls(stage: &Stage, function: &str) -> u64 {
 }
 
 /// A stage on which a push, a schedule, two bad events, a mirror and a bad mapping went by.
-async fn busy(folder: &Path) -> Result<Stage> {
+async fn busy(folder: &Path) -> Result<TestEnvironment> {
     bootstraps(folder)?;
     let rule = |text| Rule::from_str(text).expect("the rule is well formed");
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         bootstraps: folder.to_owned(),
         migration: Some(Vec::new()),
         faults: vec![rule("codecommit/GetFolder:throttle,nth=1")],
@@ -265,7 +267,7 @@ async fn requests_carry_the_trace_on() -> Result<()> {
 async fn a_failed_init_is_told_once() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         update: vec![("PIPELINE_PIN", "maybe".to_owned())],
         lifecycle: vec![("TRIGGER_PREFIX", "a b".to_owned())],
         migration: Some(vec![("MIGRATION_MEMORY_MIB", "7".to_owned())]),
@@ -301,7 +303,7 @@ async fn a_run_whose_time_is_over_says_so_with_its_request() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
     let rule = |text: String| Rule::from_str(&text).expect("the rule is well formed");
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         bootstraps: folder.path().to_owned(),
         migration: Some(vec![("DEADLINE_MARGIN_SECONDS", "1".to_owned())]),
         // Longer than an invocation may take.
@@ -360,7 +362,7 @@ async fn a_run_whose_time_is_over_says_so_with_its_request() -> Result<()> {
 async fn a_panic_is_told_with_its_request_and_the_next_event_is_answered() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         functions: vec![FunctionConfig::new(PANICS, folder.path().join(PANICS))],
         ..Setup::default()
     })

@@ -12,8 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;
 use branchline_dev::faults::Service;
 use branchline_dev::s3::store::{Precondition, PutOptions, Query};
+use branchline_tests::environment::{
+    LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, built_programs,
+};
 use branchline_tests::git;
-use branchline_tests::stage::{LIFECYCLE, MIGRATION, Setup, Stage, UPDATE, built_programs};
 use serde_json::{Value, json};
 
 use super::repo::{Repo, history};
@@ -95,8 +97,8 @@ fn the_readmes_table_names_every_cell() {
     assert!(table.is_empty(), "no row is left: {table:?}");
 }
 
-async fn stage_with(setup: Setup) -> Result<Stage> {
-    let stage = Stage::start(Setup {
+async fn stage_with(setup: Setup) -> Result<TestEnvironment> {
+    let stage = TestEnvironment::start(Setup {
         migration: Some(setup.migration.unwrap_or_default()),
         // What is pushed here is not to be archived.
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
@@ -107,7 +109,7 @@ async fn stage_with(setup: Setup) -> Result<Stage> {
     Ok(stage)
 }
 
-async fn stage() -> Result<Stage> {
+async fn stage() -> Result<TestEnvironment> {
     stage_with(Setup::default()).await
 }
 
@@ -153,7 +155,7 @@ impl Origin {
     }
 
     /// Has the place hold what the repository holds.
-    async fn publish(&self, stage: &Stage) -> Result<()> {
+    async fn publish(&self, stage: &TestEnvironment) -> Result<()> {
         match self.kind {
             Kind::Https => Ok(()),
             Kind::CodeCommit => {
@@ -176,7 +178,7 @@ impl Origin {
 }
 
 /// Puts the files of a repository's folder into the bucket.
-fn upload(stage: &Stage, repository: &Path, folder: &str) -> Result<()> {
+fn upload(stage: &TestEnvironment, repository: &Path, folder: &str) -> Result<()> {
     for entry in std::fs::read_dir(repository.join(folder))? {
         let entry = entry?;
         if !entry.file_type()?.is_file() {
@@ -197,7 +199,7 @@ fn upload(stage: &Stage, repository: &Path, folder: &str) -> Result<()> {
 }
 
 /// Puts a bundle of each ref into the bucket, as git makes them, and takes others away.
-fn bundle(stage: &Stage, repo: &Repo) -> Result<()> {
+fn bundle(stage: &TestEnvironment, repo: &Repo) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("b");
     let file = file.to_str().context("it is plain")?;
@@ -225,7 +227,7 @@ fn bundle(stage: &Stage, repo: &Repo) -> Result<()> {
 }
 
 /// The keys below a prefix.
-fn keys(stage: &Stage, prefix: &str) -> Result<Vec<String>> {
+fn keys(stage: &TestEnvironment, prefix: &str) -> Result<Vec<String>> {
     let page = stage.server.store().bucket(BUCKET)?.list(&Query {
         prefix: prefix.to_owned(),
         limit: 1000,
@@ -236,7 +238,7 @@ fn keys(stage: &Stage, prefix: &str) -> Result<Vec<String>> {
 }
 
 /// A repository of all bundles below `to/`, each verified and put in by git.
-fn unbundle(stage: &Stage, folder: &Path) -> Result<PathBuf> {
+fn unbundle(stage: &TestEnvironment, folder: &Path) -> Result<PathBuf> {
     let place = folder.join("unbundled.git");
     git::git(folder, ["init", "-q", "--bare", "unbundled.git"])?;
     for key in keys(stage, "to/refs/")? {
@@ -290,7 +292,7 @@ impl To {
     }
 
     /// Makes sure that it is a sound repository with these refs, and with their objects.
-    async fn check(&self, stage: &Stage, wanted: &Repo) -> Result<()> {
+    async fn check(&self, stage: &TestEnvironment, wanted: &Repo) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let place = match self.kind {
             Kind::Https => self.repo.path.clone(),
@@ -328,7 +330,7 @@ fn counts(answer: &Value) -> [u64; 4] {
     ["created", "updated", "deleted", "unchanged"].map(|name| refs[name].as_u64().unwrap_or(99))
 }
 
-async fn call(stage: &Stage, mapping: &Value) -> Result<Value> {
+async fn call(stage: &TestEnvironment, mapping: &Value) -> Result<Value> {
     let answer = stage
         .call(MIGRATION, &json!({ "mappings": [mapping] }))
         .await;
@@ -545,7 +547,7 @@ fn talkative(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn log(stage: &Stage) -> Result<String> {
+fn log(stage: &TestEnvironment) -> Result<String> {
     let path = stage.server.data().join("lambda/logs/migration.log");
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }

@@ -12,16 +12,16 @@ use branchline_core::ErrorKind;
 use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::codecommit::CodeCommit as _;
 use branchline_core::codecommit::client::SdkCodeCommit;
-use branchline_core::codecommit::git_login::GitLogin;
+use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
 use branchline_core::git::HashKind;
 use branchline_core::git::smart_http::{
     CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
 };
-use branchline_core::mirror::{Options, Outcome, RefSelection, mirror};
+use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::Remote as _;
 use branchline_core::remote::codecommit::{Addresses, CodeCommitRemote};
-use branchline_core::remote::http::HttpRemote;
+use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::remote::url::RemoteUrl;
 use branchline_dev::faults::{Rule, Service};
 use branchline_dev::server::{Options as ServerOptions, Server};
@@ -60,7 +60,7 @@ impl Account {
     }
 
     fn remote(&self, name: &str) -> Result<CodeCommitRemote> {
-        self.with(name, Arc::new(GitLogin::new(&self.aws)))
+        self.with(name, Arc::new(CodeCommitCredentials::new(&self.aws)))
     }
 
     async fn default_branch(&self, name: &str) -> Result<Option<String>> {
@@ -110,11 +110,11 @@ fn https(server: &GitServer) -> Result<HttpRemote> {
 }
 
 /// Everything, deletions too.
-fn exactly() -> Result<Options> {
-    Ok(Options {
+fn exactly() -> Result<MirrorOptions> {
+    Ok(MirrorOptions {
         refs: RefSelection::new(["refs/*"])?,
         prune: true,
-        ..Options::default()
+        ..MirrorOptions::default()
     })
 }
 
@@ -134,7 +134,7 @@ fn grow(source: &Repo) {
 /// What `grow` comes to: `feature/new`; both branches; `light`; the rest.
 const GROWN: [u64; 4] = [1, 2, 1, 4];
 
-fn counts(outcome: &Outcome) -> [u64; 4] {
+fn counts(outcome: &MirrorStats) -> [u64; 4] {
     [
         outcome.created,
         outcome.updated,
@@ -154,7 +154,7 @@ async fn https_goes_to_codecommit_from_there_to_another_and_back() -> Result<()>
     let error = error.expect_err("nobody asked for a repository");
     assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
 
-    let one = one.creating(true);
+    let one = one.with_create(true);
     let first = mirror(&from, &one, &exactly()?, None).await?;
     let refs = source.refs();
     let all = refs.lines().count() as u64;
@@ -174,7 +174,7 @@ async fn https_goes_to_codecommit_from_there_to_another_and_back() -> Result<()>
     assert_eq!(account.count(Service::CodeCommit, "UpdateDefaultBranch"), 0);
 
     // CodeCommit's git does not tell what HEAD stands for, but its API does.
-    let two = account.remote("two")?.creating(true);
+    let two = account.remote("two")?.with_create(true);
     mirror(&one, &two, &exactly()?, None).await?;
     assert_eq!(account.refs("two")?, refs);
     assert_eq!(
@@ -220,7 +220,7 @@ async fn a_head_that_is_unborn_or_detached_does_not_reach_the_default_branch() -
     let source = source();
     let server = GitServer::new(&source);
     let from = https(&server)?;
-    let to = account.remote("demo")?.creating(true);
+    let to = account.remote("demo")?.with_create(true);
     mirror(&from, &to, &exactly()?, None).await?;
     account.server.requests().reset();
     source.git(&["symbolic-ref", "HEAD", "refs/heads/unborn"]);
@@ -264,7 +264,7 @@ async fn two_who_create_one_repository_at_once_both_end_well() -> Result<()> {
     let source = source();
     let server = GitServer::new(&source);
     let (one, two) = (https(&server)?, https(&server)?);
-    let to = account.remote("demo")?.creating(true);
+    let to = account.remote("demo")?.with_create(true);
     let options = exactly()?;
     let (first, second) = tokio::try_join!(
         mirror(&one, &to, &options, None),
@@ -295,14 +295,14 @@ async fn requests_that_fail_or_lose_their_answer_are_made_up_for() -> Result<()>
                     let source = source();
                     let server = GitServer::new(&source);
                     let from = https(&server)?;
-                    let one = account.remote(&one)?.creating(true);
+                    let one = account.remote(&one)?.with_create(true);
                     mirror(&from, &one, &exactly()?, None).await?;
                     grow(&source);
                     mirror(&from, &one, &exactly()?, None).await?;
 
                     let rule = format!("{service}/{operation}:{fault},nth={nth}");
                     account.fault(&rule)?;
-                    let to = account.remote(&two)?.creating(true);
+                    let to = account.remote(&two)?.with_create(true);
                     let outcome = mirror(&one, &to, &exactly()?, None).await;
                     let outcome =
                         outcome.map_err(|error| anyhow::anyhow!("{rule}: {}", error.report()))?;
@@ -332,7 +332,7 @@ async fn more_refs_than_one_push_may_change_go_in_several() -> Result<()> {
     source.input(&["update-ref", "--stdin"], lines.as_bytes());
     source.git(&["pack-refs", "--all"]);
     let server = GitServer::new(&source);
-    let to = account.remote("demo")?.creating(true);
+    let to = account.remote("demo")?.with_create(true);
     let outcome = mirror(&https(&server)?, &to, &exactly()?, None).await?;
     assert_eq!(account.refs("demo")?, source.refs());
     assert_eq!(outcome.created, source.refs().lines().count() as u64);
@@ -342,7 +342,7 @@ async fn more_refs_than_one_push_may_change_go_in_several() -> Result<()> {
 }
 
 /// Counts what it is asked.
-struct Counting(GitLogin, AtomicU64);
+struct Counting(CodeCommitCredentials, AtomicU64);
 
 #[async_trait]
 impl CredentialSource for Counting {
@@ -361,8 +361,11 @@ async fn every_request_has_a_password_of_its_own_and_an_old_one_is_refused() -> 
     let source = source();
     let server = GitServer::new(&source);
     let from = https(&server)?;
-    let counting = Arc::new(Counting(GitLogin::new(&account.aws), AtomicU64::new(0)));
-    let to = account.with("demo", counting.clone())?.creating(true);
+    let counting = Arc::new(Counting(
+        CodeCommitCredentials::new(&account.aws),
+        AtomicU64::new(0),
+    ));
+    let to = account.with("demo", counting.clone())?.with_create(true);
     mirror(&from, &to, &exactly()?, None).await?;
     let requests = account.count(Service::Git, "git-receive-pack");
     assert_eq!(counting.1.load(Ordering::SeqCst), requests);
@@ -374,9 +377,9 @@ async fn every_request_has_a_password_of_its_own_and_an_old_one_is_refused() -> 
     for good in 0..2 {
         let left = Arc::new(AtomicI64::new(good));
         let now = Timestamp::now();
-        let login = GitLogin::new(&account.aws);
+        let login = CodeCommitCredentials::new(&account.aws);
         let turns = Arc::clone(&left);
-        let falling = Falling(
+        let falling = ClockCorrectedLogin(
             login.clone(),
             login.with_clock(move || now - SignedDuration::from_mins(16)),
             turns,
@@ -395,10 +398,10 @@ async fn every_request_has_a_password_of_its_own_and_an_old_one_is_refused() -> 
 }
 
 /// Logs in by the first clock so many times, and then by the second.
-struct Falling(GitLogin, GitLogin, Arc<AtomicI64>);
+struct ClockCorrectedLogin(CodeCommitCredentials, CodeCommitCredentials, Arc<AtomicI64>);
 
 #[async_trait]
-impl CredentialSource for Falling {
+impl CredentialSource for ClockCorrectedLogin {
     async fn credentials(
         &self,
         repository: &RepositoryUrl,
@@ -417,8 +420,8 @@ async fn a_guessed_address_serves_only_where_it_is_the_one_that_is_told() -> Res
     let (account, other) = (Account::new().await?, Account::new().await?);
     let addresses = Addresses::default();
     let remote = |account: &Account, name: &str| -> Result<CodeCommitRemote> {
-        let remote = account.remote(name)?.creating(true);
-        Ok(remote.knowing(addresses.clone()))
+        let remote = account.remote(name)?.with_create(true);
+        Ok(remote.with_url_cache(addresses.clone()))
     };
     let source = source();
     let git_server = GitServer::new(&source);

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use branchline_core::setting::Settings;
+use branchline_core::settings::Settings;
 use branchline_tests::template::Template;
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ fn told<T>(read: branchline_core::Result<T>) -> Result<(), String> {
 /// How a function starts in a stack with these parameters, as Lambda starts it there.
 fn init(function: Function, parameters: &[(&str, &str)]) -> Result<Result<(), String>> {
     let template = Template::load()?;
-    let deployment = template.deploy(parameters)?;
+    let deployment = template.resolve(parameters)?;
     let refusals = deployment.refusals()?;
     ensure!(refusals.is_empty(), "a rule is earlier: {refusals:?}");
     let memory = deployment.properties(function.0)?["MemorySize"].clone();
@@ -98,7 +98,7 @@ fn rules_refuse_what_cannot_work_together_and_name_it() -> Result<()> {
     ];
     let mut rules = std::collections::BTreeSet::new();
     for (parameters, named) in refused {
-        let refusals = template.deploy(parameters)?.refusals()?;
+        let refusals = template.resolve(parameters)?.refusals()?;
         let [words] = refusals.as_slice() else {
             panic!("one thing is wrong with {parameters:?}: {refusals:?}");
         };
@@ -143,7 +143,7 @@ fn rules_accept_what_works() -> Result<()> {
         &[("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:ops")],
     ];
     for parameters in accepted {
-        let refusals = template.deploy(parameters)?.refusals()?;
+        let refusals = template.resolve(parameters)?.refusals()?;
         assert_eq!(refusals, Vec::<String>::new(), "{parameters:?}");
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
 use branchline_tests::git;
-use branchline_tests::stage::{Setup, Stage, UPDATE};
 use serde_json::Value;
 
 fn environment() -> Option<PathBuf> {
@@ -18,8 +18,8 @@ fn environment() -> Option<PathBuf> {
 }
 
 /// A stage whose repository `demo` has one commit on `main`.
-async fn stage() -> Result<Stage> {
-    let stage = Stage::start(Setup::default()).await?;
+async fn stage() -> Result<TestEnvironment> {
+    let stage = TestEnvironment::start(Setup::default()).await?;
     stage.create_repository("demo").await?;
     let work = tempfile::tempdir()?;
     git::init(work.path())?;

@@ -7,10 +7,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;
 use branchline_dev::s3::store::{Query, Versioning};
+use branchline_tests::environment::{
+    LIFECYCLE, MIGRATION, PIPELINE, Setup, TestEnvironment, UPDATE,
+};
 use branchline_tests::git;
+use branchline_tests::iam_recorder::IamActionRecorder;
 use branchline_tests::moto::Moto;
-use branchline_tests::recorder::Recorder;
-use branchline_tests::stage::{LIFECYCLE, MIGRATION, PIPELINE, Setup, Stage, UPDATE};
 use branchline_tests::template::{Statement, Template};
 use serde_json::{Value, json};
 
@@ -62,7 +64,7 @@ struct Use {
 type Used = BTreeMap<String, Use>;
 
 /// What a function asked for so far.
-fn used(stage: &Stage, function: &str) -> Used {
+fn used(stage: &TestEnvironment, function: &str) -> Used {
     let principal = stage.server.lambda().principal_of(function);
     assert!(principal.is_some(), "{function} has a principal of its own");
     let mut used = Used::new();
@@ -128,10 +130,14 @@ fn resources_are_compared_as_iam_does() {
 }
 
 /// What a stack with these parameters lets a function do.
-fn granted(stage: &Stage, logical: &str, parameters: &[(&str, &str)]) -> Result<Vec<Statement>> {
+fn granted(
+    stage: &TestEnvironment,
+    logical: &str,
+    parameters: &[(&str, &str)],
+) -> Result<Vec<Statement>> {
     let template = Template::load()?;
     let account = stage.server.account();
-    let deployment = template.deploy(parameters)?;
+    let deployment = template.resolve(parameters)?;
     let deployment = deployment.at(&account.id, &account.region);
     deployment
         .named("UpdateFunction", UPDATE)
@@ -186,7 +192,7 @@ fn noise(bytes: usize) -> Vec<u8> {
     noise
 }
 
-fn break_uploads(stage: &Stage) {
+fn break_uploads(stage: &TestEnvironment) {
     for rule in ["s3/UploadPart:error", "events:lose,rate=1.0"] {
         let rule = rule.parse().expect("the rule is well formed");
         stage.server.faults().add(rule);
@@ -195,7 +201,7 @@ fn break_uploads(stage: &Stage) {
 
 /// Fails where an object that a function wrote does not name the key: S3 asks KMS only for
 /// those that do.
-fn all_are_encrypted(stage: &Stage, bucket: &str) -> Result<()> {
+fn all_are_encrypted(stage: &TestEnvironment, bucket: &str) -> Result<()> {
     let store = stage.server.store();
     let page = store.bucket(bucket)?.list(&Query {
         limit: 10_000,
@@ -210,7 +216,7 @@ fn all_are_encrypted(stage: &Stage, bucket: &str) -> Result<()> {
     Ok(())
 }
 
-async fn push(stage: &Stage, work: &Path, refspecs: &[&str]) -> Result<()> {
+async fn push(stage: &TestEnvironment, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
     stage.settle().await?;
     let letters = stage.server.queue().dead_letters();
@@ -218,8 +224,8 @@ async fn push(stage: &Stage, work: &Path, refspecs: &[&str]) -> Result<()> {
     Ok(())
 }
 
-async fn demo(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
-    let stage = Stage::start(setup).await?;
+async fn demo(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
+    let stage = TestEnvironment::start(setup).await?;
     let work = tempfile::tempdir()?;
     git::init(work.path())?;
     git::commit(work.path(), &[("a.txt", "1")], "First")?;
@@ -228,7 +234,7 @@ async fn demo(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
 
 /// Archives that are small and large, of files that the API does not serve, into a
 /// versioned bucket, and one that fails.
-async fn archives() -> Result<(Stage, Used)> {
+async fn archives() -> Result<(TestEnvironment, Used)> {
     let (stage, work) = demo(Setup {
         update: vec![("KMS_KEY_ID", KEY.to_owned())],
         update_memory_mib: Some(128),
@@ -261,7 +267,7 @@ async fn archives() -> Result<(Stage, Used)> {
 }
 
 /// Artifacts without versions, whose branch goes.
-async fn deletions() -> Result<(Stage, Used)> {
+async fn deletions() -> Result<(TestEnvironment, Used)> {
     let (stage, work) = demo(Setup {
         update: vec![
             ("ARTIFACT_BUCKET", "plain".to_owned()),
@@ -306,7 +312,7 @@ fn every_exception_is_granted_and_has_a_reason() -> Result<()> {
     let template = Template::load()?;
     let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git-*";
     let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/git/*";
-    let everything = template.deploy(&[
+    let everything = template.resolve(&[
         ("KmsKeyId", KEY),
         ("CredentialsSecretArn", secret),
         ("CredentialsParameterArn", parameter),
@@ -383,7 +389,12 @@ async fn lifecycle_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     Ok(())
 }
 
-async fn mirror(stage: &Stage, source: &str, target: &str, layout: Option<&str>) -> Result<()> {
+async fn mirror(
+    stage: &TestEnvironment,
+    source: &str,
+    target: &str,
+    layout: Option<&str>,
+) -> Result<()> {
     let mut mapping = json!({
         "source": source, "target": target, "refs": ["refs/*"], "prune": true,
         "create": target.starts_with("codecommit:"),
@@ -403,7 +414,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     // Without it all but the logins is compared.
     let moto = Moto::start()?;
     let recorder = match &moto {
-        Some(moto) => Some(Recorder::start(&moto.address().to_string())?),
+        Some(moto) => Some(IamActionRecorder::start(&moto.address().to_string())?),
         None => None,
     };
     let mut variables = vec![
@@ -414,7 +425,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         variables.push(("AWS_ENDPOINT_URL_SECRETS_MANAGER", recorder.endpoint()));
         variables.push(("AWS_ENDPOINT_URL_SSM", recorder.endpoint()));
     }
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         migration: Some(variables),
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
         ..Setup::default()

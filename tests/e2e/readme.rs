@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use branchline_tests::stage::built_programs;
+use branchline_tests::environment::built_programs;
 
 pub(super) const README: &str = include_str!("../../README.md");
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
-use branchline_core::setting::Settings;
+use branchline_core::settings::Settings;
+use branchline_tests::environment::{BUCKET, Setup, TestEnvironment};
 use branchline_tests::git;
-use branchline_tests::stage::{BUCKET, Setup, Stage};
-use branchline_tests::template::{Deployment, Template};
+use branchline_tests::template::{ResolvedTemplate, Template};
 use serde_json::{Value, json};
 
 use super::readme::table;
@@ -47,13 +47,13 @@ fn documented_settings(function: &str) -> BTreeSet<String> {
 fn every_setting_reaches_its_function_from_the_parameter_of_its_name() -> Result<()> {
     let template = Template::load()?;
     for (name, function) in FUNCTIONS {
-        let deployed = template.deploy(&[])?.environment(function)?;
+        let deployed = template.resolve(&[])?.environment(function)?;
         let there: BTreeSet<String> = deployed.keys().cloned().collect();
         let documented = documented_settings(name);
         assert_eq!(there, documented, "{name} gets the README's settings");
         for setting in there.iter().filter(|name| !WIRED.contains(&name.as_str())) {
             let marked = [(&*parameter_of(setting), "marked")];
-            let marked = template.deploy(&marked).context(setting.clone())?;
+            let marked = template.resolve(&marked).context(setting.clone())?;
             let environment = marked.environment(function)?;
             assert_eq!(environment[setting], "marked", "{setting} of {name}");
             let others =
@@ -65,7 +65,7 @@ fn every_setting_reaches_its_function_from_the_parameter_of_its_name() -> Result
             );
         }
     }
-    let environment = template.deploy(&[])?.environment(LIFECYCLE)?;
+    let environment = template.resolve(&[])?.environment(LIFECYCLE)?;
     assert_eq!(
         environment["UPDATE_FUNCTION_ARN"],
         "arn:aws:lambda:eu-central-1:123456789012:function:UpdateFunction"
@@ -76,7 +76,7 @@ fn every_setting_reaches_its_function_from_the_parameter_of_its_name() -> Result
 #[test]
 fn the_defaults_are_the_functions_own() -> Result<()> {
     let template = Template::load()?;
-    let deployment = template.deploy(&[])?;
+    let deployment = template.resolve(&[])?;
     let read = |function: &str, needed: &[&str]| -> Result<[Settings; 2]> {
         let all = deployment.environment(function)?;
         let needed = needed.iter().map(|name| (*name, all[*name].clone()));
@@ -142,7 +142,7 @@ fn every_parameter_is_explained_grouped_and_labelled_once() -> Result<()> {
 
 /// The actions and resources of a function's statement of that name.
 fn statement(
-    deployment: &Deployment<'_>,
+    deployment: &ResolvedTemplate<'_>,
     function: &str,
     sid: &str,
 ) -> Result<Option<(Vec<String>, Vec<String>)>> {
@@ -156,7 +156,7 @@ fn statement(
 #[test]
 fn policies_name_what_they_allow() -> Result<()> {
     let template = Template::load()?;
-    let everything = template.deploy(&[
+    let everything = template.resolve(&[
         ("PipelineName", "deploy"),
         ("DeleteArtifacts", "true"),
         ("MigrationAccess", "create"),
@@ -217,7 +217,7 @@ fn update_may_start_the_pipelines_that_are_named_and_no_other() -> Result<()> {
         (&[("SamplePipeline", "true")], Some("branchline-sample")),
         (&[], None),
     ] {
-        let deployment = template.deploy(parameters)?;
+        let deployment = template.resolve(parameters)?;
         let found = statement(&deployment, UPDATE, "StartPipelines")?;
         let wanted = pipelines.map(|name| {
             let arn = format!("arn:aws:codepipeline:eu-central-1:123456789012:{name}");
@@ -235,7 +235,7 @@ fn update_may_start_the_pipelines_that_are_named_and_no_other() -> Result<()> {
         );
     }
     // A pattern for those that custom data names does not take the one that is set away.
-    let both = template.deploy(&[
+    let both = template.resolve(&[
         ("PipelineName", "deploy"),
         ("PipelineNamePattern", "team-*"),
     ])?;
@@ -256,7 +256,7 @@ fn migration_reaches_the_regions_that_are_named() -> Result<()> {
         ("eu-*", "eu-*"),
     ] {
         let parameters = [("MigrationRegions", regions), ("MigrationAccess", "create")];
-        let deployment = template.deploy(&parameters)?;
+        let deployment = template.resolve(&parameters)?;
         let own = format!("arn:aws:codecommit:{wanted}:123456789012:*");
         for sid in [
             "ReadRepositories",
@@ -298,11 +298,11 @@ fn what_is_not_asked_for_is_not_granted() -> Result<()> {
             ("MigrationAccess", "create"),
         ),
     ] {
-        let granted = |parameters| statement(&template.deploy(parameters)?, function, sid);
+        let granted = |parameters| statement(&template.resolve(parameters)?, function, sid);
         assert_eq!(granted(&[])?, None, "{sid} by default");
         assert!(granted(&[parameters])?.is_some(), "{sid} when asked for");
     }
-    let reads = template.deploy(&[("MigrationAccess", "read")])?;
+    let reads = template.resolve(&[("MigrationAccess", "read")])?;
     assert_eq!(statement(&reads, MIGRATION, "PushToRepositories")?, None);
     Ok(())
 }
@@ -310,10 +310,10 @@ fn what_is_not_asked_for_is_not_granted() -> Result<()> {
 #[test]
 fn a_bucket_that_is_given_is_used_and_none_is_created() -> Result<()> {
     let template = Template::load()?;
-    let given = template.deploy(&[("ArtifactBucket", "ours")])?;
+    let given = template.resolve(&[("ArtifactBucket", "ours")])?;
     assert!(!given.has("Artifacts")? && !given.has("ArtifactsPolicy")?);
     assert_eq!(given.environment(UPDATE)?["ARTIFACT_BUCKET"], "ours");
-    let created = template.deploy(&[])?.named("Artifacts", "made");
+    let created = template.resolve(&[])?.named("Artifacts", "made");
     for (deployment, bucket) in [(&given, "ours"), (&created, "made")] {
         let (_, resources) =
             statement(deployment, UPDATE, "WriteArtifacts")?.context("it writes")?;
@@ -344,7 +344,7 @@ fn a_bucket_that_is_given_is_used_and_none_is_created() -> Result<()> {
 #[test]
 fn codecommit_may_call_what_triggers_call() -> Result<()> {
     let template = Template::load()?;
-    let deployment = template.deploy(&[("RepositoryNamePattern", "team-*")])?;
+    let deployment = template.resolve(&[("RepositoryNamePattern", "team-*")])?;
     for permission in ["UpdateFromCodeCommit", "LifecycleFromCodeCommit"] {
         let properties = deployment.properties(permission)?;
         assert_eq!(properties["Principal"], "codecommit.amazonaws.com");
@@ -402,11 +402,11 @@ async fn what_the_template_deploys_archives_a_branch_and_starts_the_sample_pipel
 {
     let template = Template::load()?;
     let deployment = template
-        .deploy(&[("SamplePipeline", "true")])?
+        .resolve(&[("SamplePipeline", "true")])?
         .at("123456789012", "us-east-1")
         .named("Artifacts", BUCKET)
-        .named("UpdateFunction", branchline_tests::stage::UPDATE);
-    let stage = Stage::start(Setup {
+        .named("UpdateFunction", branchline_tests::environment::UPDATE);
+    let stage = TestEnvironment::start(Setup {
         update: variables(deployment.environment(UPDATE)?),
         lifecycle: variables(deployment.environment(LIFECYCLE)?),
         ..Setup::default()

@@ -7,20 +7,20 @@ use anyhow::Result;
 use branchline_dev::faults::Service;
 use branchline_dev::pipeline::Status;
 use branchline_dev::s3::store::Query;
-use branchline_tests::stage::{BUCKET, Setup, Stage, UPDATE};
+use branchline_tests::environment::{BUCKET, Setup, TestEnvironment, UPDATE};
 use branchline_tests::{compare, git};
 use serde_json::json;
 
 /// A stage with repository `demo`, and a work tree to push from.
-async fn stage(setup: Setup) -> Result<(Stage, tempfile::TempDir)> {
-    let stage = Stage::start(setup).await?;
+async fn stage(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
+    let stage = TestEnvironment::start(setup).await?;
     stage.create_repository("demo").await?;
     let work = tempfile::tempdir()?;
     git::init(work.path())?;
     Ok((stage, work))
 }
 
-async fn push(stage: &Stage, work: &Path, refspecs: &[&str]) -> Result<()> {
+async fn push(stage: &TestEnvironment, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
     stage.settle().await
 }
@@ -80,7 +80,7 @@ async fn a_push_becomes_an_execution_pinned_to_an_archive_equal_to_gits() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn this_repository_is_archived_as_git_archives_it() -> Result<()> {
-    let stage = Stage::start(Setup::default()).await?;
+    let stage = TestEnvironment::start(Setup::default()).await?;
     stage.create_repository("branchline").await?;
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let tip = git::git(&own, ["rev-parse", "HEAD"])?;
@@ -212,7 +212,7 @@ async fn settings_that_contradict_stop_the_function_at_init() -> Result<()> {
         ],
         ..Setup::default()
     };
-    let stage = Stage::start(setup).await?;
+    let stage = TestEnvironment::start(setup).await?;
     let error = stage
         .update(&json!({"schedule": true}))
         .await
@@ -267,7 +267,7 @@ async fn the_function_stays_within_its_memory_whatever_the_repository_holds() ->
 }
 
 /// Every object and version in the bucket, by key.
-fn keys(stage: &Stage) -> Vec<String> {
+fn keys(stage: &TestEnvironment) -> Vec<String> {
     let query = Query {
         limit: 1000,
         ..Query::default()

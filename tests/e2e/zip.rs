@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, ensure};
 use branchline_dev::pipeline::Status;
 use branchline_dev::s3::store::{Head, Query};
-use branchline_tests::stage::{BUCKET, MIGRATION, Setup, Stage, pipeline};
+use branchline_tests::environment::{BUCKET, MIGRATION, Setup, TestEnvironment, pipeline};
 use branchline_tests::{compare, git};
 use serde_json::{Value, json};
 
@@ -15,8 +15,8 @@ const SUMMARY: &str = "codepipeline-artifact-revision-summary";
 const ARCHIVED: &str = "branchline-archived";
 
 /// A stage with migration, and a repository that is pushed as `demo`.
-async fn stage() -> Result<(Stage, tempfile::TempDir)> {
-    let stage = Stage::start(Setup {
+async fn stage() -> Result<(TestEnvironment, tempfile::TempDir)> {
+    let stage = TestEnvironment::start(Setup {
         migration: Some(vec![("MIGRATION_MEMORY_MIB", "32".to_owned())]),
         // What is pushed here is not to be archived by update.
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
@@ -30,7 +30,7 @@ async fn stage() -> Result<(Stage, tempfile::TempDir)> {
 }
 
 /// Mirrors `demo` to that prefix, all branches and tags.
-async fn mirror(stage: &Stage, prefix: &str) -> Result<Value> {
+async fn mirror(stage: &TestEnvironment, prefix: &str) -> Result<Value> {
     let event = json!({ "mappings": [{
         "source": "codecommit://demo",
         "target": format!("s3+zip://{BUCKET}/{prefix}"),
@@ -43,7 +43,7 @@ async fn mirror(stage: &Stage, prefix: &str) -> Result<Value> {
 }
 
 /// The object of a key, its metadata and bytes.
-fn object(stage: &Stage, key: &str) -> Result<(Head, Vec<u8>)> {
+fn object(stage: &TestEnvironment, key: &str) -> Result<(Head, Vec<u8>)> {
     let got = stage.server.store().get_bytes(BUCKET, key, None);
     let (head, bytes) = got.map_err(|error| anyhow!("{key}: {error}"))?;
     Ok((head, bytes.to_vec()))
@@ -54,7 +54,7 @@ fn summary(head: &Head) -> &str {
 }
 
 /// The current keys below a prefix, without it.
-fn keys(stage: &Stage, prefix: &str) -> Vec<String> {
+fn keys(stage: &TestEnvironment, prefix: &str) -> Vec<String> {
     let query = Query {
         limit: 1000,
         ..Query::default()
@@ -167,7 +167,7 @@ async fn a_pipeline_reads_the_archive_that_migration_keeps_beside_a_ref() -> Res
     Ok(())
 }
 
-async fn delete(stage: &Stage, key: &str) -> Result<()> {
+async fn delete(stage: &TestEnvironment, key: &str) -> Result<()> {
     use branchline_core::aws::{AccessKey, Aws};
     use branchline_core::name::{BucketName, ObjectKey};
     use branchline_core::storage::client::SdkObjectStore;
@@ -187,7 +187,7 @@ async fn delete(stage: &Stage, key: &str) -> Result<()> {
 
 /// A push by git with the Python helper; what it says when it fails.
 async fn python(
-    stage: &Stage,
+    stage: &TestEnvironment,
     environment: &Path,
     work: &Path,
     arguments: &[&str],

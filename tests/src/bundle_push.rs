@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use branchline_core::ErrorKind;
 use branchline_core::git::ObjectId;
-use branchline_core::git::pack::Limits;
+use branchline_core::git::pack::PackLimits;
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::s3_bundle::BundleRemote;
 use branchline_core::remote::{
-    Incoming, IncomingOptions, Push, RefChange, RefOutcome, RefTarget, Remote as _, Wanted,
+    IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefTarget, RefUpdate, Remote as _,
 };
 
 /// Moves the ref `name` from `old` to `new`, a commit of the repository in `folder`.
@@ -45,7 +45,7 @@ async fn push(
     new: ObjectId,
 ) -> branchline_core::Result<Option<RefOutcome>> {
     let mut target = remote.open_target().await?;
-    let change = RefChange {
+    let change = RefUpdate {
         name: name.into(),
         old: Some(old),
         new: Some(RefTarget {
@@ -57,25 +57,25 @@ async fn push(
     if refs.get(&change.name).map(|at| at.id) != change.old {
         return Ok(None);
     }
-    let wanted = Wanted {
+    let wanted = PackRequest {
         wants: vec![new],
         haves: vec![old],
         thin: true,
         offset_deltas: true,
     };
-    let local = LocalRepository::new(folder, Limits::default());
+    let local = LocalRepository::new(folder, PackLimits::default());
     let pack = local.source(&[]).await?.fetch(&wanted).await?;
     let options = IncomingOptions {
         hash: new.kind(),
-        limits: Limits::default(),
+        limits: PackLimits::default(),
         pointers: false,
     };
     let push = Push {
         changes: vec![change],
-        pack: Some(Incoming::new(pack, &options)),
+        pack: Some(IncomingPack::new(pack, &options)),
         ..Push::default()
     };
-    let mut each = target.push_each(push).await?;
+    let mut each = target.push_all(push).await?;
     let (_, outcome) = each.refs.remove(0);
     outcome.map(Some)
 }

@@ -3,9 +3,9 @@
 
 pub mod bundle_push;
 pub mod compare;
+pub mod environment;
 pub mod git;
 pub mod http_backend;
+pub mod iam_recorder;
 pub mod moto;
-pub mod recorder;
-pub mod stage;
 pub mod template;

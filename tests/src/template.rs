@@ -54,7 +54,7 @@ impl Template {
     }
 
     /// Deploys it, in thought, with these parameters and else the defaults.
-    pub fn deploy(&self, parameters: &[(&str, &str)]) -> Result<Deployment<'_>> {
+    pub fn resolve(&self, parameters: &[(&str, &str)]) -> Result<ResolvedTemplate<'_>> {
         let mut all = BTreeMap::new();
         for (name, parameter) in self.section("Parameters")? {
             let default = match &parameter["Default"] {
@@ -69,7 +69,7 @@ impl Template {
             let known = known.with_context(|| format!("`{name}` is no parameter"))?;
             (*value).clone_into(known);
         }
-        Ok(Deployment {
+        Ok(ResolvedTemplate {
             template: self,
             parameters: all,
             account: "123456789012".to_owned(),
@@ -92,7 +92,7 @@ pub struct Statement {
 
 /// A template with parameters, as it would be deployed.
 #[derive(Debug, Clone)]
-pub struct Deployment<'a> {
+pub struct ResolvedTemplate<'a> {
     template: &'a Template,
     parameters: BTreeMap<String, String>,
     account: String,
@@ -100,7 +100,7 @@ pub struct Deployment<'a> {
     names: BTreeMap<String, String>,
 }
 
-impl Deployment<'_> {
+impl ResolvedTemplate<'_> {
     /// Gives the resource of a logical id a name; else it has the logical id's.
     #[must_use]
     pub fn named(mut self, resource: &str, name: &str) -> Self {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use branchline_dev::faults::{Fault, Rule, Service, When};
-use branchline_tests::stage::{Setup, Stage, UPDATE};
+use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
 use branchline_tests::{compare, git};
 use clap::Parser;
 use serde_json::json;
@@ -141,7 +141,7 @@ async fn measure(
     commit: &str,
     concurrency: u32,
 ) -> Result<Run> {
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         update: vec![("CODECOMMIT_CONCURRENCY", concurrency.to_string())],
         // No trigger, so that the measured run is the first.
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],

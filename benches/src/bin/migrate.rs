@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use branchline_benches::make;
-use branchline_benches::run::{self, Run};
+use branchline_benches::repositories;
+use branchline_benches::run::{self, Measurement};
 use branchline_dev::faults::{Fault, Rule, Service, When};
+use branchline_tests::environment::{Setup, TestEnvironment};
 use branchline_tests::git;
 use branchline_tests::http_backend::HttpBackend;
-use branchline_tests::stage::{Setup, Stage};
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ const TAGS: usize = 69;
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         migration: Some(Vec::new()),
         // No trigger: nothing else is at work.
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
@@ -52,14 +52,14 @@ async fn main() -> Result<()> {
     .await?;
     let folder = tempfile::tempdir()?;
     let history = folder.path().join("history.git");
-    make::repository(&history, |out| {
-        make::commits(out, arguments.commits)?;
-        make::refs(out, arguments.commits, BRANCHES, TAGS)
+    repositories::repository(&history, |out| {
+        repositories::commits(out, arguments.commits)?;
+        repositories::refs(out, arguments.commits, BRANCHES, TAGS)
     })?;
     // As the large git servers have it; CodeCommit has not.
     git::git(&history, ["config", "uploadpack.allowFilter", "true"])?;
     let small = folder.path().join("warm.git");
-    make::repository(&small, |out| make::commits(out, 1))?;
+    repositories::repository(&small, |out| repositories::commits(out, 1))?;
     // The first call starts the function.
     migrate(&stage, &small, "warm").await?;
     for service in [Service::Git, Service::CodeCommit] {
@@ -76,7 +76,7 @@ async fn main() -> Result<()> {
         1 + BRANCHES + TAGS,
         arguments.latency_ms
     );
-    Run::heads();
+    Measurement::heads();
     let (mut ours, mut plain, mut script) = (None, None, None);
     // The better of three each: others use this machine, too.
     for turn in 0..3 {
@@ -111,7 +111,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn migrate(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
+async fn migrate(stage: &TestEnvironment, repository: &Path, name: &str) -> Result<Measurement> {
     stage.create_repository(name).await?;
     let server = HttpBackend::start(repository)?;
     let event: Value = json!({ "mappings": [{
@@ -120,7 +120,7 @@ async fn migrate(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
     run::migrate(stage, &event, Service::Git).await
 }
 
-async fn push(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
+async fn push(stage: &TestEnvironment, repository: &Path, name: &str) -> Result<Measurement> {
     stage.create_repository(name).await?;
     let mut command = stage.git(repository);
     command
@@ -131,12 +131,12 @@ async fn push(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
 
 /// Runs the script in a clone that has all branches, as it wants it.
 async fn incrementally(
-    stage: &Stage,
+    stage: &TestEnvironment,
     repository: &Path,
     name: &str,
     script: &Path,
     python: &Path,
-) -> Result<Run> {
+) -> Result<Measurement> {
     stage.create_repository(name).await?;
     let clone = repository.with_extension(name);
     let mut command = stage.git(repository);
@@ -155,7 +155,7 @@ async fn incrementally(
     run::program(stage, command, Service::Git).await
 }
 
-fn compare(stage: &Stage, repository: &Path, name: &str) -> Result<()> {
+fn compare(stage: &TestEnvironment, repository: &Path, name: &str) -> Result<()> {
     let there = stage.server.codecommit().repository_dir(name);
     run::same(&[repository, &there.context("it was created")?])
 }

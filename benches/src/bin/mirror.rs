@@ -6,16 +6,16 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use branchline_benches::make::{self, pack_of};
-use branchline_benches::run::{self, Run, requests};
+use branchline_benches::repositories::{self, pack_of};
+use branchline_benches::run::{self, Measurement, requests};
 use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::name::BucketName;
 use branchline_core::storage::client::SdkObjectStore;
-use branchline_core::storage::upload::Upload;
+use branchline_core::storage::multipart::MultipartWriter;
 use branchline_dev::faults::Service;
+use branchline_tests::environment::{Setup, TestEnvironment};
 use branchline_tests::git;
 use branchline_tests::http_backend::HttpBackend;
-use branchline_tests::stage::{Setup, Stage};
 use clap::Parser;
 use serde_json::json;
 
@@ -41,7 +41,7 @@ const MEMORY_MIB: u64 = 256;
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         migration: Some(vec![("MIGRATION_MEMORY_MIB", MEMORY_MIB.to_string())]),
         bootstraps: arguments.bootstraps.clone(),
         timeout: Duration::from_mins(15),
@@ -50,19 +50,19 @@ async fn main() -> Result<()> {
     .await?;
     stage.create_public_bucket(BUCKET)?;
     let folder = tempfile::tempdir()?;
-    Run::heads();
+    Measurement::heads();
     let small = folder.path().join("small.git");
-    make::repository(&small, |out| make::commits(out, 500))?;
+    repositories::repository(&small, |out| repositories::commits(out, 500))?;
     objects_of_peers(&arguments, &stage, &small).await?;
 
     let middle = folder.path().join("middle.git");
-    make::repository(&middle, |out| make::blobs(out, &[1 << 20; 30]))?;
+    repositories::repository(&middle, |out| repositories::blobs(out, &[1 << 20; 30]))?;
     upload_of_git(&stage, &middle, folder.path()).await?;
 
     if arguments.large {
         let large = folder.path().join("large.git");
         let sizes: Vec<usize> = [500 << 20].into_iter().chain([4 << 20; 131]).collect();
-        make::repository(&large, |out| make::blobs(out, &sizes))?;
+        repositories::repository(&large, |out| repositories::blobs(out, &sizes))?;
         let run = mirror(&stage, &large, "large").await?;
         let pack = pack_of(&large)?.metadata()?.len();
         run.tell(&format!("migration, a pack of {} MiB", pack >> 20));
@@ -73,7 +73,11 @@ async fn main() -> Result<()> {
 }
 
 /// Beside mirror-git-to-s3, and again with nothing new.
-async fn objects_of_peers(arguments: &Arguments, stage: &Stage, small: &Path) -> Result<()> {
+async fn objects_of_peers(
+    arguments: &Arguments,
+    stage: &TestEnvironment,
+    small: &Path,
+) -> Result<()> {
     let warm = git::git(small, ["rev-list", "--objects", "--all"])?;
     println!("{} objects", warm.lines().count());
     // The first call starts the function.
@@ -96,7 +100,7 @@ async fn objects_of_peers(arguments: &Arguments, stage: &Stage, small: &Path) ->
 }
 
 /// Beside `git clone --mirror` with one upload of its pack.
-async fn upload_of_git(stage: &Stage, middle: &Path, folder: &Path) -> Result<()> {
+async fn upload_of_git(stage: &TestEnvironment, middle: &Path, folder: &Path) -> Result<()> {
     println!("{} MiB", pack_of(middle)?.metadata()?.len() >> 20);
     let (mut ours, mut git) = (None, None);
     // The better of three each: others use this machine, too.
@@ -117,7 +121,7 @@ async fn upload_of_git(stage: &Stage, middle: &Path, folder: &Path) -> Result<()
     Ok(())
 }
 
-async fn mirror(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
+async fn mirror(stage: &TestEnvironment, repository: &Path, name: &str) -> Result<Measurement> {
     let server = HttpBackend::start(repository)?;
     let event = json!({ "mappings": [{
         "source": server.url(), "target": format!("s3://{BUCKET}/{name}"), "layout": "dumb",
@@ -125,7 +129,7 @@ async fn mirror(stage: &Stage, repository: &Path, name: &str) -> Result<Run> {
     run::migrate(stage, &event, Service::S3).await
 }
 
-async fn peer(stage: &Stage, repository: &Path, peers: &Path) -> Result<Run> {
+async fn peer(stage: &TestEnvironment, repository: &Path, peers: &Path) -> Result<Measurement> {
     let server = HttpBackend::start(repository)?;
     let mut command = Command::new(peers.join("bin/python"));
     command
@@ -135,7 +139,11 @@ async fn peer(stage: &Stage, repository: &Path, peers: &Path) -> Result<Run> {
     run::program(stage, command, Service::S3).await
 }
 
-async fn clone_and_upload(stage: &Stage, repository: &Path, clone: &Path) -> Result<Run> {
+async fn clone_and_upload(
+    stage: &TestEnvironment,
+    repository: &Path,
+    clone: &Path,
+) -> Result<Measurement> {
     let server = HttpBackend::start(repository)?;
     let credentials = stage.server.credentials();
     let key = AccessKey {
@@ -159,9 +167,9 @@ async fn clone_and_upload(stage: &Stage, repository: &Path, clone: &Path) -> Res
         .context("it has a name")?
         .display()
         .to_string();
-    let upload = Upload::new(store, bucket, format!("{name}/pack").parse()?);
+    let upload = MultipartWriter::new(store, bucket, format!("{name}/pack").parse()?);
     upload.complete(1, pack.into()).await?;
-    Ok(Run {
+    Ok(Measurement {
         requests: requests(stage, Service::S3) - before,
         wall: begin.elapsed(),
         peak: 0,
@@ -170,7 +178,7 @@ async fn clone_and_upload(stage: &Stage, repository: &Path, clone: &Path) -> Res
 }
 
 /// Makes sure that stock git sees the same refs and objects in each mirror.
-async fn same(stage: &Stage, names: &[&str]) -> Result<()> {
+async fn same(stage: &TestEnvironment, names: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut clones = Vec::new();
     for name in names {

@@ -9,14 +9,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use branchline_benches::link::{Link, Speed};
-use branchline_benches::make::{self, pack_of};
-use branchline_benches::run::{self, Run};
+use branchline_benches::repositories::{self, pack_of};
+use branchline_benches::run::{self, Measurement};
+use branchline_benches::throttled_proxy::{Speed, ThrottledProxy};
 use branchline_dev::faults::Service;
+use branchline_tests::environment::{Setup, TestEnvironment};
 use branchline_tests::git;
 use branchline_tests::http_backend::HttpBackend;
 use branchline_tests::moto::Moto;
-use branchline_tests::stage::{Setup, Stage};
 use clap::Parser;
 use serde_json::json;
 
@@ -62,7 +62,7 @@ enum Over {
     /// The development server.
     Loopback,
     /// The development server, as slow as the link is.
-    Link(Link),
+    Link(ThrottledProxy),
     /// Another implementation, whose requests nobody counts.
     Moto(Moto),
 }
@@ -81,7 +81,7 @@ impl Over {
 /// The functions, and S3 for them and for the Python client.
 struct Bench {
     arguments: Arguments,
-    stage: Stage,
+    stage: TestEnvironment,
     over: Over,
     folder: tempfile::TempDir,
 }
@@ -91,7 +91,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     println!("S3 is the development server\n");
     let bench = Bench::start(arguments.clone(), Over::Loopback).await?;
-    Run::heads();
+    Measurement::heads();
     bench.small_change().await?;
     if arguments.large {
         bench.many_refs().await?;
@@ -104,15 +104,15 @@ async fn main() -> Result<()> {
         "\nS3 is the development server, over {} Mbit/s each way, {} ms there and back\n",
         arguments.link_mbit, arguments.link_latency_ms
     );
-    let link = Link::open(arguments.speed()).await?;
+    let link = ThrottledProxy::open(arguments.speed()).await?;
     let bench = Bench::start(arguments.clone(), Over::Link(link)).await?;
-    Run::heads();
+    Measurement::heads();
     bench.small_change().await?;
     bench.stage.server.shutdown().await;
     println!("\nS3 is moto, whose requests are not counted\n");
     let moto = Moto::start_from(&arguments.peers)?;
     let bench = Bench::start(arguments, Over::Moto(moto)).await?;
-    Run::heads();
+    Measurement::heads();
     bench.small_change().await?;
     bench.stage.server.shutdown().await;
     Ok(())
@@ -134,7 +134,7 @@ impl Bench {
         if let Over::Moto(moto) = &over {
             moto.put(&format!("/{BUCKET}"), "")?;
         }
-        let stage = Stage::start(Setup {
+        let stage = TestEnvironment::start(Setup {
             migration: Some(variables),
             bootstraps: arguments.bootstraps.clone(),
             timeout: Duration::from_mins(15),
@@ -171,11 +171,11 @@ impl Bench {
     /// Two bytes in 60 MB: pushed, and fetched again.
     async fn small_change(&self) -> Result<()> {
         let repository = self.folder.path().join("change.git");
-        make::repository(&repository, |out| make::blobs(out, &[1 << 20; 58]))?;
+        repositories::repository(&repository, |out| repositories::blobs(out, &[1 << 20; 58]))?;
         println!("{} bytes", pack_of(&repository)?.metadata()?.len());
         // The first call starts the function.
         let small = self.folder.path().join("warm.git");
-        make::repository(&small, |out| make::commits(out, 1))?;
+        repositories::repository(&small, |out| repositories::commits(out, 1))?;
         self.hurry(true);
         self.push(&small, "warm").await?;
 
@@ -190,7 +190,7 @@ impl Bench {
             self.python_clone(name, clone).await?;
         }
         let server = self.folder.path().join("server.git");
-        make::repository(&server, |_| Ok(()))?;
+        repositories::repository(&server, |_| Ok(()))?;
         self.fetch("ours", &server).await?;
         self.hurry(false);
 
@@ -198,7 +198,7 @@ impl Bench {
         let (mut our_fetch, mut their_fetch) = (None, None);
         // The better of three each: others use this machine, too.
         for turn in 0..3 {
-            make::change(&repository, "main", 2 * turn)?;
+            repositories::change(&repository, "main", 2 * turn)?;
             let run = self.push(&repository, "ours").await?;
             ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
             warm = Some(run.better(warm));
@@ -207,7 +207,7 @@ impl Bench {
             our_fetch = Some(self.fetch("ours", &server).await?.better(our_fetch));
             let run = self.python_fetch(&clones[1]).await?;
             their_fetch = Some(run.better(their_fetch));
-            make::change(&repository, "main", 2 * turn + 1)?;
+            repositories::change(&repository, "main", 2 * turn + 1)?;
             self.drop_copies()?;
             let run = self.push(&repository, "ours").await?;
             ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
@@ -241,9 +241,9 @@ impl Bench {
     /// 51 refs of one history of 10 MiB, each with a commit of its own.
     async fn many_refs(&self) -> Result<()> {
         let repository = self.folder.path().join("refs.git");
-        make::repository(&repository, |out| make::blobs(out, &[1 << 20; 10]))?;
+        repositories::repository(&repository, |out| repositories::blobs(out, &[1 << 20; 10]))?;
         for n in 0..50 {
-            make::change(&repository, &format!("topic-{n}"), n)?;
+            repositories::change(&repository, &format!("topic-{n}"), n)?;
         }
         let ours = self.push(&repository, "our-refs").await?;
         ours.tell("migration, 51 refs");
@@ -260,12 +260,12 @@ impl Bench {
     /// More than 5 GiB, then two bytes more.
     async fn huge_bundle(&self) -> Result<()> {
         let repository = self.folder.path().join("huge.git");
-        make::repository(&repository, |out| make::blobs(out, &[64 << 20; 84]))?;
+        repositories::repository(&repository, |out| repositories::blobs(out, &[64 << 20; 84]))?;
         let size = pack_of(&repository)?.metadata()?.len();
         println!("{size} bytes");
         ensure!(size > 5 << 30, "it is more than one request can write");
         self.push(&repository, "huge").await?.tell("migration, all");
-        make::change(&repository, "main", 1)?;
+        repositories::change(&repository, "main", 1)?;
         let run = self.push(&repository, "huge").await?;
         ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
         run.tell("migration, 2 bytes more");
@@ -274,7 +274,7 @@ impl Bench {
         run::same(&[&repository, &clone])
     }
 
-    async fn push(&self, repository: &Path, name: &str) -> Result<Run> {
+    async fn push(&self, repository: &Path, name: &str) -> Result<Measurement> {
         let server = HttpBackend::start(repository)?;
         let event = json!({ "mappings": [{
             "source": server.url(), "target": url(name), "layout": "bundle",
@@ -282,17 +282,17 @@ impl Bench {
         run::migrate(&self.stage, &event, Service::S3).await
     }
 
-    async fn fetch(&self, name: &str, repository: &Path) -> Result<Run> {
+    async fn fetch(&self, name: &str, repository: &Path) -> Result<Measurement> {
         let server = HttpBackend::start(repository)?;
         let event = json!({ "mappings": [{ "source": url(name), "target": server.url() }]});
         run::migrate(&self.stage, &event, Service::S3).await
     }
 
-    async fn python_push(&self, repository: &Path, name: &str) -> Result<Run> {
+    async fn python_push(&self, repository: &Path, name: &str) -> Result<Measurement> {
         let mut command = run::git_with_peers(repository, &self.arguments.peers)?;
         command.args(["push", "--quiet", &url(name), "refs/heads/*:refs/heads/*"]);
         let run = self.program(command).await?;
-        Ok(Run {
+        Ok(Measurement {
             sent: self.bundles(repository, name)?,
             ..run
         })
@@ -306,13 +306,13 @@ impl Bench {
         git::git(to, ["fsck", "--strict", "--no-dangling"]).map(drop)
     }
 
-    async fn python_fetch(&self, clone: &Path) -> Result<Run> {
+    async fn python_fetch(&self, clone: &Path) -> Result<Measurement> {
         let mut command = run::git_with_peers(clone, &self.arguments.peers)?;
         command.args(["fetch", "--quiet", "origin"]);
         self.program(command).await
     }
 
-    async fn program(&self, mut command: Command) -> Result<Run> {
+    async fn program(&self, mut command: Command) -> Result<Measurement> {
         if let Some(endpoint) = self.over.endpoint() {
             command.env("AWS_ENDPOINT_URL_S3", endpoint);
         }
@@ -340,7 +340,7 @@ impl Bench {
     }
 }
 
-fn tell_ratio(what: &str, ours: &Run, theirs: &Run) {
+fn tell_ratio(what: &str, ours: &Measurement, theirs: &Measurement) {
     let ratio = theirs.ratio(ours);
     println!("faster than git-remote-s3, {what:<17}{ratio:.1} x");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::BufRead as _;
 
 use anyhow::Context as _;
-use branchline_core::codecommit::git_credentials::{AccessKey, Endpoint, sign};
+use branchline_core::codecommit::git_credentials::{Endpoint, SigningKey, sign};
 
 /// Answers git on standard output. Only `get` has an answer: passwords are made, not kept.
 pub(super) fn run(operation: &str) -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ fn answer(lines: &[String], variable: impl Fn(&str) -> Option<String>) -> anyhow
     let (id, secret) = (need("AWS_ACCESS_KEY_ID")?, need("AWS_SECRET_ACCESS_KEY")?);
     let token = variable("AWS_SESSION_TOKEN");
     let credentials = sign(
-        &AccessKey {
+        &SigningKey {
             id: &id,
             secret: &secret,
             session_token: token.as_deref(),

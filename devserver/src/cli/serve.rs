@@ -237,7 +237,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let server = Server::start(args.options()?).await?;
-    greet(&server)?;
+    print_banner(&server)?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -248,7 +248,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Prints what a user needs, and leaves the variables in the data folder.
-fn greet(server: &Server) -> anyhow::Result<()> {
+fn print_banner(server: &Server) -> anyhow::Result<()> {
     let endpoint = server.endpoint();
     let credentials = server.credentials();
     let program = std::env::current_exe()?;

@@ -10,9 +10,9 @@ use branchline_core::codecommit::Trigger;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::function::FunctionArn;
 use branchline_core::name::RepositoryName;
-use branchline_core::retry::{Pace, Paced};
-use branchline_core::setting::Settings;
-use branchline_core::trigger::{Limits, Policy, Preview, preview};
+use branchline_core::retry::{RetryPolicy, Retrying};
+use branchline_core::settings::Settings;
+use branchline_core::trigger::{Policy, Preview, TriggerLimits, preview};
 use clap::Args;
 use serde_json::json;
 
@@ -38,8 +38,10 @@ fn setting(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(args: TriggersArgs) -> Result<()> {
     let explain = |error: branchline_core::Error| anyhow!(error.report());
     let repository = RepositoryName::new(&args.repository).map_err(explain)?;
-    let aws = Aws::load(aws::Settings::default()).await.map_err(explain)?;
-    let codecommit = Paced::new(SdkCodeCommit::new(&aws), Pace::new(8));
+    let aws = Aws::load(aws::AwsOverrides::default())
+        .await
+        .map_err(explain)?;
+    let codecommit = Retrying::new(SdkCodeCommit::new(&aws), RetryPolicy::new(8));
     let mut settings: BTreeMap<String, String> = std::env::vars().collect();
     settings.extend(args.settings);
     if !settings.contains_key("UPDATE_FUNCTION_ARN") {
@@ -56,7 +58,7 @@ pub(super) async fn run(args: TriggersArgs) -> Result<()> {
     }
     let settings: Settings = settings.into_iter().collect();
     let policy = Policy::read(&settings).map_err(explain)?;
-    let found = preview(&codecommit, &policy, Limits::default(), &repository).await;
+    let found = preview(&codecommit, &policy, TriggerLimits::default(), &repository).await;
     let found = found.map_err(explain)?;
     if args.json {
         let all = json!({

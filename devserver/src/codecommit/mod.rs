@@ -32,7 +32,7 @@ use serde_json::Value;
 
 use crate::account::Account;
 use crate::aws_json::{ApiError, ApiResult};
-use crate::refs::RefObserver;
+use crate::ref_observer::RefObserver;
 
 use input::Input;
 pub(crate) use repository::Repository;

@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::git::GitError;
 use super::repository::{first_default_branch, ref_changes};
 use super::{CodeCommitService, Repository};
-use crate::refs::RefUpdate;
+use crate::ref_observer::RefUpdate;
 
 /// The right to change a repository's refs.
 ///

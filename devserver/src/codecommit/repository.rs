@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::git::{self, GitError};
 use super::objects::{Found, MAX_METADATA_BYTES, ObjectType, Objects};
 use super::tree;
-use crate::refs::RefUpdate;
+use crate::ref_observer::RefUpdate;
 
 /// The file in the repository's folder.
 const METADATA: &str = "branchline.json";

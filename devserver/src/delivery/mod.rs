@@ -20,7 +20,7 @@ pub use shapes::{TestEvent, state_change, test_record, trigger_record};
 use crate::account::Account;
 use crate::faults::{Fault, Faults, Service};
 use crate::lambda::AsyncInvocations;
-use crate::refs::{RefObserver, RefUpdate};
+use crate::ref_observer::{RefObserver, RefUpdate};
 
 /// Where the triggers of repositories are.
 pub trait TriggerSource: Send + Sync {

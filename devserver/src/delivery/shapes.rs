@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::account::Account;
-use crate::refs::RefUpdate;
+use crate::ref_observer::RefUpdate;
 
 /// What `TestRepositoryTriggers` sends about.
 #[derive(Debug, Clone, Copy)]

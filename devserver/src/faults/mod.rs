@@ -19,7 +19,7 @@ use serde::Serialize;
 
 /// What is to happen to one call.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Verdict {
+pub struct FaultDecision {
     /// Wait so long before anything else.
     pub latency: Duration,
     /// Then do this, if anything.
@@ -102,8 +102,8 @@ impl Faults {
 
     /// Decides about one call. Latencies add up; of the other faults the first that
     /// strikes wins, but every matching rule counts the call.
-    pub fn decide(&self, service: Service, operation: &str) -> Verdict {
-        let mut verdict = Verdict::default();
+    pub fn decide(&self, service: Service, operation: &str) -> FaultDecision {
+        let mut verdict = FaultDecision::default();
         for state in &mut self.state().rules {
             if !state.rule.matches(service, operation) {
                 continue;

@@ -37,7 +37,7 @@ const RESOURCES: usize = 10_000;
 type Key = (Service, String, String, Option<String>);
 
 #[derive(Debug, Default)]
-struct Tally {
+struct RequestCounts {
     count: u64,
     failed: u64,
     trace: Option<String>,
@@ -46,7 +46,7 @@ struct Tally {
 
 #[derive(Debug, Default)]
 struct Counts {
-    lines: BTreeMap<Key, Tally>,
+    lines: BTreeMap<Key, RequestCounts>,
     in_flight: BTreeMap<Service, (u64, u64)>,
 }
 

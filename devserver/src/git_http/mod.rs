@@ -8,7 +8,7 @@
 mod advertisement;
 mod auth;
 mod body;
-mod pack_scan;
+mod pack_scanner;
 mod pkt_line;
 mod process;
 mod receive;
@@ -16,7 +16,7 @@ mod upload;
 
 use std::sync::Arc;
 
-use branchline_core::codecommit::git_credentials::{AccessKey, Endpoint, GitCredentials, sign};
+use branchline_core::codecommit::git_credentials::{Endpoint, GitCredentials, SigningKey, sign};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -216,7 +216,7 @@ pub fn git_credentials(
     host: &str,
     time: Timestamp,
 ) -> GitCredentials {
-    let key = AccessKey {
+    let key = SigningKey {
         id: &credentials.access_key_id,
         secret: &credentials.secret_access_key,
         session_token: credentials.session_token.as_deref(),

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::advertisement::Service;
 use super::body::{BoxError, RequestBody};
-use super::pack_scan::PackScanner;
+use super::pack_scanner::PackScanner;
 use super::pkt_line::{self, BadLength, Packet};
 use super::process::GitProcess;
 use crate::codecommit::{CodeCommitService, Repository};
@@ -65,7 +65,7 @@ pub(super) async fn serve(
         process,
         held: Bytes::new(),
     };
-    if let Err(why) = push.pass_on(&commands, &mut body).await? {
+    if let Err(why) = push.forward(&commands, &mut body).await? {
         // The pack never ends for git, which gives up and removes what it has.
         drop(push);
         body.drain().await?;
@@ -92,7 +92,7 @@ impl Push {
     ///
     /// Without its last piece git cannot move a ref: so the refs are locked only when a
     /// slow client has sent everything, and a refused pack is never completed.
-    async fn pass_on(
+    async fn forward(
         &mut self,
         commands: &Commands,
         body: &mut RequestBody,

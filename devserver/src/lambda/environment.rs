@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout_at;
 
 use super::process::Process;
-use super::runtime_api::{Happening, RuntimeApi, Work};
+use super::runtime_api::{PendingInvocation, ProcessEvent, RuntimeApi};
 use super::{Failure, Invoked, Outcome};
 
 /// How long a process may take until it first asks for work (Lambda's init phase).
@@ -57,7 +57,7 @@ impl Environment {
         let failure = tokio::select! {
             biased;
             happening = api.happenings.recv() => match happening {
-                Some(Happening::InitFailed(failure)) => failure,
+                Some(ProcessEvent::InitFailed(failure)) => failure,
                 _ => {
                     return Ok(Self {
                         process,
@@ -68,7 +68,7 @@ impl Environment {
                 }
             },
             status = process.exited() => match api.happenings.try_recv() {
-                Ok(Happening::InitFailed(failure)) => failure,
+                Ok(ProcessEvent::InitFailed(failure)) => failure,
                 _ => exit_error(request_id, status),
             },
             () = tokio::time::sleep(INIT_TIMEOUT) => Failure::new(
@@ -112,7 +112,7 @@ impl Environment {
             .unwrap_or_default()
             .saturating_add(call.timeout)
             .as_millis();
-        let work = Work {
+        let work = PendingInvocation {
             request_id: call.request_id.clone(),
             payload: call.payload,
             deadline_ms,
@@ -165,15 +165,15 @@ impl Environment {
                 }
             });
             match next.await {
-                Ok(Ok(Some(Happening::Finished(outcome)))) => finished = Some(outcome),
+                Ok(Ok(Some(ProcessEvent::Finished(outcome)))) => finished = Some(outcome),
                 // A poll while it still has work (a client that lost the answer to its
                 // first one) changes nothing.
-                Ok(Ok(Some(Happening::Polled))) => {
+                Ok(Ok(Some(ProcessEvent::Polled))) => {
                     if let Some(outcome) = finished.take() {
                         return (outcome, true);
                     }
                 }
-                Ok(Ok(Some(Happening::InitFailed(failure)))) => {
+                Ok(Ok(Some(ProcessEvent::InitFailed(failure)))) => {
                     self.process.kill().await;
                     return (Outcome::Failed(failure), false);
                 }
@@ -188,7 +188,7 @@ impl Environment {
                 Ok(Err(status)) => {
                     // Its last answer may have arrived together with its end.
                     while let Ok(happening) = self.api.happenings.try_recv() {
-                        if let Happening::Finished(outcome) = happening {
+                        if let ProcessEvent::Finished(outcome) = happening {
                             return (outcome, false);
                         }
                     }

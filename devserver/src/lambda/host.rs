@@ -63,9 +63,9 @@ struct Inner {
 pub struct LambdaHost(Arc<Inner>);
 
 /// Frees the place of a busy environment, whatever happens to it.
-struct Place(Arc<Function>);
+struct ConcurrencySlot(Arc<Function>);
 
-impl Drop for Place {
+impl Drop for ConcurrencySlot {
     fn drop(&mut self) {
         let mut pool = lock(&self.0.pool);
         pool.busy = pool.busy.saturating_sub(1);
@@ -193,7 +193,7 @@ impl LambdaHost {
     fn take_place(
         &self,
         function: &Arc<Function>,
-    ) -> Result<(Place, Option<Environment>), InvokeError> {
+    ) -> Result<(ConcurrencySlot, Option<Environment>), InvokeError> {
         let reserved = function.config.reserved_concurrency;
         let limit = reserved.unwrap_or(self.0.options.unreserved_concurrency);
         let mut pool = lock(&function.pool);
@@ -208,10 +208,10 @@ impl LambdaHost {
                 break;
             }
         }
-        Ok((Place(Arc::clone(function)), warm))
+        Ok((ConcurrencySlot(Arc::clone(function)), warm))
     }
 
-    async fn run(&self, place: Place, warm: Option<Environment>, call: Call) -> Invoked {
+    async fn run(&self, place: ConcurrencySlot, warm: Option<Environment>, call: Call) -> Invoked {
         let function = Arc::clone(&place.0);
         let config = &function.config;
         let request_id = call.request_id.clone();

@@ -146,7 +146,7 @@ impl AsyncInvocations {
     async fn deliver(&self, event: Queued) {
         let Some(function) = FunctionRef::parse(&event.function, self.0.host.account()) else {
             let failure = not_found(&event.function);
-            return self.bury(event, "FunctionNotFound", 0, failure);
+            return self.send_to_dead_letters(event, "FunctionNotFound", 0, failure);
         };
         let payload = Bytes::from(event.payload.get().to_owned());
         let mut attempts: u32 = 0;
@@ -161,10 +161,20 @@ impl AsyncInvocations {
                         return self.forget(&event.request_id);
                     };
                     let Some(delay) = RETRY_DELAYS.get(attempts as usize - 1) else {
-                        return self.bury(event, "RetriesExhausted", attempts, failure);
+                        return self.send_to_dead_letters(
+                            event,
+                            "RetriesExhausted",
+                            attempts,
+                            failure,
+                        );
                     };
                     if self.is_too_old(&event, *delay) {
-                        return self.bury(event, "EventAgeExceeded", attempts, failure);
+                        return self.send_to_dead_letters(
+                            event,
+                            "EventAgeExceeded",
+                            attempts,
+                            failure,
+                        );
                     }
                     tracing::info!(
                         function.name = function.name,
@@ -178,14 +188,19 @@ impl AsyncInvocations {
                 Err(InvokeError::Throttled(_)) => {
                     if self.is_too_old(&event, backoff) {
                         let failure = Failure::new("TooManyRequestsException", "Rate Exceeded.");
-                        return self.bury(event, "EventAgeExceeded", attempts, failure);
+                        return self.send_to_dead_letters(
+                            event,
+                            "EventAgeExceeded",
+                            attempts,
+                            failure,
+                        );
                     }
                     self.pause(backoff).await;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
                 Err(InvokeError::NotFound(_)) => {
                     let failure = not_found(&event.function);
-                    return self.bury(event, "FunctionNotFound", attempts, failure);
+                    return self.send_to_dead_letters(event, "FunctionNotFound", attempts, failure);
                 }
                 // It stays in the data folder for the next run.
                 Err(InvokeError::ShuttingDown) => return,
@@ -208,7 +223,13 @@ impl AsyncInvocations {
         age + self.scaled(wait) > self.scaled(MAX_EVENT_AGE)
     }
 
-    fn bury(&self, event: Queued, condition: &str, attempts: u32, failure: Failure) {
+    fn send_to_dead_letters(
+        &self,
+        event: Queued,
+        condition: &str,
+        attempts: u32,
+        failure: Failure,
+    ) {
         tracing::warn!(
             function.name = event.function,
             invocation.request_id = event.request_id,

@@ -19,7 +19,7 @@ use super::{Failure, MAX_SYNC_PAYLOAD_BYTES, Outcome};
 
 /// What a process is given to do.
 #[derive(Debug, Clone)]
-pub(super) struct Work {
+pub(super) struct PendingInvocation {
     pub(super) request_id: String,
     pub(super) payload: Bytes,
     pub(super) deadline_ms: u128,
@@ -29,7 +29,7 @@ pub(super) struct Work {
 
 /// What a process did.
 #[derive(Debug)]
-pub(super) enum Happening {
+pub(super) enum ProcessEvent {
     /// It asked for work: it is initialised, and done with what it had.
     Polled,
     /// It finished the invocation that it had.
@@ -39,16 +39,16 @@ pub(super) enum Happening {
 }
 
 struct Shared {
-    work: AsyncMutex<mpsc::Receiver<Work>>,
-    happenings: mpsc::UnboundedSender<Happening>,
+    work: AsyncMutex<mpsc::Receiver<PendingInvocation>>,
+    happenings: mpsc::UnboundedSender<ProcessEvent>,
     current: Mutex<Option<String>>,
 }
 
 /// A running Runtime API; dropping it closes the listener and its connections.
 pub(super) struct RuntimeApi {
     pub(super) address: SocketAddr,
-    pub(super) work: mpsc::Sender<Work>,
-    pub(super) happenings: mpsc::UnboundedReceiver<Happening>,
+    pub(super) work: mpsc::Sender<PendingInvocation>,
+    pub(super) happenings: mpsc::UnboundedReceiver<ProcessEvent>,
     listener: JoinHandle<()>,
 }
 
@@ -124,7 +124,7 @@ impl Shared {
                     Ok(body) => {
                         let failure =
                             Failure::reported(body, error_type.as_deref(), "Runtime.InitError");
-                        let _ = self.happenings.send(Happening::InitFailed(failure));
+                        let _ = self.happenings.send(ProcessEvent::InitFailed(failure));
                         accepted()
                     }
                     Err(answer) => answer,
@@ -136,7 +136,7 @@ impl Shared {
 
     async fn next(&self) -> Answer {
         let mut work = self.work.lock().await;
-        let _ = self.happenings.send(Happening::Polled);
+        let _ = self.happenings.send(ProcessEvent::Polled);
         let Some(work) = work.recv().await else {
             return refuse(StatusCode::GONE, "Shutdown", "the environment is closing");
         };
@@ -180,7 +180,7 @@ impl Shared {
         };
         // Of two answers to one request only the first counts.
         if self.current().take().as_deref() == Some(id) {
-            let _ = self.happenings.send(Happening::Finished(outcome));
+            let _ = self.happenings.send(ProcessEvent::Finished(outcome));
         }
         answer
     }

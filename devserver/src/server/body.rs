@@ -24,7 +24,7 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// A body that keeps its request in flight until its end.
-pub(super) struct Tracked {
+pub(super) struct TrackedBody {
     inner: Body,
     /// How many more bytes pass before the connection is cut.
     cut_after: Option<u64>,
@@ -33,7 +33,7 @@ pub(super) struct Tracked {
     _in_flight: InFlight,
 }
 
-impl Tracked {
+impl TrackedBody {
     /// Wraps `inner`; with `cut`, about half of it arrives.
     pub(super) fn new(inner: Body, cut: bool, in_flight: InFlight) -> Self {
         let cut_after = cut.then(|| inner.size_hint().exact().unwrap_or(1024) / 2);
@@ -46,7 +46,7 @@ impl Tracked {
     }
 }
 
-impl HttpBody for Tracked {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::account::Credentials;
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredCredentials {
     access_key_id: String,
     secret_access_key: String,
 }
@@ -23,7 +23,7 @@ pub(super) fn load_or_create(data: &Path, account_id: &str) -> std::io::Result<C
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(&path)?,
         Err(error) => return Err(error),
     };
-    let Kept {
+    let StoredCredentials {
         access_key_id,
         secret_access_key,
     } = kept;
@@ -35,10 +35,10 @@ pub(super) fn load_or_create(data: &Path, account_id: &str) -> std::io::Result<C
     })
 }
 
-fn create(path: &Path) -> std::io::Result<Kept> {
+fn create(path: &Path) -> std::io::Result<StoredCredentials> {
     let id = Uuid::new_v4().simple().to_string().to_uppercase();
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let kept = Kept {
+    let kept = StoredCredentials {
         access_key_id: format!("AKIA{}", &id[..16]),
         secret_access_key: secret[..40].to_owned(),
     };

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::body::{Body, Tracked, full};
+use super::body::{Body, TrackedBody, full};
 use super::classify::{Target, access_key_id, classify, text};
 use super::control::Control;
 use super::resource;
@@ -51,19 +51,22 @@ pub(super) struct Dispatcher {
 
 /// The connection is to be closed without an answer.
 #[derive(Debug)]
-pub(super) struct Hangup;
+pub(super) struct ConnectionDropped;
 
-impl std::fmt::Display for Hangup {
+impl std::fmt::Display for ConnectionDropped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("closed by a fault")
     }
 }
 
-impl std::error::Error for Hangup {}
+impl std::error::Error for ConnectionDropped {}
 
 impl Dispatcher {
     /// Answers one request.
-    pub(super) async fn call(&self, request: Request<Incoming>) -> Result<Response<Body>, Hangup> {
+    pub(super) async fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, ConnectionDropped> {
         if request.uri().path().starts_with("/_dev") {
             return Ok(self.control.call(request).await);
         }
@@ -95,7 +98,7 @@ impl Dispatcher {
         let response = match verdict.fault {
             Some(Fault::Drop) => {
                 in_flight.fail();
-                return Err(Hangup);
+                return Err(ConnectionDropped);
             }
             Some(Fault::Throttle) => throttled(&target),
             Some(Fault::Error) => failed(&target),
@@ -110,7 +113,7 @@ impl Dispatcher {
             in_flight.fail();
             // A streamed answer may still be at work.
             let _ = response.into_body().collect().await;
-            return Err(Hangup);
+            return Err(ConnectionDropped);
         }
         let cut = verdict.fault == Some(Fault::Cut);
         if cut || response.status().is_client_error() || response.status().is_server_error() {
@@ -118,9 +121,9 @@ impl Dispatcher {
         }
         if cut && http_body::Body::is_end_stream(response.body()) {
             // There is no middle of nothing.
-            return Err(Hangup);
+            return Err(ConnectionDropped);
         }
-        Ok(response.map(|body| Tracked::new(body, cut, in_flight).boxed_unsync()))
+        Ok(response.map(|body| TrackedBody::new(body, cut, in_flight).boxed_unsync()))
     }
 
     async fn execute(

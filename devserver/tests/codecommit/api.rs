@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_sdk_codecommit::error::ProvideErrorMetadata as _;
 use branchline_dev::codecommit::{CodeCommitService, Limits};
-use branchline_dev::refs::NoObserver;
+use branchline_dev::ref_observer::NoObserver;
 use serde_json::json;
 
 use crate::push::work;

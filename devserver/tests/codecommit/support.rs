@@ -12,7 +12,7 @@ use branchline_dev::account::{Account, Credentials};
 use branchline_dev::aws_json::{ApiError, ApiResult, response};
 use branchline_dev::codecommit::{CodeCommitService, Limits};
 use branchline_dev::git_http::{BoxBody, GitHttp};
-use branchline_dev::refs::{RefObserver, RefUpdate};
+use branchline_dev::ref_observer::{RefObserver, RefUpdate};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};

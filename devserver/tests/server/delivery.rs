@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_codecommit::types::{RepositoryTrigger, RepositoryTriggerEventEnum as On};
 use branchline_core::event::{Change, Request, parse};
 use branchline_dev::faults::Rule;
-use branchline_dev::refs::{RefObserver as _, RefUpdate};
+use branchline_dev::ref_observer::{RefObserver as _, RefUpdate};
 use branchline_dev::server::{Options, Server};
 use serde_json::Value;
 
@@ -97,7 +97,7 @@ fn references(event: &Value) -> Vec<(String, Change)> {
         .unwrap()
         .into_iter()
         .map(|request| match request.unwrap() {
-            Request::RefChange(change) => (change.reference.to_string(), change.change),
+            Request::RefEvent(change) => (change.reference.to_string(), change.change),
             other => panic!("{other:?}"),
         })
         .collect()
@@ -124,7 +124,7 @@ async fn a_real_push_reaches_a_function_in_one_record() {
     git(&tree, &["tag", "v1"]);
     let path = "/v1/repos/demo";
     let credentials = branchline_core::codecommit::git_credentials::sign(
-        &branchline_core::codecommit::git_credentials::AccessKey {
+        &branchline_core::codecommit::git_credentials::SigningKey {
             id: &heard.server.credentials().access_key_id,
             secret: &heard.server.credentials().secret_access_key,
             session_token: None,

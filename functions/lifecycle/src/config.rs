@@ -1,7 +1,7 @@
 //! The settings of the `lifecycle` function, read once at init.
 
 use branchline_core::pattern::RepositoryPatterns;
-use branchline_core::setting::Settings;
+use branchline_core::settings::Settings;
 use branchline_core::trigger::Policy;
 use branchline_core::{Error, ErrorKind, Result};
 

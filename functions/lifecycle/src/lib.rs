@@ -16,11 +16,13 @@ use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::{CodeCommit, all_repositories};
 use branchline_core::function::Functions;
 use branchline_core::function::client::SdkFunctions;
-use branchline_core::lambda::{self, Failure};
-use branchline_core::metrics::{Measured, Metric, Metrics};
+use branchline_core::lambda::{self, InvocationError};
+use branchline_core::metrics::{HasMetrics, Metric, Metrics};
 use branchline_core::name::{BranchName, RepositoryName};
-use branchline_core::retry::{Pace, Paced};
-use branchline_core::trigger::{Limits, Outcome, Owed, Reconciled, Reconciler};
+use branchline_core::retry::{RetryPolicy, Retrying};
+use branchline_core::trigger::{
+    PendingInvocations, ReconcileOutcome, Reconciled, Reconciler, TriggerLimits,
+};
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
@@ -29,13 +31,13 @@ pub use config::Config;
 pub use request::{Answer, RepositoryAnswer, Task};
 
 /// How many repositories are looked at at once.
-const REPOSITORIES: usize = 8;
+const CONCURRENT_REPOSITORIES: usize = 8;
 
 /// The most requests to CodeCommit, and to Lambda, in flight.
-const REQUESTS: usize = 16;
+const CONCURRENT_REQUESTS: usize = 16;
 
 /// Time to give up in order, kept free before the function's deadline.
-const MARGIN: Duration = Duration::from_secs(2);
+const DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 
 /// What all invocations of one execution environment share.
 pub struct Context {
@@ -44,12 +46,12 @@ pub struct Context {
     functions: Arc<dyn Functions>,
     jitter: fn() -> f64,
     // What the service refused once, it need not be asked again.
-    limits: Mutex<Limits>,
-    owed: Mutex<BTreeMap<RepositoryName, Owed>>,
+    limits: Mutex<TriggerLimits>,
+    owed: Mutex<BTreeMap<RepositoryName, PendingInvocations>>,
     metrics: Metrics,
 }
 
-impl Measured for Context {
+impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -60,13 +62,16 @@ impl Context {
     ///
     /// Errors: `Config` when the update function lies in another region.
     pub async fn connect(config: Config) -> Result<Self> {
-        let aws = Aws::load(aws::Settings::default()).await?;
+        let aws = Aws::load(aws::AwsOverrides::default()).await?;
         config.check_region(aws.region())?;
-        let paces = [Pace::new(REQUESTS), Pace::new(REQUESTS)];
-        let metrics = Metrics::of(&paces);
+        let paces = [
+            RetryPolicy::new(CONCURRENT_REQUESTS),
+            RetryPolicy::new(CONCURRENT_REQUESTS),
+        ];
+        let metrics = Metrics::with_limiters(&paces);
         let [codecommit, functions] = paces;
-        let codecommit = Paced::new(SdkCodeCommit::new(&aws), codecommit);
-        let functions = Paced::new(SdkFunctions::new(&aws), functions);
+        let codecommit = Retrying::new(SdkCodeCommit::new(&aws), codecommit);
+        let functions = Retrying::new(SdkFunctions::new(&aws), functions);
         Ok(Self {
             metrics,
             ..Self::new(config, Arc::new(codecommit), Arc::new(functions))
@@ -92,7 +97,7 @@ impl Context {
 
     /// Lets the service be thought to accept `limits`.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: TriggerLimits) -> Self {
         self.limits = Mutex::new(limits);
         self
     }
@@ -110,8 +115,8 @@ impl Context {
         deadline: Instant,
     ) -> Result<RepositoryAnswer> {
         let mut owed = lock(&self.owed).remove(repository).unwrap_or_default();
-        let end = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        let run = self.reconcile_owing(repository, &mut owed);
+        let end = deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline);
+        let run = self.reconcile_and_invoke(repository, &mut owed);
         let result = tokio::time::timeout_at(end.into(), run).await;
         if !owed.is_empty() {
             let mut all = lock(&self.owed);
@@ -126,10 +131,10 @@ impl Context {
         })
     }
 
-    async fn reconcile_owing(
+    async fn reconcile_and_invoke(
         &self,
         repository: &RepositoryName,
-        owed: &mut Owed,
+        owed: &mut PendingInvocations,
     ) -> Result<RepositoryAnswer> {
         let reconciler = Reconciler {
             codecommit: &*self.codecommit,
@@ -138,13 +143,13 @@ impl Context {
             jitter: self.jitter,
         };
         let done = match reconciler.run(repository, owed).await? {
-            Outcome::Gone => {
-                return Ok(RepositoryAnswer::nothing(
+            ReconcileOutcome::Gone => {
+                return Ok(RepositoryAnswer::skipped(
                     repository,
                     "the repository is gone",
                 ));
             }
-            Outcome::Done(done) => done,
+            ReconcileOutcome::Done(done) => done,
         };
         *lock(&self.limits) = done.limits;
         self.metrics
@@ -169,10 +174,10 @@ impl Context {
         reconciler: &Reconciler<'_>,
         repository: &RepositoryName,
         done: &Reconciled,
-        owed: &mut Owed,
+        owed: &mut PendingInvocations,
     ) -> Result<Vec<BranchName>> {
         let invocations = stream::iter(owed.branches().clone()).map(|branch| async move {
-            let event = reconciler.first_push(repository, &branch, done);
+            let event = reconciler.initial_push_event(repository, &branch, done);
             let function = &reconciler.policy.destination;
             match self.functions.invoke_async(function, event).await {
                 Ok(()) => Ok(branch),
@@ -181,11 +186,11 @@ impl Context {
                 ))),
             }
         });
-        let mut results = std::pin::pin!(invocations.buffered(REQUESTS));
+        let mut results = std::pin::pin!(invocations.buffered(CONCURRENT_REQUESTS));
         let mut invoked = Vec::new();
         while let Some(result) = results.next().await {
             let branch = result?;
-            owed.is_paid(&branch);
+            owed.mark_invoked(&branch);
             invoked.push(branch);
         }
         Ok(invoked)
@@ -204,7 +209,7 @@ pub async fn handle(
     context: Arc<Context>,
     event: Value,
     deadline: Instant,
-) -> Result<Answer, Failure> {
+) -> Result<Answer, InvocationError> {
     let mut results = Vec::new();
     let mut repositories = BTreeSet::new();
     for task in request::tasks(&event, &context.config.policy.destination)? {
@@ -225,11 +230,15 @@ pub async fn handle(
     let context = &context;
     let runs = stream::iter(repositories)
         .map(|repository| async move { context.reconcile(&repository, deadline).await });
-    results.extend(runs.buffered(REPOSITORIES).collect::<Vec<_>>().await);
+    results.extend(
+        runs.buffered(CONCURRENT_REPOSITORIES)
+            .collect::<Vec<_>>()
+            .await,
+    );
     answer(results)
 }
 
-fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, Failure> {
+fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, InvocationError> {
     for answer in results.iter().flatten() {
         tracing::info!(
             repository.name = %answer.repository,
@@ -243,5 +252,5 @@ fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, Failure> {
             "looked at a repository's triggers"
         );
     }
-    lambda::settle(results).map(|repositories| Answer { repositories })
+    lambda::collect_results(results).map(|repositories| Answer { repositories })
 }

@@ -3,7 +3,7 @@
 use branchline_core::event::{self, Request};
 use branchline_core::function::FunctionArn;
 use branchline_core::name::{BranchName, RepositoryName};
-use branchline_core::trigger::Mode;
+use branchline_core::trigger::TriggerMode;
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn task(request: Request) -> Option<Task> {
         Request::Repository(repository) | Request::Branch { repository, .. } => {
             Task::Repository(repository)
         }
-        Request::RefChange(change) => Task::Repository(change.repository),
+        Request::RefEvent(change) => Task::Repository(change.repository),
     })
 }
 
@@ -99,7 +99,7 @@ pub struct RepositoryAnswer {
     /// The repository.
     pub repository: RepositoryName,
     /// How its branches are divided among triggers; null when it is gone.
-    pub mode: Option<Mode>,
+    pub mode: Option<TriggerMode>,
     /// Branches that pushes are now seen of, and were not before.
     pub created: Vec<BranchName>,
     /// Branches that had a trigger and need none: deleted, or no longer meant.
@@ -116,7 +116,7 @@ pub struct RepositoryAnswer {
 }
 
 impl RepositoryAnswer {
-    pub(crate) fn nothing(repository: &RepositoryName, reason: &str) -> Self {
+    pub(crate) fn skipped(repository: &RepositoryName, reason: &str) -> Self {
         Self {
             repository: repository.clone(),
             mode: None,

@@ -19,7 +19,7 @@ use branchline_core::codecommit::CodeCommit;
 use branchline_core::function::FunctionArn;
 use branchline_core::name::RepositoryName;
 use branchline_core::testkit::{CodeCommitOptions, Entry, MemoryFunctions};
-use branchline_core::trigger::{Limits, Mode, preview};
+use branchline_core::trigger::{TriggerLimits, TriggerMode, preview};
 use branchline_lifecycle::Context;
 use serde_json::json;
 
@@ -141,14 +141,14 @@ async fn moving_between_the_modes_misses_no_branch() {
     world.add_foreign(&[foreign(1), foreign(2)]);
     let mut there = 0;
     for (count, mode) in [
-        (8, Mode::PerBranch),
-        (9, Mode::Packed),
-        (80, Mode::Packed),
-        (81, Mode::AllBranches),
-        (80, Mode::Packed),
-        (8, Mode::PerBranch),
-        (90, Mode::AllBranches),
-        (3, Mode::PerBranch),
+        (8, TriggerMode::PerBranch),
+        (9, TriggerMode::Packed),
+        (80, TriggerMode::Packed),
+        (81, TriggerMode::AllBranches),
+        (80, TriggerMode::Packed),
+        (8, TriggerMode::PerBranch),
+        (90, TriggerMode::AllBranches),
+        (3, TriggerMode::PerBranch),
     ] {
         world.push(names(count).into_iter().skip(there));
         for gone in names(there).into_iter().skip(count) {
@@ -168,7 +168,7 @@ async fn moving_between_the_modes_misses_no_branch() {
             missed,
             "{count} branches after {there}"
         );
-        if mode != Mode::AllBranches {
+        if mode != TriggerMode::AllBranches {
             assert_eq!(world.watched(), names(count), "each is named once");
         }
         assert_eq!(world.foreign(), [foreign(1), foreign(2)]);
@@ -180,11 +180,11 @@ async fn moving_between_the_modes_misses_no_branch() {
 async fn a_service_that_accepts_less_moves_the_function_to_the_next_mode() {
     for (max_triggers, max_branches_per_trigger, branches, mode, writes) in [
         // Fewer triggers than assumed.
-        (5, 10, 8, Mode::Packed, 2),
+        (5, 10, 8, TriggerMode::Packed, 2),
         // Fewer branches than assumed.
-        (10, 9, 12, Mode::AllBranches, 2),
+        (10, 9, 12, TriggerMode::AllBranches, 2),
         // Both.
-        (2, 3, 8, Mode::AllBranches, 3),
+        (2, 3, 8, TriggerMode::AllBranches, 3),
     ] {
         let world = World::with(
             &[],
@@ -213,7 +213,10 @@ async fn a_service_that_accepts_less_moves_the_function_to_the_next_mode() {
 
 #[tokio::test]
 async fn five_thousand_branches_take_one_write_and_four_calls_beside_the_pages() {
-    for (include, mode) in [("**", Mode::AllBranches), ("**/0?00", Mode::PerBranch)] {
+    for (include, mode) in [
+        ("**", TriggerMode::AllBranches),
+        ("**/0?00", TriggerMode::PerBranch),
+    ] {
         let options = CodeCommitOptions {
             page: 100,
             ..CodeCommitOptions::default()
@@ -374,20 +377,20 @@ async fn a_preview_says_what_a_run_would_do_and_does_nothing() {
     let before = world.triggers();
     let codecommit: &dyn CodeCommit = &*world.codecommit;
     let policy = &world.config.policy;
-    let seen = preview(codecommit, policy, Limits::default(), &demo())
+    let seen = preview(codecommit, policy, TriggerLimits::default(), &demo())
         .await
         .unwrap();
     assert_eq!(seen.present, before);
     assert_eq!(world.triggers(), before);
     assert_eq!((seen.plan.added.len(), seen.plan.removed.len()), (1, 1));
-    let promised = seen.plan.to_write();
+    let promised = seen.plan.triggers_to_put();
     world.reconcile().await;
     assert_eq!(
         world.triggers(),
         promised,
         "the function does what the preview says"
     );
-    let after = preview(codecommit, policy, Limits::default(), &demo())
+    let after = preview(codecommit, policy, TriggerLimits::default(), &demo())
         .await
         .unwrap();
     assert!(after.plan.is_empty());
@@ -400,7 +403,9 @@ async fn another_update_function_takes_the_triggers_over_and_sees_every_branch()
     world.reconcile().await;
     let mut config = world.config.clone();
     config.policy.destination = FunctionArn::new(&format!("{UPDATE}-2")).unwrap();
-    let functions = Arc::new(MemoryFunctions::with(&[&config.policy.destination]));
+    let functions = Arc::new(MemoryFunctions::with_functions(&[&config
+        .policy
+        .destination]));
     let context = Context::new(config.clone(), world.codecommit.clone(), functions.clone());
     let answer = send(&Arc::new(context), json!({"repository": "demo"}))
         .await

@@ -31,7 +31,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 
-use driver::{Verdict, run};
+use driver::{CallFate, run};
 
 /// A branch, by its number.
 pub(crate) type Branch = usize;
@@ -89,7 +89,7 @@ pub(crate) enum Op {
     /// A function's schedule is due.
     Schedule(usize),
     /// A waiting call is let through, or not.
-    Step(usize, Verdict),
+    Step(usize, CallFate),
     /// Many are let through.
     Steps(usize),
     /// Time passes.
@@ -99,11 +99,11 @@ pub(crate) enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let branch = || 0..BRANCHES.len();
     let verdict = prop_oneof![
-        12 => Just(Verdict::Pass),
-        1 => Just(Verdict::Throttle),
-        1 => Just(Verdict::Lose),
-        1 => Just(Verdict::LoseAnswer),
-        1 => Just(Verdict::Deny),
+        12 => Just(CallFate::Pass),
+        1 => Just(CallFate::Throttle),
+        1 => Just(CallFate::Lose),
+        1 => Just(CallFate::LoseAnswer),
+        1 => Just(CallFate::Deny),
     ];
     prop_oneof![
         8 => branch().prop_map(Op::Push),

@@ -1,6 +1,6 @@
 //! What the function answers.
 
-use branchline_core::mirror::Outcome;
+use branchline_core::mirror::MirrorStats;
 use branchline_core::{Error, ErrorKind};
 use serde::Serialize;
 
@@ -68,7 +68,7 @@ impl MappingAnswer {
     pub(crate) fn new(
         source: String,
         target: String,
-        outcome: &Outcome,
+        outcome: &MirrorStats,
         error: Option<&Error>,
     ) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl MappingAnswer {
 }
 
 /// A mapping as its error names it: with what was done all the same.
-pub(crate) fn named(answer: &MappingAnswer, outcome: &Outcome) -> String {
+pub(crate) fn describe(answer: &MappingAnswer, outcome: &MirrorStats) -> String {
     let mut name = format!("{} -> {}", answer.source, answer.target);
     let did = [
         ("created", outcome.created, "refs"),
@@ -115,7 +115,7 @@ pub(crate) fn named(answer: &MappingAnswer, outcome: &Outcome) -> String {
 }
 
 /// The failure of a mapping some of whose refs the target refused, in its words.
-pub(crate) fn refused(outcome: &Outcome) -> Option<Error> {
+pub(crate) fn rejected_refs_error(outcome: &MirrorStats) -> Option<Error> {
     if outcome.rejected.is_empty() {
         return None;
     }
@@ -142,17 +142,17 @@ mod tests {
 
     #[test]
     fn a_refused_ref_fails_its_mapping_in_the_servers_words() {
-        let mut outcome = Outcome {
+        let mut outcome = MirrorStats {
             complete: true,
             created: 3,
             unchanged: 1,
             objects: 7,
             bytes: 512,
-            ..Outcome::default()
+            ..MirrorStats::default()
         };
         let rejected = &mut outcome.rejected;
         rejected.insert("refs/heads/main".into(), "protected branch".into());
-        let error = refused(&outcome);
+        let error = rejected_refs_error(&outcome);
         let answer = MappingAnswer::new("a".into(), "b".into(), &outcome, error.as_ref());
         let json = serde_json::to_string(&answer).expect("it is plain data");
         assert_eq!(
@@ -162,13 +162,18 @@ mod tests {
                 + r#""deleted":0,"unchanged":1,"rejected":1},"objects":7,"bytes":512,"#
                 + r#""error":"the target refused 1 refs: `refs/heads/main`: protected branch"}"#
         );
-        let name = named(&answer, &outcome);
+        let name = describe(&answer, &outcome);
         assert_eq!(name, "a -> b (created 3 refs, sent 7 objects)");
         let rejected = &mut outcome.rejected;
         rejected.extend((0..30).map(|n| (format!("refs/x/{n:02}").into(), "no".to_owned())));
-        let error = refused(&outcome).expect("refs were refused").to_string();
+        let error = rejected_refs_error(&outcome)
+            .expect("refs were refused")
+            .to_string();
         assert!(error.contains("refused 31 refs") && error.ends_with("and 21 more"));
         outcome.rejected.clear();
-        assert!(refused(&outcome).is_none(), "nothing was refused");
+        assert!(
+            rejected_refs_error(&outcome).is_none(),
+            "nothing was refused"
+        );
     }
 }

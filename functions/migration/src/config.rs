@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use branchline_core::git::smart_http::HttpSettings;
 use branchline_core::name::KmsKey;
-use branchline_core::setting::Settings;
+use branchline_core::settings::Settings;
 use branchline_core::{Error, ErrorKind, Result};
 
 /// The least that pack data can do with, in MiB.
-const LEAST_MEMORY: u32 = 32;
+const MIN_MEMORY_MIB: u32 = 32;
 
 /// What the function was set up to do.
 #[derive(Debug, Clone)]
@@ -30,10 +30,10 @@ impl Config {
     /// Reads the environment variables of `settings`; an error names its variable.
     pub fn read(settings: &Settings) -> Result<Self> {
         let function = settings.function_memory_mib()?;
-        let half = (function / 2).max(LEAST_MEMORY);
-        let memory = settings.number("MIGRATION_MEMORY_MIB", half, LEAST_MEMORY..=32_768)?;
+        let half = (function / 2).max(MIN_MEMORY_MIB);
+        let memory = settings.number("MIGRATION_MEMORY_MIB", half, MIN_MEMORY_MIB..=32_768)?;
         let known = settings.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").is_some();
-        if known && memory >= function.max(LEAST_MEMORY + 1) {
+        if known && memory >= function.max(MIN_MEMORY_MIB + 1) {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!(

@@ -1,7 +1,7 @@
 //! What the function is asked.
 
-use branchline_core::mirror::{Batch, RefSelection};
-use branchline_core::remote::connect::{Layout, Place};
+use branchline_core::mirror::{BatchLimits, RefSelection};
+use branchline_core::remote::open::{RemoteSpec, S3Layout};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::secret::SecretArn;
 use branchline_core::{Error, ErrorKind, Result};
@@ -16,7 +16,7 @@ pub struct Request {
     /// One bad mapping does not hide the others.
     pub mappings: Vec<Mapping>,
     /// How much goes over at once.
-    pub batch: Batch,
+    pub batch: BatchLimits,
 }
 
 /// One source and one target, as they may be shown, and what to do or what is wrong.
@@ -27,19 +27,19 @@ pub struct Mapping {
     /// The target's URL without a user or password.
     pub target: String,
     /// The work.
-    pub work: std::result::Result<Work, Invalid>,
+    pub work: std::result::Result<MirrorTask, MappingError>,
 }
 
 /// What is wrong with a mapping: the message of an `InvalidEvent`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
+pub struct MappingError {
     /// What is wrong, the field named.
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
 }
 
-impl Invalid {
+impl MappingError {
     /// As an error.
     pub fn error(&self) -> Error {
         let error = Error::new(ErrorKind::InvalidEvent, &self.message);
@@ -52,11 +52,11 @@ impl Invalid {
 
 /// One source and one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
+pub struct MirrorTask {
     /// Where refs and objects come from.
-    pub source: Place,
+    pub source: RemoteSpec,
     /// Where they go.
-    pub target: Place,
+    pub target: RemoteSpec,
     /// Which refs.
     pub refs: RefSelection,
     /// Whether refs that are gone at the source are deleted.
@@ -154,8 +154,8 @@ fn from_object(object: &Map<String, Value>) -> Result<Request> {
     })
 }
 
-fn batch(value: Option<&Value>) -> Result<Batch> {
-    let mut batch = Batch::default();
+fn batch(value: Option<&Value>) -> Result<BatchLimits> {
+    let mut batch = BatchLimits::default();
     let object = match value {
         None | Some(Value::Null) => return Ok(batch),
         Some(Value::Object(object)) => object,
@@ -205,8 +205,8 @@ fn read_mapping(at: usize, value: &Value) -> Mapping {
         Err(_) => "?".to_owned(),
     };
     let (source_shown, target_shown) = (shown(&source), shown(&target));
-    let work = || -> Result<Work> {
-        let fields = Fields {
+    let work = || -> Result<MirrorTask> {
+        let fields = MappingFields {
             object,
             field: &field,
         };
@@ -227,7 +227,7 @@ fn unreadable(source: String, target: String, error: &Error) -> Mapping {
     Mapping {
         source,
         target,
-        work: Err(Invalid {
+        work: Err(MappingError {
             message: error.to_string(),
             hint: error.hint().map(str::to_owned),
         }),
@@ -235,12 +235,12 @@ fn unreadable(source: String, target: String, error: &Error) -> Mapping {
 }
 
 /// The fields of a mapping.
-struct Fields<'a, F> {
+struct MappingFields<'a, F> {
     object: &'a Map<String, Value>,
     field: &'a F,
 }
 
-impl<F: Fn(&str) -> String> Fields<'_, F> {
+impl<F: Fn(&str) -> String> MappingFields<'_, F> {
     fn check_names(&self) -> Result<()> {
         const KNOWN: [&str; 9] = [
             "source",
@@ -264,7 +264,7 @@ impl<F: Fn(&str) -> String> Fields<'_, F> {
         Ok(())
     }
 
-    fn work(&self, source: RemoteUrl, target: RemoteUrl) -> Result<Work> {
+    fn work(&self, source: RemoteUrl, target: RemoteUrl) -> Result<MirrorTask> {
         for (name, url) in [("source", &source), ("target", &target)] {
             let profile = match url {
                 RemoteUrl::CodeCommit(url) => url.profile.as_ref(),
@@ -285,7 +285,7 @@ impl<F: Fn(&str) -> String> Fields<'_, F> {
             }
         }
         let is_s3 = |url: &RemoteUrl| matches!(url, RemoteUrl::S3(_));
-        let layout = self.text("layout", Layout::new)?;
+        let layout = self.text("layout", S3Layout::new)?;
         if layout.is_some() && !is_s3(&source) && !is_s3(&target) {
             return Err(invalid_field(
                 &(self.field)("layout"),
@@ -321,18 +321,18 @@ impl<F: Fn(&str) -> String> Fields<'_, F> {
         };
         for (url, layout) in [(&source, source_layout), (&target, target_layout)] {
             if let RemoteUrl::S3(url) = url {
-                Layout::of(url, layout)
+                S3Layout::of(url, layout)
                     .map_err(|error| in_field(&(self.field)("layout"), &error))?;
             }
         }
-        Ok(Work {
-            source: Place {
+        Ok(MirrorTask {
+            source: RemoteSpec {
                 credentials: source_credentials,
                 layout: source_layout,
                 create: false,
                 url: source,
             },
-            target: Place {
+            target: RemoteSpec {
                 credentials: target_credentials,
                 layout: target_layout,
                 create,

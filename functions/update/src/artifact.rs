@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use branchline_core::Result;
 use branchline_core::codecommit::Commit;
 use branchline_core::name::{BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
-use branchline_core::storage::{ObjectHead, header_text};
+use branchline_core::storage::{ObjectHead, encode_rfc2047};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{Config, Template};
+use crate::config::{Config, KeyTemplate};
 
 /// The tag that carries the id of the execution that was started on an artifact.
 pub(crate) const EXECUTION_TAG: &str = "branchline-execution";
@@ -33,14 +33,14 @@ const FORMAT: u32 = 1;
 
 /// Where an artifact lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct S3Location {
     pub(crate) bucket: BucketName,
     pub(crate) key: ObjectKey,
 }
 
-impl Place {
+impl S3Location {
     /// A key of its own for a temporary object, which starts as the artifact's.
-    pub(crate) fn beside(&self) -> Result<ObjectKey> {
+    pub(crate) fn temporary_key(&self) -> Result<ObjectKey> {
         /// The longest key of S3, in bytes.
         const LONGEST: usize = 1024;
         let end = format!(".pack-{:016x}", rand::random::<u64>());
@@ -54,7 +54,7 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for S3Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "s3://{}/{}", self.bucket, self.key)
     }
@@ -62,7 +62,7 @@ impl std::fmt::Display for Place {
 
 /// What an artifact is of: equal origins have equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Origin {
+pub(crate) struct ArtifactIdentity {
     // Keys name the commit and not the branch: branches at one commit share an artifact.
     any_branch: bool,
     repository: String,
@@ -71,10 +71,10 @@ pub(crate) struct Origin {
     settings: String,
 }
 
-impl Origin {
+impl ArtifactIdentity {
     pub(crate) fn new(
         config: &Config,
-        key: &Template,
+        key: &KeyTemplate,
         repository: &RepositoryName,
         branch: &BranchName,
         commit: CommitId,
@@ -90,7 +90,7 @@ impl Origin {
     }
 
     /// Whether `head` describes an artifact of this origin.
-    pub(crate) fn is_of(&self, head: &ObjectHead) -> bool {
+    pub(crate) fn matches(&self, head: &ObjectHead) -> bool {
         let user = &head.metadata.user;
         [
             (REPOSITORY, &self.repository),
@@ -103,7 +103,7 @@ impl Origin {
     }
 
     /// The commit of an artifact of the same branch.
-    pub(crate) fn earlier(&self, head: &ObjectHead) -> Option<CommitId> {
+    pub(crate) fn previous_commit(&self, head: &ObjectHead) -> Option<CommitId> {
         let user = &head.metadata.user;
         let is_same = user.get(REPOSITORY) == Some(&self.repository)
             && user.get(BRANCH) == Some(&self.branch);
@@ -150,7 +150,7 @@ fn revision_summary(commit: &Commit, room: usize) -> String {
         .take_while(|line| !line.is_empty())
         .collect();
     let text = format!("{} {}", &id[..7], subject.join(" "));
-    header_text(&text, room.min(LONGEST))
+    encode_rfc2047(&text, room.min(LONGEST))
 }
 
 /// A branch's name as metadata keeps it to the letter: S3 decodes and encodes other than
@@ -161,17 +161,20 @@ fn branch_text(branch: &BranchName) -> String {
     const PLAIN: &AsciiSet = &CONTROLS.add(b'%');
     let text = utf8_percent_encode(branch.as_str(), PLAIN).to_string();
     if text.len() > LONGEST {
-        return format!("{HASHED}{}", hex::encode(Sha256::digest(branch.as_str())));
+        return format!(
+            "{HASHED_BRANCH_PREFIX}{}",
+            hex::encode(Sha256::digest(branch.as_str()))
+        );
     }
     text
 }
 
 /// What stands in front of the hash of a branch's name; no name has a colon.
-const HASHED: &str = "sha256:";
+const HASHED_BRANCH_PREFIX: &str = "sha256:";
 
 /// Undoes [`branch_text`], unless only a hash was kept.
-pub(crate) fn branch_text_back(text: &str) -> Option<BranchName> {
-    if text.starts_with(HASHED) {
+pub(crate) fn decode_branch(text: &str) -> Option<BranchName> {
+    if text.starts_with(HASHED_BRANCH_PREFIX) {
         return None;
     }
     let name = percent_decode_str(text).decode_utf8().ok()?;
@@ -228,11 +231,11 @@ mod tests {
                 text.bytes().all(|byte| matches!(byte, b' '..=b'~')),
                 "{text}"
             );
-            assert_eq!(branch_text_back(&text), Some(branch));
+            assert_eq!(decode_branch(&text), Some(branch));
         }
         let long = BranchName::new(&"日".repeat(256)).expect("it is valid");
         assert_eq!(
-            branch_text_back(&branch_text(&long)),
+            decode_branch(&branch_text(&long)),
             None,
             "only a hash is kept"
         );
@@ -245,7 +248,8 @@ mod tests {
         let repository = RepositoryName::new(&"r".repeat(100)).expect("it is valid");
         let commit = commit(&"é".repeat(500));
         let config = config.expect("it is valid");
-        let origin = Origin::new(&config, &config.key, &repository, &branch, commit.commit_id);
+        let origin =
+            ArtifactIdentity::new(&config, &config.key, &repository, &branch, commit.commit_id);
         let mut user = origin.metadata(&commit);
         user.insert(FILES.to_owned(), u64::MAX.to_string());
         let bytes: usize = user

@@ -3,24 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use branchline_core::archive::git_files::GitFiles;
-use branchline_core::archive::{self, ArchiveRequest, ExtraFile, LargeFiles, Target};
+use branchline_core::archive::large_files_over_git::GitLargeFiles;
+use branchline_core::archive::{self, ArchiveDestination, ArchiveRequest, ExtraFile, LargeFiles};
 use branchline_core::codecommit::Commit;
 use branchline_core::metrics::Metric;
 use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::pipeline::{SourceRevision, StartRequest};
-use branchline_core::remote::SpoolPlace;
+use branchline_core::remote::SpoolConfig;
 use branchline_core::storage::{ObjectHead, ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::Context;
-use crate::artifact::{self, EXECUTION_TAG, Origin, PIPELINE_TAG, Place};
-use crate::config::{Pin, Template};
-use crate::request::{ArtifactAnswer, Asked, BranchAnswer, BranchTask, Outcome};
+use crate::artifact::{self, ArtifactIdentity, EXECUTION_TAG, PIPELINE_TAG, S3Location};
+use crate::config::{KeyTemplate, RevisionPin};
+use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Requester};
 
 /// How often an artifact that someone else writes at the same time is looked at anew.
-const CONFLICT_TRIES: u32 = 5;
+const MAX_CONFLICTS: u32 = 5;
 
 /// Time to give up in order, kept free before the function's deadline.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 ///
 /// Looks at what is there first, so that it may run at any time, twice, or again after a
 /// crash at any point.
-pub(crate) async fn bring_up_to_date(
+pub(crate) async fn update_branch(
     context: &Context,
     task: &BranchTask,
     deadline: Instant,
@@ -47,14 +47,14 @@ pub(crate) async fn bring_up_to_date(
         tries += 1;
         match result {
             // Nobody else will look: its event found the artifact as it was before.
-            Ok(Look::WentBack) if tries < CONFLICT_TRIES => expected = None,
-            Ok(Look::WentBack) => {
+            Ok(AttemptOutcome::WentBack) if tries < MAX_CONFLICTS => expected = None,
+            Ok(AttemptOutcome::WentBack) => {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!("branch `{branch}` of repository `{repository}` moves to and fro"),
                 ));
             }
-            Err(error) if error.kind() == ErrorKind::Conflict && tries < CONFLICT_TRIES => {
+            Err(error) if error.kind() == ErrorKind::Conflict && tries < MAX_CONFLICTS => {
                 tracing::info!(
                     repository.name = %repository, branch.name = %branch, tries,
                     "another writer was faster; looking again"
@@ -65,13 +65,13 @@ pub(crate) async fn bring_up_to_date(
                     error.context(format!("branch `{branch}` of repository `{repository}`"))
                 );
             }
-            Ok(Look::Answer(answer)) => return Ok(*answer),
+            Ok(AttemptOutcome::Answer(answer)) => return Ok(*answer),
         }
     }
 }
 
 /// Bucket and key of a branch's artifacts, `{commit}` left in place.
-pub(crate) fn shelf(context: &Context, task: &BranchTask) -> (BucketName, String) {
+pub(crate) fn artifact_location(context: &Context, task: &BranchTask) -> (BucketName, String) {
     let overrides = &task.overrides;
     let bucket = overrides.bucket.as_ref().unwrap_or(&context.config.bucket);
     let key = overrides.key.as_ref().unwrap_or(&context.config.key);
@@ -82,13 +82,13 @@ pub(crate) fn shelf(context: &Context, task: &BranchTask) -> (BucketName, String
 }
 
 /// What one look ended with.
-enum Look {
+enum AttemptOutcome {
     Answer(Box<BranchAnswer>),
     /// The tip is the commit again whose artifact was just replaced.
     WentBack,
 }
 
-impl From<BranchAnswer> for Look {
+impl From<BranchAnswer> for AttemptOutcome {
     fn from(answer: BranchAnswer) -> Self {
         Self::Answer(Box::new(answer))
     }
@@ -118,8 +118,8 @@ struct Attempt<'a> {
     // The commit that must be the tip.
     expected: Option<CommitId>,
     deadline: Instant,
-    key: &'a Template,
-    pipeline: Option<&'a Template>,
+    key: &'a KeyTemplate,
+    pipeline: Option<&'a KeyTemplate>,
 }
 
 impl<'a> Attempt<'a> {
@@ -151,7 +151,7 @@ impl<'a> Attempt<'a> {
         &self.task.branch
     }
 
-    async fn run(&self) -> Result<Look> {
+    async fn run(&self) -> Result<AttemptOutcome> {
         self.check_time()?;
         // The artifact is read before the tip: what lies there then is of this tip or of
         // an earlier one, so writing over exactly that never replaces a newer commit.
@@ -167,7 +167,7 @@ impl<'a> Attempt<'a> {
             .await
         {
             Ok(tip) => tip,
-            Err(error) if is_gone(&error) && self.task.asked != Asked::ByHand => {
+            Err(error) if is_branch_missing(&error) && self.task.asked != Requester::ByHand => {
                 return Ok(answer(
                     self.task,
                     None,
@@ -193,18 +193,19 @@ impl<'a> Attempt<'a> {
             found = self.context.store.head(&place.bucket, &place.key).await?;
         }
         let config = &self.context.config;
-        let origin = Origin::new(config, self.key, self.repository(), self.branch(), tip);
+        let origin = ArtifactIdentity::new(config, self.key, self.repository(), self.branch(), tip);
         match found {
-            Some(head) if origin.is_of(&head) => {
-                self.settle(tip, &place, &head).await.map(Look::from)
-            }
-            found => self.renew(tip, &place, &origin, found.as_ref()).await,
+            Some(head) if origin.matches(&head) => self
+                .ensure_started(tip, &place, &head)
+                .await
+                .map(AttemptOutcome::from),
+            found => self.rebuild(tip, &place, &origin, found.as_ref()).await,
         }
     }
 
-    fn place(&self, commit: Option<CommitId>) -> Result<Place> {
+    fn place(&self, commit: Option<CommitId>) -> Result<S3Location> {
         let config = &self.context.config;
-        Ok(Place {
+        Ok(S3Location {
             bucket: self
                 .task
                 .overrides
@@ -228,10 +229,10 @@ impl<'a> Attempt<'a> {
     }
 
     /// The artifact is the tip already: makes sure that its execution was started.
-    async fn settle(
+    async fn ensure_started(
         &self,
         tip: CommitId,
-        place: &Place,
+        place: &S3Location,
         head: &ObjectHead,
     ) -> Result<BranchAnswer> {
         let artifact = ArtifactAnswer {
@@ -251,7 +252,7 @@ impl<'a> Attempt<'a> {
             .await?;
         match (tags.get(EXECUTION_TAG), tags.get(PIPELINE_TAG)) {
             (Some(id), of)
-                if self.task.asked == Asked::BySchedule
+                if self.task.asked == Requester::BySchedule
                     || of.is_some_and(|of| of == pipeline.as_str()) =>
             {
                 let id = id.clone();
@@ -262,17 +263,17 @@ impl<'a> Attempt<'a> {
     }
 
     /// Archives the tip in place of what was found, and starts its execution.
-    async fn renew(
+    async fn rebuild(
         &self,
         tip: CommitId,
-        place: &Place,
-        origin: &Origin,
+        place: &S3Location,
+        origin: &ArtifactIdentity,
         found: Option<&ObjectHead>,
-    ) -> Result<Look> {
+    ) -> Result<AttemptOutcome> {
         let pipeline = self.pipeline(tip)?;
         let versions = async {
             match &pipeline {
-                Some(pipeline) if self.context.config.pin_for(self.key) != Pin::None => {
+                Some(pipeline) if self.context.config.pin_for(self.key) != RevisionPin::None => {
                     self.context.require_versions(&place.bucket, pipeline).await
                 }
                 _ => Ok(()),
@@ -288,16 +289,16 @@ impl<'a> Attempt<'a> {
             None => Precondition::Absent,
         };
         let artifact = self.build(&commit, place, origin, precondition).await?;
-        if let Some(replaced) = found.and_then(|head| origin.earlier(head))
+        if let Some(replaced) = found.and_then(|head| origin.previous_commit(head))
             && self.is_tip(replaced).await?
         {
-            return Ok(Look::WentBack);
+            return Ok(AttemptOutcome::WentBack);
         }
         match pipeline {
             Some(pipeline) => self.start(tip, &pipeline, place, artifact).await,
             None => Ok(self.done(tip, Outcome::Uploaded, artifact, None)),
         }
-        .map(Look::from)
+        .map(AttemptOutcome::from)
     }
 
     /// Whether the branch is at `commit` now. Equal bytes have equal entity tags, so the
@@ -309,7 +310,7 @@ impl<'a> Attempt<'a> {
             .await
         {
             Ok(tip) => Ok(tip == commit),
-            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) if is_branch_missing(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -317,8 +318,8 @@ impl<'a> Attempt<'a> {
     async fn build(
         &self,
         commit: &Commit,
-        place: &Place,
-        origin: &Origin,
+        place: &S3Location,
+        origin: &ArtifactIdentity,
         precondition: Precondition,
     ) -> Result<ArtifactAnswer> {
         let context = self.context;
@@ -335,7 +336,7 @@ impl<'a> Attempt<'a> {
             large_files: self.large_files(commit, place)?,
             ..ArchiveRequest::new(self.repository().clone(), commit.clone())
         };
-        let target = Target {
+        let target = ArchiveDestination {
             bucket: place.bucket.clone(),
             key: place.key.clone(),
             options: PutOptions {
@@ -383,27 +384,31 @@ impl<'a> Attempt<'a> {
 
     /// Where files are read that the API refuses: by git, through an object beside the
     /// artifact where they do not fit into memory.
-    fn large_files(&self, commit: &Commit, place: &Place) -> Result<Option<Arc<dyn LargeFiles>>> {
+    fn large_files(
+        &self,
+        commit: &Commit,
+        place: &S3Location,
+    ) -> Result<Option<Arc<dyn LargeFiles>>> {
         let Some(git) = &self.context.git else {
             return Ok(None);
         };
-        let staged = SpoolPlace {
+        let staged = SpoolConfig {
             store: Arc::clone(&self.context.store),
             bucket: place.bucket.clone(),
-            key: place.beside()?,
+            key: place.temporary_key()?,
             options: PutOptions {
                 kms_key_id: self.context.config.kms_key_id.clone(),
                 ..PutOptions::default()
             },
         };
         let repository = self.repository().clone();
-        let files = GitFiles::new(git.clone(), repository, commit.commit_id, staged);
+        let files = GitLargeFiles::new(git.clone(), repository, commit.commit_id, staged);
         Ok(Some(Arc::new(files)))
     }
 
     fn pipeline(&self, tip: CommitId) -> Result<Option<PipelineName>> {
         let name =
-            |template: &Template| template.pipeline_of(self.repository(), self.branch(), tip);
+            |template: &KeyTemplate| template.pipeline_name(self.repository(), self.branch(), tip);
         self.pipeline.map(name).transpose()
     }
 
@@ -415,19 +420,19 @@ impl<'a> Attempt<'a> {
         &self,
         tip: CommitId,
         pipeline: &PipelineName,
-        place: &Place,
+        place: &S3Location,
         artifact: ArtifactAnswer,
     ) -> Result<BranchAnswer> {
         let config = &self.context.config;
         let source = match config.pin_for(self.key) {
-            Pin::None => None,
+            RevisionPin::None => None,
             pin => {
                 let Some(version) = artifact.version_id.clone() else {
                     return Err(not_versioned(&place.bucket, pipeline));
                 };
                 Some(SourceRevision {
                     action_name: config.source_action.clone(),
-                    object_key: (pin == Pin::KeyAndVersion).then(|| artifact.key.clone()),
+                    object_key: (pin == RevisionPin::KeyAndVersion).then(|| artifact.key.clone()),
                     object_version_id: Some(version),
                 })
             }
@@ -504,7 +509,7 @@ fn commit_info(
 }
 
 /// Whether an error says that the branch, not its repository, is not there.
-pub(crate) fn is_gone(error: &Error) -> bool {
+pub(crate) fn is_branch_missing(error: &Error) -> bool {
     error.aws_code() == Some("BranchDoesNotExistException")
 }
 
@@ -523,7 +528,7 @@ pub(crate) fn not_versioned(bucket: &impl std::fmt::Display, pipeline: &Pipeline
 
 /// The request token of an artifact's execution: the same for the same pipeline and the
 /// same version of the same object, and for nothing else.
-fn token(pipeline: &PipelineName, place: &Place, artifact: &ArtifactAnswer) -> String {
+fn token(pipeline: &PipelineName, place: &S3Location, artifact: &ArtifactAnswer) -> String {
     let version = artifact.version_id.as_deref().unwrap_or(&artifact.etag);
     let identity = [
         pipeline.as_str(),

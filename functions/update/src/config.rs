@@ -5,7 +5,7 @@ use branchline_core::name::{
     BranchName, BucketName, CommitId, KmsKey, ObjectKey, PipelineName, RepositoryName,
 };
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
-use branchline_core::setting::Settings;
+use branchline_core::settings::Settings;
 use branchline_core::{Error, ErrorKind, Result};
 
 /// The most requests to CodeCommit in flight, unless `CODECOMMIT_CONCURRENCY` says otherwise.
@@ -21,17 +21,17 @@ pub struct Config {
     /// `ARTIFACT_BUCKET`: where artifacts go.
     pub bucket: BucketName,
     /// `ARTIFACT_KEY`: their keys.
-    pub key: Template,
+    pub key: KeyTemplate,
     /// `ARCHIVE_PREFIX`: as `git archive --prefix`.
     pub prefix: String,
     /// `ARCHIVE_COMMIT_INFO`: whether `commit_info.json` is added.
     pub commit_info: bool,
     /// `PIPELINE_NAME`: what is started; nothing when `None`.
-    pub pipeline: Option<Template>,
+    pub pipeline: Option<KeyTemplate>,
     /// `PIPELINE_SOURCE_ACTION`: the action that is pinned.
     pub source_action: String,
     /// `PIPELINE_PIN`: to what it is pinned; `None`: as the key asks for.
-    pub pin: Option<Pin>,
+    pub pin: Option<RevisionPin>,
     /// `PIPELINE_VARIABLES`: whether `REPOSITORY_NAME`, `BRANCH_NAME` and `COMMIT_ID` are passed.
     pub variables: bool,
     /// `DELETE_ARTIFACTS`: whether the schedule marks the artifacts of gone branches deleted.
@@ -48,7 +48,7 @@ pub struct Config {
 
 /// What a pipeline's source action is pinned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pin {
+pub enum RevisionPin {
     /// The object's key and version.
     KeyAndVersion,
     /// The object's version; the action's own configuration names the key.
@@ -60,7 +60,7 @@ pub enum Pin {
 impl Config {
     /// Reads the environment variables of `settings`; an error names its variable.
     pub fn read(settings: &Settings) -> Result<Self> {
-        let key = settings.optional("ARTIFACT_KEY", Template::object_key)?;
+        let key = settings.optional("ARTIFACT_KEY", KeyTemplate::object_key)?;
         let config = Self {
             branches: BranchPatterns::read(settings)?,
             repositories: settings
@@ -71,20 +71,20 @@ impl Config {
                 "the name of a versioned S3 bucket",
                 BucketName::new,
             )?,
-            key: key.unwrap_or_else(Template::default_key),
+            key: key.unwrap_or_else(KeyTemplate::default_key),
             prefix: settings
                 .optional("ARCHIVE_PREFIX", |prefix| {
                     archive_prefix(prefix).map(str::to_owned)
                 })?
                 .unwrap_or_default(),
             commit_info: settings.flag("ARCHIVE_COMMIT_INFO", false)?,
-            pipeline: settings.optional("PIPELINE_NAME", Template::pipeline_name)?,
+            pipeline: settings.optional("PIPELINE_NAME", KeyTemplate::parse_pipeline_name)?,
             source_action: settings
                 .optional("PIPELINE_SOURCE_ACTION", |name| {
                     action_name(name).map(str::to_owned)
                 })?
                 .unwrap_or_else(|| "Source".to_owned()),
-            pin: settings.optional("PIPELINE_PIN", Pin::new)?,
+            pin: settings.optional("PIPELINE_PIN", RevisionPin::new)?,
             variables: settings.flag("PIPELINE_VARIABLES", false)?,
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
             kms_key_id: settings.optional("KMS_KEY_ID", |key| {
@@ -113,7 +113,10 @@ impl Config {
             )
             .with_hint("put `{branch}` into `ARTIFACT_KEY`, or set `DELETE_ARTIFACTS` to `false`"));
         }
-        if self.pipeline.is_some() && self.pin == Some(Pin::Version) && self.key.has_commit() {
+        if self.pipeline.is_some()
+            && self.pin == Some(RevisionPin::Version)
+            && self.key.has_commit()
+        {
             return Err(Error::new(
                 ErrorKind::Config,
                 "`PIPELINE_PIN` is `version`, but `ARTIFACT_KEY` has `{commit}`: the key that the \
@@ -127,16 +130,16 @@ impl Config {
     }
 
     /// What a source action is pinned to, for artifacts under `key`.
-    pub fn pin_for(&self, key: &Template) -> Pin {
+    pub fn pin_for(&self, key: &KeyTemplate) -> RevisionPin {
         self.pin.unwrap_or(if key.has_placeholders() {
-            Pin::KeyAndVersion
+            RevisionPin::KeyAndVersion
         } else {
-            Pin::Version
+            RevisionPin::Version
         })
     }
 }
 
-impl Pin {
+impl RevisionPin {
     fn new(text: &str) -> Result<Self> {
         match text {
             "key-and-version" => Ok(Self::KeyAndVersion),
@@ -155,11 +158,11 @@ impl Pin {
 
 /// A text with the placeholders `{repository}`, `{branch}` and `{commit}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(String);
+pub struct KeyTemplate(String);
 
 const PLACEHOLDERS: [&str; 3] = ["{repository}", "{branch}", "{commit}"];
 
-impl Template {
+impl KeyTemplate {
     /// Reads the template of an object's key.
     pub fn object_key(text: &str) -> Result<Self> {
         let template = Self::new(text)?;
@@ -174,7 +177,7 @@ impl Template {
     }
 
     /// Reads the template of a pipeline's name.
-    pub fn pipeline_name(text: &str) -> Result<Self> {
+    pub fn parse_pipeline_name(text: &str) -> Result<Self> {
         let template = Self::new(text)?;
         template.sample(|filled| PipelineName::new(filled).map(drop))?;
         Ok(template)
@@ -265,7 +268,7 @@ impl Template {
 
     /// The pipeline for a commit of a branch. Characters of a branch's name that no
     /// pipeline's name has, such as `/`, become `-`.
-    pub fn pipeline_of(
+    pub fn pipeline_name(
         &self,
         repository: &RepositoryName,
         branch: &BranchName,

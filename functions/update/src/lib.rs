@@ -15,31 +15,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use branchline_core::Result;
-use branchline_core::archive::git_files::GitAccess;
+use branchline_core::archive::large_files_over_git::GitAccess;
 use branchline_core::aws::{self, Aws};
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
-use branchline_core::codecommit::git_login::GitLogin;
+use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
 use branchline_core::git::smart_http::{CredentialSource, Http};
-use branchline_core::lambda::{self, Failure};
-use branchline_core::metrics::{Measured, Metrics};
+use branchline_core::lambda::{self, InvocationError};
+use branchline_core::metrics::{HasMetrics, Metrics};
 use branchline_core::name::{BucketName, PipelineName};
 use branchline_core::pipeline::Pipelines;
 use branchline_core::pipeline::client::SdkPipelines;
-use branchline_core::retry::{Pace, Paced};
+use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::ObjectStore;
 use branchline_core::storage::client::SdkObjectStore;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub use config::{Config, Pin, Template};
+pub use config::{Config, KeyTemplate, RevisionPin};
 pub use request::{
-    Answer, ArtifactAnswer, Asked, BranchAnswer, BranchTask, Outcome, Overrides, Task,
+    Answer, ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester, UpdateTask,
 };
 
 /// How many branches are looked at at once; archives are built one at a time.
-const LOOKS: usize = 8;
+const CONCURRENT_BRANCHES: usize = 8;
 
 /// The most requests to S3 and CodePipeline in flight.
 const OTHER_REQUESTS: usize = 16;
@@ -61,7 +61,7 @@ pub struct Context {
     metrics: Metrics,
 }
 
-impl Measured for Context {
+impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -70,18 +70,18 @@ impl Measured for Context {
 impl Context {
     /// A context over AWS, as the `AWS_*` environment variables describe it.
     pub async fn connect(config: Config) -> Result<Self> {
-        let aws = Aws::load(aws::Settings::default()).await?;
-        let codecommit = Pace::new(config.concurrency as usize);
-        let others = Pace::new(OTHER_REQUESTS);
-        let metrics = Metrics::of([&codecommit, &others]);
+        let aws = Aws::load(aws::AwsOverrides::default()).await?;
+        let codecommit = RetryPolicy::new(config.concurrency as usize);
+        let others = RetryPolicy::new(OTHER_REQUESTS);
+        let metrics = Metrics::with_limiters([&codecommit, &others]);
         let http = Http::new(&config.http)?;
         let context = Self::new(
             config,
-            Arc::new(Paced::new(SdkCodeCommit::new(&aws), codecommit)),
-            Arc::new(Paced::new(SdkObjectStore::new(&aws), others.clone())),
-            Arc::new(Paced::new(SdkPipelines::new(&aws), others)),
+            Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit)),
+            Arc::new(Retrying::new(SdkObjectStore::new(&aws), others.clone())),
+            Arc::new(Retrying::new(SdkPipelines::new(&aws), others)),
         );
-        let context = context.with_git(http, Arc::new(GitLogin::new(&aws)));
+        let context = context.with_git(http, Arc::new(CodeCommitCredentials::new(&aws)));
         Ok(Self { metrics, ..context })
     }
 
@@ -144,9 +144,9 @@ impl Context {
         let mut shelves = HashSet::new();
         let shared = !tasks
             .iter()
-            .all(|task| shelves.insert(branch::shelf(self, task)));
-        let at_once = if shared { 1 } else { LOOKS };
-        let looks = stream::iter(tasks).map(|task| branch::bring_up_to_date(self, task, deadline));
+            .all(|task| shelves.insert(branch::artifact_location(self, task)));
+        let at_once = if shared { 1 } else { CONCURRENT_BRANCHES };
+        let looks = stream::iter(tasks).map(|task| branch::update_branch(self, task, deadline));
         looks.buffered(at_once).collect().await
     }
 }
@@ -159,18 +159,18 @@ pub async fn handle(
     context: Arc<Context>,
     event: Value,
     deadline: Instant,
-) -> Result<Answer, Failure> {
+) -> Result<Answer, InvocationError> {
     let mut results = Vec::new();
     let mut branches: Vec<BranchTask> = Vec::new();
     let mut schedule = false;
     for task in request::tasks(&event)? {
         match task {
             Err(error) => results.push(Err(error)),
-            Ok(Task::Skip(answer)) => results.push(Ok(answer)),
-            Ok(Task::Schedule) => schedule = true,
+            Ok(UpdateTask::Skip(answer)) => results.push(Ok(answer)),
+            Ok(UpdateTask::Schedule) => schedule = true,
             // The same branch twice would only compete with itself.
-            Ok(Task::Branch(task)) if branches.contains(&task) => {}
-            Ok(Task::Branch(task)) => branches.push(task),
+            Ok(UpdateTask::Branch(task)) if branches.contains(&task) => {}
+            Ok(UpdateTask::Branch(task)) => branches.push(task),
         }
     }
     results.extend(context.bring_up_to_date(&branches, deadline).await);
@@ -180,7 +180,7 @@ pub async fn handle(
     answer(results)
 }
 
-fn answer(results: Vec<Result<BranchAnswer>>) -> Result<Answer, Failure> {
+fn answer(results: Vec<Result<BranchAnswer>>) -> Result<Answer, InvocationError> {
     for answer in results.iter().flatten() {
         tracing::info!(
             repository.name = %answer.repository,
@@ -194,5 +194,5 @@ fn answer(results: Vec<Result<BranchAnswer>>) -> Result<Answer, Failure> {
             "looked at a branch"
         );
     }
-    lambda::settle(results).map(|results| Answer { results })
+    lambda::collect_results(results).map(|results| Answer { results })
 }

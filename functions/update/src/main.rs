@@ -7,7 +7,7 @@ use branchline_update::{Config, Context, handle};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    lambda::give_memory_back();
+    lambda::reexec_with_mmap_threshold();
     let settings = std::env::vars().collect();
     let init = async |settings: &_| Context::connect(Config::read(settings)?).await;
     lambda::run(settings, init, handle).await

@@ -6,11 +6,11 @@ use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::Template;
+use crate::config::KeyTemplate;
 
 /// What is to be looked at.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Task {
+pub enum UpdateTask {
     /// One branch.
     Branch(BranchTask),
     /// Everything that the settings cover.
@@ -31,12 +31,12 @@ pub struct BranchTask {
     /// What the trigger's `customData` sets otherwise.
     pub overrides: Overrides,
     /// Who asks.
-    pub asked: Asked,
+    pub asked: Requester,
 }
 
 /// Who asks for a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum Requester {
     /// An event: the branch may be gone by now.
     ByEvent,
     /// A person, who named the branch: that it is missing is an error.
@@ -52,9 +52,9 @@ pub struct Overrides {
     /// Instead of `ARTIFACT_BUCKET`.
     pub bucket: Option<BucketName>,
     /// Instead of `ARTIFACT_KEY`.
-    pub key: Option<Template>,
+    pub key: Option<KeyTemplate>,
     /// Instead of `PIPELINE_NAME`.
-    pub pipeline: Option<Template>,
+    pub pipeline: Option<KeyTemplate>,
 }
 
 impl Overrides {
@@ -66,8 +66,8 @@ impl Overrides {
         };
         Ok(Self {
             bucket: member(&object, "bucket", BucketName::new)?,
-            key: member(&object, "key", Template::object_key)?,
-            pipeline: member(&object, "pipeline_name", Template::pipeline_name)?,
+            key: member(&object, "key", KeyTemplate::object_key)?,
+            pipeline: member(&object, "pipeline_name", KeyTemplate::parse_pipeline_name)?,
         })
     }
 }
@@ -94,7 +94,7 @@ fn member<T>(
 }
 
 /// Reads an event into tasks; one bad item does not hide the others.
-pub(crate) fn tasks(event: &Value) -> Result<Vec<Result<Task>>> {
+pub(crate) fn tasks(event: &Value) -> Result<Vec<Result<UpdateTask>>> {
     let requests = event::parse(event)?;
     Ok(requests
         .into_iter()
@@ -102,13 +102,13 @@ pub(crate) fn tasks(event: &Value) -> Result<Vec<Result<Task>>> {
         .collect())
 }
 
-fn task(request: Request) -> Result<Option<Task>> {
+fn task(request: Request) -> Result<Option<UpdateTask>> {
     Ok(Some(match request {
         Request::TriggerTest { repository } => {
             tracing::info!(repository.name = %repository, "the trigger's test arrived");
             return Ok(None);
         }
-        Request::Schedule => Task::Schedule,
+        Request::Schedule => UpdateTask::Schedule,
         Request::Repository(_) => {
             return Err(Error::new(
                 ErrorKind::InvalidEvent,
@@ -120,17 +120,17 @@ fn task(request: Request) -> Result<Option<Task>> {
             repository,
             branch,
             commit,
-        } => Task::Branch(BranchTask {
+        } => UpdateTask::Branch(BranchTask {
             repository,
             branch,
             commit,
             overrides: Overrides::default(),
-            asked: Asked::ByHand,
+            asked: Requester::ByHand,
         }),
-        Request::RefChange(change) => {
+        Request::RefEvent(change) => {
             let skip = |reason: &str| {
                 let short = change.reference.as_str().strip_prefix("refs/heads/");
-                Task::Skip(BranchAnswer {
+                UpdateTask::Skip(BranchAnswer {
                     repository: change.repository.clone(),
                     branch: short.unwrap_or(change.reference.as_str()).to_owned(),
                     commit: change.commit,
@@ -144,12 +144,12 @@ fn task(request: Request) -> Result<Option<Task>> {
                 _ if change.reference.is_tag() => skip("tags are not archived"),
                 None => skip("only branches are archived"),
                 Some(_) if change.change == Change::Deleted => skip("the branch was deleted"),
-                Some(branch) => Task::Branch(BranchTask {
+                Some(branch) => UpdateTask::Branch(BranchTask {
                     branch,
                     commit: change.commit,
                     overrides: Overrides::read(change.custom_data.as_deref())?,
                     repository: change.repository,
-                    asked: Asked::ByEvent,
+                    asked: Requester::ByEvent,
                 }),
             }
         }

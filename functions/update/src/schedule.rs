@@ -12,11 +12,11 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::Context;
 use crate::artifact::{self, BRANCH, REPOSITORY};
-use crate::branch::is_gone;
-use crate::request::{ArtifactAnswer, Asked, BranchAnswer, BranchTask, Outcome, Overrides};
+use crate::branch::is_branch_missing;
+use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester};
 
 /// How many branches or objects are looked at at once.
-const LOOKS: usize = 16;
+const CONCURRENT_CHECKS: usize = 16;
 
 /// Brings all branches up to date; each failure stands in its place.
 pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<BranchAnswer>> {
@@ -31,7 +31,7 @@ pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<Bran
         let found = all_branches(&*context.codecommit, &repository).await;
         (repository, found)
     });
-    let lists: Vec<_> = lists.buffered(LOOKS).collect().await;
+    let lists: Vec<_> = lists.buffered(CONCURRENT_CHECKS).collect().await;
     for (repository, found) in lists {
         match found {
             Ok(found) => {
@@ -55,7 +55,7 @@ pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<Bran
             branch: branch.clone(),
             commit: None,
             overrides: Overrides::default(),
-            asked: Asked::BySchedule,
+            asked: Requester::BySchedule,
         })
     });
     match leave_shared_keys(context, tasks.collect()).await {
@@ -161,7 +161,7 @@ async fn delete_artifacts(
         }
     }
     let looks = stream::iter(suspects).map(|key| delete_if_gone(context, branches, key));
-    let results: Vec<_> = looks.buffered(LOOKS).collect().await;
+    let results: Vec<_> = looks.buffered(CONCURRENT_CHECKS).collect().await;
     Ok(results.into_iter().filter_map(Result::transpose).collect())
 }
 
@@ -190,7 +190,7 @@ async fn delete_if_gone(
     // The list is older than the object may be: a branch that came since is asked for.
     match context.codecommit.get_branch(&repository, &branch).await {
         Ok(_) => return Ok(None),
-        Err(error) if is_gone(&error) || is_repository_gone(&error) => {}
+        Err(error) if is_branch_missing(&error) || is_repository_gone(&error) => {}
         Err(error) => return Err(error),
     }
     let precondition = Precondition::Matches(head.etag.clone());
@@ -230,7 +230,7 @@ fn is_repository_gone(error: &Error) -> bool {
 fn origin(head: &ObjectHead) -> Option<(RepositoryName, BranchName)> {
     let user = &head.metadata.user;
     let repository = RepositoryName::new(user.get(REPOSITORY)?).ok()?;
-    let branch = artifact::branch_text_back(user.get(BRANCH)?)?;
+    let branch = artifact::decode_branch(user.get(BRANCH)?)?;
     Some((repository, branch))
 }
 

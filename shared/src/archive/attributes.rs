@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Lines of this many bytes and more are ignored, as git does (`ATTR_MAX_LINE_LENGTH`).
 const MAX_LINE_BYTES: usize = 2048;
 
-/// The attributes that an archive depends on, in the order of [`Found`]'s members.
+/// The attributes that an archive depends on, in the order of [`AttributeMatch`]'s members.
 const SELECTED: [&str; 7] = [
     "export-ignore",
     "export-subst",
@@ -40,7 +40,7 @@ pub(super) enum State {
 
 /// The attributes of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct AttributeMatch {
     pub(super) export_ignore: bool,
     pub(super) export_subst: bool,
     pub(super) text: State,
@@ -82,7 +82,7 @@ impl Attributes {
             collection,
             outcome: Outcome::default(),
         };
-        this.forget();
+        this.reset_outcome();
         let rules = Rules {
             above: None,
             base_bytes: 0,
@@ -102,7 +102,7 @@ impl Attributes {
         let mut search = Search::default();
         search
             .add_patterns_buffer(
-                &as_read_from_a_tree(bytes),
+                &strip_unsupported_lines(bytes),
                 PathBuf::from(".gitattributes"),
                 None,
                 &mut self.collection,
@@ -115,7 +115,7 @@ impl Attributes {
                 )
                 .with_source(error)
             })?;
-        self.forget();
+        self.reset_outcome();
         Ok(Arc::new(Rules {
             above: Some(Arc::clone(above)),
             base_bytes: if folder.is_empty() {
@@ -128,7 +128,7 @@ impl Attributes {
     }
 
     /// Looks `path` up; submodules are folders here, as for git.
-    pub(super) fn find(&mut self, rules: &Rules, path: &str, is_folder: bool) -> Found {
+    pub(super) fn find(&mut self, rules: &Rules, path: &str, is_folder: bool) -> AttributeMatch {
         self.outcome.reset();
         let mut next = Some(rules);
         while let Some(rules) = next {
@@ -154,7 +154,7 @@ impl Attributes {
                 StateRef::Value(value) => State::Value(value.as_bstr().to_owned()),
             });
         let mut state = || states.next().unwrap_or(State::Unspecified);
-        Found {
+        AttributeMatch {
             export_ignore: state() == State::Set,
             export_subst: state() == State::Set,
             text: state(),
@@ -166,7 +166,7 @@ impl Attributes {
     }
 
     /// Prepares for lookups after the collection has grown.
-    fn forget(&mut self) {
+    fn reset_outcome(&mut self) {
         self.outcome = Outcome::default();
         self.outcome
             .initialize_with_selection(&self.collection, SELECTED);
@@ -174,7 +174,7 @@ impl Attributes {
 }
 
 /// Leaves of a `.gitattributes` what git reads when it comes from a tree.
-fn as_read_from_a_tree(bytes: &[u8]) -> Vec<u8> {
+fn strip_unsupported_lines(bytes: &[u8]) -> Vec<u8> {
     let end = bytes.find_byte(0).unwrap_or(bytes.len());
     // The leading line feed keeps a byte order mark from being recognised.
     let mut kept = Vec::with_capacity(end + 1);

@@ -7,18 +7,18 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::fetch::{Fetcher, Taken};
-use super::files::{ApiFiles, Files};
-use super::large::{Content, LargeFiles};
-use super::plan::{ExtraFile, Item, Plan, plan};
-use super::subst;
-use super::upload::{PartSink, Target, Upload};
+use super::export_subst;
+use super::fetch::{Fetcher, NextContent};
+use super::plan::{ArchiveItem, ArchivePlan, ExtraFile, plan};
+use super::streamed_entry::{FileBody, LargeFiles};
+use super::tree_source::{CodeCommitTree, TreeSource};
+use super::upload::{ArchiveDestination, ArchiveUpload, PartSink};
 use super::walk::{Tree, walk};
-use super::zip::{Archive, Packed, Stamp};
-use crate::codecommit::{CodeCommit, Commit, EntryKind};
+use super::zip::{EntryDefaults, PackedEntry, ZipEntryWriter};
+use crate::codecommit::{CodeCommit, Commit, EntryMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::RepositoryName;
-use crate::storage::{ObjectStore, Written};
+use crate::storage::{ObjectStore, PutResult};
 
 /// What to archive, and how.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub struct Summary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
     /// What the store answered.
-    pub written: Written,
+    pub written: PutResult,
     /// What is in it.
     pub summary: Summary,
     /// Requests made to the object store for the archive itself.
@@ -95,9 +95,9 @@ pub async fn build(
     codecommit: &dyn CodeCommit,
     store: &Arc<dyn ObjectStore>,
     request: &ArchiveRequest,
-    target: &Target,
+    target: &ArchiveDestination,
 ) -> Result<Built> {
-    let mut upload = Upload::new(Arc::clone(store), target.clone());
+    let mut upload = ArchiveUpload::new(Arc::clone(store), target.clone());
     let built = in_time(request, async {
         let files = files(codecommit, request);
         let (summary, next, rest) = Box::pin(stream(&files, &request.job(), &upload)).await?;
@@ -144,7 +144,7 @@ async fn in_time<T>(request: &ArchiveRequest, work: impl Future<Output = Result<
         None => work.await,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
             .await
-            .unwrap_or_else(|_| Err(too_late())),
+            .unwrap_or_else(|_| Err(deadline_error())),
     };
     if let Some(large_files) = &request.large_files {
         large_files.close().await;
@@ -152,13 +152,13 @@ async fn in_time<T>(request: &ArchiveRequest, work: impl Future<Output = Result<
     done
 }
 
-fn too_late() -> Error {
+fn deadline_error() -> Error {
     Error::new(ErrorKind::Deadline, "the archive was not complete in time")
         .with_hint("give the function more time and memory: memory brings processors")
 }
 
-fn files<'a>(codecommit: &'a dyn CodeCommit, request: &'a ArchiveRequest) -> ApiFiles<'a> {
-    ApiFiles {
+fn files<'a>(codecommit: &'a dyn CodeCommit, request: &'a ArchiveRequest) -> CodeCommitTree<'a> {
+    CodeCommitTree {
         service: codecommit,
         repository: &request.repository,
         commit: request.commit.commit_id,
@@ -167,7 +167,7 @@ fn files<'a>(codecommit: &'a dyn CodeCommit, request: &'a ArchiveRequest) -> Api
 
 /// What to archive, wherever its files are read.
 #[derive(Clone, Copy)]
-pub(super) struct Job<'a> {
+pub(super) struct ArchiveJob<'a> {
     pub(super) commit: &'a Commit,
     pub(super) prefix: &'a str,
     pub(super) extra_files: &'a [ExtraFile],
@@ -177,8 +177,8 @@ pub(super) struct Job<'a> {
 }
 
 impl ArchiveRequest {
-    fn job(&self) -> Job<'_> {
-        Job {
+    fn job(&self) -> ArchiveJob<'_> {
+        ArchiveJob {
             commit: &self.commit,
             prefix: &self.prefix,
             extra_files: &self.extra_files,
@@ -191,21 +191,21 @@ impl ArchiveRequest {
 
 /// Sends all parts but the last, which is returned with its number.
 pub(super) async fn stream(
-    files: &dyn Files,
-    job: &Job<'_>,
+    files: &dyn TreeSource,
+    job: &ArchiveJob<'_>,
     sink: &dyn PartSink,
 ) -> Result<(Summary, u32, Bytes)> {
     let commit = job.commit;
-    let seconds = subst::seconds(&commit.committer.date).ok_or_else(|| {
+    let seconds = export_subst::seconds(&commit.committer.date).ok_or_else(|| {
         Error::new(
             ErrorKind::Corrupt,
             format!("commit {} has no committer date", commit.commit_id),
         )
     })?;
-    let stamp = Stamp::new(seconds);
+    let stamp = EntryDefaults::new(seconds);
     let tree = walk(files, commit.tree_id, job.concurrency).await?;
     let plan = plan(&tree, job.prefix, job.extra_files)?;
-    sink.planned(plan.files());
+    sink.set_file_count(plan.files());
     let fetcher = Fetcher::new(
         (files, job.large_files),
         commit,
@@ -213,13 +213,13 @@ pub(super) async fn stream(
         (&tree, &plan),
         (job.concurrency, job.memory_bytes),
     );
-    let run = Run {
+    let run = ArchiveWriter {
         job: *job,
         tree: &tree,
         plan: &plan,
         stamp,
         fetcher,
-        archive: Archive::new(stamp),
+        archive: ZipEntryWriter::new(stamp),
         streaming: None,
         next: 0,
         files: 0,
@@ -231,15 +231,15 @@ pub(super) async fn stream(
 }
 
 /// An archive under way.
-struct Run<'a, S> {
-    job: Job<'a>,
+struct ArchiveWriter<'a, S> {
+    job: ArchiveJob<'a>,
     tree: &'a Tree,
-    plan: &'a Plan,
-    stamp: Stamp,
+    plan: &'a ArchivePlan,
+    stamp: EntryDefaults,
     fetcher: Fetcher<'a>,
-    archive: Archive,
+    archive: ZipEntryWriter,
     // What is left of the content of the last item, when that is a large file.
-    streaming: Option<Content>,
+    streaming: Option<FileBody>,
     // The item to write next.
     next: usize,
     files: u64,
@@ -251,14 +251,14 @@ struct Run<'a, S> {
 
 type Sending<'a> = futures_util::future::BoxFuture<'a, Result<()>>;
 
-impl<'a> Run<'a, Sending<'a>> {
+impl<'a> ArchiveWriter<'a, Sending<'a>> {
     async fn run(mut self) -> Result<(Summary, u32, Bytes)> {
         loop {
             while self.send() && self.write_next()? {}
             if self.next == self.plan.items.len() && self.streaming.is_none() {
                 break;
             }
-            let awaited = self.awaited();
+            let awaited = self.next_content();
             self.fetcher.start(self.next, awaited.is_some());
             self.progress(awaited).await?;
         }
@@ -296,9 +296,9 @@ impl<'a> Run<'a, Sending<'a>> {
     }
 
     /// What the next item needs.
-    fn awaited(&self) -> Option<u32> {
+    fn next_content(&self) -> Option<u32> {
         match self.plan.items.get(self.next) {
-            Some(&Item::File(_, _, content)) => Some(content),
+            Some(&ArchiveItem::File(_, _, content)) => Some(content),
             _ => None,
         }
     }
@@ -314,27 +314,27 @@ impl<'a> Run<'a, Sending<'a>> {
         let extra = self.job.extra_files;
         let path = || self.plan.path(self.next, self.tree, self.job.prefix, extra);
         match *item {
-            Item::Prefix | Item::Folder(_) | Item::Submodule(..) => {
+            ArchiveItem::Prefix | ArchiveItem::Folder(_) | ArchiveItem::Submodule(..) => {
                 let path = path();
                 self.archive.add_folder(&path)?;
             }
-            Item::File(_, _, content) => {
+            ArchiveItem::File(_, _, content) => {
                 let Some(taken) = self.fetcher.take(content) else {
                     return Ok(false);
                 };
                 let path = path();
                 match taken {
-                    Taken::Packed(packed) => self.archive.add_file(&path, &packed)?,
-                    Taken::Large(large) => {
+                    NextContent::Packed(packed) => self.archive.add_file(&path, &packed)?,
+                    NextContent::Large(large) => {
                         self.archive.add_header(&path, large.kind, large.measured)?;
                         self.streaming = Some(large.packed());
                     }
                 }
                 self.files += 1;
             }
-            Item::Extra(index) => {
+            ArchiveItem::Extra(index) => {
                 let file = &extra[index as usize];
-                let packed = Packed::new(&file.bytes, EntryKind::File, self.stamp)?;
+                let packed = PackedEntry::new(&file.bytes, EntryMode::File, self.stamp)?;
                 self.archive.add_file(&file.path, &packed)?;
                 self.files += 1;
             }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bstr::ByteSlice as _;
 use encoding_rs::Encoding;
 
-use super::subst;
+use super::export_subst;
 use crate::codecommit::{Commit, Signature};
 use crate::error::Result;
 use crate::git::object::{ObjectKind, Reference, references};
@@ -68,7 +68,7 @@ fn signature(line: &str) -> Signature {
     let (name, rest) = line.split_once('<').unwrap_or((line, ""));
     let (email, date) = rest.rsplit_once('>').unwrap_or((rest, ""));
     let date = date.trim();
-    let is_time = subst::seconds(date).is_some();
+    let is_time = export_subst::seconds(date).is_some();
     Signature {
         name: name.trim_end().to_owned(),
         email: email.to_owned(),

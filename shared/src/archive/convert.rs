@@ -17,8 +17,8 @@ use encoding_rs::EncoderResult;
 use gix_filter::eol;
 use gix_hash::ObjectId;
 
-use super::attributes::{Found, State};
-use super::subst;
+use super::attributes::{AttributeMatch, State};
+use super::export_subst;
 use crate::codecommit::Commit;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -65,7 +65,7 @@ impl Conversion {
     };
 
     /// Reads what `found` asks for. Errors: `Config` where git gives up.
-    pub(super) fn new(found: &Found, path: &str) -> Result<Self> {
+    pub(super) fn new(found: &AttributeMatch, path: &str) -> Result<Self> {
         Ok(Self {
             ident: found.ident,
             eol: line_ends(found),
@@ -124,7 +124,7 @@ impl Conversion {
             }
         }
         if self.subst
-            && let Some(changed) = subst::expand(&bytes, commit)?
+            && let Some(changed) = export_subst::expand(&bytes, commit)?
         {
             bytes = Cow::Owned(changed);
         }
@@ -156,7 +156,7 @@ impl Conversions {
 }
 
 /// `text`, `crlf` and `eol` in one, by git's rules for a configuration that says nothing.
-fn line_ends(found: &Found) -> eol::AttributesDigest {
+fn line_ends(found: &AttributeMatch) -> eol::AttributesDigest {
     use eol::AttributesDigest as Digest;
     let text = |state: &State| match state {
         State::Set => Some(Digest::Text),
@@ -180,7 +180,7 @@ fn line_ends(found: &Found) -> eol::AttributesDigest {
     }
 }
 
-fn encoding(found: &Found, path: &str) -> Result<Option<Encoding>> {
+fn encoding(found: &AttributeMatch, path: &str) -> Result<Option<Encoding>> {
     let name = match &found.encoding {
         State::Unspecified | State::Unset => return Ok(None),
         State::Set => {

@@ -17,14 +17,16 @@ use futures_util::stream::FuturesUnordered;
 use gix_hash::ObjectId;
 use tokio::sync::Semaphore;
 
-use super::admission::{Budget, Grant};
 use super::convert::{Conversion, Streamed, UNCHANGED};
-use super::files::Files;
-use super::large::{Large, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, hold};
-use super::plan::{Item, Plan};
+use super::memory_budget::{MemoryBudget, Reservation};
+use super::plan::{ArchiveItem, ArchivePlan};
+use super::streamed_entry::{
+    LargeEntry, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, read_into_memory,
+};
+use super::tree_source::TreeSource;
 use super::walk::Tree;
-use super::zip::{Packed, Stamp};
-use crate::codecommit::{Admission as _, Commit, EntryKind};
+use super::zip::{EntryDefaults, PackedEntry};
+use crate::codecommit::{BlobAdmission as _, Commit, EntryMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::BlobId;
 
@@ -38,19 +40,19 @@ const LOOK_AHEAD: usize = 4096;
 const INLINE_BYTES: usize = 4096;
 
 /// One fetch under way.
-struct Flight {
+struct PendingFetch {
     ticket: u64,
 }
 
-struct Fetched {
+struct FetchedBlob {
     item: usize,
     blob: ObjectId,
-    result: Result<Found>,
+    result: Result<FetchResult>,
 }
 
 /// What a fetch led to.
-enum Found {
-    Held(Bytes, Grant),
+enum FetchResult {
+    Held(Bytes, Reservation),
     Large(Arc<dyn LargeFile>),
 }
 
@@ -58,51 +60,51 @@ struct Compressed {
     item: usize,
     content: u32,
     blob: ObjectId,
-    result: Result<Made>,
+    result: Result<PreparedContent>,
 }
 
 /// What is ready to be written.
-enum Made {
-    Packed(Vec<(u32, Packed)>, Grant),
-    Large(Large),
+enum PreparedContent {
+    Packed(Vec<(u32, PackedEntry)>, Reservation),
+    Large(LargeEntry),
 }
 
 /// The content of an item.
-pub(super) enum Taken {
-    Packed(Packed),
-    Large(Large),
+pub(super) enum NextContent {
+    Packed(PackedEntry),
+    Large(LargeEntry),
 }
 
 /// How one content of a blob is made.
 #[derive(Clone, Copy)]
-struct Recipe {
+struct ContentRecipe {
     content: u32,
-    kind: EntryKind,
+    kind: EntryMode,
     conversion: Option<Conversion>,
 }
 
 /// Gets the contents of a plan.
 pub(super) struct Fetcher<'a> {
-    files: &'a dyn Files,
+    files: &'a dyn TreeSource,
     large_files: Option<&'a dyn LargeFiles>,
     commit: Arc<Commit>,
-    stamp: Stamp,
+    stamp: EntryDefaults,
     tree: &'a Tree,
-    plan: &'a Plan,
+    plan: &'a ArchivePlan,
     concurrency: usize,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
     processors: Arc<Semaphore>,
     // Large files are read through one after the other.
     reader: Arc<Semaphore>,
-    fetches: FuturesUnordered<BoxFuture<'a, Fetched>>,
+    fetches: FuturesUnordered<BoxFuture<'a, FetchedBlob>>,
     compressions: FuturesUnordered<BoxFuture<'a, Compressed>>,
-    flights: HashMap<ObjectId, Flight>,
+    flights: HashMap<ObjectId, PendingFetch>,
     // What the archive needs next, packed, with the bytes it holds of the budget.
-    ready: HashMap<u32, (Packed, Grant)>,
+    ready: HashMap<u32, (PackedEntry, Reservation)>,
     // Large files by blob, and those that are ready by content.
     opened: HashMap<ObjectId, Arc<dyn LargeFile>>,
-    measured: HashMap<u32, Large>,
-    retained: HashMap<u32, Packed>,
+    measured: HashMap<u32, LargeEntry>,
+    retained: HashMap<u32, PackedEntry>,
     retained_bytes: usize,
     uses_left: Vec<u32>,
     cursor: usize,
@@ -112,10 +114,10 @@ pub(super) struct Fetcher<'a> {
 
 impl<'a> Fetcher<'a> {
     pub(super) fn new(
-        (files, large_files): (&'a dyn Files, Option<&'a dyn LargeFiles>),
+        (files, large_files): (&'a dyn TreeSource, Option<&'a dyn LargeFiles>),
         commit: &Commit,
-        stamp: Stamp,
-        (tree, plan): (&'a Tree, &'a Plan),
+        stamp: EntryDefaults,
+        (tree, plan): (&'a Tree, &'a ArchivePlan),
         (concurrency, memory_bytes): (usize, u64),
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -127,7 +129,7 @@ impl<'a> Fetcher<'a> {
             tree,
             plan,
             concurrency: concurrency.max(1),
-            budget: Budget::new(memory_bytes),
+            budget: MemoryBudget::new(memory_bytes),
             processors: Arc::new(Semaphore::new(processors)),
             reader: Arc::new(Semaphore::new(1)),
             fetches: FuturesUnordered::new(),
@@ -156,11 +158,11 @@ impl<'a> Fetcher<'a> {
     }
 
     /// The content of `item`, when it is there; it counts as used then.
-    pub(super) fn take(&mut self, content: u32) -> Option<Taken> {
+    pub(super) fn take(&mut self, content: u32) -> Option<NextContent> {
         let at = content as usize;
         if let Some(large) = self.measured.get(&content) {
             self.uses_left[at] -= 1;
-            return Some(Taken::Large(large.clone()));
+            return Some(NextContent::Large(large.clone()));
         }
         let packed = if let Some(packed) = self.retained.get(&content) {
             packed.clone()
@@ -176,23 +178,23 @@ impl<'a> Fetcher<'a> {
             // It will be fetched again: look once more at what was passed over.
             self.cursor = 0;
         }
-        Some(Taken::Packed(packed))
+        Some(NextContent::Packed(packed))
     }
 
     /// Starts what can be started; the archive has come to item `next`, and waits for it
     /// when `awaited`.
     pub(super) fn start(&mut self, next: usize, awaited: bool) {
-        if awaited && let Some(&Item::File(_, _, content)) = self.plan.items.get(next) {
+        if awaited && let Some(&ArchiveItem::File(_, _, content)) = self.plan.items.get(next) {
             self.fetch(next, content);
             let blob = self.plan.contents[content as usize].blob;
             if let Some(flight) = self.flights.get(&blob) {
-                self.budget.hurry(flight.ticket);
+                self.budget.prioritize(flight.ticket);
             }
         }
         self.cursor = self.cursor.max(next);
         let end = self.plan.items.len().min(next + LOOK_AHEAD);
         while self.cursor < end && self.fetches.len() < self.concurrency {
-            if let Item::File(_, _, content) = self.plan.items[self.cursor] {
+            if let ArchiveItem::File(_, _, content) = self.plan.items[self.cursor] {
                 self.fetch(self.cursor, content);
             }
             self.cursor += 1;
@@ -225,7 +227,7 @@ impl<'a> Fetcher<'a> {
         // each time, and still in the order of need.
         self.tickets += 1;
         let number = ((item as u64) << 24) | (self.tickets & 0xff_ffff);
-        self.flights.insert(blob, Flight { ticket: number });
+        self.flights.insert(blob, PendingFetch { ticket: number });
         if let Some(file) = self.opened.get(&blob) {
             let file = Arc::clone(file);
             self.stream(item, content, number, file);
@@ -249,14 +251,14 @@ impl<'a> Fetcher<'a> {
             let result = match (result, large_files) {
                 (Ok(bytes), _) => {
                     let grant = ticket.into_grant(bytes.len());
-                    Ok(Found::Held(bytes, grant))
+                    Ok(FetchResult::Held(bytes, grant))
                 }
                 (Err(error), Some(large)) if error.kind() == ErrorKind::FileTooLarge => {
-                    large.open(blob).await.map(Found::Large)
+                    large.open(blob).await.map(FetchResult::Large)
                 }
                 (Err(error), _) => Err(error),
             };
-            Fetched { item, blob, result }
+            FetchedBlob { item, blob, result }
         }));
     }
 
@@ -269,12 +271,12 @@ impl<'a> Fetcher<'a> {
                 let reader = Arc::clone(&self.reader);
                 self.compressions.push(Box::pin(async move {
                     let _turn = reader.acquire_owned().await;
-                    let large = Large::measure(file, wanted.kind, digest).await;
+                    let large = LargeEntry::measure(file, wanted.kind, digest).await;
                     Compressed {
                         item,
                         content,
                         blob,
-                        result: large.map(Made::Large),
+                        result: large.map(PreparedContent::Large),
                     }
                 }));
             }
@@ -286,25 +288,25 @@ impl<'a> Fetcher<'a> {
                         Err(cannot_convert(size, attribute))
                     } else {
                         ticket.admit(size).await;
-                        hold(file).await.map(|bytes| {
+                        read_into_memory(file).await.map(|bytes| {
                             let grant = ticket.into_grant(bytes.len());
-                            Found::Held(bytes, grant)
+                            FetchResult::Held(bytes, grant)
                         })
                     };
-                    Fetched { item, blob, result }
+                    FetchedBlob { item, blob, result }
                 }));
             }
         }
     }
 
-    fn fetched(&mut self, fetched: Fetched) -> Result<()> {
-        let Fetched { item, blob, result } = fetched;
-        let Item::File(_, _, content) = self.plan.items[item] else {
+    fn fetched(&mut self, fetched: FetchedBlob) -> Result<()> {
+        let FetchedBlob { item, blob, result } = fetched;
+        let ArchiveItem::File(_, _, content) = self.plan.items[item] else {
             return Err(Error::new(ErrorKind::Internal, "only files are fetched"));
         };
-        match result.map_err(|error| self.named(item, error))? {
-            Found::Held(bytes, grant) => self.compress(item, content, bytes, grant),
-            Found::Large(file) => {
+        match result.map_err(|error| self.with_path(item, error))? {
+            FetchResult::Held(bytes, grant) => self.compress(item, content, bytes, grant),
+            FetchResult::Large(file) => {
                 self.opened.insert(blob, Arc::clone(&file));
                 let number = self.flights.get(&blob).map_or(0, |flight| flight.ticket);
                 self.stream(item, content, number, file);
@@ -314,8 +316,8 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Says which file an error is about.
-    fn named(&self, item: usize, error: Error) -> Error {
-        let Item::File(folder, entry, _) = self.plan.items[item] else {
+    fn with_path(&self, item: usize, error: Error) -> Error {
+        let ArchiveItem::File(folder, entry, _) = self.plan.items[item] else {
             return error;
         };
         let folder = &self.tree.folders[folder as usize];
@@ -324,7 +326,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Makes every content of a blob that is still needed; `content` is one of them.
-    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut grant: Grant) {
+    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut grant: Reservation) {
         let blob = self.plan.contents[content as usize].blob;
         let is_large = self.opened.contains_key(&blob);
         let mut recipes = vec![];
@@ -338,7 +340,7 @@ impl<'a> Fetcher<'a> {
                     && !self.ready.contains_key(&sibling))
             {
                 let conversion = wanted.conversion;
-                recipes.push(Recipe {
+                recipes.push(ContentRecipe {
                     content: sibling,
                     kind: wanted.kind,
                     conversion: (conversion != UNCHANGED)
@@ -370,7 +372,7 @@ impl<'a> Fetcher<'a> {
             let result = result.map(|packed| {
                 let held: usize = packed.iter().map(|(_, packed)| packed.len()).sum();
                 grant.shrink(held as u64);
-                Made::Packed(packed, grant)
+                PreparedContent::Packed(packed, grant)
             });
             Compressed {
                 item,
@@ -388,13 +390,14 @@ impl<'a> Fetcher<'a> {
             self.cursor = 0;
         }
         let made = compressed.result;
-        let (packed, mut grant) = match made.map_err(|error| self.named(compressed.item, error))? {
-            Made::Packed(packed, grant) => (packed, grant),
-            Made::Large(large) => {
-                self.measured.insert(compressed.content, large);
-                return Ok(());
-            }
-        };
+        let (packed, mut grant) =
+            match made.map_err(|error| self.with_path(compressed.item, error))? {
+                PreparedContent::Packed(packed, grant) => (packed, grant),
+                PreparedContent::Large(large) => {
+                    self.measured.insert(compressed.content, large);
+                    return Ok(());
+                }
+            };
         // What the archive waits for stays for sure, even if another content of the same
         // blob was the reason for the fetch.
         let first = match awaited {
@@ -416,7 +419,7 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    fn retain(&mut self, content: u32, packed: &Packed) -> bool {
+    fn retain(&mut self, content: u32, packed: &PackedEntry) -> bool {
         let fits = self.retained_bytes + packed.len() <= RETAINED_BYTES;
         if fits {
             self.retained_bytes += packed.len();
@@ -440,21 +443,21 @@ fn cannot_convert(size: u64, attribute: &str) -> Error {
 }
 
 fn pack(
-    recipes: &[Recipe],
+    recipes: &[ContentRecipe],
     blob: ObjectId,
     bytes: &[u8],
     commit: &Commit,
-    stamp: Stamp,
-) -> Result<Vec<(u32, Packed)>> {
+    stamp: EntryDefaults,
+) -> Result<Vec<(u32, PackedEntry)>> {
     recipes
         .iter()
         .map(|recipe| {
             let packed = match recipe.conversion {
                 Some(conversion) => {
                     let bytes = conversion.apply(blob, bytes, commit)?;
-                    Packed::new(&bytes, recipe.kind, stamp)?
+                    PackedEntry::new(&bytes, recipe.kind, stamp)?
                 }
-                None => Packed::new(bytes, recipe.kind, stamp)?,
+                None => PackedEntry::new(bytes, recipe.kind, stamp)?,
             };
             Ok((recipe.content, packed))
         })

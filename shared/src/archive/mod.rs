@@ -16,25 +16,25 @@
 //! twice its name: in the listing and in the zip's directory, which comes last. What
 //! [`LargeFiles`] holds comes on top, and so does what a database reads with.
 
-mod admission;
-mod archiver;
 mod attributes;
 mod build;
+mod bundle_archives;
 mod commit;
 mod convert;
-mod database;
+mod export_subst;
 mod fetch;
-mod files;
-pub mod git_files;
-mod large;
+pub mod large_files_over_git;
+mod memory_budget;
+mod odb_source;
 mod plan;
-mod subst;
+mod streamed_entry;
+mod tree_source;
 mod upload;
 mod walk;
 mod zip;
 
-pub use archiver::Archiver;
 pub use build::{ArchiveRequest, Built, Summary, build, write};
-pub use large::{Content, LargeFile, LargeFiles};
+pub use bundle_archives::ZipArchiver;
 pub use plan::ExtraFile;
-pub use upload::{PartSink, Target, WriteSink, part_bytes};
+pub use streamed_entry::{FileBody, LargeFile, LargeFiles};
+pub use upload::{ArchiveDestination, PartSink, WriteSink, part_bytes};

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use gix_hash::ObjectId;
 
 use super::convert::UNCHANGED;
-use super::walk::{Node, Tree};
-use crate::codecommit::EntryKind;
+use super::walk::{Tree, WalkedEntry};
+use crate::codecommit::EntryMode;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file that is in the archive but not in the repository.
@@ -22,7 +22,7 @@ pub struct ExtraFile {
 
 /// An entry of the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Item {
+pub(super) enum ArchiveItem {
     /// The folder that the prefix names.
     Prefix,
     /// A folder, by its index in the tree.
@@ -30,7 +30,7 @@ pub(super) enum Item {
     /// Entry `1` of folder `0`: a submodule.
     Submodule(u32, u32),
     /// Entry `1` of folder `0`: a file or symbolic link; what it holds, by index in
-    /// [`Plan::contents`].
+    /// [`ArchivePlan::contents`].
     File(u32, u32, u32),
     /// An extra file, by its index in the request.
     Extra(u32),
@@ -39,17 +39,17 @@ pub(super) enum Item {
 /// What a file holds: a blob, and how it is put into the archive. Equal ones are fetched,
 /// converted and compressed once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Content {
+pub(super) struct PlannedContent {
     pub(super) blob: ObjectId,
-    pub(super) kind: EntryKind,
+    pub(super) kind: EntryMode,
     pub(super) conversion: u32,
 }
 
 /// The entries of an archive in order, and their distinct contents.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) items: Vec<Item>,
-    pub(super) contents: Vec<Content>,
+pub(super) struct ArchivePlan {
+    pub(super) items: Vec<ArchiveItem>,
+    pub(super) contents: Vec<PlannedContent>,
     /// How many items use each content.
     pub(super) uses: Vec<u32>,
     /// For each content, the next one of the same blob, in a ring.
@@ -60,18 +60,18 @@ pub(super) struct Plan {
 ///
 /// A folder is written once something in it is met that is no folder, even when that is
 /// left out; so an empty folder is not written, and one whose files are all ignored is.
-pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Plan> {
+pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<ArchivePlan> {
     check_names(prefix, extra)?;
-    let mut plan = Plan {
+    let mut plan = ArchivePlan {
         items: Vec::new(),
         contents: Vec::new(),
         uses: Vec::new(),
         siblings: Vec::new(),
     };
-    let mut known: HashMap<Content, u32> = HashMap::new();
+    let mut known: HashMap<PlannedContent, u32> = HashMap::new();
     let mut blobs: HashMap<ObjectId, u32> = HashMap::new();
     if prefix.ends_with('/') {
-        plan.items.push(Item::Prefix);
+        plan.items.push(ArchiveItem::Prefix);
     }
     // Folders entered: index, next entry, whether it is written already.
     let mut stack: Vec<(u32, usize, bool)> = vec![(0, 0, true)];
@@ -83,7 +83,7 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Pla
             continue;
         };
         *next += 1;
-        if let Node::Folder(_, below) = entry.node {
+        if let WalkedEntry::Folder(_, below) = entry.node {
             if let Some(below) = below {
                 stack.push((below, 0, false));
             }
@@ -92,7 +92,7 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Pla
         for (folder, _, written) in &mut stack {
             if !*written {
                 *written = true;
-                plan.items.push(Item::Folder(*folder));
+                plan.items.push(ArchiveItem::Folder(*folder));
             }
         }
         if entry.ignored {
@@ -100,9 +100,9 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Pla
         }
         let number = count(at);
         let (kind, blob, conversion) = match entry.node {
-            Node::Blob(kind, blob, conversion) => (kind, blob, conversion),
-            Node::Folder(..) | Node::Submodule => {
-                plan.items.push(Item::Submodule(index, number));
+            WalkedEntry::Blob(kind, blob, conversion) => (kind, blob, conversion),
+            WalkedEntry::Folder(..) | WalkedEntry::Submodule => {
+                plan.items.push(ArchiveItem::Submodule(index, number));
                 continue;
             }
         };
@@ -112,7 +112,7 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Pla
                 continue;
             }
         }
-        let content = Content {
+        let content = PlannedContent {
             blob,
             kind,
             conversion: if blob.is_empty_blob() {
@@ -131,16 +131,18 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Pla
             number
         });
         plan.uses[content as usize] += 1;
-        plan.items.push(Item::File(index, number, content));
+        plan.items.push(ArchiveItem::File(index, number, content));
     }
-    plan.items.extend((0..count(extra.len())).map(Item::Extra));
+    plan.items
+        .extend((0..count(extra.len())).map(ArchiveItem::Extra));
     Ok(plan)
 }
 
-impl Plan {
+impl ArchivePlan {
     /// How many files and symbolic links there are.
     pub(super) fn files(&self) -> u64 {
-        let is_file = |item: &&Item| matches!(item, Item::File(..) | Item::Extra(_));
+        let is_file =
+            |item: &&ArchiveItem| matches!(item, ArchiveItem::File(..) | ArchiveItem::Extra(_));
         self.items.iter().filter(is_file).count() as u64
     }
 
@@ -158,11 +160,11 @@ impl Plan {
             folder.join(&folder.entries[entry as usize].name)
         };
         match self.items[number] {
-            Item::Prefix => prefix.to_owned(),
-            Item::Folder(index) => format!("{prefix}{}/", folder(index).path),
-            Item::Submodule(index, entry) => format!("{prefix}{}/", name(index, entry)),
-            Item::File(index, entry, _) => format!("{prefix}{}", name(index, entry)),
-            Item::Extra(index) => extra[index as usize].path.clone(),
+            ArchiveItem::Prefix => prefix.to_owned(),
+            ArchiveItem::Folder(index) => format!("{prefix}{}/", folder(index).path),
+            ArchiveItem::Submodule(index, entry) => format!("{prefix}{}/", name(index, entry)),
+            ArchiveItem::File(index, entry, _) => format!("{prefix}{}", name(index, entry)),
+            ArchiveItem::Extra(index) => extra[index as usize].path.clone(),
         }
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
-pub use crate::storage::upload::part_bytes;
-use crate::storage::{ObjectStore, PutOptions, Written, upload};
+pub use crate::storage::multipart::part_bytes;
+use crate::storage::{ObjectStore, PutOptions, PutResult, multipart};
 
 /// Takes the parts of an archive.
 #[async_trait]
@@ -26,7 +26,7 @@ pub trait PartSink: Send + Sync {
 
     /// Learns how many files and symbolic links the archive will hold, before the first
     /// part.
-    fn planned(&self, files: u64) {
+    fn set_file_count(&self, files: u64) {
         let _ = files;
     }
 
@@ -71,7 +71,7 @@ impl<W: Write + Send> PartSink for WriteSink<W> {
 
 /// Where an object is written, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct ArchiveDestination {
     /// The bucket.
     pub bucket: BucketName,
     /// The key.
@@ -83,19 +83,20 @@ pub struct Target {
 }
 
 /// Writes an archive as one object.
-pub(super) struct Upload {
-    target: Target,
-    inner: upload::Upload,
+pub(super) struct ArchiveUpload {
+    target: ArchiveDestination,
+    inner: multipart::MultipartWriter,
 }
 
-impl Upload {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, target: Target) -> Self {
-        let inner = upload::Upload::new(store, target.bucket.clone(), target.key.clone());
+impl ArchiveUpload {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, target: ArchiveDestination) -> Self {
+        let inner =
+            multipart::MultipartWriter::new(store, target.bucket.clone(), target.key.clone());
         Self { target, inner }
     }
 
     /// Sends what is left and makes the object visible.
-    pub(super) async fn complete(&self, last: u32, rest: Bytes) -> Result<Written> {
+    pub(super) async fn complete(&self, last: u32, rest: Bytes) -> Result<PutResult> {
         // Where nothing was planned, nothing is told.
         self.inner.set_options(self.target.options.clone());
         self.inner.complete(last, rest).await
@@ -108,7 +109,7 @@ impl Upload {
 
     /// Nothing is left to give up.
     pub(super) fn forget(&mut self) {
-        self.inner.forget();
+        self.inner.disarm();
     }
 
     /// Gives the upload up.
@@ -118,8 +119,8 @@ impl Upload {
 }
 
 #[async_trait]
-impl PartSink for Upload {
-    fn planned(&self, files: u64) {
+impl PartSink for ArchiveUpload {
+    fn set_file_count(&self, files: u64) {
         let mut options = self.target.options.clone();
         if let Some(name) = &self.target.files_metadata {
             let user = &mut options.metadata.user;

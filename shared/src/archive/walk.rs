@@ -14,11 +14,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use gix_hash::ObjectId;
 
-use super::admission::{Budget, Grant};
 use super::attributes::{Attributes, Rules};
 use super::convert::{Conversion, Conversions, UNCHANGED};
-use super::files::Files;
-use crate::codecommit::{self, EntryKind};
+use super::memory_budget::{MemoryBudget, Reservation};
+use super::tree_source::TreeSource;
+use crate::codecommit::{self, EntryMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BlobId, TreeId};
 
@@ -35,11 +35,11 @@ const READING_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What an entry of a folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Node {
+pub(super) enum WalkedEntry {
     /// A folder: its tree, and its index unless it is not archived.
     Folder(ObjectId, Option<u32>),
     /// A file or symbolic link and the index of its conversion.
-    Blob(EntryKind, ObjectId, u32),
+    Blob(EntryMode, ObjectId, u32),
     /// A submodule.
     Submodule,
 }
@@ -48,14 +48,14 @@ pub(super) enum Node {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: Box<str>,
-    pub(super) node: Node,
+    pub(super) node: WalkedEntry,
     // Left out by `export-ignore`.
     pub(super) ignored: bool,
 }
 
 /// A listed folder.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct WalkedFolder {
     /// Without slashes at its ends; empty for the root.
     pub(super) path: Box<str>,
     pub(super) entries: Vec<Entry>,
@@ -68,7 +68,7 @@ pub(super) struct Folder {
 #[derive(Debug)]
 pub(super) struct Tree {
     /// The root is the first.
-    pub(super) folders: Vec<Folder>,
+    pub(super) folders: Vec<WalkedFolder>,
     pub(super) conversions: Conversions,
     /// `.gitattributes` that were read already.
     pub(super) kept: HashMap<ObjectId, Bytes>,
@@ -76,7 +76,7 @@ pub(super) struct Tree {
     pub(super) requests: u64,
 }
 
-impl Folder {
+impl WalkedFolder {
     /// The path of an entry of this folder.
     pub(super) fn join(&self, name: &str) -> String {
         if self.path.is_empty() {
@@ -88,14 +88,14 @@ impl Folder {
 }
 
 #[derive(Clone, Copy)]
-enum Job {
+enum WalkTask {
     List(u32),
     Read(ObjectId),
 }
 
-enum Answer {
-    Listed(u32, Result<codecommit::Folder>),
-    Read(ObjectId, u64, Result<(Bytes, Grant)>),
+enum WalkResult {
+    Listed(u32, Result<codecommit::TreeListing>),
+    Read(ObjectId, u64, Result<(Bytes, Reservation)>),
 }
 
 /// Who waits for a `.gitattributes`.
@@ -105,22 +105,22 @@ enum Blob {
 }
 
 struct Walk<'a> {
-    files: &'a dyn Files,
+    files: &'a dyn TreeSource,
     tree: Tree,
     // Beside `tree.folders`: the rules that hold in each, until its children are known.
     rules: Vec<Option<Arc<Rules>>>,
     attributes: Attributes,
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<WalkTask>,
     blobs: HashMap<ObjectId, Blob>,
     kept_bytes: usize,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
     // Numbers of the `.gitattributes` that are being read.
     reading: BTreeSet<u64>,
 }
 
 /// Lists the tree of a commit, whose root is `root`, with at most `concurrency` requests at
 /// once.
-pub(super) async fn walk(files: &dyn Files, root: TreeId, concurrency: usize) -> Result<Tree> {
+pub(super) async fn walk(files: &dyn TreeSource, root: TreeId, concurrency: usize) -> Result<Tree> {
     let (attributes, built_in) = Attributes::new()?;
     let mut walk = Walk {
         files,
@@ -135,7 +135,7 @@ pub(super) async fn walk(files: &dyn Files, root: TreeId, concurrency: usize) ->
         jobs: VecDeque::new(),
         blobs: HashMap::new(),
         kept_bytes: 0,
-        budget: Budget::new(READING_BYTES),
+        budget: MemoryBudget::new(READING_BYTES),
         reading: BTreeSet::new(),
     };
     walk.add_folder(Box::default(), root.object_id(), None, built_in)?;
@@ -150,15 +150,15 @@ pub(super) async fn walk(files: &dyn Files, root: TreeId, concurrency: usize) ->
         }
         match running.next().await {
             None => return Ok(walk.finish()),
-            Some(Answer::Listed(index, folder)) => {
+            Some(WalkResult::Listed(index, folder)) => {
                 let path = &walk.tree.folders[index as usize].path;
                 let folder =
                     folder.map_err(|error| error.context(format!("listing folder `{path}`")))?;
                 walk.listed(index, folder)?;
             }
-            Some(Answer::Read(id, number, answer)) => {
+            Some(WalkResult::Read(id, number, answer)) => {
                 walk.reading.remove(&number);
-                walk.hurry();
+                walk.prioritize_first();
                 walk.read(id, answer)?;
             }
         }
@@ -166,38 +166,38 @@ pub(super) async fn walk(files: &dyn Files, root: TreeId, concurrency: usize) ->
 }
 
 impl<'a> Walk<'a> {
-    fn start(&mut self, job: Job) -> BoxFuture<'a, Answer> {
+    fn start(&mut self, job: WalkTask) -> BoxFuture<'a, WalkResult> {
         let files = self.files;
         match job {
-            Job::List(index) => {
+            WalkTask::List(index) => {
                 let folder = &self.tree.folders[index as usize];
                 let (path, tree) = (folder.path.clone(), TreeId::from(folder.tree));
                 Box::pin(async move {
                     let folder = files.folder(&path, tree).await;
-                    Answer::Listed(index, folder)
+                    WalkResult::Listed(index, folder)
                 })
             }
-            Job::Read(id) => {
+            WalkTask::Read(id) => {
                 let number = self.tree.requests;
                 let ticket = self.budget.ticket(number);
                 self.reading.insert(number);
-                self.hurry();
+                self.prioritize_first();
                 Box::pin(async move {
                     let bytes = files.file(BlobId::from(id), &ticket).await;
                     let answer = bytes.map(|bytes| {
                         let grant = ticket.into_grant(bytes.len());
                         (bytes, grant)
                     });
-                    Answer::Read(id, number, answer)
+                    WalkResult::Read(id, number, answer)
                 })
             }
         }
     }
 
     /// Whatever its size, the first of those that are being read is let in.
-    fn hurry(&self) {
+    fn prioritize_first(&self) {
         if let Some(&first) = self.reading.first() {
-            self.budget.hurry(first);
+            self.budget.prioritize(first);
         }
     }
 
@@ -226,7 +226,7 @@ impl<'a> Walk<'a> {
         }
         let index = u32::try_from(self.tree.folders.len())
             .map_err(|_| corrupt(&path, "is one folder too many"))?;
-        self.tree.folders.push(Folder {
+        self.tree.folders.push(WalkedFolder {
             path,
             entries: Vec::new(),
             tree,
@@ -234,16 +234,16 @@ impl<'a> Walk<'a> {
             depth,
         });
         self.rules.push(Some(rules));
-        self.jobs.push_back(Job::List(index));
+        self.jobs.push_back(WalkTask::List(index));
         Ok(index)
     }
 
-    fn listed(&mut self, index: u32, listing: codecommit::Folder) -> Result<()> {
+    fn listed(&mut self, index: u32, listing: codecommit::TreeListing) -> Result<()> {
         let folder = &mut self.tree.folders[index as usize];
         let entries = sorted(&folder.path, folder.tree, listing)?;
         let rules_file = entries.iter().find_map(|entry| match entry.node {
             // git reads a symbolic link's target as if it were the file.
-            Node::Blob(_, id, _) if &*entry.name == ".gitattributes" => Some(id),
+            WalkedEntry::Blob(_, id, _) if &*entry.name == ".gitattributes" => Some(id),
             _ => None,
         });
         folder.entries = entries;
@@ -261,13 +261,13 @@ impl<'a> Walk<'a> {
             }
             None => {
                 self.blobs.insert(id, Blob::Awaited(vec![index]));
-                self.jobs.push_front(Job::Read(id));
+                self.jobs.push_front(WalkTask::Read(id));
                 Ok(())
             }
         }
     }
 
-    fn read(&mut self, id: ObjectId, answer: Result<(Bytes, Grant)>) -> Result<()> {
+    fn read(&mut self, id: ObjectId, answer: Result<(Bytes, Reservation)>) -> Result<()> {
         let Some(Blob::Awaited(folders)) = self.blobs.remove(&id) else {
             return Ok(());
         };
@@ -298,14 +298,14 @@ impl<'a> Walk<'a> {
         let mut entries = std::mem::take(&mut self.tree.folders[at].entries);
         for entry in &mut entries {
             let path = self.tree.folders[at].join(&entry.name);
-            let is_folder = !matches!(entry.node, Node::Blob(..));
+            let is_folder = !matches!(entry.node, WalkedEntry::Blob(..));
             let found = self.attributes.find(&rules, &path, is_folder);
             entry.ignored = found.export_ignore;
             if entry.ignored {
                 continue;
             }
             match &mut entry.node {
-                Node::Folder(tree, folder) => {
+                WalkedEntry::Folder(tree, folder) => {
                     let tree = *tree;
                     *folder = Some(self.add_folder(
                         path.into(),
@@ -314,11 +314,11 @@ impl<'a> Walk<'a> {
                         Arc::clone(&rules),
                     )?);
                 }
-                Node::Blob(kind, _, conversion) if *kind != EntryKind::Symlink => {
+                WalkedEntry::Blob(kind, _, conversion) if *kind != EntryMode::Symlink => {
                     let wanted = Conversion::new(&found, &path)?;
                     *conversion = self.tree.conversions.intern(wanted);
                 }
-                Node::Blob(..) | Node::Submodule => {}
+                WalkedEntry::Blob(..) | WalkedEntry::Submodule => {}
             }
         }
         self.tree.folders[at].entries = entries;
@@ -336,15 +336,15 @@ impl<'a> Walk<'a> {
 }
 
 /// The entries of a listing in git's order, checked.
-fn sorted(path: &str, tree: ObjectId, listing: codecommit::Folder) -> Result<Vec<Entry>> {
+fn sorted(path: &str, tree: ObjectId, listing: codecommit::TreeListing) -> Result<Vec<Entry>> {
     let folders = listing
         .folders
         .into_iter()
-        .map(|(name, id)| (name, Node::Folder(id.object_id(), None)));
+        .map(|(name, id)| (name, WalkedEntry::Folder(id.object_id(), None)));
     let blobs = listing
         .blobs
         .into_iter()
-        .map(|(name, kind, id)| (name, Node::Blob(kind, id.object_id(), UNCHANGED)));
+        .map(|(name, kind, id)| (name, WalkedEntry::Blob(kind, id.object_id(), UNCHANGED)));
     // Submodules are rare: their ids are needed only to recompute a tree's.
     let submodules: HashMap<String, ObjectId> = listing
         .submodules
@@ -357,7 +357,7 @@ fn sorted(path: &str, tree: ObjectId, listing: codecommit::Folder) -> Result<Vec
             submodules
                 .keys()
                 .cloned()
-                .map(|name| (name, Node::Submodule)),
+                .map(|name| (name, WalkedEntry::Submodule)),
         )
         .map(|(name, node)| Entry {
             name: name.into(),
@@ -402,7 +402,7 @@ fn sorted(path: &str, tree: ObjectId, listing: codecommit::Folder) -> Result<Vec
 
 /// git compares a folder's name as if it ended in a slash.
 fn sort_key(entry: &Entry) -> impl Iterator<Item = u8> + '_ {
-    let slash = matches!(entry.node, Node::Folder(..)).then_some(b'/');
+    let slash = matches!(entry.node, WalkedEntry::Folder(..)).then_some(b'/');
     entry.name.bytes().chain(slash)
 }
 
@@ -415,11 +415,11 @@ fn tree_id(
     let mut tree = Vec::new();
     for entry in entries {
         let (mode, id) = match entry.node {
-            Node::Folder(id, _) => ("40000", id),
-            Node::Blob(EntryKind::File, id, _) => ("100644", id),
-            Node::Blob(EntryKind::Executable, id, _) => ("100755", id),
-            Node::Blob(EntryKind::Symlink, id, _) => ("120000", id),
-            Node::Submodule => ("160000", *submodules.get(&*entry.name)?),
+            WalkedEntry::Folder(id, _) => ("40000", id),
+            WalkedEntry::Blob(EntryMode::File, id, _) => ("100644", id),
+            WalkedEntry::Blob(EntryMode::Executable, id, _) => ("100755", id),
+            WalkedEntry::Blob(EntryMode::Symlink, id, _) => ("120000", id),
+            WalkedEntry::Submodule => ("160000", *submodules.get(&*entry.name)?),
         };
         tree.extend_from_slice(mode.as_bytes());
         tree.push(b' ');

@@ -20,7 +20,7 @@ use zip::result::ZipError;
 use zip::write::{FileOptions, FullFileOptions, PreparedZipFile, ZipWriter};
 use zip::{CompressionMethod, DateTime, System};
 
-use crate::codecommit::EntryKind;
+use crate::codecommit::EntryMode;
 use crate::error::{Error, ErrorKind, Result};
 
 const ENTRIES_PER_WRITER: usize = 1024;
@@ -47,16 +47,16 @@ const MAX_SIZE_32: u64 = 0xffff_ffff;
 
 /// What all entries of an archive have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stamp {
+pub(super) struct EntryDefaults {
     seconds: i64,
     dos: DateTime,
 }
 
 /// The content of an entry, compressed: a zip of one entry without a name.
 #[derive(Debug, Clone)]
-pub(super) struct Packed(Box<[u8]>);
+pub(super) struct PackedEntry(Box<[u8]>);
 
-impl Stamp {
+impl EntryDefaults {
     /// The time of `seconds` since the epoch, in UTC: DOS fields know no zone. They reach
     /// from 1980 to 2107; times outside become the nearest.
     pub(super) fn new(seconds: i64) -> Self {
@@ -105,11 +105,11 @@ impl Stamp {
 
 type ZipResult<T> = std::result::Result<T, ZipError>;
 
-impl Packed {
+impl PackedEntry {
     /// Compresses `bytes`; stores them where that is shorter, as git does.
-    pub(super) fn new(bytes: &[u8], kind: EntryKind, stamp: Stamp) -> Result<Self> {
+    pub(super) fn new(bytes: &[u8], kind: EntryMode, stamp: EntryDefaults) -> Result<Self> {
         let pack = |method| Self::with_method(bytes, kind, stamp, method);
-        let stores = kind == EntryKind::Symlink || bytes.is_empty();
+        let stores = kind == EntryMode::Symlink || bytes.is_empty();
         if !stores {
             let packed = pack(CompressionMethod::Deflated).map_err(defect)?;
             let archive = ZipArchive::new(Cursor::new(&*packed.0));
@@ -126,14 +126,14 @@ impl Packed {
 
     fn with_method(
         bytes: &[u8],
-        kind: EntryKind,
-        stamp: Stamp,
+        kind: EntryMode,
+        stamp: EntryDefaults,
         method: CompressionMethod,
     ) -> ZipResult<Self> {
         let (system, attributes) = match kind {
-            EntryKind::File => (System::Dos, 0),
-            EntryKind::Executable => (System::Unix, 0o100_755 << 16),
-            EntryKind::Symlink => (System::Unix, 0o120_777 << 16),
+            EntryMode::File => (System::Dos, 0),
+            EntryMode::Executable => (System::Unix, 0o100_755 << 16),
+            EntryMode::Symlink => (System::Unix, 0o120_777 << 16),
         };
         let deflates = method == CompressionMethod::Deflated;
         let options = stamp
@@ -155,19 +155,19 @@ impl Packed {
 }
 
 /// Writes the entries of an archive in order.
-pub(super) struct Archive {
+pub(super) struct ZipEntryWriter {
     stream: Stream,
     writer: ZipWriter<Stream>,
     entries_of_writer: usize,
     entries: u64,
     directory: Vec<u8>,
     // What the writer does not know: its entries, by number, that came as streams.
-    streamed: Vec<(usize, Measured)>,
-    stamp: Stamp,
+    streamed: Vec<(usize, EntrySizes)>,
+    stamp: EntryDefaults,
 }
 
-impl Archive {
-    pub(super) fn new(stamp: Stamp) -> Self {
+impl ZipEntryWriter {
+    pub(super) fn new(stamp: EntryDefaults) -> Self {
         let stream = Stream::default();
         Self {
             writer: ZipWriter::new(stream.clone()),
@@ -196,7 +196,7 @@ impl Archive {
     }
 
     /// Adds a file, executable or symbolic link.
-    pub(super) fn add_file(&mut self, path: &str, packed: &Packed) -> Result<()> {
+    pub(super) fn add_file(&mut self, path: &str, packed: &PackedEntry) -> Result<()> {
         let mut source = ZipArchive::new(Cursor::new(&*packed.0)).map_err(defect)?;
         let file = source.by_index_raw(0).map_err(defect)?;
         let start = self.waiting();
@@ -211,8 +211,8 @@ impl Archive {
     pub(super) fn add_header(
         &mut self,
         path: &str,
-        kind: EntryKind,
-        measured: Measured,
+        kind: EntryMode,
+        measured: EntrySizes,
     ) -> Result<()> {
         if measured.size >= MAX_SIZE_32 || measured.packed_size >= MAX_SIZE_32 {
             let path = path.escape_debug();
@@ -230,7 +230,7 @@ impl Archive {
             CompressionMethod::Stored
         };
         // An empty entry has the same header, but for what was measured.
-        let empty = Packed::with_method(b"", kind, self.stamp, method).map_err(defect)?;
+        let empty = PackedEntry::with_method(b"", kind, self.stamp, method).map_err(defect)?;
         let mut source = ZipArchive::new(Cursor::new(&*empty.0)).map_err(defect)?;
         let file = source.by_index_raw(0).map_err(defect)?;
         let start = self.waiting();
@@ -358,14 +358,14 @@ fn short(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// What a header of the zip says of an entry's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Measured {
+pub(super) struct EntrySizes {
     pub(super) crc: u32,
     pub(super) size: u64,
     pub(super) packed_size: u64,
     pub(super) deflated: bool,
 }
 
-impl Measured {
+impl EntrySizes {
     /// Writes checksum and sizes into the twelve bytes that headers have for them.
     fn write_to(&self, fields: &mut [u8]) {
         let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes();

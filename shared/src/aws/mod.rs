@@ -4,8 +4,8 @@
 //! The SDK's own retries are off: [`crate::retry`] decides. Used by the `client` modules
 //! of the services and by programs; nothing else sees an SDK type.
 
-mod body;
-mod failure;
+mod response_body;
+mod sdk_error;
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use body::{Gate, IdleTimeout};
-pub(crate) use failure::{Call, Failure, corrupt};
+pub(crate) use response_body::{BodyGate, IdleTimeout};
+pub(crate) use sdk_error::{ApiCall, SdkFailure, corrupt};
 
 /// The longest wait for a connection. A host that is there answers within milliseconds;
 /// longer than one lost SYN (1 s) and its repetition.
@@ -39,13 +39,13 @@ const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The longest silence in the middle of an answer. It runs only while the answer is being
 /// read: one that branchline itself holds back (see
-/// [`Admission`](crate::codecommit::Admission)) is not cut. That is why the SDK's attempt
+/// [`BlobAdmission`](crate::codecommit::BlobAdmission)) is not cut. That is why the SDK's attempt
 /// timeout and stalled-stream protection, which cannot tell the two apart, are off.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a program may say beside what the `AWS_*` variables say.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct AwsOverrides {
     /// The region; `AWS_REGION` or the profile's when `None`.
     pub region: Option<String>,
     /// The profile; `AWS_PROFILE` when `None`.
@@ -85,7 +85,7 @@ impl Aws {
     /// `AWS_REQUEST_CHECKSUM_CALCULATION`, ..). Makes no request: credentials are looked
     /// for when the first one is made. With a region and keys in the environment, as in
     /// Lambda, the instance metadata service is never asked.
-    pub async fn load(settings: Settings) -> Result<Self> {
+    pub async fn load(settings: AwsOverrides) -> Result<Self> {
         let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http_client())
             .app_name(app_name())

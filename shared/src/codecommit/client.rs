@@ -11,10 +11,10 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
 
 use super::{
-    Admission, CodeCommit, Commit, EntryKind, Folder, MAX_BLOB_BYTES, Page, Repository, Signature,
-    Trigger, TriggerEvent, TriggerSet,
+    BlobAdmission, CodeCommit, Commit, EntryMode, MAX_BLOB_BYTES, Page, Repository, Signature,
+    TreeListing, Trigger, TriggerEvent, TriggerSet,
 };
-use crate::aws::{Aws, Call, Failure, Gate, corrupt};
+use crate::aws::{ApiCall, Aws, BodyGate, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
 
@@ -39,7 +39,7 @@ impl SdkCodeCommit {
 #[async_trait]
 impl CodeCommit for SdkCodeCommit {
     async fn list_repositories(&self, next: Option<&str>) -> Result<Page<RepositoryName>> {
-        let call = || Call {
+        let call = || ApiCall {
             service: "CodeCommit",
             operation: "ListRepositories",
             permission: "codecommit:ListRepositories",
@@ -103,7 +103,7 @@ impl CodeCommit for SdkCodeCommit {
         repository: &RepositoryName,
         branch: &BranchName,
     ) -> Result<()> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("branch `{branch}` of repository `{repository}`"),
             ..of_repository(
                 "UpdateDefaultBranch",
@@ -126,7 +126,7 @@ impl CodeCommit for SdkCodeCommit {
         repository: &RepositoryName,
         next: Option<&str>,
     ) -> Result<Page<BranchName>> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("the branches of repository `{repository}`"),
             ..of_repository("ListBranches", "codecommit:ListBranches", repository)
         };
@@ -155,7 +155,7 @@ impl CodeCommit for SdkCodeCommit {
         repository: &RepositoryName,
         branch: &BranchName,
     ) -> Result<CommitId> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("branch `{branch}` of repository `{repository}`"),
             ..of_repository("GetBranch", "codecommit:GetBranch", repository)
         };
@@ -172,7 +172,7 @@ impl CodeCommit for SdkCodeCommit {
     }
 
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("commit {commit} of repository `{repository}`"),
             ..of_repository("GetCommit", "codecommit:GetCommit", repository)
         };
@@ -207,8 +207,8 @@ impl CodeCommit for SdkCodeCommit {
         repository: &RepositoryName,
         commit: CommitId,
         path: &str,
-    ) -> Result<Folder> {
-        let call = || Call {
+    ) -> Result<TreeListing> {
+        let call = || ApiCall {
             subject: if path.is_empty() {
                 format!("the root folder of commit {commit} of repository `{repository}`")
             } else {
@@ -231,7 +231,7 @@ impl CodeCommit for SdkCodeCommit {
                 format!("it is about commit `{}`", answer.commit_id),
             ));
         }
-        let mut folder = Folder {
+        let mut folder = TreeListing {
             tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
             folders: Vec::new(),
             blobs: Vec::new(),
@@ -245,9 +245,9 @@ impl CodeCommit for SdkCodeCommit {
         for entry in answer.files.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
             let kind = match entry.file_mode {
-                Some(FileModeTypeEnum::Normal) => EntryKind::File,
-                Some(FileModeTypeEnum::Executable) => EntryKind::Executable,
-                Some(FileModeTypeEnum::Symlink) => EntryKind::Symlink,
+                Some(FileModeTypeEnum::Normal) => EntryMode::File,
+                Some(FileModeTypeEnum::Executable) => EntryMode::Executable,
+                Some(FileModeTypeEnum::Symlink) => EntryMode::Symlink,
                 mode => {
                     let mode = mode.as_ref().map_or("no mode", |mode| mode.as_str());
                     return Err(corrupt(&call(), format!("`{name}` has the mode `{mode}`")));
@@ -259,7 +259,7 @@ impl CodeCommit for SdkCodeCommit {
         for entry in answer.symbolic_links.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
             let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
-            folder.blobs.push((name, EntryKind::Symlink, blob));
+            folder.blobs.push((name, EntryMode::Symlink, blob));
         }
         for entry in answer.sub_modules.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
@@ -273,13 +273,13 @@ impl CodeCommit for SdkCodeCommit {
         &self,
         repository: &RepositoryName,
         blob: BlobId,
-        admission: &dyn Admission,
+        admission: &dyn BlobAdmission,
     ) -> Result<Bytes> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("blob {blob} of repository `{repository}`"),
             ..of_repository("GetBlob", "codecommit:GetBlob", repository)
         };
-        let (gate, keeper) = Gate::new();
+        let (gate, keeper) = BodyGate::new();
         let request = self
             .client
             .get_blob()
@@ -307,7 +307,7 @@ impl CodeCommit for SdkCodeCommit {
     }
 
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("the triggers of repository `{repository}`"),
             ..of_repository(
                 "GetRepositoryTriggers",
@@ -352,7 +352,7 @@ impl CodeCommit for SdkCodeCommit {
         repository: &RepositoryName,
         triggers: &[Trigger],
     ) -> Result<String> {
-        let call = || Call {
+        let call = || ApiCall {
             subject: format!("the triggers of repository `{repository}`"),
             ..of_repository(
                 "PutRepositoryTriggers",
@@ -388,7 +388,10 @@ impl CodeCommit for SdkCodeCommit {
     }
 }
 
-fn described(call: &impl Fn() -> Call, metadata: Option<RepositoryMetadata>) -> Result<Repository> {
+fn described(
+    call: &impl Fn() -> ApiCall,
+    metadata: Option<RepositoryMetadata>,
+) -> Result<Repository> {
     let metadata = required(call, "repositoryMetadata", metadata)?;
     Ok(Repository {
         name: parse(
@@ -407,8 +410,8 @@ fn of_repository(
     operation: &'static str,
     permission: &'static str,
     repository: &RepositoryName,
-) -> Call {
-    Call {
+) -> ApiCall {
+    ApiCall {
         service: "CodeCommit",
         operation,
         permission,
@@ -419,13 +422,13 @@ fn of_repository(
 
 fn convert_in<E>(
     error: &SdkError<E, HttpResponse>,
-    call: &Call,
+    call: &ApiCall,
     repository: &RepositoryName,
 ) -> Error
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
-    let failure = Failure::of(error);
+    let failure = SdkFailure::of(error);
     if failure.code() == "RepositoryDoesNotExistException" {
         return failure
             .into_error(
@@ -438,13 +441,13 @@ where
 }
 
 /// The conversion of CodeCommit's errors (API reference, "Errors" of each operation).
-fn convert<E>(error: &SdkError<E, HttpResponse>, call: &Call) -> Error
+fn convert<E>(error: &SdkError<E, HttpResponse>, call: &ApiCall) -> Error
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
-    let failure = Failure::of(error);
+    let failure = SdkFailure::of(error);
     let subject = &call.subject;
-    let missing = |failure: Failure, hint: &str| {
+    let missing = |failure: SdkFailure, hint: &str| {
         failure
             .into_error(ErrorKind::NotFound, format!("{subject} does not exist"))
             .with_hint(hint)
@@ -517,12 +520,12 @@ where
     }
 }
 
-fn required<T>(call: &impl Fn() -> Call, member: &str, value: Option<T>) -> Result<T> {
+fn required<T>(call: &impl Fn() -> ApiCall, member: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| corrupt(&call(), format!("no `{member}`")))
 }
 
 fn parse<T>(
-    call: &impl Fn() -> Call,
+    call: &impl Fn() -> ApiCall,
     member: &str,
     text: Option<String>,
     new: impl Fn(&str) -> Result<T>,
@@ -534,7 +537,7 @@ fn parse<T>(
 /// The name of an entry in its folder: the last segment of the path that the service gave,
 /// whichever folder that path starts at (the documentation is vague about it).
 fn entry_name(
-    call: &impl Fn() -> Call,
+    call: &impl Fn() -> ApiCall,
     relative: Option<String>,
     absolute: Option<String>,
 ) -> Result<String> {

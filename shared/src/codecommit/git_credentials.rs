@@ -25,7 +25,7 @@ const USERINFO: &AsciiSet = &NON_ALPHANUMERIC
 
 /// What an AWS client signs with.
 #[derive(Clone, Copy)]
-pub struct AccessKey<'a> {
+pub struct SigningKey<'a> {
     /// `AWS_ACCESS_KEY_ID`.
     pub id: &'a str,
     /// `AWS_SECRET_ACCESS_KEY`.
@@ -34,7 +34,7 @@ pub struct AccessKey<'a> {
     pub session_token: Option<&'a str>,
 }
 
-impl fmt::Debug for AccessKey<'_> {
+impl fmt::Debug for SigningKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessKey")
             .field("id", &self.id)
@@ -106,7 +106,7 @@ impl fmt::Display for PasswordError {
 impl std::error::Error for PasswordError {}
 
 /// Makes the credentials that open `endpoint` for 15 minutes from `time` on.
-pub fn sign(key: &AccessKey<'_>, endpoint: &Endpoint<'_>, time: Timestamp) -> GitCredentials {
+pub fn sign(key: &SigningKey<'_>, endpoint: &Endpoint<'_>, time: Timestamp) -> GitCredentials {
     let stamp = time.strftime("%Y%m%dT%H%M%S").to_string();
     let signature = signer(key.secret, endpoint, &stamp).finalize().into_bytes();
     GitCredentials {
@@ -204,16 +204,16 @@ mod tests {
         path: "/v1/repos/test_repo",
     };
 
-    fn demo_key(session_token: Option<&'static str>) -> AccessKey<'static> {
-        AccessKey {
+    fn demo_key(session_token: Option<&'static str>) -> SigningKey<'static> {
+        SigningKey {
             id: "AKIDEXAMPLE",
             secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             session_token,
         }
     }
 
-    fn helper_key(session_token: Option<&'static str>) -> AccessKey<'static> {
-        AccessKey {
+    fn helper_key(session_token: Option<&'static str>) -> SigningKey<'static> {
+        SigningKey {
             id: "access",
             secret: "secret",
             session_token,

@@ -4,9 +4,9 @@
 //! speaks to the service, the testkit has an implementation in memory.
 
 pub mod client;
+pub mod git_credential_source;
 pub mod git_credentials;
-pub mod git_login;
-mod paced;
+mod retrying;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -66,7 +66,7 @@ pub struct Commit {
 
 /// What an entry of a folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EntryKind {
+pub enum EntryMode {
     /// A file, mode 100644.
     File,
     /// A file, mode 100755.
@@ -77,13 +77,13 @@ pub enum EntryKind {
 
 /// One level of a tree, as `GetFolder` answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folder {
+pub struct TreeListing {
     /// The id of the folder's own tree.
     pub tree_id: TreeId,
     /// Folders in it: name and tree id.
     pub folders: Vec<(String, TreeId)>,
     /// Files and symbolic links in it: name, kind and blob id.
-    pub blobs: Vec<(String, EntryKind, BlobId)>,
+    pub blobs: Vec<(String, EntryMode, BlobId)>,
     /// Submodules in it: name and commit id.
     pub submodules: Vec<(String, CommitId)>,
 }
@@ -144,20 +144,20 @@ pub struct Repository {
 /// Decides when the body of an answer may be read into memory.
 ///
 /// The size of a blob is known only when its answer starts to arrive. An implementation
-/// of [`CodeCommit::get_blob`] calls [`admit`](Admission::admit) with that size, or a little
+/// of [`CodeCommit::get_blob`] calls [`admit`](BlobAdmission::admit) with that size, or a little
 /// more, before it reads on: at most once in a call, however often it tries.
 #[async_trait]
-pub trait Admission: Send + Sync {
+pub trait BlobAdmission: Send + Sync {
     /// Returns once `size_bytes` of answer may be read.
     async fn admit(&self, size_bytes: u64);
 }
 
-/// An [`Admission`] that never waits.
+/// An [`BlobAdmission`] that never waits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unlimited;
 
 #[async_trait]
-impl Admission for Unlimited {
+impl BlobAdmission for Unlimited {
     async fn admit(&self, _size_bytes: u64) {}
 }
 
@@ -207,14 +207,14 @@ pub trait CodeCommit: Send + Sync {
         repository: &RepositoryName,
         commit: CommitId,
         path: &str,
-    ) -> Result<Folder>;
+    ) -> Result<TreeListing>;
 
     /// Reads a blob. Errors: `FileTooLarge` above [`MAX_BLOB_BYTES`].
     async fn get_blob(
         &self,
         repository: &RepositoryName,
         blob: BlobId,
-        admission: &dyn Admission,
+        admission: &dyn BlobAdmission,
     ) -> Result<Bytes>;
 
     /// Reads the triggers.

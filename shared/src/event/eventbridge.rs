@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, RefChange, Request, invalid_field};
+use super::{Change, RefEvent, Request, invalid_field};
 use crate::error::Result;
 use crate::name::{CommitId, RefName, RepositoryName};
 
@@ -120,7 +120,7 @@ pub(super) fn parse(event: &Value) -> Result<Request> {
         .map(|hex| CommitId::new(&hex))
         .transpose()
         .map_err(|error| invalid_field("detail.commitId", error))?;
-    Ok(Request::RefChange(RefChange {
+    Ok(Request::RefEvent(RefEvent {
         repository,
         reference: RefName::new(&full_name)
             .map_err(|error| invalid_field("detail.referenceFullName", error))?,

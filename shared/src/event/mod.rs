@@ -32,7 +32,7 @@ pub enum Change {
 
 /// A reference that changed: where to look, never what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefChange {
+pub struct RefEvent {
     /// The repository.
     pub repository: RepositoryName,
     /// The reference.
@@ -49,7 +49,7 @@ pub struct RefChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// A reference changed.
-    RefChange(RefChange),
+    RefEvent(RefEvent),
     /// Someone asks for a branch by hand.
     Branch {
         /// The repository.

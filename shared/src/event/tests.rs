@@ -19,7 +19,7 @@ fn requests(event: &Value) -> Vec<Request> {
 }
 
 fn change(reference: &str, commit: Option<&str>, change: Change) -> Request {
-    Request::RefChange(RefChange {
+    Request::RefEvent(RefEvent {
         repository: RepositoryName::new("demo").expect("it is valid"),
         reference: RefName::new(reference).expect("it is valid"),
         commit: commit.map(|hex| CommitId::new(hex).expect("it is valid")),
@@ -55,7 +55,7 @@ fn trigger_records_are_read_whole() {
             change("refs/tags/v1.0.1-beta.33", Some(B), Created),
         ]
     );
-    let Request::RefChange(change) = &requests(&file("trigger-custom-data"))[0] else {
+    let Request::RefEvent(change) = &requests(&file("trigger-custom-data"))[0] else {
         panic!("it is a change");
     };
     assert!(

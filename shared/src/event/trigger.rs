@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, MAX_REFERENCES, RefChange, Request, invalid_field};
+use super::{Change, MAX_REFERENCES, RefEvent, Request, invalid_field};
 use crate::error::Result;
 use crate::name::{CommitId, RefName, RepositoryName};
 
@@ -153,7 +153,7 @@ fn parse_record(record: &Value, at: usize) -> Result<Vec<Result<Request>>> {
                 ),
                 None => None,
             };
-            Ok(Request::RefChange(RefChange {
+            Ok(Request::RefEvent(RefEvent {
                 repository: repository.clone(),
                 reference: RefName::new(&reference.reference)
                     .map_err(|error| invalid_field(&field(&format!("{name}.ref")), error))?,

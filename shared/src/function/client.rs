@@ -7,7 +7,7 @@ use aws_smithy_types::Blob;
 use bytes::Bytes;
 
 use super::{FunctionArn, Functions};
-use crate::aws::{Aws, Call, Failure};
+use crate::aws::{ApiCall, Aws, SdkFailure};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The Lambda of an AWS account and region.
@@ -31,7 +31,7 @@ impl SdkFunctions {
 #[async_trait]
 impl Functions for SdkFunctions {
     async fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()> {
-        let call = || Call {
+        let call = || ApiCall {
             service: "Lambda",
             operation: "Invoke",
             permission: "lambda:InvokeFunction",
@@ -45,13 +45,13 @@ impl Functions for SdkFunctions {
             .payload(Blob::new(payload))
             .send()
             .await
-            .map_err(|error| convert(Failure::of(&error), &call()))?;
+            .map_err(|error| convert(SdkFailure::of(&error), &call()))?;
         Ok(())
     }
 }
 
 /// The conversion of Lambda's errors (API reference, `Invoke`).
-fn convert(failure: Failure, call: &Call) -> Error {
+fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
     match failure.code() {
         "ResourceNotFoundException" => failure

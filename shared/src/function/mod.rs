@@ -2,7 +2,7 @@
 //! the testkit has an implementation in memory.
 
 pub mod client;
-mod paced;
+mod retrying;
 
 use std::fmt;
 use std::str::FromStr;

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::dumb_http::Head;
 use crate::git::pkt_line::{Encoder, Packet, server_error};
-use crate::git::{AGENT, HashKind, ObjectId, check_ref_name, corrupt, parse_id, shown, split_id};
+use crate::git::{
+    AGENT, HashKind, ObjectId, check_ref_name, corrupt, escaped_excerpt, parse_id, split_id,
+};
 
 /// The most bytes of refs that are taken in: 64 MiB, about a million refs.
 pub const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -114,7 +116,7 @@ impl Capabilities {
             Some(b"sha256") => Ok(HashKind::Sha256),
             Some(other) => Err(corrupt(format!(
                 "the server hashes with `{}`, which is not known",
-                shown(other)
+                escaped_excerpt(other)
             ))),
         }
     }
@@ -243,7 +245,7 @@ impl AdvertisementReader {
         match self.state {
             State::Start if line.starts_with(b"# service=") => {
                 if &line[10..] != self.service.name().as_bytes() {
-                    let shown = shown(line);
+                    let shown = escaped_excerpt(line);
                     return Err(corrupt(format!("the server answers `{shown}`")));
                 }
                 self.state = State::AfterService;
@@ -315,17 +317,17 @@ impl AdvertisementReader {
 
     fn line(&mut self, line: &[u8]) -> Result<()> {
         if let Some(id) = line.strip_prefix(b"shallow ") {
-            let id = self.own(parse_id(id)?)?;
+            let id = self.check_hash_function(parse_id(id)?)?;
             self.read.shallow.push(id);
             return Ok(());
         }
         let (id, name) = split_id(line, b' ')?;
-        let id = self.own(id)?;
+        let id = self.check_hash_function(id)?;
         if name == b".have" {
             self.read.haves.push(id);
         } else if let Some(tag) = name.strip_suffix(b"^{}") {
             let target = self.read.refs.last_mut().filter(|r| r.name == tag);
-            let shown = || corrupt(format!("`{}` peels nothing", shown(name)));
+            let shown = || corrupt(format!("`{}` peels nothing", escaped_excerpt(name)));
             target.ok_or_else(shown)?.peeled = Some(id);
         } else {
             self.read.refs.push(AdvertisedRef {
@@ -338,7 +340,7 @@ impl AdvertisementReader {
         Ok(())
     }
 
-    fn own(&self, id: ObjectId) -> Result<ObjectId> {
+    fn check_hash_function(&self, id: ObjectId) -> Result<ObjectId> {
         same_hash(self.read.hash, id)
     }
 }

@@ -4,7 +4,7 @@
 use bstr::{BString, ByteSlice};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::{HashKind, ObjectId, corrupt, shown, split_id};
+use crate::git::{HashKind, ObjectId, corrupt, escaped_excerpt, split_id};
 
 /// The longest header that is read: 64 MiB, about 600,000 refs.
 pub const MAX_HEADER: usize = 64 * 1024 * 1024;
@@ -47,18 +47,18 @@ impl Header {
             out.extend_from_slice(format!("@object-format={}\n", self.hash).as_bytes());
             if let Some(filter) = &self.filter {
                 out.extend_from_slice(b"@filter=");
-                out.extend_from_slice(one_line(filter)?);
+                out.extend_from_slice(check_single_line(filter)?);
                 out.push(b'\n');
             }
         }
         for (id, subject) in &self.prerequisites {
             out.extend_from_slice(format!("-{id} ").as_bytes());
-            out.extend_from_slice(one_line(subject)?);
+            out.extend_from_slice(check_single_line(subject)?);
             out.push(b'\n');
         }
         for (id, name) in &self.refs {
             out.extend_from_slice(format!("{id} ").as_bytes());
-            out.extend_from_slice(one_line(name)?);
+            out.extend_from_slice(check_single_line(name)?);
             out.push(b'\n');
         }
         out.push(b'\n');
@@ -76,7 +76,7 @@ impl Header {
             b"# v2 git bundle" => false,
             b"# v3 git bundle" => true,
             _ => {
-                let shown = shown(signature);
+                let shown = escaped_excerpt(signature);
                 return Err(corrupt(format!("`{shown}` does not start a bundle")));
             }
         };
@@ -116,7 +116,10 @@ impl Header {
             _ => {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    format!("a bundle asks for `{}`, which is not known", shown(line)),
+                    format!(
+                        "a bundle asks for `{}`, which is not known",
+                        escaped_excerpt(line)
+                    ),
                 )
                 .with_hint("it was written by a newer git"));
             }
@@ -133,9 +136,9 @@ impl Header {
     }
 }
 
-fn one_line(text: &BString) -> Result<&[u8]> {
+fn check_single_line(text: &BString) -> Result<&[u8]> {
     if text.contains(&b'\n') {
-        let message = format!("`{}` is more than one line", shown(text));
+        let message = format!("`{}` is more than one line", escaped_excerpt(text));
         return Err(Error::new(ErrorKind::Config, message));
     }
     Ok(text)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bstr::{BString, ByteSlice};
 
 use crate::error::Result;
-use crate::git::{ObjectId, check_ref_name, corrupt, parse_id, shown, split_id};
+use crate::git::{ObjectId, check_ref_name, corrupt, escaped_excerpt, parse_id, split_id};
 
 /// Where a ref points, and for an annotated tag the object that it names in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +45,17 @@ pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
             let target = refs
                 .get_mut(tag.as_bstr())
                 .filter(|target| target.peeled.is_none())
-                .ok_or_else(|| corrupt(format!("`{}` peels nothing", shown(name))))?;
+                .ok_or_else(|| corrupt(format!("`{}` peels nothing", escaped_excerpt(name))))?;
             target.peeled = Some(id);
             continue;
         }
         let name = check_ref_name(name.as_bstr())?;
         let target = RefTarget { id, peeled: None };
         if refs.insert(name, target).is_some() {
-            return Err(corrupt(format!("`info/refs` has `{}` twice", shown(line))));
+            return Err(corrupt(format!(
+                "`info/refs` has `{}` twice",
+                escaped_excerpt(line)
+            )));
         }
     }
     if refs.values().any(|target| {
@@ -99,7 +102,7 @@ pub fn parse_info_packs(bytes: &[u8]) -> Result<Vec<ObjectId>> {
         let hex = name
             .strip_prefix(b"pack-")
             .and_then(|name| name.strip_suffix(b".pack"))
-            .ok_or_else(|| corrupt(format!("`{}` is no name of a pack", shown(name))))?;
+            .ok_or_else(|| corrupt(format!("`{}` is no name of a pack", escaped_excerpt(name))))?;
         packs.push(parse_id(hex)?);
     }
     Ok(packs)

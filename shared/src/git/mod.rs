@@ -16,6 +16,7 @@ pub mod advertisement;
 pub mod bundle;
 pub mod dumb_http;
 pub mod object;
+pub mod odb;
 pub mod pack;
 pub mod pkt_line;
 pub mod smart_http;
@@ -34,7 +35,7 @@ pub(crate) fn corrupt(message: impl Into<String>) -> Error {
 }
 
 /// Foreign bytes as they may be shown: printable, and at most 120 bytes of them.
-pub(crate) fn shown(bytes: &[u8]) -> String {
+pub(crate) fn escaped_excerpt(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(120)];
     let mut out = String::new();
     for character in String::from_utf8_lossy(cut).chars() {
@@ -51,7 +52,8 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
 
 /// Parses an object id of 40 or 64 lower-case or upper-case hexadecimal digits.
 pub(crate) fn parse_id(hex: &[u8]) -> Result<ObjectId> {
-    ObjectId::from_hex(hex).map_err(|_| corrupt(format!("`{}` is no object id", shown(hex))))
+    ObjectId::from_hex(hex)
+        .map_err(|_| corrupt(format!("`{}` is no object id", escaped_excerpt(hex))))
 }
 
 /// Validates the name of a ref that a peer gave: `HEAD`, or a full name that
@@ -64,7 +66,10 @@ pub(crate) fn check_ref_name(name: &BStr) -> Result<BString> {
     if legal {
         Ok(name.to_owned())
     } else {
-        Err(corrupt(format!("`{}` is no name of a ref", shown(name))))
+        Err(corrupt(format!(
+            "`{}` is no name of a ref",
+            escaped_excerpt(name)
+        )))
     }
 }
 
@@ -72,6 +77,6 @@ pub(crate) fn check_ref_name(name: &BStr) -> Result<BString> {
 pub(crate) fn split_id(line: &[u8], separator: u8) -> Result<(ObjectId, &[u8])> {
     let at = line
         .find_byte(separator)
-        .ok_or_else(|| corrupt(format!("`{}` has no separator", shown(line))))?;
+        .ok_or_else(|| corrupt(format!("`{}` has no separator", escaped_excerpt(line))))?;
     Ok((parse_id(&line[..at])?, &line[at + 1..]))
 }

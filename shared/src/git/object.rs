@@ -8,7 +8,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use gix_hash::{Hasher, hasher};
 
 use crate::error::Result;
-use crate::git::{HashKind, ObjectId, corrupt, parse_id, shown};
+use crate::git::{HashKind, ObjectId, corrupt, escaped_excerpt, parse_id};
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +181,12 @@ fn header_id(
 ) -> Result<ObjectId> {
     let hex = line
         .and_then(|line| line.strip_prefix(word))
-        .ok_or_else(|| corrupt(format!("a {kind} lacks its line `{}`", shown(word))))?;
+        .ok_or_else(|| {
+            corrupt(format!(
+                "a {kind} lacks its line `{}`",
+                escaped_excerpt(word)
+            ))
+        })?;
     let id = parse_id(hex)?;
     if id.kind() == hash {
         Ok(id)

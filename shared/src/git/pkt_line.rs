@@ -7,7 +7,7 @@ use bstr::ByteSlice;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::{corrupt, shown};
+use crate::git::{corrupt, escaped_excerpt};
 
 /// The longest pkt-line, its four length digits included.
 pub const MAX_LINE: usize = 65520;
@@ -100,7 +100,7 @@ fn parse_length(digits: [u8; 4]) -> Result<usize> {
         let value = char::from(digit).to_digit(16).ok_or_else(|| {
             corrupt(format!(
                 "`{}` is no length of a pkt-line",
-                shown(digits.as_slice())
+                escaped_excerpt(digits.as_slice())
             ))
         })?;
         length = length * 16 + value as usize;
@@ -121,7 +121,7 @@ pub fn server_error(line: &[u8]) -> Option<Error> {
     };
     Some(Error::new(
         kind,
-        format!("the server said `{}`", shown(message)),
+        format!("the server said `{}`", escaped_excerpt(message)),
     ))
 }
 
@@ -148,7 +148,7 @@ pub fn demultiplex(mut data: Bytes) -> Result<Band> {
         2 => Ok(Band::Progress(data)),
         3 => Err(Error::new(
             ErrorKind::Transport,
-            format!("the server failed: `{}`", shown(data.trim())),
+            format!("the server failed: `{}`", escaped_excerpt(data.trim())),
         )),
         _ => Err(corrupt(format!("there is no side-band {band}"))),
     }
@@ -175,7 +175,7 @@ impl Encoder {
         if data.len() > MAX_DATA {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("`{}` does not fit into a pkt-line", shown(data)),
+                format!("`{}` does not fit into a pkt-line", escaped_excerpt(data)),
             ));
         }
         let digits = format!("{:04x}", data.len() + 4);

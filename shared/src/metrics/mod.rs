@@ -2,7 +2,7 @@
 //! tells CloudWatch.
 //!
 //! [`Metric`] is the closed list of names, so that alarms and dashboards can be checked
-//! against it. [`Metrics`] collects while an invocation runs; [`Values`] is what one
+//! against it. [`Metrics`] collects while an invocation runs; [`MetricValues`] is what one
 //! invocation came to, and writes itself as a line. Nothing here prints, and nothing knows
 //! which function it counts for: [`crate::lambda`] does both.
 
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value, json};
 
 use crate::error::ErrorKind;
-use crate::retry::{Limiter, Pace};
+use crate::retry::{Limiter, RetryPolicy};
 
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "branchline";
@@ -141,7 +141,7 @@ impl Metric {
 }
 
 /// What counts its work, so that a function's frame can tell it.
-pub trait Measured {
+pub trait HasMetrics {
     /// Where it is counted.
     fn metrics(&self) -> &Metrics;
 }
@@ -158,14 +158,14 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct State {
-    values: Values,
+    values: MetricValues,
     // Requests and throttles of all limiters that were taken before.
     taken: (u64, u64),
 }
 
 impl Metrics {
     /// Nothing yet; requests are counted by what runs under `paces`.
-    pub fn of<'a>(paces: impl IntoIterator<Item = &'a Pace>) -> Self {
+    pub fn with_limiters<'a>(paces: impl IntoIterator<Item = &'a RetryPolicy>) -> Self {
         let limiters = paces.into_iter().map(|pace| Arc::clone(pace.limiter()));
         Self {
             limiters: limiters.collect(),
@@ -179,12 +179,12 @@ impl Metrics {
     }
 
     /// What was counted since the last taking, or the start.
-    pub fn take(&self) -> Values {
+    pub fn take(&self) -> MetricValues {
         let mut state = self.lock();
         let mut values = std::mem::take(&mut state.values);
         let (mut requests, mut refused) = (0, 0);
         for limiter in &self.limiters {
-            let (calls, throttled) = limiter.counts();
+            let (calls, throttled) = limiter.request_and_throttle_counts();
             requests += calls;
             refused += throttled;
         }
@@ -202,9 +202,9 @@ impl Metrics {
 /// What one invocation came to; what was not counted is not told, since each name that is
 /// told costs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Values(BTreeMap<Metric, u64>);
+pub struct MetricValues(BTreeMap<Metric, u64>);
 
-impl Values {
+impl MetricValues {
     /// Counts `amount` more; nothing for zero.
     pub fn add(&mut self, metric: Metric, amount: u64) {
         if amount > 0 {
@@ -227,7 +227,7 @@ impl Values {
     ///
     /// `properties` stand in it beside the values, and are no metrics: they find the line
     /// again in the log.
-    pub fn line(
+    pub fn to_emf(
         &self,
         function_name: &str,
         timestamp_ms: i64,

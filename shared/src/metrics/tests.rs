@@ -96,11 +96,11 @@ fn assert_is_emf(line: &str) -> Value {
 
 #[test]
 fn the_line_keeps_the_formats_specification_even_with_every_metric_in_it() {
-    let mut values = Values::default();
+    let mut values = MetricValues::default();
     for (metric, value) in Metric::all().zip(1..) {
         values.add(metric, value);
     }
-    let root = assert_is_emf(&values.line("update", 1_796_000_000_123, &[("request.id", "r-1")]));
+    let root = assert_is_emf(&values.to_emf("update", 1_796_000_000_123, &[("request.id", "r-1")]));
     assert_eq!(root["FunctionName"], "update");
     assert_eq!(root["request.id"], "r-1");
     assert_eq!(root["_aws"]["Timestamp"], 1_796_000_000_123_i64);
@@ -126,12 +126,12 @@ fn names_are_told_apart_and_name_the_kind_of_failure() {
 
 #[test]
 fn what_was_not_counted_is_not_told() {
-    let mut values = Values::default();
+    let mut values = MetricValues::default();
     values.add(Metric::Archives, 0);
     values.set(Metric::Duration, 0);
     values.add(Metric::ArchiveBytes, u64::MAX);
     values.add(Metric::ArchiveBytes, 1);
-    let root = assert_is_emf(&values.line("update", 1_796_000_000_000, &[]));
+    let root = assert_is_emf(&values.to_emf("update", 1_796_000_000_000, &[]));
     assert_eq!(
         members(&root),
         ["ArchiveBytes", "Duration", "FunctionName", "_aws"].into()
@@ -141,9 +141,9 @@ fn what_was_not_counted_is_not_told() {
 
 #[tokio::test]
 async fn each_taking_has_the_requests_since_the_one_before() {
-    let paces = [Pace::new(2), Pace::new(2)];
-    let metrics = Metrics::of(&paces);
-    let ok = |pace: &Pace| {
+    let paces = [RetryPolicy::new(2), RetryPolicy::new(2)];
+    let metrics = Metrics::with_limiters(&paces);
+    let ok = |pace: &RetryPolicy| {
         let pace = pace.clone();
         async move { pace.run(|| async { Ok(()) }).await.expect("it succeeds") }
     };
@@ -164,5 +164,9 @@ async fn each_taking_has_the_requests_since_the_one_before() {
     assert_eq!(second.get(Metric::ApiRequests), 1);
     assert_eq!(second.get(Metric::Throttles), 0);
     assert_eq!(second.get(Metric::Archives), 0);
-    assert_eq!(metrics.take(), Values::default(), "nothing happened since");
+    assert_eq!(
+        metrics.take(),
+        MetricValues::default(),
+        "nothing happened since"
+    );
 }

@@ -6,13 +6,13 @@
 //!
 //! Sees remotes through [`crate::remote::Remote`] alone.
 
-mod ahead;
-mod anew;
+mod attempt;
 mod batch;
+mod pack_limit;
 mod plan;
-mod select;
-mod size;
-mod tally;
+mod prefetch;
+mod progress;
+mod ref_selection;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -22,36 +22,36 @@ use async_trait::async_trait;
 use bstr::BString;
 use tokio::time::Instant;
 
-pub use batch::{Batch, clean};
-pub use plan::{Plan, plan};
-pub use select::RefSelection;
+pub use batch::{BatchLimits, clean};
+pub use plan::{MirrorPlan, plan};
+pub use ref_selection::RefSelection;
 
 use crate::error::{Error, Result};
-use crate::git::pack::Limits;
-use crate::remote::lfs::{Copied, LfsCopy};
-use crate::remote::{Batches as Batching, BeforeRefs, Remote, Watch};
-use anew::Work;
-use batch::Batches;
-use size::Most;
-use tally::Tally;
-use transfer::{Refs, Transfer};
+use crate::git::pack::PackLimits;
+use crate::lfs::{LfsTransfer, TransferReport};
+use crate::remote::{BatchPolicy as Batching, PrePublishHook, ReceivedObjects, Remote};
+use attempt::Attempt;
+use batch::BatchState;
+use pack_limit::PushLimit;
+use progress::RefProgress;
+use transfer::{PushedRefs, Transfer};
 
 /// How to mirror.
 #[derive(Clone, Default)]
-pub struct Options {
+pub struct MirrorOptions {
     /// The refs that are mirrored.
     pub refs: RefSelection,
     /// Selected refs of the target that the source does not have are deleted.
     pub prune: bool,
     /// What verifying packs may use.
-    pub limits: Limits,
+    pub limits: PackLimits,
     /// Whether objects of git LFS that new objects point to are copied. Where a side has
     /// no place for them (CodeCommit), they are left out with a warning.
     pub lfs: Option<LfsOptions>,
     /// Done when objects have arrived and before refs move.
-    pub before_refs: Option<Arc<dyn BeforeRefs>>,
+    pub before_refs: Option<Arc<dyn PrePublishHook>>,
     /// How much goes over at once.
-    pub batch: Batch,
+    pub batch: BatchLimits,
 }
 
 /// How objects of git LFS are copied.
@@ -61,7 +61,7 @@ pub struct LfsOptions {
     pub memory: usize,
 }
 
-impl std::fmt::Debug for Options {
+impl std::fmt::Debug for MirrorOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
             .field("refs", &self.refs)
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Options {
 
 /// What a mirroring did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct MirrorStats {
     /// Whether the target is as the source was, but for what it rejected; else there was
     /// not enough time.
     pub complete: bool,
@@ -93,24 +93,24 @@ pub struct Outcome {
     /// Bytes of packs that were sent.
     pub bytes: u64,
     /// Objects of git LFS, beside all these.
-    pub lfs: Copied,
+    pub lfs: TransferReport,
 }
 
 /// How a mirroring ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct MirrorResult {
     /// What was done, whatever happened afterwards.
-    pub outcome: Outcome,
+    pub outcome: MirrorStats,
     /// Why it failed; refs that the target refused are in the outcome.
     pub error: Option<Error>,
 }
 
-impl Ended {
+impl MirrorResult {
     /// The outcome, or the failure alone.
     ///
     /// # Errors
     /// The failure.
-    pub fn into_result(self) -> Result<Outcome> {
+    pub fn into_result(self) -> Result<MirrorStats> {
         self.error.map_or(Ok(self.outcome), Err)
     }
 }
@@ -126,9 +126,9 @@ impl Ended {
 pub async fn mirror(
     source: &dyn Remote,
     target: &dyn Remote,
-    options: &Options,
+    options: &MirrorOptions,
     deadline: Option<Instant>,
-) -> Result<Outcome> {
+) -> Result<MirrorStats> {
     run(source, target, options, deadline).await.into_result()
 }
 
@@ -136,21 +136,21 @@ pub async fn mirror(
 pub async fn run(
     source: &dyn Remote,
     target: &dyn Remote,
-    options: &Options,
+    options: &MirrorOptions,
     deadline: Option<Instant>,
-) -> Ended {
+) -> MirrorResult {
     let lfs = options.lfs.map(|options| {
-        let copy = LfsCopy::new(source.lfs(), target.lfs(), options.memory);
+        let copy = LfsTransfer::new(source.lfs(), target.lfs(), options.memory);
         Arc::new(copy)
     });
-    let before_refs: Vec<Arc<dyn BeforeRefs>> = options
+    let before_refs: Vec<Arc<dyn PrePublishHook>> = options
         .before_refs
         .iter()
         .cloned()
-        .chain(lfs.clone().map(|lfs| lfs as Arc<dyn BeforeRefs>))
+        .chain(lfs.clone().map(|lfs| lfs as Arc<dyn PrePublishHook>))
         .collect();
     let before_refs = (!before_refs.is_empty()).then(|| Arc::new(InTurn(before_refs)) as _);
-    let options = &Options {
+    let options = &MirrorOptions {
         before_refs,
         ..options.clone()
     };
@@ -158,10 +158,10 @@ pub async fn run(
         source,
         target,
         options,
-        batches: Batches::default(),
+        batches: BatchState::default(),
         deadline,
     };
-    let mut ended = anew::run(&mut work, deadline).await;
+    let mut ended = attempt::run_until_done(&mut work, deadline).await;
     if let Some(lfs) = lfs {
         ended.outcome.lfs = lfs.copied();
     }
@@ -169,13 +169,13 @@ pub async fn run(
 }
 
 /// Several things to be done before refs move.
-struct InTurn(Vec<Arc<dyn BeforeRefs>>);
+struct InTurn(Vec<Arc<dyn PrePublishHook>>);
 
 #[async_trait]
-impl BeforeRefs for InTurn {
-    async fn objects_arrived(&self, watch: &Watch) -> Result<()> {
+impl PrePublishHook for InTurn {
+    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
         for one in &self.0 {
-            one.objects_arrived(watch).await?;
+            one.pre_publish(watch).await?;
         }
         Ok(())
     }
@@ -185,18 +185,18 @@ impl BeforeRefs for InTurn {
 struct Mirroring<'a> {
     source: &'a dyn Remote,
     target: &'a dyn Remote,
-    options: &'a Options,
-    batches: Batches,
+    options: &'a MirrorOptions,
+    batches: BatchState,
     deadline: Option<Instant>,
 }
 
 #[async_trait]
-impl Work for Mirroring<'_> {
+impl Attempt for Mirroring<'_> {
     fn target(&self) -> &dyn Remote {
         self.target
     }
 
-    async fn attempt(&mut self, tally: &mut Tally) -> Result<()> {
+    async fn attempt(&mut self, tally: &mut RefProgress) -> Result<()> {
         let options = self.options;
         let prefixes = options.refs.prefixes();
         let (source, mut target) =
@@ -231,23 +231,23 @@ impl Work for Mirroring<'_> {
             let changes = std::mem::replace(&mut rest, later);
             // `HEAD` last, when what it names is there.
             let head = if rest.is_empty() { head.take() } else { None };
-            let is_last = rest.is_empty() && !tally.refused_one_of(wanted);
+            let is_last = rest.is_empty() && !tally.was_any_rejected(wanted);
             let room = accepts.max_changes.saturating_sub(changes.len());
-            let mut refs = Refs {
+            let mut refs = PushedRefs {
                 changes,
                 head,
-                ..Refs::default()
+                ..PushedRefs::default()
             };
-            let most = transfer.most();
+            let most = transfer.push_limit();
             if is_last {
                 refs.gone = self.batches.deletions(&*target, room);
             }
             if let Some(over) = transfer.refs(&mut *target, &refs, most, tally).await? {
                 let batches = &mut self.batches;
                 batches
-                    .push_pieces(&mut transfer, &mut *target, (&refs.changes, over), tally)
+                    .push_by_size(&mut transfer, &mut *target, (&refs.changes, over), tally)
                     .await?;
-                let most = Most::default();
+                let most = PushLimit::default();
                 if is_last {
                     refs.gone = self.batches.deletions(&*target, room);
                 }
@@ -255,7 +255,7 @@ impl Work for Mirroring<'_> {
             }
             gone = refs.gone;
         }
-        if tally.refused_one_of(wanted) {
+        if tally.was_any_rejected(wanted) {
             // What went over for refs that were refused would be lost with the tags.
             batch::restore(&mut *target, &gone, tally).await;
         } else {
@@ -269,6 +269,6 @@ impl Work for Mirroring<'_> {
             .filter(|name| !batch::is_temporary(name.as_ref()))
             .cloned()
             .collect();
-        target.tend(&kept).await
+        target.refresh_archives(&kept).await
     }
 }

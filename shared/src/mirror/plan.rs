@@ -3,14 +3,14 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::mirror::RefSelection;
 use crate::mirror::batch::is_temporary;
-use crate::remote::{Head, RefChange, Snapshot};
+use crate::remote::{Head, RefUpdate, Snapshot};
 
 /// What is to be done so that the target's selected refs equal the source's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct MirrorPlan {
     /// Deletions first (a name may be in the way of a folder of names), then the branch
     /// that `HEAD` names, then the others in the order of their names.
-    pub changes: Vec<RefChange>,
+    pub changes: Vec<RefUpdate>,
     /// What `HEAD` shall say, where it says something else.
     pub head: Option<Head>,
     /// Selected refs that are as they should be.
@@ -26,7 +26,7 @@ pub fn plan(
     target: &Snapshot,
     selection: &RefSelection,
     prune: bool,
-) -> Result<Plan> {
+) -> Result<MirrorPlan> {
     if !target.refs.is_empty() && !source.refs.is_empty() && source.hash != target.hash {
         return Err(Error::new(
             ErrorKind::Config,
@@ -46,7 +46,7 @@ pub fn plan(
             .refs
             .iter()
             .filter(|(name, _)| selected(name) && !source.refs.contains_key(*name));
-        changes.extend(gone.map(|(name, was)| RefChange {
+        changes.extend(gone.map(|(name, was)| RefUpdate {
             name: name.clone(),
             old: Some(was.id),
             new: None,
@@ -63,7 +63,7 @@ pub fn plan(
             unchanged += 1;
             continue;
         }
-        changes.push(RefChange {
+        changes.push(RefUpdate {
             name: name.clone(),
             old,
             new: Some(*wanted),
@@ -79,7 +79,7 @@ pub fn plan(
             moves[..=at].rotate_right(1);
         }
     }
-    Ok(Plan {
+    Ok(MirrorPlan {
         changes,
         head: head.filter(|head| target.head.as_ref() != Some(head)),
         unchanged,
@@ -117,7 +117,7 @@ mod tests {
         }
     }
 
-    fn names(plan: &Plan) -> Vec<String> {
+    fn names(plan: &MirrorPlan) -> Vec<String> {
         let changes = plan.changes.iter();
         changes.map(|change| change.name.to_string()).collect()
     }

@@ -2,28 +2,28 @@
 
 use tokio::time::{Instant, timeout};
 
-use super::Options;
-use super::ahead::{Ahead, Asked};
-use super::size::{Meter, Most, limited};
-use super::tally::Tally;
+use super::MirrorOptions;
+use super::pack_limit::{PackMeter, PushLimit, limited};
+use super::prefetch::{LimitedPack, Prefetch};
+use super::progress::RefProgress;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::remote::{
-    Head, Incoming, IncomingOptions, Push, PushReport, RefChange, Source, Target, Wanted,
+    Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefUpdate, Source, Target,
 };
 
 /// What is to be changed by one push.
 #[derive(Debug, Default)]
-pub(super) struct Refs {
-    pub(super) changes: Vec<RefChange>,
+pub(super) struct PushedRefs {
+    pub(super) changes: Vec<RefUpdate>,
     /// Temporary refs that go with it.
-    pub(super) gone: Vec<RefChange>,
+    pub(super) gone: Vec<RefUpdate>,
     pub(super) head: Option<Head>,
     /// They are there only until all is there.
     pub(super) temporary: bool,
 }
 
-impl Refs {
+impl PushedRefs {
     /// What they name.
     fn ids(&self) -> impl Iterator<Item = ObjectId> {
         let detached = match &self.head {
@@ -37,7 +37,7 @@ impl Refs {
 }
 
 /// Those of `ids` that are not `there`, which is in order.
-fn lacking(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId]) -> Vec<ObjectId> {
+fn missing_on_target(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId]) -> Vec<ObjectId> {
     let mut lacking: Vec<_> = ids.filter(|id| there.binary_search(id).is_err()).collect();
     lacking.sort_unstable();
     lacking.dedup();
@@ -45,7 +45,7 @@ fn lacking(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId]) -> Vec<Objec
 }
 
 /// Some more ids, among those that are there in order.
-fn with(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
+fn merge_sorted(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
     ids.extend(more);
     ids.sort_unstable();
     ids.dedup();
@@ -55,28 +55,28 @@ fn with(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) -> Vec<Obj
 /// From where, and how.
 pub(super) struct Transfer<'a> {
     pub(super) source: &'a dyn Source,
-    pub(super) options: &'a Options,
+    pub(super) options: &'a MirrorOptions,
     /// The most bytes of a push that can be cut.
     pub(super) bytes: u64,
     pub(super) deadline: Option<Instant>,
     /// What the next push will want, perhaps.
-    pub(super) ahead: Option<Ahead<'a>>,
+    pub(super) ahead: Option<Prefetch<'a>>,
 }
 
 /// What became of a push.
 pub(super) enum Pushed {
     Answered(PushReport),
     /// It was more than it might be, and nothing was changed.
-    Over(Meter),
+    Over(PackMeter),
 }
 
 impl<'a> Transfer<'a> {
     /// What a push may come to: its bytes, and its part of the time that is left, which
     /// counts only where the source tells how its history can be cut.
-    pub(super) fn most(&self) -> Most {
-        Most {
+    pub(super) fn push_limit(&self) -> PushLimit {
+        PushLimit {
             bytes: Some(self.bytes),
-            deadline: self.deadline.filter(|_| self.source.tells_history()),
+            deadline: self.deadline.filter(|_| self.source.has_cheap_history()),
         }
     }
 
@@ -85,16 +85,18 @@ impl<'a> Transfer<'a> {
     pub(super) async fn refs(
         &mut self,
         target: &mut dyn Target,
-        refs: &Refs,
-        most: Most,
-        tally: &mut Tally,
-    ) -> Result<Option<Meter>> {
-        tally.ask(&refs.changes, &refs.gone);
+        refs: &PushedRefs,
+        most: PushLimit,
+        tally: &mut RefProgress,
+    ) -> Result<Option<PackMeter>> {
+        tally.record_request(&refs.changes, &refs.gone);
         match self.push(target, refs, most, &[]).await? {
             Pushed::Over(over) => Ok(Some(over)),
             // What stays of them is deleted afterwards.
             Pushed::Answered(report) => tally
-                .answered_but(report, |name| refs.gone.iter().any(|tag| tag.name == *name))
+                .record_report_except_refused(report, |name| {
+                    refs.gone.iter().any(|tag| tag.name == *name)
+                })
                 .map(|_| None),
         }
     }
@@ -103,28 +105,28 @@ impl<'a> Transfer<'a> {
     pub(super) async fn push(
         &mut self,
         target: &mut dyn Target,
-        refs: &Refs,
-        most: Most,
+        refs: &PushedRefs,
+        most: PushLimit,
         next: &[ObjectId],
     ) -> Result<Pushed> {
         let there = target.snapshot().tips();
-        let wants = lacking(refs.ids(), &there);
-        let (mut pack, mut meter, mut ahead) = (None, Meter::default(), None);
+        let wants = missing_on_target(refs.ids(), &there);
+        let (mut pack, mut meter, mut ahead) = (None, PackMeter::default(), None);
         if !wants.is_empty() {
             let accepts = target.accepts();
-            let wanted = Wanted {
+            let wanted = PackRequest {
                 wants,
                 haves: target.haves().await?,
                 // Of a pointer that is a delta on what is not sent, nothing could be seen.
                 thin: accepts.thin && self.options.lfs.is_none(),
                 offset_deltas: accepts.offset_deltas,
             };
-            (pack, meter) = self.ask(&wanted, most).await?;
+            (pack, meter) = self.request_pack(&wanted, most).await?;
             if pack.is_none() {
                 return Ok(Pushed::Over(meter));
             }
             if !next.is_empty() {
-                ahead = self.ahead_of(refs, next, there, wanted, &meter);
+                ahead = self.prefetch_for(refs, next, there, wanted, &meter);
             }
         }
         let changes = refs.changes.iter().chain(&refs.gone);
@@ -138,47 +140,47 @@ impl<'a> Transfer<'a> {
         let report = match ahead {
             None => push.await,
             Some(ahead) => {
-                let (report, ahead) = ahead.beside(push).await;
+                let (report, ahead) = ahead.run_during(push).await;
                 self.ahead = ahead;
                 report
             }
         };
         match report {
-            Err(_) if meter.is_over() => Ok(Pushed::Over(meter)),
+            Err(_) if meter.exceeded_limit() => Ok(Pushed::Over(meter)),
             report => report.map(Pushed::Answered),
         }
     }
 
     /// What the `next` push will want, when this one, which `wanted` that, has made its refs.
-    fn ahead_of(
+    fn prefetch_for(
         &self,
-        refs: &Refs,
+        refs: &PushedRefs,
         next: &[ObjectId],
         there: Vec<ObjectId>,
-        wanted: Wanted,
-        meter: &Meter,
-    ) -> Option<Ahead<'a>> {
-        let wants = lacking(next.iter().copied(), &with(there, refs.ids()));
+        wanted: PackRequest,
+        meter: &PackMeter,
+    ) -> Option<Prefetch<'a>> {
+        let wants = missing_on_target(next.iter().copied(), &merge_sorted(there, refs.ids()));
         if wants.is_empty() {
             return None;
         }
-        let later = Wanted {
+        let later = PackRequest {
             wants,
-            haves: with(wanted.haves, refs.ids()),
+            haves: merge_sorted(wanted.haves, refs.ids()),
             ..wanted
         };
-        let ask = ask(self.source, self.options, later.clone(), self.most());
-        Some(Ahead::new(ask, later, meter))
+        let ask = ask(self.source, self.options, later.clone(), self.push_limit());
+        Some(Prefetch::new(ask, later, meter))
     }
 
     /// What was asked for ahead, or else is asked for now.
-    async fn ask(&mut self, wanted: &Wanted, most: Most) -> Result<Asked> {
+    async fn request_pack(&mut self, wanted: &PackRequest, most: PushLimit) -> Result<LimitedPack> {
         if let Some(ahead) = self.ahead.take()
-            && let Some(asked) = ahead.take(wanted).await
+            && let Some(asked) = ahead.into_matching(wanted).await
         {
             let (pack, meter) = asked?;
             // It was limited, and need not be.
-            if !(most.is_all() && meter.is_over()) {
+            if !(most.is_unlimited() && meter.exceeded_limit()) {
                 return Ok((pack, meter));
             }
         }
@@ -188,7 +190,12 @@ impl<'a> Transfer<'a> {
 
 /// Asks for a pack, of which no more than `most` will come; no pack when asking took all of
 /// its time.
-async fn ask(source: &dyn Source, options: &Options, wanted: Wanted, most: Most) -> Result<Asked> {
+async fn ask(
+    source: &dyn Source,
+    options: &MirrorOptions,
+    wanted: PackRequest,
+    most: PushLimit,
+) -> Result<LimitedPack> {
     let (begin, time) = (Instant::now(), most.time());
     let fetch = source.fetch(&wanted);
     let body = match time {
@@ -196,7 +203,7 @@ async fn ask(source: &dyn Source, options: &Options, wanted: Wanted, most: Most)
         Some(time) => timeout(time, fetch).await.ok().transpose()?,
     };
     let Some(body) = body else {
-        let meter = Meter::default();
+        let meter = PackMeter::default();
         meter.late();
         return Ok((None, meter));
     };
@@ -207,5 +214,5 @@ async fn ask(source: &dyn Source, options: &Options, wanted: Wanted, most: Most)
         limits: options.limits,
         pointers: options.lfs.is_some(),
     };
-    Ok((Some(Incoming::new(body, &options)), meter))
+    Ok((Some(IncomingPack::new(body, &options)), meter))
 }

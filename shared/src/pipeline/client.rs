@@ -5,7 +5,7 @@ use aws_sdk_codepipeline::Client;
 use aws_sdk_codepipeline::types::{PipelineVariable, SourceRevisionOverride, SourceRevisionType};
 
 use super::{Pipelines, StartRequest};
-use crate::aws::{Aws, Call, Failure, corrupt};
+use crate::aws::{ApiCall, Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The CodePipeline of an AWS account and region.
@@ -30,7 +30,7 @@ impl SdkPipelines {
 impl Pipelines for SdkPipelines {
     async fn start(&self, request: &StartRequest) -> Result<String> {
         let pipeline = &request.pipeline;
-        let call = || Call {
+        let call = || ApiCall {
             service: "CodePipeline",
             operation: "StartPipelineExecution",
             permission: "codepipeline:StartPipelineExecution",
@@ -75,7 +75,7 @@ impl Pipelines for SdkPipelines {
         let answer = builder
             .send()
             .await
-            .map_err(|error| convert(Failure::of(&error), &call()))?;
+            .map_err(|error| convert(SdkFailure::of(&error), &call()))?;
         answer
             .pipeline_execution_id
             .filter(|id| !id.is_empty())
@@ -84,7 +84,7 @@ impl Pipelines for SdkPipelines {
 }
 
 /// The conversion of CodePipeline's errors (API reference, `StartPipelineExecution`).
-fn convert(failure: Failure, call: &Call) -> Error {
+fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
     match failure.code() {
         "PipelineNotFoundException" => failure

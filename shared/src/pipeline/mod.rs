@@ -1,7 +1,7 @@
 //! CodePipeline as a trait in plain types.
 
 pub mod client;
-mod paced;
+mod retrying;
 
 use async_trait::async_trait;
 

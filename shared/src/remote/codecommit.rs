@@ -12,9 +12,11 @@ use bstr::{BString, ByteSlice as _};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either, ready, select};
 
-use super::http::{HttpSource, HttpTarget};
+use super::smart_http::{HttpSource, HttpTarget};
 use super::url::CodeCommitUrl;
-use super::{Accepts, Batches, Head, Push, PushReport, Remote, Snapshot, Source, Target};
+use super::{
+    BatchPolicy, Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
+};
 use crate::codecommit::{CodeCommit, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -27,20 +29,20 @@ use crate::name::{BranchName, RepositoryName};
 pub struct Addresses(Arc<Mutex<HashMap<String, String>>>);
 
 impl Addresses {
-    fn known(&self) -> MutexGuard<'_, HashMap<String, String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn learn(&self, region: &str, repository: &Repository) {
+    fn insert(&self, region: &str, repository: &Repository) {
         let name = repository.name.as_str();
         if let Some(start) = repository.clone_url_http.strip_suffix(name) {
-            self.known().insert(region.to_owned(), start.to_owned());
+            self.lock().insert(region.to_owned(), start.to_owned());
         }
     }
 
     /// Where it is, most likely.
-    fn guess(&self, region: &str, name: &RepositoryName) -> Option<RepositoryUrl> {
-        let url = format!("{}{name}", self.known().get(region)?);
+    fn predict_url(&self, region: &str, name: &RepositoryName) -> Option<RepositoryUrl> {
+        let url = format!("{}{name}", self.lock().get(region)?);
         RepositoryUrl::new(&url).ok()
     }
 }
@@ -93,20 +95,20 @@ impl CodeCommitRemote {
     /// As a target: creates the repository if it is not there, and sets its default branch
     /// to what a push says. Else the default branch stays as it is.
     #[must_use]
-    pub fn creating(mut self, create: bool) -> Self {
+    pub fn with_create(mut self, create: bool) -> Self {
         self.create = create;
         self
     }
 
     /// Shares what is known of addresses with others, of the same endpoint.
     #[must_use]
-    pub fn knowing(mut self, addresses: Addresses) -> Self {
+    pub fn with_url_cache(mut self, addresses: Addresses) -> Self {
         self.addresses = addresses;
         self
     }
 
     /// Finds the repository and opens it; where its address can be guessed, both at once.
-    async fn look<T>(
+    async fn open_repository<T>(
         &self,
         create: bool,
         open: impl Fn(SmartHttp) -> BoxFuture<'static, Result<T>>,
@@ -116,7 +118,7 @@ impl CodeCommitRemote {
     {
         let region = self.url.region.as_deref().unwrap_or_default();
         let name = &self.url.repository;
-        let guess = self.addresses.guess(region, name);
+        let guess = self.addresses.predict_url(region, name);
         let early = guess.clone().map(|url| {
             let credentials = Arc::clone(&self.credentials);
             open(SmartHttp::new(self.http.clone(), url, credentials))
@@ -136,7 +138,7 @@ impl CodeCommitRemote {
             }
             found => (found?, early),
         };
-        self.addresses.learn(region, &repository);
+        self.addresses.insert(region, &repository);
         let client = git_client(&repository, &self.http, &self.credentials)?;
         let is_right = guess.as_ref() == Some(client.url());
         if let Some(early) = early.filter(|_| is_right) {
@@ -202,8 +204,8 @@ impl Remote for CodeCommitRemote {
             let prefixes = prefixes.to_vec();
             async move { HttpSource::open(&client, &prefixes).await }.boxed()
         };
-        let (repository, mut source) = self.look(false, open).await?;
-        if !source.tells_head() {
+        let (repository, mut source) = self.open_repository(false, open).await?;
+        if !source.advertises_symref_head() {
             source.snapshot.head = default_branch(&repository).or(source.snapshot.head);
         }
         Ok(Box::new(source))
@@ -211,7 +213,7 @@ impl Remote for CodeCommitRemote {
 
     async fn target(&self) -> Result<Box<dyn Target>> {
         let open = |client: SmartHttp| async move { HttpTarget::open(&client).await }.boxed();
-        let (repository, mut target) = self.look(self.create, open).await?;
+        let (repository, mut target) = self.open_repository(self.create, open).await?;
         target.snapshot.head = default_branch(&repository);
         Ok(Box::new(CodeCommitTarget {
             target,
@@ -235,10 +237,10 @@ impl Target for CodeCommitTarget {
         self.target.snapshot()
     }
 
-    fn accepts(&self) -> Accepts {
-        Accepts {
+    fn accepts(&self) -> TargetCapabilities {
+        TargetCapabilities {
             head: self.sets_head,
-            batches: Batches::ByCommits,
+            batches: BatchPolicy::ByCommits,
             ..self.target.accepts()
         }
     }

@@ -5,21 +5,16 @@
 //! opening is one look at the place: its refs are read once, and a target moves refs only
 //! where they still are what was read.
 //!
-//! What goes from one to the other is an [`Incoming`] pack, verified while it passes.
+//! What goes from one to the other is an [`IncomingPack`] pack, verified while it passes.
 //!
 //! May use [`crate::git`], and the services as traits; knows nothing of who mirrors what.
 
 pub mod codecommit;
-pub mod connect;
-pub mod copies;
-pub mod http;
-mod incoming;
-pub mod lfs;
 pub mod local;
-pub mod objects;
+pub mod open;
 pub mod s3_bundle;
 pub mod s3_dumb;
-mod spool;
+pub mod smart_http;
 pub mod url;
 
 use std::collections::HashMap;
@@ -33,15 +28,18 @@ use bstr::BString;
 use bytes::Bytes;
 use futures_util::Stream;
 
-pub use incoming::{Arrived, BeforeRefs, Incoming, IncomingOptions, Watch, not_connected};
-pub use lfs::Pointer;
-pub use spool::{Spool, SpoolPlace, SpoolWriter};
+pub use crate::git::pack::incoming::{
+    IncomingOptions, IncomingPack, PrePublishHook, ReceivedObjects, VerifiedPack,
+    missing_objects_error,
+};
+pub use crate::lfs::Pointer;
+pub use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
-use self::lfs::LfsPlace;
 use crate::error::Result;
 pub use crate::git::dumb_http::{Head, RefTarget, Refs};
 pub use crate::git::smart_http::RefOutcome;
 use crate::git::{HashKind, ObjectId};
+use crate::lfs::LfsStore;
 
 /// The bytes of a pack as they come. It ends after the first error.
 pub type PackBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
@@ -93,7 +91,7 @@ impl Snapshot {
 
 /// What a source is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct PackRequest {
     /// Objects to send, with all that they need. At least one.
     pub wants: Vec<ObjectId>,
     /// Objects that the receiver has with all that they need; the source may know none of
@@ -108,7 +106,7 @@ pub struct Wanted {
 /// How a long history goes to a target: in several pushes under temporary tags, so that
 /// what went over once stays there whatever happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Batches {
+pub enum BatchPolicy {
     /// So many commits at once, as CodeCommit wants it.
     ByCommits,
     /// All at once, unless that is too many bytes or takes too long.
@@ -117,7 +115,7 @@ pub enum Batches {
 
 /// What a target can take in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accepts {
+pub struct TargetCapabilities {
     /// Packs whose deltas stand on objects that the target has.
     pub thin: bool,
     /// Deltas that name their bases by distance.
@@ -125,14 +123,14 @@ pub struct Accepts {
     /// `HEAD` set to what a push says.
     pub head: bool,
     /// How a long history goes to it.
-    pub batches: Batches,
+    pub batches: BatchPolicy,
     /// The most refs that one push may change.
     pub max_changes: usize,
 }
 
 /// A ref to be created, moved or deleted, if it still is what was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefChange {
+pub struct RefUpdate {
     /// Its full name.
     pub name: BString,
     /// What it was when the target was opened; `None` when it is to be created.
@@ -145,14 +143,14 @@ pub struct RefChange {
 /// the refs, set `HEAD`.
 #[derive(Default)]
 pub struct Push {
-    /// The refs to change. Beyond [`Accepts::max_changes`] is a defect of the caller.
-    pub changes: Vec<RefChange>,
-    /// What `HEAD` shall say; only where [`Accepts::head`].
+    /// The refs to change. Beyond [`TargetCapabilities::max_changes`] is a defect of the caller.
+    pub changes: Vec<RefUpdate>,
+    /// What `HEAD` shall say; only where [`TargetCapabilities::head`].
     pub head: Option<Head>,
     /// All that the target lacks of what `changes` name; `None` when it lacks nothing.
-    pub pack: Option<Incoming>,
+    pub pack: Option<IncomingPack>,
     /// Done when all objects have arrived and no ref has moved; its failure ends the push.
-    pub before_refs: Option<Arc<dyn BeforeRefs>>,
+    pub before_refs: Option<Arc<dyn PrePublishHook>>,
     /// The refs are there for a while only: nothing is kept beside them.
     pub temporary: bool,
 }
@@ -197,7 +195,7 @@ pub trait Remote: fmt::Display + Send + Sync {
     async fn target(&self) -> Result<Box<dyn Target>>;
 
     /// Where its objects of git LFS are; `None` where there is no place for any.
-    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
+    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         None
     }
 }
@@ -213,16 +211,20 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// `Conflict` when an object that a ref named is not there any more: open it again.
-    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody>;
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody>;
 
-    /// Whether [`history`](Self::history) is told, and costs little beside the objects.
-    fn tells_history(&self) -> bool {
+    /// Whether [`commit_graph`](Self::commit_graph) is told, and costs little beside the objects.
+    fn has_cheap_history(&self) -> bool {
         false
     }
 
     /// The commits that `wants` lead to and `haves` do not; `None` where the source cannot
     /// tell.
-    async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
+    async fn commit_graph(
+        &self,
+        wants: &[ObjectId],
+        haves: &[ObjectId],
+    ) -> Result<Option<CommitGraph>> {
         let _ = (wants, haves);
         Ok(None)
     }
@@ -235,9 +237,9 @@ pub trait Target: Send + Sync {
     fn snapshot(&self) -> &Snapshot;
 
     /// What it can take in.
-    fn accepts(&self) -> Accepts;
+    fn accepts(&self) -> TargetCapabilities;
 
-    /// Whether `HEAD` can be set to that; never where [`Accepts::head`] is not.
+    /// Whether `HEAD` can be set to that; never where [`TargetCapabilities::head`] is not.
     fn accepts_head(&self, _head: &Head) -> bool {
         self.accepts().head
     }
@@ -263,7 +265,7 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// The first failure, when all others were done. No ref has changed.
-    async fn tend(&mut self, refs: &[BString]) -> Result<()> {
+    async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
         let _ = refs;
         Ok(())
     }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use aws_types::region::Region;
 
 use super::{SecretArn, SecretStore, SecretText, Secrets};
-use crate::aws::{Aws, Call, Failure};
+use crate::aws::{ApiCall, Aws, SdkFailure};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Secrets Manager and the Parameter Store, in the region that each ARN names.
@@ -41,14 +41,14 @@ impl SdkSecrets {
             .send()
             .await
             .map_err(|error| {
-                let call = Call {
+                let call = ApiCall {
                     service: "Secrets Manager",
                     operation: "GetSecretValue",
                     permission: "secretsmanager:GetSecretValue",
                     subject: format!("secret `{arn}`"),
                     resource: format!("`{arn}`"),
                 };
-                convert(Failure::of(&error), &call)
+                convert(SdkFailure::of(&error), &call)
             })?;
         Ok(answer.secret_string)
     }
@@ -66,14 +66,14 @@ impl SdkSecrets {
             .send()
             .await
             .map_err(|error| {
-                let call = Call {
+                let call = ApiCall {
                     service: "Systems Manager",
                     operation: "GetParameter",
                     permission: "ssm:GetParameter",
                     subject: format!("parameter `{arn}`"),
                     resource: format!("`{arn}`"),
                 };
-                convert(Failure::of(&error), &call)
+                convert(SdkFailure::of(&error), &call)
             })?;
         Ok(answer.parameter.and_then(|parameter| parameter.value))
     }
@@ -95,7 +95,7 @@ impl Secrets for SdkSecrets {
 
 /// The conversion of both services' errors (API references, `GetSecretValue` and
 /// `GetParameter`).
-fn convert(failure: Failure, call: &Call) -> Error {
+fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
     match failure.code() {
         "ResourceNotFoundException" | "ParameterNotFound" | "ParameterVersionNotFound" => failure

@@ -18,12 +18,12 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::failure::{Place, convert};
+use super::error::{S3Request, convert};
 use super::{
-    ETag, ListPage, Listed, ObjectHead, ObjectMetadata, ObjectStore, Part, Precondition,
-    PutOptions, UploadId, VersionId, Written,
+    ETag, ListPage, ObjectHead, ObjectMetadata, ObjectStore, ObjectSummary, Part, Precondition,
+    PutOptions, PutResult, UploadId, VersionId,
 };
-use crate::aws::{Aws, Failure, corrupt};
+use crate::aws::{Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
 
@@ -65,7 +65,7 @@ impl SdkObjectStore {
     }
 
     /// Fails when the bucket is gone; what else the service says proves that it is there.
-    async fn require_bucket(&self, place: &Place<'_>) -> Result<()> {
+    async fn require_bucket(&self, place: &S3Request<'_>) -> Result<()> {
         let Err(error) = self
             .client
             .head_bucket()
@@ -75,7 +75,7 @@ impl SdkObjectStore {
         else {
             return Ok(());
         };
-        let failure = Failure::of(&error);
+        let failure = SdkFailure::of(&error);
         match failure.status() {
             404 => Err(failure
                 .into_error(
@@ -92,7 +92,7 @@ impl SdkObjectStore {
 #[async_trait]
 impl ObjectStore for SdkObjectStore {
     async fn is_versioned(&self, bucket: &BucketName) -> Result<bool> {
-        let place = Place::bucket("GetBucketVersioning", "s3:GetBucketVersioning", bucket);
+        let place = S3Request::bucket("GetBucketVersioning", "s3:GetBucketVersioning", bucket);
         let answer = self
             .client
             .get_bucket_versioning()
@@ -104,7 +104,7 @@ impl ObjectStore for SdkObjectStore {
     }
 
     async fn head(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<ObjectHead>> {
-        let place = Place::object("HeadObject", "s3:GetObject", bucket, key);
+        let place = S3Request::object("HeadObject", "s3:GetObject", bucket, key);
         let answer = self
             .client
             .head_object()
@@ -115,7 +115,7 @@ impl ObjectStore for SdkObjectStore {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                let failure = Failure::of(&error);
+                let failure = SdkFailure::of(&error);
                 if failure.status() != 404 {
                     return Err(convert(failure, &place));
                 }
@@ -150,7 +150,7 @@ impl ObjectStore for SdkObjectStore {
             Some(_) => "s3:GetObjectVersion",
             None => "s3:GetObject",
         };
-        let place = Place::object("GetObject", permission, bucket, key).version(version);
+        let place = S3Request::object("GetObject", permission, bucket, key).version(version);
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(Bytes::new());
         }
@@ -167,8 +167,12 @@ impl ObjectStore for SdkObjectStore {
         whole(&place, answer.body).await
     }
 
-    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
-        let place = Place::object("GetObject", "s3:GetObject", bucket, key);
+    async fn get_with_etag(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+    ) -> Result<Option<(Bytes, ETag)>> {
+        let place = S3Request::object("GetObject", "s3:GetObject", bucket, key);
         let answer = self
             .client
             .get_object()
@@ -179,7 +183,7 @@ impl ObjectStore for SdkObjectStore {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                let failure = Failure::of(&error);
+                let failure = SdkFailure::of(&error);
                 // A delete marker is told in a header alone.
                 if failure.status() == 404 && matches!(failure.code(), "NoSuchKey" | "") {
                     return Ok(None);
@@ -198,7 +202,7 @@ impl ObjectStore for SdkObjectStore {
         delimiter: Option<&str>,
         next: Option<&str>,
     ) -> Result<ListPage> {
-        let place = Place::bucket("ListObjectsV2", "s3:ListBucket", bucket);
+        let place = S3Request::bucket("ListObjectsV2", "s3:ListBucket", bucket);
         let answer = self
             .client
             .list_objects_v2()
@@ -220,7 +224,7 @@ impl ObjectStore for SdkObjectStore {
                 );
                 continue;
             };
-            objects.push(Listed {
+            objects.push(ObjectSummary {
                 key,
                 etag: etag(&place, object.e_tag)?,
                 size_bytes: size(&place, object.size)?,
@@ -247,8 +251,8 @@ impl ObjectStore for SdkObjectStore {
         key: &ObjectKey,
         body: Bytes,
         options: &PutOptions,
-    ) -> Result<Written> {
-        let place = Place::object("PutObject", "s3:PutObject", bucket, key).write(options);
+    ) -> Result<PutResult> {
+        let place = S3Request::object("PutObject", "s3:PutObject", bucket, key).write(options);
         let metadata = &options.metadata;
         let (if_none_match, if_match) = conditions(&options.precondition);
         let answer = self
@@ -274,7 +278,7 @@ impl ObjectStore for SdkObjectStore {
             .send()
             .await
             .map_err(at(&place))?;
-        Ok(Written {
+        Ok(PutResult {
             etag: etag(&place, answer.e_tag)?,
             version_id: version(answer.version_id),
         })
@@ -286,7 +290,7 @@ impl ObjectStore for SdkObjectStore {
         key: &ObjectKey,
         precondition: &Precondition,
     ) -> Result<()> {
-        let place = Place::object("DeleteObject", "s3:DeleteObject", bucket, key)
+        let place = S3Request::object("DeleteObject", "s3:DeleteObject", bucket, key)
             .precondition(precondition);
         let if_match = match precondition {
             Precondition::None => None,
@@ -309,7 +313,7 @@ impl ObjectStore for SdkObjectStore {
         match answer {
             Ok(_) => Ok(()),
             Err(error) => {
-                let failure = Failure::of(&error);
+                let failure = SdkFailure::of(&error);
                 if failure.code() == "NoSuchKey" && *precondition == Precondition::None {
                     return Ok(());
                 }
@@ -324,7 +328,7 @@ impl ObjectStore for SdkObjectStore {
         key: &ObjectKey,
         version: &str,
     ) -> Result<()> {
-        let place = Place::object("DeleteObject", "s3:DeleteObjectVersion", bucket, key);
+        let place = S3Request::object("DeleteObject", "s3:DeleteObjectVersion", bucket, key);
         let answer = self
             .client
             .delete_object()
@@ -336,7 +340,7 @@ impl ObjectStore for SdkObjectStore {
         match answer {
             Ok(_) => Ok(()),
             Err(error) => {
-                let failure = Failure::of(&error);
+                let failure = SdkFailure::of(&error);
                 if matches!(failure.code(), "NoSuchKey" | "NoSuchVersion") {
                     return Ok(());
                 }
@@ -351,7 +355,7 @@ impl ObjectStore for SdkObjectStore {
         key: &ObjectKey,
         options: &PutOptions,
     ) -> Result<UploadId> {
-        let place = Place::object("CreateMultipartUpload", "s3:PutObject", bucket, key)
+        let place = S3Request::object("CreateMultipartUpload", "s3:PutObject", bucket, key)
             .kms(options.kms_key_id.is_some());
         let metadata = &options.metadata;
         let answer = self
@@ -390,7 +394,7 @@ impl ObjectStore for SdkObjectStore {
         number: u32,
         body: Bytes,
     ) -> Result<Part> {
-        let place = Place::object("UploadPart", "s3:PutObject", bucket, key).upload(upload);
+        let place = S3Request::object("UploadPart", "s3:PutObject", bucket, key).upload(upload);
         let answer = self
             .client
             .upload_part()
@@ -420,7 +424,7 @@ impl ObjectStore for SdkObjectStore {
         range: Range<u64>,
     ) -> Result<Part> {
         let (from_bucket, from_key, from_version) = source;
-        let place = Place::object("UploadPartCopy", "s3:PutObject", bucket, key)
+        let place = S3Request::object("UploadPartCopy", "s3:PutObject", bucket, key)
             .upload(upload)
             .copied_from(from_bucket, from_key);
         let mut copy_source = format!(
@@ -460,8 +464,8 @@ impl ObjectStore for SdkObjectStore {
         upload: &UploadId,
         parts: &[Part],
         precondition: &Precondition,
-    ) -> Result<Written> {
-        let place = Place::object("CompleteMultipartUpload", "s3:PutObject", bucket, key)
+    ) -> Result<PutResult> {
+        let place = S3Request::object("CompleteMultipartUpload", "s3:PutObject", bucket, key)
             .upload(upload)
             .precondition(precondition);
         let parts = parts
@@ -491,7 +495,7 @@ impl ObjectStore for SdkObjectStore {
             .send()
             .await
             .map_err(at(&place))?;
-        Ok(Written {
+        Ok(PutResult {
             etag: etag(&place, answer.e_tag)?,
             version_id: version(answer.version_id),
         })
@@ -503,7 +507,7 @@ impl ObjectStore for SdkObjectStore {
         key: &ObjectKey,
         upload: &UploadId,
     ) -> Result<()> {
-        let place = Place::object(
+        let place = S3Request::object(
             "AbortMultipartUpload",
             "s3:AbortMultipartUpload",
             bucket,
@@ -521,7 +525,7 @@ impl ObjectStore for SdkObjectStore {
         match answer {
             Ok(_) => Ok(()),
             Err(error) => {
-                let failure = Failure::of(&error);
+                let failure = SdkFailure::of(&error);
                 if failure.code() == "NoSuchUpload" {
                     return Ok(());
                 }
@@ -540,7 +544,7 @@ impl ObjectStore for SdkObjectStore {
             Some(_) => "s3:GetObjectVersionTagging",
             None => "s3:GetObjectTagging",
         };
-        let place = Place::object("GetObjectTagging", permission, bucket, key).version(version);
+        let place = S3Request::object("GetObjectTagging", permission, bucket, key).version(version);
         let answer = self
             .client
             .get_object_tagging()
@@ -568,7 +572,7 @@ impl ObjectStore for SdkObjectStore {
             Some(_) => "s3:PutObjectVersionTagging",
             None => "s3:PutObjectTagging",
         };
-        let place = Place::object("PutObjectTagging", permission, bucket, key).version(version);
+        let place = S3Request::object("PutObjectTagging", permission, bucket, key).version(version);
         let tags = tags
             .iter()
             .map(|(name, value)| {
@@ -598,15 +602,15 @@ impl ObjectStore for SdkObjectStore {
 }
 
 /// The conversion of an SDK error at a place, for `map_err`.
-fn at<'a, E>(place: &'a Place<'a>) -> impl Fn(SdkError<E, HttpResponse>) -> Error + 'a
+fn at<'a, E>(place: &'a S3Request<'a>) -> impl Fn(SdkError<E, HttpResponse>) -> Error + 'a
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
-    |error| convert(Failure::of(&error), place)
+    |error| convert(SdkFailure::of(&error), place)
 }
 
 /// Reads an answer to its end.
-async fn whole(place: &Place<'_>, body: ByteStream) -> Result<Bytes> {
+async fn whole(place: &S3Request<'_>, body: ByteStream) -> Result<Bytes> {
     let body = body.collect().await.map_err(|error| {
         Error::new(
             ErrorKind::Transport,
@@ -640,13 +644,13 @@ fn part_number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-fn etag(place: &Place<'_>, etag: Option<String>) -> Result<ETag> {
+fn etag(place: &S3Request<'_>, etag: Option<String>) -> Result<ETag> {
     etag.filter(|etag| !etag.is_empty())
         .map(ETag)
         .ok_or_else(|| corrupt(&place.call(), "no `ETag`"))
 }
 
-fn size(place: &Place<'_>, size: Option<i64>) -> Result<u64> {
+fn size(place: &S3Request<'_>, size: Option<i64>) -> Result<u64> {
     let size = size.unwrap_or(0);
     u64::try_from(size).map_err(|_| corrupt(&place.call(), format!("a size of {size}")))
 }

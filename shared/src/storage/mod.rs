@@ -1,13 +1,14 @@
 //! An object store as a trait in plain types: what branchline uses of Amazon S3.
 
 pub mod client;
-mod failure;
-mod header_text;
-mod paced;
-pub mod upload;
+mod error;
+pub mod multipart;
+mod retrying;
+mod rfc2047;
+pub mod spool;
 
-pub use header_text::header_text;
-pub use paced::WRITE_ID;
+pub use retrying::WRITE_ID;
+pub use rfc2047::encode_rfc2047;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -84,7 +85,7 @@ pub struct ObjectHead {
 
 /// What a write answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct PutResult {
     /// The object's entity tag.
     pub etag: ETag,
     /// The object's version.
@@ -93,7 +94,7 @@ pub struct Written {
 
 /// One line of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ObjectSummary {
     /// The object's key.
     pub key: ObjectKey,
     /// Its entity tag.
@@ -108,7 +109,7 @@ pub struct Listed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListPage {
     /// Objects, at most 1,000.
-    pub objects: Vec<Listed>,
+    pub objects: Vec<ObjectSummary>,
     /// Starts of keys that share a part up to the delimiter.
     pub common_prefixes: Vec<String>,
     /// What to ask the next page with; `None` on the last one.
@@ -155,7 +156,11 @@ pub trait ObjectStore: Send + Sync {
 
     /// Reads an object whole with its entity tag, for a write that shall replace just
     /// this; `None` when there is none, and `NotFound` only when the bucket is gone.
-    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>>;
+    async fn get_with_etag(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+    ) -> Result<Option<(Bytes, ETag)>>;
 
     /// Lists keys that start with `prefix`, in the order of their bytes.
     async fn list(
@@ -173,7 +178,7 @@ pub trait ObjectStore: Send + Sync {
         key: &ObjectKey,
         body: Bytes,
         options: &PutOptions,
-    ) -> Result<Written>;
+    ) -> Result<PutResult>;
 
     /// Deletes an object: with versions, a delete marker. A key that is not there is no
     /// error, unless the precondition is that it matches. [`Precondition::Absent`] is a
@@ -231,7 +236,7 @@ pub trait ObjectStore: Send + Sync {
         upload: &UploadId,
         parts: &[Part],
         precondition: &Precondition,
-    ) -> Result<Written>;
+    ) -> Result<PutResult>;
 
     /// Gives an upload up. One that is not there is no error.
     async fn abort_upload(

@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::repository::{CommitText, Entry, Repository};
-use super::traffic::Traffic;
+use super::call_log::CallLog;
+use super::repository::{CommitText, Entry, MemoryRepository};
 use crate::codecommit::{
-    self, Admission, CodeCommit, Commit, Folder, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
-    MAX_TRIGGERS, Page, Trigger, TriggerEvent, TriggerSet,
+    self, BlobAdmission, CodeCommit, Commit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
+    MAX_TRIGGERS, Page, TreeListing, Trigger, TriggerEvent, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
@@ -46,8 +46,8 @@ impl Default for CodeCommitOptions {
 #[derive(Debug, Default)]
 pub struct MemoryCodeCommit {
     options: CodeCommitOptions,
-    repositories: Mutex<BTreeMap<RepositoryName, Repository>>,
-    traffic: Traffic,
+    repositories: Mutex<BTreeMap<RepositoryName, MemoryRepository>>,
+    traffic: CallLog,
 }
 
 impl MemoryCodeCommit {
@@ -65,7 +65,7 @@ impl MemoryCodeCommit {
     }
 
     /// The way into the service: its log, latency, throttling and hooks.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
 
@@ -139,7 +139,7 @@ impl MemoryCodeCommit {
         repository.configuration += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RepositoryName, Repository>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RepositoryName, MemoryRepository>> {
         self.repositories
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -148,7 +148,7 @@ impl MemoryCodeCommit {
     fn read<T>(
         &self,
         name: &RepositoryName,
-        read: impl FnOnce(&mut Repository) -> Result<T>,
+        read: impl FnOnce(&mut MemoryRepository) -> Result<T>,
     ) -> Result<T> {
         let mut repositories = self.lock();
         let repository = repositories.get_mut(name).ok_or_else(|| {
@@ -160,7 +160,11 @@ impl MemoryCodeCommit {
         read(repository)
     }
 
-    fn describe(&self, name: &RepositoryName, repository: &Repository) -> codecommit::Repository {
+    fn describe(
+        &self,
+        name: &RepositoryName,
+        repository: &MemoryRepository,
+    ) -> codecommit::Repository {
         let region = &self.options.region;
         codecommit::Repository {
             name: name.clone(),
@@ -339,7 +343,7 @@ impl CodeCommit for MemoryCodeCommit {
         name: &RepositoryName,
         commit: CommitId,
         path: &str,
-    ) -> Result<Folder> {
+    ) -> Result<TreeListing> {
         let _call = self.traffic.enter("get_folder").await?;
         let mut folder = self.read(name, |repository| {
             let found = repository.find_commit(commit).ok_or_else(|| {
@@ -367,7 +371,7 @@ impl CodeCommit for MemoryCodeCommit {
         &self,
         name: &RepositoryName,
         blob: BlobId,
-        admission: &dyn Admission,
+        admission: &dyn BlobAdmission,
     ) -> Result<Bytes> {
         let call = self.traffic.enter("get_blob").await?;
         let content = self.read(name, |repository| {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::traffic::Traffic;
+use super::call_log::CallLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionArn, Functions};
 
@@ -18,21 +18,21 @@ const MAX_PAYLOAD_BYTES: usize = 1_000_000;
 #[derive(Debug, Default)]
 pub struct MemoryFunctions {
     functions: Mutex<BTreeMap<String, Vec<Value>>>,
-    traffic: Traffic,
+    traffic: CallLog,
 }
 
 impl MemoryFunctions {
     /// A service with these functions.
-    pub fn with(functions: &[&FunctionArn]) -> Self {
+    pub fn with_functions(functions: &[&FunctionArn]) -> Self {
         let named = |arn: &&FunctionArn| (arn.as_str().to_owned(), Vec::new());
         Self {
             functions: Mutex::new(functions.iter().map(named).collect()),
-            traffic: Traffic::default(),
+            traffic: CallLog::default(),
         }
     }
 
     /// The way into the service.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
 

@@ -4,19 +4,19 @@
 //! The in-memory services are stricter than needed (pages of two, lists out of order when
 //! asked), so that what works over them works over AWS.
 
+mod call_log;
 mod codecommit;
 pub mod conformance;
-mod failing;
+mod faults;
 mod functions;
 mod pipelines;
 mod repository;
 mod store;
-mod traffic;
 
+pub use call_log::CallLog;
 pub use codecommit::{CodeCommitOptions, MemoryCodeCommit};
-pub use failing::{Failing, Script, When};
+pub use faults::{Failing, FaultPlan, When};
 pub use functions::MemoryFunctions;
 pub use pipelines::{Execution, MemoryPipelines, PipelineOptions};
 pub use repository::{CommitText, Entry};
-pub use store::{MemoryStore, StoreOptions, StoredVersion};
-pub use traffic::Traffic;
+pub use store::{MemoryStore, MemoryStoreOptions, StoredVersion};

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::traffic::Traffic;
+use super::call_log::CallLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::PipelineName;
 use crate::pipeline::{Pipelines, StartRequest};
@@ -47,7 +47,7 @@ pub struct Execution {
 #[derive(Debug, Default)]
 pub struct MemoryPipelines {
     state: Mutex<State>,
-    traffic: Traffic,
+    traffic: CallLog,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl MemoryPipelines {
     }
 
     /// The way into the service: its log, latency, throttling and hooks.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use gix_hash::{Kind, ObjectId};
 
-use crate::codecommit::{Commit, EntryKind, Folder, Signature, Trigger};
+use crate::codecommit::{Commit, EntryMode, Signature, TreeListing, Trigger};
 use crate::name::{BlobId, BranchName, CommitId, TreeId};
 
 /// What a commit of a test writes at a path.
@@ -91,7 +91,7 @@ impl Mode {
 type Tree = Vec<(String, Mode, ObjectId)>;
 
 #[derive(Debug, Default)]
-pub(super) struct Repository {
+pub(super) struct MemoryRepository {
     blobs: HashMap<ObjectId, Bytes>,
     trees: HashMap<ObjectId, Tree>,
     commits: HashMap<ObjectId, Commit>,
@@ -101,7 +101,7 @@ pub(super) struct Repository {
     pub(super) configuration: u64,
 }
 
-impl Repository {
+impl MemoryRepository {
     /// Commits changes on top of `parent`.
     pub(super) fn commit(
         &mut self,
@@ -159,7 +159,7 @@ impl Repository {
     }
 
     /// One level of the commit's tree; `None` when there is no such folder.
-    pub(super) fn folder(&self, commit: &Commit, path: &str) -> Option<Folder> {
+    pub(super) fn folder(&self, commit: &Commit, path: &str) -> Option<TreeListing> {
         let mut id = commit.tree_id.object_id();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let tree = self.trees.get(&id)?;
@@ -169,7 +169,7 @@ impl Repository {
             }
             id = *child;
         }
-        let mut folder = Folder {
+        let mut folder = TreeListing {
             tree_id: TreeId::from(id),
             folders: Vec::new(),
             blobs: Vec::new(),
@@ -186,9 +186,9 @@ impl Repository {
                     folder.submodules.push((name, id.into()));
                     continue;
                 }
-                Mode::File => EntryKind::File,
-                Mode::Executable => EntryKind::Executable,
-                Mode::Symlink => EntryKind::Symlink,
+                Mode::File => EntryMode::File,
+                Mode::Executable => EntryMode::Executable,
+                Mode::Symlink => EntryMode::Symlink,
             };
             folder.blobs.push((name, kind, id.into()));
         }
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_git() {
-        let mut repository = Repository::default();
+        let mut repository = MemoryRepository::default();
         // From `git hash-object --stdin </dev/null` and `git hash-object -t tree /dev/null`.
         assert_eq!(
             repository.blob(Bytes::new()).to_string(),

@@ -9,24 +9,24 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
-use super::traffic::Traffic;
+use super::call_log::CallLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
 use crate::storage::{
-    ETag, ListPage, Listed, MAX_PARTS, MIN_PART_BYTES, ObjectHead, ObjectMetadata, ObjectStore,
-    Part, Precondition, PutOptions, UploadId, VersionId, Written,
+    ETag, ListPage, MAX_PARTS, MIN_PART_BYTES, ObjectHead, ObjectMetadata, ObjectStore,
+    ObjectSummary, Part, Precondition, PutOptions, PutResult, UploadId, VersionId,
 };
 
 /// How a [`MemoryStore`] behaves where stores may differ.
 #[derive(Debug, Clone)]
-pub struct StoreOptions {
+pub struct MemoryStoreOptions {
     /// Objects and common prefixes of a page.
     pub page: usize,
     /// The smallest part of an upload but the last.
     pub min_part_bytes: usize,
 }
 
-impl Default for StoreOptions {
+impl Default for MemoryStoreOptions {
     fn default() -> Self {
         Self {
             page: 2,
@@ -56,9 +56,9 @@ pub struct StoredVersion {
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    options: StoreOptions,
+    options: MemoryStoreOptions,
     state: Mutex<State>,
-    traffic: Traffic,
+    traffic: CallLog,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +90,7 @@ impl MemoryStore {
     }
 
     /// A store without buckets.
-    pub fn with_options(options: StoreOptions) -> Self {
+    pub fn with_options(options: MemoryStoreOptions) -> Self {
         Self {
             options,
             ..Self::default()
@@ -98,7 +98,7 @@ impl MemoryStore {
     }
 
     /// The way into the store: its log, latency, throttling and hooks.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
 
@@ -157,14 +157,14 @@ impl State {
         place: (&BucketName, &ObjectKey),
         verb: &str,
         mut new: StoredVersion,
-    ) -> Result<Written> {
+    ) -> Result<PutResult> {
         let (bucket, key) = place;
         self.clock += 1;
         let clock = self.clock;
         let found = self.bucket(bucket)?;
         new.last_modified = 1_700_000_000 + clock;
         new.id = found.versioned.then(|| format!("v{clock}"));
-        let written = Written {
+        let written = PutResult {
             etag: new.etag.clone(),
             version_id: new.id.clone(),
         };
@@ -270,11 +270,15 @@ impl ObjectStore for MemoryStore {
             None => body,
             Some(range) => slice(key, &body, &range)?,
         };
-        self.traffic.carried("get", body.len());
+        self.traffic.record_bytes("get", body.len());
         Ok(body)
     }
 
-    async fn read(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+    async fn get_with_etag(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+    ) -> Result<Option<(Bytes, ETag)>> {
         let _call = self.traffic.enter("read").await?;
         let mut state = self.lock();
         let current = state.bucket(bucket)?.current(key);
@@ -322,7 +326,7 @@ impl ObjectStore for MemoryStore {
             last = Some(item.to_owned());
             match common {
                 Some(common) => page.common_prefixes.push(common.to_owned()),
-                None => page.objects.push(Listed {
+                None => page.objects.push(ObjectSummary {
                     key: ObjectKey::new(key)?,
                     etag: version.etag.clone(),
                     size_bytes: version.body.as_ref().map_or(0, Bytes::len) as u64,
@@ -339,7 +343,7 @@ impl ObjectStore for MemoryStore {
         key: &ObjectKey,
         body: Bytes,
         options: &PutOptions,
-    ) -> Result<Written> {
+    ) -> Result<PutResult> {
         let _call = self.traffic.enter("put").await?;
         let mut state = self.lock();
         state.bucket(bucket)?.check(key, &options.precondition)?;
@@ -427,7 +431,7 @@ impl ObjectStore for MemoryStore {
         body: Bytes,
     ) -> Result<Part> {
         let _call = self.traffic.enter("upload_part").await?;
-        self.traffic.carried("upload_part", body.len());
+        self.traffic.record_bytes("upload_part", body.len());
         let mut state = self.lock();
         state.bucket(bucket)?.upload(key, upload)?.add(number, body)
     }
@@ -461,7 +465,7 @@ impl ObjectStore for MemoryStore {
         upload: &UploadId,
         parts: &[Part],
         precondition: &Precondition,
-    ) -> Result<Written> {
+    ) -> Result<PutResult> {
         let _call = self.traffic.enter("complete_upload").await?;
         let mut state = self.lock();
         let found = state.bucket(bucket)?;

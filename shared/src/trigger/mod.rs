@@ -4,9 +4,9 @@
 //! - [`naming`]: the names of our triggers, and which triggers are ours by them;
 //! - [`policy`]: branches and limits to wanted triggers (pure);
 //! - [`plan`]: wanted and present triggers to a difference (pure);
-//! - [`witness`]: foreign triggers that another writer dropped meanwhile (pure);
+//! - [`foreign_triggers`]: foreign triggers that another writer dropped meanwhile (pure);
 //! - [`reconcile`]: read, decide, write, read back;
-//! - [`first_push`]: the call of the update function for a branch newly covered.
+//! - [`invocation_event`]: the call of the update function for a branch newly covered.
 //!
 //! # What holds while others write
 //!
@@ -21,7 +21,7 @@
 //!   we never write an older view over a newer one that we could see;
 //! - the set is read back; another's is taken as the new present, and all is done again;
 //! - a foreign trigger that we saw or wrote, and that vanished in a set which another
-//!   reconciler wrote, is put back ([`witness`]).
+//!   reconciler wrote, is put back ([`foreign_triggers`]).
 //!
 //! What remains: a foreign trigger added, edited or deleted **within that one window** is
 //! undone, and a foreign trigger deleted between our write and our read back may return
@@ -33,19 +33,21 @@
 //!
 //! The push that makes a branch comes before its trigger, so update is invoked once for
 //! each branch that a set seen or written by the run left out, after the write. What
-//! cannot be invoked, or cannot be known yet, is [`Owed`] by the next run of the same
+//! cannot be invoked, or cannot be known yet, is [`PendingInvocations`] by the next run of the same
 //! environment: a trigger for all branches also covers branches that came after they were
 //! listed; the next list tells which. What is lost with the environment, the update
 //! function's schedule finds.
 
-pub mod first_push;
+pub mod foreign_triggers;
+pub mod invocation_event;
 pub mod naming;
 pub mod plan;
 pub mod policy;
 pub mod reconcile;
-pub mod witness;
 
 pub use naming::TriggerPrefix;
-pub use plan::Plan;
-pub use policy::{CustomData, Limits, Mode, Policy, Wanted};
-pub use reconcile::{Outcome, Owed, Preview, Reconciled, Reconciler, preview};
+pub use plan::TriggerPlan;
+pub use policy::{CustomData, DesiredTriggers, Policy, TriggerLimits, TriggerMode};
+pub use reconcile::{
+    PendingInvocations, Preview, ReconcileOutcome, Reconciled, Reconciler, preview,
+};

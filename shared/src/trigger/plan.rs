@@ -13,7 +13,7 @@ use crate::codecommit::{Trigger, TriggerEvent};
 /// What is to be written, and what that changes. Serialises as what a reader wants to
 /// know of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Plan {
+pub struct TriggerPlan {
     /// Triggers of ours that are missing.
     pub added: Vec<Trigger>,
     /// Triggers of ours that are not as they should be: as they are, as they should be.
@@ -28,7 +28,7 @@ pub struct Plan {
     pub returned: Vec<Trigger>,
 }
 
-impl Plan {
+impl TriggerPlan {
     /// Compares `present` with `wanted` (ours) and `returned` (foreign triggers that are
     /// to be there again).
     pub fn new(
@@ -37,7 +37,7 @@ impl Plan {
         wanted: &[Trigger],
         returned: &[Trigger],
     ) -> Self {
-        let (mut ours, foreign) = split(prefix, present);
+        let (mut ours, foreign) = partition_owned(prefix, present);
         let mut plan = Self {
             added: Vec::new(),
             changed: Vec::new(),
@@ -73,7 +73,7 @@ impl Plan {
     }
 
     /// The whole set to write: foreign triggers first, as they are.
-    pub fn to_write(&self) -> Vec<Trigger> {
+    pub fn triggers_to_put(&self) -> Vec<Trigger> {
         let changed = self.changed.iter().map(|(_, wanted)| wanted);
         let ours = self.kept.iter().chain(changed).chain(&self.added);
         let foreign = self.foreign.iter().chain(&self.returned);
@@ -82,7 +82,10 @@ impl Plan {
 }
 
 /// Divides triggers into ours and foreign ones.
-pub fn split(prefix: &TriggerPrefix, triggers: &[Trigger]) -> (Vec<Trigger>, Vec<Trigger>) {
+pub fn partition_owned(
+    prefix: &TriggerPrefix,
+    triggers: &[Trigger],
+) -> (Vec<Trigger>, Vec<Trigger>) {
     let ours = |trigger: &Trigger| prefix.is_ours(&trigger.name);
     triggers.iter().cloned().partition(ours)
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::function::FunctionArn;
 use crate::name::{BranchName, RepositoryName};
 use crate::pattern::BranchPatterns;
-use crate::setting::Settings;
+use crate::settings::Settings;
 
 /// What fires our triggers: a push to a branch, and the push or API call that makes it
 /// (again). A deleted branch has nothing to archive.
@@ -60,7 +60,7 @@ pub struct Policy {
 /// How branches are divided among triggers; each next way needs fewer triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mode {
+pub enum TriggerMode {
     /// One trigger for each branch.
     PerBranch,
     /// Several branches in a trigger.
@@ -71,31 +71,31 @@ pub enum Mode {
 
 /// What the service accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct TriggerLimits {
     /// The most triggers of a repository, foreign ones included.
     pub triggers: usize,
     /// The most branches that a trigger names.
     pub branches_per_trigger: usize,
     /// The first mode that may be tried.
-    pub first_mode: Mode,
+    pub first_mode: TriggerMode,
 }
 
-impl Default for Limits {
+impl Default for TriggerLimits {
     /// As documented.
     fn default() -> Self {
         Self {
             triggers: MAX_TRIGGERS,
             branches_per_trigger: MAX_BRANCHES_PER_TRIGGER,
-            first_mode: Mode::PerBranch,
+            first_mode: TriggerMode::PerBranch,
         }
     }
 }
 
 /// The triggers that the branches need.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredTriggers {
     /// How the branches are divided.
-    pub mode: Mode,
+    pub mode: TriggerMode,
     /// Our triggers, in the order of their names.
     pub triggers: Vec<Trigger>,
 }
@@ -131,26 +131,29 @@ impl Policy {
     pub fn wanted(
         &self,
         repository: &RepositoryName,
-        limits: Limits,
+        limits: TriggerLimits,
         branches: &[&BranchName],
         ours: &[Trigger],
         foreign: &[Trigger],
-    ) -> Result<Wanted> {
+    ) -> Result<DesiredTriggers> {
         let slots = limits.triggers.saturating_sub(foreign.len());
         if branches.is_empty() {
-            return Ok(Wanted {
-                mode: Mode::PerBranch,
+            return Ok(DesiredTriggers {
+                mode: TriggerMode::PerBranch,
                 triggers: Vec::new(),
             });
         }
         if slots == 0 {
-            return Err(no_place(repository, limits, foreign));
+            return Err(no_slot_error(repository, limits, foreign));
         }
         let packable = slots.saturating_mul(limits.branches_per_trigger);
         let (mode, mut triggers) =
-            if limits.first_mode == Mode::PerBranch && branches.len() <= slots {
-                (Mode::PerBranch, self.one_each(branches))
-            } else if limits.first_mode <= Mode::Packed && branches.len() <= packable {
+            if limits.first_mode == TriggerMode::PerBranch && branches.len() <= slots {
+                (
+                    TriggerMode::PerBranch,
+                    self.one_trigger_per_branch(branches),
+                )
+            } else if limits.first_mode <= TriggerMode::Packed && branches.len() <= packable {
                 let groups = pack(
                     branches,
                     &self.groups(ours, limits),
@@ -158,16 +161,16 @@ impl Policy {
                     limits.branches_per_trigger,
                 );
                 let named = |(number, group)| self.trigger(self.prefix.of_group(number), group);
-                (Mode::Packed, groups.into_iter().map(named).collect())
+                (TriggerMode::Packed, groups.into_iter().map(named).collect())
             } else {
                 let all = self.trigger(self.prefix.of_all(), BTreeSet::new());
-                (Mode::AllBranches, vec![all])
+                (TriggerMode::AllBranches, vec![all])
             };
         triggers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Wanted { mode, triggers })
+        Ok(DesiredTriggers { mode, triggers })
     }
 
-    fn one_each(&self, branches: &[&BranchName]) -> Vec<Trigger> {
+    fn one_trigger_per_branch(&self, branches: &[&BranchName]) -> Vec<Trigger> {
         // Whether CodeCommit compares names case-sensitively is not documented.
         let mut taken = HashSet::new();
         let named = branches.iter().map(|branch| {
@@ -194,7 +197,7 @@ impl Policy {
     }
 
     /// The groups that are there, by number.
-    fn groups<'a>(&self, ours: &'a [Trigger], limits: Limits) -> Groups<'a> {
+    fn groups<'a>(&self, ours: &'a [Trigger], limits: TriggerLimits) -> Groups<'a> {
         let numbers = (1..=limits.triggers).map(|number| (self.prefix.of_group(number), number));
         let numbers: BTreeMap<String, usize> = numbers.collect();
         let found = ours.iter().filter_map(|trigger| {
@@ -265,7 +268,7 @@ fn pack<'a>(
     groups
 }
 
-fn no_place(repository: &RepositoryName, limits: Limits, foreign: &[Trigger]) -> Error {
+fn no_slot_error(repository: &RepositoryName, limits: TriggerLimits, foreign: &[Trigger]) -> Error {
     let names: Vec<_> = foreign
         .iter()
         .map(|trigger| format!("`{}`", trigger.name))
@@ -284,12 +287,12 @@ fn no_place(repository: &RepositoryName, limits: Limits, foreign: &[Trigger]) ->
 
 /// The branches whose pushes reach the update function.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Coverage {
+pub struct BranchCoverage {
     all: bool,
     branches: HashSet<String>,
 }
 
-impl Coverage {
+impl BranchCoverage {
     /// What `triggers` cover by those of them that are ours, call our function, and miss
     /// no event.
     pub fn of(policy: &Policy, triggers: &[Trigger]) -> Self {

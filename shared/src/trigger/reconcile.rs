@@ -6,17 +6,17 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::first_push;
-use super::plan::{Plan, is_same_set, split};
-use super::policy::{Coverage, Limits, Mode, Policy, Wanted};
-use super::witness::Witness;
+use super::foreign_triggers::ForeignTriggerTracker;
+use super::invocation_event;
+use super::plan::{TriggerPlan, is_same_set, partition_owned};
+use super::policy::{BranchCoverage, DesiredTriggers, Policy, TriggerLimits, TriggerMode};
 use crate::codecommit::{CodeCommit, Trigger, TriggerSet, all_branches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BranchName, RepositoryName};
 use crate::retry::Backoff;
 
 /// How often the whole is done again because someone else wrote.
-pub const AGAIN: Backoff = Backoff {
+pub const CONFLICT_BACKOFF: Backoff = Backoff {
     tries: 8,
     base: std::time::Duration::from_millis(50),
     cap: std::time::Duration::from_secs(2),
@@ -29,7 +29,7 @@ pub struct Reconciler<'a> {
     /// What the triggers are for.
     pub policy: &'a Policy,
     /// What the service is thought to accept.
-    pub limits: Limits,
+    pub limits: TriggerLimits,
     /// Draws the share of a wait, `0.0..1.0`.
     pub jitter: fn() -> f64,
 }
@@ -41,14 +41,14 @@ pub struct Reconciler<'a> {
 /// finish what was begun; when it is lost with the execution environment, the update
 /// function's schedule finds those branches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Owed {
+pub struct PendingInvocations {
     branches: BTreeSet<BranchName>,
     // A trigger for all branches also covers a branch that came after they were listed,
     // whose first push nothing saw: what a later list adds to this one is owed.
     listed: Option<HashSet<BranchName>>,
 }
 
-impl Owed {
+impl PendingInvocations {
     /// The branches.
     pub fn branches(&self) -> &BTreeSet<BranchName> {
         &self.branches
@@ -60,7 +60,7 @@ impl Owed {
     }
 
     /// Update was invoked for the branch.
-    pub fn is_paid(&mut self, branch: &BranchName) {
+    pub fn mark_invoked(&mut self, branch: &BranchName) {
         self.branches.remove(branch);
     }
 
@@ -79,7 +79,7 @@ impl Owed {
 
 /// What became of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReconcileOutcome {
     /// It is not there: nothing to do.
     Gone,
     /// Its triggers are what its branches need.
@@ -90,7 +90,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconciled {
     /// Our triggers.
-    pub wanted: Wanted,
+    pub wanted: DesiredTriggers,
     /// Branches that are covered, and were not when the run began.
     pub created: Vec<BranchName>,
     /// Branches that our triggers named when the run began, and that need none: deleted,
@@ -105,7 +105,7 @@ pub struct Reconciled {
     /// How many triggers these writes added, changed, removed or put back.
     pub changes: usize,
     /// What the service accepts, as far as it refused.
-    pub limits: Limits,
+    pub limits: TriggerLimits,
 }
 
 /// What is there, what is wanted, and the difference; nothing was written.
@@ -114,9 +114,9 @@ pub struct Preview {
     /// The triggers that are there, foreign ones included.
     pub present: Vec<Trigger>,
     /// Ours as they should be.
-    pub wanted: Wanted,
+    pub wanted: DesiredTriggers,
     /// The difference.
-    pub plan: Plan,
+    pub plan: TriggerPlan,
 }
 
 /// Finds out what a run would do, without doing it.
@@ -125,7 +125,7 @@ pub struct Preview {
 pub async fn preview(
     codecommit: &dyn CodeCommit,
     policy: &Policy,
-    limits: Limits,
+    limits: TriggerLimits,
     repository: &RepositoryName,
 ) -> Result<Preview> {
     let branches = all_branches(codecommit, repository).await?;
@@ -141,16 +141,16 @@ pub async fn preview(
 
 fn decide(
     policy: &Policy,
-    limits: Limits,
+    limits: TriggerLimits,
     repository: &RepositoryName,
     matching: &[&BranchName],
     present: &[Trigger],
     returned: &[Trigger],
-) -> Result<(Wanted, Plan)> {
-    let (ours, mut foreign) = split(&policy.prefix, present);
+) -> Result<(DesiredTriggers, TriggerPlan)> {
+    let (ours, mut foreign) = partition_owned(&policy.prefix, present);
     foreign.extend_from_slice(returned);
     let wanted = policy.wanted(repository, limits, matching, &ours, &foreign)?;
-    let plan = Plan::new(&policy.prefix, present, &wanted.triggers, returned);
+    let plan = TriggerPlan::new(&policy.prefix, present, &wanted.triggers, returned);
     Ok((wanted, plan))
 }
 
@@ -164,29 +164,33 @@ impl Reconciler<'_> {
     ///
     /// Errors: `Config` when foreign triggers leave no place or the service does not accept
     /// what is set; `Conflict` when others keep writing; those of the service.
-    pub async fn run(&self, repository: &RepositoryName, owed: &mut Owed) -> Result<Outcome> {
+    pub async fn run(
+        &self,
+        repository: &RepositoryName,
+        owed: &mut PendingInvocations,
+    ) -> Result<ReconcileOutcome> {
         match Run::new(self, repository, owed).run().await {
-            Err(error) if is_gone(&error) => {
-                *owed = Owed::default();
-                Ok(Outcome::Gone)
+            Err(error) if is_repository_missing(&error) => {
+                *owed = PendingInvocations::default();
+                Ok(ReconcileOutcome::Gone)
             }
             Err(error) => Err(error.context(format!("triggers of repository `{repository}`"))),
-            Ok(done) => Ok(Outcome::Done(done)),
+            Ok(done) => Ok(ReconcileOutcome::Done(done)),
         }
     }
 
     /// The event by which update is invoked for an owed branch.
-    pub fn first_push(
+    pub fn initial_push_event(
         &self,
         repository: &RepositoryName,
         branch: &BranchName,
         done: &Reconciled,
     ) -> bytes::Bytes {
-        first_push::event(self.policy, repository, branch, &done.wanted)
+        invocation_event::event(self.policy, repository, branch, &done.wanted)
     }
 }
 
-fn is_gone(error: &Error) -> bool {
+fn is_repository_missing(error: &Error) -> bool {
     error.aws_code() == Some("RepositoryDoesNotExistException")
 }
 
@@ -194,17 +198,17 @@ fn is_gone(error: &Error) -> bool {
 struct Run<'a> {
     reconciler: &'a Reconciler<'a>,
     repository: &'a RepositoryName,
-    owed: &'a mut Owed,
-    limits: Limits,
-    witness: Witness,
+    owed: &'a mut PendingInvocations,
+    limits: TriggerLimits,
+    witness: ForeignTriggerTracker,
     first: Option<Vec<Trigger>>,
-    coverages: Vec<Coverage>,
+    coverages: Vec<BranchCoverage>,
     writes: u32,
     changes: usize,
 }
 
 /// How one attempt ended.
-enum Attempt {
+enum AttemptResult {
     Done(Reconciled),
     /// Someone else wrote, or our write is in doubt: all is to be looked at again.
     Again(Option<Error>),
@@ -214,14 +218,14 @@ impl<'a> Run<'a> {
     fn new(
         reconciler: &'a Reconciler<'a>,
         repository: &'a RepositoryName,
-        owed: &'a mut Owed,
+        owed: &'a mut PendingInvocations,
     ) -> Self {
         Self {
             reconciler,
             repository,
             owed,
             limits: reconciler.limits,
-            witness: Witness::new(&reconciler.policy.prefix),
+            witness: ForeignTriggerTracker::new(&reconciler.policy.prefix),
             first: None,
             coverages: Vec::new(),
             writes: 0,
@@ -234,15 +238,15 @@ impl<'a> Run<'a> {
         loop {
             tries += 1;
             let why = match self.attempt().await? {
-                Attempt::Done(done) => return Ok(done),
-                Attempt::Again(why) => why,
+                AttemptResult::Done(done) => return Ok(done),
+                AttemptResult::Again(why) => why,
             };
-            if tries == AGAIN.tries {
+            if tries == CONFLICT_BACKOFF.tries {
                 return Err(why.unwrap_or_else(|| conflict(tries)));
             }
             let backoff = why
-                .and_then(|error| Backoff::of(error.kind()))
-                .unwrap_or(AGAIN);
+                .and_then(|error| Backoff::for_kind(error.kind()))
+                .unwrap_or(CONFLICT_BACKOFF);
             let wait = backoff.wait(tries, (self.reconciler.jitter)());
             tracing::info!(
                 repository.name = %self.repository, tries,
@@ -253,7 +257,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn attempt(&mut self) -> Result<Attempt> {
+    async fn attempt(&mut self) -> Result<AttemptResult> {
         let codecommit = self.reconciler.codecommit;
         let before = self.read().await?;
         let branches = all_branches(codecommit, self.repository).await?;
@@ -264,7 +268,7 @@ impl<'a> Run<'a> {
             if !is_same_set(&present.triggers, &before.triggers) {
                 // The list of branches may be older than this set: written over it, it
                 // could take a newer branch's trigger away.
-                return Ok(Attempt::Again(None));
+                return Ok(AttemptResult::Again(None));
             }
             self.note_owed(&matching);
             let (wanted, plan) = decide(
@@ -273,10 +277,10 @@ impl<'a> Run<'a> {
                 self.repository,
                 &matching,
                 &present.triggers,
-                self.witness.lost(),
+                self.witness.dropped_foreign_triggers(),
             )?;
             if plan.is_empty() {
-                return Ok(Attempt::Done(self.done(wanted, &plan, &matching)));
+                return Ok(AttemptResult::Done(self.done(wanted, &plan, &matching)));
             }
             for trigger in &plan.returned {
                 tracing::warn!(
@@ -285,7 +289,7 @@ impl<'a> Run<'a> {
                 );
             }
             self.note_listed(wanted.mode, &present.triggers, &matching);
-            let written = plan.to_write();
+            let written = plan.triggers_to_put();
             match codecommit.put_triggers(self.repository, &written).await {
                 Ok(id) => {
                     self.writes += 1;
@@ -293,14 +297,14 @@ impl<'a> Run<'a> {
                     self.note_written(&written);
                     let after = self.read().await?;
                     if after.configuration_id == id || is_same_set(&after.triggers, &written) {
-                        return Ok(Attempt::Done(self.done(wanted, &plan, &matching)));
+                        return Ok(AttemptResult::Done(self.done(wanted, &plan, &matching)));
                     }
-                    return Ok(Attempt::Again(None));
+                    return Ok(AttemptResult::Again(None));
                 }
-                Err(error) if self.lower(&error, wanted.mode, written.len()) => {}
+                Err(error) if self.lower_limits(&error, wanted.mode, written.len()) => {}
                 // It may have taken effect, and others may have written since.
-                Err(error) if Backoff::of(error.kind()).is_some() => {
-                    return Ok(Attempt::Again(Some(error)));
+                Err(error) if Backoff::for_kind(error.kind()).is_some() => {
+                    return Ok(AttemptResult::Again(Some(error)));
                 }
                 Err(error) => return Err(error),
             }
@@ -320,12 +324,12 @@ impl<'a> Run<'a> {
     }
 
     fn note_written(&mut self, triggers: &[Trigger]) {
-        self.witness.wrote(triggers);
+        self.witness.record_write(triggers);
         self.note_coverage(triggers);
     }
 
     fn note_coverage(&mut self, triggers: &[Trigger]) {
-        let coverage = Coverage::of(self.reconciler.policy, triggers);
+        let coverage = BranchCoverage::of(self.reconciler.policy, triggers);
         if !self.coverages.contains(&coverage) {
             self.coverages.push(coverage);
         }
@@ -347,19 +351,20 @@ impl<'a> Run<'a> {
     }
 
     /// Remembers what was listed when a trigger for all branches is about to be written.
-    fn note_listed(&mut self, mode: Mode, present: &[Trigger], matching: &[&BranchName]) {
-        if mode == Mode::AllBranches && !Coverage::of(self.reconciler.policy, present).covers_all()
+    fn note_listed(&mut self, mode: TriggerMode, present: &[Trigger], matching: &[&BranchName]) {
+        if mode == TriggerMode::AllBranches
+            && !BranchCoverage::of(self.reconciler.policy, present).covers_all()
         {
             self.owed.listed = Some(matching.iter().copied().cloned().collect());
         }
     }
 
     /// Takes a refusal as what the service accepts; `false` when that does not help.
-    fn lower(&mut self, error: &Error, mode: Mode, triggers: usize) -> bool {
+    fn lower_limits(&mut self, error: &Error, mode: TriggerMode, triggers: usize) -> bool {
         let next = match mode {
-            Mode::PerBranch => Mode::Packed,
-            Mode::Packed => Mode::AllBranches,
-            Mode::AllBranches => return false,
+            TriggerMode::PerBranch => TriggerMode::Packed,
+            TriggerMode::Packed => TriggerMode::AllBranches,
+            TriggerMode::AllBranches => return false,
         };
         match error.aws_code() {
             Some("MaximumRepositoryTriggersExceededException") => {
@@ -368,7 +373,7 @@ impl<'a> Run<'a> {
             }
             Some("MaximumBranchesExceededException") => {
                 self.limits.branches_per_trigger = 1;
-                self.limits.first_mode = Mode::AllBranches;
+                self.limits.first_mode = TriggerMode::AllBranches;
             }
             _ => return false,
         }
@@ -379,16 +384,21 @@ impl<'a> Run<'a> {
         true
     }
 
-    fn done(&self, wanted: Wanted, plan: &Plan, matching: &[&BranchName]) -> Reconciled {
+    fn done(
+        &self,
+        wanted: DesiredTriggers,
+        plan: &TriggerPlan,
+        matching: &[&BranchName],
+    ) -> Reconciled {
         let policy = self.reconciler.policy;
         let first = self.first.as_deref().unwrap_or_default();
-        let covered = Coverage::of(policy, first);
+        let covered = BranchCoverage::of(policy, first);
         let (kept, created): (Vec<&BranchName>, _) = matching
             .iter()
             .copied()
             .partition(|branch| covered.covers(branch));
         let meant: HashSet<_> = matching.iter().map(|branch| branch.as_str()).collect();
-        let (ours, _) = split(&policy.prefix, first);
+        let (ours, _) = partition_owned(&policy.prefix, first);
         let named: BTreeSet<String> = ours.into_iter().flat_map(|own| own.branches).collect();
         let removed = named
             .into_iter()
@@ -402,7 +412,7 @@ impl<'a> Run<'a> {
             writes: self.writes,
             changes: self.changes,
             // Which mode a repository needs says nothing about the next one.
-            limits: Limits {
+            limits: TriggerLimits {
                 first_mode: self.reconciler.limits.first_mode,
                 ..self.limits
             },

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::compare::agree;
 use super::compare::ours;
-use super::double::Disk;
+use super::fake_codecommit::Disk;
 use super::git::{Item, Repo};
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use branchline_core::archive::{ArchiveRequest, Summary, WriteSink, write};
 use branchline_core::name::RepositoryName;
 use zip::ZipArchive;
 
-use super::double::Disk;
+use super::fake_codecommit::Disk;
+use super::from_odb::from_objects;
 use super::git::{Repo, archive};
-use super::objects::from_objects;
 
 /// What a reader sees of an entry, and the fields of its record in the directory.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! `export-subst`: every placeholder, asked of git and of us.
 
 use super::compare::{agree, entries, ours};
-use super::double::Disk;
+use super::fake_codecommit::Disk;
 use super::git::Repo;
 
 /// Placeholders that depend on the commit alone; the table in `archive::subst`.

@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use branchline_core::ErrorKind;
-use branchline_core::archive::{ArchiveRequest, Built, ExtraFile, Target, WriteSink, build, write};
-use branchline_core::codecommit::{EntryKind, Folder};
+use branchline_core::archive::{
+    ArchiveDestination, ArchiveRequest, Built, ExtraFile, WriteSink, build, write,
+};
+use branchline_core::codecommit::{EntryMode, TreeListing};
 use branchline_core::name::{BlobId, BucketName, ObjectKey, RepositoryName, TreeId};
 use branchline_core::storage::{ObjectStore, Precondition, PutOptions};
 
 use super::compare::same;
-use super::double::{Disk, Memory};
+use super::fake_codecommit::{Disk, Memory};
 use super::git::{Item, Repo};
 
-pub(crate) fn target() -> Target {
-    Target {
+pub(crate) fn target() -> ArchiveDestination {
+    ArchiveDestination {
         bucket: BucketName::new("bucket").unwrap(),
         key: ObjectKey::new("r/main.zip").unwrap(),
         options: PutOptions::default(),
@@ -305,15 +307,15 @@ async fn an_upload_whose_id_is_on_its_way_is_given_up_too() {
     assert!(store.uploads.lock().unwrap().is_empty(), "time was up");
 }
 
-async fn refused(change: impl FnOnce(&mut Folder)) -> String {
+async fn refused(change: impl FnOnce(&mut TreeListing)) -> String {
     let repo = Repo::new();
     let commit = repo.files(&[("a", b"1"), ("sub/b", b"2")]);
     let mut disk = Disk::new(repo.path());
     let blob = BlobId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
-    let mut folder = Folder {
+    let mut folder = TreeListing {
         tree_id: disk.commit(&commit).tree_id,
         folders: vec![],
-        blobs: vec![("ok".into(), EntryKind::File, blob)],
+        blobs: vec![("ok".into(), EntryMode::File, blob)],
         submodules: vec![],
     };
     change(&mut folder);
@@ -344,7 +346,7 @@ async fn names_that_would_escape_are_refused() {
         ".GIT",
         ".Git",
     ] {
-        refused(|folder| folder.blobs.push((name.into(), EntryKind::File, blob))).await;
+        refused(|folder| folder.blobs.push((name.into(), EntryMode::File, blob))).await;
         refused(|folder| folder.folders.push((name.into(), tree))).await;
         refused(|folder| {
             let commit = branchline_core::name::CommitId::from(tree.object_id());
@@ -357,7 +359,7 @@ async fn names_that_would_escape_are_refused() {
     let lost = refused(|folder| {
         folder
             .blobs
-            .push(("\u{fffd}".into(), EntryKind::File, blob));
+            .push(("\u{fffd}".into(), EntryMode::File, blob));
     })
     .await;
     assert!(lost.contains("not UTF-8"), "{lost}");

@@ -3,18 +3,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use branchline_core::archive::git_files::{GitAccess, GitFiles};
+use branchline_core::archive::large_files_over_git::{GitAccess, GitLargeFiles};
 use branchline_core::archive::{Summary, WriteSink, build, write};
 use branchline_core::git::HashKind;
 use branchline_core::git::smart_http::{Http, HttpSettings, NoCredentials};
 use branchline_core::name::{BucketName, CommitId, ObjectKey, RepositoryName};
-use branchline_core::remote::SpoolPlace;
+use branchline_core::remote::SpoolConfig;
 use branchline_core::storage::{ObjectStore, PutOptions};
 use branchline_core::testkit::MemoryStore;
 use branchline_core::{ErrorKind, Result};
 
 use super::compare::same;
-use super::double::Disk;
+use super::fake_codecommit::Disk;
 use super::faults::{noise, request, target};
 use super::git::{Item, Repo};
 use super::repo;
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    pub(crate) fn files(&self, store: Arc<dyn ObjectStore>) -> Arc<GitFiles> {
+    pub(crate) fn files(&self, store: Arc<dyn ObjectStore>) -> Arc<GitLargeFiles> {
         let access = GitAccess {
             service: Arc::clone(&self.disk) as _,
             http: Http::new(&HttpSettings::default()).unwrap(),
@@ -73,13 +73,13 @@ impl World {
         };
         let repository = RepositoryName::new("r").unwrap();
         let commit = CommitId::new(&self.commit).unwrap();
-        let place = SpoolPlace {
+        let place = SpoolConfig {
             store,
             bucket: BucketName::new("bucket").unwrap(),
             key: ObjectKey::new("r/main.zip.pack-1").unwrap(),
             options: PutOptions::default(),
         };
-        Arc::new(GitFiles::new(access, repository, commit, place))
+        Arc::new(GitLargeFiles::new(access, repository, commit, place))
     }
 
     /// Archives into `store`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use branchline_core::storage::ObjectStore;
-use branchline_core::testkit::{Failing, MemoryStore, Script, When};
+use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use branchline_core::{Error, ErrorKind};
 
 use super::compare::same;
@@ -51,7 +51,7 @@ async fn assert_nothing_is_left(world: &World, what: &str) {
 async fn whichever_call_fails_nothing_is_left_and_the_next_run_succeeds() {
     let (repo, commit) = staged();
     let clean = world(&repo, &commit);
-    let script = Script::new();
+    let script = FaultPlan::new();
     let store = Failing::new(Arc::clone(&clean.store), &script);
     clean.build(Arc::new(store)).await.unwrap();
     assert_eq!(clean.left(), Vec::<String>::new());
@@ -63,7 +63,7 @@ async fn whichever_call_fails_nothing_is_left_and_the_next_run_succeeds() {
     );
     for nth in 1..=names.len() {
         let world = world(&repo, &commit);
-        let script = Script::new();
+        let script = FaultPlan::new();
         script.fail(nth, ErrorKind::AccessDenied, When::Before);
         let store = Arc::new(Failing::new(Arc::clone(&world.store), &script));
         let result = world.build(store as Arc<dyn ObjectStore>).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use branchline_core::archive::{WriteSink, write};
 
 use super::compare::same;
-use super::double::Disk;
+use super::fake_codecommit::Disk;
 use super::faults::{noise, request};
 use super::git::Repo;
 

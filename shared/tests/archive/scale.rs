@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use super::compare::{agree_at, ours, same};
-use super::double::Disk;
+use super::fake_codecommit::Disk;
 use super::git::{Repo, line};
 
 #[tokio::test]

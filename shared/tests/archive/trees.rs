@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::compare::{agree, agree_at, entries, ours};
-use super::double::Disk;
+use super::fake_codecommit::Disk;
 use super::git::{Item, Repo, git, line, run};
 
 /// "The archive equals `git archive --format=zip` under `TZ=UTC`, entry by entry."

@@ -8,10 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use branchline_core::ErrorKind;
 use branchline_core::codecommit::client::SdkCodeCommit;
-use branchline_core::codecommit::{Admission, CodeCommit, Unlimited};
+use branchline_core::codecommit::{BlobAdmission, CodeCommit, Unlimited};
 use branchline_core::name::{BlobId, RepositoryName};
-use branchline_core::retry::{Pace, Paced};
-use branchline_core::testkit::{Entry, Failing, MemoryCodeCommit, Script, When};
+use branchline_core::retry::{RetryPolicy, Retrying};
+use branchline_core::testkit::{Entry, Failing, FaultPlan, MemoryCodeCommit, When};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -50,7 +50,7 @@ impl Gatekeeper {
 }
 
 #[async_trait]
-impl Admission for Gatekeeper {
+impl BlobAdmission for Gatekeeper {
     async fn admit(&self, size_bytes: u64) {
         let size = usize::try_from(size_bytes).unwrap();
         self.last_size.store(size, Ordering::SeqCst);
@@ -142,7 +142,7 @@ async fn an_answer_that_falls_silent_is_cut() {
 #[tokio::test]
 async fn a_body_that_waits_gives_its_place_back() {
     let server = Server::answering(content(300)).await;
-    let client = Paced::new(SdkCodeCommit::new(&server.aws()), Pace::new(1));
+    let client = Retrying::new(SdkCodeCommit::new(&server.aws()), RetryPolicy::new(1));
     let keeper = Gatekeeper::new(0);
     let (repository, blob_id) = (repository(), blob());
     let waiting = client.get_blob(&repository, blob_id, &keeper);
@@ -167,7 +167,7 @@ async fn a_body_that_need_not_wait_keeps_its_place() {
     let folder = memory.get_folder(&repository, commit, "").await.unwrap();
     let blob = folder.blobs[0].2;
     memory.traffic().set_latency(Duration::from_millis(1));
-    let client = Paced::new(Arc::clone(&memory), Pace::new(2));
+    let client = Retrying::new(Arc::clone(&memory), RetryPolicy::new(2));
     let calls = (0..20).map(|_| client.get_blob(&repository, blob, &Unlimited));
     for read in futures_util::future::join_all(calls).await {
         assert_eq!(read.unwrap(), "abc");
@@ -181,10 +181,10 @@ async fn a_blob_that_is_asked_for_again_is_admitted_once() {
     let repository = repository();
     let commit = memory.commit(&repository, "main", &[("a", Entry::file("abc"))]);
     let folder = memory.get_folder(&repository, commit, "").await.unwrap();
-    let script = Script::new();
+    let script = FaultPlan::new();
     script.fail_method("get_blob", 1, ErrorKind::Transport, When::After);
     script.fail_method("get_blob", 2, ErrorKind::Throttled, When::Before);
-    let client = Paced::new(Failing::new(memory, &script), Pace::new(1));
+    let client = Retrying::new(Failing::new(memory, &script), RetryPolicy::new(1));
     let keeper = Gatekeeper::new(1);
     let read = client.get_blob(&repository, folder.blobs[0].2, &keeper);
     assert_eq!(read.await.unwrap(), "abc");

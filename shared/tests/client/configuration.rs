@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use branchline_core::aws::{Aws, Settings};
+use branchline_core::aws::{Aws, AwsOverrides};
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::name::{BucketName, ObjectKey, RepositoryName};
@@ -46,7 +46,7 @@ async fn run_child(environment: &[(&str, &str)]) -> String {
 #[ignore = "run by the other tests here, in a process with an environment of its own"]
 async fn child() {
     let start = Instant::now();
-    let aws = match Aws::load(Settings::default()).await {
+    let aws = match Aws::load(AwsOverrides::default()).await {
         Ok(aws) => aws,
         Err(error) => return println!("error={} {}", error.kind(), error.report()),
     };

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use branchline_core::ErrorKind;
 use branchline_core::name::{BucketName, ObjectKey};
-use branchline_core::retry::{Pace, Paced};
+use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::{ETag, ObjectStore, Precondition, PutOptions};
-use branchline_core::testkit::{Failing, MemoryStore, Script, When};
+use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 
 struct Case {
     memory: Arc<MemoryStore>,
-    script: Script,
-    store: Paced<Failing<Arc<MemoryStore>>>,
+    script: FaultPlan,
+    store: Retrying<Failing<Arc<MemoryStore>>>,
     bucket: BucketName,
     key: ObjectKey,
 }
@@ -20,10 +20,10 @@ fn case() -> Case {
     let memory = Arc::new(MemoryStore::new());
     let bucket = BucketName::new("bucket").unwrap();
     memory.create_bucket(&bucket, true);
-    let script = Script::new();
+    let script = FaultPlan::new();
     let failing = Failing::new(Arc::clone(&memory), &script);
     Case {
-        store: Paced::new(failing, Pace::new(4)),
+        store: Retrying::new(failing, RetryPolicy::new(4)),
         memory,
         script,
         bucket,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use branchline_core::codecommit::{CodeCommit, Unlimited};
 use branchline_core::name::{BranchName, CommitId, RepositoryName};
-use branchline_core::retry::{Pace, Paced};
+use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::testkit::{CommitText, Entry, MemoryCodeCommit};
 
 fn repository() -> RepositoryName {
@@ -26,7 +26,7 @@ async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
     let folder = memory.get_folder(&repository, commit, "").await.unwrap();
     memory.traffic().set_latency(Duration::from_millis(10));
     memory.traffic().set_max_in_flight(Some(5));
-    let client = Paced::new(Arc::clone(&memory), Pace::new(32));
+    let client = Retrying::new(Arc::clone(&memory), RetryPolicy::new(32));
     let calls = folder.blobs.iter().map(|(name, _, blob)| {
         let (client, repository) = (&client, &repository);
         async move { (name, client.get_blob(repository, *blob, &Unlimited).await) }
@@ -34,7 +34,7 @@ async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
     for (name, read) in futures_util::future::join_all(calls).await {
         assert_eq!(read.unwrap(), name.as_bytes());
     }
-    let (calls, throttled) = client.pace().limiter().counts();
+    let (calls, throttled) = client.pace().limiter().request_and_throttle_counts();
     assert!(throttled > 0, "the service did throttle");
     assert!(
         calls < 900,

@@ -9,14 +9,14 @@ use branchline_core::ErrorKind;
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::name::{BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::pipeline::Pipelines;
-use branchline_core::retry::{Pace, Paced};
+use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::ObjectStore;
 use branchline_core::testkit::conformance::{
     CodeCommitSetup, PipelinesSetup, StoreSetup, codecommit, object_store, pipelines,
 };
 use branchline_core::testkit::{
-    CodeCommitOptions, Entry, Failing, MemoryCodeCommit, MemoryPipelines, MemoryStore,
-    PipelineOptions, Script, StoreOptions, When,
+    CodeCommitOptions, Entry, Failing, FaultPlan, MemoryCodeCommit, MemoryPipelines, MemoryStore,
+    MemoryStoreOptions, PipelineOptions, When,
 };
 
 /// A service in memory, as it is and as it is tested.
@@ -114,16 +114,16 @@ impl PipelinesSetup for Setup<MemoryPipelines, dyn Pipelines> {
 }
 
 fn store() -> Arc<MemoryStore> {
-    Arc::new(MemoryStore::with_options(StoreOptions {
+    Arc::new(MemoryStore::with_options(MemoryStoreOptions {
         min_part_bytes: 16,
-        ..StoreOptions::default()
+        ..MemoryStoreOptions::default()
     }))
 }
 
 /// Calls fail now and then, in turn before and after they are executed; seldom enough that
 /// no call uses up its tries.
-fn flaky(first: usize) -> Script {
-    let script = Script::new();
+fn flaky(first: usize) -> FaultPlan {
+    let script = FaultPlan::new();
     for nth in (first..5000).step_by(19) {
         let when = if nth % 2 == 0 {
             When::Before
@@ -147,7 +147,7 @@ async fn a_paced_store_that_loses_requests_and_answers_conforms() {
     for first in 1..=8 {
         let memory = store();
         let failing = Failing::new(Arc::clone(&memory), &flaky(first));
-        let tested = Box::new(Paced::new(failing, Pace::new(8)));
+        let tested = Box::new(Retrying::new(failing, RetryPolicy::new(8)));
         let mut setup = Setup::new(Arc::clone(&memory), tested as Box<dyn ObjectStore>);
         // Once a try was lost, what is gone counts as deleted by it.
         setup.skipped = &["a_delete_of_what_is_gone_does_not_match"];
@@ -180,7 +180,7 @@ async fn a_paced_codecommit_that_loses_requests_conforms() {
         "get_blob",
         "get_triggers",
     ];
-    let script = Script::new();
+    let script = FaultPlan::new();
     for name in READS {
         for nth in (1..1000).step_by(2) {
             script.fail_method(name, nth, ErrorKind::Transport, When::Before);
@@ -188,7 +188,7 @@ async fn a_paced_codecommit_that_loses_requests_conforms() {
     }
     let memory = Arc::new(MemoryCodeCommit::new());
     let failing = Failing::new(Arc::clone(&memory), &script);
-    let tested = Box::new(Paced::new(failing, Pace::new(8)));
+    let tested = Box::new(Retrying::new(failing, RetryPolicy::new(8)));
     codecommit(&Setup::new(memory, tested as Box<dyn CodeCommit>)).await;
 }
 
@@ -203,6 +203,6 @@ async fn pipelines_in_memory_conform() {
 async fn paced_pipelines_that_lose_answers_conform() {
     let memory = Arc::new(MemoryPipelines::new());
     let failing = Failing::new(Arc::clone(&memory), &flaky(2));
-    let tested = Box::new(Paced::new(failing, Pace::new(8)));
+    let tested = Box::new(Retrying::new(failing, RetryPolicy::new(8)));
     pipelines(&Setup::new(memory, tested as Box<dyn Pipelines>)).await;
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use branchline_core::git::advertisement::Version;
 use branchline_core::git::dumb_http::Head;
 use branchline_core::git::object::ObjectKind;
-use branchline_core::git::pack::{Bases, Limits, Receiver};
-use branchline_core::git::smart_http::{FetchRequest, Tips, all_tips};
+use branchline_core::git::pack::{Bases, PackIndexer, PackLimits};
+use branchline_core::git::smart_http::{FetchRequest, TipNegotiator, all_tips};
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
@@ -56,7 +56,10 @@ async fn clones(source: &Repo, url: &str, version: Version) {
         offset_deltas: true,
         ..FetchRequest::default()
     };
-    let mut fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+    let mut fetched = upload
+        .fetch(&request, &mut TipNegotiator::default())
+        .await
+        .unwrap();
     assert_eq!(fetched.rounds, 1, "a clone takes one request");
     let pack = collect(&mut fetched).await.unwrap();
 
@@ -120,7 +123,7 @@ async fn a_server_without_side_band_and_detailed_answers_serves_all_the_same() {
         wants: vec![source.id("main")],
         ..FetchRequest::default()
     };
-    let mut haves = Tips::new([source.id("main~3")]);
+    let mut haves = TipNegotiator::new([source.id("main~3")]);
     let mut fetched = upload.fetch(&request, &mut haves).await.unwrap();
     assert_eq!(fetched.common, [source.id("main~3")]);
     let pack = collect(&mut fetched).await.unwrap();
@@ -175,16 +178,16 @@ async fn only_what_is_new_is_fetched_and_a_thin_pack_is_completed() {
                 })
                 .collect();
             haves.insert(20, old);
-            let mut haves = Tips::new(haves);
+            let mut haves = TipNegotiator::new(haves);
             let mut fetched = upload.fetch(&request, &mut haves).await.unwrap();
             assert!(fetched.rounds > 1, "{} rounds", fetched.rounds);
             assert_eq!(fetched.common, [old]);
             let pack = collect(&mut fetched).await.unwrap();
 
             let bases = GitBases(&target, Mutex::default());
-            let mut receiver = Receiver::new(hash, Limits::default());
+            let mut receiver = PackIndexer::new(hash, PackLimits::default());
             let mut count = 0;
-            let mut visitor = |_: branchline_core::git::pack::Object<'_>| {
+            let mut visitor = |_: branchline_core::git::pack::PackObject<'_>| {
                 count += 1;
                 Ok(())
             };
@@ -251,7 +254,10 @@ async fn a_shallow_fetch_ends_where_it_should_and_can_be_deepened() {
             depth: Some(1),
             ..FetchRequest::default()
         };
-        let mut fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+        let mut fetched = upload
+            .fetch(&request, &mut TipNegotiator::default())
+            .await
+            .unwrap();
         assert_eq!(fetched.shallow, [tip]);
         let pack = collect(&mut fetched).await.unwrap();
         let target = Repo::new(HashKind::Sha1);
@@ -264,7 +270,10 @@ async fn a_shallow_fetch_ends_where_it_should_and_can_be_deepened() {
 
         request.shallow = vec![tip];
         request.depth = Some(i32::MAX.unsigned_abs());
-        let mut fetched = upload.fetch(&request, &mut Tips::new([tip])).await.unwrap();
+        let mut fetched = upload
+            .fetch(&request, &mut TipNegotiator::new([tip]))
+            .await
+            .unwrap();
         assert_eq!(
             (fetched.unshallow.clone(), fetched.shallow.clone()),
             (vec![tip], vec![])
@@ -295,7 +304,10 @@ async fn commits_are_wanted_by_id() {
             .upload_pack(&[])
             .await
             .unwrap();
-        let mut fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+        let mut fetched = upload
+            .fetch(&request, &mut TipNegotiator::default())
+            .await
+            .unwrap();
         let pack = collect(&mut fetched).await.unwrap();
         let resolved = verify(&source, &pack, &fetched.shallow).await;
         assert!(resolved.index.find(source.id("main~4")).is_some());
@@ -314,7 +326,7 @@ async fn commits_are_wanted_by_id() {
             .await
             .unwrap();
         let error = upload
-            .fetch(&request, &mut Tips::default())
+            .fetch(&request, &mut TipNegotiator::default())
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
@@ -383,7 +395,10 @@ async fn progress_reaches_its_listener_and_gzip_is_understood() {
             wants: all_tips(&upload.advertisement),
             ..FetchRequest::default()
         };
-        let mut fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+        let mut fetched = upload
+            .fetch(&request, &mut TipNegotiator::default())
+            .await
+            .unwrap();
         let pack = collect(&mut fetched).await.unwrap();
         verify(&source, &pack, &[]).await;
         assert!(heard.lock().unwrap().contains("Counting objects: 100%"));

@@ -11,7 +11,7 @@ use branchline_core::git::bundle::Header;
 use branchline_core::git::dumb_http::{parse_head, parse_info_packs, parse_info_refs};
 use branchline_core::git::object::{ObjectKind, decode_loose, encode_loose, id_of, references};
 use branchline_core::git::pack::{
-    Connectivity, EntryHeader, Index, Limits, NoBases, Pack, Receiver, apply_delta,
+    Connectivity, EntryHeader, Index, NoBases, Pack, PackIndexer, PackLimits, apply_delta,
 };
 use branchline_core::git::pkt_line::{Decoder, MAX_LINE, Packet, demultiplex};
 use bytes::Bytes;
@@ -168,13 +168,13 @@ fn read_advertisement(bytes: &[u8], piece: usize) -> Option<Advertisement> {
 
 /// Receives and resolves a pack with little memory; whether it was accepted.
 pub(crate) fn read_pack(hash: HashKind, bytes: &[u8], piece: usize) -> bool {
-    let limits = Limits {
+    let limits = PackLimits {
         memory: 64 << 10,
         object_bytes: 16 << 20,
-        ..Limits::default()
+        ..PackLimits::default()
     };
     let mut connectivity = Connectivity::new(hash, []);
-    let mut receiver = Receiver::new(hash, limits);
+    let mut receiver = PackIndexer::new(hash, limits);
     for piece in bytes.chunks(piece.max(1)) {
         if receiver.push(piece, &mut connectivity).is_err() {
             return false;
@@ -294,7 +294,7 @@ proptest! {
         }
         if let Ok(index) = Index::parse(HashKind::Sha1, bytes.into()) {
             let pack = Bytes::from(corpus.packs[0].clone());
-            let limits = Limits::default().with_memory(1 << 20);
+            let limits = PackLimits::default().with_memory(1 << 20);
             let ids: Vec<_> = index.ids().collect();
             for (position, id) in ids.iter().enumerate() {
                 prop_assert_eq!(index.find(*id), Some(position));

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::pack::{Connectivity, Limits, NoBases, Receiver, Resolved};
+use branchline_core::git::pack::{Connectivity, NoBases, PackIndexer, PackLimits, Resolved};
 use branchline_core::git::smart_http::{
-    Fetched, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+    FetchResponse, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use bytes::Bytes;
 
@@ -44,7 +44,7 @@ pub(crate) fn client(url: &str, version: Version) -> SmartHttp {
 }
 
 /// Reads a pack to its end.
-pub(crate) async fn collect(fetched: &mut Fetched) -> branchline_core::Result<Bytes> {
+pub(crate) async fn collect(fetched: &mut FetchResponse) -> branchline_core::Result<Bytes> {
     let mut pack = Vec::new();
     while let Some(chunk) = fetched.pack.chunk().await? {
         pack.extend_from_slice(&chunk);
@@ -56,7 +56,7 @@ pub(crate) async fn collect(fetched: &mut Fetched) -> branchline_core::Result<By
 /// Reads and verifies a pack that is not thin: nothing that it needs may be missing.
 pub(crate) async fn verify(repo: &Repo, pack: &Bytes, shallow: &[gix_hash::ObjectId]) -> Resolved {
     let mut connectivity = Connectivity::new(repo.hash, shallow.iter().copied());
-    let mut receiver = Receiver::new(repo.hash, Limits::default());
+    let mut receiver = PackIndexer::new(repo.hash, PackLimits::default());
     for piece in pack.chunks(7919) {
         receiver.push(piece, &mut connectivity).unwrap();
     }
@@ -65,6 +65,11 @@ pub(crate) async fn verify(repo: &Repo, pack: &Bytes, shallow: &[gix_hash::Objec
         .resolve(pack, &NoBases, &mut connectivity)
         .await
         .unwrap();
-    assert!(connectivity.missing(&resolved, &[]).unwrap().is_empty());
+    assert!(
+        connectivity
+            .missing_objects(&resolved, &[])
+            .unwrap()
+            .is_empty()
+    );
     resolved
 }

@@ -5,16 +5,16 @@
     reason = "what helps a test may fail it where it stands"
 )]
 
-mod endless;
 mod fetch;
 mod files;
 mod fuzz;
-mod harm;
-mod hostile;
+mod hostile_servers;
 mod http;
+mod large_pack_bench;
+mod malformed_packs;
 mod pack;
 mod push;
 mod repo;
 mod server;
-mod size;
 mod tls;
+mod unbounded_answers;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use branchline_core::ErrorKind;
 use branchline_core::git::object::{ObjectKind, id_of};
 use branchline_core::git::pack::{
-    Blocks, Connectivity, EntryHeader, EntryKind, Index, Limits, NoBases, Object, Pack, PackBytes,
-    PackWriter, Received, Receiver,
+    Blocks, Connectivity, EntryHeader, EntryKind, Index, NoBases, Pack, PackBytes, PackIndexer,
+    PackLimits, PackObject, PackWriter, UnresolvedPack,
 };
 use branchline_core::git::{HashKind, ObjectId};
 use bytes::Bytes;
@@ -50,12 +50,12 @@ impl Repo {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a visitor")]
-pub(crate) fn ignore(_: Object<'_>) -> branchline_core::Result<()> {
+pub(crate) fn ignore(_: PackObject<'_>) -> branchline_core::Result<()> {
     Ok(())
 }
 
-fn receive(hash: HashKind, pack: &[u8], limits: Limits, piece: usize) -> Received {
-    let mut receiver = Receiver::new(hash, limits);
+fn receive(hash: HashKind, pack: &[u8], limits: PackLimits, piece: usize) -> UnresolvedPack {
+    let mut receiver = PackIndexer::new(hash, limits);
     for piece in pack.chunks(piece) {
         receiver.push(piece, &mut ignore).unwrap();
     }
@@ -83,9 +83,9 @@ async fn our_indexes_are_gits_whatever_the_memory_and_the_deltas() {
             };
             let mut pending = Vec::new();
             for (memory, piece) in [(64 << 20, usize::MAX), (256 << 10, 4096), (32 << 10, 1)] {
-                let limits = Limits::default().with_memory(memory);
+                let limits = PackLimits::default().with_memory(memory);
                 let mut seen = 0;
-                let mut visitor = |object: Object<'_>| {
+                let mut visitor = |object: PackObject<'_>| {
                     seen += 1;
                     let (kind, content) = &contents[&object.id];
                     assert_eq!(object.kind, *kind);
@@ -95,7 +95,7 @@ async fn our_indexes_are_gits_whatever_the_memory_and_the_deltas() {
                     }
                     Ok(())
                 };
-                let mut receiver = Receiver::new(hash, limits);
+                let mut receiver = PackIndexer::new(hash, limits);
                 for piece in pack.chunks(piece) {
                     receiver.push(piece, &mut visitor).unwrap();
                 }
@@ -134,7 +134,7 @@ async fn objects_are_read_by_id_through_blocks() {
         let contents = source.contents(&index);
         let size = pack.len() as u64;
         let blocks = Blocks::new(pack, size, 1000, 3);
-        let limits = Limits::default().with_memory(64 << 10);
+        let limits = PackLimits::default().with_memory(64 << 10);
         let mut reader = Pack::new(index, size, limits).unwrap();
         for (id, expected) in &contents {
             let (kind, content) = reader.read(&blocks, *id).await.unwrap().unwrap();
@@ -208,7 +208,7 @@ async fn a_delta_larger_than_memory_is_refused_and_a_whole_blob_is_not() {
     let changed = [&noise[..], b"changed"].concat();
     let first = repo.input(&["hash-object", "-w", "--stdin"], &changed);
     let second = repo.input(&["hash-object", "-w", "--stdin"], &noise);
-    let limits = Limits::default().with_memory(256 << 10);
+    let limits = PackLimits::default().with_memory(256 << 10);
 
     let pack = repo.input(&["pack-objects", "--stdout", "-q"], &first);
     let arrived = receive(HashKind::Sha1, &pack, limits, usize::MAX);
@@ -238,7 +238,7 @@ async fn what_is_missing_is_found() {
     let input = ids.replace(&left_out.to_string(), &source.id("main").to_string()) + "\n";
     let pack = Bytes::from(source.input(&["pack-objects", "--stdout", "-q"], input.as_bytes()));
     let mut connectivity = Connectivity::new(HashKind::Sha1, []);
-    let mut receiver = Receiver::new(HashKind::Sha1, Limits::default());
+    let mut receiver = PackIndexer::new(HashKind::Sha1, PackLimits::default());
     receiver.push(&pack, &mut connectivity).unwrap();
     let arrived = receiver.finish().unwrap();
     let resolved = arrived
@@ -249,7 +249,9 @@ async fn what_is_missing_is_found() {
     let mut expected = vec![left_out, stranger];
     expected.sort();
     assert_eq!(
-        connectivity.missing(&resolved, &[stranger]).unwrap(),
+        connectivity
+            .missing_objects(&resolved, &[stranger])
+            .unwrap(),
         expected
     );
 }

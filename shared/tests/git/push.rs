@@ -1,11 +1,11 @@
 //! Pushing to `git http-backend`.
 
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::pack::{EntryHeader, EntryKind, Limits, NoBases, Pack, PackWriter};
-use branchline_core::git::pack::{PackBytes as _, Receiver};
+use branchline_core::git::pack::{EntryHeader, EntryKind, NoBases, Pack, PackLimits, PackWriter};
+use branchline_core::git::pack::{PackBytes as _, PackIndexer};
 use branchline_core::git::smart_http::{
-    Command, FetchRequest, Outgoing, PushReport, PushRequest, ReceivePack, RefOutcome, Tips,
-    all_tips,
+    FetchRequest, Outgoing, PushRequest, ReceivePack, RefCommand, RefOutcome, ReportStatus,
+    TipNegotiator, all_tips,
 };
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::{Error, ErrorKind, Result};
@@ -34,9 +34,9 @@ fn pack_of(source: &Repo, wanted: &str, had: &str) -> Vec<u8> {
 
 async fn push(
     remote: &ReceivePack,
-    commands: Vec<Command>,
+    commands: Vec<RefCommand>,
     pack: Option<Vec<u8>>,
-) -> Result<PushReport> {
+) -> Result<ReportStatus> {
     let request = PushRequest {
         commands,
         pack: pack.map(outgoing),
@@ -60,7 +60,7 @@ async fn refs_are_created_moved_and_deleted() {
         let server = Server::new(&target);
         let (old, new) = (source.id("main~3"), source.id("main"));
 
-        let created = [Command::create("refs/heads/main", old)].to_vec();
+        let created = [RefCommand::create("refs/heads/main", old)].to_vec();
         let pack = pack_of(&source, "main~3", "");
         let report = push(&remote(&server).await, created, Some(pack))
             .await
@@ -70,9 +70,9 @@ async fn refs_are_created_moved_and_deleted() {
 
         let tag = source.id("nested");
         let moved = [
-            Command::update("refs/heads/main", old, new),
-            Command::create("refs/tags/nested", tag),
-            Command::create("refs/heads/feature/ü", old),
+            RefCommand::update("refs/heads/main", old, new),
+            RefCommand::create("refs/tags/nested", tag),
+            RefCommand::create("refs/heads/feature/ü", old),
         ];
         let pack = pack_of(&source, "nested", "^main~3");
         let report = push(&remote(&server).await, moved.to_vec(), Some(pack))
@@ -82,7 +82,7 @@ async fn refs_are_created_moved_and_deleted() {
         assert_eq!((target.id("main"), target.id("nested")), (new, tag));
         target.fsck();
 
-        let deleted = [Command::delete("refs/tags/nested", tag)].to_vec();
+        let deleted = [RefCommand::delete("refs/tags/nested", tag)].to_vec();
         let report = push(&remote(&server).await, deleted, None).await.unwrap();
         assert!(report.is_complete(), "{report:?}");
         assert!(!target.refs().contains("nested"));
@@ -114,7 +114,7 @@ async fn a_large_pack_is_streamed_after_a_probe() {
     source.git(&["update-ref", "refs/tags/noise", blob.trim()]);
     let target = Repo::new(HashKind::Sha1);
     let server = Server::new(&target);
-    let created = [Command::create("refs/tags/noise", source.id("noise"))].to_vec();
+    let created = [RefCommand::create("refs/tags/noise", source.id("noise"))].to_vec();
     let pack = pack_of(&source, "noise", "");
     let report = push(&remote(&server).await, created, Some(pack))
         .await
@@ -150,9 +150,9 @@ async fn what_the_server_refuses_is_told_ref_by_ref() {
     };
 
     let commands = vec![
-        Command::update("refs/heads/main", tip, back),
-        Command::create("refs/heads/new", back),
-        Command::update("refs/heads/side", tip, back),
+        RefCommand::update("refs/heads/main", tip, back),
+        RefCommand::create("refs/heads/new", back),
+        RefCommand::update("refs/heads/side", tip, back),
     ];
     let report = push(&remote(&server).await, commands, Some(empty()))
         .await
@@ -176,7 +176,7 @@ async fn what_the_server_refuses_is_told_ref_by_ref() {
     let mut mode = std::fs::metadata(&hook).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
     std::fs::set_permissions(&hook, mode).unwrap();
-    let commands = vec![Command::create("refs/heads/other", back)];
+    let commands = vec![RefCommand::create("refs/heads/other", back)];
     let report = push(&remote(&server).await, commands, Some(empty()))
         .await
         .unwrap();
@@ -205,7 +205,7 @@ async fn nothing_is_asked_for_that_is_not_offered() {
             _ => Answer::Git,
         });
         let tip = source.id("main");
-        let commands = vec![Command::create("refs/heads/main", tip)];
+        let commands = vec![RefCommand::create("refs/heads/main", tip)];
         let pack = pack_of(&source, "main", "");
         let report = push(&remote(&server).await, commands, Some(pack))
             .await
@@ -221,13 +221,13 @@ async fn nothing_is_asked_for_that_is_not_offered() {
         let first = format!("{} {tip} refs/heads/main\0{asked}0000PACK", "0".repeat(40));
         assert_eq!(&request[4..4 + first.len()], first.as_bytes());
 
-        let deletes = vec![Command::delete("refs/heads/main", tip)];
+        let deletes = vec![RefCommand::delete("refs/heads/main", tip)];
         let error = push(&remote(&server).await, deletes, None)
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         let request = PushRequest {
-            commands: vec![Command::create("refs/heads/x", tip)],
+            commands: vec![RefCommand::create("refs/heads/x", tip)],
             pack: None,
             atomic: true,
         };
@@ -241,7 +241,7 @@ async fn a_broken_pack_changes_nothing() {
     let source = Repo::with_history(HashKind::Sha1, 20, 5);
     let target = Repo::new(HashKind::Sha1);
     let server = Server::new(&target);
-    let create = || vec![Command::create("refs/heads/main", source.id("main"))];
+    let create = || vec![RefCommand::create("refs/heads/main", source.id("main"))];
     let mut pack = pack_of(&source, "main", "");
     let middle = pack.len() / 2;
     pack[middle] ^= 0x55;
@@ -277,7 +277,7 @@ async fn a_report_that_is_cut_off_is_transport_although_the_push_happened() {
         _ => Answer::Git,
     });
     let tip = source.id("main");
-    let commands = vec![Command::create("refs/heads/main", tip)];
+    let commands = vec![RefCommand::create("refs/heads/main", tip)];
     let pack = pack_of(&source, "main", "");
     let error = push(&remote(&server).await, commands, Some(pack))
         .await
@@ -300,7 +300,10 @@ async fn what_is_fetched_can_be_pushed_on_without_being_held() {
         wants: all_tips(&upload.advertisement),
         ..FetchRequest::default()
     };
-    let fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+    let fetched = upload
+        .fetch(&request, &mut TipNegotiator::default())
+        .await
+        .unwrap();
     let refs = upload
         .advertisement
         .refs
@@ -308,7 +311,7 @@ async fn what_is_fetched_can_be_pushed_on_without_being_held() {
         .filter(|r| r.name != "HEAD");
     let request = PushRequest {
         commands: refs
-            .map(|r| Command::create(r.name.clone(), r.id))
+            .map(|r| RefCommand::create(r.name.clone(), r.id))
             .collect(),
         pack: Some(fetched.pack.into_stream().boxed()),
         atomic: true,
@@ -326,7 +329,7 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
         source.git(&["repack", "-adfq"]);
         let (pack, index) = source.only_pack();
         let size = pack.len() as u64;
-        let mut reader = Pack::new(index.clone(), size, Limits::default()).unwrap();
+        let mut reader = Pack::new(index.clone(), size, PackLimits::default()).unwrap();
         let mut writer = PackWriter::new(hash, u32::try_from(index.len()).unwrap());
         let mut out = Vec::new();
         let mut deltas = 0;
@@ -363,7 +366,7 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
         let target = Repo::new(hash);
         target.git(&["config", "transfer.fsckObjects", "true"]);
         let server = Server::new(&target);
-        let created = vec![Command::create("refs/heads/main", source.id("main"))];
+        let created = vec![RefCommand::create("refs/heads/main", source.id("main"))];
         let report = push(&remote(&server).await, created, Some(out.clone()))
             .await
             .unwrap();
@@ -375,20 +378,19 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
             &fresh.index_pack(&out, false),
             "our index is git's"
         );
-        let mut receiver = Receiver::new(hash, Limits::default());
+        let mut receiver = PackIndexer::new(hash, PackLimits::default());
         let out = Bytes::from(out);
         receiver
-            .push(
-                &out,
-                &mut |_: branchline_core::git::pack::Object<'_>| Ok(()),
-            )
+            .push(&out, &mut |_: branchline_core::git::pack::PackObject<
+                '_,
+            >| Ok(()))
             .unwrap();
         let arrived = receiver.finish().unwrap();
         let again = arrived
             .resolve(
                 &out,
                 &NoBases,
-                &mut |_: branchline_core::git::pack::Object<'_>| Ok(()),
+                &mut |_: branchline_core::git::pack::PackObject<'_>| Ok(()),
             )
             .await
             .unwrap();
@@ -405,7 +407,7 @@ async fn pushing_is_asked_of_both_kinds_of_client_in_version_0() {
         assert_eq!(remote.advertisement.version, Version::V0);
         assert!(remote.advertisement.capabilities.has("report-status"));
     }
-    let stranger = vec![Command::create(
+    let stranger = vec![RefCommand::create(
         "refs/heads/x",
         ObjectId::null(HashKind::Sha256),
     )];

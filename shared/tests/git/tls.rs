@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
-use branchline_core::git::smart_http::{FetchRequest, Http, HttpSettings, Tips, all_tips};
+use branchline_core::git::smart_http::{FetchRequest, Http, HttpSettings, TipNegotiator, all_tips};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -63,7 +63,10 @@ async fn https_is_spoken_with_those_who_are_trusted() {
         wants: all_tips(&upload.advertisement),
         ..FetchRequest::default()
     };
-    let mut fetched = upload.fetch(&request, &mut Tips::default()).await.unwrap();
+    let mut fetched = upload
+        .fetch(&request, &mut TipNegotiator::default())
+        .await
+        .unwrap();
     let pack = collect(&mut fetched).await.unwrap();
     verify(&repo, &pack, &[]).await;
 

@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use branchline_core::git::advertisement::Version;
 use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::mirror::{self, Batch, Options, Outcome};
+use branchline_core::mirror::{self, BatchLimits, MirrorOptions, MirrorStats};
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::{
-    Accepts, Batches, Push, PushReport, RefOutcome, Remote, Snapshot, Source, Target,
+    BatchPolicy, Push, PushReport, RefOutcome, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use bstr::BString;
 
 use super::http::remote;
 use super::local::{at, local};
-use super::pieces::noise;
+use super::push_by_size::noise;
 use super::repo::Repo;
 use super::server::Server;
 
@@ -103,9 +103,9 @@ impl Target for BatchingTarget {
         self.inner.snapshot()
     }
 
-    fn accepts(&self) -> Accepts {
-        Accepts {
-            batches: Batches::ByCommits,
+    fn accepts(&self) -> TargetCapabilities {
+        TargetCapabilities {
+            batches: BatchPolicy::ByCommits,
             ..self.inner.accepts()
         }
     }
@@ -178,17 +178,17 @@ pub(crate) fn linear(commits: usize) -> Repo {
     repo
 }
 
-fn options(commits: u64) -> Options {
-    Options {
-        batch: Batch {
+fn options(commits: u64) -> MirrorOptions {
+    MirrorOptions {
+        batch: BatchLimits {
             commits,
-            ..Batch::default()
+            ..BatchLimits::default()
         },
-        ..Options::default()
+        ..MirrorOptions::default()
     }
 }
 
-async fn run(source: &Repo, target: &Batching, options: &Options) -> Result<Outcome> {
+async fn run(source: &Repo, target: &Batching, options: &MirrorOptions) -> Result<MirrorStats> {
     mirror::mirror(&local(&source.path), target, options, None).await
 }
 
@@ -367,7 +367,7 @@ async fn temporary_tags_are_never_mirrored() {
     let outcome = mirror::mirror(
         &local(&source.path),
         &local(&path),
-        &Options::default(),
+        &MirrorOptions::default(),
         None,
     )
     .await

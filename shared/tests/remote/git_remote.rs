@@ -7,7 +7,7 @@ use std::process::Command;
 use async_trait::async_trait;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::remote::{
-    Head, PackBody, RefTarget, Refs, Remote, Snapshot, Source, Target, Wanted,
+    Head, PackBody, PackRequest, RefTarget, Refs, Remote, Snapshot, Source, Target,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -99,7 +99,7 @@ impl Source for GitSource {
         &self.snapshot
     }
 
-    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody> {
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
         let mut input = String::new();
         for id in &wanted.wants {
             writeln!(input, "{id}").unwrap();

@@ -9,9 +9,11 @@ use branchline_core::git::smart_http::{
     Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::mirror::{Options, Outcome, RefSelection, mirror};
-use branchline_core::remote::http::HttpRemote;
-use branchline_core::remote::{Accepts, Head, Push, PushReport, Remote, Snapshot, Source, Target};
+use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
+use branchline_core::remote::smart_http::HttpRemote;
+use branchline_core::remote::{
+    Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
+};
 use branchline_core::{ErrorKind, Result};
 use bstr::BString;
 
@@ -36,10 +38,10 @@ pub(crate) fn remote(url: &str, version: Version) -> HttpRemote {
 }
 
 /// All refs, whatever they are.
-pub(crate) fn everything() -> Options {
-    Options {
+pub(crate) fn everything() -> MirrorOptions {
+    MirrorOptions {
         refs: RefSelection::new(["refs/*"]).unwrap(),
-        ..Options::default()
+        ..MirrorOptions::default()
     }
 }
 
@@ -72,7 +74,12 @@ fn requests(server: &Server) -> Vec<String> {
     shown.collect()
 }
 
-async fn run(source: &Server, target: &Server, version: Version, options: &Options) -> Outcome {
+async fn run(
+    source: &Server,
+    target: &Server,
+    version: Version,
+    options: &MirrorOptions,
+) -> MirrorStats {
     let (source, target) = (
         remote(&source.url(), version),
         remote(&target.url(), Version::V2),
@@ -102,10 +109,10 @@ async fn a_mirror_equals_its_source_and_a_second_run_writes_nothing() {
 
             let (from, to) = (Server::new(&source), Server::new(&target));
             let second = run(&from, &to, version, &everything()).await;
-            let expected = Outcome {
+            let expected = MirrorStats {
                 complete: true,
                 unchanged: created,
-                ..Outcome::default()
+                ..MirrorStats::default()
             };
             assert_eq!(second, expected, "there is nothing to do");
             let look: &[&str] = match version {
@@ -148,7 +155,7 @@ async fn only_what_is_new_is_sent() {
         let new = source.input(&list, revisions.as_bytes());
         let new = String::from_utf8(new).unwrap().lines().count() as u64;
 
-        let pruning = Options {
+        let pruning = MirrorOptions {
             prune: true,
             ..everything()
         };
@@ -172,12 +179,12 @@ async fn what_the_target_alone_has_stays_unless_it_is_pruned() {
     target.git(&["update-ref", "refs/heads/only/here", "main"]);
     target.git(&["update-ref", "refs/keep/this", "main"]);
     let (from, to) = (Server::new(&source), Server::new(&target));
-    let options = Options::default();
+    let options = MirrorOptions::default();
     let kept = run(&from, &to, Version::V2, &options).await;
     assert_eq!(kept.deleted, 0);
     assert!(target.refs().contains("refs/heads/only/here"));
     assert_eq!(source.id("main"), target.id("main"), "it was forced");
-    let pruning = Options {
+    let pruning = MirrorOptions {
         prune: true,
         ..options
     };
@@ -236,9 +243,9 @@ async fn an_empty_side_is_no_error() {
             let (source, target) = (Repo::new(hash), Repo::new(hash));
             let (from, to) = (Server::new(&source), Server::new(&target));
             let outcome = run(&from, &to, version, &everything()).await;
-            let nothing = Outcome {
+            let nothing = MirrorStats {
                 complete: true,
-                ..Outcome::default()
+                ..MirrorStats::default()
             };
             assert_eq!(outcome, nothing, "nothing is mirrored into nothing");
             let full = Repo::with_history(hash, 5, 2);
@@ -263,7 +270,7 @@ async fn a_ref_that_is_refused_does_not_keep_the_others_back() {
     source.git(&["update-ref", "refs/heads/new", "main"]);
     source.git(&["update-ref", "-d", "refs/tags/light"]);
     source.git(&["update-ref", "-d", "refs/heads/side"]);
-    let pruning = Options {
+    let pruning = MirrorOptions {
         prune: true,
         ..everything()
     };
@@ -337,8 +344,8 @@ impl Target for FewTarget {
         self.0.snapshot()
     }
 
-    fn accepts(&self) -> Accepts {
-        Accepts {
+    fn accepts(&self) -> TargetCapabilities {
+        TargetCapabilities {
             max_changes: self.1,
             ..self.0.accepts()
         }
@@ -360,7 +367,7 @@ async fn a_push_that_changes_nothing_or_too_much_is_no_request() {
     let mut target = remote(&server.url(), Version::V2).target().await.unwrap();
     let report = target.push(Push::default()).await.unwrap();
     assert_eq!(report, PushReport::default());
-    let change = branchline_core::remote::RefChange {
+    let change = branchline_core::remote::RefUpdate {
         name: "refs/heads/main".into(),
         old: Some(repo.id("main")),
         new: None,

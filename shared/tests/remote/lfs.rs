@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use branchline_core::git::smart_http::{
     CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
 };
+use branchline_core::lfs::{HttpLfs, KeyScheme, LfsStore, LfsTransfer, LocalLfs, Pointer, S3Lfs};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
-use branchline_core::remote::lfs::{HttpLfs, Keys, LfsCopy, LfsPlace, LocalLfs, Pointer, S3Lfs};
 use branchline_core::storage::{ObjectStore as _, PutOptions};
-use branchline_core::testkit::{MemoryStore, StoreOptions};
+use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ impl CredentialSource for Login {
     }
 }
 
-fn with(url: &str, credentials: Arc<dyn CredentialSource>) -> Arc<dyn LfsPlace> {
+fn with(url: &str, credentials: Arc<dyn CredentialSource>) -> Arc<dyn LfsStore> {
     let client = SmartHttp::new(
         Http::new(&HttpSettings::default()).unwrap(),
         RepositoryUrl::new(url).unwrap(),
@@ -45,7 +45,7 @@ fn with(url: &str, credentials: Arc<dyn CredentialSource>) -> Arc<dyn LfsPlace> 
     Arc::new(HttpLfs::new(client).unwrap())
 }
 
-pub(crate) fn http(server: &LfsServer) -> Arc<dyn LfsPlace> {
+pub(crate) fn http(server: &LfsServer) -> Arc<dyn LfsStore> {
     with(&server.url(), Arc::new(NoCredentials))
 }
 
@@ -54,9 +54,9 @@ struct Bucket(Arc<MemoryStore>);
 
 impl Bucket {
     fn new() -> Self {
-        let store = MemoryStore::with_options(StoreOptions {
+        let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
-            ..StoreOptions::default()
+            ..MemoryStoreOptions::default()
         });
         store.create_bucket(&Self::name(), false);
         Self(Arc::new(store))
@@ -66,7 +66,7 @@ impl Bucket {
         BucketName::new("mirror").unwrap()
     }
 
-    fn place(&self, keys: Keys) -> Arc<dyn LfsPlace> {
+    fn place(&self, keys: KeyScheme) -> Arc<dyn LfsStore> {
         let prefix = KeyPrefix::new("r").unwrap();
         let store = Arc::clone(&self.0);
         Arc::new(S3Lfs::new(store, Self::name(), prefix, keys, None))
@@ -115,11 +115,11 @@ fn fanned(content: &[u8]) -> String {
 }
 
 async fn copy(
-    source: &Arc<dyn LfsPlace>,
-    target: &Arc<dyn LfsPlace>,
+    source: &Arc<dyn LfsStore>,
+    target: &Arc<dyn LfsStore>,
     pointers: &[Pointer],
 ) -> Result<u64> {
-    let copy = LfsCopy::new(Some(Arc::clone(source)), Some(Arc::clone(target)), MEMORY);
+    let copy = LfsTransfer::new(Some(Arc::clone(source)), Some(Arc::clone(target)), MEMORY);
     copy.copy(pointers).await?;
     let copied = copy.copied();
     assert_eq!(copied.left_out, 0);
@@ -148,7 +148,7 @@ async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
     let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
     let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
-    let (source, target) = (http(&server), bucket.place(Keys::Fanned));
+    let (source, target) = (http(&server), bucket.place(KeyScheme::Fanned));
     for body in &bodies[..40] {
         bucket.put(&fanned(body), body).await;
     }
@@ -202,9 +202,9 @@ async fn every_place_gives_every_other_the_same_bytes() {
     let last = LfsServer::new(&[]);
     let chain = [
         http(&first),
-        fan.place(Keys::Fanned),
-        Arc::new(LocalLfs::new(folder.path())) as Arc<dyn LfsPlace>,
-        flat.place(Keys::Flat),
+        fan.place(KeyScheme::Fanned),
+        Arc::new(LocalLfs::new(folder.path())) as Arc<dyn LfsStore>,
+        flat.place(KeyScheme::Flat),
         http(&last),
     ];
     for pair in chain.windows(2) {
@@ -256,7 +256,11 @@ async fn what_is_not_what_its_pointer_says_never_becomes_visible() {
         server.put(&one.oid, &wrong);
         let (bucket, folder) = (Bucket::new(), tempfile::tempdir().unwrap());
         let (second, local) = (LfsServer::new(&[]), LocalLfs::new(folder.path()));
-        for target in [bucket.place(Keys::Fanned), Arc::new(local), http(&second)] {
+        for target in [
+            bucket.place(KeyScheme::Fanned),
+            Arc::new(local),
+            http(&second),
+        ] {
             let error = copy(&http(&server), &target, std::slice::from_ref(&one))
                 .await
                 .unwrap_err();
@@ -283,7 +287,7 @@ async fn a_body_without_an_end_is_cut_off() {
     let body = large(100_000);
     let (server, bucket) = (LfsServer::new(&[&body]), Bucket::new());
     server.rule(|_, seen| (!seen.is_batch()).then_some(Fault::Endless));
-    let target = bucket.place(Keys::Fanned);
+    let target = bucket.place(KeyScheme::Fanned);
     let error = copy(&http(&server), &target, &[pointer(&body)])
         .await
         .unwrap_err();
@@ -300,13 +304,13 @@ async fn a_body_without_an_end_is_cut_off() {
 #[tokio::test]
 async fn what_the_source_does_not_have_is_named_with_the_remedy() {
     let (there, gone) = (b"there".as_slice(), b"gone".as_slice());
-    let target = Bucket::new().place(Keys::Fanned);
+    let target = Bucket::new().place(KeyScheme::Fanned);
     let server = LfsServer::new(&[there]);
     let folder = tempfile::tempdir().unwrap();
     let local = LocalLfs::new(folder.path());
     for source in [
         http(&server),
-        Bucket::new().place(Keys::Flat),
+        Bucket::new().place(KeyScheme::Flat),
         Arc::new(local),
     ] {
         let error = copy(&source, &target, &[pointer(gone)]).await.unwrap_err();
@@ -360,7 +364,7 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
             })
         });
         let login = Arc::new(Login(AtomicUsize::new(0)));
-        let target = Bucket::new().place(Keys::Fanned);
+        let target = Bucket::new().place(KeyScheme::Fanned);
         let source = with(&server.url(), login);
         // The other server wants the header, which it does not get.
         let error = copy(&source, &target, &[pointer(body)]).await.unwrap_err();
@@ -385,7 +389,7 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
         }))
     });
     let login = Arc::new(Login(AtomicUsize::new(0)));
-    let target = Bucket::new().place(Keys::Fanned);
+    let target = Bucket::new().place(KeyScheme::Fanned);
     copy(&with(&own.url(), login), &target, &[pointer(body)])
         .await
         .unwrap();
@@ -414,7 +418,7 @@ async fn actions_that_have_expired_are_asked_for_again() {
             }
         }))
     });
-    let target = Bucket::new().place(Keys::Fanned);
+    let target = Bucket::new().place(KeyScheme::Fanned);
     assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
     assert_eq!(
         (server.batches(), server.count("GET")),
@@ -424,7 +428,7 @@ async fn actions_that_have_expired_are_asked_for_again() {
     // One that is refused before its time.
     let server = LfsServer::new(&bodies);
     server.rule(|number, _| (number == 1).then(|| Fault::Answer(403, Vec::new(), Vec::new())));
-    let target = Bucket::new().place(Keys::Fanned);
+    let target = Bucket::new().place(KeyScheme::Fanned);
     assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
     assert_eq!((server.batches(), server.count("GET")), (2, 4));
     // And of uploads.
@@ -451,7 +455,7 @@ async fn the_kth_request_may_fail() {
         for k in 0..5 {
             let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
             server.rule(move |number, _| (number == k).then(fault));
-            let target = bucket.place(Keys::Fanned);
+            let target = bucket.place(KeyScheme::Fanned);
             assert_eq!(
                 copy(&http(&server), &target, &pointers).await.unwrap(),
                 4,
@@ -480,7 +484,7 @@ async fn the_kth_request_may_fail() {
         server.rule(move |number, _| {
             (number >= k).then(|| Fault::Answer(401, Vec::new(), Vec::new()))
         });
-        let target = bucket.place(Keys::Fanned);
+        let target = bucket.place(KeyScheme::Fanned);
         let error = copy(&http(&server), &target, &pointers).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AccessDenied, "{}", error.report());
         let before = bucket.files().await.len() as u64;
@@ -499,7 +503,7 @@ async fn without_a_place_objects_are_left_out_and_counted() {
         (Some(http(&server)), None),
         (None, Some(http(&server))),
     ] {
-        let copy = LfsCopy::new(source, target, MEMORY);
+        let copy = LfsTransfer::new(source, target, MEMORY);
         for _ in 0..2 {
             copy.copy(&pointers).await.unwrap();
         }

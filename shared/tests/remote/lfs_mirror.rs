@@ -9,10 +9,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::pack::Limits;
-use branchline_core::mirror::{LfsOptions, Options, mirror};
-use branchline_core::remote::http::HttpRemote;
-use branchline_core::remote::lfs::{Copied, LfsPlace};
+use branchline_core::git::pack::PackLimits;
+use branchline_core::lfs::{LfsStore, TransferReport};
+use branchline_core::mirror::{LfsOptions, MirrorOptions, mirror};
+use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::remote::{Remote, Source, Target};
 use branchline_core::{ErrorKind, Result};
 use bstr::BString;
@@ -21,12 +21,12 @@ use crate::http::{assert_equal, everything, remote, strict};
 use crate::lfs::{MEMORY, http, pointer};
 use crate::lfs_server::{LfsServer, oid};
 use crate::repo::{Repo, environment};
-use crate::s3_bundle_world::World as Bundles;
-use crate::s3_dumb_world::World;
+use crate::s3_bundle_fixture::World as Bundles;
+use crate::s3_dumb_fixture::World;
 use crate::server::{Answer, Server};
 
-fn with_lfs() -> Options {
-    Options {
+fn with_lfs() -> MirrorOptions {
+    MirrorOptions {
         lfs: Some(LfsOptions { memory: MEMORY }),
         ..everything()
     }
@@ -63,7 +63,7 @@ fn commit(repo: &Repo, file: &str, text: &str) {
 }
 
 /// A repository on one server, and its objects on another.
-struct Beside(HttpRemote, Arc<dyn LfsPlace>);
+struct Beside(HttpRemote, Arc<dyn LfsStore>);
 
 impl fmt::Display for Beside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +81,7 @@ impl Remote for Beside {
         self.0.target().await
     }
 
-    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
+    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         Some(Arc::clone(&self.1))
     }
 }
@@ -134,7 +134,7 @@ async fn every_version_of_every_file_goes_along_before_refs_move() {
     lfs.put(&oid(bodies[19]), bodies[19]);
     let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
     let bytes = |bodies: &[&[u8]]| bodies.iter().map(|body| body.len() as u64).sum::<u64>();
-    let copied = |from, to| Copied {
+    let copied = |from, to| TransferReport {
         objects: to as u64 - from as u64,
         bytes: bytes(&bodies[from..to]),
         left_out: 0,
@@ -166,7 +166,7 @@ async fn every_version_of_every_file_goes_along_before_refs_move() {
     assert!(second.objects() == lfs.objects());
     let requests = (lfs.seen().len(), second.seen().len());
     let outcome = mirror(&target, &end, &with_lfs(), None).await.unwrap();
-    assert_eq!(outcome.lfs, Copied::default());
+    assert_eq!(outcome.lfs, TransferReport::default());
     assert_eq!(
         (lfs.seen().len(), second.seen().len()),
         requests,
@@ -195,7 +195,10 @@ async fn a_pointer_that_changes_is_seen_on_the_way_to_a_server() {
     // Without them.
     point(&repo, "large.bin", b"nowhere");
     let outcome = mirror(&source, &target, &everything(), None).await.unwrap();
-    assert_eq!((outcome.lfs, outcome.complete), (Copied::default(), true));
+    assert_eq!(
+        (outcome.lfs, outcome.complete),
+        (TransferReport::default(), true)
+    );
 }
 
 #[tokio::test]
@@ -230,8 +233,8 @@ async fn too_little_memory_to_find_all_pointers_is_said() {
     let (from, to) = (Server::new(&repo), Server::new(&copy));
     let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
     let target = Beside(remote(&to.url(), Version::V2), http(&second));
-    let little = Options {
-        limits: Limits::default().with_memory(16 << 10),
+    let little = MirrorOptions {
+        limits: PackLimits::default().with_memory(16 << 10),
         ..with_lfs()
     };
     let error = mirror(&source, &target, &little, None).await.unwrap_err();

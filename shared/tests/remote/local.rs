@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use branchline_core::git::HashKind;
-use branchline_core::git::pack::Limits;
-use branchline_core::mirror::{Options, Outcome, RefSelection, mirror};
+use branchline_core::git::pack::PackLimits;
+use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::remote::Remote;
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::{ErrorKind, Result};
@@ -15,23 +15,23 @@ use super::objects::{lay, rich};
 use super::repo::Repo;
 
 pub(crate) fn local(path: &Path) -> LocalRepository {
-    LocalRepository::new(path, Limits::default().with_memory(16 << 20))
+    LocalRepository::new(path, PackLimits::default().with_memory(16 << 20))
 }
 
 /// All refs, pruned.
-pub(crate) fn options() -> Options {
-    Options {
+pub(crate) fn options() -> MirrorOptions {
+    MirrorOptions {
         refs: RefSelection::new(["refs/*"]).unwrap(),
         prune: true,
-        ..Options::default()
+        ..MirrorOptions::default()
     }
 }
 
-pub(crate) async fn run(source: &Path, target: &Path) -> Result<Outcome> {
+pub(crate) async fn run(source: &Path, target: &Path) -> Result<MirrorStats> {
     run_with(source, target, &options()).await
 }
 
-async fn run_with(source: &Path, target: &Path, options: &Options) -> Result<Outcome> {
+async fn run_with(source: &Path, target: &Path, options: &MirrorOptions) -> Result<MirrorStats> {
     mirror(&local(source), &local(target), options, None).await
 }
 
@@ -165,7 +165,7 @@ async fn names_become_folders_of_names_and_back() {
         source.git(&["update-ref", "-d", "refs/heads/p/q"]);
         source.git(&["update-ref", "refs/heads/p", "main"]);
         source.git(&["update-ref", "refs/heads/side", "main"]);
-        let keep = Options {
+        let keep = MirrorOptions {
             prune: false,
             ..options()
         };
@@ -223,9 +223,9 @@ async fn a_branch_that_is_checked_out_is_refused() {
     target.git(&args);
     source.git(&["update-ref", "refs/heads/linked", "main~1"]);
     source.git(&["update-ref", "refs/heads/main", "main~1"]);
-    let heads = Options {
+    let heads = MirrorOptions {
         prune: true,
-        ..Options::default()
+        ..MirrorOptions::default()
     };
     let outcome = run_with(&source.path, &tree, &heads);
     let outcome = outcome.await.unwrap();

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use branchline_core::git::object::{ObjectKind, id_of, loose_path};
-use branchline_core::git::pack::{Bases as _, Index, Limits, PackBytes};
-use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::remote::objects::{
-    Database, DatabaseOptions, Loose, PackAt, PackOptions, closure, fetch, history, pack,
+use branchline_core::git::odb::{
+    Database, DatabaseOptions, LooseObjects, PackOptions, StoredPack, commit_graph, fetch,
+    pack_objects, reachable_objects,
 };
-use branchline_core::remote::{PackBody, Wanted};
+use branchline_core::git::pack::{Bases as _, Index, PackBytes, PackLimits};
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::remote::{PackBody, PackRequest};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -44,7 +45,7 @@ impl PackBytes for Counted {
 pub(crate) struct Folder(pub PathBuf);
 
 #[async_trait]
-impl Loose for Folder {
+impl LooseObjects for Folder {
     async fn open(&self, id: ObjectId) -> Result<Option<PackBody>> {
         let Ok(bytes) = std::fs::read(self.0.join(loose_path(id))) else {
             return Ok(None);
@@ -78,11 +79,11 @@ pub(crate) fn packs(repo: &Repo) -> Vec<(Bytes, Index)> {
 pub(crate) fn database(
     hash: HashKind,
     packs: Vec<(Bytes, Index)>,
-    loose: Option<Arc<dyn Loose>>,
+    loose: Option<Arc<dyn LooseObjects>>,
     options: DatabaseOptions,
 ) -> (Arc<Database>, Arc<Reads>) {
     let reads = Arc::new(Reads::default());
-    let packs = packs.into_iter().map(|(bytes, index)| PackAt {
+    let packs = packs.into_iter().map(|(bytes, index)| StoredPack {
         index,
         size_bytes: bytes.len() as u64,
         bytes: Arc::new(Counted(bytes, Arc::clone(&reads))),
@@ -94,7 +95,7 @@ pub(crate) fn database(
 pub(crate) fn open(repo: &Repo) -> Arc<Database> {
     let loose = Arc::new(Folder(repo.path.join("objects")));
     let options = DatabaseOptions {
-        limits: Limits::default().with_memory(4 << 20),
+        limits: PackLimits::default().with_memory(4 << 20),
         block_bytes: 32 << 10,
     };
     database(repo.hash, packs(repo), Some(loose), options).0
@@ -248,7 +249,7 @@ async fn sends_what_git_lists(hash: HashKind, form: &str) {
         let expected = listed(&repo, &wants, &haves);
         // One that the source does not know changes nothing.
         haves.push(id_of(hash, ObjectKind::Commit, b"stranger").unwrap());
-        let found = closure(&database, &wants, &haves).await.unwrap();
+        let found = reachable_objects(&database, &wants, &haves).await.unwrap();
         let ids: BTreeSet<_> = found.objects.iter().copied().collect();
         assert_eq!(ids.len(), found.objects.len(), "{what}: each once");
         let sent_too_much: Vec<_> = ids.difference(&expected).collect();
@@ -260,7 +261,7 @@ async fn sends_what_git_lists(hash: HashKind, form: &str) {
         // Each form meets each way, with some of the pairs.
         let ways = [(false, false), (true, false), (true, true), (false, true)];
         let (thin, offset_deltas) = ways[(at + form.len()) % ways.len()];
-        let wanted = Wanted {
+        let wanted = PackRequest {
             wants: wants.clone(),
             haves: haves.clone(),
             thin,
@@ -335,7 +336,7 @@ async fn histories_are_in_order_and_complete() {
     for (want, have) in PAIRS {
         let wants: Vec<_> = want.iter().map(|name| repo.id(name)).collect();
         let haves: Vec<_> = have.iter().map(|name| repo.id(name)).collect();
-        let commits = history(&database, &wants, &haves).await.unwrap();
+        let commits = commit_graph(&database, &wants, &haves).await.unwrap();
         let mut args = vec!["rev-list", "--parents"];
         args.extend(
             want.iter()
@@ -394,7 +395,9 @@ C kept/file other/copy
 ";
     repo.input(&["fast-import", "--quiet"], script.as_bytes());
     let (wants, haves) = ([repo.id("main")], [repo.id("main~1")]);
-    let found = closure(&open(&repo), &wants, &haves).await.unwrap();
+    let found = reachable_objects(&open(&repo), &wants, &haves)
+        .await
+        .unwrap();
     let ours: BTreeSet<_> = found.objects.into_iter().collect();
     let mut expected = listed(&repo, &wants, &haves);
     expected.insert(repo.id("main:kept/file"));
@@ -426,17 +429,17 @@ async fn walks_read_each_part_of_a_pack_about_once() {
     let tips: Vec<_> = tips.lines().map(|hex| repo.id(hex)).collect();
     let block = 64 << 10;
     let options = DatabaseOptions {
-        limits: Limits::default().with_memory(64 << 20),
+        limits: PackLimits::default().with_memory(64 << 20),
         block_bytes: block,
     };
     let (database, reads) = database(repo.hash, packs, None, options);
-    let found = closure(&database, &tips, &[]).await.unwrap();
+    let found = reachable_objects(&database, &tips, &[]).await.unwrap();
     let walked = reads.requests.swap(0, Ordering::Relaxed);
     assert!(
         walked <= size.div_ceil(block),
         "{walked} requests for {size} bytes"
     );
-    let body = pack(&database, found.objects, PackOptions::default()).unwrap();
+    let body = pack_objects(&database, found.objects, PackOptions::default()).unwrap();
     let sent = all(body).await.unwrap();
     let copied = reads.requests.swap(0, Ordering::Relaxed);
     assert!(
@@ -445,7 +448,7 @@ async fn walks_read_each_part_of_a_pack_about_once() {
         sent.len()
     );
 
-    let newest = closure(&database, &[repo.id("main")], &[repo.id("main~1")])
+    let newest = reachable_objects(&database, &[repo.id("main")], &[repo.id("main~1")])
         .await
         .unwrap();
     assert!(newest.objects.len() < 100);
@@ -469,12 +472,16 @@ async fn a_missing_object_is_named() {
         let folder = Repo::new(repo.hash);
         let out = folder.input(&["index-pack", "--stdin"], &bytes);
         assert!(!out.is_empty());
-        let error = closure(&open(&folder), &[tip], &[]).await.unwrap_err();
+        let error = reachable_objects(&open(&folder), &[tip], &[])
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{revision}");
         assert!(error.to_string().contains(&id.to_string()), "{error}");
     }
     let stranger = id_of(HashKind::Sha1, ObjectKind::Commit, b"stranger").unwrap();
-    let error = closure(&open(&repo), &[stranger], &[]).await.unwrap_err();
+    let error = reachable_objects(&open(&repo), &[stranger], &[])
+        .await
+        .unwrap_err();
     assert_eq!(
         error.kind(),
         ErrorKind::NotFound,

@@ -6,7 +6,7 @@ use branchline_core::remote::s3_bundle::BundleOptions;
 use branchline_core::remote::{Head, Remote};
 
 use crate::repo::{Repo, history};
-use crate::s3_bundle_world::{World, bundle, collect, fetch_all, mirror_all, set_refs};
+use crate::s3_bundle_fixture::{World, bundle, collect, fetch_all, mirror_all, set_refs};
 
 const MIN: usize = 5 << 20;
 
@@ -356,26 +356,28 @@ async fn a_deleted_ref_leaves_no_key() {
 
 #[tokio::test]
 async fn a_pack_without_what_its_refs_need_is_refused() {
-    use branchline_core::git::pack::Limits;
-    use branchline_core::remote::{Incoming, IncomingOptions, Push, RefChange, RefTarget, Wanted};
+    use branchline_core::git::pack::PackLimits;
+    use branchline_core::remote::{
+        IncomingOptions, IncomingPack, PackRequest, Push, RefTarget, RefUpdate,
+    };
     let world = World::new(MIN);
     let remote = world.remote("r");
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 6, 4));
-    let wanted = Wanted {
+    let wanted = PackRequest {
         wants: vec![repo.id("main")],
         haves: vec![repo.id("main~1")],
         thin: false,
         offset_deltas: true,
     };
-    let pack = crate::s3_bundle_world::pack_objects(&repo.path, repo.hash, &wanted);
+    let pack = crate::s3_bundle_fixture::pack_objects(&repo.path, repo.hash, &wanted);
     let options = IncomingOptions {
         hash: repo.hash,
-        limits: Limits::default(),
+        limits: PackLimits::default(),
         pointers: false,
     };
     let body = Box::pin(futures_util::stream::iter([Ok(pack.into())]));
-    let change = RefChange {
+    let change = RefUpdate {
         name: "refs/heads/main".into(),
         old: None,
         new: Some(RefTarget {
@@ -387,7 +389,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
     let error = target
         .push(Push {
             changes: vec![change],
-            pack: Some(Incoming::new(body, &options)),
+            pack: Some(IncomingPack::new(body, &options)),
             ..Push::default()
         })
         .await
@@ -410,7 +412,7 @@ async fn what_several_refs_share_is_fetched_once() {
     mirror_all(&repo, &remote).await.unwrap();
     let source = remote.source(&[]).await.unwrap();
     let before = world.store.traffic().count("get");
-    let wanted = branchline_core::remote::Wanted {
+    let wanted = branchline_core::remote::PackRequest {
         wants: source.snapshot().tips(),
         haves: Vec::new(),
         thin: false,

@@ -8,25 +8,25 @@ use std::time::Duration;
 
 use branchline_core::ErrorKind;
 use branchline_core::git::ObjectId;
-use branchline_core::mirror::{self, Options, RefSelection};
+use branchline_core::mirror::{self, MirrorOptions, RefSelection};
 use branchline_core::name::ObjectKey;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
-use branchline_core::remote::{Push, RefChange, Remote};
+use branchline_core::remote::{Push, RefUpdate, Remote};
 use branchline_core::storage::{ObjectStore, Precondition, PutOptions};
-use branchline_core::testkit::{Failing, MemoryStore, Script, When};
+use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use bstr::BStr;
 use futures_util::FutureExt as _;
 
 use crate::repo::Repo;
 use crate::s3_bundle_faults::{commit, listed, small};
-use crate::s3_bundle_world::{GitRemote, World, bundle, fetch_all, mirror_all};
+use crate::s3_bundle_fixture::{GitRemote, World, bundle, fetch_all, mirror_all};
 
 const MIN: usize = 5 << 20;
 const LOCK: &str = "r/refs/heads/main/LOCK#.lock";
 
 /// A remote whose writer dies with request `nth`: before it is executed, or after.
-fn dying(world: &World, nth: usize, when: When) -> (BundleRemote, Script) {
-    let script = Script::new();
+fn dying(world: &World, nth: usize, when: When) -> (BundleRemote, FaultPlan) {
+    let script = FaultPlan::new();
     script.fail(nth, ErrorKind::Transport, when);
     for later in 1..400 {
         script.fail(nth + later, ErrorKind::Transport, When::Before);
@@ -38,9 +38,9 @@ fn dying(world: &World, nth: usize, when: When) -> (BundleRemote, Script) {
 
 /// Moves `main` as a repository has it, and nothing else.
 async fn push_main(repo: &Repo, remote: &BundleRemote) -> branchline_core::Result<()> {
-    let options = Options {
+    let options = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
-        ..Options::default()
+        ..MirrorOptions::default()
     };
     let pushed = mirror::mirror(&GitRemote::new(repo), remote, &options, None).await;
     pushed.map(drop)
@@ -194,7 +194,7 @@ async fn what_lost_the_ref_never_takes_the_name_of_another() {
 }
 
 fn deletion(name: &str, old: ObjectId) -> Push {
-    let change = RefChange {
+    let change = RefUpdate {
         name: name.into(),
         old: Some(old),
         new: None,
@@ -304,7 +304,7 @@ async fn a_lock_is_not_let_go_of_while_its_upload_may_be_completed() {
     mirror_all(&repo, &world.remote("r")).await.unwrap();
     let more = commit(&repo, &["main"], "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
-    let script = Script::new();
+    let script = FaultPlan::new();
     for nth in 1..10 {
         script.fail_method("complete_upload", nth, ErrorKind::Transport, When::Before);
         script.fail_method("abort_upload", nth, ErrorKind::Transport, When::Before);
@@ -332,7 +332,7 @@ async fn a_renewal_that_arrives_late_does_not_hide_the_upload_from_the_lock() {
     let more = commit(&repo, &["main"], "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
     let traffic = world.store.traffic();
-    let script = Script::new();
+    let script = FaultPlan::new();
     // The lock, a renewal; the announcement comes next.
     script.fail_method("put", 2, ErrorKind::Transport, When::Before);
     let latency = Duration::from_millis(600);
@@ -341,7 +341,7 @@ async fn a_renewal_that_arrives_late_does_not_hide_the_upload_from_the_lock() {
     traffic.before("put", first + 1, move || {
         store.traffic().set_latency(Duration::ZERO);
         let key = ObjectKey::new(LOCK).unwrap();
-        let read = store.read(&bucket, &key).now_or_never().unwrap();
+        let read = store.get_with_etag(&bucket, &key).now_or_never().unwrap();
         let (body, etag) = read.unwrap().unwrap();
         let mut body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["renewed"], 0, "the renewal has not arrived before");

@@ -8,10 +8,10 @@ use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
 use branchline_core::remote::Remote;
 use branchline_core::remote::s3_bundle::BundleRemote;
-use branchline_core::testkit::{Failing, MemoryStore, Script, When};
+use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 
 use crate::repo::{Repo, history};
-use crate::s3_bundle_world::{World, fetch_all, mirror_all};
+use crate::s3_bundle_fixture::{World, fetch_all, mirror_all};
 
 pub(crate) fn commit(repo: &Repo, parents: &[&str], message: &str) -> String {
     let tree = repo.git(&["rev-parse", "main^{tree}"]);
@@ -60,7 +60,7 @@ async fn a_failure_of_any_request_leaves_nothing_that_the_next_push_cannot_finis
                 &commit(&repo, &["main"], "new"),
             ]);
             repo.git(&["update-ref", "-d", "refs/tags/gone"]);
-            let script = Script::new();
+            let script = FaultPlan::new();
             script.fail(nth, ErrorKind::Transport, when);
             let store = Failing::new(Arc::<MemoryStore>::clone(&world.store), &script);
             let failing = world.remote_over(Arc::new(store), "r", world.options());
@@ -180,14 +180,14 @@ async fn of_two_that_went_apart_the_newest_is_the_ref_and_the_other_is_kept() {
 
 /// Moves `main` to a commit, and nothing else.
 async fn push_one(repo: &Repo, remote: &BundleRemote, id: &str) {
-    use branchline_core::mirror::{self, Options, RefSelection};
+    use branchline_core::mirror::{self, MirrorOptions, RefSelection};
     let before = repo.git(&["rev-parse", "main"]);
     repo.git(&["update-ref", "refs/heads/main", id]);
-    let options = Options {
+    let options = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
-        ..Options::default()
+        ..MirrorOptions::default()
     };
-    let local = crate::s3_bundle_world::GitRemote::new(repo);
+    let local = crate::s3_bundle_fixture::GitRemote::new(repo);
     mirror::mirror(&local, remote, &options, None)
         .await
         .unwrap();

@@ -11,7 +11,7 @@ use branchline_core::storage::{ObjectStore, PutOptions};
 
 use crate::repo::{Repo, history};
 use crate::s3_bundle_faults::{commit, listed, small};
-use crate::s3_bundle_world::{World, bundle, fetch_all, mirror_all};
+use crate::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
 
 const MIN: usize = 5 << 20;
 
@@ -54,7 +54,7 @@ async fn a_bundle_that_leaves_objects_out_is_refused_by_name() {
     world.put(&key, bytes).await;
     let remote = world.remote("r");
     let source = remote.source(&[]).await.unwrap();
-    let wanted = branchline_core::remote::Wanted {
+    let wanted = branchline_core::remote::PackRequest {
         wants: vec![id],
         offset_deltas: true,
         ..Default::default()
@@ -130,13 +130,13 @@ async fn incremental_bundles_stand_on_each_other_in_a_long_chain() {
         below = middle;
     }
     let source = world.remote("r").source(&[]).await.unwrap();
-    let wanted = branchline_core::remote::Wanted {
+    let wanted = branchline_core::remote::PackRequest {
         wants: vec![repo.id("b")],
         offset_deltas: true,
         ..Default::default()
     };
     let pack = source.fetch(&wanted).await.unwrap();
-    let pack = crate::s3_bundle_world::collect(pack).await.unwrap();
+    let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
     let copy = Repo::new(HashKind::Sha1);
     copy.index_pack(&pack, false);
     copy.git(&["update-ref", "refs/heads/b", &repo.id("b").to_string()]);
@@ -204,11 +204,11 @@ async fn a_repository_of_sha_256_goes_both_ways_and_never_half() {
 
 #[tokio::test]
 async fn a_push_of_another_hash_function_is_refused_at_the_target() {
-    use branchline_core::remote::{Push, RefChange, RefTarget};
+    use branchline_core::remote::{Push, RefTarget, RefUpdate};
     let world = World::new(MIN);
     mirror_all(&small(), &world.remote("r")).await.unwrap();
     let other = Repo::with_history(HashKind::Sha256, 2, 2);
-    let change = RefChange {
+    let change = RefUpdate {
         name: "refs/heads/other".into(),
         old: None,
         new: Some(RefTarget {
@@ -389,13 +389,13 @@ async fn what_is_no_bundle_takes_no_other_ref_with_it() {
     assert!(refs.contains(&main), "{refs:?}");
     assert_eq!(refs.len(), 3, "and both that claim to be `other`: {refs:?}");
     let source = remote.source(&[]).await.unwrap();
-    let wanted = branchline_core::remote::Wanted {
+    let wanted = branchline_core::remote::PackRequest {
         wants: vec![repo.id("main"), repo.id("other")],
         offset_deltas: true,
         ..Default::default()
     };
     let pack = source.fetch(&wanted).await.unwrap();
-    let pack = crate::s3_bundle_world::collect(pack).await.unwrap();
+    let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
     Repo::new(HashKind::Sha1).index_pack(&pack, false);
 }
 

@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use branchline_core::archive::Archiver;
-use branchline_core::git::pack::Limits;
+use branchline_core::archive::ZipArchiver;
+use branchline_core::git::odb::Database;
+use branchline_core::git::pack::PackLimits;
 use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::mirror::{self, Options, RefSelection};
+use branchline_core::mirror::{self, MirrorOptions, RefSelection};
 use branchline_core::name::ObjectKey;
-use branchline_core::remote::objects::Database;
-use branchline_core::remote::s3_bundle::{self, Archive, BundleOptions, BundleRemote};
-use branchline_core::storage::upload::Upload;
-use branchline_core::storage::{ObjectMetadata, ObjectStore as _, PutOptions, header_text};
-use branchline_core::testkit::{Failing, MemoryStore, Script, When};
+use branchline_core::remote::s3_bundle::{self, BundleOptions, BundleRemote, CommitArchive};
+use branchline_core::storage::multipart::MultipartWriter;
+use branchline_core::storage::{ObjectMetadata, ObjectStore as _, PutOptions, encode_rfc2047};
+use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
 use crate::repo::{Repo, history};
-use crate::s3_bundle_world::{GitRemote, World, mirror_all};
+use crate::s3_bundle_fixture::{GitRemote, World, mirror_all};
 
 const MIN: usize = 5 << 20;
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";
@@ -29,7 +29,7 @@ const SUMMARY: &str = "codepipeline-artifact-revision-summary";
 /// How the remotes of these tests are used.
 fn options(world: &World) -> BundleOptions {
     BundleOptions {
-        archiver: Some(Arc::new(Archiver::new(4 << 20))),
+        archiver: Some(Arc::new(ZipArchiver::new(4 << 20))),
         ..world.options()
     }
 }
@@ -116,7 +116,7 @@ async fn each_ref_has_an_archive_equal_to_gits_and_a_summary_of_its_own() {
         let (id, name) = line.split_once(' ').unwrap();
         let metadata = metadata(&world, name);
         let printed = repo.git(&["log", "-1", "--format=%h %s", name]);
-        let safe = header_text(&printed, 1024);
+        let safe = encode_rfc2047(&printed, 1024);
         assert_eq!(metadata.user[SUMMARY], safe, "{name}");
         assert_eq!(
             metadata.content_disposition.unwrap(),
@@ -197,7 +197,7 @@ async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
             let new = commit(&repo, "main", "new");
             repo.git(&["update-ref", "refs/heads/new", &new]);
             repo.git(&["update-ref", "-d", "refs/tags/gone"]);
-            let script = Script::new();
+            let script = FaultPlan::new();
             // It is not tried again.
             script.fail(nth, ErrorKind::AccessDenied, when);
             let store = Failing::new(Arc::<MemoryStore>::clone(&world.store), &script);
@@ -264,10 +264,10 @@ async fn a_failure_of_any_part_of_a_large_archive_is_healed_too() {
         for when in [When::Before, When::After] {
             repo.git(&["update-ref", "refs/heads/main", &large]);
             let world = World::new(MIN);
-            let script = Script::new();
+            let script = FaultPlan::new();
             script.fail_method(method, nth, ErrorKind::AccessDenied, when);
             let store = Failing::new(Arc::<MemoryStore>::clone(&world.store), &script);
-            let limits = Limits::default().with_memory(8 << 20);
+            let limits = PackLimits::default().with_memory(8 << 20);
             let options = || BundleOptions {
                 limits,
                 ..options(&world)
@@ -323,9 +323,9 @@ async fn archives_of_other_clients_are_renewed_when_they_are_of_another_commit()
     all_is_as_it_shall_be(&repo, &world, "renewed").await;
     // Refs that are not selected are none of its business.
     put(&world, "refs/heads/old", python(repo.id("main~1"))).await;
-    let selected = Options {
+    let selected = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
-        ..Options::default()
+        ..MirrorOptions::default()
     };
     let source = GitRemote::new(&repo);
     let mirrored = mirror::mirror(&source, &zipped(&world), &selected, None).await;
@@ -396,19 +396,19 @@ async fn an_archive_that_cannot_be_made_stops_no_other_and_is_told_each_time() {
 
 /// Archives whose writing is overtaken by another push.
 struct Overtaken {
-    inner: Arc<Archiver>,
+    inner: Arc<ZipArchiver>,
     meanwhile: tokio::sync::Mutex<Option<futures_util::future::BoxFuture<'static, ()>>>,
 }
 
-struct Late(Box<dyn Archive>, Arc<Overtaken>);
+struct Late(Box<dyn CommitArchive>, Arc<Overtaken>);
 
 #[async_trait]
-impl Archive for Late {
+impl CommitArchive for Late {
     fn summary(&self) -> &str {
         self.0.summary()
     }
 
-    async fn send(&self, upload: &Upload) -> Result<(u32, Bytes)> {
+    async fn send(&self, upload: &MultipartWriter) -> Result<(u32, Bytes)> {
         let sent = self.0.send(upload).await;
         if let Some(meanwhile) = self.1.meanwhile.lock().await.take() {
             meanwhile.await;
@@ -425,7 +425,7 @@ impl s3_bundle::Archiver for Overtakes {
         &self,
         objects: &Arc<Database>,
         id: ObjectId,
-    ) -> Result<Option<Box<dyn Archive>>> {
+    ) -> Result<Option<Box<dyn CommitArchive>>> {
         let archive = self.0.inner.open(objects, id).await?;
         Ok(archive.map(|archive| Box::new(Late(archive, Arc::clone(&self.0))) as _))
     }
@@ -452,7 +452,7 @@ async fn an_older_archive_never_replaces_a_newer_one() {
             mirror_all(&other_repo, &zipped(&other)).await.unwrap();
         };
         let overtaken = Arc::new(Overtaken {
-            inner: Arc::new(Archiver::new(0)),
+            inner: Arc::new(ZipArchiver::new(0)),
             meanwhile: tokio::sync::Mutex::new(Some(Box::pin(meanwhile))),
         });
         let options = BundleOptions {
@@ -473,7 +473,7 @@ async fn a_mirroring_that_is_given_up_while_it_archives_leaves_nothing_in_the_wa
     let repo = small();
     mirror_all(&repo, &world.remote("r")).await.unwrap();
     let overtaken = Arc::new(Overtaken {
-        inner: Arc::new(Archiver::new(0)),
+        inner: Arc::new(ZipArchiver::new(0)),
         meanwhile: tokio::sync::Mutex::new(Some(Box::pin(std::future::pending()))),
     });
     let options = BundleOptions {
@@ -483,7 +483,7 @@ async fn a_mirroring_that_is_given_up_while_it_archives_leaves_nothing_in_the_wa
     let slow = world.remote_with("r", options);
     let source = GitRemote::new(&repo);
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
-    let options = Options::default();
+    let options = MirrorOptions::default();
     let outcome = mirror::mirror(&source, &slow, &options, Some(deadline)).await;
     assert!(!outcome.unwrap().complete, "there was no time");
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;

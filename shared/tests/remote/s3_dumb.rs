@@ -5,12 +5,12 @@ use branchline_core::git::HashKind;
 use branchline_core::git::dumb_http::parse_info_refs;
 use branchline_core::mirror::mirror;
 use branchline_core::remote::Remote as _;
-use branchline_core::remote::s3_dumb::Options;
+use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
 use crate::git_remote::{GitRemote, git};
 use crate::repo::{Repo, history};
-use crate::s3_dumb_world::{PREFIX, StaticServer, World, all, bucket};
+use crate::s3_dumb_fixture::{PREFIX, StaticServer, World, all, bucket};
 
 fn puts(world: &World) -> Vec<String> {
     let journal = world.store.journal();
@@ -101,7 +101,7 @@ async fn later_mirrors_send_what_is_new_and_stock_git_fetches_just_that() {
 async fn files_say_what_they_are_and_how_long_they_may_be_kept() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
-    let options = Options {
+    let options = DumbOptions {
         kms_key_id: Some("alias/k".into()),
         ..world.options()
     };
@@ -371,7 +371,7 @@ impl std::fmt::Display for Liar {
 mod liar {
     use async_trait::async_trait;
     use branchline_core::Result;
-    use branchline_core::remote::{PackBody, Remote, Snapshot, Source, Target, Wanted};
+    use branchline_core::remote::{PackBody, PackRequest, Remote, Snapshot, Source, Target};
 
     #[async_trait]
     impl Remote for super::Liar {
@@ -395,7 +395,7 @@ mod liar {
         fn snapshot(&self) -> &Snapshot {
             &self.snapshot
         }
-        async fn fetch(&self, _: &Wanted) -> Result<PackBody> {
+        async fn fetch(&self, _: &PackRequest) -> Result<PackBody> {
             let pack = self.pack.clone().into();
             Ok(Box::pin(futures_util::stream::once(async { Ok(pack) })))
         }

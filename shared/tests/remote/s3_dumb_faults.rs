@@ -6,13 +6,13 @@ use std::sync::Arc;
 use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
 use branchline_core::mirror::mirror;
-use branchline_core::remote::s3_dumb::Options;
+use branchline_core::remote::s3_dumb::DumbOptions;
 use branchline_core::storage::ObjectStore;
-use branchline_core::testkit::{Failing, Script, When};
+use branchline_core::testkit::{Failing, FaultPlan, When};
 
 use crate::git_remote::GitRemote;
 use crate::repo::{Repo, history};
-use crate::s3_dumb_world::{Judge, World, all};
+use crate::s3_dumb_fixture::{Judge, World, all};
 
 /// How the target is when it is disturbed.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,8 @@ enum Start {
 }
 
 impl Start {
-    fn options(self, world: &World) -> Options {
-        Options {
+    fn options(self, world: &World) -> DumbOptions {
+        DumbOptions {
             loose: matches!(self, Self::Loose),
             ..world.options()
         }
@@ -73,7 +73,7 @@ async fn cut_everywhere(start: Start) {
     for nth in 1..=requests {
         for when in [When::Before, When::After] {
             let (world, repo) = start.world().await;
-            let script = Script::new();
+            let script = FaultPlan::new();
             let failing = Failing::new(Arc::clone(&world.store), &script);
             let target = world.remote_over(
                 Arc::new(failing) as Arc<dyn ObjectStore>,

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use branchline_core::git::HashKind;
 use branchline_core::mirror::mirror;
-use branchline_core::remote::s3_dumb::Options;
-use branchline_core::remote::{Remote as _, Wanted};
+use branchline_core::remote::s3_dumb::DumbOptions;
+use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::{ObjectStore as _, PutOptions};
 use futures_util::TryStreamExt as _;
 
 use crate::repo::Repo;
-use crate::s3_dumb_world::{Judge, NOW, PREFIX, World, all, bucket, grow};
+use crate::s3_dumb_fixture::{Judge, NOW, PREFIX, World, all, bucket, grow};
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -123,7 +123,7 @@ async fn packs_of_unknown_size_and_large_ones_are_never_rewritten() {
     assert_eq!(world.packs().len(), 2);
     let second = world.packs()[0];
     grow(&repo, 2);
-    let options = Options {
+    let options = DumbOptions {
         largest_merged: 10,
         ..world.options()
     };
@@ -164,7 +164,7 @@ async fn a_pack_that_comes_back_after_it_was_merged_is_not_written_again() {
 async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
     let world = World::new();
     let repo = with_noise(17 << 20);
-    let options = || Options {
+    let options = || DumbOptions {
         memory: 1 << 20,
         ..world.options()
     };
@@ -214,7 +214,7 @@ async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
 async fn loose_objects_are_what_a_bucket_without_lists_needs() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 12, 6);
-    let options = || Options {
+    let options = || DumbOptions {
         loose: true,
         ..world.options()
     };
@@ -258,7 +258,7 @@ async fn many_loose_objects_are_looked_up_in_a_list() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
     (0..80).for_each(|number| grow(&repo, number));
-    let options = Options {
+    let options = DumbOptions {
         loose: true,
         ..world.options()
     };
@@ -278,7 +278,7 @@ async fn many_loose_objects_are_looked_up_in_a_list() {
 async fn a_large_blob_becomes_loose_without_being_held() {
     let world = World::new();
     let repo = with_noise(14 << 20);
-    let options = Options {
+    let options = DumbOptions {
         loose: true,
         memory: 4 << 20,
         ..world.options()
@@ -299,7 +299,7 @@ async fn a_mirror_of_a_mirror_is_equal_whatever_its_objects_lie_in() {
     for loose in [false, true] {
         let world = World::new();
         let repo = Repo::with_history(HashKind::Sha1, 20, 6);
-        let options = |world: &World| Options {
+        let options = |world: &World| DumbOptions {
             loose,
             ..world.options()
         };
@@ -337,10 +337,10 @@ async fn a_receiver_without_offset_deltas_gets_none() {
     let remote = world.remote();
     let source = remote.source(&[]).await.unwrap();
     for offset_deltas in [true, false] {
-        let wanted = Wanted {
+        let wanted = PackRequest {
             wants: source.snapshot().tips(),
             offset_deltas,
-            ..Wanted::default()
+            ..PackRequest::default()
         };
         let body = source.fetch(&wanted).await.unwrap();
         let pieces: Vec<_> = body.try_collect().await.unwrap();
@@ -362,7 +362,7 @@ async fn a_receiver_without_offset_deltas_gets_none() {
 async fn a_grace_period_is_the_callers_choice() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
-    let options = || Options {
+    let options = || DumbOptions {
         grace: Duration::from_mins(1),
         ..world.options()
     };

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use branchline_core::git::HashKind;
 use branchline_core::git::dumb_http::parse_info_refs;
 use branchline_core::mirror::{self, mirror};
-use branchline_core::remote::s3_dumb::Options;
+use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
 use crate::git_remote::GitRemote;
 use crate::repo::{Repo, history};
-use crate::s3_dumb_world::{Judge, World, all};
+use crate::s3_dumb_fixture::{Judge, World, all};
 
-fn only(pattern: &str) -> mirror::Options {
-    mirror::Options {
+fn only(pattern: &str) -> mirror::MirrorOptions {
+    mirror::MirrorOptions {
         refs: mirror::RefSelection::new([pattern]).unwrap(),
-        ..mirror::Options::default()
+        ..mirror::MirrorOptions::default()
     }
 }
 
 /// Runs a mirroring to its end on a thread of its own.
-fn run_meanwhile(world: World, repo: Arc<Repo>, how: mirror::Options, options: Options) {
+fn run_meanwhile(world: World, repo: Arc<Repo>, how: mirror::MirrorOptions, options: DumbOptions) {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -82,7 +82,7 @@ async fn interleave(case: Case) {
         let (world, repo) = start(case).await;
         let judge = Arc::new(Judge::new(&repo));
         let before = world.store.traffic().calls().len();
-        let other = Options {
+        let other = DumbOptions {
             loose: matches!(case, Case::OneLoose),
             ..world.options()
         };

@@ -4,20 +4,23 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use branchline_tests::stage::Stage;
-use branchline_tests::template::{Deployment, Template};
+use branchline_tests::environment::TestEnvironment;
+use branchline_tests::template::{ResolvedTemplate, Template};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// The bucket of the fleets' lists and results: that of the artifacts.
-pub(super) use branchline_tests::stage::BUCKET;
+pub(super) use branchline_tests::environment::BUCKET;
 /// The function that the state machines call.
 pub(super) const MIGRATION: &str = "migration";
 
 /// What the template deploys, with the fleets' bucket given and backups on, for the
 /// repositories of a pattern.
-pub(super) fn deployment<'a>(template: &'a Template, pattern: &str) -> Result<Deployment<'a>> {
+pub(super) fn deployment<'a>(
+    template: &'a Template,
+    pattern: &str,
+) -> Result<ResolvedTemplate<'a>> {
     let parameters = [
         ("ArtifactBucket", BUCKET),
         ("MirrorBucket", "mirrors"),
@@ -25,14 +28,14 @@ pub(super) fn deployment<'a>(template: &'a Template, pattern: &str) -> Result<De
         ("RepositoryNamePattern", pattern),
     ];
     let deployment = template
-        .deploy(&parameters)?
+        .resolve(&parameters)?
         .named("MigrationFunction", MIGRATION);
     Ok(deployment.at("123456789012", "us-east-1"))
 }
 
 /// The definition that a state machine of the template has once it is deployed. What
 /// names the other machine stays open until that one is there.
-fn definition(deployment: &Deployment<'_>, machine: &str) -> Result<String> {
+fn definition(deployment: &ResolvedTemplate<'_>, machine: &str) -> Result<String> {
     let properties = deployment.properties(machine)?;
     let file = properties["DefinitionUri"]
         .as_str()
@@ -73,7 +76,7 @@ pub(super) struct Interpreter {
 impl Interpreter {
     /// Starts it with both state machines, for the repositories of a pattern; `None` when
     /// there is no environment for it.
-    pub(super) async fn start(stage: &Stage, pattern: &str) -> Result<Option<Self>> {
+    pub(super) async fn start(stage: &TestEnvironment, pattern: &str) -> Result<Option<Self>> {
         let Some(environment) = environment() else {
             return Ok(None);
         };

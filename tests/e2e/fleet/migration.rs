@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use branchline_dev::lambda::FunctionConfig;
 use branchline_dev::s3::store::{Precondition, PutOptions, Query};
+use branchline_tests::environment::{TestEnvironment, built_programs};
 use branchline_tests::git;
-use branchline_tests::stage::{Stage, built_programs};
 use branchline_tests::template::Template;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const WORK: Duration = Duration::from_secs(6);
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// Makes a repository with one commit and returns that commit's id.
-async fn push(stage: &Stage, name: &str) -> Result<String> {
+async fn push(stage: &TestEnvironment, name: &str) -> Result<String> {
     stage.create_repository(name).await?;
     let work = tempfile::tempdir()?;
     git::init(work.path())?;
@@ -34,7 +34,7 @@ async fn push(stage: &Stage, name: &str) -> Result<String> {
 }
 
 /// The commit of `main` in the mirror of a repository, all of which git has found sound.
-fn mirrored(stage: &Stage, name: &str) -> Result<String> {
+fn mirrored(stage: &TestEnvironment, name: &str) -> Result<String> {
     let store = stage.server.store();
     let bytes = |key: &str| store.get_bytes(MIRRORS, key, None).map(|(_, bytes)| bytes);
     let refs = String::from_utf8(bytes(&format!("{name}/info/refs"))?.to_vec())?;
@@ -71,7 +71,7 @@ fn mapping(name: &str) -> Value {
 }
 
 /// A stage with the real function, a bucket for mirrors, and the interpreter on it.
-async fn start() -> Result<Option<(Stage, Interpreter)>> {
+async fn start() -> Result<Option<(TestEnvironment, Interpreter)>> {
     let bootstrap = built_programs().join(MIGRATION);
     let mut function = FunctionConfig::new(MIGRATION, bootstrap);
     function.timeout = WORK + MARGIN;
@@ -139,7 +139,7 @@ async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
 }
 
 /// What lies below a prefix of the bucket of mirrors, as keys and what they hold.
-fn objects(stage: &Stage, prefix: &str) -> Result<BTreeMap<String, String>> {
+fn objects(stage: &TestEnvironment, prefix: &str) -> Result<BTreeMap<String, String>> {
     let store = stage.server.store();
     let page = store.bucket(MIRRORS)?.list(&Query {
         prefix: prefix.to_owned(),
@@ -155,7 +155,7 @@ fn objects(stage: &Stage, prefix: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// The commit of `main` in the bundle that backs a repository up, which git has read.
-fn backed_up(stage: &Stage, name: &str) -> Result<String> {
+fn backed_up(stage: &TestEnvironment, name: &str) -> Result<String> {
     let prefix = format!("backup/{name}/refs/heads/main/");
     let bundles: Vec<String> = objects(stage, &prefix)?.into_keys().collect();
     let [key] = bundles.as_slice() else {

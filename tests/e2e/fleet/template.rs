@@ -12,12 +12,12 @@ const SCHEDULE: (&str, &str) = ("BackupSchedule", "rate(1 day)");
 fn backups_are_off_unless_they_are_asked_for() -> Result<()> {
     let template = Template::load()?;
     let state = |parameters: &[(&str, &str)]| -> Result<Value> {
-        let machine = template.deploy(parameters)?.properties("MirrorFleet")?;
+        let machine = template.resolve(parameters)?.properties("MirrorFleet")?;
         Ok(machine["Events"]["Backup"]["Properties"]["State"].clone())
     };
     assert_eq!(state(&[])?, "DISABLED");
     assert_eq!(state(&[SCHEDULE, ("MirrorBucket", "mirrors")])?, "ENABLED");
-    let refusals = template.deploy(&[SCHEDULE])?.refusals()?;
+    let refusals = template.resolve(&[SCHEDULE])?.refusals()?;
     assert!(
         refusals.len() == 1 && refusals[0].contains("MirrorBucket"),
         "backups need a bucket: {refusals:?}"

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use branchline_dev::faults::Service;
 use branchline_dev::pipeline::{Execution, Status};
-use branchline_tests::stage::{BUCKET, MIGRATION, PIPELINE, Setup, Stage};
+use branchline_tests::environment::{BUCKET, MIGRATION, PIPELINE, Setup, TestEnvironment};
 use branchline_tests::{compare, git};
 use clap::Parser;
 use serde_json::json;
@@ -55,7 +55,7 @@ async fn main() -> Result<()> {
 
     demo.step("A development server stands in for AWS, with branchline's functions on it");
     let data = arguments.data.join("server");
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         update: vec![("PIPELINE_VARIABLES", "true".to_owned())],
         migration: Some(Vec::new()),
         data: Some(data),
@@ -143,7 +143,7 @@ async fn main() -> Result<()> {
 }
 
 /// Mirrors the repository twice, and clones the mirror in between.
-async fn mirror(stage: &Stage, data: &Path) -> Result<()> {
+async fn mirror(stage: &TestEnvironment, data: &Path) -> Result<()> {
     stage.create_public_bucket(MIRRORS)?;
     let event = json!({ "mappings": [{
         "source": format!("codecommit://{NAME}"),
@@ -179,7 +179,7 @@ async fn mirror(stage: &Stage, data: &Path) -> Result<()> {
 }
 
 /// Calls the migration function, and tells what it did.
-async fn run_migration(stage: &Stage, event: &serde_json::Value) -> Result<()> {
+async fn run_migration(stage: &TestEnvironment, event: &serde_json::Value) -> Result<()> {
     let before = stage.requests_of(MIGRATION, Service::S3);
     let answer = stage.call(MIGRATION, event).await;
     let answer = answer.map_err(|error| anyhow::anyhow!("migration failed: {error}"))?;
@@ -273,7 +273,7 @@ impl Demo {
     }
 
     /// Pushes a commit to the branch and tells what came of it.
-    async fn push(&self, stage: &Stage, work: &Path, commit: &str) -> Result<()> {
+    async fn push(&self, stage: &TestEnvironment, work: &Path, commit: &str) -> Result<()> {
         let before = stage.executions().len();
         let subject = git::git(work, ["log", "-1", "--format=%h %s", commit])?;
         say(&format!("git push    {BRANCH} at {subject}"));

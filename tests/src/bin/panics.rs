@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use branchline_core::lambda::{self, Failure};
-use branchline_core::metrics::{Measured, Metrics};
+use branchline_core::lambda::{self, InvocationError};
+use branchline_core::metrics::{HasMetrics, Metrics};
 use branchline_core::{Error, ErrorKind};
 use serde_json::{Value, json};
 use tracing::Instrument as _;
@@ -18,13 +18,13 @@ struct Context {
     calls: AtomicU64,
 }
 
-impl Measured for Context {
+impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 }
 
-async fn handle(context: Arc<Context>, event: Value, _: Instant) -> Result<Value, Failure> {
+async fn handle(context: Arc<Context>, event: Value, _: Instant) -> Result<Value, InvocationError> {
     let calls = context.calls.fetch_add(1, Ordering::Relaxed) + 1;
     match event["panic"].as_str() {
         Some("here") => panic!("because the event says so"),

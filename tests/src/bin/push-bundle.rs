@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use branchline_core::aws::{Aws, Settings};
+use branchline_core::aws::{Aws, AwsOverrides};
 use branchline_core::git::ObjectId;
 use branchline_core::name::{BucketName, KeyPrefix};
-use branchline_core::remote::copies::Copies;
+use branchline_core::pack_cache::PackCache;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
-use branchline_core::retry::{Pace, Paced};
+use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_tests::bundle_push::push_one;
 use clap::Parser;
@@ -48,9 +48,13 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let aws = Aws::load(Settings::default()).await?;
-    let store = Paced::new(SdkObjectStore::new(&aws), Pace::new(16));
-    let copies = arguments.copies.as_deref().map(Copies::open).transpose()?;
+    let aws = Aws::load(AwsOverrides::default()).await?;
+    let store = Retrying::new(SdkObjectStore::new(&aws), RetryPolicy::new(16));
+    let copies = arguments
+        .copies
+        .as_deref()
+        .map(PackCache::open)
+        .transpose()?;
     let options = BundleOptions {
         copies: copies.map(Arc::new),
         lock_lifetime: Duration::from_secs(arguments.lock_lifetime_seconds),

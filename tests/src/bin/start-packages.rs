@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use branchline_dev::lambda::{FunctionConfig, FunctionRef, Outcome};
 use branchline_dev::server::{Options, Server};
+use branchline_tests::environment::{Setup, TestEnvironment};
 use branchline_tests::git;
-use branchline_tests::stage::{Setup, Stage};
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -122,7 +122,7 @@ async fn refuses_nonsense(name: &str, bootstrap: &Path) -> Result<[Duration; 2]>
 
 /// Pushes a branch, and returns the execution that it became.
 async fn takes_a_push(bootstraps: PathBuf) -> Result<String> {
-    let stage = Stage::start(Setup {
+    let stage = TestEnvironment::start(Setup {
         bootstraps,
         ..Setup::default()
     })

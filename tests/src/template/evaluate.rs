@@ -4,9 +4,9 @@
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::Deployment;
+use super::ResolvedTemplate;
 
-impl Deployment<'_> {
+impl ResolvedTemplate<'_> {
     /// What a value of the template comes to; `None` where it comes to nothing.
     pub(super) fn value(&self, value: &Value) -> Result<Option<Value>> {
         Ok(match value {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::s3::store::{Algorithm, Bucket, Error, Reader, Sealed};
 
 use super::Progress;
-use super::claims::Claims;
+use super::claims::DeclaredChecksums;
 use super::error::blocking;
 
 /// How many bytes are read from the disk at once.
@@ -37,7 +37,7 @@ pub(super) async fn receive<T>(
     request: &S3Request<T>,
     also: Option<Algorithm>,
 ) -> S3Result<Sealed> {
-    let claims = Claims::of(&request.headers)?;
+    let claims = DeclaredChecksums::of(&request.headers)?;
     let algorithm = claims.algorithm().or(also);
     let (sender, mut receiver) = mpsc::channel(8);
     let writing = blocking(&request.extensions, move || {
@@ -73,7 +73,7 @@ pub(super) async fn receive<T>(
     Ok(sealed)
 }
 
-fn broken(claims: &Claims, extensions: &Extensions) -> s3s::S3Error {
+fn broken(claims: &DeclaredChecksums, extensions: &Extensions) -> s3s::S3Error {
     let cut = extensions
         .get::<Arc<Progress>>()
         .is_some_and(|progress| progress.cut.load(Ordering::Relaxed));

@@ -9,7 +9,7 @@ use super::error::convert;
 
 /// Digests in headers, or announced to follow the body.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
+pub(super) struct DeclaredChecksums {
     md5: Option<String>,
     header: Option<(Algorithm, String)>,
     trailer: Option<Algorithm>,
@@ -27,7 +27,7 @@ enum Signed {
     Chunks,
 }
 
-impl Claims {
+impl DeclaredChecksums {
     /// Reads the headers of a request that carries bytes.
     pub(super) fn of(headers: &HeaderMap) -> S3Result<Self> {
         let text = |name: &str| -> S3Result<Option<String>> {

@@ -29,7 +29,7 @@ impl Conditions<'_> {
     }
 
     /// Whether this is another object than the reader has already.
-    pub(super) fn is_news(&self, head: &Head) -> bool {
+    pub(super) fn is_modified(&self, head: &Head) -> bool {
         match (self.not_matching, self.modified_since) {
             (Some(given), _) => !condition(given).matches(&head.etag),
             (None, Some(since)) => timestamp(head.last_modified) > *since,

@@ -64,7 +64,7 @@ impl Source {
 }
 
 fn check_source(conditions: &Conditions<'_>, head: &Head) -> S3Result<()> {
-    if conditions.is_wanted(head) && conditions.is_news(head) {
+    if conditions.is_wanted(head) && conditions.is_modified(head) {
         return Ok(());
     }
     Err(s3_error!(

@@ -67,7 +67,7 @@ fn check(conditions: &Conditions<'_>, head: &Head) -> S3Result<()> {
             "At least one of the pre-conditions you specified did not hold"
         ));
     }
-    if conditions.is_news(head) {
+    if conditions.is_modified(head) {
         return Ok(());
     }
     let mut headers = HeaderMap::new();

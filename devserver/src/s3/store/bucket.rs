@@ -223,7 +223,7 @@ impl Bucket {
     /// the writer's lock, so nothing else came in between.
     pub(super) fn written(&self, key: &str) -> Result<Head> {
         let head = self.head(key, None)?;
-        self.observers.tell(&Event::Written {
+        self.observers.notify(&Event::Written {
             bucket: self.name.clone(),
             key: key.to_owned(),
             version_id: head.version_id.clone(),
@@ -277,7 +277,7 @@ impl Bucket {
         };
         if let Some(record) = record {
             self.commit(&mut writer, vec![record])?;
-            self.observers.tell(&Event::Removed {
+            self.observers.notify(&Event::Removed {
                 bucket: self.name.clone(),
                 key: key.to_owned(),
                 version_id: deleted.version_id.clone(),
@@ -352,7 +352,7 @@ impl Bucket {
     }
 
     /// Ends the bucket if nothing is in it, moving its folder to `grave`.
-    pub(super) fn retire(&self, grave: &Path) -> Result<()> {
+    pub(super) fn schedule_delete(&self, grave: &Path) -> Result<()> {
         let mut writer = self.writer()?;
         if !self.index().keys.is_empty() {
             return Err(Error::BucketNotEmpty(self.name.clone()));

@@ -45,7 +45,7 @@ impl Observers {
             .push(observer);
     }
 
-    pub(super) fn tell(&self, event: &Event) {
+    pub(super) fn notify(&self, event: &Event) {
         for observer in &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
             observer(event);
         }

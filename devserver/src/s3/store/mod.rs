@@ -176,7 +176,7 @@ impl Store {
             .folder
             .join("graves")
             .join(uuid::Uuid::new_v4().simple().to_string());
-        bucket.retire(&grave)?;
+        bucket.schedule_delete(&grave)?;
         buckets.remove(name);
         drop(buckets);
         // What cannot be removed now is removed at the next start.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use branchline_core::ErrorKind;
-use branchline_core::testkit::{Entry, Failing, Script, When};
+use branchline_core::testkit::{Entry, Failing, FaultPlan, When};
 use branchline_lifecycle::{Context, handle};
 use serde_json::{Value, json};
 
@@ -129,7 +129,7 @@ async fn a_write_that_is_throttled_or_lost_is_made_again_over_what_is_there_by_t
             let world = World::new();
             world.push(["a"]);
             world.add_foreign(&[foreign(1)]);
-            let script = Script::new();
+            let script = FaultPlan::new();
             script.fail_method("put_triggers", 1, kind, when);
             let context = Arc::new(Context::new(
                 world.config.clone(),
@@ -218,7 +218,7 @@ async fn whichever_call_fails_a_second_run_converges() {
                 world.reconcile().await;
                 world.push(["new/1", "new/2"]);
                 world.codecommit.delete_branch(&demo(), "feature/0003");
-                let script = Script::new();
+                let script = FaultPlan::new();
                 script.fail(k, kind, when);
                 let codecommit = Arc::clone(&world.codecommit);
                 let functions = Arc::clone(&world.functions);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use branchline_core::codecommit::{Trigger, TriggerEvent};
-use branchline_core::lambda::Failure;
+use branchline_core::lambda::InvocationError;
 use branchline_core::name::RepositoryName;
 use branchline_core::testkit::{CodeCommitOptions, Entry, MemoryCodeCommit, MemoryFunctions};
-use branchline_core::trigger::plan::split;
+use branchline_core::trigger::plan::partition_owned;
 use branchline_lifecycle::{Answer, Config, Context, RepositoryAnswer, handle};
 use serde_json::{Value, json};
 
@@ -33,7 +33,9 @@ impl World {
             region: "us-east-1".into(),
             ..options.clone()
         }));
-        let functions = Arc::new(MemoryFunctions::with(&[&config.policy.destination]));
+        let functions = Arc::new(MemoryFunctions::with_functions(&[&config
+            .policy
+            .destination]));
         let context = Context::new(config.clone(), codecommit.clone(), functions.clone());
         Self {
             config,
@@ -50,7 +52,7 @@ impl World {
         }
     }
 
-    pub(crate) async fn send(&self, event: Value) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, event: Value) -> Result<Answer, InvocationError> {
         send(&self.context, event).await
     }
 
@@ -72,12 +74,12 @@ impl World {
     }
 
     pub(crate) fn foreign(&self) -> Vec<Trigger> {
-        split(&self.config.policy.prefix, &self.triggers()).1
+        partition_owned(&self.config.policy.prefix, &self.triggers()).1
     }
 
     /// The branches that our triggers name, each as often as it is named.
     pub(crate) fn watched(&self) -> Vec<String> {
-        let ours = split(&self.config.policy.prefix, &self.triggers()).0;
+        let ours = partition_owned(&self.config.policy.prefix, &self.triggers()).0;
         let mut watched: Vec<_> = ours.into_iter().flat_map(|own| own.branches).collect();
         watched.sort();
         watched
@@ -100,7 +102,7 @@ impl World {
     }
 }
 
-pub(crate) async fn send(context: &Arc<Context>, event: Value) -> Result<Answer, Failure> {
+pub(crate) async fn send(context: &Arc<Context>, event: Value) -> Result<Answer, InvocationError> {
     let deadline = Instant::now() + Duration::from_hours(1);
     handle(Arc::clone(context), event, deadline).await
 }

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    Admission, CodeCommit, Commit, Folder, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Commit, Page, Repository, TreeListing, Trigger, TriggerSet,
 };
 use branchline_core::event::{self, Request};
 use branchline_core::function::{FunctionArn, Functions};
-use branchline_core::lambda::Failure;
+use branchline_core::lambda::InvocationError;
 use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, RepositoryName};
 use branchline_core::testkit::{MemoryPipelines, MemoryStore};
-use branchline_core::trigger::{Limits, Mode, preview};
+use branchline_core::trigger::{TriggerLimits, TriggerMode, preview};
 use branchline_core::{Error, ErrorKind, Result};
 use branchline_lifecycle::{Answer, Config, Context, handle};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use super::{BRANCHES, Branch, NOT_MEANT, Op};
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum CallFate {
     /// It is served.
     Pass,
     /// It is throttled.
@@ -39,7 +39,7 @@ pub(crate) enum Verdict {
     Deny,
 }
 
-impl Verdict {
+impl CallFate {
     fn before(self) -> Result<()> {
         let kind = match self {
             Self::Pass | Self::LoseAnswer => return Ok(()),
@@ -61,7 +61,7 @@ impl Verdict {
 /// Where calls wait to be let through.
 #[derive(Default)]
 struct Gate {
-    waiting: Vec<oneshot::Sender<Verdict>>,
+    waiting: Vec<oneshot::Sender<CallFate>>,
     is_open: bool,
 }
 
@@ -81,17 +81,17 @@ struct Port {
 }
 
 impl Port {
-    async fn pass(&self) -> Result<Verdict> {
+    async fn pass(&self) -> Result<CallFate> {
         let turn = {
             let mut gate = lock(&self.gate);
             if gate.is_open {
-                return Ok(Verdict::Pass);
+                return Ok(CallFate::Pass);
             }
             let (sender, turn) = oneshot::channel();
             gate.waiting.push(sender);
             turn
         };
-        let verdict = turn.await.unwrap_or(Verdict::Pass);
+        let verdict = turn.await.unwrap_or(CallFate::Pass);
         verdict.before()?;
         Ok(verdict)
     }
@@ -154,11 +154,16 @@ impl CodeCommit for Port {
         unreachable!("lifecycle does not ask for it")
     }
 
-    async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<Folder> {
+    async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<TreeListing> {
         unreachable!("lifecycle does not ask for it")
     }
 
-    async fn get_blob(&self, _: &RepositoryName, _: BlobId, _: &dyn Admission) -> Result<Bytes> {
+    async fn get_blob(
+        &self,
+        _: &RepositoryName,
+        _: BlobId,
+        _: &dyn BlobAdmission,
+    ) -> Result<Bytes> {
         unreachable!("lifecycle does not ask for it")
     }
 }
@@ -169,7 +174,7 @@ impl Functions for Port {
         let verdict = self.pass().await?;
         let event: Value = serde_json::from_slice(&payload).expect("it is JSON");
         for request in event::parse(&event).expect("update understands it") {
-            let Ok(Request::RefChange(change)) = request else {
+            let Ok(Request::RefEvent(change)) = request else {
                 panic!("update was sent {event}");
             };
             let branch = change.reference.branch().expect("it is a branch");
@@ -179,7 +184,7 @@ impl Functions for Port {
     }
 }
 
-type Invocation = JoinHandle<Result<Answer, Failure>>;
+type Invocation = JoinHandle<Result<Answer, InvocationError>>;
 
 /// One function: its environment, and the invocation that runs in it.
 struct Function {
@@ -340,7 +345,7 @@ impl Driver {
             Op::Step(which, verdict) => self.step(which, verdict),
             Op::Steps(count) => {
                 for which in 0..count {
-                    self.step(which, Verdict::Pass);
+                    self.step(which, CallFate::Pass);
                     self.settle().await?;
                 }
             }
@@ -350,7 +355,7 @@ impl Driver {
         self.settle().await
     }
 
-    fn step(&self, which: usize, verdict: Verdict) {
+    fn step(&self, which: usize, verdict: CallFate) {
         let sender = take(&mut lock(&self.gate).waiting, which);
         if let Some(sender) = sender {
             let _ = sender.send(verdict);
@@ -381,7 +386,7 @@ impl Driver {
             let mut gate = lock(&self.gate);
             gate.is_open = true;
             gate.waiting.drain(..).for_each(|sender| {
-                let _ = sender.send(Verdict::Pass);
+                let _ = sender.send(CallFate::Pass);
             });
         }
         for function in &mut self.functions {
@@ -488,7 +493,7 @@ impl Driver {
                 .filter(|name| name.as_str() == BRANCHES[branch])
                 .count();
             // A trigger for all branches may be younger than a list without this one.
-            let all = answer.repositories[0].mode == Some(Mode::AllBranches);
+            let all = answer.repositories[0].mode == Some(TriggerMode::AllBranches);
             if invoked != usize::from(!fired) && !(all && invoked == 1) {
                 let why = format!("`{}`: fired {fired}, invoked {invoked}", BRANCHES[branch]);
                 return Err(TestCaseError::fail(why));
@@ -499,11 +504,11 @@ impl Driver {
     }
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> TriggerLimits {
+    TriggerLimits {
         triggers: world::MAX_TRIGGERS,
         branches_per_trigger: world::MAX_BRANCHES,
-        first_mode: Mode::PerBranch,
+        first_mode: TriggerMode::PerBranch,
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use branchline_core::codecommit::{Trigger, TriggerEvent};
 use branchline_core::name::{BranchName, CommitId, RepositoryName};
 use branchline_core::testkit::{CodeCommitOptions, Entry, MemoryCodeCommit};
-use branchline_core::trigger::plan::{is_same, split};
-use branchline_core::trigger::{Mode, Policy};
+use branchline_core::trigger::plan::{is_same, partition_owned};
+use branchline_core::trigger::{Policy, TriggerMode};
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
@@ -114,7 +114,7 @@ impl World {
         } else {
             TriggerEvent::UpdateReference
         };
-        let mut ours = split(&self.policy.prefix, &self.triggers()).0;
+        let mut ours = partition_owned(&self.policy.prefix, &self.triggers()).0;
         ours.retain(|own| {
             let watches =
                 own.branches.is_empty() || own.branches.iter().any(|name| name == BRANCHES[branch]);
@@ -270,7 +270,7 @@ impl World {
     }
 
     fn check_ours(&self) -> Result<(), TestCaseError> {
-        let (ours, foreign) = split(&self.policy.prefix, &self.triggers());
+        let (ours, foreign) = partition_owned(&self.policy.prefix, &self.triggers());
         let live: Vec<_> = self
             .tips
             .keys()
@@ -280,16 +280,16 @@ impl World {
         let slots = MAX_TRIGGERS - foreign.len();
         let all = ours.iter().any(|own| own.branches.is_empty());
         let mode = if live.len() <= slots {
-            Mode::PerBranch
+            TriggerMode::PerBranch
         } else if live.len() <= slots * MAX_BRANCHES {
-            Mode::Packed
+            TriggerMode::Packed
         } else {
-            Mode::AllBranches
+            TriggerMode::AllBranches
         };
-        if all != (mode == Mode::AllBranches) || (all && ours.len() != 1) {
+        if all != (mode == TriggerMode::AllBranches) || (all && ours.len() != 1) {
             return fail(format!("{mode:?} is wanted, there is {ours:?}"));
         }
-        if mode == Mode::PerBranch && ours.iter().any(|own| own.branches.len() != 1) {
+        if mode == TriggerMode::PerBranch && ours.iter().any(|own| own.branches.len() != 1) {
             return fail(format!(
                 "a trigger for each branch is wanted, there is {ours:?}"
             ));
@@ -309,7 +309,7 @@ impl World {
     }
 
     fn check_foreign(&self) -> Result<(), TestCaseError> {
-        let there = split(&self.policy.prefix, &self.triggers()).1;
+        let there = partition_owned(&self.policy.prefix, &self.triggers()).1;
         for (name, trigger) in &self.foreign {
             if !self.excused.contains(name) && !there.iter().any(|found| is_same(found, trigger)) {
                 return fail(format!("foreign {trigger:?} is not there: {there:?}"));

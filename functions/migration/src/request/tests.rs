@@ -10,7 +10,7 @@ fn read(name: &str) -> Request {
     parse(&event(name)).unwrap().unwrap()
 }
 
-fn work(mapping: &Mapping) -> &Work {
+fn work(mapping: &Mapping) -> &MirrorTask {
     mapping.work.as_ref().unwrap()
 }
 
@@ -18,14 +18,17 @@ fn work(mapping: &Mapping) -> &Work {
 fn every_event_of_the_function_is_understood() {
     let backup = read("migration-backup");
     let mapping = work(&backup.mappings[0]);
-    assert_eq!(mapping.target.layout, Some(Layout::Bundle));
+    assert_eq!(mapping.target.layout, Some(S3Layout::Bundle));
     assert!(mapping.prune && mapping.lfs && !mapping.clean);
     assert!(mapping.refs.selects("refs/notes/commits".into()));
     assert!(!mapping.refs.selects("refs/pull/1/head".into()));
-    assert_eq!(backup.batch, Batch::default());
+    assert_eq!(backup.batch, BatchLimits::default());
 
     let publish = read("migration-publish");
-    assert_eq!(work(&publish.mappings[0]).target.layout, Some(Layout::Dumb));
+    assert_eq!(
+        work(&publish.mappings[0]).target.layout,
+        Some(S3Layout::Dumb)
+    );
 
     let import = read("migration-import");
     let first = work(&import.mappings[0]);
@@ -33,7 +36,7 @@ fn every_event_of_the_function_is_understood() {
     assert!(!work(&import.mappings[1]).lfs);
     assert_eq!(
         import.batch,
-        Batch {
+        BatchLimits {
             commits: 1000,
             bytes: Some(268_435_456),
         }

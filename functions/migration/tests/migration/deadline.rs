@@ -7,8 +7,8 @@ use branchline_core::git::HashKind;
 use branchline_migration::Status;
 use tokio::time::Instant;
 
+use crate::fixture::*;
 use crate::repo::Repo;
-use crate::world::*;
 
 /// What `run_for` takes off.
 const MARGIN: Duration = Duration::from_secs(10);

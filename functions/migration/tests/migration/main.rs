@@ -10,5 +10,5 @@
 mod repo;
 
 mod deadline;
+mod fixture;
 mod mappings;
-mod world;

@@ -5,8 +5,8 @@ use branchline_core::git::HashKind;
 use branchline_migration::Status;
 use serde_json::json;
 
+use crate::fixture::*;
 use crate::repo::Repo;
-use crate::world::*;
 
 #[tokio::test]
 async fn an_answer_counts_refs_objects_and_bytes() {

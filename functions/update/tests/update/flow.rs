@@ -6,7 +6,7 @@ use branchline_core::pipeline::SourceRevision;
 use branchline_core::testkit::PipelineOptions;
 use serde_json::{Value, json};
 
-use crate::world::*;
+use crate::fixture::*;
 
 #[tokio::test]
 async fn a_moved_branch_is_archived_and_started_on_exactly_its_version() {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use branchline_core::ErrorKind;
-use branchline_core::testkit::{PipelineOptions, Script, When};
+use branchline_core::testkit::{FaultPlan, PipelineOptions, When};
 use branchline_update::handle;
 use serde_json::{Value, json};
 
-use crate::world::*;
+use crate::fixture::*;
 
 /// "An event that comes twice starts nothing twice."
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn an_older_commit_never_replaces_a_newer_one() {
         world
             .results(json!({"repository": "demo", "branch": "main"}))
             .await;
-        let script = Script::new();
+        let script = FaultPlan::new();
         let old = world.push("main", "old");
         let result = handle(world.failing_context(&script), moved("main", old), soon()).await;
         result.expect("nothing fails");
@@ -137,7 +137,7 @@ async fn a_crash_anywhere_is_healed_by_the_next_event_or_the_schedule() {
     let calls = {
         let world = World::new(&[]);
         let tip = world.push("main", "hello");
-        let script = Script::new();
+        let script = FaultPlan::new();
         handle(world.failing_context(&script), moved("main", tip), soon())
             .await
             .expect("all is well");
@@ -152,7 +152,7 @@ async fn a_crash_anywhere_is_healed_by_the_next_event_or_the_schedule() {
             for healed_by_schedule in [false, true] {
                 let world = World::new(&[]);
                 let tip = world.push("main", "hello");
-                let script = Script::new();
+                let script = FaultPlan::new();
                 script.fail(nth, ErrorKind::Internal, when);
                 let first =
                     handle(world.failing_context(&script), moved("main", tip), soon()).await;

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use branchline_core::ErrorKind;
 use branchline_core::name::{BucketName, CommitId, RepositoryName};
-use branchline_core::testkit::{Entry, Script, When};
+use branchline_core::testkit::{Entry, FaultPlan, When};
 use branchline_update::{Config, handle};
 use serde_json::json;
 
-use crate::world::*;
+use crate::fixture::*;
 
 #[tokio::test]
 async fn a_pin_needs_versions_and_is_refused_before_anything_is_written() {
@@ -144,7 +144,7 @@ async fn no_time_left_is_said_and_leaves_nothing() {
 async fn denied_access_keeps_its_kind() {
     let world = World::new(&[]);
     let tip = world.push("main", "hello");
-    let script = Script::new();
+    let script = FaultPlan::new();
     script.fail_method("get_folder", 1, ErrorKind::AccessDenied, When::Before);
     let result = handle(world.failing_context(&script), moved("main", tip), soon()).await;
     assert_eq!(
@@ -246,7 +246,7 @@ fn a_pipelines_name_is_made_of_the_branch() {
     let branch = branchline_core::name::BranchName::new("feature/x+y").expect("it is valid");
     let commit = CommitId::new(&"ab".repeat(20)).expect("it is valid");
     let name = template
-        .pipeline_of(&repository(), &branch, commit)
+        .pipeline_name(&repository(), &branch, commit)
         .expect("it is legal");
     assert_eq!(name, pipeline("demo-feature-x-y"));
 }

@@ -7,7 +7,7 @@ use branchline_core::storage::{ObjectStore as _, PutOptions};
 use branchline_core::testkit::{Entry, PipelineOptions};
 use serde_json::json;
 
-use crate::world::*;
+use crate::fixture::*;
 
 #[tokio::test]
 async fn the_schedule_archives_what_events_lost_and_nothing_else() {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use super::content::{missing_base, read_base};
 use super::index::Entry;
-use super::receive::Received;
+use super::receive::UnresolvedPack;
 use super::{Bases, EntryHeader, EntryKind, FileHasher, HEADER, PackBytes};
 use crate::error::Result;
 use crate::git::{ObjectId, corrupt};
@@ -27,7 +27,7 @@ const STEP: u64 = 1 << 20;
 
 /// Adds objects to a pack. Its bytes are read once more, for the new trailer.
 pub(super) async fn complete(
-    received: &mut Received,
+    received: &mut UnresolvedPack,
     added: &[ObjectId],
     bytes: &dyn PackBytes,
     bases: &dyn Bases,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 use super::receive::IdHasher;
-use super::{Object, Resolved, Visitor};
+use super::{PackObject, Resolved, Visitor};
 use crate::error::Result;
 use crate::git::object::{ObjectKind, references};
 use crate::git::{HashKind, ObjectId, corrupt};
@@ -35,7 +35,7 @@ impl Connectivity {
     ///
     /// # Errors
     /// `Corrupt` when an object is of another kind than the one that needs it says.
-    pub fn missing(self, pack: &Resolved, roots: &[ObjectId]) -> Result<Vec<ObjectId>> {
+    pub fn missing_objects(self, pack: &Resolved, roots: &[ObjectId]) -> Result<Vec<ObjectId>> {
         let mut missing = Vec::new();
         for (id, kind) in self.needed {
             match pack.index.find(id) {
@@ -55,7 +55,7 @@ impl Connectivity {
 }
 
 impl Visitor for Connectivity {
-    fn object(&mut self, object: Object<'_>) -> Result<()> {
+    fn object(&mut self, object: PackObject<'_>) -> Result<()> {
         let Some(content) = object.content else {
             return Ok(());
         };

@@ -6,16 +6,16 @@ use bytes::Bytes;
 
 use super::cache::{Cache, EXTERNAL, Key};
 use super::inflate::Inflater;
-use super::{Bases, EntryHeader, EntryKind, Limits, MAX_CHAIN, PackBytes, delta};
+use super::{Bases, EntryHeader, EntryKind, MAX_CHAIN, PackBytes, PackLimits, delta};
 use crate::error::Result;
 use crate::git::object::{ObjectKind, id_of};
 use crate::git::{HashKind, ObjectId, corrupt};
 
 /// How many bytes are read at once.
-const STEP: u64 = 256 * 1024;
+const READ_CHUNK_BYTES: u64 = 256 * 1024;
 
 /// Where the entries of a pack lie and how they are called.
-pub(super) trait Directory: Sync {
+pub(super) trait EntryLookup: Sync {
     /// The bytes of an entry, header included.
     fn range(&self, entry: u32) -> Result<Range<u64>>;
     /// The entry that starts there.
@@ -27,9 +27,9 @@ pub(super) trait Directory: Sync {
 }
 
 /// Reads content, remembering bases within the limit.
-pub(super) struct Contents<'a> {
+pub(super) struct EntryReader<'a> {
     pub(super) hash: HashKind,
-    pub(super) limits: Limits,
+    pub(super) limits: PackLimits,
     pub(super) bytes: &'a dyn PackBytes,
     pub(super) bases: &'a dyn Bases,
     pub(super) cache: &'a mut Cache,
@@ -39,16 +39,16 @@ pub(super) struct Contents<'a> {
 }
 
 /// An entry whose header was read.
-struct Opened {
+struct OpenEntry {
     header: EntryHeader,
     range: Range<u64>,
     // What was read beyond the header.
     data: Bytes,
 }
 
-impl Contents<'_> {
+impl EntryReader<'_> {
     /// Forgets bases until `need` bytes have room beside the others.
-    pub(super) fn room(&mut self, need: u64) -> Result<()> {
+    pub(super) fn evict_for(&mut self, need: u64) -> Result<()> {
         let free = usize::try_from(need)
             .ok()
             .and_then(|need| self.limits.memory.checked_sub(need))
@@ -57,9 +57,9 @@ impl Contents<'_> {
         Ok(())
     }
 
-    async fn open(&mut self, directory: &impl Directory, entry: u32) -> Result<Opened> {
+    async fn open(&mut self, directory: &impl EntryLookup, entry: u32) -> Result<OpenEntry> {
         let mut range = directory.range(entry)?;
-        let end = range.end.min(range.start.saturating_add(STEP));
+        let end = range.end.min(range.start.saturating_add(READ_CHUNK_BYTES));
         let first = self.bytes.read_range(range.start..end).await?;
         if first.len() as u64 != end - range.start {
             return Err(corrupt("a range of a pack was read short"));
@@ -67,7 +67,7 @@ impl Contents<'_> {
         let (header, length) = EntryHeader::parse(self.hash, &first)?
             .ok_or_else(|| corrupt("an entry of a pack is cut off"))?;
         range.start = end;
-        Ok(Opened {
+        Ok(OpenEntry {
             header,
             range,
             data: first.slice(length..),
@@ -75,10 +75,10 @@ impl Contents<'_> {
     }
 
     /// Inflates an entry whole, while `held` bytes are in use beside it.
-    async fn inflate(&mut self, opened: Opened, held: u64) -> Result<Vec<u8>> {
+    async fn inflate(&mut self, opened: OpenEntry, held: u64) -> Result<Vec<u8>> {
         let size = opened.header.size;
         self.limits.check_object(size)?;
-        self.room(size.saturating_add(held))?;
+        self.evict_for(size.saturating_add(held))?;
         let mut out =
             Vec::with_capacity(usize::try_from(size).expect("because there is room for it"));
         self.inflater.start(size);
@@ -97,7 +97,7 @@ impl Contents<'_> {
             if range.is_empty() {
                 return Err(corrupt("an entry of a pack is cut off"));
             }
-            let end = range.end.min(range.start.saturating_add(STEP));
+            let end = range.end.min(range.start.saturating_add(READ_CHUNK_BYTES));
             data = self.bytes.read_range(range.start..end).await?;
             if data.is_empty() {
                 return Err(corrupt("a range of a pack was read short"));
@@ -109,7 +109,7 @@ impl Contents<'_> {
     /// Reads the delta of an entry, while `held` bytes are in use beside it.
     pub(super) async fn delta(
         &mut self,
-        directory: &impl Directory,
+        directory: &impl EntryLookup,
         entry: u32,
         held: u64,
     ) -> Result<Vec<u8>> {
@@ -123,7 +123,7 @@ impl Contents<'_> {
     /// Reads the content of an object whole.
     pub(super) async fn content(
         &mut self,
-        directory: &impl Directory,
+        directory: &impl EntryLookup,
         key: Key,
     ) -> Result<(ObjectKind, Bytes)> {
         let mut chain = Vec::new();
@@ -161,7 +161,7 @@ impl Contents<'_> {
             let delta = self.delta(directory, entry, content.len() as u64).await?;
             let (_, size, _) = delta::sizes(&delta)?;
             self.limits.check_object(size)?;
-            self.room((content.len() as u64 + delta.len() as u64).saturating_add(size))?;
+            self.evict_for((content.len() as u64 + delta.len() as u64).saturating_add(size))?;
             let mut out =
                 Vec::with_capacity(usize::try_from(size).expect("because there is room for it"));
             delta::apply(&content, &delta, |piece| out.extend_from_slice(piece))?;
@@ -174,7 +174,7 @@ impl Contents<'_> {
 
     async fn external(
         &mut self,
-        directory: &impl Directory,
+        directory: &impl EntryLookup,
         key: Key,
     ) -> Result<(ObjectKind, Bytes)> {
         let id = directory
@@ -182,7 +182,7 @@ impl Contents<'_> {
             .expect("because its number was given out");
         let found = read_base(self.hash, self.bases, id).await?;
         let (kind, content) = found.ok_or_else(|| missing_base(id))?;
-        self.room(content.len() as u64)?;
+        self.evict_for(content.len() as u64)?;
         self.cache.insert(self.prefix + key, kind, content.clone());
         Ok((kind, content))
     }

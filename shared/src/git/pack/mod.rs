@@ -1,14 +1,14 @@
 //! Packs (`gitformat-pack`, version 2) and their indexes, without a disk and within a
 //! stated bound of memory.
 //!
-//! A pack is received in two steps. [`Receiver`] takes its bytes as they arrive, while
+//! A pack is received in two steps. [`PackIndexer`] takes its bytes as they arrive, while
 //! the caller hands the same bytes on to where they shall lie: it verifies the framing,
 //! every zlib stream and the trailer, computes the ids of whole objects, and resolves
-//! each delta whose base it still remembers. [`Received::resolve`] then does the deltas
+//! each delta whose base it still remembers. [`UnresolvedPack::resolve`] then does the deltas
 //! that are left, reading their bases back through [`PackBytes`], and yields the
 //! [`Index`]. Every object is shown once to a [`Visitor`], such as [`Connectivity`].
 //!
-//! Memory: [`Limits::memory`] bounds all content held at once (remembered bases, the
+//! Memory: [`PackLimits::memory`] bounds all content held at once (remembered bases, the
 //! object and the delta in work); beside it there are about 80 bytes for each object
 //! of the pack, and as much again where deltas name their bases by id. A blob that is whole in
 //! the pack is never held, whatever its size.
@@ -19,6 +19,7 @@ mod connectivity;
 mod content;
 mod delta;
 mod entry;
+pub mod incoming;
 mod index;
 mod inflate;
 mod read;
@@ -38,8 +39,8 @@ pub use delta::apply as apply_delta;
 pub use entry::{EntryHeader, EntryKind};
 pub use index::Index;
 pub(crate) use index::IndexBuilder;
-pub use read::{Blocks, ContentCache, Layout, Pack, Stored};
-pub use receive::{Received, Receiver, SMALL_BLOB};
+pub use read::{Blocks, ContentCache, EntryEncoding, Pack, PackLayout};
+pub use receive::{PackIndexer, SMALL_BLOB, UnresolvedPack};
 pub use resolve::Resolved;
 pub use write::PackWriter;
 
@@ -55,7 +56,7 @@ pub(crate) const MAX_CHAIN: usize = 10_000;
 
 /// What reading a pack may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct PackLimits {
     /// The most bytes of content held at once.
     pub memory: usize,
     /// The largest object, in bytes.
@@ -66,7 +67,7 @@ pub struct Limits {
     pub expansion: u64,
 }
 
-impl Default for Limits {
+impl Default for PackLimits {
     fn default() -> Self {
         Self {
             memory: 128 << 20,
@@ -77,7 +78,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl PackLimits {
     /// The same limits with other memory.
     #[must_use]
     pub fn with_memory(self, memory: usize) -> Self {
@@ -153,7 +154,7 @@ impl Bases for NoBases {
 
 /// An object as a [`Visitor`] sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Object<'a> {
+pub struct PackObject<'a> {
     /// Its verified id.
     pub id: ObjectId,
     /// Its kind.
@@ -168,11 +169,11 @@ pub struct Object<'a> {
 /// Looks at each object of a pack once, in no particular order.
 pub trait Visitor: Send {
     /// Looks at one object; an error ends the reading of the pack.
-    fn object(&mut self, object: Object<'_>) -> Result<()>;
+    fn object(&mut self, object: PackObject<'_>) -> Result<()>;
 }
 
-impl<F: FnMut(Object<'_>) -> Result<()> + Send> Visitor for F {
-    fn object(&mut self, object: Object<'_>) -> Result<()> {
+impl<F: FnMut(PackObject<'_>) -> Result<()> + Send> Visitor for F {
+    fn object(&mut self, object: PackObject<'_>) -> Result<()> {
         self(object)
     }
 }

@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use flate2::{Decompress, FlushDecompress};
 
 use super::cache::{Cache, EXTERNAL, Key};
-use super::content::{Contents, Directory};
+use super::content::{EntryLookup, EntryReader};
 use super::inflate::Inflater;
-use super::{EntryHeader, EntryKind, HEADER, Index, Limits, NoBases, PackBytes, delta};
+use super::{EntryHeader, EntryKind, HEADER, Index, NoBases, PackBytes, PackLimits, delta};
 use crate::error::Result;
 use crate::git::object::{ObjectKind, id_of};
 use crate::git::{ObjectId, corrupt};
@@ -18,14 +18,14 @@ use crate::git::{ObjectId, corrupt};
 /// Where the entries of a pack lie, by its index.
 ///
 /// Memory: the index, and four bytes for each object.
-pub struct Layout {
+pub struct PackLayout {
     index: Index,
     size: u64,
     // Positions in the index, in the order of the pack.
     order: Vec<u32>,
 }
 
-impl std::fmt::Debug for Layout {
+impl std::fmt::Debug for PackLayout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Layout")
             .field("index", &self.index)
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Layout {
     }
 }
 
-impl Directory for Layout {
+impl EntryLookup for PackLayout {
     fn range(&self, entry: u32) -> Result<Range<u64>> {
         let at = entry as usize;
         let start = self.index.offset(self.order[at] as usize);
@@ -70,7 +70,7 @@ impl Directory for Layout {
 
 /// How the object of an entry is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stored {
+pub enum EntryEncoding {
     /// Whole.
     Whole {
         /// What it is.
@@ -87,7 +87,7 @@ pub enum Stored {
     },
 }
 
-impl Stored {
+impl EntryEncoding {
     /// The size of the object.
     pub fn size(&self) -> u64 {
         match self {
@@ -110,7 +110,7 @@ impl ContentCache {
     }
 }
 
-impl Layout {
+impl PackLayout {
     /// A pack of `size` bytes.
     ///
     /// # Errors
@@ -170,21 +170,21 @@ impl Layout {
     /// # Errors
     /// `Corrupt` when the index does not fit the pack.
     pub fn range(&self, entry: u32) -> Result<Range<u64>> {
-        Directory::range(self, entry)
+        EntryLookup::range(self, entry)
     }
 
     /// How an entry's object is stored, read off its start.
     ///
     /// # Errors
     /// `Corrupt` when the entry is broken there.
-    pub async fn stored(&self, bytes: &dyn PackBytes, entry: u32) -> Result<Stored> {
+    pub async fn stored(&self, bytes: &dyn PackBytes, entry: u32) -> Result<EntryEncoding> {
         let range = self.range(entry)?;
         let end = range.end.min(range.start.saturating_add(STORED));
         let start = bytes.read_range(range.start..end).await?;
         let (header, length) = EntryHeader::parse(self.index.hash(), &start)?
             .ok_or_else(|| corrupt("an entry of a pack is cut off"))?;
         if let EntryKind::Whole(kind) = header.kind {
-            return Ok(Stored::Whole {
+            return Ok(EntryEncoding::Whole {
                 kind,
                 size: header.size,
                 zlib: range.start + length as u64..range.end,
@@ -195,7 +195,7 @@ impl Layout {
             .decompress_vec(&start[length..], &mut sizes, FlushDecompress::None)
             .map_err(|error| corrupt("a zlib stream is broken").with_source(error))?;
         let (_, size, _) = delta::sizes(&sizes)?;
-        Ok(Stored::Delta { size })
+        Ok(EntryEncoding::Delta { size })
     }
 
     /// Reads the object of an entry whole and verifies it. `number` tells this pack from
@@ -204,11 +204,11 @@ impl Layout {
         &self,
         bytes: &dyn PackBytes,
         entry: u32,
-        limits: Limits,
+        limits: PackLimits,
         cache: &mut ContentCache,
         number: u32,
     ) -> Result<(ObjectKind, Bytes)> {
-        let mut contents = Contents {
+        let mut contents = EntryReader {
             hash: self.index.hash(),
             limits,
             bytes,
@@ -229,8 +229,8 @@ impl Layout {
 /// A pack that lies somewhere, with its index.
 #[derive(Debug)]
 pub struct Pack {
-    layout: Layout,
-    limits: Limits,
+    layout: PackLayout,
+    limits: PackLimits,
     cache: ContentCache,
 }
 
@@ -239,9 +239,9 @@ impl Pack {
     ///
     /// # Errors
     /// `Corrupt` when the index has more objects than a pack can have.
-    pub fn new(index: Index, size: u64, limits: Limits) -> Result<Self> {
+    pub fn new(index: Index, size: u64, limits: PackLimits) -> Result<Self> {
         Ok(Self {
-            layout: Layout::new(index, size)?,
+            layout: PackLayout::new(index, size)?,
             limits,
             cache: ContentCache::new(limits.memory / 2),
         })
@@ -296,14 +296,14 @@ impl<P> Blocks<P> {
         }
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Bytes)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Bytes)>> {
         self.held
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn remembered(&self, number: u64) -> Option<Bytes> {
-        let mut held = self.held();
+        let mut held = self.lock();
         let at = held.iter().position(|(other, _)| *other == number)?;
         let found = held.remove(at);
         let bytes = found.1.clone();
@@ -331,7 +331,7 @@ impl<P: PackBytes> PackBytes for Blocks<P> {
                 if block.len() as u64 != end - start {
                     return Err(corrupt("a range of a pack was read short"));
                 }
-                let mut held = self.held();
+                let mut held = self.lock();
                 if held.len() >= self.count {
                     held.remove(0);
                 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::cache::{Cache, Key};
 use super::index::Entry;
 use super::inflate::Inflater;
-use super::{EntryHeader, EntryKind, FileHasher, HEADER, Limits, Object, Visitor, delta as deltas};
+use super::{
+    EntryHeader, EntryKind, FileHasher, HEADER, PackLimits, PackObject, Visitor, delta as deltas,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{ObjectHasher, ObjectKind, id_of};
 use crate::git::{HashKind, ObjectId, corrupt};
@@ -22,16 +24,16 @@ const DELTA_SIZES: usize = 20;
 /// Takes in a pack as it arrives: verifies it, and computes the ids of its objects.
 ///
 /// It does no I/O. [`push`](Self::push) every byte, then [`finish`](Self::finish).
-pub struct Receiver {
+pub struct PackIndexer {
     hash: HashKind,
-    limits: Limits,
+    limits: PackLimits,
     state: State,
     // Bytes of a header or trailer that is not yet whole.
     small: Vec<u8>,
     file: FileHasher,
     crc: crc32fast::Hasher,
     inflater: Inflater,
-    received: Received,
+    received: UnresolvedPack,
     // Objects that are still to come.
     left: u32,
 }
@@ -74,9 +76,9 @@ pub(super) enum BaseRef {
 }
 
 /// A pack that has arrived whole and unharmed, with deltas that may be left to resolve.
-pub struct Received {
+pub struct UnresolvedPack {
     pub(super) hash: HashKind,
-    pub(super) limits: Limits,
+    pub(super) limits: PackLimits,
     /// In the order of the pack.
     pub(super) entries: Vec<Entry>,
     /// Entries that are not resolved, in the order of the pack.
@@ -90,7 +92,7 @@ pub struct Received {
     pub(super) made: u64,
 }
 
-impl std::fmt::Debug for Received {
+impl std::fmt::Debug for UnresolvedPack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Received")
             .field("objects", &self.entries.len())
@@ -100,7 +102,7 @@ impl std::fmt::Debug for Received {
     }
 }
 
-impl Received {
+impl UnresolvedPack {
     /// How many objects the pack has.
     pub fn objects(&self) -> usize {
         self.entries.len()
@@ -178,7 +180,7 @@ impl Received {
     }
 
     /// Counts what deltas have made, against bombs.
-    pub(super) fn count_made(&mut self, bytes: u64, position: u64) -> Result<()> {
+    pub(super) fn add_expanded_bytes(&mut self, bytes: u64, position: u64) -> Result<()> {
         self.made = self.made.saturating_add(bytes);
         let allowed = position
             .saturating_mul(self.limits.expansion)
@@ -196,9 +198,9 @@ fn number(at: usize) -> u32 {
     u32::try_from(at).expect("because a pack has at most 2^32 objects")
 }
 
-impl Receiver {
+impl PackIndexer {
     /// A receiver that has seen nothing.
-    pub fn new(hash: HashKind, limits: Limits) -> Self {
+    pub fn new(hash: HashKind, limits: PackLimits) -> Self {
         Self {
             hash,
             limits,
@@ -207,7 +209,7 @@ impl Receiver {
             file: FileHasher::new(hash),
             crc: crc32fast::Hasher::new(),
             inflater: Inflater::new(),
-            received: Received {
+            received: UnresolvedPack {
                 hash,
                 limits,
                 entries: Vec::new(),
@@ -278,7 +280,7 @@ impl Receiver {
     ///
     /// # Errors
     /// `Corrupt` when it is cut off.
-    pub fn finish(self) -> Result<Received> {
+    pub fn finish(self) -> Result<UnresolvedPack> {
         if self.is_done() {
             Ok(self.received)
         } else {
@@ -445,7 +447,7 @@ impl Receiver {
                 held,
             } => {
                 let id = hasher.finish()?;
-                self.show(entry, kind, id, size, held, visitor)?;
+                self.visit(entry, kind, id, size, held, visitor)?;
             }
             Work::Delta {
                 kind,
@@ -456,11 +458,11 @@ impl Receiver {
                 let (_, size, _) = deltas::sizes(&delta)?;
                 self.limits.check_object(size)?;
                 if size <= (self.limits.memory / 4) as u64 {
-                    self.received.count_made(size, self.received.size)?;
+                    self.received.add_expanded_bytes(size, self.received.size)?;
                     let mut content = Vec::with_capacity(capacity(size));
                     deltas::apply(&base, &delta, |piece| content.extend_from_slice(piece))?;
                     let id = id_of(self.hash, kind, &content)?;
-                    self.show(entry, kind, id, size, Some(content), visitor)?;
+                    self.visit(entry, kind, id, size, Some(content), visitor)?;
                 } else {
                     self.received.pending.push((entry, reference));
                 }
@@ -477,7 +479,7 @@ impl Receiver {
         Ok(())
     }
 
-    fn show(
+    fn visit(
         &mut self,
         entry: u32,
         kind: ObjectKind,
@@ -486,7 +488,7 @@ impl Receiver {
         content: Option<Vec<u8>>,
         visitor: &mut dyn Visitor,
     ) -> Result<()> {
-        visitor.object(Object {
+        visitor.object(PackObject {
             id,
             kind,
             size,

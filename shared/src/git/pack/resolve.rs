@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::cache::{EXTERNAL, Key};
-use super::content::{Contents, Directory, missing_base, read_base};
+use super::content::{EntryLookup, EntryReader, missing_base, read_base};
 use super::index::Entry;
 use super::inflate::Inflater;
-use super::receive::{BaseRef, Received};
+use super::receive::{BaseRef, UnresolvedPack};
 use super::{
-    Bases, Cache, Completed, Index, Object, PackBytes, Visitor, complete, delta as deltas,
+    Bases, Cache, Completed, Index, PackBytes, PackObject, Visitor, complete, delta as deltas,
 };
 use crate::error::{Error, Result};
 use crate::git::object::{ObjectHasher, ObjectKind, id_of};
@@ -27,14 +27,14 @@ pub struct Resolved {
 }
 
 /// The pack while it is resolved.
-struct Table {
-    received: Received,
+struct DeltaGraph {
+    received: UnresolvedPack,
     // Deltas by what they stand on, sorted.
     children: Vec<(BaseRef, u32)>,
     externals: Vec<ObjectId>,
 }
 
-impl Directory for Table {
+impl EntryLookup for DeltaGraph {
     fn range(&self, entry: u32) -> Result<Range<u64>> {
         let at = entry as usize;
         let start = self.received.entries[at].offset;
@@ -63,7 +63,7 @@ impl Directory for Table {
     }
 }
 
-impl Table {
+impl DeltaGraph {
     fn children_of(&self, reference: BaseRef) -> &[(BaseRef, u32)] {
         let start = self.children.partition_point(|(base, _)| *base < reference);
         let length = self.children[start..].partition_point(|(base, _)| *base == reference);
@@ -108,7 +108,7 @@ fn external_number(key: Key) -> usize {
     usize::try_from(key - EXTERNAL).expect("because it is the number of an object held")
 }
 
-impl Received {
+impl UnresolvedPack {
     /// Resolves the deltas that are left, and makes the index.
     ///
     /// `bytes` are the pack's own, where they lie now; `bases` knows objects on which a
@@ -124,7 +124,7 @@ impl Received {
         visitor: &mut dyn Visitor,
     ) -> Result<Resolved> {
         let mut cache = std::mem::replace(&mut self.cache, Cache::new(0));
-        let mut contents = Contents {
+        let mut contents = EntryReader {
             hash: self.hash,
             limits: self.limits,
             bytes,
@@ -135,7 +135,7 @@ impl Received {
         };
         let mut children: Vec<_> = self.pending.iter().map(|(at, base)| (*base, *at)).collect();
         children.sort_unstable();
-        let mut table = Table {
+        let mut table = DeltaGraph {
             received: self,
             children,
             externals: Vec::new(),
@@ -152,7 +152,7 @@ impl Received {
             let Some((kind, content)) = read_base(contents.hash, bases, id).await? else {
                 continue;
             };
-            contents.room(content.len() as u64)?;
+            contents.evict_for(content.len() as u64)?;
             let key = EXTERNAL + table.externals.len() as u64;
             table.externals.push(id);
             contents.cache.insert(key, kind, content);
@@ -171,7 +171,7 @@ impl Received {
 
 /// An object from outside that turned out to be in the pack as well is not added to it. If
 /// the pack makes it out of itself, nothing is left for that to stand on.
-fn check_circles(table: &Table, pending: &[(u32, BaseRef)]) -> Result<()> {
+fn check_circles(table: &DeltaGraph, pending: &[(u32, BaseRef)]) -> Result<()> {
     let Some(ids) = &table.received.by_id else {
         return Ok(());
     };
@@ -208,8 +208,8 @@ fn unresolved(base: BaseRef) -> Error {
 /// Resolves everything that stands on an object, depth first, so that each base is used
 /// while it is remembered.
 async fn descend(
-    table: &mut Table,
-    contents: &mut Contents<'_>,
+    table: &mut DeltaGraph,
+    contents: &mut EntryReader<'_>,
     root: Key,
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
@@ -233,8 +233,8 @@ async fn descend(
 }
 
 async fn step(
-    table: &mut Table,
-    contents: &mut Contents<'_>,
+    table: &mut DeltaGraph,
+    contents: &mut EntryReader<'_>,
     entry: u32,
     base: Key,
     visitor: &mut dyn Visitor,
@@ -244,26 +244,26 @@ async fn step(
     let (_, size, _) = deltas::sizes(&delta)?;
     contents.limits.check_object(size)?;
     let received = &mut table.received;
-    received.count_made(size, received.size)?;
+    received.add_expanded_bytes(size, received.size)?;
     let hash = received.hash;
     let hold = kind != ObjectKind::Blob
         || size <= (contents.limits.memory / 8) as u64
         || !table.children_of(BaseRef::Entry(entry)).is_empty();
     let in_use = base.len() as u64 + delta.len() as u64;
     let (id, content) = if hold {
-        contents.room(in_use.saturating_add(size))?;
+        contents.evict_for(in_use.saturating_add(size))?;
         let room = usize::try_from(size).expect("because there is room for it");
         let mut content = Vec::with_capacity(room);
         deltas::apply(&base, &delta, |piece| content.extend_from_slice(piece))?;
         (id_of(hash, kind, &content)?, Some(content))
     } else {
-        contents.room(in_use)?;
+        contents.evict_for(in_use)?;
         let mut hasher = ObjectHasher::new(hash, kind, size);
         deltas::apply(&base, &delta, |piece| hasher.update(piece))?;
         (hasher.finish()?, None)
     };
     drop((base, delta));
-    visitor.object(Object {
+    visitor.object(PackObject {
         id,
         kind,
         size,
@@ -276,8 +276,8 @@ async fn step(
     Ok(())
 }
 
-async fn finish(table: Table, bytes: &dyn PackBytes, bases: &dyn Bases) -> Result<Resolved> {
-    let Table {
+async fn finish(table: DeltaGraph, bytes: &dyn PackBytes, bases: &dyn Bases) -> Result<Resolved> {
+    let DeltaGraph {
         mut received,
         externals,
         ..

@@ -30,7 +30,7 @@ const MAX_TALK: usize = MAX_BYTES;
 const SMALL: usize = 512;
 
 /// The body of an answer.
-pub(super) struct Body {
+pub(super) struct ResponseBody {
     inner: Pin<Box<SdkBody>>,
     idle: Duration,
     gzip: Option<GzDecoder<Vec<u8>>>,
@@ -39,7 +39,7 @@ pub(super) struct Body {
     url: String,
 }
 
-impl Body {
+impl ResponseBody {
     pub(super) fn new(inner: SdkBody, idle: Duration, gzip: bool, url: String) -> Self {
         Self {
             inner: Box::pin(inner),
@@ -138,7 +138,7 @@ impl Body {
 
 /// The body of an answer, as packets.
 pub(super) struct PacketReader {
-    body: Body,
+    body: ResponseBody,
     decoder: Decoder,
     peeked: VecDeque<Packet>,
     // Bytes of packets since the last of a pack.
@@ -146,7 +146,7 @@ pub(super) struct PacketReader {
 }
 
 impl PacketReader {
-    pub(super) fn new(body: Body) -> Self {
+    pub(super) fn new(body: ResponseBody) -> Self {
         Self {
             body,
             decoder: Decoder::new(),

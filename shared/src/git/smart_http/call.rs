@@ -7,7 +7,7 @@ use aws_smithy_types::body::SdkBody;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
-use super::body::Body;
+use super::body::ResponseBody;
 use super::transport::{Outgoing, REDIRECTS, streamed};
 use super::{Http, RepositoryUrl, SmartHttp};
 use crate::error::{Error, ErrorKind, Result};
@@ -84,7 +84,7 @@ impl Address {
 }
 
 /// A request.
-pub struct Call {
+pub struct HttpRequestSpec {
     /// Its method.
     pub method: Method,
     /// Where it goes.
@@ -107,7 +107,7 @@ pub enum CallBody {
     Stream(Outgoing, Option<u64>),
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for HttpRequestSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("method", &self.method)
@@ -117,14 +117,14 @@ impl fmt::Debug for Call {
 }
 
 /// An answer of any status, but for redirects that were followed.
-pub struct Answer {
+pub struct HttpResponse {
     from: Address,
     status: StatusCode,
     headers: HeaderMap,
-    body: Body,
+    body: ResponseBody,
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for HttpResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
             .field("from", &self.from)
@@ -133,7 +133,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     /// Who answered, after redirects.
     pub fn from(&self) -> &Address {
         &self.from
@@ -187,8 +187,8 @@ impl Answer {
 impl Http {
     /// Sends a request that needs no login but what it brings along. Redirects are
     /// followed with the same method.
-    pub async fn send(&self, call: Call) -> Result<Answer> {
-        let Call {
+    pub async fn send(&self, call: HttpRequestSpec) -> Result<HttpResponse> {
+        let HttpRequestSpec {
             method,
             to,
             mut private,
@@ -254,10 +254,10 @@ impl Http {
         ))
     }
 
-    fn answer(&self, from: Address, response: Response<SdkBody>) -> Answer {
+    fn answer(&self, from: Address, response: Response<SdkBody>) -> HttpResponse {
         let (parts, body) = response.into_parts();
-        let body = Body::new(body, self.idle(), false, from.to_string());
-        Answer {
+        let body = ResponseBody::new(body, self.idle(), false, from.to_string());
+        HttpResponse {
             from,
             status: parts.status,
             headers: parts.headers,

@@ -8,7 +8,7 @@ use super::{SmartHttp, UploadPack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::{Advertisement, Service, Version, common_lines};
 use crate::git::pkt_line::{Encoder, Packet, server_error};
-use crate::git::{AGENT, ObjectId, corrupt, parse_id, shown};
+use crate::git::{AGENT, ObjectId, corrupt, escaped_excerpt, parse_id};
 
 /// How many haves go into the first round; each further one takes twice as many.
 const FIRST_WINDOW: usize = 16;
@@ -54,16 +54,16 @@ pub trait Negotiator: Send {
 
 /// Tells objects one by one.
 #[derive(Debug, Clone, Default)]
-pub struct Tips(VecDeque<ObjectId>);
+pub struct TipNegotiator(VecDeque<ObjectId>);
 
-impl Tips {
+impl TipNegotiator {
     /// Tells these.
     pub fn new(ids: impl IntoIterator<Item = ObjectId>) -> Self {
         Self(ids.into_iter().collect())
     }
 }
 
-impl Negotiator for Tips {
+impl Negotiator for TipNegotiator {
     fn next_have(&mut self) -> Option<ObjectId> {
         self.0.pop_front()
     }
@@ -71,7 +71,7 @@ impl Negotiator for Tips {
 
 /// The answer to a fetch.
 #[derive(Debug)]
-pub struct Fetched {
+pub struct FetchResponse {
     /// Commits that come without their parents from now on.
     pub shallow: Vec<ObjectId>,
     /// Commits whose parents come now.
@@ -131,7 +131,7 @@ impl UploadPack {
         &self,
         request: &FetchRequest,
         haves: &mut dyn Negotiator,
-    ) -> Result<Fetched> {
+    ) -> Result<FetchResponse> {
         let server = &self.advertisement;
         if request.wants.is_empty() {
             let message = "a fetch wants nothing";
@@ -170,7 +170,7 @@ impl UploadPack {
             Version::V0 => side_band(server).is_some(),
             Version::V2 => true,
         };
-        Ok(Fetched {
+        Ok(FetchResponse {
             shallow: negotiation.shallow,
             unshallow: negotiation.unshallow,
             common: negotiation.common,
@@ -352,7 +352,7 @@ impl Negotiation<'_> {
                 packets.put_back(packet);
                 return Ok(Round::Pack(Box::new(packets)));
             } else {
-                let shown = shown(line);
+                let shown = escaped_excerpt(line);
                 return Err(corrupt(format!("`{shown}` is no acknowledgment")));
             }
         }
@@ -401,7 +401,7 @@ impl Negotiation<'_> {
                 b"shallow-info" => self.read_shallow(&mut packets).await?,
                 b"packfile" => return Ok(Round::Pack(Box::new(packets))),
                 _ => {
-                    let shown = shown(section);
+                    let shown = escaped_excerpt(section);
                     return Err(corrupt(format!("`{shown}` is no part of a fetch")));
                 }
             };
@@ -435,7 +435,7 @@ impl Negotiation<'_> {
                     *before |= news;
                 }
             } else if line != b"NAK" {
-                let shown = shown(line);
+                let shown = escaped_excerpt(line);
                 return Err(corrupt(format!("`{shown}` is no acknowledgment")));
             }
         }
@@ -459,7 +459,7 @@ impl Negotiation<'_> {
             } else if let Some(id) = line.strip_prefix(b"unshallow ") {
                 (&mut self.unshallow, id)
             } else {
-                let shown = shown(line);
+                let shown = escaped_excerpt(line);
                 return Err(corrupt(format!("`{shown}` is no end of history")));
             };
             if list.len() >= 1_000_000 {

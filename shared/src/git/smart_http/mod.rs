@@ -20,10 +20,10 @@ use std::sync::Arc;
 use bstr::BString;
 
 pub use body::PackStream;
-pub use call::{Address, Answer, Call, CallBody};
+pub use call::{Address, CallBody, HttpRequestSpec, HttpResponse};
 pub use credentials::{CredentialSource, Credentials, NoCredentials};
-pub use fetch::{FetchRequest, Fetched, Negotiator, Tips, all_tips};
-pub use push::{Command, PushReport, PushRequest, RefOutcome};
+pub use fetch::{FetchRequest, FetchResponse, Negotiator, TipNegotiator, all_tips};
+pub use push::{PushRequest, RefCommand, RefOutcome, ReportStatus};
 pub use transport::{Http, HttpSettings, Outgoing};
 pub use url::RepositoryUrl;
 
@@ -182,7 +182,7 @@ impl SmartHttp {
         Ok(PacketReader::new(body))
     }
 
-    fn tell(&self, text: &[u8]) {
+    fn report_progress(&self, text: &[u8]) {
         if let Some(progress) = &self.progress {
             progress(&String::from_utf8_lossy(text));
         }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::{Service, Version};
 use crate::git::pkt_line::{Band, Decoder, Encoder, Packet, demultiplex, server_error};
 use crate::git::smart_http::body::PacketReader;
-use crate::git::{ObjectId, check_ref_name, corrupt, shown};
+use crate::git::{ObjectId, check_ref_name, corrupt, escaped_excerpt};
 
 /// How much of what the server says for people is kept for the report.
 const MESSAGES: usize = 8 * 1024;
@@ -22,7 +22,7 @@ const WHOLE: usize = 1 << 20;
 
 /// A ref to be changed, if it still is what we think.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
+pub struct RefCommand {
     /// Its full name.
     pub name: BString,
     /// What it is now; null when it is to be created.
@@ -31,7 +31,7 @@ pub struct Command {
     pub new: ObjectId,
 }
 
-impl Command {
+impl RefCommand {
     /// Creates a ref.
     pub fn create(name: impl Into<BString>, new: ObjectId) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl Command {
 /// What to push.
 pub struct PushRequest {
     /// At least one. How many a server takes at once is the caller's to know.
-    pub commands: Vec<Command>,
+    pub commands: Vec<RefCommand>,
     /// A pack of all that the server lacks, without offset deltas; needed unless all
     /// commands delete.
     pub pack: Option<Outgoing>,
@@ -93,7 +93,7 @@ pub enum RefOutcome {
 
 /// What became of a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PushReport {
+pub struct ReportStatus {
     /// Why the pack was not taken in, if it was not.
     pub unpack_error: Option<String>,
     /// Each ref of the request, in its order.
@@ -102,7 +102,7 @@ pub struct PushReport {
     pub messages: String,
 }
 
-impl PushReport {
+impl ReportStatus {
     /// Whether all refs are known to be as they should be.
     pub fn is_complete(&self) -> bool {
         self.unpack_error.is_none()
@@ -150,13 +150,13 @@ impl ReceivePack {
     /// # Errors
     /// `Config` when the server cannot do what is asked, and failures on the way. Refs
     /// that it refuses are in the report.
-    pub async fn push(&self, request: PushRequest) -> Result<PushReport> {
+    pub async fn push(&self, request: PushRequest) -> Result<ReportStatus> {
         let head = self.head(&request)?;
         let deletes_only = request.commands.iter().all(|command| command.new.is_null());
         let payload = match request.pack {
-            Some(pack) if !deletes_only => match Gathered::from(pack).await? {
-                Gathered::Whole(pack) => Payload::Bytes([&head[..], &pack].concat().into()),
-                Gathered::More(pack) => {
+            Some(pack) if !deletes_only => match BufferedPack::from(pack).await? {
+                BufferedPack::Whole(pack) => Payload::Bytes([&head[..], &pack].concat().into()),
+                BufferedPack::More(pack) => {
                     self.probe().await?;
                     Payload::Stream(head, pack)
                 }
@@ -171,7 +171,7 @@ impl ReceivePack {
             .client
             .post(Service::ReceivePack, Version::V0, payload)
             .await?;
-        let mut report = PushReport {
+        let mut report = ReportStatus {
             unpack_error: None,
             refs: request
                 .commands
@@ -216,7 +216,7 @@ impl ReceivePack {
             return Err(cannot("push atomically"));
         }
         let mut words = String::new();
-        for name in self.asked(request.atomic) {
+        for name in self.requested_capabilities(request.atomic) {
             words.push(' ');
             words.push_str(name);
         }
@@ -229,7 +229,7 @@ impl ReceivePack {
             if command.new.kind() != hash || command.old.kind() != hash {
                 return Err(cannot(&format!("take ids of another hash than {hash}")));
             }
-            let Command { name, old, new } = command;
+            let RefCommand { name, old, new } = command;
             let mut line = format!("{old} {new} ").into_bytes();
             line.extend_from_slice(name);
             line.extend_from_slice(std::mem::take(&mut first).as_bytes());
@@ -239,7 +239,7 @@ impl ReceivePack {
         Ok(out.finish())
     }
 
-    fn asked(&self, atomic: bool) -> Vec<&'static str> {
+    fn requested_capabilities(&self, atomic: bool) -> Vec<&'static str> {
         let offered = &self.advertisement.capabilities;
         let mut asked = Vec::new();
         asked.extend(self.report_capability());
@@ -256,7 +256,11 @@ impl ReceivePack {
             .find(|name| self.advertisement.capabilities.has(name))
     }
 
-    async fn read_report(&self, mut packets: PacketReader, report: &mut PushReport) -> Result<()> {
+    async fn read_report(
+        &self,
+        mut packets: PacketReader,
+        report: &mut ReportStatus,
+    ) -> Result<()> {
         if !self.advertisement.capabilities.has("side-band-64k") {
             let mut lines = Lines::default();
             while let Some(packet) = packets.packet().await? {
@@ -272,7 +276,7 @@ impl ReceivePack {
             let Packet::Data(data) = packet else { break };
             match demultiplex(data)? {
                 Band::Progress(text) => {
-                    self.client.tell(&text);
+                    self.client.report_progress(&text);
                     let text = String::from_utf8_lossy(&text);
                     let room = MESSAGES.saturating_sub(report.messages.len());
                     report.messages.extend(text.chars().take(room / 4));
@@ -301,12 +305,12 @@ impl ReceivePack {
 }
 
 /// A pack as far as it was waited for.
-enum Gathered {
+enum BufferedPack {
     Whole(Vec<u8>),
     More(Outgoing),
 }
 
-impl Gathered {
+impl BufferedPack {
     async fn from(mut pack: Outgoing) -> Result<Self> {
         let mut chunks: Vec<Result<Bytes>> = Vec::new();
         let mut size = 0;
@@ -336,7 +340,7 @@ struct Lines {
 
 impl Lines {
     /// Takes in a packet; `true` when it was the last one.
-    fn push(&mut self, packet: &Packet, report: &mut PushReport) -> Result<bool> {
+    fn push(&mut self, packet: &Packet, report: &mut ReportStatus) -> Result<bool> {
         let Some(line) = packet.text() else {
             self.ended = *packet == Packet::Flush;
             return Ok(self.ended);
@@ -349,22 +353,22 @@ impl Lines {
                 .strip_prefix(b"unpack ")
                 .ok_or_else(|| corrupt("a report does not start with the pack"))?;
             self.unpacked = true;
-            report.unpack_error = (status != b"ok").then(|| shown(status));
+            report.unpack_error = (status != b"ok").then(|| escaped_excerpt(status));
             return Ok(false);
         }
         if let Some(name) = line.strip_prefix(b"ok ") {
             set(report, name, RefOutcome::Done);
         } else if let Some(rest) = line.strip_prefix(b"ng ") {
             let (name, reason) = rest.split_once_str(" ").unwrap_or((rest, b"refused"));
-            set(report, name, RefOutcome::Rejected(shown(reason)));
+            set(report, name, RefOutcome::Rejected(escaped_excerpt(reason)));
         } else if !line.starts_with(b"option ") {
-            return Err(corrupt(format!("`{}` is no report", shown(line))));
+            return Err(corrupt(format!("`{}` is no report", escaped_excerpt(line))));
         }
         Ok(false)
     }
 }
 
-fn set(report: &mut PushReport, name: &[u8], outcome: RefOutcome) {
+fn set(report: &mut ReportStatus, name: &[u8], outcome: RefOutcome) {
     if let Some(found) = report.refs.iter_mut().find(|(other, _)| other == name) {
         found.1 = outcome;
     }

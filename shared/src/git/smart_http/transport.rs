@@ -24,12 +24,12 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::body::Body;
+use super::body::ResponseBody;
 use super::{RepositoryUrl, SmartHttp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::{Service, Version};
-use crate::git::{AGENT, shown};
-use crate::setting::Settings;
+use crate::git::{AGENT, escaped_excerpt};
+use crate::settings::Settings;
 
 /// How many redirects are followed.
 pub(super) const REDIRECTS: usize = 5;
@@ -192,7 +192,7 @@ impl Http {
         &self,
         url: &RepositoryUrl,
         request: Request<SdkBody>,
-        upload: Option<&Upload>,
+        upload: Option<&RequestBody>,
     ) -> Result<Response<SdkBody>> {
         let connector = if url.is_secure() {
             &self.secure
@@ -209,7 +209,7 @@ impl Http {
             let wait = if sending { self.idle } else { self.answer };
             if let Ok(done) = tokio::time::timeout(wait, &mut answer).await {
                 let response = done.map_err(|error| {
-                    if let Some(error) = upload.and_then(Upload::failure) {
+                    if let Some(error) = upload.and_then(RequestBody::failure) {
                         return error;
                     }
                     let what = if error.is_timeout() {
@@ -224,7 +224,7 @@ impl Http {
                     Error::new(ErrorKind::Transport, message).with_source(error)
                 });
             }
-            let now = upload.map_or(0, Upload::sent);
+            let now = upload.map_or(0, RequestBody::sent);
             if now == sent {
                 return Err(Error::new(
                     ErrorKind::Transport,
@@ -261,7 +261,7 @@ pub(super) enum Payload {
 
 /// What is known of a body while it is sent.
 #[derive(Clone, Default)]
-pub(super) struct Upload(Arc<UploadState>);
+pub(super) struct RequestBody(Arc<UploadState>);
 
 #[derive(Default)]
 struct UploadState {
@@ -270,7 +270,7 @@ struct UploadState {
     failure: Mutex<Option<Error>>,
 }
 
-impl Upload {
+impl RequestBody {
     fn sent(&self) -> u64 {
         self.0.frames.load(Ordering::Relaxed)
     }
@@ -296,7 +296,7 @@ struct UploadBody {
     rest: Mutex<Outgoing>,
     // What is left, where that is known.
     left: Option<u64>,
-    upload: Upload,
+    upload: RequestBody,
 }
 
 /// A body that is sent as it comes, and what is known of it meanwhile.
@@ -304,8 +304,8 @@ pub(super) fn streamed(
     first: Option<Bytes>,
     rest: Outgoing,
     length: Option<u64>,
-) -> (SdkBody, Upload) {
-    let upload = Upload::default();
+) -> (SdkBody, RequestBody) {
+    let upload = RequestBody::default();
     let body = UploadBody {
         first,
         rest: Mutex::new(rest),
@@ -365,7 +365,7 @@ pub(super) async fn get_info_refs(
     client: &SmartHttp,
     service: Service,
     version: Version,
-) -> Result<(RepositoryUrl, Body)> {
+) -> Result<(RepositoryUrl, ResponseBody)> {
     let asked = format!("info/refs?service={service}");
     let mut url = client.url.clone();
     for _ in 0..=REDIRECTS {
@@ -398,7 +398,7 @@ pub(super) async fn post(
     service: Service,
     version: Version,
     payload: Payload,
-) -> Result<Body> {
+) -> Result<ResponseBody> {
     let url = &client.url;
     let request = Request::builder()
         .method(Method::POST)
@@ -449,11 +449,11 @@ async fn check(
     url: &RepositoryUrl,
     response: Response<SdkBody>,
     expected: &str,
-) -> Result<Body> {
+) -> Result<ResponseBody> {
     let (parts, body) = response.into_parts();
     let encoding = parts.headers.get(header::CONTENT_ENCODING);
     let gzip = encoding.is_some_and(|value| value == "gzip" || value == "x-gzip");
-    let body = Body::new(body, client.http.idle, gzip, url.to_string());
+    let body = ResponseBody::new(body, client.http.idle, gzip, url.to_string());
     if parts.status != StatusCode::OK {
         let excerpt = body.excerpt(EXCERPT).await;
         return Err(status_error(url, parts.status, &parts.headers, &excerpt));
@@ -466,7 +466,7 @@ async fn check(
     if media_type.trim() == expected.as_bytes() {
         return Ok(body);
     }
-    let shown = shown(media_type);
+    let shown = escaped_excerpt(media_type);
     Err(Error::new(
         ErrorKind::Config,
         format!("{url} answers with `{shown}` instead of `{expected}`"),
@@ -508,7 +508,7 @@ fn status_error(
         .is_some_and(|value| value.as_bytes().contains_str("html"));
     let text = body.trim();
     if !text.is_empty() && !html {
-        message = format!("{message}: {}", shown(text));
+        message = format!("{message}: {}", escaped_excerpt(text));
     }
     let request_id = headers
         .get("x-amzn-requestid")

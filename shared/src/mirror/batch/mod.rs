@@ -2,7 +2,7 @@
 //! what went over once stays there whatever happens next.
 //!
 //! To CodeCommit they go by commits. The cuts and the names of the tags are those of the
-//! script that AWS documents ([`plan`]), so that either goes on with what the other began.
+//! script that AWS documents ([`mod@cut_points`]), so that either goes on with what the other began.
 //! Which batches are there already is read off the target. What turns out to have too many
 //! bytes, or to take too long, is cut on its way, under tags of our own, which the script
 //! removes with its own ones; to other targets this is the only cut.
@@ -13,26 +13,28 @@
 //! A target may refuse a temporary tag as it may refuse any ref. What was under it then
 //! goes with the next one; after [`REFUSALS`] in a row the refs go as they are.
 
-mod known;
-mod plan;
-mod tags;
+mod cut_points;
+mod history;
+mod temporary_tags;
 
 use std::collections::HashSet;
 
 use bstr::BString;
 
-use super::size::{Meter, Most};
-use super::tally::Tally;
-use super::transfer::{Pushed, Refs, Transfer};
+use super::pack_limit::{PackMeter, PushLimit};
+use super::progress::RefProgress;
+use super::transfer::{Pushed, PushedRefs, Transfer};
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::remote::{Accepts, Batches as Batching, Head, RefChange, RefTarget, Source, Target};
+use crate::remote::{
+    BatchPolicy as Batching, Head, RefTarget, RefUpdate, Source, Target, TargetCapabilities,
+};
 
-use known::Known;
-use plan::cuts;
-pub use tags::clean;
-pub(super) use tags::{delete, is_temporary, restore};
-use tags::{deletions, numbered, part_tag};
+use cut_points::cut_points;
+use history::SourceHistory;
+pub use temporary_tags::clean;
+pub(super) use temporary_tags::{delete, is_temporary, restore};
+use temporary_tags::{deletions, numbered, temporary_tag};
 
 /// So many temporary tags in a row that the target refuses are the last ones: it will
 /// refuse others, too, and the pack grows from one to the next.
@@ -40,7 +42,7 @@ const REFUSALS: u32 = 2;
 
 /// How much goes over at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Batch {
+pub struct BatchLimits {
     /// About so many commits, to CodeCommit: the script's `-b`.
     pub commits: u64,
     /// At most so many bytes of pack, where one commit alone does not have more. `None`
@@ -49,7 +51,7 @@ pub struct Batch {
     pub bytes: Option<u64>,
 }
 
-impl Default for Batch {
+impl Default for BatchLimits {
     /// 1,000 commits, as the script.
     fn default() -> Self {
         Self {
@@ -59,7 +61,7 @@ impl Default for Batch {
     }
 }
 
-impl Batch {
+impl BatchLimits {
     pub(super) fn bytes_for(self, batching: Batching) -> u64 {
         self.bytes.unwrap_or(match batching {
             Batching::ByCommits => 256 << 20,
@@ -70,40 +72,46 @@ impl Batch {
 
 /// What is pushed in batches before refs move, over all tries of one mirroring.
 #[derive(Default)]
-pub(super) struct Batches {
-    known: Option<Known>,
+pub(super) struct BatchState {
+    known: Option<SourceHistory>,
     /// Commits that the target lacks and that were not pushed yet.
     left: HashSet<ObjectId>,
     /// How many temporary tags in a row the target has refused.
     refused: u32,
     /// What came of a push of all that is left.
-    over: Option<Meter>,
+    over: Option<PackMeter>,
     /// The temporary tags that were asked for.
     made: HashSet<BString>,
 }
 
-impl Batches {
+impl BatchState {
     /// Pushes what `changes` need, in batches, where it is much. Afterwards little or
     /// nothing of it is missing at the target.
     pub(super) async fn push(
         &mut self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
-        changes: &[RefChange],
-        tally: &mut Tally,
+        changes: &[RefUpdate],
+        tally: &mut RefProgress,
     ) -> Result<()> {
         self.refused = 0;
-        if !self.learn(transfer.source, target, changes, false).await? {
+        if !self
+            .load_history(transfer.source, target, changes, false)
+            .await?
+        {
             return Ok(());
         }
         let most = transfer.options.batch.commits;
-        if !self.is_much(most) {
+        if !self.needs_batches(most) {
             // Its bytes show on the way. Where they fit, the refs themselves are all that
             // is pushed.
             return Ok(());
         }
         let mut starts = starts(transfer.source);
-        if !self.learn_whole(transfer.source, &starts, changes).await? {
+        if !self
+            .load_full_history(transfer.source, &starts, changes)
+            .await?
+        {
             return Ok(());
         }
         let mut number = 0;
@@ -113,27 +121,27 @@ impl Batches {
             let all = self
                 .known
                 .as_ref()
-                .map(|known| cuts(known.graph(), &starts, most));
+                .map(|known| cut_points(known.graph(), &starts, most));
             let all = all.unwrap_or_default();
             for (at, cut) in all.iter().enumerate().skip(number) {
-                if !self.is_much(most) {
+                if !self.needs_batches(most) {
                     // The refs themselves are the last batch.
                     return Ok(());
                 }
                 number += 1;
                 let name = numbered(number);
-                let later = Later {
+                let later = UpcomingBatches {
                     cuts: &all[at + 1..],
                     most,
                     changes,
                 };
-                self.push_up_to(transfer, target, (name, *cut), Some(&later), tally)
+                self.push_under_temporary_tag(transfer, target, (name, *cut), Some(&later), tally)
                     .await?;
                 if self.refused >= REFUSALS {
                     return Ok(());
                 }
             }
-            if !self.is_much(most) {
+            if !self.needs_batches(most) {
                 break;
             }
         }
@@ -144,7 +152,7 @@ impl Batches {
     /// where the script is at work, and all of them were made by this mirroring, so that
     /// they cost no push of their own. Those of an earlier one stay until the refs are known
     /// to be taken: else a target that never takes one would lose them each time.
-    pub(super) fn deletions(&self, target: &dyn Target, room: usize) -> Vec<RefChange> {
+    pub(super) fn deletions(&self, target: &dyn Target, room: usize) -> Vec<RefUpdate> {
         let deletions = deletions(target);
         let together = target.accepts().batches == Batching::ByCommits
             && deletions.len() <= room
@@ -153,26 +161,30 @@ impl Batches {
     }
 
     /// Whether more commits are left than make one batch. A twentieth more is tolerated.
-    fn is_much(&self, most: u64) -> bool {
+    fn needs_batches(&self, most: u64) -> bool {
         is_much(self.left.len(), most)
     }
 
     /// Pushes what `changes` need in pieces, because one push of it was `over`.
-    pub(super) async fn push_pieces(
+    pub(super) async fn push_by_size(
         &mut self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
-        (changes, over): (&[RefChange], Meter),
-        tally: &mut Tally,
+        (changes, over): (&[RefUpdate], PackMeter),
+        tally: &mut RefProgress,
     ) -> Result<()> {
         self.refused = 0;
-        if !self.learn(transfer.source, target, changes, true).await? {
+        if !self
+            .load_history(transfer.source, target, changes, true)
+            .await?
+        {
             return Ok(());
         }
         self.over = Some(over);
         for want in commits_of(changes) {
-            let tag = (part_tag(want), want);
-            self.push_up_to(transfer, target, tag, None, tally).await?;
+            let tag = (temporary_tag(want), want);
+            self.push_under_temporary_tag(transfer, target, tag, None, tally)
+                .await?;
             if self.refused >= REFUSALS {
                 break;
             }
@@ -186,11 +198,11 @@ impl Batches {
     /// Some sources only tell a history as a whole. Where batches were begun it is long,
     /// and worth to be read: else all that is left would go at once. Where one push has
     /// too many bytes, too: `insist`.
-    async fn learn(
+    async fn load_history(
         &mut self,
         source: &dyn Source,
         target: &dyn Target,
-        changes: &[RefChange],
+        changes: &[RefUpdate],
         insist: bool,
     ) -> Result<bool> {
         let wants = ids_of(changes);
@@ -203,14 +215,18 @@ impl Batches {
         if !self
             .known
             .as_ref()
-            .is_some_and(|known| known.is_of(snapshot) && known.reaches(&commits, &haves))
+            .is_some_and(|known| known.matches_snapshot(snapshot) && known.covers(&commits, &haves))
         {
             self.known = None;
-            if let Some(graph) = source.history(&wants, &haves).await? {
-                self.known = Some(Known::new(snapshot, graph));
+            if let Some(graph) = source.commit_graph(&wants, &haves).await? {
+                self.known = Some(SourceHistory::new(snapshot, graph));
             } else {
                 let is_long = insist || !deletions(target).is_empty();
-                if !is_long || !self.learn_whole(source, &starts(source), changes).await? {
+                if !is_long
+                    || !self
+                        .load_full_history(source, &starts(source), changes)
+                        .await?
+                {
                     return Ok(false);
                 }
             }
@@ -223,16 +239,16 @@ impl Batches {
     }
 
     /// Learns all that `starts` lead to, unless it is known; `false` where nobody can tell.
-    async fn learn_whole(
+    async fn load_full_history(
         &mut self,
         source: &dyn Source,
         starts: &[ObjectId],
-        changes: &[RefChange],
+        changes: &[RefUpdate],
     ) -> Result<bool> {
         if self
             .known
             .as_ref()
-            .is_some_and(|known| known.is_whole(starts))
+            .is_some_and(|known| known.is_complete(starts))
         {
             return Ok(true);
         }
@@ -240,35 +256,35 @@ impl Batches {
         ids.extend(starts);
         let mut seen = HashSet::new();
         ids.retain(|id| seen.insert(*id));
-        let Some(graph) = source.history(&ids, &[]).await? else {
+        let Some(graph) = source.commit_graph(&ids, &[]).await? else {
             return Ok(false);
         };
-        self.known = Some(Known::new(source.snapshot(), graph));
+        self.known = Some(SourceHistory::new(source.snapshot(), graph));
         Ok(true)
     }
 
     /// Pushes all up to `commit` under a temporary tag, in several steps where it is too
     /// much for one. What is there already is not pushed again. `later` is pushed
     /// afterwards.
-    async fn push_up_to(
+    async fn push_under_temporary_tag(
         &mut self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
         tag: (BString, ObjectId),
-        later: Option<&Later<'_>>,
-        tally: &mut Tally,
+        later: Option<&UpcomingBatches<'_>>,
+        tally: &mut RefProgress,
     ) -> Result<()> {
         let mut steps = vec![tag];
         while let Some((name, commit)) = steps.pop() {
             if !self.left.contains(&commit) {
                 continue;
             }
-            let below = self.below(commit);
+            let below = self.pending_ancestors(commit);
             // A commit alone goes whatever its size.
             let most = if below.len() > 1 {
-                transfer.most()
+                transfer.push_limit()
             } else {
-                Most::default()
+                PushLimit::default()
             };
             // The same pack was tried just now.
             let known = self.over.take().filter(|_| below.len() == self.left.len());
@@ -276,8 +292,8 @@ impl Batches {
                 cut(&mut steps, (name, commit), &below, &over);
                 continue;
             }
-            let refs = Refs {
-                changes: vec![RefChange {
+            let refs = PushedRefs {
+                changes: vec![RefUpdate {
                     old: target.snapshot().refs.get(&name).map(|there| there.id),
                     name: name.clone(),
                     new: Some(RefTarget {
@@ -286,11 +302,11 @@ impl Batches {
                     }),
                 }],
                 temporary: true,
-                ..Refs::default()
+                ..PushedRefs::default()
             };
             let later = later.filter(|_| steps.is_empty());
             let next = later.map(|later| later.next(&self.left, &below, target.accepts()));
-            tally.ask(&[], &refs.changes);
+            tally.record_request(&[], &refs.changes);
             self.made.insert(name.clone());
             let next = next.unwrap_or_default();
             let report = match transfer.push(target, &refs, most, &next).await? {
@@ -300,7 +316,7 @@ impl Batches {
                     continue;
                 }
             };
-            let Some(reason) = tally.sent(report)? else {
+            let Some(reason) = tally.record_sent(report)? else {
                 self.refused = 0;
                 for id in below {
                     self.left.remove(&id);
@@ -321,8 +337,8 @@ impl Batches {
     }
 
     /// What is left below a commit, parents before children; the commit itself is last.
-    fn below(&self, commit: ObjectId) -> Vec<ObjectId> {
-        let graph = self.known.as_ref().map(Known::graph);
+    fn pending_ancestors(&self, commit: ObjectId) -> Vec<ObjectId> {
+        let graph = self.known.as_ref().map(SourceHistory::graph);
         let parents = |id: &ObjectId| {
             let found = graph.and_then(|graph| graph.get(id));
             found.map_or(&[][..], AsRef::as_ref)
@@ -351,15 +367,20 @@ fn is_much(commits: usize, most: u64) -> bool {
 }
 
 /// What comes after a batch, when all goes well.
-struct Later<'a> {
+struct UpcomingBatches<'a> {
     cuts: &'a [ObjectId],
     most: u64,
-    changes: &'a [RefChange],
+    changes: &'a [RefUpdate],
 }
 
-impl Later<'_> {
+impl UpcomingBatches<'_> {
     /// What the next push will name, when of what is `left` these have been `sent`.
-    fn next(&self, left: &HashSet<ObjectId>, sent: &[ObjectId], accepts: Accepts) -> Vec<ObjectId> {
+    fn next(
+        &self,
+        left: &HashSet<ObjectId>,
+        sent: &[ObjectId],
+        accepts: TargetCapabilities,
+    ) -> Vec<ObjectId> {
         if is_much(left.len() - sent.len(), self.most) {
             let sent: HashSet<_> = sent.iter().collect();
             let mut cuts = self.cuts.iter();
@@ -378,9 +399,9 @@ fn cut(
     steps: &mut Vec<(BString, ObjectId)>,
     (name, commit): (BString, ObjectId),
     below: &[ObjectId],
-    over: &Meter,
+    over: &PackMeter,
 ) {
-    let parts = if over.is_slow() { 8 } else { 2 };
+    let parts = if over.exceeded_time() { 8 } else { 2 };
     let part = below[(below.len() / parts).max(1) - 1];
     tracing::debug!(
         commit.id = %commit,
@@ -389,9 +410,9 @@ fn cut(
         "a batch is cut"
     );
     steps.push((name, commit));
-    steps.push((part_tag(part), part));
-    if over.is_slow() && part != below[0] {
-        steps.push((part_tag(below[0]), below[0]));
+    steps.push((temporary_tag(part), part));
+    if over.exceeded_time() && part != below[0] {
+        steps.push((temporary_tag(below[0]), below[0]));
     }
 }
 
@@ -413,18 +434,18 @@ fn starts(source: &dyn Source) -> Vec<ObjectId> {
 }
 
 /// What changes name, each once.
-fn ids_of(changes: &[RefChange]) -> Vec<ObjectId> {
-    each_once(changes.iter().filter_map(|change| Some(change.new?.id)))
+fn ids_of(changes: &[RefUpdate]) -> Vec<ObjectId> {
+    dedup(changes.iter().filter_map(|change| Some(change.new?.id)))
 }
 
 /// The commits that changes lead to, branches before tags, each once. Something else than
 /// a commit may be among them.
-fn commits_of(changes: &[RefChange]) -> Vec<ObjectId> {
+fn commits_of(changes: &[RefUpdate]) -> Vec<ObjectId> {
     let targets = changes.iter().filter_map(|change| change.new);
-    each_once(targets.map(|target| target.peeled.unwrap_or(target.id)))
+    dedup(targets.map(|target| target.peeled.unwrap_or(target.id)))
 }
 
-fn each_once(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
+fn dedup(ids: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
     let mut seen = HashSet::new();
     ids.filter(|id| seen.insert(*id)).collect()
 }

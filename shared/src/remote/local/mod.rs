@@ -10,13 +10,13 @@
 //!
 //! The disk is used in blocking tasks of the runtime.
 
-mod create;
-mod disk;
-mod layout;
-mod objects;
-mod receive;
+mod durable_fs;
+mod git_dir;
+mod init;
+mod odb;
+mod receive_pack;
+mod ref_transaction;
 mod refs;
-mod transaction;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,20 +25,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::BString;
 
-pub use disk::Disk;
-use layout::Layout;
+pub use durable_fs::DurableFs;
+use git_dir::GitDir;
 
-use super::lfs::{LfsPlace, LocalLfs};
-use super::objects::{Database, fetch};
 use super::{
-    Accepts, Batches, Head, PackBody, Push, PushReport, RefOutcome, Remote, Snapshot, Source,
-    Target, Wanted,
+    BatchPolicy, Head, PackBody, PackRequest, Push, PushReport, RefOutcome, Remote, Snapshot,
+    Source, Target, TargetCapabilities,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
-use crate::git::pack::Limits;
+use crate::git::odb::{Database, fetch};
+use crate::git::pack::PackLimits;
 use crate::git::{HashKind, ObjectId};
-use crate::remote::not_connected;
+use crate::lfs::{LfsStore, LocalLfs};
+use crate::remote::missing_objects_error;
 
 /// A repository in a folder: a bare one, or a working tree with its `.git`.
 ///
@@ -47,24 +47,24 @@ use crate::remote::not_connected;
 #[derive(Debug, Clone)]
 pub struct LocalRepository {
     path: PathBuf,
-    limits: Limits,
-    disk: Disk,
+    limits: PackLimits,
+    disk: DurableFs,
 }
 
 impl LocalRepository {
     /// The repository at a path. `limits` are for reading it; packs that come in are
     /// verified within their own.
-    pub fn new(path: impl Into<PathBuf>, limits: Limits) -> Self {
+    pub fn new(path: impl Into<PathBuf>, limits: PackLimits) -> Self {
         Self {
             path: path.into(),
             limits,
-            disk: Disk::default(),
+            disk: DurableFs::default(),
         }
     }
 
     /// The same repository on another disk.
     #[must_use]
-    pub fn on(self, disk: Disk) -> Self {
+    pub fn with_fs(self, disk: DurableFs) -> Self {
         Self { disk, ..self }
     }
 }
@@ -87,7 +87,7 @@ async fn blocking<T: Send + 'static>(
         })
 }
 
-fn snapshot(layout: &Layout) -> Result<Snapshot> {
+fn snapshot(layout: &GitDir) -> Result<Snapshot> {
     Ok(Snapshot {
         hash: layout.hash,
         refs: refs::read(&layout.common, layout.hash)?.targets,
@@ -97,9 +97,9 @@ fn snapshot(layout: &Layout) -> Result<Snapshot> {
 
 #[async_trait]
 impl Remote for LocalRepository {
-    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
+    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         // One that is not there yet becomes a bare one, where it was named.
-        let found = Layout::find(&self.path).ok().flatten();
+        let found = GitDir::find(&self.path).ok().flatten();
         let folder = found.map_or_else(|| self.path.clone(), |layout| layout.common);
         Some(Arc::new(LocalLfs::new(folder)))
     }
@@ -108,14 +108,14 @@ impl Remote for LocalRepository {
         let path = self.path.clone();
         let limits = self.limits;
         let (mut snapshot, layout, database) = blocking(move || {
-            let layout = Layout::find(&path)?.ok_or_else(|| {
+            let layout = GitDir::find(&path)?.ok_or_else(|| {
                 let shown = path.display();
                 Error::new(ErrorKind::NotFound, format!("no repository at `{shown}`"))
                     .with_hint("name a bare repository, or a folder that holds `.git`")
             })?;
             // Refs first: what they name is in the packs that are listed afterwards.
             let snapshot = snapshot(&layout)?;
-            let database = objects::open(&layout, limits)?;
+            let database = odb::open(&layout, limits)?;
             Ok((snapshot, layout, database))
         })
         .await?;
@@ -138,11 +138,11 @@ impl Remote for LocalRepository {
     async fn target(&self) -> Result<Box<dyn Target>> {
         let path = self.path.clone();
         let (layout, snapshot) = blocking(move || {
-            if let Some(layout) = Layout::find(&path)? {
+            if let Some(layout) = GitDir::find(&path)? {
                 let snapshot = snapshot(&layout)?;
                 return Ok((Some(layout), snapshot));
             }
-            create::check_empty(&path)?;
+            init::check_empty(&path)?;
             // The first push tells the hash function.
             Ok((None, Snapshot::empty(HashKind::Sha1)))
         })
@@ -157,8 +157,8 @@ impl Remote for LocalRepository {
 
 struct LocalSource {
     snapshot: Snapshot,
-    layout: Layout,
-    limits: Limits,
+    layout: GitDir,
+    limits: PackLimits,
     database: Arc<Database>,
 }
 
@@ -168,7 +168,7 @@ impl Source for LocalSource {
         &self.snapshot
     }
 
-    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody> {
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
         let error = match fetch(&self.database, wanted).await {
             Ok(body) => return Ok(body),
             Err(error) => error,
@@ -177,23 +177,23 @@ impl Source for LocalSource {
             return Err(error);
         }
         // What was loose may lie in a new pack since: git packs whenever it likes.
-        let database = objects::open_later(&self.layout, self.limits).await?;
+        let database = odb::open_blocking(&self.layout, self.limits).await?;
         if database.packed_objects() == self.database.packed_objects() {
             return Err(error);
         }
         fetch(&database, wanted).await
     }
 
-    fn tells_history(&self) -> bool {
+    fn has_cheap_history(&self) -> bool {
         true
     }
 
-    async fn history(
+    async fn commit_graph(
         &self,
         wants: &[ObjectId],
         haves: &[ObjectId],
     ) -> Result<Option<super::CommitGraph>> {
-        super::objects::graph(&self.database, wants, haves)
+        crate::git::odb::graph(&self.database, wants, haves)
             .await
             .map(Some)
     }
@@ -202,13 +202,13 @@ impl Source for LocalSource {
 struct LocalTarget {
     repository: LocalRepository,
     // `None` until the first push makes it.
-    layout: Option<Layout>,
+    layout: Option<GitDir>,
     snapshot: Snapshot,
 }
 
 impl LocalTarget {
     /// The repository, made now if it is not there yet.
-    async fn layout(&mut self, hash: Option<HashKind>, head: Option<&Head>) -> Result<Layout> {
+    async fn layout(&mut self, hash: Option<HashKind>, head: Option<&Head>) -> Result<GitDir> {
         if let Some(layout) = &self.layout {
             return match hash {
                 Some(hash) if hash != layout.hash => Err(Error::new(
@@ -228,7 +228,7 @@ impl LocalTarget {
             Some(Head::Symbolic(name)) => name.clone(),
             _ => "refs/heads/main".into(),
         };
-        let layout = blocking(move || create::bare(&disk, &path, hash, first.as_ref())).await?;
+        let layout = blocking(move || init::init_bare(&disk, &path, hash, first.as_ref())).await?;
         self.layout = Some(layout.clone());
         self.snapshot.hash = hash;
         Ok(layout)
@@ -241,9 +241,9 @@ impl Target for LocalTarget {
         &self.snapshot
     }
 
-    fn accepts(&self) -> Accepts {
-        Accepts {
-            batches: Batches::BySize,
+    fn accepts(&self) -> TargetCapabilities {
+        TargetCapabilities {
+            batches: BatchPolicy::BySize,
             thin: true,
             offset_deltas: true,
             // Elsewhere it says what is checked out.
@@ -267,21 +267,21 @@ impl Target for LocalTarget {
         let hash = roots.first().copied().map(|id| id.kind());
         let layout = self.layout(hash, push.head.as_ref()).await?;
         let (disk, limits) = (self.repository.disk.clone(), self.repository.limits);
-        let before = objects::open_later(&layout, limits).await?;
+        let before = odb::open_blocking(&layout, limits).await?;
         let mut report = PushReport::default();
         let mut database = Arc::clone(&before);
         if let Some(incoming) = push.pack {
-            let received = receive::receive(&disk, &layout, incoming, &before, &roots).await?;
+            let received = receive_pack::receive(&disk, &layout, incoming, &before, &roots).await?;
             report.objects = received.objects;
             report.bytes = received.bytes;
             if let Some(pack) = &received.pack {
-                database = objects::with_pack(&layout, limits, pack).await?;
+                database = odb::with_pack(&layout, limits, pack).await?;
             }
             if !received.missing.is_empty() {
                 self.connected(&database, &roots).await?;
             }
             if let Some(before_refs) = &push.before_refs {
-                before_refs.objects_arrived(&received.watch).await?;
+                before_refs.pre_publish(&received.watch).await?;
             }
             received.publish(&disk, &layout).await?;
         } else {
@@ -301,9 +301,9 @@ impl Target for LocalTarget {
         let head = push.head;
         let (outcomes, snapshot) = blocking(move || {
             let mut snapshot = snapshot;
-            let outcomes = transaction::change(&disk, &layout, checked, &mut snapshot)?;
+            let outcomes = ref_transaction::change(&disk, &layout, checked, &mut snapshot)?;
             if let Some(head) = head {
-                transaction::set_head(&disk, &layout, &head)?;
+                ref_transaction::set_head(&disk, &layout, &head)?;
                 snapshot.head = Some(head);
             }
             Ok((outcomes, snapshot))
@@ -323,7 +323,7 @@ impl LocalTarget {
             return Ok(());
         }
         let tips = self.snapshot.tips();
-        let walked = super::objects::closure(database, roots, &tips).await;
+        let walked = crate::git::odb::reachable_objects(database, roots, &tips).await;
         match walked {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -333,7 +333,7 @@ impl LocalTarget {
                         missing.push(*root);
                     }
                 }
-                Err(not_connected(&missing).with_source(error))
+                Err(missing_objects_error(&missing).with_source(error))
             }
             Err(error) => Err(error.context("the source did not send all that is needed")),
         }

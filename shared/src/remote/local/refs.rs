@@ -8,18 +8,18 @@ use std::path::Path;
 
 use bstr::{BString, ByteSlice as _};
 
-use super::disk::failed;
-use super::layout::{is_absent, read_file};
+use super::durable_fs::failed;
+use super::git_dir::{is_not_found, read_file};
 use crate::error::{Error, Result};
 use crate::git::dumb_http::parse_head;
-use crate::git::{HashKind, check_ref_name, corrupt, shown, split_id};
+use crate::git::{HashKind, check_ref_name, corrupt, escaped_excerpt, split_id};
 use crate::remote::{Head, RefTarget, Refs};
 
 /// How far symbolic refs may lead on, as in git.
 const MAX_SYMBOLIC: usize = 5;
 
 /// What the refs of a repository say.
-pub(super) struct Read {
+pub(super) struct ReadRefs {
     /// Each ref that leads to an object.
     pub(super) targets: Refs,
     /// Symbolic refs.
@@ -27,28 +27,28 @@ pub(super) struct Read {
 }
 
 /// The content of one ref's file.
-pub(super) enum Loose {
+pub(super) enum LooseRef {
     Absent,
     Symbolic(BString),
     Id(crate::git::ObjectId),
 }
 
 /// Reads one ref's file.
-pub(super) fn loose(common: &Path, name: &BString, hash: HashKind) -> Result<Loose> {
+pub(super) fn loose(common: &Path, name: &BString, hash: HashKind) -> Result<LooseRef> {
     let path = common.join(name.to_path_lossy());
     let Some(text) = read_file(&path)? else {
-        return Ok(Loose::Absent);
+        return Ok(LooseRef::Absent);
     };
     let broken = |error: Error| error.context(format!("ref `{name}`"));
     match parse_head(&text).map_err(broken)? {
-        Head::Symbolic(to) => Ok(Loose::Symbolic(to)),
-        Head::Detached(id) if id.kind() == hash => Ok(Loose::Id(id)),
+        Head::Symbolic(to) => Ok(LooseRef::Symbolic(to)),
+        Head::Detached(id) if id.kind() == hash => Ok(LooseRef::Id(id)),
         Head::Detached(_) => Err(corrupt(format!("ref `{name}` names an id of another hash"))),
     }
 }
 
 /// Reads all refs.
-pub(super) fn read(common: &Path, hash: HashKind) -> Result<Read> {
+pub(super) fn read(common: &Path, hash: HashKind) -> Result<ReadRefs> {
     // Loose ones first: one that is packed meanwhile is then in the packed ones.
     let mut names = Vec::new();
     list(common, &BString::from("refs"), &mut names)?;
@@ -56,11 +56,11 @@ pub(super) fn read(common: &Path, hash: HashKind) -> Result<Read> {
     let mut symbolic = BTreeMap::new();
     for name in names {
         match loose(common, &name, hash)? {
-            Loose::Absent => {}
-            Loose::Symbolic(to) => {
+            LooseRef::Absent => {}
+            LooseRef::Symbolic(to) => {
                 symbolic.insert(name, to);
             }
-            Loose::Id(id) => {
+            LooseRef::Id(id) => {
                 targets.insert(name, RefTarget { id, peeled: None });
             }
         }
@@ -89,7 +89,7 @@ pub(super) fn read(common: &Path, hash: HashKind) -> Result<Read> {
         })
         .collect();
     targets.extend(found);
-    Ok(Read { targets, symbolic })
+    Ok(ReadRefs { targets, symbolic })
 }
 
 /// Collects the names of the files below a folder of refs.
@@ -98,7 +98,7 @@ fn list(common: &Path, folder: &BString, names: &mut Vec<BString>) -> Result<()>
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
         // It went away meanwhile.
-        Err(error) if is_absent(&error) => return Ok(()),
+        Err(error) if is_not_found(&error) => return Ok(()),
         Err(error) => return Err(failed("listing", &path, error)),
     };
     for entry in entries {
@@ -125,7 +125,8 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
         if line.starts_with(b"#") || line.is_empty() {
             continue;
         }
-        let broken = |what: &str| corrupt(format!("`packed-refs`: `{}` {what}", shown(line)));
+        let broken =
+            |what: &str| corrupt(format!("`packed-refs`: `{}` {what}", escaped_excerpt(line)));
         if let Some(hex) = line.strip_prefix(b"^") {
             let target = last.take().and_then(|name| refs.get_mut(&name));
             let target: &mut RefTarget = target.ok_or_else(|| broken("peels nothing"))?;
@@ -147,13 +148,13 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
 
 /// The packed refs, read anew whenever their file is another.
 #[derive(Default)]
-pub(super) struct Packed {
+pub(super) struct PackedRefs {
     refs: Refs,
     // Time of change, size and number of the file.
     stamp: Option<(i64, i64, u64, u64)>,
 }
 
-impl Packed {
+impl PackedRefs {
     pub(super) fn now(&mut self, common: &Path, hash: HashKind) -> Result<&Refs> {
         let known = fs::metadata(common.join("packed-refs")).ok();
         let stamp = known.map(|known| {

@@ -24,21 +24,21 @@ use futures_util::StreamExt as _;
 use futures_util::future::{try_join, try_join3};
 use tokio::sync::mpsc;
 
-use super::file::{OpenBundle, replaced};
-use super::library::Book;
-use super::publish::{Body, Sent};
-use super::trailer::Trailers;
-use super::{BundleOptions, Place};
+use super::bundle_reader::{OpenBundle, replaced};
+use super::catalog::IndexedBundle;
+use super::checksum::OldAndNewChecksum;
+use super::publish::{BodySent, BundleBody};
+use super::{BundleLocation, BundleOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::bundle::Header;
+use crate::git::odb::{Database, PackOptions, ReceiverObjects, indexed_pack};
 use crate::git::pack::{HEADER, Index, PackBytes};
 use crate::git::{HashKind, ObjectId, corrupt};
-use crate::remote::copies::{Addition, Copy, Writer, Written};
-use crate::remote::objects::{Database, Known, PackOptions, indexed_pack};
-use crate::storage::upload::{Upload, part_bytes};
+use crate::pack_cache::{CachedPack, PackExtension, Writer, WrittenEntries};
+use crate::storage::multipart::{MultipartWriter, part_bytes};
 
 /// Asks whether it is worth going on.
-pub(super) type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+pub(super) type LockCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// How many parts are on their way at once, where there is memory for them.
 const PARTS_AT_ONCE: usize = 3;
@@ -54,13 +54,13 @@ const STEP: u64 = 8 << 20;
 
 /// Which objects a bundle has.
 #[derive(Clone)]
-pub(super) struct Ids {
+pub(super) struct ObjectIdSet {
     index: Option<Index>,
     added: Vec<Arc<HashSet<ObjectId>>>,
     count: usize,
 }
 
-impl Ids {
+impl ObjectIdSet {
     fn none() -> Self {
         Self {
             index: None,
@@ -87,24 +87,24 @@ impl Ids {
 
 /// A full bundle of which others can be composed.
 #[derive(Clone)]
-pub(super) struct Base {
+pub(super) struct CopyBase {
     pub(super) bundle: OpenBundle,
-    pub(super) ids: Ids,
+    pub(super) ids: ObjectIdSet,
     /// Its pack, where it is read the cheapest.
     pub(super) bytes: Arc<dyn PackBytes>,
     /// The pack's copy on this machine's disk.
-    pub(super) copy: Option<Arc<Copy>>,
+    pub(super) copy: Option<Arc<CachedPack>>,
     /// Whether that is where it is read.
     pub(super) is_near: bool,
 }
 
-impl Base {
+impl CopyBase {
     /// A bundle that was read; `None` when it is not full.
-    pub(super) fn of(book: &Book) -> Option<Self> {
+    pub(super) fn of(book: &IndexedBundle) -> Option<Self> {
         let is_full = book.bundle.is_full();
         is_full.then(|| Self {
             bundle: book.bundle.clone(),
-            ids: Ids {
+            ids: ObjectIdSet {
                 count: book.index.len(),
                 index: Some(book.index.clone()),
                 added: Vec::new(),
@@ -116,7 +116,7 @@ impl Base {
     }
 
     /// The same, read from S3.
-    fn afar(&self) -> Self {
+    fn without_cache(&self) -> Self {
         Self {
             bytes: Arc::new(self.bundle.clone()),
             copy: None,
@@ -127,14 +127,14 @@ impl Base {
 }
 
 /// A bundle that another ref's is a copy of.
-pub(super) struct Copied(pub(super) OpenBundle);
+pub(super) struct CopyOfBundle(pub(super) OpenBundle);
 
 #[async_trait]
-impl Body for Copied {
-    async fn send(&self, upload: &Upload, check: Check<'_>) -> Result<Sent> {
+impl BundleBody for CopyOfBundle {
+    async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<BodySent> {
         let size = self.0.file.size_bytes;
         copy(upload, &self.0, 0..size, 1, check).await?;
-        Ok(Sent::default())
+        Ok(BodySent::default())
     }
 }
 
@@ -142,20 +142,20 @@ impl Body for Copied {
 pub(super) struct Composed {
     pub(super) hash: HashKind,
     pub(super) header: Header,
-    pub(super) base: Option<Base>,
+    pub(super) base: Option<CopyBase>,
     /// Objects that the base does not have.
     pub(super) objects: Vec<ObjectId>,
     pub(super) database: Arc<Database>,
     /// What the base is known to have, for deltas on it.
-    pub(super) known: Option<Arc<Known>>,
+    pub(super) known: Option<Arc<ReceiverObjects>>,
     pub(super) options: BundleOptions,
 }
 
 impl Composed {
     /// What the bundle will hold.
-    pub(super) fn ids(&self) -> Ids {
+    pub(super) fn ids(&self) -> ObjectIdSet {
         let base = self.base.as_ref().map(|base| base.ids.clone());
-        base.unwrap_or_else(Ids::none).with(&self.objects)
+        base.unwrap_or_else(ObjectIdSet::none).with(&self.objects)
     }
 
     fn count(&self) -> Result<u32> {
@@ -208,10 +208,10 @@ impl Parts {
 
 /// Sends parts as they are made.
 async fn send_parts(
-    upload: &Upload,
+    upload: &MultipartWriter,
     parts: mpsc::Receiver<(u32, Bytes)>,
     at_once: usize,
-    check: Check<'_>,
+    check: LockCheck<'_>,
 ) -> Result<()> {
     let parts = futures_util::stream::unfold(parts, |mut parts| async move {
         let part = parts.recv().await?;
@@ -232,27 +232,27 @@ async fn send_parts(
 }
 
 /// What came of sending a bundle.
-struct Attempt {
-    sent: Sent,
+struct PartsSent {
+    sent: BodySent,
     /// The old pack was the one that it should be.
     is_good: bool,
 }
 
 #[async_trait]
-impl Body for Composed {
-    async fn send(&self, upload: &Upload, check: Check<'_>) -> Result<Sent> {
+impl BundleBody for Composed {
+    async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<BodySent> {
         let first = self.attempt(self.base.as_ref(), upload, check).await?;
         if first.is_good {
             return Ok(first.sent);
         }
-        upload.start_over();
+        upload.discard_parts();
         let base = self.base.as_ref();
         if let Some(copy) = base.and_then(|base| base.copy.as_ref()) {
             copy.give_up("its trailer is another").await;
         }
-        let base = base.map(Base::afar);
+        let base = base.map(CopyBase::without_cache);
         let again = self.attempt(base.as_ref(), upload, check).await?;
-        Ok(Sent {
+        Ok(BodySent {
             bytes: first.sent.bytes + again.sent.bytes,
             ..again.sent
         })
@@ -262,10 +262,10 @@ impl Body for Composed {
 impl Composed {
     async fn attempt(
         &self,
-        base: Option<&Base>,
-        upload: &Upload,
-        check: Check<'_>,
-    ) -> Result<Attempt> {
+        base: Option<&CopyBase>,
+        upload: &MultipartWriter,
+        check: LockCheck<'_>,
+    ) -> Result<PartsSent> {
         let (sender, parts) = mpsc::channel(1);
         let parts_at_once = self.options.limits.memory / 4 / part_bytes(FIRST);
         let sending = send_parts(upload, parts, parts_at_once.clamp(1, PARTS_AT_ONCE), check);
@@ -279,31 +279,31 @@ impl Composed {
         let mut head = *b"PACK\0\0\0\x02\0\0\0\0";
         head[8..].copy_from_slice(&self.count()?.to_be_bytes());
         parts.push(&head).await?;
-        let trailers = Trailers::new(self.hash, &head, base).await?;
+        let trailers = OldAndNewChecksum::new(self.hash, &head, base).await?;
         let Some(base) = base else {
-            let making = self.make(None, 0..0, trailers, parts);
+            let making = self.build_parts(None, 0..0, trailers, parts);
             return Ok(try_join(sending, making).await?.1);
         };
         let entries = base.bundle.entries();
         let first = (self.options.part_bytes as u64).saturating_sub(parts.held.len() as u64);
         let rest = entries.end.min(entries.start.saturating_add(first))..entries.end;
         if rest.end - rest.start < self.options.part_bytes as u64 {
-            let making = self.make(Some(base), entries.end..entries.end, trailers, parts);
+            let making = self.build_parts(Some(base), entries.end..entries.end, trailers, parts);
             return Ok(try_join(sending, making).await?.1);
         }
         let copies = copy(upload, &base.bundle, rest.clone(), FIRST + 1, check);
-        let making = self.make(Some(base), rest, trailers, parts);
+        let making = self.build_parts(Some(base), rest, trailers, parts);
         Ok(try_join3(sending, copies, making).await?.2)
     }
 
     /// Makes what is sent: all but the `copied` range of the old bundle, which is hashed.
-    async fn make(
+    async fn build_parts(
         &self,
-        base: Option<&Base>,
+        base: Option<&CopyBase>,
         copied: Range<u64>,
-        mut trailers: Trailers,
+        mut trailers: OldAndNewChecksum,
         mut parts: Parts,
-    ) -> Result<Attempt> {
+    ) -> Result<PartsSent> {
         if let Some(base) = base {
             let start = base.bundle.entries().start;
             trailers = read(base, start..copied.start, trailers, Some(&mut parts)).await?;
@@ -317,19 +317,19 @@ impl Composed {
                 trailers = read(base, copied, trailers, None).await?;
             }
         }
-        let mut attempt = Attempt {
-            is_good: trailers.are_good(),
-            sent: Sent::default(),
+        let mut attempt = PartsSent {
+            is_good: trailers.old_matches(),
+            sent: BodySent::default(),
         };
         if attempt.is_good {
             let mut new = None;
             if !self.objects.is_empty() {
-                (trailers, new) = self.make_new(base, trailers, &mut parts).await?;
+                (trailers, new) = self.write_new_entries(base, trailers, &mut parts).await?;
             }
             let pack = trailers.finish();
             parts.push(pack.as_slice()).await?;
             parts.flush().await?;
-            attempt.sent.addition = new.map(|(written, index)| Addition {
+            attempt.sent.addition = new.map(|(written, index)| PackExtension {
                 base: base.and_then(|base| base.copy.clone()),
                 written,
                 index,
@@ -344,19 +344,19 @@ impl Composed {
 
     /// Where a copy of the new entries goes: only what stands on nothing, or on what has a
     /// copy, can have one.
-    fn writer(&self, base: Option<&Base>) -> Option<Writer> {
+    fn writer(&self, base: Option<&CopyBase>) -> Option<Writer> {
         let copies = self.options.copies.as_ref()?;
         let can_have = base.is_none_or(|base| base.copy.is_some());
         can_have.then(|| copies.writer(0))
     }
 
     /// Makes the new entries.
-    async fn make_new(
+    async fn write_new_entries(
         &self,
-        base: Option<&Base>,
-        mut trailers: Trailers,
+        base: Option<&CopyBase>,
+        mut trailers: OldAndNewChecksum,
         parts: &mut Parts,
-    ) -> Result<(Trailers, Option<(Written, Index)>)> {
+    ) -> Result<(OldAndNewChecksum, Option<(WrittenEntries, Index)>)> {
         let options = PackOptions {
             known: self.known.clone(),
             offset_deltas: true,
@@ -394,11 +394,11 @@ impl Composed {
 
 /// Reads old entries and hashes them; sends them, too, if there is somewhere to send.
 async fn read(
-    base: &Base,
+    base: &CopyBase,
     range: Range<u64>,
-    mut trailers: Trailers,
+    mut trailers: OldAndNewChecksum,
     mut parts: Option<&mut Parts>,
-) -> Result<Trailers> {
+) -> Result<OldAndNewChecksum> {
     let start = base.bundle.pack_start;
     let range = range.start - start..range.end - start;
     let pieces = (range.end - range.start).div_ceil(STEP);
@@ -431,13 +431,13 @@ fn copied_parts(options: &BundleOptions, range: &Range<u64>) -> Result<u32> {
 /// # Errors
 /// `Conflict` when the bundle was replaced meanwhile: the parts may be of another one.
 async fn copy(
-    upload: &Upload,
+    upload: &MultipartWriter,
     bundle: &OpenBundle,
     range: Range<u64>,
     number: u32,
-    check: Check<'_>,
+    check: LockCheck<'_>,
 ) -> Result<()> {
-    let Place {
+    let BundleLocation {
         bucket, options, ..
     } = &*bundle.place;
     let count = copied_parts(options, &range)?;
@@ -463,5 +463,5 @@ async fn copy(
     while let Some(done) = copies.next().await {
         done?;
     }
-    bundle.place.is_still(&bundle.file).await
+    bundle.place.is_unchanged(&bundle.file).await
 }

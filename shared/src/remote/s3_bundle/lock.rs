@@ -27,7 +27,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::Place;
+use super::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectKey;
 use crate::storage::{ETag, Precondition, PutOptions, UploadId};
@@ -42,7 +42,7 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the object says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Body {
+struct LockContent {
     owner: String,
     #[serde(default)]
     renewed: u64,
@@ -59,12 +59,12 @@ struct UploadName {
 
 /// The lock while it is ours.
 pub(super) struct Lock {
-    held: Arc<Held>,
+    held: Arc<LockState>,
     renewing: JoinHandle<()>,
 }
 
-struct Held {
-    place: Arc<Place>,
+struct LockState {
+    place: Arc<BundleLocation>,
     key: ObjectKey,
     state: tokio::sync::Mutex<State>,
     lost: Mutex<Option<String>>,
@@ -72,13 +72,13 @@ struct Held {
 
 struct State {
     /// What was written last, even if nobody knows whether it has arrived.
-    body: Body,
+    body: LockContent,
     /// Of what is known to be there.
     etag: ETag,
 }
 
 /// What became of trying to get a lock.
-enum Attempt {
+enum AcquireResult {
     Ours(ETag),
     /// Somebody let go of it meanwhile.
     Again,
@@ -89,22 +89,22 @@ impl Lock {
     ///
     /// # Errors
     /// `Conflict` while another client has it.
-    pub(super) async fn acquire(place: &Arc<Place>, key: ObjectKey) -> Result<Self> {
-        let body = Body {
+    pub(super) async fn acquire(place: &Arc<BundleLocation>, key: ObjectKey) -> Result<Self> {
+        let body = LockContent {
             owner: format!("{:032x}", rand::random::<u128>()),
             renewed: 0,
             upload: None,
         };
         for _ in 0..TRIES {
-            if let Attempt::Ours(etag) = attempt(place, &key, &body).await? {
+            if let AcquireResult::Ours(etag) = attempt(place, &key, &body).await? {
                 return Ok(Self::held(place, key, body, etag));
             }
         }
-        Err(taken(&key))
+        Err(lock_taken_error(&key))
     }
 
-    fn held(place: &Arc<Place>, key: ObjectKey, body: Body, etag: ETag) -> Self {
-        let held = Arc::new(Held {
+    fn held(place: &Arc<BundleLocation>, key: ObjectKey, body: LockContent, etag: ETag) -> Self {
+        let held = Arc::new(LockState {
             place: Arc::clone(place),
             key,
             state: tokio::sync::Mutex::new(State { body, etag }),
@@ -124,7 +124,7 @@ impl Lock {
     }
 
     /// The same, and names the upload that is about to publish.
-    pub(super) async fn announce(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+    pub(super) async fn record_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
         let name = UploadName {
             key: key.to_string(),
             id: upload.0.clone(),
@@ -133,7 +133,7 @@ impl Lock {
     }
 
     /// Whether it is known to be lost. To be asked now and then during long work.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn ensure_held(&self) -> Result<()> {
         match &*self.held.lost() {
             None => Ok(()),
             Some(why) => Err(lost(&self.held.key, why)),
@@ -195,7 +195,7 @@ impl Lock {
     }
 }
 
-async fn renew(held: Arc<Held>, interval: Duration) {
+async fn renew(held: Arc<LockState>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         match held.rewrite(None).await {
@@ -210,7 +210,7 @@ async fn renew(held: Arc<Held>, interval: Duration) {
     }
 }
 
-impl Held {
+impl LockState {
     fn lost(&self) -> MutexGuard<'_, Option<String>> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,7 +241,7 @@ impl Held {
                 return Err(error);
             }
             let Some(found) = read(&self.place, &self.key).await? else {
-                return Err(self.note_lost("another client has removed it"));
+                return Err(self.mark_lost("another client has removed it"));
             };
             let is_unchanged = found.etag == state.etag;
             match found.parsed() {
@@ -260,12 +260,12 @@ impl Held {
                     }
                     tries += 1;
                 }
-                _ => return Err(self.note_lost("another client has taken it over")),
+                _ => return Err(self.mark_lost("another client has taken it over")),
             }
         }
     }
 
-    fn note_lost(&self, why: &str) -> Error {
+    fn mark_lost(&self, why: &str) -> Error {
         *self.lost() = Some(why.to_owned());
         lost(&self.key, why)
     }
@@ -299,11 +299,11 @@ struct Found {
 }
 
 impl Found {
-    fn parsed(&self) -> Option<Body> {
+    fn parsed(&self) -> Option<LockContent> {
         serde_json::from_slice(&self.body).ok()
     }
 
-    fn is(&self, body: &Body) -> bool {
+    fn is(&self, body: &LockContent) -> bool {
         self.parsed().is_some_and(|found| found == *body)
     }
 
@@ -320,7 +320,7 @@ impl Found {
 }
 
 /// Reads the lock; its `ETag` is at most as new as its content.
-async fn read(place: &Place, key: &ObjectKey) -> Result<Option<Found>> {
+async fn read(place: &BundleLocation, key: &ObjectKey) -> Result<Option<Found>> {
     let Some(head) = place.store.head(&place.bucket, key).await? else {
         return Ok(None);
     };
@@ -341,9 +341,9 @@ async fn read(place: &Place, key: &ObjectKey) -> Result<Option<Found>> {
 }
 
 async fn write(
-    place: &Place,
+    place: &BundleLocation,
     key: &ObjectKey,
-    body: &Body,
+    body: &LockContent,
     precondition: Precondition,
 ) -> Result<ETag> {
     let bytes = serde_json::to_vec(body).expect("because it is plain text and numbers");
@@ -359,9 +359,13 @@ async fn write(
     Ok(written.etag)
 }
 
-async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Attempt> {
+async fn attempt(
+    place: &Arc<BundleLocation>,
+    key: &ObjectKey,
+    body: &LockContent,
+) -> Result<AcquireResult> {
     let error = match write(place, key, body, Precondition::Absent).await {
-        Ok(etag) => return Ok(Attempt::Ours(etag)),
+        Ok(etag) => return Ok(AcquireResult::Ours(etag)),
         Err(error) => error,
     };
     if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Transport) {
@@ -369,18 +373,18 @@ async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Att
     }
     let Some(found) = read(place, key).await? else {
         return if error.kind() == ErrorKind::Conflict {
-            Ok(Attempt::Again)
+            Ok(AcquireResult::Again)
         } else {
             Err(error)
         };
     };
     if found.is(body) {
-        return Ok(Attempt::Ours(found.etag));
+        return Ok(AcquireResult::Ours(found.etag));
     }
     let lifetime = i64::try_from(place.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
     let age = (place.options.clock)().saturating_sub(found.last_modified);
     if age <= lifetime {
-        return Err(taken(key));
+        return Err(lock_taken_error(key));
     }
     tracing::info!(object.key = %key, age_s = age, "taking over a lock that was left behind");
     let former = found.upload(key);
@@ -396,7 +400,7 @@ async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Att
         Ok(etag) => etag,
         Err(error) => match error.kind() {
             // Its owner lives, or another one was faster.
-            ErrorKind::Conflict | ErrorKind::NotFound => return Ok(Attempt::Again),
+            ErrorKind::Conflict | ErrorKind::NotFound => return Ok(AcquireResult::Again),
             ErrorKind::Transport => match read(place, key).await? {
                 Some(found) if found.is(&ours) => found.etag,
                 _ => return Err(error),
@@ -407,10 +411,10 @@ async fn attempt(place: &Arc<Place>, key: &ObjectKey, body: &Body) -> Result<Att
     if let Some((key, id)) = former {
         place.store.abort_upload(&place.bucket, &key, &id).await?;
     }
-    Ok(Attempt::Ours(etag))
+    Ok(AcquireResult::Ours(etag))
 }
 
-fn taken(key: &ObjectKey) -> Error {
+fn lock_taken_error(key: &ObjectKey) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!("another client is pushing: it has the lock `{key}`"),

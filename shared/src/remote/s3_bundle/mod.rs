@@ -12,24 +12,24 @@
 //! Both this and the Python client read and write it, at the same time on the same refs:
 //! the module `publish` says what that takes.
 
+mod archive;
+mod bundle_reader;
+mod cached_pack;
+mod catalog;
+mod checksum;
+mod competing;
+mod completed_pack;
 mod compose;
-mod file;
-mod layout;
-mod library;
+mod delete;
+mod expected_ref;
+mod keys;
 mod lock;
-mod near;
 mod outcome;
-mod overlay;
 mod plan;
 mod publish;
-mod removal;
-mod seen;
 mod source;
 mod target;
 mod tend;
-mod trailer;
-mod twins;
-mod zip;
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,18 +39,18 @@ use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 use bytes::Bytes;
 
-pub use target::{BundleTarget, Each};
+pub use target::{BundleTarget, PushResults};
 
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::git::pack::Limits;
+use crate::git::odb::Database;
+use crate::git::pack::PackLimits;
+use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
+use crate::pack_cache::PackCache;
 pub use crate::remote::Clock;
-use crate::remote::copies::Copies;
-use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
-use crate::remote::objects::Database;
 use crate::remote::{Remote, Source, Target, now};
-use crate::storage::upload::Upload;
+use crate::storage::multipart::MultipartWriter;
 use crate::storage::{MIN_PART_BYTES, ObjectStore};
 
 /// The user metadata that names the ids that a bundle took the place of.
@@ -71,9 +71,9 @@ pub struct BundleOptions {
     /// The KMS key that objects are encrypted with.
     pub kms_key_id: Option<String>,
     /// What reading packs may use. Packs of up to a quarter of the memory are held.
-    pub limits: Limits,
+    pub limits: PackLimits,
     /// Where packs may lie that need not be read from S3.
-    pub copies: Option<Arc<Copies>>,
+    pub copies: Option<Arc<PackCache>>,
     /// Makes `repo.zip`, which CodePipeline can read; none is kept without.
     pub archiver: Option<Arc<dyn Archiver>>,
     /// The smallest part of an upload but the last. S3's own is 5 MiB.
@@ -87,18 +87,21 @@ pub struct BundleOptions {
 pub trait Archiver: Send + Sync {
     /// Prepares the archive of a commit, or of what a tag names, whose objects are all in
     /// `objects`; `None` when that is no commit, of which there is no archive.
-    async fn open(&self, objects: &Arc<Database>, id: ObjectId)
-    -> Result<Option<Box<dyn Archive>>>;
+    async fn open(
+        &self,
+        objects: &Arc<Database>,
+        id: ObjectId,
+    ) -> Result<Option<Box<dyn CommitArchive>>>;
 }
 
 /// The archive of a commit.
 #[async_trait]
-pub trait Archive: Send + Sync {
+pub trait CommitArchive: Send + Sync {
     /// What CodePipeline shows: `<abbreviated id> <subject>`. Any text may be in it.
     fn summary(&self) -> &str;
 
     /// Sends all parts of the zip but the last one, which is returned with its number.
-    async fn send(&self, upload: &Upload) -> Result<(u32, Bytes)>;
+    async fn send(&self, upload: &MultipartWriter) -> Result<(u32, Bytes)>;
 }
 
 impl Default for BundleOptions {
@@ -107,7 +110,7 @@ impl Default for BundleOptions {
             lock_lifetime: Duration::from_mins(1),
             clock: Arc::new(now),
             kms_key_id: None,
-            limits: Limits::default(),
+            limits: PackLimits::default(),
             copies: None,
             archiver: None,
             part_bytes: MIN_PART_BYTES,
@@ -126,14 +129,14 @@ impl fmt::Debug for BundleOptions {
 }
 
 /// Where a remote lies, and how it is used.
-struct Place {
+struct BundleLocation {
     store: Arc<dyn ObjectStore>,
     bucket: BucketName,
     prefix: KeyPrefix,
     options: BundleOptions,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for BundleLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefix = self.prefix.as_str().trim_end_matches('/');
         write!(f, "s3://{}/{prefix}", self.bucket)
@@ -142,7 +145,7 @@ impl fmt::Display for Place {
 
 /// A remote in the S3 bundle layout.
 pub struct BundleRemote {
-    place: Arc<Place>,
+    place: Arc<BundleLocation>,
 }
 
 impl BundleRemote {
@@ -153,7 +156,7 @@ impl BundleRemote {
         prefix: KeyPrefix,
         options: BundleOptions,
     ) -> Self {
-        let place = Place {
+        let place = BundleLocation {
             store,
             bucket,
             prefix,
@@ -176,11 +179,11 @@ impl BundleRemote {
     /// # Errors
     /// `Conflict` when a ref is pushed to meanwhile.
     pub async fn repair(&self) -> Result<Vec<BString>> {
-        let opened = source::Opened::new(&self.place, &[]).await?;
+        let opened = source::BundleSnapshot::new(&self.place, &[]).await?;
         let mut repaired = Vec::new();
         for (name, found) in &opened.refs {
             if found.seen.name == *name && found.seen.files.len() > 1 {
-                if !file::OpenBundle::open(&self.place, &found.file)
+                if !bundle_reader::OpenBundle::open(&self.place, &found.file)
                     .await?
                     .is_full()
                 {
@@ -188,7 +191,7 @@ impl BundleRemote {
                     tracing::info!(ref.name = %name, "an incremental bundle may need the others");
                     continue;
                 }
-                removal::repair(&self.place, &found.seen, &found.file, &found.strays)
+                delete::repair(&self.place, &found.seen, &found.file, &found.strays)
                     .await
                     .map_err(|error| error.context(format!("repairing `{}`", name.as_bstr())))?;
                 repaired.push(name.clone());
@@ -215,8 +218,8 @@ impl Remote for BundleRemote {
         Ok(Box::new(self.open_target().await?))
     }
 
-    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
-        let Place {
+    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
+        let BundleLocation {
             store,
             bucket,
             prefix,
@@ -226,7 +229,7 @@ impl Remote for BundleRemote {
             Arc::clone(store),
             bucket.clone(),
             prefix.clone(),
-            Keys::Flat,
+            KeyScheme::Flat,
             options.kms_key_id.clone(),
         );
         Some(Arc::new(place))

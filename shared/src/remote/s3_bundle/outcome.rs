@@ -2,63 +2,67 @@
 
 use std::sync::Arc;
 
-use super::compose::Base;
-use super::file::OpenBundle;
-use super::near::Near;
-use super::plan::Makes;
+use super::bundle_reader::OpenBundle;
+use super::cached_pack::CachedPackReader;
+use super::competing::Ref;
+use super::compose::CopyBase;
+use super::expected_ref::ExpectedRef;
+use super::plan::ComposedBundle;
 use super::publish::Published;
-use super::seen::Seen;
-use super::target::{BundleTarget, Each};
-use super::twins::Ref;
+use super::target::{BundleTarget, PushResults};
 use crate::error::{ErrorKind, Result};
 use crate::git::bundle::Header;
 use crate::git::dumb_http::{Head, RefTarget};
 use crate::git::pack::PackBytes;
 use crate::git::smart_http::RefOutcome;
-use crate::remote::RefChange;
+use crate::remote::RefUpdate;
 use crate::storage::{Precondition, PutOptions};
 
 /// How many bundles that were just written are remembered, to compose others of.
-const FRESH: usize = 16;
+const MAX_RECENT_BASES: usize = 16;
 
 /// What became of one ref.
-pub(super) enum Done {
-    Published(Box<(Published, Option<Makes>)>),
+pub(super) enum RefResult {
+    Published(Box<(Published, Option<ComposedBundle>)>),
     Deleted,
     Rejected(String),
 }
 
 impl BundleTarget {
     /// Keeps a copy of what was published.
-    pub(super) async fn kept(&self, mut published: Published, mut makes: Option<Makes>) -> Done {
+    pub(super) async fn cache_new_pack(
+        &self,
+        mut published: Published,
+        mut makes: Option<ComposedBundle>,
+    ) -> RefResult {
         let copies = self.place.options.copies.as_ref();
         if let Some((copies, addition)) = copies.zip(published.addition.take())
             && let Some(makes) = &mut makes
         {
-            makes.copy = copies.keep(addition).await;
+            makes.copy = copies.insert(addition).await;
         }
-        Done::Published(Box::new((published, makes)))
+        RefResult::Published(Box::new((published, makes)))
     }
 
     /// Notes what became of a ref.
     ///
     /// # Errors
     /// When the ref has moved and its archive could not be written.
-    pub(super) fn note(
+    pub(super) fn record_result(
         &mut self,
-        change: &RefChange,
-        done: Done,
-        each: &mut Each,
+        change: &RefUpdate,
+        done: RefResult,
+        each: &mut PushResults,
     ) -> Result<RefOutcome> {
         let name = &change.name;
         let gone = match (&done, self.find(name)) {
-            (Done::Rejected(_), _) | (_, None) => Vec::new(),
+            (RefResult::Rejected(_), _) | (_, None) => Vec::new(),
             (_, Some(found)) => found.seen.files.clone(),
         };
         let (file, makes, archived) = match done {
-            Done::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
-            Done::Deleted => (None, None, Ok(())),
-            Done::Published(published) => {
+            RefResult::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
+            RefResult::Deleted => (None, None, Ok(())),
+            RefResult::Published(published) => {
                 let (published, makes) = *published;
                 each.bytes += published.sent_bytes;
                 (Some(published.file), makes, published.archived)
@@ -82,7 +86,7 @@ impl BundleTarget {
         self.opened.snapshot.refs.insert(name.clone(), target);
         let found = Ref {
             file: file.clone(),
-            seen: Seen {
+            seen: ExpectedRef {
                 name: name.clone(),
                 files: vec![file.clone()],
                 protected,
@@ -91,7 +95,7 @@ impl BundleTarget {
             zip: true,
         };
         self.opened.refs.push((name.clone(), found));
-        if let Some(Makes {
+        if let Some(ComposedBundle {
             ids,
             pack_start,
             of,
@@ -107,21 +111,21 @@ impl BundleTarget {
                 pack_start,
             };
             // What others were composed of is likely to serve again.
-            let used = |base: &Base| Some(&base.bundle.file) == of.as_ref();
+            let used = |base: &CopyBase| Some(&base.bundle.file) == of.as_ref();
             if let Some(at) = self.fresh.iter().position(used) {
                 self.fresh[at..].rotate_left(1);
             }
-            if self.fresh.len() == FRESH {
+            if self.fresh.len() == MAX_RECENT_BASES {
                 self.fresh.remove(0);
             }
             let bytes: Arc<dyn PackBytes> = match &copy {
-                Some(copy) => Arc::new(Near {
+                Some(copy) => Arc::new(CachedPackReader {
                     copy: Arc::clone(copy),
                     bundle: bundle.clone(),
                 }),
                 None => Arc::new(bundle.clone()),
             };
-            self.fresh.push(Base {
+            self.fresh.push(CopyBase {
                 is_near: copy.is_some(),
                 bytes,
                 copy,
@@ -136,8 +140,8 @@ impl BundleTarget {
     pub(super) async fn write_head(
         &mut self,
         head: Option<Head>,
-        changes: &[RefChange],
-        each: &Each,
+        changes: &[RefUpdate],
+        each: &PushResults,
     ) -> Result<()> {
         if self.opened.snapshot.head.is_some() {
             return Ok(());

@@ -2,56 +2,56 @@
 
 use std::sync::Arc;
 
-use super::compose::{Base, Composed, Copied, Ids};
-use super::file::OpenBundle;
-use super::layout::BundleFile;
-use super::library::database_with;
-use super::publish::Body;
-use super::target::{BundleTarget, Stock};
-use super::twins::{Ref, descends};
+use super::bundle_reader::OpenBundle;
+use super::catalog::database_with;
+use super::competing::{Ref, is_descendant};
+use super::compose::{Composed, CopyBase, CopyOfBundle, ObjectIdSet};
+use super::keys::BundleFile;
+use super::publish::BundleBody;
+use super::target::{AvailableObjects, BundleTarget};
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::bundle::Header;
-use crate::remote::RefChange;
-use crate::remote::copies::Copy;
-use crate::remote::objects::{Database, closure, history};
+use crate::git::odb::{Database, commit_graph, reachable_objects};
+use crate::pack_cache::CachedPack;
+use crate::remote::RefUpdate;
 
 /// How the bundle of a ref is made.
-pub(super) struct Plan {
-    pub(super) body: Box<dyn Body>,
+pub(super) struct BundlePlan {
+    pub(super) body: Box<dyn BundleBody>,
     pub(super) database: Arc<Database>,
     /// The new commit descends from the old one, or there is no old one.
     pub(super) is_forward: bool,
     /// What the new bundle will hold and where its pack starts, for others to be composed of
     /// it.
-    pub(super) makes: Option<Makes>,
+    pub(super) makes: Option<ComposedBundle>,
 }
 
 /// A bundle of which others can be composed once it is written.
-pub(super) struct Makes {
-    pub(super) ids: Ids,
+pub(super) struct ComposedBundle {
+    pub(super) ids: ObjectIdSet,
     pub(super) pack_start: u64,
     /// The bundle that it was composed of.
     pub(super) of: Option<BundleFile>,
     /// The copy of its pack, where that is the old one's.
-    pub(super) copy: Option<Arc<Copy>>,
+    pub(super) copy: Option<Arc<CachedPack>>,
 }
 
 impl BundleTarget {
     pub(super) async fn plan(
         &self,
-        change: &RefChange,
+        change: &RefUpdate,
         found: Option<&Ref>,
         new: ObjectId,
-        stock: &Stock,
-    ) -> Result<Plan> {
+        stock: &AvailableObjects,
+    ) -> Result<BundlePlan> {
         let library = &self.opened.library;
         let own = match found {
             Some(found) => Some(library.read(&found.file).await?),
             None => None,
         };
         let database = self.database(stock, own.as_ref())?;
-        if let Some(bundle) = self.same(new).await? {
+        if let Some(bundle) = self.find_identical(new).await? {
             // That is asked only of protected branches.
             let protected = found.is_some_and(|found| found.seen.protected);
             let is_forward = match own.as_ref().filter(|_| protected) {
@@ -60,11 +60,11 @@ impl BundleTarget {
                     let other = library.read(&bundle.file).await?;
                     let both = [Arc::clone(own), other];
                     let database = database_with(&self.place, self.hash, None, &both)?;
-                    descends(&database, new, own.bundle.file.id).await?
+                    is_descendant(&database, new, own.bundle.file.id).await?
                 }
             };
-            return Ok(Plan {
-                body: Box::new(Copied(bundle)),
+            return Ok(BundlePlan {
+                body: Box::new(CopyOfBundle(bundle)),
                 database,
                 is_forward,
                 makes: None,
@@ -72,16 +72,16 @@ impl BundleTarget {
         }
         let is_forward = match &own {
             None => true,
-            Some(own) => descends(&database, new, own.bundle.file.id).await?,
+            Some(own) => is_descendant(&database, new, own.bundle.file.id).await?,
         };
         let own = own.filter(|_| is_forward);
-        let base = match own.as_deref().and_then(Base::of) {
+        let base = match own.as_deref().and_then(CopyBase::of) {
             Some(base) => Some(base),
             None => self.base(new, found.is_none(), stock, &database).await?,
         };
         let tip: Vec<_> = base.iter().map(|base| base.bundle.file.id).collect();
         // What is reachable is known to be there after this.
-        let closure = closure(&database, &[new], &tip).await?;
+        let closure = reachable_objects(&database, &[new], &tip).await?;
         let mut objects = closure.objects;
         if let Some(base) = &base {
             objects.retain(|id| !base.ids.contains(*id));
@@ -98,7 +98,7 @@ impl BundleTarget {
             database: Arc::clone(&database),
             options: self.place.options.clone(),
         };
-        let makes = Some(Makes {
+        let makes = Some(ComposedBundle {
             ids: composed.ids(),
             pack_start: start,
             of: composed.base.as_ref().map(|base| base.bundle.file.clone()),
@@ -108,7 +108,7 @@ impl BundleTarget {
                 .filter(|_| composed.objects.is_empty())
                 .and_then(|base| base.copy.clone()),
         });
-        Ok(Plan {
+        Ok(BundlePlan {
             body: Box::new(composed),
             database,
             is_forward,
@@ -117,7 +117,7 @@ impl BundleTarget {
     }
 
     /// A full bundle of that very id.
-    async fn same(&self, id: ObjectId) -> Result<Option<OpenBundle>> {
+    async fn find_identical(&self, id: ObjectId) -> Result<Option<OpenBundle>> {
         let files = self.opened.library.files();
         let Some(file) = files.into_iter().find(|file| file.id == id) else {
             return Ok(None);
@@ -131,14 +131,14 @@ impl BundleTarget {
         &self,
         id: ObjectId,
         is_new_ref: bool,
-        stock: &Stock,
+        stock: &AvailableObjects,
         database: &Arc<Database>,
-    ) -> Result<Option<Base>> {
-        let read = stock.books.iter().filter_map(|book| Base::of(book));
-        let mut candidates: Vec<Base> = self.fresh.iter().cloned().chain(read).collect();
+    ) -> Result<Option<CopyBase>> {
+        let read = stock.books.iter().filter_map(|book| CopyBase::of(book));
+        let mut candidates: Vec<CopyBase> = self.fresh.iter().cloned().chain(read).collect();
         candidates.sort_by_key(|base| std::cmp::Reverse(base.bundle.file.size_bytes));
         for base in &candidates {
-            if descends(database, id, base.bundle.file.id).await? {
+            if is_descendant(database, id, base.bundle.file.id).await? {
                 return Ok(Some(base.clone()));
             }
         }
@@ -153,8 +153,8 @@ impl BundleTarget {
             if is_small || !database.contains(tip).await? {
                 continue;
             }
-            let more = history(database, &[tip], &[id]).await?.len();
-            if more > 0 && more * 4 <= history(database, &[tip], &[]).await?.len() {
+            let more = commit_graph(database, &[tip], &[id]).await?.len();
+            if more > 0 && more * 4 <= commit_graph(database, &[tip], &[]).await?.len() {
                 return Ok(Some(base));
             }
         }

@@ -15,7 +15,7 @@
 //! 6. Rewrite the lock and list the folder once more. When the lock is still ours and no
 //!    strange bundle is there, the ref has moved.
 //! 7. Delete the bundles that were replaced, each if it still is the one that was seen,
-//!    write the archive where one is kept ([`super::zip`]), and release the lock. Only now
+//!    write the archive where one is kept ([`super::archive`]), and release the lock. Only now
 //!    is the push acknowledged. When the archive alone fails, the push fails and says that
 //!    the ref has moved.
 //!
@@ -55,17 +55,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 
-use super::compose::Check;
-use super::layout::{BundleFile, Folder};
+use super::archive::{self, ArchiveAction};
+use super::compose::LockCheck;
+use super::delete::{move_to_conflict_ref, remove};
+use super::expected_ref::{ExpectedRef, locked, stale_ref_error};
+use super::keys::{BundleFile, RefFolder};
 use super::lock::Lock;
-use super::removal::{remove, set_apart};
-use super::seen::{Seen, locked, stale};
-use super::zip::{self, Zip};
-use super::{PUSH, Place, REPLACES};
+use super::{BundleLocation, PUSH, REPLACES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::copies::Addition;
-use crate::storage::upload::Upload;
+use crate::pack_cache::PackExtension;
+use crate::storage::multipart::MultipartWriter;
 use crate::storage::{ObjectMetadata, Precondition, PutOptions, UploadId};
 
 /// How many bundles a new one can say that it replaces: so many ids of 64 digits go into
@@ -74,18 +74,18 @@ pub(super) const MOST_REPLACED: usize = 16;
 
 /// The bytes of a bundle, to be sent as parts of an upload.
 #[async_trait]
-pub(super) trait Body: Send + Sync {
+pub(super) trait BundleBody: Send + Sync {
     /// Sends all parts. Asks `check` now and then whether it is worth going on.
-    async fn send(&self, upload: &Upload, check: Check<'_>) -> Result<Sent>;
+    async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<BodySent>;
 }
 
 /// What was sent of a bundle.
 #[derive(Default)]
-pub(super) struct Sent {
+pub(super) struct BodySent {
     /// How many bytes were sent.
     pub(super) bytes: u64,
     /// The bundle's pack, to be kept on this machine's disk when the bundle is published.
-    pub(super) addition: Option<Addition>,
+    pub(super) addition: Option<PackExtension>,
     /// The bundle that this one is made of.
     pub(super) base: Option<BundleFile>,
 }
@@ -95,14 +95,14 @@ pub(super) struct Published {
     pub(super) file: BundleFile,
     pub(super) sent_bytes: u64,
     /// Its pack, to be kept on this machine's disk.
-    pub(super) addition: Option<Addition>,
+    pub(super) addition: Option<PackExtension>,
     /// What became of the archive. The ref has moved whatever it says.
     pub(super) archived: Result<()>,
 }
 
 /// Whether a push has moved the ref.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum RaceResult {
     Won,
     Lost,
 }
@@ -115,12 +115,12 @@ enum Verdict {
 /// # Errors
 /// `Conflict` when another push came first, or may have.
 pub(super) async fn publish(
-    place: &Arc<Place>,
-    seen: &Seen,
+    place: &Arc<BundleLocation>,
+    seen: &ExpectedRef,
     strays: &[BundleFile],
     id: ObjectId,
-    body: &dyn Body,
-    zip: &Zip,
+    body: &dyn BundleBody,
+    zip: &ArchiveAction,
 ) -> Result<Published> {
     let (lock, folder) = locked(place, seen).await?;
     let mut publication = match Publication::new(place, lock, seen, strays, id) {
@@ -133,30 +133,31 @@ pub(super) async fn publish(
     let mut result = publication.run(seen, strays, body).await;
     if let Ok(published) = &mut result {
         let name = seen.name.as_bstr();
-        published.archived = zip::settle(place, name, id, zip, folder.zip.as_ref()).await;
+        published.archived =
+            archive::apply_after_move(place, name, id, zip, folder.zip.as_ref()).await;
     }
-    publication.end().await;
+    publication.finish().await;
     result
 }
 
 /// A bundle under way, and the lock under which it is.
 struct Publication {
-    place: Arc<Place>,
+    place: Arc<BundleLocation>,
     file: BundleFile,
     name: BString,
     token: String,
     // Gone when it was released, or when what is left is to be undone elsewhere.
     lock: Option<Lock>,
-    upload: Option<Upload>,
+    upload: Option<MultipartWriter>,
     // Once the lock names it.
     announced: Option<UploadId>,
 }
 
 impl Publication {
     fn new(
-        place: &Arc<Place>,
+        place: &Arc<BundleLocation>,
         lock: Lock,
-        seen: &Seen,
+        seen: &ExpectedRef,
         strays: &[BundleFile],
         id: ObjectId,
     ) -> Result<Self, (Lock, Error)> {
@@ -182,7 +183,8 @@ impl Publication {
             kms_key_id: place.options.kms_key_id.clone(),
         };
         let store = Arc::clone(&place.store);
-        let upload = Upload::new(store, place.bucket.clone(), key.clone()).with_options(options);
+        let upload =
+            MultipartWriter::new(store, place.bucket.clone(), key.clone()).with_options(options);
         Ok(Self {
             place: Arc::clone(place),
             file: BundleFile {
@@ -202,31 +204,31 @@ impl Publication {
 
     async fn run(
         &mut self,
-        seen: &Seen,
+        seen: &ExpectedRef,
         strays: &[BundleFile],
-        body: &dyn Body,
+        body: &dyn BundleBody,
     ) -> Result<Published> {
-        let Sent {
+        let BodySent {
             bytes,
             addition,
             base,
         } = self.upload(body).await?;
         let verdict = match self.complete().await {
-            Ok(()) => self.look(seen).await,
+            Ok(()) => self.read_ref(seen).await,
             Err(error) => Err(error),
         };
         let verdict = match verdict {
             Ok(verdict) => verdict,
-            Err(error) => self.settle(seen, error).await?,
+            Err(error) => self.resolve_unknown_outcome(seen, error).await?,
         };
-        if verdict == Verdict::Lost {
-            return Err(stale(self.name.as_bstr()));
+        if verdict == RaceResult::Lost {
+            return Err(stale_ref_error(self.name.as_bstr()));
         }
-        self.clean(seen, strays).await;
+        self.delete_replaced(seen, strays).await;
         Ok(Published {
             file: self.file.clone(),
             sent_bytes: bytes,
-            addition: addition.map(|addition| Addition {
+            addition: addition.map(|addition| PackExtension {
                 replaces_base: base.is_some_and(|base| seen.files.contains(&base)),
                 ..addition
             }),
@@ -240,14 +242,14 @@ impl Publication {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "a push goes on without its lock"))
     }
 
-    async fn upload(&mut self, body: &dyn Body) -> Result<Sent> {
+    async fn upload(&mut self, body: &dyn BundleBody) -> Result<BodySent> {
         let (Some(upload), Some(lock)) = (&self.upload, &self.lock) else {
             return Err(Error::new(ErrorKind::Internal, "a push was run twice"));
         };
         let id = upload.begin().await?;
-        let sent = body.send(upload, &|| lock.check()).await?;
+        let sent = body.send(upload, &|| lock.ensure_held()).await?;
         self.announced = Some(id.clone());
-        lock.announce(&self.file.key, &id).await?;
+        lock.record_upload(&self.file.key, &id).await?;
         Ok(sent)
     }
 
@@ -269,27 +271,27 @@ impl Publication {
             }
             Err(error) => return Err(error),
         };
-        upload.forget();
+        upload.disarm();
         self.upload = None;
         self.file.etag = written.etag;
         Ok(())
     }
 
     /// Looks, after it was published, whether it won.
-    async fn look(&mut self, seen: &Seen) -> Result<Verdict> {
+    async fn read_ref(&mut self, seen: &ExpectedRef) -> Result<RaceResult> {
         let lock = self.lock()?;
         let folder = self.place.folder(self.name.as_bstr());
         let (owned, folder) = futures_util::future::join(lock.verify(), folder).await;
         owned?;
         let folder = folder?;
         if self.has_won(seen, &folder) {
-            return Ok(Verdict::Won);
+            return Ok(RaceResult::Won);
         }
         if folder.bundles.iter().any(|file| self.is_own(file)) {
             self.lock()?.verify().await?;
             remove(&self.place, &self.file).await?;
         }
-        Ok(Verdict::Lost)
+        Ok(RaceResult::Lost)
     }
 
     fn is_own(&self, file: &BundleFile) -> bool {
@@ -297,17 +299,21 @@ impl Publication {
     }
 
     /// Whether it stands alone, or beside what it replaces.
-    fn has_won(&mut self, seen: &Seen, folder: &Folder) -> bool {
+    fn has_won(&mut self, seen: &ExpectedRef, folder: &RefFolder) -> bool {
         let Some(own) = folder.bundles.iter().find(|file| self.is_own(file)) else {
             return false;
         };
         self.file = own.clone();
-        let known = |file: &BundleFile| self.is_own(file) || seen.knows(file);
+        let known = |file: &BundleFile| self.is_own(file) || seen.matches(file);
         folder.bundles.iter().all(known)
     }
 
     /// Finds out what became of a push whose lock, or whose answer, was lost.
-    async fn settle(&mut self, seen: &Seen, error: Error) -> Result<Verdict> {
+    async fn resolve_unknown_outcome(
+        &mut self,
+        seen: &ExpectedRef,
+        error: Error,
+    ) -> Result<RaceResult> {
         if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Transport) {
             return Err(error);
         }
@@ -328,20 +334,20 @@ impl Publication {
         self.lock = Some(Lock::acquire(&self.place, key).await?);
         let folder = self.place.folder(self.name.as_bstr()).await?;
         if self.file.etag.0.is_empty() {
-            self.recognise(&folder).await?;
+            self.find_own_bundle(&folder).await?;
         }
         if self.has_won(seen, &folder) {
-            return Ok(Verdict::Won);
+            return Ok(RaceResult::Won);
         }
         if folder.bundles.iter().any(|file| self.is_own(file)) {
             self.lock()?.verify().await?;
             remove(&self.place, &self.file).await?;
         }
-        Ok(Verdict::Lost)
+        Ok(RaceResult::Lost)
     }
 
     /// Finds the bundle of a push whose completion got no answer.
-    async fn recognise(&mut self, folder: &Folder) -> Result<()> {
+    async fn find_own_bundle(&mut self, folder: &RefFolder) -> Result<()> {
         let Some(file) = folder.bundles.iter().find(|f| f.key == self.file.key) else {
             return Ok(());
         };
@@ -356,10 +362,10 @@ impl Publication {
 
     /// Removes what was replaced. The push has succeeded, whatever happens here: what is
     /// left is told from the ref by the metadata, and removed by the next push.
-    async fn clean(&mut self, seen: &Seen, strays: &[BundleFile]) {
+    async fn delete_replaced(&mut self, seen: &ExpectedRef, strays: &[BundleFile]) {
         let clean = async {
             for stray in strays {
-                set_apart(&self.place, self.name.as_bstr(), stray).await?;
+                move_to_conflict_ref(&self.place, self.name.as_bstr(), stray).await?;
             }
             for file in seen.files.iter().filter(|file| file.key != self.file.key) {
                 remove(&self.place, file).await?;
@@ -376,7 +382,7 @@ impl Publication {
     }
 
     /// Gives up what is left: first the upload, then the lock.
-    async fn end(mut self) {
+    async fn finish(mut self) {
         let given_up = self.give_up().await;
         if let Some(lock) = self.lock.take().filter(|_| given_up) {
             lock.release().await;
@@ -418,9 +424,9 @@ impl Drop for Publication {
 /// Gives an upload up; whether nothing can come of it any more. It may only matter when
 /// the lock names it: its completion was not sent before.
 async fn give_up(
-    place: &Place,
+    place: &BundleLocation,
     file: &BundleFile,
-    upload: &mut Upload,
+    upload: &mut MultipartWriter,
     announced: Option<&UploadId>,
 ) -> bool {
     let Some(id) = announced else {
@@ -430,7 +436,7 @@ async fn give_up(
     let aborted = place.store.abort_upload(&place.bucket, &file.key, id);
     match aborted.await {
         Ok(()) => {
-            upload.forget();
+            upload.disarm();
             true
         }
         Err(error) => {
@@ -439,7 +445,7 @@ async fn give_up(
                 error = %error.report(),
                 "an upload could not be given up: its lock is left to grow old"
             );
-            upload.forget();
+            upload.disarm();
             false
         }
     }

@@ -6,26 +6,27 @@ use async_trait::async_trait;
 use bstr::BString;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::Place;
-use super::layout::{BundleFile, one_hash};
-use super::library::{Library, database};
-use super::twins::{self, Ref};
+use super::BundleLocation;
+use super::catalog::{BundleCatalog, database};
+use super::competing::{self, Ref};
+use super::keys::{BundleFile, one_hash};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::{Head, RefTarget};
+use crate::git::odb;
 use crate::name::ObjectKey;
-use crate::remote::{CommitGraph, PackBody, Snapshot, Source, Wanted, objects};
+use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
 /// A remote as it was when it was opened.
-pub(super) struct Opened {
+pub(super) struct BundleSnapshot {
     pub(super) snapshot: Snapshot,
     pub(super) refs: Vec<(BString, Ref)>,
-    pub(super) library: Library,
+    pub(super) library: BundleCatalog,
 }
 
-impl Opened {
+impl BundleSnapshot {
     /// Lists, and chooses where a ref has several bundles.
-    pub(super) async fn new(place: &Arc<Place>, prefixes: &[BString]) -> Result<Self> {
+    pub(super) async fn new(place: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {
         // One list of everything is cheaper than one for each prefix.
         let start = match prefixes {
             [one] if one.starts_with(b"refs/") => one.clone(),
@@ -35,7 +36,7 @@ impl Opened {
             futures_util::future::try_join(place.folders(start.as_ref()), place.read_head())
                 .await?;
         let hash = one_hash(&folders)?;
-        let refs = twins::refs(place, hash, folders).await?;
+        let refs = competing::refs(place, hash, folders).await?;
         let targets = refs.iter().map(|(name, found)| {
             let target = RefTarget {
                 id: found.file.id,
@@ -57,7 +58,7 @@ impl Opened {
         files.dedup();
         Ok(Self {
             snapshot,
-            library: Library::new(place, hash, files),
+            library: BundleCatalog::new(place, hash, files),
             refs,
         })
     }
@@ -65,13 +66,13 @@ impl Opened {
 
 /// A remote that was opened to be read.
 pub(super) struct BundleSource {
-    place: Arc<Place>,
-    opened: Opened,
+    place: Arc<BundleLocation>,
+    opened: BundleSnapshot,
 }
 
 impl BundleSource {
-    pub(super) async fn open(place: &Arc<Place>, prefixes: &[BString]) -> Result<Self> {
-        let opened = Opened::new(place, prefixes).await?;
+    pub(super) async fn open(place: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {
+        let opened = BundleSnapshot::new(place, prefixes).await?;
         let Snapshot { refs, head, .. } = &opened.snapshot;
         if refs.is_empty() {
             // Pruned by what only looks empty, a mirror would lose everything.
@@ -98,7 +99,7 @@ impl BundleSource {
     }
 
     /// The bundle whose pack is what is asked for, as it lies.
-    fn verbatim(&self, wanted: &Wanted) -> Option<BundleFile> {
+    fn copy_whole_pack(&self, wanted: &PackRequest) -> Option<BundleFile> {
         let [want] = wanted.wants.as_slice() else {
             return None;
         };
@@ -110,7 +111,7 @@ impl BundleSource {
     }
 
     /// Which of the wanted objects no bundle is called by.
-    fn is_tip(&self, id: ObjectId) -> bool {
+    fn is_bundle_tip(&self, id: ObjectId) -> bool {
         self.opened
             .refs
             .iter()
@@ -124,15 +125,15 @@ impl Source for BundleSource {
         &self.opened.snapshot
     }
 
-    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody> {
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
         let library = &self.opened.library;
-        if let Some(file) = self.verbatim(wanted)
-            && let Some(whole) = library.whole(&file).await?
+        if let Some(file) = self.copy_whole_pack(wanted)
+            && let Some(whole) = library.cached_or_remote_pack(&file).await?
         {
             return Ok(whole);
         }
         let books = library.find(&wanted.wants).await.map_err(|error| {
-            let unknown = wanted.wants.iter().find(|id| !self.is_tip(**id));
+            let unknown = wanted.wants.iter().find(|id| !self.is_bundle_tip(**id));
             match (error.kind(), unknown) {
                 (ErrorKind::Corrupt, Some(id)) => {
                     Error::new(ErrorKind::NotFound, format!("object {id}")).with_source(error)
@@ -142,34 +143,38 @@ impl Source for BundleSource {
         })?;
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;
         let doubts = Arc::clone(&library.doubts);
-        match objects::fetch(&database, wanted).await {
+        match odb::fetch(&database, wanted).await {
             Ok(pack) => Ok(pack
                 .or_else(move |error| {
                     let doubts = Arc::clone(&doubts);
-                    async move { Err(doubts.about(error).await) }
+                    async move { Err(doubts.discard_on_error(error).await) }
                 })
                 .boxed()),
-            Err(error) => Err(doubts.about(error).await),
+            Err(error) => Err(doubts.discard_on_error(error).await),
         }
     }
 
-    fn tells_history(&self) -> bool {
+    fn has_cheap_history(&self) -> bool {
         true
     }
 
-    async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
+    async fn commit_graph(
+        &self,
+        wants: &[ObjectId],
+        haves: &[ObjectId],
+    ) -> Result<Option<CommitGraph>> {
         let books = self.opened.library.find(wants).await?;
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;
-        match objects::graph(&database, wants, haves).await {
+        match odb::graph(&database, wants, haves).await {
             Ok(graph) => Ok(Some(graph)),
-            Err(error) => Err(self.opened.library.doubts.about(error).await),
+            Err(error) => Err(self.opened.library.doubts.discard_on_error(error).await),
         }
     }
 }
 
 /// Makes sure that a prefix without bundles is no repository that stock git clones, whose
 /// `HEAD` would be overwritten.
-pub(super) async fn no_info_refs(place: &Place) -> Result<()> {
+pub(super) async fn no_info_refs(place: &BundleLocation) -> Result<()> {
     let key = ObjectKey::new(&format!("{}info/refs", place.prefix))?;
     if place.store.head(&place.bucket, &key).await?.is_none() {
         return Ok(());

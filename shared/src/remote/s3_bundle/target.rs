@@ -7,27 +7,27 @@ use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 use futures_util::StreamExt as _;
 
-use super::Place;
-use super::compose::Base;
-use super::file::OpenBundle;
-use super::library::{Book, Library, database_with};
-use super::outcome::Done;
-use super::overlay::Overlay;
-use super::plan::Plan;
+use super::BundleLocation;
+use super::archive::ArchiveAction;
+use super::bundle_reader::OpenBundle;
+use super::catalog::{BundleCatalog, IndexedBundle, database_with};
+use super::competing::{Ref, is_descendant};
+use super::completed_pack::Overlay;
+use super::compose::CopyBase;
+use super::delete;
+use super::expected_ref::{ExpectedRef, stale_ref_error};
+use super::outcome::RefResult;
+use super::plan::BundlePlan;
 use super::publish::{MOST_REPLACED, publish};
-use super::removal;
-use super::seen::{Seen, stale};
-use super::source::{Opened, no_info_refs};
-use super::twins::{Ref, descends};
-use super::zip::Zip;
+use super::source::{BundleSnapshot, no_info_refs};
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::odb::{Database, StoredPack, commit_graph};
 use crate::git::smart_http::RefOutcome;
 use crate::git::{HashKind, ObjectId};
 use crate::name::ObjectKey;
-use crate::remote::objects::{Database, PackAt, history};
 use crate::remote::{
-    Accepts, Batches, Incoming, Push, PushReport, RefChange, Snapshot, Spool, SpoolPlace,
-    SpoolWriter, Target,
+    BatchPolicy, IncomingPack, Push, PushReport, RefUpdate, Snapshot, Spool, SpoolConfig,
+    SpoolWriter, Target, TargetCapabilities,
 };
 use crate::storage::PutOptions;
 
@@ -36,11 +36,11 @@ const REFS_AT_ONCE: usize = 8;
 
 /// A remote that was opened to be written to.
 pub struct BundleTarget {
-    pub(super) place: Arc<Place>,
-    pub(super) opened: Opened,
+    pub(super) place: Arc<BundleLocation>,
+    pub(super) opened: BundleSnapshot,
     pub(super) hash: HashKind,
     /// Bundles that were just written or used, the latest last.
-    pub(super) fresh: Vec<Base>,
+    pub(super) fresh: Vec<CopyBase>,
     /// Refs that were pushed, with all that is kept beside them.
     pub(super) archived: HashSet<BString>,
 }
@@ -55,7 +55,7 @@ impl std::fmt::Debug for BundleTarget {
 
 /// What became of each ref of a push.
 #[derive(Debug, Default)]
-pub struct Each {
+pub struct PushResults {
     /// Each of the push's changes, in its order; an error where the ref was not changed,
     /// or where nobody knows.
     pub refs: Vec<(BString, Result<RefOutcome>)>,
@@ -66,9 +66,9 @@ pub struct Each {
 }
 
 /// What has arrived, and where else the objects lie that refs need.
-pub(super) struct Stock {
-    arrived: Option<PackAt>,
-    pub(super) books: Vec<Arc<Book>>,
+pub(super) struct AvailableObjects {
+    arrived: Option<StoredPack>,
+    pub(super) books: Vec<Arc<IndexedBundle>>,
     spool: Option<Arc<Spool>>,
     objects: u64,
     /// The refs are there for a while only.
@@ -76,8 +76,8 @@ pub(super) struct Stock {
 }
 
 impl BundleTarget {
-    pub(super) async fn open(place: &Arc<Place>) -> Result<Self> {
-        let opened = Opened::new(place, &[]).await?;
+    pub(super) async fn open(place: &Arc<BundleLocation>) -> Result<Self> {
+        let opened = BundleSnapshot::new(place, &[]).await?;
         if opened.refs.is_empty() {
             no_info_refs(place).await?;
         }
@@ -94,27 +94,27 @@ impl BundleTarget {
     ///
     /// # Errors
     /// When the objects did not arrive whole, and so no ref was touched.
-    pub async fn push_each(&mut self, push: Push) -> Result<Each> {
+    pub async fn push_all(&mut self, push: Push) -> Result<PushResults> {
         let new: Vec<ObjectId> = push
             .changes
             .iter()
             .filter_map(|change| Some(change.new?.id))
             .collect();
-        self.same_hash(&new)?;
+        self.check_hash_function(&new)?;
         let doubts = Arc::clone(&self.opened.library.doubts);
-        let mut stock = match self.take_in(push.pack, push.before_refs, &new).await {
+        let mut stock = match self.receive_pack(push.pack, push.before_refs, &new).await {
             Ok(stock) => stock,
-            Err(error) => return Err(doubts.about(error).await),
+            Err(error) => return Err(doubts.discard_on_error(error).await),
         };
         stock.temporary = push.temporary;
-        let mut each = Each {
+        let mut each = PushResults {
             objects: stock.objects,
-            ..Each::default()
+            ..PushResults::default()
         };
         let outcome = self.change(&push.changes, &stock, &mut each).await;
         let outcome = match outcome {
             Ok(()) => Ok(()),
-            Err(error) => Err(doubts.about(error).await),
+            Err(error) => Err(doubts.discard_on_error(error).await),
         };
         // The books hold what the spool may still be read for.
         stock.arrived = None;
@@ -128,14 +128,14 @@ impl BundleTarget {
 
     /// Makes sure that the new ids are of the remote's hash function, which the first ones
     /// of an empty remote tell.
-    fn same_hash(&mut self, new: &[ObjectId]) -> Result<()> {
+    fn check_hash_function(&mut self, new: &[ObjectId]) -> Result<()> {
         if self.opened.refs.is_empty()
             && let Some(first) = new.first()
             && first.kind() != self.hash
         {
             self.hash = first.kind();
             self.opened.snapshot.hash = self.hash;
-            self.opened.library = Library::new(&self.place, self.hash, Vec::new());
+            self.opened.library = BundleCatalog::new(&self.place, self.hash, Vec::new());
         }
         let Some(other) = new.iter().find(|id| id.kind() != self.hash) else {
             return Ok(());
@@ -147,12 +147,12 @@ impl BundleTarget {
     }
 
     /// Takes the pack in, and finds what it and the new refs need.
-    async fn take_in(
+    async fn receive_pack(
         &self,
-        pack: Option<Incoming>,
-        before_refs: Option<Arc<dyn crate::remote::BeforeRefs>>,
+        pack: Option<IncomingPack>,
+        before_refs: Option<Arc<dyn crate::remote::PrePublishHook>>,
         new: &[ObjectId],
-    ) -> Result<Stock> {
+    ) -> Result<AvailableObjects> {
         let library = &self.opened.library;
         let Some(mut incoming) = pack else {
             let tips = self.opened.snapshot.tips();
@@ -161,7 +161,7 @@ impl BundleTarget {
                 .copied()
                 .filter(|id| !tips.contains(id))
                 .collect();
-            return Ok(Stock {
+            return Ok(AvailableObjects {
                 arrived: None,
                 books: library.find(&unknown).await?,
                 spool: None,
@@ -174,7 +174,7 @@ impl BundleTarget {
             self.place.prefix,
             rand::random::<u128>()
         );
-        let spool_place = SpoolPlace {
+        let spool_place = SpoolConfig {
             store: Arc::clone(&self.place.store),
             bucket: self.place.bucket.clone(),
             key: ObjectKey::new(&key)?,
@@ -195,13 +195,16 @@ impl BundleTarget {
             let (resolved, watch, missing) = arrived.resolve(&*spool, library, new).await?;
             let books = library.find(&missing).await?;
             if let Some(before_refs) = before_refs {
-                before_refs.objects_arrived(&watch).await?;
+                before_refs.pre_publish(&watch).await?;
             }
             let bytes: Arc<dyn crate::git::pack::PackBytes> = spool.clone();
-            Ok((Overlay::completed(bytes, size_bytes, &resolved), books))
+            Ok((
+                Overlay::completed_thin_pack(bytes, size_bytes, &resolved),
+                books,
+            ))
         };
         match resolve.await {
-            Ok((arrived, books)) => Ok(Stock {
+            Ok((arrived, books)) => Ok(AvailableObjects {
                 arrived: Some(arrived),
                 books,
                 spool: Some(spool),
@@ -221,13 +224,13 @@ impl BundleTarget {
     /// ones.
     async fn change(
         &mut self,
-        changes: &[RefChange],
-        stock: &Stock,
-        each: &mut Each,
+        changes: &[RefUpdate],
+        stock: &AvailableObjects,
+        each: &mut PushResults,
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..changes.len()).collect();
         if changes.len() > 1 && stock.arrived.is_some() {
-            let ages = self.ages(changes, stock).await?;
+            let ages = self.topological_order(changes, stock).await?;
             order.sort_by_key(|at| {
                 let new = changes[*at].new.map(|new| new.id);
                 new.map_or((0, 0), |id| (1, ages.get(&id).copied().unwrap_or_default()))
@@ -245,7 +248,7 @@ impl BundleTarget {
             let wave = &order[at..order.len().min(at + width)];
             at += wave.len();
             let this = &*self;
-            let done: Vec<(usize, Result<Done>)> =
+            let done: Vec<(usize, Result<RefResult>)> =
                 futures_util::stream::iter(wave.iter().copied())
                     .map(|number| async move {
                         (number, this.change_one(&changes[number], stock).await)
@@ -254,9 +257,10 @@ impl BundleTarget {
                     .collect()
                     .await;
             for (number, done) in done {
-                let mut outcome = done.and_then(|done| self.note(&changes[number], done, each));
+                let mut outcome =
+                    done.and_then(|done| self.record_result(&changes[number], done, each));
                 if let Err(error) = outcome {
-                    outcome = Err(self.opened.library.doubts.about(error).await);
+                    outcome = Err(self.opened.library.doubts.discard_on_error(error).await);
                 }
                 outcomes.insert(number, outcome);
             }
@@ -273,7 +277,11 @@ impl BundleTarget {
     }
 
     /// The new commits, numbered from the oldest.
-    async fn ages(&self, changes: &[RefChange], stock: &Stock) -> Result<HashMap<ObjectId, usize>> {
+    async fn topological_order(
+        &self,
+        changes: &[RefUpdate],
+        stock: &AvailableObjects,
+    ) -> Result<HashMap<ObjectId, usize>> {
         let database = self.database(stock, None)?;
         let new: Vec<_> = changes
             .iter()
@@ -286,7 +294,7 @@ impl BundleTarget {
             }
         }
         let wants: Vec<_> = commits.iter().map(|(id, _)| *id).collect();
-        let numbers: HashMap<_, _> = history(&database, &wants, &self.opened.snapshot.tips())
+        let numbers: HashMap<_, _> = commit_graph(&database, &wants, &self.opened.snapshot.tips())
             .await?
             .into_iter()
             .zip(1..)
@@ -299,7 +307,11 @@ impl BundleTarget {
             .collect())
     }
 
-    pub(super) fn database(&self, stock: &Stock, own: Option<&Arc<Book>>) -> Result<Arc<Database>> {
+    pub(super) fn database(
+        &self,
+        stock: &AvailableObjects,
+        own: Option<&Arc<IndexedBundle>>,
+    ) -> Result<Arc<Database>> {
         let mut books = stock.books.clone();
         if let Some(own) = own
             && !books.iter().any(|book| book.bundle.file == own.bundle.file)
@@ -316,18 +328,18 @@ impl BundleTarget {
             .map(|(_, found)| found)
     }
 
-    async fn change_one(&self, change: &RefChange, stock: &Stock) -> Result<Done> {
+    async fn change_one(&self, change: &RefUpdate, stock: &AvailableObjects) -> Result<RefResult> {
         let found = self.find(&change.name);
         if found.map(|found| found.file.id) != change.old {
-            return Err(stale(change.name.as_bstr()));
+            return Err(stale_ref_error(change.name.as_bstr()));
         }
         let seen = match found {
             // What lost its ref lies in that one's folder, and is deleted there.
             Some(found) if found.seen.name != change.name => {
-                return self.change_stray(change, found, stock).await;
+                return self.change_orphan(change, found, stock).await;
             }
             Some(found) => found.seen.clone(),
-            None => Seen::nothing(change.name.clone()),
+            None => ExpectedRef::absent(change.name.clone()),
         };
         let strays = found
             .map(|found| found.strays.as_slice())
@@ -335,17 +347,17 @@ impl BundleTarget {
         let is_protected = seen.protected;
         let Some(new) = change.new else {
             if is_protected {
-                return Ok(Done::Rejected("the branch is protected".to_owned()));
+                return Ok(RefResult::Rejected("the branch is protected".to_owned()));
             }
             if let Some(Ref { file, .. }) = found {
-                removal::delete(&self.place, &seen, file, strays).await?;
+                delete::delete(&self.place, &seen, file, strays).await?;
             }
-            return Ok(Done::Deleted);
+            return Ok(RefResult::Deleted);
         };
         let plan = self.plan(change, found, new.id, stock).await?;
         if is_protected && !plan.is_forward {
             let words = "the branch is protected, and the push is not a fast-forward";
-            return Ok(Done::Rejected(words.to_owned()));
+            return Ok(RefResult::Rejected(words.to_owned()));
         }
         let (seen, strays) = match found {
             // More than a new bundle can say that it replaces. One that is not full may stand
@@ -354,43 +366,53 @@ impl BundleTarget {
                 if seen.files.len() > MOST_REPLACED
                     && OpenBundle::open(&self.place, &found.file).await?.is_full() =>
             {
-                removal::repair(&self.place, &seen, &found.file, strays).await?;
+                delete::repair(&self.place, &seen, &found.file, strays).await?;
                 let files = vec![found.file.clone()];
-                (Seen { files, ..seen }, [].as_slice())
+                (ExpectedRef { files, ..seen }, [].as_slice())
             }
             _ => (seen, strays),
         };
         // Those that the new commit descends from are in its bundle.
         let mut kept = Vec::new();
         for stray in strays {
-            if !descends(&plan.database, new.id, stray.id).await? {
+            if !is_descendant(&plan.database, new.id, stray.id).await? {
                 kept.push(stray.clone());
             }
         }
-        let zip = self.zip_beside(&plan, new.id, stock).await?;
+        let zip = self.archive_action(&plan, new.id, stock).await?;
         let published = publish(&self.place, &seen, &kept, new.id, &*plan.body, &zip).await?;
-        Ok(self.kept(published, plan.makes).await)
+        Ok(self.cache_new_pack(published, plan.makes).await)
     }
 
-    async fn zip_beside(&self, plan: &Plan, id: ObjectId, stock: &Stock) -> Result<Zip> {
+    async fn archive_action(
+        &self,
+        plan: &BundlePlan,
+        id: ObjectId,
+        stock: &AvailableObjects,
+    ) -> Result<ArchiveAction> {
         if stock.temporary {
-            return Ok(Zip::Leave);
+            return Ok(ArchiveAction::Leave);
         }
         self.zip(&plan.database, id).await
     }
 
     /// Changes what was listed only because it lost its ref.
-    async fn change_stray(&self, change: &RefChange, found: &Ref, stock: &Stock) -> Result<Done> {
+    async fn change_orphan(
+        &self,
+        change: &RefUpdate,
+        found: &Ref,
+        stock: &AvailableObjects,
+    ) -> Result<RefResult> {
         if let Some(new) = change.new {
-            let seen = Seen::nothing(change.name.clone());
+            let seen = ExpectedRef::absent(change.name.clone());
             let plan = self.plan(change, Some(found), new.id, stock).await?;
-            let zip = self.zip_beside(&plan, new.id, stock).await?;
+            let zip = self.archive_action(&plan, new.id, stock).await?;
             let published = publish(&self.place, &seen, &[], new.id, &*plan.body, &zip).await?;
-            removal::delete_stray(&self.place, &found.seen).await?;
-            return Ok(self.kept(published, plan.makes).await);
+            delete::delete_orphan(&self.place, &found.seen).await?;
+            return Ok(self.cache_new_pack(published, plan.makes).await);
         }
-        removal::delete_stray(&self.place, &found.seen).await?;
-        Ok(Done::Deleted)
+        delete::delete_orphan(&self.place, &found.seen).await?;
+        Ok(RefResult::Deleted)
     }
 }
 
@@ -400,9 +422,9 @@ impl Target for BundleTarget {
         &self.opened.snapshot
     }
 
-    fn accepts(&self) -> Accepts {
-        Accepts {
-            batches: Batches::BySize,
+    fn accepts(&self) -> TargetCapabilities {
+        TargetCapabilities {
+            batches: BatchPolicy::BySize,
             thin: true,
             offset_deltas: true,
             head: self.opened.snapshot.head.is_none(),
@@ -410,12 +432,12 @@ impl Target for BundleTarget {
         }
     }
 
-    async fn tend(&mut self, refs: &[BString]) -> Result<()> {
-        self.renew_archives(refs).await
+    async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
+        self.refresh_outdated_archives(refs).await
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
-        let each = self.push_each(push).await?;
+        let each = self.push_all(push).await?;
         let refs = each
             .refs
             .into_iter()

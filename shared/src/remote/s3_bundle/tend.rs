@@ -6,22 +6,22 @@ use std::sync::Arc;
 use bstr::{BStr, BString, ByteSlice};
 use futures_util::StreamExt as _;
 
-use super::library::database_with;
+use super::archive::{self, ArchiveAction};
+use super::catalog::database_with;
+use super::competing::Ref;
 use super::target::BundleTarget;
-use super::twins::Ref;
-use super::zip::{self, Zip};
 use crate::error::Result;
-use crate::git::{ObjectId, shown};
-use crate::remote::objects::Database;
+use crate::git::odb::Database;
+use crate::git::{ObjectId, escaped_excerpt};
 
 /// How many archives are looked at once.
-const LOOKS_AT_ONCE: usize = 16;
+const CONCURRENT_CHECKS: usize = 16;
 
 impl BundleTarget {
     /// What becomes of the archive of a ref that is about to name `id`.
-    pub(super) async fn zip(&self, objects: &Arc<Database>, id: ObjectId) -> Result<Zip> {
+    pub(super) async fn zip(&self, objects: &Arc<Database>, id: ObjectId) -> Result<ArchiveAction> {
         let Some(archiver) = &self.place.options.archiver else {
-            return Ok(Zip::Leave);
+            return Ok(ArchiveAction::Leave);
         };
         let archive = if objects.contains(id).await? {
             archiver.open(objects, id).await?
@@ -31,13 +31,13 @@ impl BundleTarget {
             let objects = database_with(&self.place, self.hash, None, &books)?;
             archiver.open(&objects, id).await?
         };
-        Ok(archive.map_or(Zip::Remove, Zip::Write))
+        Ok(archive.map_or(ArchiveAction::Remove, ArchiveAction::Write))
     }
 
     /// Writes the archives that these refs lack: one HEAD for each that the list has shown,
     /// and no request for one that this push has written. What names no commit has no
     /// archive, which is seen by reading its bundle, each time.
-    pub(super) async fn renew_archives(&self, names: &[BString]) -> Result<()> {
+    pub(super) async fn refresh_outdated_archives(&self, names: &[BString]) -> Result<()> {
         if self.place.options.archiver.is_none() {
             return Ok(());
         }
@@ -47,11 +47,11 @@ impl BundleTarget {
             // What lost its ref has no folder of its own, and so no archive.
             let has_folder = found.seen.name == *name;
             if has_folder && names.contains(name) && !self.archived.contains(name) {
-                looks.push(self.look(name, found));
+                looks.push(self.find_outdated(name, found));
             }
         }
         let looks: Vec<_> = futures_util::stream::iter(looks)
-            .buffered(LOOKS_AT_ONCE)
+            .buffered(CONCURRENT_CHECKS)
             .collect()
             .await;
         let mut first = Ok(());
@@ -70,13 +70,13 @@ impl BundleTarget {
     }
 
     /// The ref, when its archive is missing or of something else.
-    async fn look<'a>(
+    async fn find_outdated<'a>(
         &self,
         name: &'a BString,
         found: &'a Ref,
     ) -> Result<Option<(&'a BString, &'a Ref)>> {
         let is_current =
-            found.zip && zip::is_current(&self.place, name.as_bstr(), found.file.id).await?;
+            found.zip && archive::is_current(&self.place, name.as_bstr(), found.file.id).await?;
         Ok((!is_current).then_some((name, found)))
     }
 
@@ -86,13 +86,13 @@ impl BundleTarget {
             let books = self.opened.library.find(&[id]).await?;
             let objects = database_with(&self.place, self.hash, None, &books)?;
             let zip = self.zip(&objects, id).await?;
-            if matches!(zip, Zip::Remove) && !found.zip {
+            if matches!(zip, ArchiveAction::Remove) && !found.zip {
                 return Ok(());
             }
-            zip::renew(&self.place, &found.seen, id, &zip).await
+            archive::refresh(&self.place, &found.seen, id, &zip).await
         };
         renewed
             .await
-            .map_err(|error| error.context(format!("the archive of `{}`", shown(name))))
+            .map_err(|error| error.context(format!("the archive of `{}`", escaped_excerpt(name))))
     }
 }

@@ -1,12 +1,12 @@
 //! Small packs merged with the one that arrives, and what is left of them removed later.
 
-use super::Options;
+use super::DumbOptions;
 use super::geometry::to_merge;
+use super::keys::{ObjectRole, RepositoryKeys};
 use super::merge::{Whole, merge};
+use super::odb::{Indexes, S3PackBytes};
 use super::pack_list::{PackList, PackSize};
-use super::place::{File, Place};
-use super::publish::{Packed, stage};
-use super::stored::{Indexes, StoredPack};
+use super::publish::{PackToPublish, upload_staged};
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
@@ -18,7 +18,7 @@ use crate::storage::Precondition;
 const STAGED_FOR: i64 = 24 * 60 * 60;
 
 /// The listed packs that are to be merged with a new one, the largest first.
-pub(super) fn chosen(list: &PackList, fresh: PackSize, largest: u64) -> Vec<ObjectId> {
+pub(super) fn select_packs(list: &PackList, fresh: PackSize, largest: u64) -> Vec<ObjectId> {
     if fresh.bytes > largest {
         return Vec::new();
     }
@@ -33,18 +33,18 @@ pub(super) fn chosen(list: &PackList, fresh: PackSize, largest: u64) -> Vec<Obje
 }
 
 /// Merges listed packs and a new one.
-pub(super) async fn merged(
-    place: &Place,
-    options: &Options,
+pub(super) async fn merge_packs(
+    place: &RepositoryKeys,
+    options: &DumbOptions,
     list: &PackList,
     indexes: &mut Indexes,
     old: &[ObjectId],
-    fresh: Packed<'_>,
+    fresh: PackToPublish<'_>,
 ) -> Result<(Index, Spool)> {
     let hash = fresh.index.hash();
     let mut read = Vec::new();
     for id in old {
-        let bytes = StoredPack {
+        let bytes = S3PackBytes {
             place: place.clone(),
             pack: *id,
         };
@@ -63,17 +63,21 @@ pub(super) async fn merged(
         size: fresh.spool.size_bytes(),
         bytes: fresh.spool,
     });
-    merge(hash, &packs, stage(place, options.memory / 2)?).await
+    merge(hash, &packs, upload_staged(place, options.memory / 2)?).await
 }
 
 /// Removes packs that were superseded long ago. What fails is only logged, and done
 /// another time.
-pub(super) async fn remove_overdue(place: &Place, options: &Options, list: &mut PackList) {
+pub(super) async fn delete_superseded(
+    place: &RepositoryKeys,
+    options: &DumbOptions,
+    list: &mut PackList,
+) {
     let now = (options.clock)();
     let grace = i64::try_from(options.grace.as_secs()).unwrap_or(i64::MAX);
-    list.forget(now, grace);
-    for id in list.overdue(now, grace) {
-        let (index, pack) = (File::Index(id), File::Pack(id));
+    list.drop_deleted(now, grace);
+    for id in list.expired(now, grace) {
+        let (index, pack) = (ObjectRole::Index(id), ObjectRole::Pack(id));
         let gone = tokio::try_join!(place.delete(&index), place.delete(&pack));
         match gone {
             Ok(_) => list.deleted(id, now),
@@ -88,7 +92,7 @@ pub(super) async fn remove_overdue(place: &Place, options: &Options, list: &mut 
 }
 
 /// Removes staged packs that were left behind. What fails is only logged.
-pub(super) async fn remove_abandoned(place: &Place, options: &Options) {
+pub(super) async fn delete_staged_orphans(place: &RepositoryKeys, options: &DumbOptions) {
     let now = (options.clock)();
     let prefix = place.staged_prefix();
     let done = async {
@@ -124,12 +128,12 @@ mod tests {
         list.add(id(2), size(5, 50), &[], 0);
         list.add(id(3), size(5, 5000), &[], 0);
         list.packs.push(id(4));
-        assert_eq!(chosen(&list, size(4, 40), 100), [id(2), id(1)]);
+        assert_eq!(select_packs(&list, size(4, 40), 100), [id(2), id(1)]);
         assert!(
-            chosen(&list, size(4, 400), 100).is_empty(),
+            select_packs(&list, size(4, 400), 100).is_empty(),
             "the new one is large"
         );
-        assert_eq!(chosen(&list, size(1, 10), 100), [id(2), id(1)]);
-        assert!(chosen(&PackList::default(), size(1, 10), 100).is_empty());
+        assert_eq!(select_packs(&list, size(1, 10), 100), [id(2), id(1)]);
+        assert!(select_packs(&PackList::default(), size(1, 10), 100).is_empty());
     }
 }

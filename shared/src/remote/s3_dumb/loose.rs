@@ -4,13 +4,13 @@ use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
 
-use super::Options;
-use super::place::{File, Place};
+use super::DumbOptions;
+use super::keys::{ObjectRole, RepositoryKeys};
 use crate::error::Result;
 use crate::git::object::{ObjectHasher, ObjectKind, encode_loose};
 use crate::git::pack::{EntryHeader, EntryKind, Pack, PackBytes as _, Resolved};
 use crate::git::{HashKind, ObjectId, corrupt};
-use crate::remote::{Spool, SpoolPlace, SpoolWriter};
+use crate::remote::{Spool, SpoolConfig, SpoolWriter};
 use crate::storage::Precondition;
 
 /// How many objects are written at once.
@@ -23,8 +23,8 @@ const STEP: u64 = 1 << 20;
 /// Writes all objects: blobs first, then trees, commits and tags, so that what a run
 /// leaves behind that does not reach its end needs little that is not there.
 pub(super) async fn write(
-    place: &Place,
-    options: &Options,
+    place: &RepositoryKeys,
+    options: &DumbOptions,
     resolved: &Resolved,
     spool: &Spool,
 ) -> Result<()> {
@@ -44,7 +44,7 @@ pub(super) async fn write(
     let mut under_way = FuturesUnordered::new();
     for position in order {
         let id = index.id(position);
-        if let Some(large) = Large::find(&pack, spool, id).await? {
+        if let Some(large) = LargeBlobWriter::find(&pack, spool, id).await? {
             large.write(place, spool).await?;
             continue;
         }
@@ -56,14 +56,18 @@ pub(super) async fn write(
             under_way.try_next().await?;
         }
         let body = Bytes::from(encode_loose(kind, &content));
-        under_way.push(async move { place.put(&File::Loose(id), body, Precondition::None).await });
+        under_way.push(async move {
+            place
+                .put(&ObjectRole::Loose(id), body, Precondition::None)
+                .await
+        });
     }
     while under_way.try_next().await?.is_some() {}
     Ok(())
 }
 
 /// A large object that is whole in the pack.
-struct Large {
+struct LargeBlobWriter {
     id: ObjectId,
     kind: ObjectKind,
     size: u64,
@@ -71,7 +75,7 @@ struct Large {
     range: std::ops::Range<u64>,
 }
 
-impl Large {
+impl LargeBlobWriter {
     async fn find(pack: &Pack, spool: &Spool, id: ObjectId) -> Result<Option<Self>> {
         let Some(range) = pack.entry_range(id)? else {
             return Ok(None);
@@ -94,9 +98,9 @@ impl Large {
     }
 
     /// Inflates, verifies and deflates it again, piece by piece.
-    async fn write(&self, place: &Place, spool: &Spool) -> Result<()> {
-        let file = File::Loose(self.id);
-        let at = SpoolPlace {
+    async fn write(&self, place: &RepositoryKeys, spool: &Spool) -> Result<()> {
+        let file = ObjectRole::Loose(self.id);
+        let at = SpoolConfig {
             store: std::sync::Arc::clone(&place.store),
             bucket: place.bucket.clone(),
             key: place.key(&file)?,

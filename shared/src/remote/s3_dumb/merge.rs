@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
             first.is_none_or(|first| first >= HEADER) && last.is_none_or(|last| last < end)
         };
         if pack.index.hash() != hash || !fits(offsets.clone().next(), offsets.last()) {
-            return Err(misfit());
+            return Err(size_mismatch());
         }
         Ok(Self {
             hash,
@@ -123,17 +123,18 @@ impl<'a> Reader<'a> {
             None => self.end,
         };
         if offset >= end {
-            return Err(misfit());
+            return Err(size_mismatch());
         }
         let most = (EntryHeader::MAX as u64).min(end - offset);
         let start = self.bytes(offset, most, most).await?;
-        let (mut header, length) = EntryHeader::parse(self.hash, &start)?.ok_or_else(misfit)?;
+        let (mut header, length) =
+            EntryHeader::parse(self.hash, &start)?.ok_or_else(size_mismatch)?;
         if let EntryKind::OffsetDelta(distance) = header.kind {
-            let base = offset.checked_sub(distance).ok_or_else(misfit)?;
+            let base = offset.checked_sub(distance).ok_or_else(size_mismatch)?;
             let at = self
                 .order
                 .binary_search_by_key(&base, |position| index.offset(*position))
-                .map_err(|_| misfit())?;
+                .map_err(|_| size_mismatch())?;
             header.kind = EntryKind::IdDelta(index.id(self.order[at]));
         }
         let mut crc = crc32fast::Hasher::new();
@@ -161,6 +162,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn misfit() -> crate::Error {
+fn size_mismatch() -> crate::Error {
     corrupt("the index of a pack does not fit the pack")
 }

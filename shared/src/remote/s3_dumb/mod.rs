@@ -18,14 +18,14 @@
 
 mod consolidate;
 mod geometry;
+mod keys;
 mod loose;
 mod merge;
+mod odb;
 mod pack_list;
-mod place;
 mod publish;
 mod refs;
 mod source;
-mod stored;
 mod target;
 
 use std::fmt;
@@ -35,21 +35,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bstr::BString;
 
-use self::place::{File, Place};
+use self::keys::{ObjectRole, RepositoryKeys};
 use self::target::DumbTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::HashKind;
 use crate::git::dumb_http::{Head, Refs, parse_head, parse_info_refs};
-use crate::git::pack::Limits;
+use crate::git::pack::PackLimits;
+use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
-use crate::remote::lfs::{Keys, LfsPlace, S3Lfs};
 use crate::remote::{Remote, Snapshot, Source, Target, now};
 use crate::storage::{ETag, ObjectStore};
 
 /// How a repository in S3 is read and written.
 #[derive(Clone)]
-pub struct Options {
+pub struct DumbOptions {
     /// The KMS key to encrypt with; the bucket's default when `None`.
     pub kms_key_id: Option<String>,
     /// Objects are written loose, one by one, and not in packs: the layout that
@@ -59,7 +59,7 @@ pub struct Options {
     /// How much of a pack is held; a larger one lies in the bucket meanwhile.
     pub memory: usize,
     /// What reading packs may use.
-    pub limits: Limits,
+    pub limits: PackLimits,
     /// How long packs stay whose objects were merged into another one, for readers that
     /// know the old list. No run may take longer.
     pub grace: Duration,
@@ -69,13 +69,13 @@ pub struct Options {
     pub clock: Clock,
 }
 
-impl Default for Options {
+impl Default for DumbOptions {
     fn default() -> Self {
         Self {
             kms_key_id: None,
             loose: false,
             memory: 64 << 20,
-            limits: Limits::default(),
+            limits: PackLimits::default(),
             grace: Duration::from_hours(24),
             largest_merged: 1 << 30,
             clock: Arc::new(now),
@@ -83,7 +83,7 @@ impl Default for Options {
     }
 }
 
-impl fmt::Debug for Options {
+impl fmt::Debug for DumbOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("kms_key_id", &self.kms_key_id)
@@ -96,8 +96,8 @@ impl fmt::Debug for Options {
 
 /// A repository under a prefix of a bucket.
 pub struct S3Dumb {
-    place: Place,
-    options: Arc<Options>,
+    place: RepositoryKeys,
+    options: Arc<DumbOptions>,
 }
 
 impl S3Dumb {
@@ -106,11 +106,11 @@ impl S3Dumb {
         store: Arc<dyn ObjectStore>,
         bucket: BucketName,
         prefix: KeyPrefix,
-        options: Options,
+        options: DumbOptions,
     ) -> Self {
         let kms_key_id = options.kms_key_id.clone();
         Self {
-            place: Place {
+            place: RepositoryKeys {
                 store,
                 bucket,
                 prefix,
@@ -128,7 +128,7 @@ impl fmt::Display for S3Dumb {
 }
 
 /// What a prefix held when it was looked at.
-struct Opened {
+struct DumbSnapshot {
     snapshot: Snapshot,
     /// The entity tag of `info/refs`; `None` when there is none.
     refs: Option<ETag>,
@@ -136,9 +136,9 @@ struct Opened {
     head: Option<ETag>,
 }
 
-impl Opened {
-    async fn read(place: &Place) -> Result<Self> {
-        let (refs_file, head_file) = (File::Refs, File::Head);
+impl DumbSnapshot {
+    async fn read(place: &RepositoryKeys) -> Result<Self> {
+        let (refs_file, head_file) = (ObjectRole::Refs, ObjectRole::Head);
         let (refs, head) = tokio::try_join!(place.read(&refs_file), place.read(&head_file))?;
         let Some((refs, refs_etag)) = refs else {
             // `HEAD` alone is what the other layout has, too.
@@ -173,12 +173,12 @@ impl Opened {
     }
 }
 
-fn parse<T>(place: &Place, file: &str, parsed: Result<T>) -> Result<T> {
+fn parse<T>(place: &RepositoryKeys, file: &str, parsed: Result<T>) -> Result<T> {
     parsed.map_err(|error| error.context(format!("`{file}` of {place}")))
 }
 
 /// Makes sure that a prefix without `info/refs` is not a repository of bundles.
-async fn no_bundles(place: &Place) -> Result<()> {
+async fn no_bundles(place: &RepositoryKeys) -> Result<()> {
     let prefix = format!("{}refs/", place.prefix);
     let page = place.store.list(&place.bucket, &prefix, None, None).await?;
     let is_bundle = |key: &str| key.ends_with(".bundle");
@@ -199,7 +199,7 @@ async fn no_bundles(place: &Place) -> Result<()> {
 #[async_trait]
 impl Remote for S3Dumb {
     async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        let opened = Opened::read(&self.place).await?;
+        let opened = DumbSnapshot::read(&self.place).await?;
         if opened.refs.is_none() {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -212,19 +212,19 @@ impl Remote for S3Dumb {
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
-        let opened = Opened::read(&self.place).await?;
+        let opened = DumbSnapshot::read(&self.place).await?;
         let (place, options) = (self.place.clone(), Arc::clone(&self.options));
         Ok(Box::new(DumbTarget::new(place, options, opened)))
     }
 
-    fn lfs(&self) -> Option<Arc<dyn LfsPlace>> {
-        let Place {
+    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
+        let RepositoryKeys {
             store,
             bucket,
             prefix,
             kms_key_id,
         } = self.place.clone();
-        let place = S3Lfs::new(store, bucket, prefix, Keys::Fanned, kms_key_id);
+        let place = S3Lfs::new(store, bucket, prefix, KeyScheme::Fanned, kms_key_id);
         Some(Arc::new(place))
     }
 }

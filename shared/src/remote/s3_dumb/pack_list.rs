@@ -59,7 +59,7 @@ impl PackList {
             }
         }
         for line in bytes.lines() {
-            list.note(line);
+            list.parse_extension_line(line);
         }
         let Self { packs, sizes, gone } = &mut list;
         sizes.retain(|id, _| packs.contains(id));
@@ -68,7 +68,7 @@ impl PackList {
     }
 
     /// Takes in a line of branchline's own; what is none is passed over, as git does.
-    fn note(&mut self, line: &[u8]) -> Option<()> {
+    fn parse_extension_line(&mut self, line: &[u8]) -> Option<()> {
         let mut words = line.to_str().ok()?.split(' ');
         let kind = words.next()?;
         let first = words.next()?;
@@ -112,7 +112,7 @@ impl PackList {
     }
 
     /// Whether all objects of that pack are in listed ones.
-    pub(super) fn covers(&self, id: ObjectId) -> bool {
+    pub(super) fn supersedes(&self, id: ObjectId) -> bool {
         self.packs.contains(&id) || self.gone.contains_key(&id)
     }
 
@@ -125,14 +125,14 @@ impl PackList {
                 self.gone.insert(*old, Gone::Superseded(now));
             }
         }
-        if !self.covers(id) {
+        if !self.supersedes(id) {
             self.packs.insert(0, id);
             self.sizes.insert(id, size);
         }
     }
 
     /// Packs whose files nobody needs any more: superseded for longer than `grace`.
-    pub(super) fn overdue(&self, now: i64, grace: i64) -> Vec<ObjectId> {
+    pub(super) fn expired(&self, now: i64, grace: i64) -> Vec<ObjectId> {
         let overdue = |gone: &Gone| match gone {
             Gone::Superseded(since) => now.saturating_sub(*since) > grace,
             Gone::Deleted(_) => false,
@@ -149,7 +149,7 @@ impl PackList {
     }
 
     /// Forgets packs whose files were deleted longer ago than `grace`.
-    pub(super) fn forget(&mut self, now: i64, grace: i64) {
+    pub(super) fn drop_deleted(&mut self, now: i64, grace: i64) {
         self.gone.retain(|_, gone| match gone {
             Gone::Superseded(_) => true,
             Gone::Deleted(since) => now.saturating_sub(*since) <= grace,
@@ -181,7 +181,7 @@ mod tests {
         list.add(id(2), size(2), &[], 6);
         list.add(id(3), size(3), &[id(1)], 7);
         assert_eq!(list.packs, [id(3), id(2)], "the newest one first");
-        assert!(list.covers(id(1)) && !list.covers(id(4)));
+        assert!(list.supersedes(id(1)) && !list.supersedes(id(4)));
         let bytes = list.write();
         assert_eq!(PackList::parse(&bytes).unwrap(), list);
         assert_eq!(parse_info_packs(&bytes).unwrap(), [id(3), id(2)]);
@@ -194,17 +194,17 @@ mod tests {
         let mut list = PackList::default();
         list.add(id(1), size(1), &[], 0);
         list.add(id(2), size(2), &[id(1)], 1000);
-        assert!(list.overdue(1100, 100).is_empty());
-        assert_eq!(list.overdue(1101, 100), [id(1)]);
+        assert!(list.expired(1100, 100).is_empty());
+        assert_eq!(list.expired(1101, 100), [id(1)]);
         list.deleted(id(1), 1101);
-        assert!(list.overdue(5000, 100).is_empty(), "it is deleted once");
-        list.forget(1201, 100);
+        assert!(list.expired(5000, 100).is_empty(), "it is deleted once");
+        list.drop_deleted(1201, 100);
         assert!(
-            list.covers(id(1)),
+            list.supersedes(id(1)),
             "a late reader of the old list still looks it up"
         );
-        list.forget(1202, 100);
-        assert!(!list.covers(id(1)));
+        list.drop_deleted(1202, 100);
+        assert!(!list.supersedes(id(1)));
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use super::keys::{ObjectRole, RepositoryKeys};
 use super::pack_list::PackSize;
-use super::place::{File, Place};
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
-use crate::remote::{Spool, SpoolPlace, SpoolWriter};
+use crate::remote::{Spool, SpoolConfig, SpoolWriter};
 use crate::storage::Precondition;
-use crate::storage::upload::Upload;
+use crate::storage::multipart::MultipartWriter;
 
 /// How much of a staged pack is copied by one request; S3 copies at most 5 GiB.
 const COPY: u64 = 512 << 20;
@@ -19,9 +19,9 @@ const COPY: u64 = 512 << 20;
 const COPIES_AT_ONCE: usize = 4;
 
 /// Where a pack is collected that is under way.
-pub(super) fn stage(place: &Place, memory: usize) -> Result<SpoolWriter> {
-    let file = File::Staged(rand::random());
-    let at = SpoolPlace {
+pub(super) fn upload_staged(place: &RepositoryKeys, memory: usize) -> Result<SpoolWriter> {
+    let file = ObjectRole::Staged(rand::random());
+    let at = SpoolConfig {
         store: Arc::clone(&place.store),
         bucket: place.bucket.clone(),
         key: place.key(&file)?,
@@ -32,12 +32,12 @@ pub(super) fn stage(place: &Place, memory: usize) -> Result<SpoolWriter> {
 
 /// A pack that is about to be published.
 #[derive(Clone, Copy)]
-pub(super) struct Packed<'a> {
+pub(super) struct PackToPublish<'a> {
     pub(super) index: &'a Index,
     pub(super) spool: &'a Spool,
 }
 
-impl Packed<'_> {
+impl PackToPublish<'_> {
     pub(super) fn id(&self) -> ObjectId {
         self.index.pack_id()
     }
@@ -51,9 +51,9 @@ impl Packed<'_> {
 
     /// Writes the pack and its index. Nobody reads them before they are listed; written
     /// twice, they are the same.
-    pub(super) async fn publish(&self, place: &Place) -> Result<()> {
+    pub(super) async fn publish(&self, place: &RepositoryKeys) -> Result<()> {
         let index = async {
-            let file = File::Index(self.id());
+            let file = ObjectRole::Index(self.id());
             let bytes = self.index.bytes().clone();
             place.put(&file, bytes, Precondition::None).await
         };
@@ -61,8 +61,8 @@ impl Packed<'_> {
         Ok(())
     }
 
-    async fn publish_pack(&self, place: &Place) -> Result<()> {
-        let file = File::Pack(self.id());
+    async fn publish_pack(&self, place: &RepositoryKeys) -> Result<()> {
+        let file = ObjectRole::Pack(self.id());
         if let Some(bytes) = self.spool.in_memory() {
             place.put(&file, bytes.clone(), Precondition::None).await?;
             return Ok(());
@@ -71,7 +71,7 @@ impl Packed<'_> {
             return Ok(());
         };
         let key = place.key(&file)?;
-        let upload = Upload::new(Arc::clone(&place.store), place.bucket.clone(), key);
+        let upload = MultipartWriter::new(Arc::clone(&place.store), place.bucket.clone(), key);
         let mut upload = upload.with_options(place.options(&file, Precondition::None));
         let size = self.spool.size_bytes();
         let ranges = (0..size.div_ceil(COPY)).map(|at| at * COPY..size.min((at + 1) * COPY));
@@ -86,7 +86,7 @@ impl Packed<'_> {
             Err(error) => Err(error),
         };
         match done {
-            Ok(_) => upload.forget(),
+            Ok(_) => upload.disarm(),
             Err(error) => {
                 upload.abort().await;
                 return Err(error);

@@ -4,7 +4,7 @@ use bstr::{BStr, BString, ByteSlice};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::{RefChange, RefOutcome, RefTarget, Refs, Watch};
+use crate::remote::{ReceivedObjects, RefOutcome, RefTarget, RefUpdate, Refs};
 
 /// Refs after changes, and what became of each change.
 pub(super) struct Changed {
@@ -16,7 +16,11 @@ pub(super) struct Changed {
 ///
 /// # Errors
 /// `Conflict` when a ref is not what the change says that it was.
-pub(super) fn apply(was: &Refs, changes: &[RefChange], watch: Option<&Watch>) -> Result<Changed> {
+pub(super) fn apply(
+    was: &Refs,
+    changes: &[RefUpdate],
+    watch: Option<&ReceivedObjects>,
+) -> Result<Changed> {
     let mut refs = was.clone();
     for change in changes {
         let is = was.get(&change.name).map(|target| target.id);
@@ -31,7 +35,7 @@ pub(super) fn apply(was: &Refs, changes: &[RefChange], watch: Option<&Watch>) ->
     let mut outcomes = Vec::new();
     for change in changes {
         let outcome = if let Some(target) = change.new {
-            if let Some(other) = in_the_way(&refs, change.name.as_ref()) {
+            if let Some(other) = conflicting_ref(&refs, change.name.as_ref()) {
                 RefOutcome::Rejected(format!("`{other}` is in the way, as git sees names"))
             } else {
                 let id = target.id;
@@ -48,14 +52,14 @@ pub(super) fn apply(was: &Refs, changes: &[RefChange], watch: Option<&Watch>) ->
 }
 
 /// What a tag names in the end, as far as the new objects and the other refs tell it.
-fn peel(was: &Refs, watch: Option<&Watch>, id: ObjectId) -> Option<ObjectId> {
+fn peel(was: &Refs, watch: Option<&ReceivedObjects>, id: ObjectId) -> Option<ObjectId> {
     let at = watch.and_then(|watch| watch.peel(id));
     let known = was.values().find(|target| target.id == at.unwrap_or(id));
     known.and_then(|target| target.peeled).or(at)
 }
 
 /// A ref that would be a folder of this one's name, or in a folder called so.
-fn in_the_way<'a>(refs: &'a Refs, name: &BStr) -> Option<&'a BStr> {
+fn conflicting_ref<'a>(refs: &'a Refs, name: &BStr) -> Option<&'a BStr> {
     let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     let mut folders = slashes.map(|(at, _)| name[..at].as_bstr());
     let above = folders.find_map(|folder| refs.get_key_value(folder.as_bytes().as_bstr()));
@@ -82,8 +86,8 @@ mod tests {
         }
     }
 
-    fn change(name: &str, old: Option<u8>, new: Option<u8>) -> RefChange {
-        RefChange {
+    fn change(name: &str, old: Option<u8>, new: Option<u8>) -> RefUpdate {
+        RefUpdate {
             name: name.into(),
             old: old.map(id),
             new: new.map(target),

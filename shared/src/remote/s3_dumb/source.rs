@@ -6,29 +6,33 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tokio::sync::OnceCell;
 
+use super::keys::{ObjectRole, RepositoryKeys};
+use super::odb::{Indexes, database, packs};
 use super::pack_list::PackList;
-use super::place::{File, Place};
-use super::stored::{Indexes, database, packs};
-use super::{Options, parse};
+use super::{DumbOptions, parse};
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::remote::objects::{self, Database, PackAt};
-use crate::remote::{CommitGraph, PackBody, Snapshot, Source, Wanted};
+use crate::git::odb::{self, Database, StoredPack};
+use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
 /// How much of a pack that is sent as it is is read at once.
 const STEP: u64 = 8 << 20;
 
 /// A repository that was opened to be read.
 struct DumbSource {
-    place: Place,
-    options: Arc<Options>,
+    place: RepositoryKeys,
+    options: Arc<DumbOptions>,
     snapshot: Snapshot,
-    stored: OnceCell<Vec<PackAt>>,
+    stored: OnceCell<Vec<StoredPack>>,
     database: OnceLock<Arc<Database>>,
 }
 
 /// Opens it.
-pub(super) fn open(place: Place, options: Arc<Options>, snapshot: Snapshot) -> Box<dyn Source> {
+pub(super) fn open(
+    place: RepositoryKeys,
+    options: Arc<DumbOptions>,
+    snapshot: Snapshot,
+) -> Box<dyn Source> {
     Box::new(DumbSource {
         place,
         options,
@@ -44,24 +48,28 @@ impl Source for DumbSource {
         &self.snapshot
     }
 
-    async fn fetch(&self, wanted: &Wanted) -> Result<PackBody> {
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
         let stored = self.stored().await?.to_vec();
         if let [only] = stored.as_slice()
             && self.is_all(only, wanted)
         {
-            return Ok(as_it_is(only.clone()));
+            return Ok(stream_pack_file(only.clone()));
         }
         let database = self.database(stored)?;
-        objects::fetch(database, wanted).await
+        odb::fetch(database, wanted).await
     }
 
-    fn tells_history(&self) -> bool {
+    fn has_cheap_history(&self) -> bool {
         true
     }
 
-    async fn history(&self, wants: &[ObjectId], haves: &[ObjectId]) -> Result<Option<CommitGraph>> {
+    async fn commit_graph(
+        &self,
+        wants: &[ObjectId],
+        haves: &[ObjectId],
+    ) -> Result<Option<CommitGraph>> {
         let stored = self.stored().await?.to_vec();
-        objects::graph(self.database(stored)?, wants, haves)
+        odb::graph(self.database(stored)?, wants, haves)
             .await
             .map(Some)
     }
@@ -69,10 +77,10 @@ impl Source for DumbSource {
 
 impl DumbSource {
     /// The packs, looked at once.
-    async fn stored(&self) -> Result<&[PackAt]> {
+    async fn stored(&self) -> Result<&[StoredPack]> {
         let look = async || {
             // Read after the refs: it lists all that these need.
-            let list = match self.place.read(&File::Packs).await? {
+            let list = match self.place.read(&ObjectRole::Packs).await? {
                 None => PackList::default(),
                 Some((bytes, _)) => {
                     parse(&self.place, "objects/info/packs", PackList::parse(&bytes))?
@@ -86,7 +94,7 @@ impl DumbSource {
     }
 
     /// The objects, with what was read of them before.
-    fn database(&self, stored: Vec<PackAt>) -> Result<&Arc<Database>> {
+    fn database(&self, stored: Vec<StoredPack>) -> Result<&Arc<Database>> {
         if let Some(database) = self.database.get() {
             return Ok(database);
         }
@@ -96,7 +104,7 @@ impl DumbSource {
 
     /// Whether this pack may go as it is: every ref is wanted, the receiver has nothing
     /// of it, and takes its deltas.
-    fn is_all(&self, pack: &PackAt, wanted: &Wanted) -> bool {
+    fn is_all(&self, pack: &StoredPack, wanted: &PackRequest) -> bool {
         let has = |id: &ObjectId| pack.index.find(*id).is_some();
         wanted.offset_deltas
             && wanted.wants.iter().all(has)
@@ -110,7 +118,7 @@ impl DumbSource {
 }
 
 /// A pack, byte for byte.
-fn as_it_is(pack: PackAt) -> PackBody {
+fn stream_pack_file(pack: StoredPack) -> PackBody {
     let step = move |at: u64| {
         let pack = pack.clone();
         async move {

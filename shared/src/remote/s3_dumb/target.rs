@@ -5,28 +5,28 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::BString;
 
+use super::keys::{ObjectRole, RepositoryKeys};
+use super::odb::{Indexes, database, find_loose, packs};
 use super::pack_list::{PackList, PackSize};
-use super::place::{File, Place};
-use super::publish::{Packed, stage};
-use super::stored::{Indexes, database, find_loose, packs};
-use super::{Opened, Options, consolidate, loose, parse, refs};
+use super::publish::{PackToPublish, upload_staged};
+use super::{DumbOptions, DumbSnapshot, consolidate, loose, parse, refs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
 use crate::remote::{
-    Accepts, Arrived, Batches, Head, Incoming, Push, PushReport, RefTarget, Refs, Snapshot, Spool,
-    Target, Watch, not_connected,
+    BatchPolicy, Head, IncomingPack, Push, PushReport, ReceivedObjects, RefTarget, Refs, Snapshot,
+    Spool, Target, TargetCapabilities, VerifiedPack, missing_objects_error,
 };
 use crate::storage::ETag;
 
 /// How often the list of packs is read anew because someone else changed it.
-const TRIES: u32 = 10;
+const MAX_LIST_CONFLICTS: u32 = 10;
 
 /// A repository that was opened to be written to.
 pub(super) struct DumbTarget {
-    place: Place,
-    options: Arc<Options>,
+    place: RepositoryKeys,
+    options: Arc<DumbOptions>,
     snapshot: Snapshot,
     refs: Option<ETag>,
     head: Option<ETag>,
@@ -46,8 +46,8 @@ struct Listed {
 }
 
 impl Listed {
-    async fn read(place: &Place) -> Result<Self> {
-        Ok(match place.read(&File::Packs).await? {
+    async fn read(place: &RepositoryKeys) -> Result<Self> {
+        Ok(match place.read(&ObjectRole::Packs).await? {
             None => Self::default(),
             Some((bytes, etag)) => Self {
                 list: parse(place, "objects/info/packs", PackList::parse(&bytes))?,
@@ -63,9 +63,9 @@ impl Target for DumbTarget {
         &self.snapshot
     }
 
-    fn accepts(&self) -> Accepts {
-        Accepts {
-            batches: Batches::BySize,
+    fn accepts(&self) -> TargetCapabilities {
+        TargetCapabilities {
+            batches: BatchPolicy::BySize,
             thin: false,
             offset_deltas: true,
             head: true,
@@ -94,16 +94,18 @@ impl Target for DumbTarget {
                 self.require(roots).await?;
                 None
             }
-            Some(incoming) => Some(self.take_in(incoming, &roots, &mut report).await?),
+            Some(incoming) => Some(self.receive_pack(incoming, &roots, &mut report).await?),
         };
         if let (Some(before_refs), Some(watch)) = (&push.before_refs, &watch) {
-            before_refs.objects_arrived(watch).await?;
+            before_refs.pre_publish(watch).await?;
         }
         let mut changed = refs::apply(&self.snapshot.refs, &push.changes, watch.as_ref())?;
         self.peel(&mut changed.refs).await?;
         if self.refs.is_none() || changed.refs != self.snapshot.refs {
             let bytes = write_info_refs(&changed.refs);
-            let etag = self.place.replace(&File::Refs, bytes, self.refs.as_ref());
+            let etag = self
+                .place
+                .replace(&ObjectRole::Refs, bytes, self.refs.as_ref());
             self.refs = Some(etag.await?);
             let first = changed.refs.values().next();
             self.snapshot.hash = first.map_or(self.snapshot.hash, |target| target.id.kind());
@@ -113,7 +115,9 @@ impl Target for DumbTarget {
             && self.snapshot.head.as_ref() != Some(&head)
         {
             let bytes = write_head(&head);
-            let etag = self.place.replace(&File::Head, bytes, self.head.as_ref());
+            let etag = self
+                .place
+                .replace(&ObjectRole::Head, bytes, self.head.as_ref());
             self.head = Some(etag.await?);
             self.snapshot.head = Some(head);
         }
@@ -123,7 +127,11 @@ impl Target for DumbTarget {
 }
 
 impl DumbTarget {
-    pub(super) fn new(place: Place, options: Arc<Options>, opened: Opened) -> Self {
+    pub(super) fn new(
+        place: RepositoryKeys,
+        options: Arc<DumbOptions>,
+        opened: DumbSnapshot,
+    ) -> Self {
         Self {
             place,
             options,
@@ -198,18 +206,18 @@ impl DumbTarget {
         if missing.is_empty() {
             Ok(())
         } else {
-            Err(not_connected(&missing))
+            Err(missing_objects_error(&missing))
         }
     }
 
     /// Collects a pack, verifies it and makes its objects readable.
-    async fn take_in(
+    async fn receive_pack(
         &mut self,
-        mut incoming: Incoming,
+        mut incoming: IncomingPack,
         roots: &[ObjectId],
         report: &mut PushReport,
-    ) -> Result<Watch> {
-        let mut writer = stage(&self.place, self.options.memory / 2)?;
+    ) -> Result<ReceivedObjects> {
+        let mut writer = upload_staged(&self.place, self.options.memory / 2)?;
         while let Some(bytes) = incoming.chunk().await? {
             writer.push(bytes).await?;
         }
@@ -217,12 +225,17 @@ impl DumbTarget {
         report.objects = arrived.received.objects() as u64;
         report.bytes = arrived.received.size_bytes();
         let spool = writer.finish().await?;
-        let kept = self.keep(arrived, &spool, roots).await;
+        let kept = self.publish_received(arrived, &spool, roots).await;
         spool.remove().await;
         kept
     }
 
-    async fn keep(&mut self, arrived: Arrived, spool: &Spool, roots: &[ObjectId]) -> Result<Watch> {
+    async fn publish_received(
+        &mut self,
+        arrived: VerifiedPack,
+        spool: &Spool,
+        roots: &[ObjectId],
+    ) -> Result<ReceivedObjects> {
         let (resolved, watch, missing) = arrived.resolve(spool, &NoBases, roots).await?;
         self.require(missing).await?;
         self.arrived = Some(resolved.index.clone());
@@ -233,36 +246,37 @@ impl DumbTarget {
             loose::write(&self.place, &self.options, &resolved, spool).await?;
         } else {
             let index = &resolved.index;
-            self.add(Packed { index, spool }).await?;
+            self.add(PackToPublish { index, spool }).await?;
         }
         Ok(watch)
     }
 
     /// Publishes a pack, merged with small ones that are there.
-    async fn add(&mut self, fresh: Packed<'_>) -> Result<()> {
+    async fn add(&mut self, fresh: PackToPublish<'_>) -> Result<()> {
         if self.refs.is_none() && self.listed.is_none() {
             // Most likely there is no list; if there is, writing this one fails.
             self.listed = Some(Listed::default());
         }
         let (place, options) = (self.place.clone(), Arc::clone(&self.options));
         let list = self.listed().await?.list.clone();
-        if list.covers(fresh.id()) {
+        if list.supersedes(fresh.id()) {
             return Ok(());
         }
-        let old = consolidate::chosen(&list, fresh.size(), options.largest_merged);
+        let old = consolidate::select_packs(&list, fresh.size(), options.largest_merged);
         if !old.is_empty() {
             let indexes = &mut self.indexes;
-            let merged = consolidate::merged(&place, &options, &list, indexes, &old, fresh).await;
+            let merged =
+                consolidate::merge_packs(&place, &options, &list, indexes, &old, fresh).await;
             match merged {
                 Ok((index, spool)) => {
-                    let packed = Packed {
+                    let packed = PackToPublish {
                         index: &index,
                         spool: &spool,
                     };
                     let done = self.list(packed, &old).await;
                     spool.remove().await;
                     done?;
-                    consolidate::remove_abandoned(&place, &options).await;
+                    consolidate::delete_staged_orphans(&place, &options).await;
                     return Ok(());
                 }
                 // Many packs are slow to read, and nothing worse.
@@ -277,13 +291,17 @@ impl DumbTarget {
     }
 
     /// Writes a pack and lists it in place of others.
-    async fn list(&mut self, packed: Packed<'_>, instead_of: &[ObjectId]) -> Result<()> {
+    async fn list(&mut self, packed: PackToPublish<'_>, instead_of: &[ObjectId]) -> Result<()> {
         packed.publish(&self.place).await?;
         let (id, size) = (packed.id(), packed.size());
         self.indexes.insert(id, packed.index.clone());
-        for _ in 0..TRIES {
+        for _ in 0..MAX_LIST_CONFLICTS {
             let was = self.listed().await?.clone();
-            if self.stands_on.iter().any(|pack| !was.list.covers(*pack)) {
+            if self
+                .stands_on
+                .iter()
+                .any(|pack| !was.list.supersedes(*pack))
+            {
                 let message = format!("someone else removed packs of {}", self.place);
                 return Err(Error::new(ErrorKind::Conflict, message));
             }
@@ -308,7 +326,7 @@ impl DumbTarget {
     ) -> Result<Option<ETag>> {
         let mut list = was.list.clone();
         list.add(id, size, instead_of, (self.options.clock)());
-        consolidate::remove_overdue(&self.place, &self.options, &mut list).await;
+        consolidate::delete_superseded(&self.place, &self.options, &mut list).await;
         if let Some(etag) = &was.etag
             && list == was.list
         {
@@ -316,7 +334,7 @@ impl DumbTarget {
         }
         let written = self
             .place
-            .replace(&File::Packs, list.write(), was.etag.as_ref());
+            .replace(&ObjectRole::Packs, list.write(), was.etag.as_ref());
         match written.await {
             Ok(etag) => {
                 self.listed().await?.list = list;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{assert_fails, run_cases};
 use crate::codecommit::{
-    Admission, CodeCommit, EntryKind, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS,
+    BlobAdmission, CodeCommit, EntryMode, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS,
     Trigger, TriggerEvent, Unlimited, all_branches, all_repositories,
 };
 use crate::error::ErrorKind;
@@ -242,7 +242,7 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
     root.blobs.sort_by(|a, b| a.0.cmp(&b.0));
     let names: Vec<_> = root.folders.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["src"]);
-    let blobs = |folder: &crate::codecommit::Folder| -> Vec<(String, EntryKind)> {
+    let blobs = |folder: &crate::codecommit::TreeListing| -> Vec<(String, EntryMode)> {
         let kinds = folder.blobs.iter();
         let mut kinds: Vec<_> = kinds.map(|(name, kind, _)| (name.clone(), *kind)).collect();
         kinds.sort_by(|a, b| a.0.cmp(&b.0));
@@ -251,9 +251,9 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
     assert_eq!(
         blobs(&root),
         [
-            ("a.txt".to_owned(), EntryKind::File),
-            ("link".to_owned(), EntryKind::Symlink),
-            ("run".to_owned(), EntryKind::Executable),
+            ("a.txt".to_owned(), EntryMode::File),
+            ("link".to_owned(), EntryMode::Symlink),
+            ("run".to_owned(), EntryMode::Executable),
         ]
     );
     assert_eq!(root.submodules, [("lib".to_owned(), module)]);
@@ -267,11 +267,11 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
     assert_eq!(
         blobs(&src),
         [
-            ("a.txt".to_owned(), EntryKind::File),
-            ("link".to_owned(), EntryKind::Symlink),
+            ("a.txt".to_owned(), EntryMode::File),
+            ("link".to_owned(), EntryMode::Symlink),
         ]
     );
-    let id_of = |folder: &crate::codecommit::Folder, name: &str| -> BlobId {
+    let id_of = |folder: &crate::codecommit::TreeListing, name: &str| -> BlobId {
         let found = folder.blobs.iter().find(|(other, ..)| other == name);
         found.expect("the blob is listed").2
     };
@@ -305,7 +305,7 @@ struct Counting {
 }
 
 #[async_trait]
-impl Admission for Counting {
+impl BlobAdmission for Counting {
     async fn admit(&self, size_bytes: u64) {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.bytes.fetch_add(size_bytes, Ordering::SeqCst);

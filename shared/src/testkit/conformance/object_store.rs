@@ -10,7 +10,7 @@ use super::{assert_fails, run_cases};
 use crate::error::ErrorKind;
 use crate::name::{BucketName, ObjectKey};
 use crate::storage::{
-    ETag, ObjectMetadata, ObjectStore, Precondition, PutOptions, UploadId, Written,
+    ETag, ObjectMetadata, ObjectStore, Precondition, PutOptions, PutResult, UploadId,
 };
 
 /// Makes what the suite needs.
@@ -79,7 +79,7 @@ fn with(precondition: Precondition) -> PutOptions {
     }
 }
 
-async fn put(store: &dyn ObjectStore, bucket: &BucketName, name: &str, body: &str) -> Written {
+async fn put(store: &dyn ObjectStore, bucket: &BucketName, name: &str, body: &str) -> PutResult {
     let body = Bytes::copy_from_slice(body.as_bytes());
     store
         .put(bucket, &key(name), body, &PutOptions::default())
@@ -168,9 +168,9 @@ async fn what_is_missing_is_told_apart(setup: &dyn StoreSetup) {
     assert_fails(get, ErrorKind::NotFound, "none");
     let get = store.get(&gone, &key("k"), None, None).await;
     assert_fails(get, ErrorKind::NotFound, gone.as_str());
-    let read = store.read(&bucket, &key("none")).await;
+    let read = store.get_with_etag(&bucket, &key("none")).await;
     assert_eq!(read.expect("a missing key is no error"), None);
-    let read = store.read(&gone, &key("k")).await;
+    let read = store.get_with_etag(&gone, &key("k")).await;
     assert_fails(read, ErrorKind::NotFound, gone.as_str());
     let list = store.list(&gone, "", None, None).await;
     assert_fails(list, ErrorKind::NotFound, gone.as_str());

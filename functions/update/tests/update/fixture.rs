@@ -1,0 +1,201 @@
+//! The services in memory, and what makes contexts over them.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use branchline_core::Result;
+use branchline_core::lambda::InvocationError;
+use branchline_core::name::{BucketName, CommitId, PipelineName, RepositoryName};
+use branchline_core::testkit::{
+    CommitText, Entry, Execution, Failing, FaultPlan, MemoryCodeCommit, MemoryPipelines,
+    MemoryStore, PipelineOptions, StoredVersion,
+};
+use branchline_update::{Answer, Config, Context, handle};
+use serde_json::{Value, json};
+
+/// The services, and what makes contexts over them.
+pub(crate) struct World {
+    pub(crate) codecommit: Arc<MemoryCodeCommit>,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) pipelines: Arc<MemoryPipelines>,
+    pub(crate) settings: BTreeMap<&'static str, &'static str>,
+}
+
+pub(crate) fn repository() -> RepositoryName {
+    RepositoryName::new("demo").expect("it is valid")
+}
+
+pub(crate) fn bucket() -> BucketName {
+    BucketName::new("artifacts").expect("it is valid")
+}
+
+pub(crate) fn pipeline(name: &str) -> PipelineName {
+    PipelineName::new(name).expect("it is valid")
+}
+
+impl World {
+    pub(crate) fn new(settings: &[(&'static str, &'static str)]) -> Self {
+        let world = Self {
+            codecommit: Arc::default(),
+            store: Arc::default(),
+            pipelines: Arc::default(),
+            settings: [
+                ("ARTIFACT_BUCKET", "artifacts"),
+                ("PIPELINE_NAME", "deploy"),
+            ]
+            .into_iter()
+            .chain(settings.iter().copied())
+            .collect(),
+        };
+        world.store.create_bucket(&bucket(), true);
+        world
+            .pipelines
+            .set_pipeline(&pipeline("deploy"), PipelineOptions::default());
+        world.codecommit.add_repository(&repository());
+        world
+    }
+
+    pub(crate) fn push(&self, branch: &str, content: &str) -> CommitId {
+        let files = [
+            ("README", Entry::file(content)),
+            ("bin/run", Entry::executable("#!/bin/sh\n")),
+            ("link", Entry::symlink("README")),
+        ];
+        let text = CommitText::new(format!("Say {content}\n\nAt length.\n"));
+        self.codecommit
+            .commit_as(&repository(), branch, &files, &text)
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        Config::read(
+            &self
+                .settings
+                .iter()
+                .map(|(name, value)| (*name, *value))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn context(&self) -> Arc<Context> {
+        let config = self.config().expect("the settings are valid");
+        let (codecommit, store) = (self.codecommit.clone(), self.store.clone());
+        Arc::new(Context::new(
+            config,
+            codecommit,
+            store,
+            self.pipelines.clone(),
+        ))
+    }
+
+    /// A context whose calls fail as `script` says.
+    pub(crate) fn failing_context(&self, script: &FaultPlan) -> Arc<Context> {
+        let config = self.config().expect("the settings are valid");
+        Arc::new(Context::new(
+            config,
+            Arc::new(Failing::new(Arc::clone(&self.codecommit), script)),
+            Arc::new(Failing::new(Arc::clone(&self.store), script)),
+            Arc::new(Failing::new(Arc::clone(&self.pipelines), script)),
+        ))
+    }
+
+    pub(crate) async fn send(&self, event: Value) -> Result<Answer, InvocationError> {
+        handle(self.context(), event, soon()).await
+    }
+
+    pub(crate) async fn results(&self, event: Value) -> Vec<Value> {
+        let answer = self.send(event).await.expect("every item succeeds");
+        let answer = serde_json::to_value(answer).expect("it serialises");
+        answer["results"].as_array().expect("it is a list").clone()
+    }
+
+    pub(crate) async fn failure(&self, event: Value) -> InvocationError {
+        self.send(event).await.expect_err("an item fails")
+    }
+
+    pub(crate) fn executions(&self) -> Vec<Execution> {
+        self.pipelines.executions()
+    }
+
+    pub(crate) fn versions(&self, key: &str) -> Vec<StoredVersion> {
+        self.store.versions(&bucket(), key)
+    }
+
+    pub(crate) fn latest(&self, key: &str) -> StoredVersion {
+        self.versions(key)
+            .into_iter()
+            .next_back()
+            .expect("there is a version")
+    }
+
+    /// What must hold whenever nothing runs.
+    pub(crate) fn check_rest(&self) {
+        assert_eq!(
+            self.store.uploads(),
+            Vec::<String>::new(),
+            "no upload is left behind"
+        );
+    }
+}
+
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_mins(1)
+}
+
+pub(crate) fn reference(branch: &str, commit: CommitId) -> Value {
+    json!({ "commit": commit.to_string(), "ref": format!("refs/heads/{branch}") })
+}
+
+pub(crate) fn records(references: &[Value]) -> Value {
+    json!({ "Records": [{
+        "eventName": "ReferenceChanges",
+        "eventSource": "aws:codecommit",
+        "eventSourceARN": "arn:aws:codecommit:us-east-1:111122223333:demo",
+        "codecommit": { "references": references },
+    }]})
+}
+
+pub(crate) fn moved(branch: &str, commit: CommitId) -> Value {
+    records(&[reference(branch, commit)])
+}
+
+pub(crate) fn files(zip: &StoredVersion) -> BTreeMap<String, String> {
+    let body = zip.body.clone().expect("it is no delete marker");
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(body)).expect("it is a zip");
+    (0..archive.len())
+        .map(|at| {
+            let mut entry = archive.by_index(at).expect("the entry is there");
+            let mut text = String::new();
+            entry
+                .read_to_string(&mut text)
+                .expect("the entry is readable");
+            (entry.name().expect("it is text").into_owned(), text)
+        })
+        .collect()
+}
+
+pub(crate) fn outcomes(results: &[Value]) -> Vec<(&str, &str)> {
+    results
+        .iter()
+        .map(|result| {
+            let of = |name: &str| result[name].as_str().expect("it is text");
+            (of("branch"), of("outcome"))
+        })
+        .collect()
+}
+
+/// Another run of the function, in the middle of a call of this one.
+pub(crate) fn run_now(context: &Arc<Context>, event: &Value) {
+    let (context, event) = (Arc::clone(context), event.clone());
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime can be made");
+        runtime
+            .block_on(handle(context, event, soon()))
+            .expect("the other run succeeds");
+    };
+    std::thread::spawn(run).join().expect("the other run ends");
+}

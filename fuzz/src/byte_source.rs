@@ -1,0 +1,64 @@
+//! Input that says how it is to be used before it says what.
+
+use branchline_core::git::HashKind;
+
+/// Takes choices off the front of the input; zeros once it has ended.
+pub(crate) struct ByteSource<'a>(&'a [u8]);
+
+impl<'a> ByteSource<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        match self.0.split_first() {
+            Some((first, rest)) => {
+                self.0 = rest;
+                *first
+            }
+            None => 0,
+        }
+    }
+
+    /// A length from 1 to 256.
+    pub(crate) fn piece(&mut self) -> usize {
+        usize::from(self.byte()) + 1
+    }
+
+    pub(crate) fn hash(&mut self) -> HashKind {
+        if self.byte() & 1 == 0 {
+            HashKind::Sha1
+        } else {
+            HashKind::Sha256
+        }
+    }
+
+    /// Up to so many bytes.
+    pub(crate) fn take(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// What comes before the separator, which is taken off too; all, when there is none.
+    pub(crate) fn until(&mut self, separator: &[u8]) -> &'a [u8] {
+        let at = self
+            .0
+            .windows(separator.len())
+            .position(|window| window == separator);
+        let Some(at) = at else {
+            return std::mem::take(&mut self.0);
+        };
+        let taken = &self.0[..at];
+        self.0 = &self.0[at + separator.len()..];
+        taken
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+}

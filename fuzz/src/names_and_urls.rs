@@ -1,0 +1,164 @@
+//! What callers and events say: URLs, names, globs, events.
+
+use branchline_core::event::{MAX_REFERENCES, parse};
+use branchline_core::git::smart_http::RepositoryUrl;
+use branchline_core::name::{
+    BranchName, BucketName, CommitId, KeyPrefix, ObjectKey, PipelineName, RefName, RepositoryName,
+};
+use branchline_core::pattern::BranchPatterns;
+use branchline_core::remote::url::RemoteUrl;
+
+use crate::byte_source::ByteSource;
+
+/// The URL of a repository.
+pub fn repository_url(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Ok(url) = RepositoryUrl::new(text) else {
+        return;
+    };
+    let shown = url.to_string();
+    assert_eq!(format!("{url:?}"), shown, "no other form shows more");
+    assert!(
+        !shown.contains('@') || url.path().contains('@'),
+        "no user is shown"
+    );
+    let again = RepositoryUrl::new(&shown).expect("because it was a URL before");
+    assert!(again.credentials().is_none(), "no password is shown");
+    assert_eq!(again.to_string(), shown, "what is shown stays");
+    assert_eq!(
+        (again.host(), again.port(), again.path(), again.is_secure()),
+        (url.host(), url.port(), url.path(), url.is_secure()),
+        "URLs come back"
+    );
+    let uri: http::Uri = shown.parse().expect("because it was a URL before");
+    if let Some(port) = uri.port() {
+        assert_eq!(
+            port.as_str().parse().ok(),
+            Some(url.port()),
+            "one port is meant"
+        );
+    }
+}
+
+/// The URL of a remote of any kind.
+pub fn remote_url(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Ok(url) = RemoteUrl::new(text) else {
+        return;
+    };
+    let shown = url.to_string();
+    assert_eq!(format!("{url:?}"), shown, "no other form shows more");
+    match &url {
+        RemoteUrl::Http(url) => repository_url(url.to_string().as_bytes()),
+        RemoteUrl::Local(_) => {}
+        RemoteUrl::CodeCommit(_) | RemoteUrl::S3(_) => {
+            let again = RemoteUrl::new(&shown).expect("because it was a URL before");
+            assert_eq!(again.to_string(), shown, "what is shown stays");
+            let profile = match again {
+                RemoteUrl::CodeCommit(url) => url.profile,
+                RemoteUrl::S3(url) => url.profile,
+                _ => panic!("`{shown}` became another kind of remote"),
+            };
+            assert_eq!(profile, None, "no profile is shown");
+        }
+    }
+}
+
+/// All names that are valid by construction.
+pub fn names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(branch) = BranchName::new(text) {
+        assert_eq!(
+            branch.to_ref().branch(),
+            Some(branch.clone()),
+            "{branch} comes back"
+        );
+        assert_eq!(
+            RefName::new(branch.to_ref().as_str()).ok(),
+            Some(branch.to_ref())
+        );
+    }
+    if let Ok(name) = RefName::new(text) {
+        assert!(
+            !name
+                .as_str()
+                .chars()
+                .any(|c| c.is_ascii_control() || c == ' '),
+            "a ref has no control characters"
+        );
+        assert!(!name.as_str().contains(".."), "a ref is no range");
+        assert!(
+            name.as_str().strip_suffix(".lock").is_none(),
+            "a ref is no lock"
+        );
+    }
+    if let Ok(key) = ObjectKey::new(text) {
+        assert!(
+            !key.as_str().split('/').any(|part| part == ".."),
+            "a key is no way up"
+        );
+    }
+    if let Ok(prefix) = KeyPrefix::new(text) {
+        let prefix = prefix.as_str();
+        assert!(
+            prefix.is_empty() || prefix.ends_with('/'),
+            "a prefix is a folder"
+        );
+        let again = KeyPrefix::new(prefix).expect("because it is one");
+        assert_eq!(again.as_str(), prefix, "a prefix stays what it is");
+    }
+    if let Ok(id) = CommitId::new(text) {
+        assert!(id.to_string().eq_ignore_ascii_case(text), "ids come back");
+    }
+    let _ = RepositoryName::new(text);
+    let _ = BucketName::new(text);
+    let _ = PipelineName::new(text);
+}
+
+/// Globs, and what they match: include, exclude and a branch, each on a line.
+pub fn patterns(bytes: &[u8]) {
+    let mut choices = ByteSource::new(bytes);
+    let [include, exclude] = [(); 2].map(|()| std::str::from_utf8(choices.until(b"\n")));
+    let (Ok(include), Ok(exclude)) = (include, exclude) else {
+        return;
+    };
+    let Ok(patterns) = BranchPatterns::new(include, exclude) else {
+        return;
+    };
+    let Ok(branch) = std::str::from_utf8(choices.rest()) else {
+        return;
+    };
+    let Ok(branch) = BranchName::new(branch) else {
+        return;
+    };
+    let matches = patterns.matches(&branch);
+    let included = BranchPatterns::new(include, "").is_ok_and(|only| only.matches(&branch));
+    let excluded = BranchPatterns::new(exclude, "").is_ok_and(|only| only.matches(&branch));
+    assert_eq!(matches, included && !excluded, "exclusion wins");
+}
+
+/// Events of all shapes, as JSON.
+pub fn event(bytes: &[u8]) {
+    let Ok(event) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    let Ok(requests) = parse(&event) else { return };
+    assert!(!requests.is_empty(), "an event asks for something");
+    assert!(
+        requests.len() <= MAX_REFERENCES,
+        "an event asks for a bounded number of things"
+    );
+    for error in requests.iter().filter_map(|request| request.as_ref().err()) {
+        assert!(
+            !error.report().chars().any(|c| c.is_control() && c != '\n'),
+            "an error can be shown: {:?}",
+            error.report()
+        );
+    }
+}

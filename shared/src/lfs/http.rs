@@ -1,0 +1,386 @@
+//! Objects on servers with git-lfs's batch API, moved by its basic transfers.
+//!
+//! Nothing is tried again here, but what has expired.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::batch::{self, Action, MEDIA_TYPE, ObjectResponse, Operation};
+use super::{BATCH, LfsBody, LfsStore, Pointer, not_there};
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
+use crate::git::smart_http::{
+    Address, CallBody, HttpRequestSpec, HttpResponse, RepositoryUrl, SmartHttp,
+};
+
+/// The longest answer to a batch: 100 objects with two addresses and their headers.
+const MAX_ANSWER: usize = 4 << 20;
+/// How much of an error's body is looked at.
+const EXCERPT: usize = 4096;
+/// The longest wait that a server can ask for.
+const MAX_WAIT: Duration = Duration::from_mins(2);
+
+/// The objects of a repository on a server.
+pub struct HttpLfs {
+    client: SmartHttp,
+    batch: Address,
+    // What the last batches said, until it is used.
+    downloads: Mutex<HashMap<String, ObjectResponse>>,
+    uploads: Mutex<HashMap<String, ObjectResponse>>,
+}
+
+impl fmt::Display for HttpLfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.batch.fmt(f)
+    }
+}
+
+/// Where git-lfs asks for a repository's objects, unless it is told otherwise.
+fn batch_url(url: &RepositoryUrl) -> Result<Address> {
+    let path = url.path();
+    let base = match path.rsplit_once('.') {
+        Some((_, "git")) => url.to_string(),
+        _ if path.is_empty() => format!("{url}/.git"),
+        _ => format!("{url}.git"),
+    };
+    Address::new(&format!("{base}/info/lfs/objects/batch"))
+}
+
+/// Failures that an address which has expired may have.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::AccessDenied | ErrorKind::NotFound | ErrorKind::Config
+    )
+}
+
+impl HttpLfs {
+    /// The objects of the repository that `client` reaches.
+    ///
+    /// # Errors
+    /// `Config` when its URL is none to which something can be added.
+    pub fn new(client: SmartHttp) -> Result<Self> {
+        Ok(Self {
+            batch: batch_url(client.url())?,
+            client,
+            downloads: Mutex::default(),
+            uploads: Mutex::default(),
+        })
+    }
+
+    async fn ask(
+        &self,
+        operation: Operation,
+        pointers: &[Pointer],
+    ) -> Result<Vec<Result<ObjectResponse>>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(MEDIA_TYPE));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        let call = HttpRequestSpec {
+            method: Method::POST,
+            to: self.batch.clone(),
+            private: self.login(&self.batch, HeaderMap::new()).await?,
+            headers,
+            body: CallBody::Bytes(batch::request(operation, pointers).into()),
+        };
+        let answer = self.client.http().send(call).await?;
+        if answer.status() != StatusCode::OK {
+            let status = answer.status();
+            let error = failure(answer).await;
+            if !matches!(status.as_u16(), 404 | 405 | 410 | 501) {
+                return Err(error);
+            }
+            let first = pointers.first().map_or("", |pointer| &pointer.oid);
+            let message = format!("{self} has no objects of git LFS, such as {first}");
+            return Err(Error::new(ErrorKind::NotFound, message)
+                .with_source(error)
+                .with_hint(
+                    "check the credentials, or mirror without LFS objects: `\"lfs\": false`",
+                ));
+        }
+        // Actions may go where this answer came from, and no less securely.
+        let from = answer.from().clone();
+        let body = answer.read(MAX_ANSWER).await?;
+        batch::parse(&from, pointers, &body)
+    }
+
+    /// Asks for one object alone.
+    async fn ask_for(&self, operation: Operation, pointer: &Pointer) -> Result<ObjectResponse> {
+        let mut offers = self.ask(operation, std::slice::from_ref(pointer)).await?;
+        offers
+            .pop()
+            .unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "an answer was lost")))
+    }
+
+    /// The headers with a login, where there is one and none is among them.
+    async fn login(&self, to: &Address, mut headers: HeaderMap) -> Result<HeaderMap> {
+        if !headers.contains_key(header::AUTHORIZATION)
+            && let Some(login) = self.client.login(to.url()).await?
+        {
+            headers.insert(header::AUTHORIZATION, login);
+        }
+        Ok(headers)
+    }
+
+    /// Makes the request that an action asks for.
+    async fn act(
+        &self,
+        action: Action,
+        method: Method,
+        headers: HeaderMap,
+        body: CallBody,
+    ) -> Result<HttpResponse> {
+        let Action {
+            to,
+            headers: private,
+            authenticated,
+            ..
+        } = action;
+        let private = if authenticated {
+            private
+        } else {
+            self.login(&to, private).await?
+        };
+        // What the server says goes before what is said by default.
+        let missing = |name: &header::HeaderName| !private.contains_key(name);
+        let headers = headers
+            .into_iter()
+            .filter_map(|(name, value)| Some((name?, value)))
+            .filter(|(name, _)| missing(name))
+            .collect();
+        let call = HttpRequestSpec {
+            method,
+            to,
+            private,
+            headers,
+            body,
+        };
+        let answer = self.client.http().send(call).await?;
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(failure(answer).await)
+        }
+    }
+
+    async fn download(&self, pointer: &Pointer, mut offer: ObjectResponse) -> Result<LfsBody> {
+        let action = offer.actions.remove("download").ok_or_else(|| {
+            let message = format!("{self} tells no address of LFS object {}", pointer.oid);
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        let nothing = CallBody::Bytes(bytes::Bytes::new());
+        let answer = self.act(action, Method::GET, HeaderMap::new(), nothing);
+        Ok(answer.await?.into_stream())
+    }
+
+    async fn upload(
+        &self,
+        pointer: &Pointer,
+        mut offer: ObjectResponse,
+        content: LfsBody,
+    ) -> Result<()> {
+        if let Some(action) = offer.actions.remove("upload") {
+            let mut headers = HeaderMap::new();
+            let octets = HeaderValue::from_static("application/octet-stream");
+            headers.insert(header::CONTENT_TYPE, octets);
+            let length = (!action.chunked).then_some(pointer.size_bytes);
+            let body = CallBody::Stream(content, length);
+            self.act(action, Method::PUT, headers, body).await?;
+        }
+        if let Some(action) = offer.actions.remove("verify") {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(MEDIA_TYPE));
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+            let body = CallBody::Bytes(batch::verification(pointer).into());
+            self.act(action, Method::POST, headers, body).await?;
+        }
+        Ok(())
+    }
+
+    /// What a batch said of an object before, if that is still good.
+    fn known(
+        offers: &Mutex<HashMap<String, ObjectResponse>>,
+        pointer: &Pointer,
+    ) -> Option<ObjectResponse> {
+        let offer = lock(offers).remove(&pointer.oid)?;
+        let expired = offer.actions.values().any(Action::is_expired);
+        (!expired).then_some(offer)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl LfsStore for HttpLfs {
+    async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
+        debug_assert!(pointers.len() <= BATCH, "servers take no more");
+        let offers = self.ask(Operation::Upload, pointers).await?;
+        let mut missing = Vec::new();
+        let mut uploads = HashMap::new();
+        for (pointer, offer) in pointers.iter().zip(offers) {
+            let offer = offer?;
+            if offer.actions.contains_key("upload") {
+                uploads.insert(pointer.oid.clone(), offer);
+                missing.push(pointer.clone());
+            }
+        }
+        *lock(&self.uploads) = uploads;
+        Ok(missing)
+    }
+
+    async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
+        debug_assert!(pointers.len() <= BATCH, "servers take no more");
+        let offers = self.ask(Operation::Download, pointers).await?;
+        let mut downloads = HashMap::new();
+        for (pointer, offer) in pointers.iter().zip(offers) {
+            let offer = offer.map_err(|error| self.explained(pointer, error))?;
+            downloads.insert(pointer.oid.clone(), offer);
+        }
+        *lock(&self.downloads) = downloads;
+        Ok(())
+    }
+
+    async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
+        if let Some(offer) = Self::known(&self.downloads, pointer) {
+            match self.download(pointer, offer).await {
+                // It may have expired before its time, or without having had one.
+                Err(error) if is_refusal(&error) => {}
+                done => return done,
+            }
+        }
+        let read = async {
+            let offer = self.ask_for(Operation::Download, pointer).await?;
+            self.download(pointer, offer).await
+        };
+        read.await.map_err(|error| self.explained(pointer, error))
+    }
+
+    async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
+        if let Some(offer) = Self::known(&self.uploads, pointer) {
+            let done = self.upload(pointer, offer, content).await;
+            return done.map_err(|error| {
+                if is_refusal(&error) {
+                    // The content is used up: who tries again asks for a new address.
+                    let message = format!("{self} refused LFS object {} at first", pointer.oid);
+                    Error::new(ErrorKind::Transport, message).with_source(error)
+                } else {
+                    error
+                }
+            });
+        }
+        let offer = self.ask_for(Operation::Upload, pointer).await?;
+        self.upload(pointer, offer, content)
+            .await
+            .map_err(|error| error.context(format!("LFS object {}", pointer.oid)))
+    }
+}
+
+impl HttpLfs {
+    /// A failure to read an object, with what it means.
+    fn explained(&self, pointer: &Pointer, error: Error) -> Error {
+        if error.kind() == ErrorKind::NotFound {
+            not_there(pointer, self).with_source(error)
+        } else {
+            error.context(format!("LFS object {}", pointer.oid))
+        }
+    }
+}
+
+/// The error that an answer tells of. Where the server says how long to wait, that is done.
+async fn failure(answer: HttpResponse) -> Error {
+    #[derive(Deserialize)]
+    struct Said {
+        message: String,
+    }
+    let (status, from) = (answer.status(), answer.from().clone());
+    let wait = answer
+        .header("retry-after")
+        .and_then(|text| seconds(text, Timestamp::now()));
+    let number = status.as_u16();
+    let (kind, hint) = match number {
+        404 | 410 => (ErrorKind::NotFound, "check the URL and the credentials"),
+        401 => (
+            ErrorKind::AccessDenied,
+            "give credentials, or check those that were given",
+        ),
+        403 | 407 => (
+            ErrorKind::AccessDenied,
+            "check the credentials and what they allow",
+        ),
+        413 => (
+            ErrorKind::FileTooLarge,
+            "the server takes no such large objects",
+        ),
+        507 | 509 => (
+            ErrorKind::AccessDenied,
+            "the server's quota for LFS objects is used up",
+        ),
+        429 => (ErrorKind::Throttled, "try again later"),
+        300..=399 => (ErrorKind::Transport, "use the URL to which it redirects"),
+        408 | 425 | 500.. => (ErrorKind::Transport, "try again later"),
+        _ => (
+            ErrorKind::Config,
+            "is this a server with git-lfs's batch API?",
+        ),
+    };
+    let body = answer.excerpt(EXCERPT).await;
+    let mut message = format!("{from} answers {status}");
+    if let Ok(said) = serde_json::from_slice::<Said>(&body) {
+        message = format!("{message}: {}", escaped_excerpt(said.message.as_bytes()));
+    }
+    if let Some(wait) = wait
+        && matches!(kind, ErrorKind::Throttled | ErrorKind::Transport)
+    {
+        tokio::time::sleep(wait.min(MAX_WAIT)).await;
+    }
+    Error::new(kind, message).with_hint(hint)
+}
+
+/// Reads a `Retry-After`: seconds, or a date.
+fn seconds(text: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+    let left = at.as_second().saturating_sub(now.as_second());
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_asked_where_git_lfs_asks() {
+        for (repository, batch) in [
+            ("https://h/a/b", "https://h/a/b.git"),
+            ("https://h/a/b.git", "https://h/a/b.git"),
+            ("https://h/a/b.git/", "https://h/a/b.git"),
+            ("https://u:p@h:8443/a/b/", "https://h:8443/a/b.git"),
+            ("https://h", "https://h/.git"),
+        ] {
+            let url = RepositoryUrl::new(repository).unwrap();
+            let expected = format!("{batch}/info/lfs/objects/batch");
+            assert_eq!(batch_url(&url).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn waits_are_seconds_or_a_date() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let wait = |text| seconds(text, now).map(|wait| wait.as_secs());
+        assert_eq!(wait("7"), Some(7));
+        assert_eq!(wait("Tue, 14 Nov 2023 22:13:27 GMT"), Some(7));
+        assert_eq!(wait("Tue, 14 Nov 2023 22:13:17 GMT"), Some(0));
+        assert_eq!((wait("soon"), wait("-3")), (None, None));
+    }
+}

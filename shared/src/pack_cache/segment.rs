@@ -1,0 +1,209 @@
+//! Bytes that packs share, each run of them in a file of its own, which is never changed.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+/// How many bytes have a checksum of their own.
+const BLOCK: usize = 64 * 1024;
+/// The length of a checksum.
+const CHECKSUM_BYTES: u64 = 4;
+
+/// What is known of a segment before its file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentId {
+    /// What its file is called.
+    pub(super) name: u128,
+    /// How many bytes of packs it has.
+    pub(super) size: u64,
+    /// The checksum of its checksums.
+    pub(super) check: u32,
+}
+
+impl SegmentId {
+    pub(super) fn file_name(&self) -> String {
+        file_name(self.name)
+    }
+
+    /// The length of the file.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.size.saturating_add(
+            self.size
+                .div_ceil(BLOCK as u64)
+                .saturating_mul(CHECKSUM_BYTES),
+        )
+    }
+}
+
+/// What segments' files end in.
+pub(super) const EXTENSION: &str = "entries";
+
+fn file_name(name: u128) -> String {
+    format!("{name:032x}.{EXTENSION}")
+}
+
+pub(super) fn broken(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Opens a file that is there, and no link to another one.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(no_links)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(broken("it is no file"))
+    }
+}
+
+/// Creates a file that nobody else can read.
+pub(super) fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .read(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Whether what failed says nothing of the file: this process has too much open, or too
+/// little memory.
+pub(super) fn is_transient(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    Errno::from_io_error(error).is_some_and(|error| passing.contains(&error))
+}
+
+/// A segment that is read. Its file is opened for each read alone: there may be more copies
+/// than a process may have files.
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    path: PathBuf,
+    sums: Vec<u8>,
+}
+
+impl Segment {
+    /// Opens the segment, whose checksums must be those that were written.
+    pub(super) fn open(folder: &Path, id: SegmentId) -> io::Result<Self> {
+        let path = folder.join(id.file_name());
+        let mut file = open_file(&path)?;
+        if file.metadata()?.len() != id.file_bytes() {
+            return Err(broken("a segment has another length"));
+        }
+        file.seek(SeekFrom::Start(id.size))?;
+        let mut sums = Vec::new();
+        file.read_to_end(&mut sums)?;
+        if crc32fast::hash(&sums) != id.check {
+            return Err(broken("the checksums of a segment are others"));
+        }
+        Ok(Self { id, path, sums })
+    }
+
+    /// Reads exactly that range, unharmed.
+    pub(super) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if range.start > range.end || range.end > self.id.size {
+            return Err(broken("a segment has no such range"));
+        }
+        let block = BLOCK as u64;
+        let start = range.start / block * block;
+        let end = range.end.div_ceil(block) * block;
+        let end = end.min(self.id.size);
+        let length = |bytes: u64| usize::try_from(bytes).map_err(io::Error::other);
+        let mut bytes = vec![0; length(end - start)?];
+        open_file(&self.path)?.read_exact_at(&mut bytes, start)?;
+        let first = length(start / block * CHECKSUM_BYTES)?;
+        let sums = self.sums[first..].chunks_exact(4);
+        for (piece, sum) in bytes.chunks(BLOCK).zip(sums) {
+            if crc32fast::hash(piece).to_be_bytes() != *sum {
+                return Err(broken("a block of a segment was changed"));
+            }
+        }
+        let within = length(range.start - start)?..length(range.end - start)?;
+        Ok(Bytes::from(bytes).slice(within))
+    }
+}
+
+/// A segment that is written. Dropped before its end, it leaves nothing.
+pub(super) struct SegmentWriter {
+    path: PathBuf,
+    name: u128,
+    file: File,
+    size: u64,
+    block: crc32fast::Hasher,
+    filled: usize,
+    sums: Vec<u8>,
+    is_done: bool,
+}
+
+impl SegmentWriter {
+    pub(super) fn create(folder: &Path) -> io::Result<Self> {
+        let name = rand::random::<u128>();
+        let path = folder.join(file_name(name));
+        Ok(Self {
+            file: create_file(&path)?,
+            path,
+            name,
+            size: 0,
+            block: crc32fast::Hasher::new(),
+            filled: 0,
+            sums: Vec::new(),
+            is_done: false,
+        })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.size += bytes.len() as u64;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let piece;
+            (piece, rest) = rest.split_at(rest.len().min(BLOCK - self.filled));
+            self.block.update(piece);
+            self.filled += piece.len();
+            if self.filled == BLOCK {
+                self.end_block();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) {
+        let sum = std::mem::take(&mut self.block).finalize();
+        self.sums.extend_from_slice(&sum.to_be_bytes());
+        self.filled = 0;
+    }
+
+    /// Ends it; the file stays until it is removed.
+    pub(super) fn finish(mut self) -> io::Result<SegmentId> {
+        if self.filled > 0 {
+            self.end_block();
+        }
+        self.file.write_all(&self.sums)?;
+        self.is_done = true;
+        Ok(SegmentId {
+            name: self.name,
+            size: self.size,
+            check: crc32fast::hash(&self.sums),
+        })
+    }
+}
+
+impl Drop for SegmentWriter {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A thin pack and what completes it, as one.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use crate::error::Result;
+use crate::git::corrupt;
+use crate::git::odb::StoredPack;
+use crate::git::pack::{PackBytes, Resolved};
+
+/// The bytes of a completed pack.
+pub(super) struct Overlay {
+    header: Bytes,
+    thin: Arc<dyn PackBytes>,
+    body: Range<u64>,
+    tail: Bytes,
+}
+
+impl Overlay {
+    /// The pack that was resolved, completed where it was thin.
+    pub(super) fn completed_thin_pack(
+        bytes: Arc<dyn PackBytes>,
+        size_bytes: u64,
+        resolved: &Resolved,
+    ) -> StoredPack {
+        let index = resolved.index.clone();
+        let Some(completed) = &resolved.completed else {
+            return StoredPack {
+                index,
+                size_bytes,
+                bytes,
+            };
+        };
+        let overlay = Self {
+            header: Bytes::copy_from_slice(&completed.header),
+            thin: bytes,
+            body: completed.body.clone(),
+            tail: completed.tail.clone().into(),
+        };
+        StoredPack {
+            index,
+            size_bytes: overlay.body.end + overlay.tail.len() as u64,
+            bytes: Arc::new(overlay),
+        }
+    }
+}
+
+#[async_trait]
+impl PackBytes for Overlay {
+    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+        let length = range.end.saturating_sub(range.start);
+        let mut out = BytesMut::new();
+        let overlap = |part: Range<u64>| {
+            let both = range.start.max(part.start)..range.end.min(part.end);
+            (both.start < both.end).then_some(both)
+        };
+        if let Some(both) = overlap(0..self.body.start) {
+            out.extend_from_slice(&self.header.read_range(both).await?);
+        }
+        if let Some(both) = overlap(self.body.clone()) {
+            out.extend_from_slice(&self.thin.read_range(both).await?);
+        }
+        let end = self.body.end + self.tail.len() as u64;
+        if let Some(both) = overlap(self.body.end..end) {
+            let within = both.start - self.body.end..both.end - self.body.end;
+            out.extend_from_slice(&self.tail.read_range(within).await?);
+        }
+        if out.len() as u64 == length {
+            Ok(out.freeze())
+        } else {
+            Err(corrupt(format!("a pack has no range {range:?}")))
+        }
+    }
+}

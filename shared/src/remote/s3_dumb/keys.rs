@@ -1,0 +1,178 @@
+//! Where a repository lies in a bucket, and how each of its files is written.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::git::dumb_http::{index_name, pack_name};
+use crate::git::object::loose_path;
+use crate::name::{BucketName, KeyPrefix, ObjectKey};
+use crate::storage::{ETag, ObjectMetadata, ObjectStore, Precondition, PutOptions, PutResult};
+
+/// A file of the layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ObjectRole {
+    /// `info/refs`.
+    Refs,
+    /// `HEAD`.
+    Head,
+    /// `objects/info/packs`.
+    Packs,
+    /// A pack, by its name's id.
+    Pack(ObjectId),
+    /// The index of that pack.
+    Index(ObjectId),
+    /// A loose object.
+    Loose(ObjectId),
+    /// A pack whose name is not yet known.
+    Staged(u128),
+}
+
+/// What the names of packs start with that are not published. Git's own are called so.
+const STAGED: &str = "tmp_pack_";
+
+impl ObjectRole {
+    fn path(&self) -> String {
+        match self {
+            Self::Refs => "info/refs".into(),
+            Self::Head => "HEAD".into(),
+            Self::Packs => "objects/info/packs".into(),
+            Self::Pack(id) => format!("objects/pack/{}", pack_name(*id)),
+            Self::Index(id) => format!("objects/pack/{}", index_name(*id)),
+            Self::Loose(id) => format!("objects/{}", loose_path(*id)),
+            Self::Staged(random) => format!("objects/pack/{STAGED}{random:032x}"),
+        }
+    }
+
+    /// The media type. That of `info/refs` must not be one of `application/x-git-*`: by
+    /// those git tells a smart server.
+    fn content_type(&self) -> &'static str {
+        match self {
+            Self::Refs | Self::Head | Self::Packs => "text/plain; charset=utf-8",
+            Self::Pack(_) | Self::Staged(_) => "application/x-git-packed-objects",
+            Self::Index(_) => "application/x-git-packed-objects-toc",
+            Self::Loose(_) => "application/x-git-loose-object",
+        }
+    }
+
+    /// Objects never change under their names; the files that name them do.
+    fn cache_control(&self) -> &'static str {
+        match self {
+            Self::Refs | Self::Head | Self::Packs => "no-cache, must-revalidate",
+            Self::Staged(_) => "no-store",
+            Self::Pack(_) | Self::Index(_) | Self::Loose(_) => {
+                "public, max-age=31536000, immutable"
+            }
+        }
+    }
+}
+
+/// A prefix of a bucket.
+#[derive(Clone)]
+pub(super) struct RepositoryKeys {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) bucket: BucketName,
+    pub(super) prefix: KeyPrefix,
+    pub(super) kms_key_id: Option<String>,
+}
+
+impl fmt::Display for RepositoryKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.prefix.as_str().trim_end_matches('/');
+        write!(f, "s3://{}", self.bucket)?;
+        if path.is_empty() {
+            return Ok(());
+        }
+        write!(f, "/{path}")
+    }
+}
+
+impl RepositoryKeys {
+    pub(super) fn key(&self, file: &ObjectRole) -> Result<ObjectKey> {
+        ObjectKey::new(&format!("{}{}", self.prefix, file.path()))
+    }
+
+    /// What the keys of staged packs start with.
+    pub(super) fn staged_prefix(&self) -> String {
+        format!("{}objects/pack/{STAGED}", self.prefix)
+    }
+
+    pub(super) fn options(&self, file: &ObjectRole, precondition: Precondition) -> PutOptions {
+        PutOptions {
+            metadata: ObjectMetadata {
+                content_type: Some(file.content_type().into()),
+                cache_control: Some(file.cache_control().into()),
+                ..ObjectMetadata::default()
+            },
+            precondition,
+            kms_key_id: self.kms_key_id.clone(),
+        }
+    }
+
+    /// Reads a file that may be missing.
+    pub(super) async fn read(&self, file: &ObjectRole) -> Result<Option<(Bytes, ETag)>> {
+        self.store
+            .get_with_etag(&self.bucket, &self.key(file)?)
+            .await
+    }
+
+    /// Reads a file that must be there.
+    pub(super) async fn get(&self, file: &ObjectRole) -> Result<Bytes> {
+        let key = self.key(file)?;
+        self.store.get(&self.bucket, &key, None, None).await
+    }
+
+    /// The size of a file that must be there.
+    pub(super) async fn size(&self, file: &ObjectRole) -> Result<u64> {
+        let key = self.key(file)?;
+        let head = self.store.head(&self.bucket, &key).await?;
+        let head = head.ok_or_else(|| {
+            let message = format!("`{}` of {self} does not exist", file.path());
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        Ok(head.size_bytes)
+    }
+
+    pub(super) async fn put(
+        &self,
+        file: &ObjectRole,
+        body: Bytes,
+        precondition: Precondition,
+    ) -> Result<PutResult> {
+        let (key, options) = (self.key(file)?, self.options(file, precondition));
+        self.store.put(&self.bucket, &key, body, &options).await
+    }
+
+    /// Replaces a file that was read before; someone else's change is a `Conflict`.
+    pub(super) async fn replace(
+        &self,
+        file: &ObjectRole,
+        body: Vec<u8>,
+        was: Option<&ETag>,
+    ) -> Result<ETag> {
+        let precondition = match was {
+            Some(etag) => Precondition::Matches(etag.clone()),
+            None => Precondition::Absent,
+        };
+        let written = self.put(file, body.into(), precondition).await;
+        written.map(|written| written.etag).map_err(|error| {
+            if error.kind() == ErrorKind::Conflict {
+                let message = format!("someone else changed `{}` of {self}", file.path());
+                Error::new(ErrorKind::Conflict, message).with_source(error)
+            } else {
+                error
+            }
+        })
+    }
+
+    pub(super) async fn delete(&self, file: &ObjectRole) -> Result<()> {
+        let key = self.key(file)?;
+        let unconditionally = Precondition::None;
+        self.store
+            .delete(&self.bucket, &key, &unconditionally)
+            .await
+    }
+}

@@ -1,0 +1,350 @@
+//! Repositories on servers that speak smart HTTP.
+//!
+//! Nothing is tried again here. What a server does not tell of a push is read off its
+//! refs.
+
+mod commit_graph;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bstr::BString;
+use futures_util::StreamExt as _;
+
+use super::{
+    BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefTarget,
+    RefUpdate, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::advertisement::Advertisement;
+use crate::git::pack::PackWriter;
+use crate::git::smart_http::{
+    FetchRequest, Outgoing, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator,
+    UploadPack,
+};
+use crate::git::{HashKind, ObjectId, corrupt, escaped_excerpt};
+use crate::lfs::{HttpLfs, LfsStore};
+
+/// The most refs that one push changes: CodeCommit takes no more.
+pub const MAX_CHANGES: usize = 4000;
+
+/// What git's `receive-pack` says of a ref whose objects are not all there. The protocol
+/// has no code for it.
+const NOT_CONNECTED: &str = "missing necessary objects";
+
+/// A repository on a server that speaks smart HTTP.
+#[derive(Debug, Clone)]
+pub struct HttpRemote {
+    client: SmartHttp,
+}
+
+impl HttpRemote {
+    /// The repository that `client` reaches.
+    pub fn new(client: SmartHttp) -> Self {
+        Self { client }
+    }
+}
+
+impl fmt::Display for HttpRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.client.url().fmt(f)
+    }
+}
+
+#[async_trait]
+impl Remote for HttpRemote {
+    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        Ok(Box::new(HttpSource::open(&self.client, prefixes).await?))
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        Ok(Box::new(HttpTarget::open(&self.client).await?))
+    }
+
+    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
+        // A URL to which nothing can be added answers no request for refs either.
+        let place = HttpLfs::new(self.client.clone()).ok()?;
+        Some(Arc::new(place))
+    }
+}
+
+/// The refs of an advertisement.
+fn refs(advertisement: &Advertisement) -> Result<Refs> {
+    let mut refs = Refs::new();
+    for told in &advertisement.refs {
+        let target = RefTarget {
+            id: told.id,
+            peeled: told.peeled,
+        };
+        if told.name != "HEAD" && refs.insert(told.name.clone(), target).is_some() {
+            let shown = escaped_excerpt(&told.name);
+            return Err(corrupt(format!("a server tells `{shown}` twice")));
+        }
+    }
+    Ok(refs)
+}
+
+/// A server's repository, to read from.
+pub(super) struct HttpSource {
+    server: UploadPack,
+    pub(super) snapshot: Snapshot,
+}
+
+impl HttpSource {
+    pub(super) async fn open(client: &SmartHttp, prefixes: &[BString]) -> Result<Self> {
+        let mut asked = prefixes.to_vec();
+        if !asked.is_empty() {
+            asked.push("HEAD".into());
+        }
+        let server = client.upload_pack(&asked).await?;
+        let told = &server.advertisement;
+        if !told.shallow.is_empty() {
+            return Err(shallow(client));
+        }
+        let snapshot = Snapshot {
+            hash: told.hash,
+            refs: refs(told)?,
+            head: told.head(),
+        };
+        Ok(Self { server, snapshot })
+    }
+
+    /// Whether the server itself says what `HEAD` stands for.
+    pub(super) fn advertises_symref_head(&self) -> bool {
+        let told = &self.server.advertisement;
+        let head = told.find("HEAD");
+        told.unborn_head.is_some() || head.is_some_and(|head| head.symref_target.is_some())
+    }
+}
+
+fn shallow(client: &SmartHttp) -> Error {
+    Error::new(
+        ErrorKind::Config,
+        format!("{} is a shallow repository", client.url()),
+    )
+    .with_hint("its history is not all there: run `git fetch --unshallow` in it")
+}
+
+#[async_trait]
+impl Source for HttpSource {
+    fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
+        let request = FetchRequest {
+            wants: wanted.wants.clone(),
+            thin: wanted.thin,
+            offset_deltas: wanted.offset_deltas,
+            ..FetchRequest::default()
+        };
+        let mut haves = TipNegotiator::new(wanted.haves.iter().copied());
+        let fetched = self.server.fetch(&request, &mut haves).await;
+        let fetched = fetched.map_err(|error| match error.kind() {
+            // It was there when the refs were read.
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the refs of {} have moved meanwhile",
+                    self.server.client().url()
+                ),
+            )
+            .with_source(error),
+            _ => error,
+        })?;
+        if !fetched.shallow.is_empty() {
+            return Err(shallow(self.server.client()));
+        }
+        Ok(fetched.pack.into_stream().boxed())
+    }
+
+    fn has_cheap_history(&self) -> bool {
+        self.server.can_filter()
+    }
+
+    async fn commit_graph(
+        &self,
+        wants: &[ObjectId],
+        haves: &[ObjectId],
+    ) -> Result<Option<CommitGraph>> {
+        commit_graph::read(&self.server, self.snapshot.hash, wants, haves).await
+    }
+}
+
+/// A server's repository, to write to.
+pub(super) struct HttpTarget {
+    // Where it was asked for; the server may have sent us on.
+    client: SmartHttp,
+    server: ReceivePack,
+    pub(super) snapshot: Snapshot,
+}
+
+impl HttpTarget {
+    pub(super) async fn open(client: &SmartHttp) -> Result<Self> {
+        let server = client.receive_pack().await?;
+        let told = &server.advertisement;
+        let snapshot = Snapshot {
+            hash: told.hash,
+            refs: refs(told)?,
+            head: None,
+        };
+        Ok(Self {
+            client: client.clone(),
+            server,
+            snapshot,
+        })
+    }
+
+    fn ref_command(&self, change: &RefUpdate) -> RefCommand {
+        let null = self.snapshot.hash.null();
+        RefCommand {
+            name: change.name.clone(),
+            old: change.old.unwrap_or(null),
+            new: change.new.map_or(null, |target| target.id),
+        }
+    }
+
+    /// Looks at the refs again, to learn what became of those that were not just done.
+    async fn recheck_refs(
+        &self,
+        changes: &[RefUpdate],
+        outcomes: &mut [(BString, RefOutcome)],
+    ) -> Result<()> {
+        let now = refs(&self.client.receive_pack().await?.advertisement)?;
+        let mut moved = None;
+        let mut broken = None;
+        for (change, (_, outcome)) in changes.iter().zip(outcomes) {
+            if *outcome == RefOutcome::Done {
+                continue;
+            }
+            let is = now.get(&change.name).map(|target| target.id);
+            if is == change.new.map(|target| target.id) {
+                *outcome = RefOutcome::Done;
+            } else if is != change.old {
+                moved.get_or_insert(&change.name);
+            } else if let RefOutcome::Rejected(reason) = outcome {
+                if reason == NOT_CONNECTED {
+                    broken.get_or_insert(&change.name);
+                }
+            } else {
+                *outcome = RefOutcome::Rejected("it gives no reason".into());
+            }
+        }
+        let url = self.client.url();
+        if let Some(name) = broken {
+            let name = escaped_excerpt(name);
+            return Err(corrupt(format!(
+                "the source did not send all objects that `{name}` needs, says {url}"
+            )));
+        }
+        if let Some(name) = moved {
+            let name = escaped_excerpt(name);
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("someone else changed `{name}` of {url}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Target for HttpTarget {
+    fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    fn accepts(&self) -> TargetCapabilities {
+        let offered = &self.server.advertisement.capabilities;
+        TargetCapabilities {
+            batches: BatchPolicy::BySize,
+            thin: !offered.has("no-thin"),
+            offset_deltas: offered.has("ofs-delta"),
+            head: false,
+            max_changes: MAX_CHANGES,
+        }
+    }
+
+    async fn haves(&self) -> Result<Vec<ObjectId>> {
+        let mut haves = self.snapshot.tips();
+        haves.extend(&self.server.advertisement.haves);
+        haves.sort_unstable();
+        haves.dedup();
+        Ok(haves)
+    }
+
+    async fn push(&mut self, push: Push) -> Result<PushReport> {
+        let changes = push.changes;
+        if changes.is_empty() {
+            return Ok(PushReport::default());
+        }
+        if changes.len() > MAX_CHANGES {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!("a push changes {} refs at once", changes.len()),
+            ));
+        }
+        let counts = Arc::new(Mutex::new((0, 0)));
+        let (pack, counts) = match push.pack {
+            Some(incoming) => {
+                let (pack, counts) = incoming.into_outgoing(push.before_refs);
+                (Some(pack), counts)
+            }
+            // The server has all objects, and expects a pack all the same.
+            None if changes.iter().any(|change| change.new.is_some()) => {
+                (Some(empty_pack(self.snapshot.hash)?), counts)
+            }
+            None => (None, counts),
+        };
+        let request = PushRequest {
+            commands: changes
+                .iter()
+                .map(|change| self.ref_command(change))
+                .collect(),
+            pack,
+            atomic: false,
+        };
+        let report = self.server.push(request).await?;
+        if let Some(reason) = report.unpack_error {
+            let url = self.client.url();
+            let mut error = Error::new(
+                ErrorKind::Transport,
+                format!("{url} did not take the pack in: `{reason}`"),
+            );
+            if !report.messages.is_empty() {
+                error = error.with_hint(format!(
+                    "it said `{}`",
+                    escaped_excerpt(report.messages.as_bytes())
+                ));
+            }
+            return Err(error);
+        }
+        let mut outcomes = report.refs;
+        if outcomes
+            .iter()
+            .any(|(_, outcome)| *outcome != RefOutcome::Done)
+        {
+            self.recheck_refs(&changes, &mut outcomes).await?;
+        }
+        for (change, (_, outcome)) in changes.into_iter().zip(&outcomes) {
+            if *outcome == RefOutcome::Done {
+                match change.new {
+                    Some(target) => self.snapshot.refs.insert(change.name, target),
+                    None => self.snapshot.refs.remove(&change.name),
+                };
+            }
+        }
+        let (objects, bytes) = *counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(PushReport {
+            refs: outcomes,
+            objects,
+            bytes,
+        })
+    }
+}
+
+fn empty_pack(hash: HashKind) -> Result<Outgoing> {
+    let (bytes, _) = PackWriter::new(hash, 0).finish()?;
+    Ok(futures_util::stream::iter([Ok(bytes)]).boxed())
+}

@@ -1,0 +1,204 @@
+//! The conversion of S3's errors (API reference, "Error responses").
+
+use std::fmt;
+
+use super::{Precondition, PutOptions, UploadId};
+use crate::aws::{ApiCall, SdkFailure};
+use crate::error::{Error, ErrorKind};
+use crate::name::{BucketName, ObjectKey};
+
+/// What a request to S3 is about.
+#[derive(Debug, Clone)]
+pub(super) struct S3Request<'a> {
+    pub(super) bucket: &'a BucketName,
+    key: Option<&'a ObjectKey>,
+    operation: &'static str,
+    permission: &'static str,
+    version: Option<&'a str>,
+    upload: Option<&'a UploadId>,
+    source: Option<(&'a BucketName, &'a ObjectKey)>,
+    precondition: Option<&'a Precondition>,
+    kms: bool,
+}
+
+impl<'a> S3Request<'a> {
+    pub(super) fn bucket(
+        operation: &'static str,
+        permission: &'static str,
+        bucket: &'a BucketName,
+    ) -> Self {
+        Self {
+            bucket,
+            key: None,
+            operation,
+            permission,
+            version: None,
+            upload: None,
+            source: None,
+            precondition: None,
+            kms: false,
+        }
+    }
+
+    pub(super) fn object(
+        operation: &'static str,
+        permission: &'static str,
+        bucket: &'a BucketName,
+        key: &'a ObjectKey,
+    ) -> Self {
+        Self {
+            key: Some(key),
+            ..Self::bucket(operation, permission, bucket)
+        }
+    }
+
+    pub(super) fn version(self, version: Option<&'a str>) -> Self {
+        Self { version, ..self }
+    }
+
+    pub(super) fn upload(self, upload: &'a UploadId) -> Self {
+        Self {
+            upload: Some(upload),
+            ..self
+        }
+    }
+
+    pub(super) fn copied_from(self, bucket: &'a BucketName, key: &'a ObjectKey) -> Self {
+        Self {
+            source: Some((bucket, key)),
+            ..self
+        }
+    }
+
+    pub(super) fn precondition(self, precondition: &'a Precondition) -> Self {
+        Self {
+            precondition: Some(precondition),
+            ..self
+        }
+    }
+
+    pub(super) fn kms(self, kms: bool) -> Self {
+        Self { kms, ..self }
+    }
+
+    pub(super) fn write(self, options: &'a PutOptions) -> Self {
+        self.precondition(&options.precondition)
+            .kms(options.kms_key_id.is_some())
+    }
+
+    pub(super) fn call(&self) -> ApiCall {
+        let arn = match (self.key, self.source) {
+            (Some(key), _) => format!("`arn:aws:s3:::{}/{key}`", self.bucket),
+            (None, _) => format!("`arn:aws:s3:::{}`", self.bucket),
+        };
+        let also = match self.source {
+            Some((bucket, key)) => format!(", `s3:GetObject` on `arn:aws:s3:::{bucket}/{key}`"),
+            None if self.kms => ", `kms:GenerateDataKey` and `kms:Decrypt` on the KMS key".into(),
+            None => String::new(),
+        };
+        ApiCall {
+            service: "S3",
+            operation: self.operation,
+            permission: self.permission,
+            subject: self.to_string(),
+            resource: format!("{arn}{also}"),
+        }
+    }
+}
+
+impl fmt::Display for S3Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bucket = self.bucket;
+        let Some(key) = self.key else {
+            return write!(f, "bucket `{bucket}`");
+        };
+        if let Some(version) = self.version {
+            write!(f, "version `{version}` of ")?;
+        }
+        write!(f, "object `{key}` in bucket `{bucket}`")
+    }
+}
+
+/// Makes the error of a failed request.
+pub(super) fn convert(failure: SdkFailure, place: &S3Request<'_>) -> Error {
+    let bucket = place.bucket;
+    let matches = matches!(place.precondition, Some(Precondition::Matches(_)));
+    match (failure.status(), failure.code()) {
+        (_, "NoSuchBucket") => failure
+            .into_error(
+                ErrorKind::NotFound,
+                match place.source {
+                    Some((source, _)) if source != bucket => {
+                        format!("bucket `{bucket}` or bucket `{source}` does not exist")
+                    }
+                    _ => format!("bucket `{bucket}` does not exist"),
+                },
+            )
+            .with_hint("check its name and the account"),
+        (_, "NoSuchUpload") => {
+            let upload = place.upload.map_or("", |upload| upload.0.as_str());
+            failure
+                .into_error(
+                    ErrorKind::NotFound,
+                    format!("multipart upload `{upload}` of {place} does not exist"),
+                )
+                .with_hint("it was completed or aborted; start again")
+        }
+        (_, "PreconditionFailed") | (412, _) => {
+            let what = match place.precondition {
+                Some(Precondition::Absent) => "is there already",
+                _ => "was changed by someone else",
+            };
+            failure.into_error(ErrorKind::Conflict, format!("{place} {what}"))
+        }
+        (_, "ConditionalRequestConflict" | "OperationAborted") => failure.into_error(
+            ErrorKind::Conflict,
+            format!("{place} is being changed by someone else"),
+        ),
+        (404, _) if matches => failure.into_error(
+            ErrorKind::Conflict,
+            format!("{place} was deleted by someone else"),
+        ),
+        (404, "NoSuchKey" | "NoSuchVersion" | "NotFound" | "") | (405, _) => {
+            let what = match place.source {
+                Some((bucket, key)) => format!("object `{key}` in bucket `{bucket}`"),
+                None => place.to_string(),
+            };
+            failure
+                .into_error(ErrorKind::NotFound, format!("{what} does not exist"))
+                .with_hint("it was deleted, or never written")
+        }
+        (_, "InvalidRange") | (416, _) => failure.into_error(
+            ErrorKind::Corrupt,
+            format!("{place} is shorter than the range asked for"),
+        ),
+        (301 | 307, _) | (_, "PermanentRedirect" | "AuthorizationHeaderMalformed") => failure
+            .into_error(
+                ErrorKind::Config,
+                format!("bucket `{bucket}` is in another region"),
+            )
+            .with_hint("use a bucket in the function's region, or set AWS_REGION to the bucket's"),
+        (_, code) if code.starts_with("KMS.") => failure
+            .into_error(
+                ErrorKind::Config,
+                format!("the KMS key of {place} cannot be used"),
+            )
+            .with_hint("check KMS_KEY_ID: the key's region, its state and its policy"),
+        (_, "BadDigest" | "XAmzContentChecksumMismatch") => failure.into_error(
+            ErrorKind::Transport,
+            format!("`{}` of {place} was damaged on its way", place.operation),
+        ),
+        (_, "NotImplemented") => failure.into_error(
+            ErrorKind::Config,
+            format!("the store does not offer `{}`", place.operation),
+        ),
+        (403, _) if place.operation == "HeadObject" => {
+            failure.into_common_error(&place.call()).with_hint(format!(
+                "grant `s3:GetObject` on `arn:aws:s3:::{bucket}/*` and `s3:ListBucket` on \
+                 `arn:aws:s3:::{bucket}` to the caller's role; without the latter S3 answers 403 \
+                 for what is not there",
+            ))
+        }
+        _ => failure.into_common_error(&place.call()),
+    }
+}

@@ -1,0 +1,504 @@
+//! CodeCommit over a real repository on disk, and an object store in memory; both count.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use branchline_core::codecommit::{
+    BlobAdmission, CodeCommit, Commit, EntryMode, MAX_BLOB_BYTES, Page, Repository, Signature,
+    TreeListing, Trigger, TriggerSet,
+};
+use branchline_core::name::{
+    BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName, TreeId,
+};
+use branchline_core::storage::{
+    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, PutResult, UploadId,
+};
+use branchline_core::{Error, ErrorKind, Result};
+use bytes::Bytes;
+
+use super::git::git;
+
+/// What the k-th call fails with.
+pub(crate) fn broken(what: &str) -> Error {
+    Error::new(
+        ErrorKind::AccessDenied,
+        format!("{what} is broken on purpose"),
+    )
+}
+
+/// The CodeCommit of one repository on disk.
+pub(crate) struct Disk {
+    objects: Mutex<(Child, ChildStdin, BufReader<ChildStdout>)>,
+    /// All calls, as text.
+    pub calls: Mutex<Vec<String>>,
+    in_flight: AtomicUsize,
+    pub most_in_flight: AtomicUsize,
+    /// Bytes of blobs admitted and not yet dropped by the caller cannot be seen from
+    /// here; these are those admitted and not yet returned.
+    pub admitted: AtomicUsize,
+    pub most_admitted: AtomicUsize,
+    /// The longest wait before an answer, in milliseconds; drawn anew for each.
+    pub jitter_ms: u64,
+    /// A wait before each answer, in milliseconds.
+    pub latency_ms: u64,
+    /// Which call fails.
+    pub fails: Option<usize>,
+    /// The largest blob that is served, in bytes.
+    pub largest: u64,
+    /// Where git reaches the repository.
+    pub clone_url: String,
+    /// Folders to answer instead of the true ones.
+    pub lies: HashMap<String, TreeListing>,
+}
+
+impl Disk {
+    pub(crate) fn new(folder: &Path) -> Self {
+        let mut child = git(folder)
+            .args(["cat-file", "--batch"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("git starts");
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self {
+            objects: Mutex::new((child, stdin, stdout)),
+            calls: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            most_in_flight: AtomicUsize::new(0),
+            admitted: AtomicUsize::new(0),
+            most_admitted: AtomicUsize::new(0),
+            jitter_ms: 0,
+            latency_ms: 0,
+            fails: None,
+            largest: MAX_BLOB_BYTES,
+            clone_url: String::new(),
+            lies: HashMap::new(),
+        }
+    }
+
+    /// The type and bytes of an object.
+    fn object(&self, name: &str) -> Result<(String, Vec<u8>)> {
+        let mut process = self.objects.lock().unwrap();
+        let (_, stdin, stdout) = &mut *process;
+        writeln!(stdin, "{name}").unwrap();
+        stdin.flush().unwrap();
+        let mut head = String::new();
+        stdout.read_line(&mut head).unwrap();
+        let mut words = head.split_whitespace();
+        let (_, kind, size) = (words.next(), words.next().unwrap(), words.next());
+        let Some(size) = size else {
+            return Err(Error::new(ErrorKind::NotFound, format!("{name} is {kind}")));
+        };
+        let mut bytes = vec![0; size.parse::<usize>().unwrap() + 1];
+        stdout.read_exact(&mut bytes).unwrap();
+        bytes.pop();
+        Ok((kind.to_owned(), bytes))
+    }
+
+    pub(crate) fn commit(&self, id: &str) -> Commit {
+        let (_, bytes) = self.object(id).unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let (head, message) = text.split_once("\n\n").unwrap();
+        let person = |line: &str| {
+            let (name, rest) = line.split_once(" <").unwrap();
+            let (email, date) = rest.split_once("> ").unwrap();
+            Signature {
+                name: name.to_owned(),
+                email: email.to_owned(),
+                date: date.to_owned(),
+            }
+        };
+        let values = |wanted: &str| -> Vec<String> {
+            let start = format!("{wanted} ");
+            head.lines()
+                .filter_map(|line| Some(line.strip_prefix(&start)?.to_owned()))
+                .collect()
+        };
+        Commit {
+            commit_id: CommitId::new(id).unwrap(),
+            tree_id: TreeId::new(&values("tree")[0]).unwrap(),
+            parents: values("parent")
+                .iter()
+                .map(|id| CommitId::new(id).unwrap())
+                .collect(),
+            message: message.to_owned(),
+            author: person(&values("author")[0]),
+            committer: person(&values("committer")[0]),
+            additional_data: String::new(),
+        }
+    }
+
+    fn folder(&self, name: &str) -> Result<TreeListing> {
+        let (kind, bytes) = self.object(name)?;
+        assert_eq!(kind, "tree", "{name} is a folder");
+        let id = self.id(name);
+        let mut folder = TreeListing {
+            tree_id: TreeId::new(&id).unwrap(),
+            folders: vec![],
+            blobs: vec![],
+            submodules: vec![],
+        };
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let space = rest.iter().position(|&byte| byte == b' ').unwrap();
+            let end = rest.iter().position(|&byte| byte == 0).unwrap();
+            let mode = std::str::from_utf8(&rest[..space]).unwrap();
+            let name = String::from_utf8_lossy(&rest[space + 1..end]).into_owned();
+            let width = id.len() / 2;
+            let id = hex::encode(&rest[end + 1..end + 1 + width]);
+            rest = &rest[end + 1 + width..];
+            match mode {
+                "40000" => folder.folders.push((name, TreeId::new(&id).unwrap())),
+                "160000" => folder.submodules.push((name, CommitId::new(&id).unwrap())),
+                mode => {
+                    let kind = match mode {
+                        "100755" => EntryMode::Executable,
+                        "120000" => EntryMode::Symlink,
+                        _ => EntryMode::File,
+                    };
+                    folder.blobs.push((name, kind, BlobId::new(&id).unwrap()));
+                }
+            }
+        }
+        // The API does not promise an order.
+        folder.blobs.reverse();
+        folder.folders.reverse();
+        Ok(folder)
+    }
+
+    /// The id of an object.
+    fn id(&self, name: &str) -> String {
+        let mut process = self.objects.lock().unwrap();
+        let (_, stdin, stdout) = &mut *process;
+        writeln!(stdin, "{name}").unwrap();
+        stdin.flush().unwrap();
+        let mut head = String::new();
+        stdout.read_line(&mut head).unwrap();
+        let size: usize = head.split_whitespace().nth(2).unwrap().parse().unwrap();
+        let mut bytes = vec![0; size + 1];
+        stdout.read_exact(&mut bytes).unwrap();
+        head.split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// Counts a call and waits; the guard ends it.
+    async fn call(&self, what: String) -> Result<Flight<'_>> {
+        let number = {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push(what.clone());
+            calls.len() - 1
+        };
+        let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_in_flight.fetch_max(now, Ordering::SeqCst);
+        let flight = Flight(&self.in_flight);
+        if self.jitter_ms + self.latency_ms > 0 {
+            let wait = self.latency_ms + rand::random::<u64>() % (self.jitter_ms + 1);
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+        }
+        if self.fails == Some(number) {
+            return Err(broken(&what));
+        }
+        Ok(flight)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let (child, ..) = self.objects.get_mut().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+struct Flight<'a>(&'a AtomicUsize);
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl CodeCommit for Disk {
+    async fn list_repositories(&self, _: Option<&str>) -> Result<Page<RepositoryName>> {
+        panic!("an archive lists no repositories")
+    }
+
+    async fn get_repository(&self, name: &RepositoryName) -> Result<Repository> {
+        let _flight = self.call("repository".into()).await?;
+        Ok(Repository {
+            name: name.clone(),
+            arn: format!("arn:aws:codecommit:us-east-1:123456789012:{name}"),
+            clone_url_http: self.clone_url.clone(),
+            default_branch: None,
+        })
+    }
+
+    async fn create_repository(&self, _: &RepositoryName) -> Result<Repository> {
+        panic!("an archive creates no repository")
+    }
+
+    async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
+        panic!("an archive never looks at branches")
+    }
+
+    async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
+        panic!("an archive never looks at branches")
+    }
+
+    async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
+        panic!("an archive never looks at branches")
+    }
+
+    async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
+        panic!("an archive is given its commit")
+    }
+
+    async fn get_folder(
+        &self,
+        _: &RepositoryName,
+        commit: CommitId,
+        path: &str,
+    ) -> Result<TreeListing> {
+        let _flight = self.call(format!("folder {path}")).await?;
+        if let Some(folder) = self.lies.get(path) {
+            return Ok(folder.clone());
+        }
+        self.folder(&format!("{commit}:{path}"))
+    }
+
+    async fn get_blob(
+        &self,
+        _: &RepositoryName,
+        blob: BlobId,
+        admission: &dyn BlobAdmission,
+    ) -> Result<Bytes> {
+        let flight = self.call(format!("blob {blob}")).await?;
+        let (_, bytes) = self.object(&blob.to_string())?;
+        if bytes.len() as u64 > self.largest {
+            return Err(Error::new(ErrorKind::FileTooLarge, format!("blob {blob}")));
+        }
+        drop(flight);
+        admission.admit(bytes.len() as u64).await;
+        let now = self.admitted.fetch_add(bytes.len(), Ordering::SeqCst) + bytes.len();
+        self.most_admitted.fetch_max(now, Ordering::SeqCst);
+        if self.jitter_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(
+                rand::random::<u64>() % self.jitter_ms,
+            ))
+            .await;
+        }
+        self.admitted.fetch_sub(bytes.len(), Ordering::SeqCst);
+        Ok(bytes.into())
+    }
+
+    async fn get_triggers(&self, _: &RepositoryName) -> Result<TriggerSet> {
+        panic!("an archive needs no triggers")
+    }
+
+    async fn put_triggers(&self, _: &RepositoryName, _: &[Trigger]) -> Result<String> {
+        panic!("an archive writes no triggers")
+    }
+}
+
+/// An object store in memory.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub objects: Mutex<BTreeMap<String, (Bytes, PutOptions)>>,
+    pub uploads: Mutex<BTreeMap<String, BTreeMap<u32, Bytes>>>,
+    pub calls: Mutex<Vec<String>>,
+    pub fails: Option<usize>,
+    pub parts_in_flight: AtomicUsize,
+    pub most_parts: AtomicUsize,
+    /// Parts never arrive.
+    pub stuck: AtomicBool,
+    pub latency_ms: u64,
+    /// How long the answer to the creation of an upload is on its way.
+    pub creation_ms: u64,
+}
+
+impl Memory {
+    fn call(&self, what: &str) -> Result<()> {
+        let mut calls = self.calls.lock().unwrap();
+        calls.push(what.to_owned());
+        if self.fails == Some(calls.len() - 1) {
+            return Err(broken(what));
+        }
+        Ok(())
+    }
+
+    fn store(&self, key: &ObjectKey, body: Bytes, options: &PutOptions) -> Result<PutResult> {
+        let mut objects = self.objects.lock().unwrap();
+        if options.precondition == Precondition::Absent && objects.contains_key(key.as_str()) {
+            return Err(Error::new(ErrorKind::Conflict, format!("`{key}` is there")));
+        }
+        objects.insert(key.to_string(), (body, options.clone()));
+        Ok(PutResult {
+            etag: ETag("\"1\"".into()),
+            version_id: Some("v1".into()),
+        })
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Memory {
+    async fn is_versioned(&self, _: &BucketName) -> Result<bool> {
+        panic!("not asked here")
+    }
+    async fn head(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<ObjectHead>> {
+        panic!("not asked here")
+    }
+    async fn get(
+        &self,
+        _: &BucketName,
+        _: &ObjectKey,
+        _: Option<&str>,
+        _: Option<Range<u64>>,
+    ) -> Result<Bytes> {
+        panic!("not asked here")
+    }
+    async fn get_with_etag(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+        panic!("not asked here")
+    }
+    async fn list(
+        &self,
+        _: &BucketName,
+        _: &str,
+        _: Option<&str>,
+        _: Option<&str>,
+    ) -> Result<ListPage> {
+        panic!("not asked here")
+    }
+    async fn put(
+        &self,
+        _: &BucketName,
+        key: &ObjectKey,
+        body: Bytes,
+        options: &PutOptions,
+    ) -> Result<PutResult> {
+        self.call("put")?;
+        self.store(key, body, options)
+    }
+    async fn delete(&self, _: &BucketName, _: &ObjectKey, _: &Precondition) -> Result<()> {
+        panic!("not asked here")
+    }
+    async fn delete_version(&self, _: &BucketName, _: &ObjectKey, _: &str) -> Result<()> {
+        panic!("not asked here")
+    }
+    async fn create_upload(
+        &self,
+        _: &BucketName,
+        _: &ObjectKey,
+        _: &PutOptions,
+    ) -> Result<UploadId> {
+        self.call("create")?;
+        tokio::task::yield_now().await;
+        let id = {
+            let mut uploads = self.uploads.lock().unwrap();
+            let id = format!("u{}", uploads.len());
+            uploads.insert(id.clone(), BTreeMap::new());
+            id
+        };
+        tokio::time::sleep(Duration::from_millis(self.creation_ms)).await;
+        Ok(UploadId(id))
+    }
+    async fn upload_part(
+        &self,
+        _: &BucketName,
+        _: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<Part> {
+        self.call("part")?;
+        let now = self.parts_in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        let _flight = Flight(&self.parts_in_flight);
+        self.most_parts.fetch_max(now, Ordering::SeqCst);
+        if self.stuck.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
+        let mut uploads = self.uploads.lock().unwrap();
+        uploads.get_mut(&upload.0).unwrap().insert(number, body);
+        Ok(Part {
+            number,
+            etag: ETag(format!("\"{number}\"")),
+            checksum_crc32: None,
+        })
+    }
+    async fn upload_part_copy(
+        &self,
+        _: &BucketName,
+        _: &ObjectKey,
+        _: &UploadId,
+        _: u32,
+        _: (&BucketName, &ObjectKey, Option<&str>),
+        _: Range<u64>,
+    ) -> Result<Part> {
+        panic!("not asked here")
+    }
+    async fn complete_upload(
+        &self,
+        _: &BucketName,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[Part],
+        precondition: &Precondition,
+    ) -> Result<PutResult> {
+        self.call("complete")?;
+        let stored = self
+            .uploads
+            .lock()
+            .unwrap()
+            .get(&upload.0)
+            .cloned()
+            .unwrap();
+        let numbers: Vec<u32> = parts.iter().map(|part| part.number).collect();
+        assert!(
+            numbers.iter().eq(stored.keys()) && numbers.is_sorted(),
+            "all parts are named in order"
+        );
+        let sizes: Vec<usize> = stored.values().map(Bytes::len).collect();
+        assert!(
+            sizes[..sizes.len() - 1].iter().all(|size| *size >= 5 << 20),
+            "only the last part may be small: {sizes:?}"
+        );
+        let body: Vec<u8> = stored.values().flatten().copied().collect();
+        let options = PutOptions {
+            precondition: precondition.clone(),
+            ..PutOptions::default()
+        };
+        let written = self.store(key, body.into(), &options)?;
+        self.uploads.lock().unwrap().remove(&upload.0);
+        Ok(written)
+    }
+    async fn abort_upload(&self, _: &BucketName, _: &ObjectKey, upload: &UploadId) -> Result<()> {
+        self.call("abort")?;
+        self.uploads.lock().unwrap().remove(&upload.0);
+        Ok(())
+    }
+    async fn get_tags(
+        &self,
+        _: &BucketName,
+        _: &ObjectKey,
+        _: Option<&str>,
+    ) -> Result<BTreeMap<String, String>> {
+        panic!("not asked here")
+    }
+    async fn put_tags(
+        &self,
+        _: &BucketName,
+        _: &ObjectKey,
+        _: Option<&str>,
+        _: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        panic!("not asked here")
+    }
+}

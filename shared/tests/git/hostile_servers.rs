@@ -1,0 +1,366 @@
+//! Servers that fail, and servers that lie.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use branchline_core::git::HashKind;
+use branchline_core::git::advertisement::Version;
+use branchline_core::git::smart_http::{
+    CredentialSource, Credentials, FetchRequest, Http, HttpSettings, RepositoryUrl, SmartHttp,
+    TipNegotiator, all_tips,
+};
+use branchline_core::{Error, ErrorKind, Result};
+
+use super::http::{BOTH, client, client_with, collect, impatient, settings, verify};
+use super::repo::Repo;
+use super::server::{Answer, Seen, Server};
+
+fn small() -> Repo {
+    Repo::with_history(HashKind::Sha1, 20, 10)
+}
+
+/// A clone in the given version, as far as it comes.
+async fn attempt(client: &SmartHttp) -> Result<()> {
+    let upload = client.upload_pack(&[]).await?;
+    let request = FetchRequest {
+        wants: all_tips(&upload.advertisement),
+        ..FetchRequest::default()
+    };
+    let mut fetched = upload
+        .fetch(&request, &mut TipNegotiator::default())
+        .await?;
+    collect(&mut fetched).await.map(drop)
+}
+
+async fn failure(server: &Server, settings: &HttpSettings, version: Version) -> Error {
+    let client = client_with(&server.url(), settings).with_version(version);
+    attempt(&client)
+        .await
+        .expect_err("the server does not serve")
+}
+
+#[tokio::test]
+async fn statuses_become_kinds() {
+    let repo = small();
+    let xml = "<RepositoryDoesNotExistException/>";
+    let denied = "<AccessDeniedException><Message>Invalid request</Message>";
+    for (status, body, kind) in [
+        (401, "", ErrorKind::AccessDenied),
+        (403, denied, ErrorKind::AccessDenied),
+        (403, xml, ErrorKind::NotFound),
+        (404, "gone", ErrorKind::NotFound),
+        (413, "", ErrorKind::FileTooLarge),
+        (415, "", ErrorKind::Config),
+        (429, "", ErrorKind::Throttled),
+        (400, "Rate Exceeded", ErrorKind::Throttled),
+        (500, "", ErrorKind::Transport),
+        (503, "", ErrorKind::Transport),
+        (204, "", ErrorKind::Config),
+    ] {
+        for method in ["GET", "POST"] {
+            let server = Server::with(&repo, move |seen: &Seen| {
+                if seen.method == method {
+                    Answer::Fixed(status, "text/plain", body.into())
+                } else {
+                    Answer::Git
+                }
+            });
+            let error = failure(&server, &settings(), Version::V0).await;
+            assert_eq!(error.kind(), kind, "{status} {body}: {}", error.report());
+            assert!(error.hint().is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_instead_of_a_repository_is_told_as_such() {
+    let repo = small();
+    let page = b"<html>please log in</html>".to_vec();
+    let server = Server::with(&repo, move |_| {
+        Answer::Fixed(200, "text/html", page.clone())
+    });
+    let error = failure(&server, &settings(), Version::V2).await;
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("text/html"), "{error}");
+    let dumb = Server::with(&repo, |_| Answer::Fixed(200, "text/plain", b"x".to_vec()));
+    assert_eq!(
+        failure(&dumb, &settings(), Version::V2).await.kind(),
+        ErrorKind::Config
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_is_transport_at_every_point() {
+    let repo = small();
+    for method in ["GET", "POST"] {
+        for bytes in [0, 1, 3, 30, 100, 120] {
+            let server = Server::with(&repo, move |seen: &Seen| {
+                if seen.method == method {
+                    Answer::Cut(bytes)
+                } else {
+                    Answer::Git
+                }
+            });
+            for version in BOTH {
+                let error = failure(&server, &settings(), version).await;
+                assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_too_early_in_good_form_is_transport() {
+    let repo = small();
+    let whole: &[u8] = b"001e# service=git-upload-pack\n0000";
+    for (bytes, kind) in [
+        (&b""[..], ErrorKind::Transport),
+        (&whole[..20], ErrorKind::Transport),
+        (whole, ErrorKind::Transport),
+        (b"zzzz", ErrorKind::Corrupt),
+        (b"001f# service=git-receive-pack\n0000", ErrorKind::Corrupt),
+        (b"0010ERR go away\n", ErrorKind::Transport),
+    ] {
+        let server = Server::with(&repo, move |_| Answer::Bytes(bytes.to_vec()));
+        let error = failure(&server, &settings(), Version::V0).await;
+        assert_eq!(error.kind(), kind, "{}", error.report());
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_in_bounded_time() {
+    let repo = small();
+    let rules: [fn(&Seen) -> Answer; 3] = [
+        |_| Answer::Silence,
+        |_| Answer::Stall(100),
+        |seen| match seen.method.as_str() {
+            "POST" => Answer::Stall(300),
+            _ => Answer::Git,
+        },
+    ];
+    for rule in rules {
+        let server = Server::with(&repo, rule);
+        let start = Instant::now();
+        let error = failure(&server, &impatient(), Version::V0).await;
+        assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    let nobody = client_with("http://127.0.0.1:1/r.git", &settings());
+    assert_eq!(
+        attempt(&nobody).await.unwrap_err().kind(),
+        ErrorKind::Transport
+    );
+}
+
+#[tokio::test]
+async fn refs_of_a_hostile_server_are_corrupt() {
+    let repo = small();
+    let id = "1".repeat(40);
+    for name in [
+        "../x",
+        "refs/heads/a.lock",
+        "refs/heads/a\x01b",
+        "refs/../x",
+        "x",
+        "",
+    ] {
+        let line = format!("{id} {name}\0side-band-64k\n");
+        let body = format!("{:04x}{line}0000", line.len() + 4);
+        let server = Server::with(&repo, move |_| Answer::Bytes(body.clone().into_bytes()));
+        let error = failure(&server, &settings(), Version::V0).await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+        // In version 2, as a ref, and as what another one stands for.
+        for line in [
+            format!("{id} {name}\n"),
+            format!("{id} HEAD symref-target:{name}\n"),
+            format!("unborn HEAD symref-target:{name}\n"),
+        ] {
+            let body = format!("{:04x}{line}0000", line.len() + 4);
+            let server = Server::with(&repo, move |seen: &Seen| match seen.method.as_str() {
+                "GET" => Answer::Bytes(b"000eversion 2\n000cls-refs\n0000".to_vec()),
+                _ => Answer::Bytes(body.clone().into_bytes()),
+            });
+            let error = failure(&server, &settings(), Version::V2).await;
+            assert_eq!(
+                error.kind(),
+                ErrorKind::Corrupt,
+                "{line}: {}",
+                error.report()
+            );
+        }
+    }
+    // Refs without end.
+    let line = format!("{id} refs/heads/{}\n", "x".repeat(1000));
+    let line = format!("{:04x}{line}", line.len() + 4);
+    let body = line.repeat((70 << 20) / line.len()).into_bytes();
+    let server = Server::with(&repo, move |_| Answer::Bytes(body.clone()));
+    let error = failure(&server, &settings(), Version::V0).await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+}
+
+/// Gives a new password for each request, and notes for whom.
+#[derive(Default)]
+struct Counting(AtomicUsize, Mutex<Vec<String>>);
+
+#[async_trait]
+impl CredentialSource for Counting {
+    async fn credentials(&self, repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+        let n = self.0.fetch_add(1, Ordering::SeqCst);
+        let asked = format!("{}{}", repository.host(), repository.path());
+        self.1.lock().unwrap().push(asked);
+        Ok(Some(Credentials::new("user", format!("s3cret-{n}"))))
+    }
+}
+
+fn basic(text: &str) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    format!("Basic {encoded}")
+}
+
+#[tokio::test]
+async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
+    let repo = small();
+    let elsewhere = Server::new(&repo);
+    let away = format!("{}/info/refs?service=git-upload-pack", elsewhere.url());
+    let server = Server::with(&repo, move |seen: &Seen| {
+        if seen.target.starts_with("/old") {
+            Answer::Redirect(301, "/r.git/info/refs?service=git-upload-pack".into())
+        } else if seen.target.starts_with("/away") {
+            Answer::Redirect(302, away.clone())
+        } else if seen.target.starts_with("/loop") {
+            Answer::Redirect(307, seen.target.clone())
+        } else if seen.target.starts_with("/login") {
+            Answer::Redirect(302, "/users/sign_in".into())
+        } else {
+            Answer::Git
+        }
+    });
+    let base = format!("http://{}", server.address());
+    let source = Arc::new(Counting::default());
+    let at = |path: &str| {
+        let url = RepositoryUrl::new(&format!("{base}{path}")).unwrap();
+        SmartHttp::new(Http::new(&settings()).unwrap(), url, source.clone())
+    };
+    attempt(&at("/old")).await.unwrap();
+    let sent: Vec<_> = server
+        .seen()
+        .iter()
+        .map(|seen| seen.headers["authorization"].clone())
+        .collect();
+    let expected: Vec<_> = (0..sent.len())
+        .map(|n| basic(&format!("user:s3cret-{n}")))
+        .collect();
+    assert_eq!(sent, expected);
+    let asked = source.1.lock().unwrap().clone();
+    assert_eq!(
+        asked,
+        [
+            "127.0.0.1/old",
+            "127.0.0.1/r.git",
+            "127.0.0.1/r.git",
+            "127.0.0.1/r.git"
+        ]
+    );
+
+    attempt(&at("/away")).await.unwrap();
+    for seen in elsewhere.seen() {
+        assert!(
+            !seen.headers.contains_key("authorization"),
+            "another port, no credentials"
+        );
+    }
+    for path in ["/loop", "/login"] {
+        let error = attempt(&at(path)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
+    }
+    // A user in the URL goes before the source, and is never shown.
+    let url = RepositoryUrl::new(&format!("http://me:s3cret@{}/r.git", server.address())).unwrap();
+    let client = SmartHttp::new(Http::new(&settings()).unwrap(), url, source.clone());
+    attempt(&client).await.unwrap();
+    assert_eq!(
+        server.seen().last().unwrap().headers["authorization"],
+        basic("me:s3cret")
+    );
+    assert!(!format!("{client:?}").contains("s3cret"));
+    let gone = Server::with(&repo, |_| Answer::Fixed(500, "text/plain", Vec::new()));
+    let url = format!("http://me:s3cret@{}/r.git", gone.address());
+    let error = attempt(&client_with(&url, &settings())).await.unwrap_err();
+    assert!(!format!("{error:?} {}", error.report()).contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_redirected_post_is_refused() {
+    let repo = small();
+    let server = Server::with(&repo, |seen: &Seen| match seen.method.as_str() {
+        "POST" => Answer::Redirect(307, "/r.git/git-upload-pack".into()),
+        _ => Answer::Git,
+    });
+    let error = failure(&server, &settings(), Version::V2).await;
+    assert_eq!(error.kind(), ErrorKind::Transport);
+}
+
+#[tokio::test]
+async fn proxies_are_used_as_given() {
+    let repo = small();
+    let proxy = Server::new(&repo);
+    let with = |no_proxy: Option<&str>| HttpSettings {
+        http_proxy: Some(format!("http://p:w0rd@{}", proxy.address())),
+        no_proxy: no_proxy.map(str::to_owned),
+        ..settings()
+    };
+    // A host that only the proxy knows.
+    attempt(&client_with("http://git.invalid/r.git", &with(None)))
+        .await
+        .unwrap();
+    let seen = proxy.seen();
+    assert!(
+        seen[0]
+            .target
+            .starts_with("http://git.invalid/r.git/info/refs")
+    );
+    assert_eq!(seen[0].headers["proxy-authorization"], basic("p:w0rd"));
+    let direct = Server::new(&repo);
+    attempt(&client_with(&direct.url(), &with(Some("127.0.0.1"))))
+        .await
+        .unwrap();
+    assert_eq!(
+        proxy.seen().len(),
+        seen.len(),
+        "this host goes without a proxy"
+    );
+    assert!(!format!("{:?}", with(None)).contains("w0rd"));
+    let broken = HttpSettings {
+        https_proxy: Some("ftp://p:w0rd@x".into()),
+        ..settings()
+    };
+    let error = Http::new(&broken).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(!error.report().contains("w0rd"));
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_the_server_back_and_still_gets_all() {
+    let repo = Repo::with_history(HashKind::Sha1, 60, 40);
+    let server = Server::new(&repo);
+    let upload = client(&server.url(), Version::V2)
+        .upload_pack(&[])
+        .await
+        .unwrap();
+    let request = FetchRequest {
+        wants: all_tips(&upload.advertisement),
+        ..FetchRequest::default()
+    };
+    let mut fetched = upload
+        .fetch(&request, &mut TipNegotiator::default())
+        .await
+        .unwrap();
+    let mut pack = Vec::new();
+    while let Some(chunk) = fetched.pack.chunk().await.unwrap() {
+        pack.extend_from_slice(&chunk);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    verify(&repo, &pack.into(), &[]).await;
+}

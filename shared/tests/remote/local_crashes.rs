@@ -1,0 +1,392 @@
+//! Local repositories under kills, locks, other gits and packs that lie.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use branchline_core::git::object::{ObjectKind, id_of};
+use branchline_core::git::odb::whole;
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::mirror::{MirrorOptions, mirror};
+use branchline_core::remote::local::DurableFs;
+use branchline_core::remote::{
+    PackBody, PackRequest, PrePublishHook, ReceivedObjects, Remote, Snapshot, Source, Target,
+};
+use branchline_core::{Error, ErrorKind, Result};
+
+use super::local::{at, local, options, run};
+use super::repo::Repo;
+
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp")
+        .args(["-a", from.to_str().unwrap(), to.to_str().unwrap()])
+        .status();
+    assert!(done.unwrap().success());
+}
+
+fn locks(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            locks(&path, found);
+        } else if path.extension().is_some_and(|end| end == "lock") {
+            found.push(path);
+        }
+    }
+}
+
+fn lines(refs: &str) -> std::collections::BTreeSet<String> {
+    refs.lines().map(str::to_owned).collect()
+}
+
+/// Mirrors onto a disk that ends after ever more changes.
+async fn killed_everywhere(source: &Repo, before: Option<&Path>) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let old = before.map(|path| at(path, source.hash).refs());
+    let old = lines(&old.unwrap_or_default());
+    let new = lines(&source.refs());
+    for kill in 0.. {
+        let target = dir.path().join(format!("{kill}.git"));
+        if let Some(before) = before {
+            copy(before, &target);
+        }
+        let remote = local(&target).with_fs(DurableFs::failing_after(kill));
+        let outcome = once(&local(&source.path), &remote, &options()).await;
+        if outcome.is_ok() {
+            let repo = at(&target, source.hash);
+            assert_eq!(lines(&repo.refs()), new);
+            return kill;
+        }
+        if target.join("HEAD").exists() {
+            let repo = at(&target, source.hash);
+            repo.fsck();
+            let now = lines(&repo.refs());
+            for line in &now {
+                assert!(
+                    old.contains(line) || new.contains(line),
+                    "killed after {kill} changes: {line}"
+                );
+            }
+            let kept: Vec<_> = old.intersection(&new).collect();
+            assert!(kept.into_iter().all(|line| now.contains(line)));
+            let mut found = Vec::new();
+            locks(&target, &mut found);
+            // As git says to do when no git is running.
+            for lock in found {
+                std::fs::remove_file(lock).unwrap();
+            }
+        } else {
+            assert!(
+                before.is_none() && !target.exists(),
+                "there is nothing, or all"
+            );
+        }
+        let again = run(&source.path, &target).await.unwrap();
+        assert!(again.complete && again.rejected.is_empty());
+        let repo = at(&target, source.hash);
+        assert_eq!(
+            lines(&repo.refs()),
+            new,
+            "killed after {kill}, and run again"
+        );
+        repo.fsck();
+    }
+    unreachable!()
+}
+
+/// Mirrors without trying again.
+async fn once(source: &dyn Remote, target: &dyn Remote, options: &MirrorOptions) -> Result<()> {
+    let (source, mut target) = (source.source(&[]).await?, target.target().await?);
+    let plan = branchline_core::mirror::plan(
+        source.snapshot(),
+        target.snapshot(),
+        &options.refs,
+        options.prune,
+    )?;
+    let wants: Vec<_> = plan
+        .changes
+        .iter()
+        .filter_map(|c| Some(c.new?.id))
+        .collect();
+    let wanted = PackRequest {
+        wants: wants.clone(),
+        haves: target.haves().await?,
+        thin: true,
+        offset_deltas: true,
+    };
+    let incoming = branchline_core::remote::IncomingOptions {
+        hash: source.snapshot().hash,
+        limits: options.limits,
+        pointers: false,
+    };
+    let body = source.fetch(&wanted).await?;
+    let push = branchline_core::remote::Push {
+        changes: plan.changes,
+        head: plan.head,
+        pack: Some(branchline_core::remote::IncomingPack::new(body, &incoming)),
+        before_refs: None,
+        temporary: false,
+    };
+    target.push(push).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_kill_at_any_step_leaves_a_valid_repository() {
+    let source = Repo::with_history(HashKind::Sha1, 8, 3);
+    let kills = killed_everywhere(&source, None).await;
+    assert!(kills > 20, "{kills} steps make a repository");
+
+    let dir = tempfile::tempdir().unwrap();
+    let before = dir.path().join("before.git");
+    source.git(&["update-ref", "refs/heads/gone/far", "main~1"]);
+    source.git(&["update-ref", "refs/heads/loose/far", "main~1"]);
+    run(&source.path, &before).await.unwrap();
+    at(&before, source.hash).git(&["pack-refs", "--all"]);
+    source.git(&["update-ref", "refs/heads/loose/far", "main"]);
+    run(&source.path, &before).await.unwrap();
+    let commit = ["commit-tree", "main~2^{tree}", "-p", "main", "-m", "new"];
+    let new = source.git(&commit);
+    source.git(&["update-ref", "refs/heads/main", &new]);
+    source.git(&["update-ref", "-d", "refs/heads/gone/far"]);
+    source.git(&["update-ref", "-d", "refs/heads/loose/far"]);
+    source.git(&["update-ref", "refs/heads/gone", "main"]);
+    source.git(&["symbolic-ref", "HEAD", "refs/heads/side"]);
+    let kills = killed_everywhere(&source, Some(&before)).await;
+    assert!(kills > 20, "{kills} steps update it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_lock_is_named_and_nothing_changes() {
+    let source = Repo::with_history(HashKind::Sha1, 8, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("r.git");
+    source.git(&["update-ref", "refs/heads/gone", "main"]);
+    run(&source.path, &target).await.unwrap();
+    let copy = at(&target, source.hash);
+    let refs = copy.refs();
+    source.git(&["update-ref", "-d", "refs/heads/gone"]);
+    source.git(&["update-ref", "refs/heads/main", "main~1"]);
+    for lock in ["packed-refs.lock", "refs/heads/gone.lock"] {
+        std::fs::write(target.join(lock), "").unwrap();
+        let error = run(&source.path, &target).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains(lock)),
+            "{}",
+            error.report()
+        );
+        assert_eq!(copy.refs(), refs, "nothing has changed");
+        assert!(
+            target.join(lock).exists(),
+            "another one's lock is left alone"
+        );
+        std::fs::remove_file(target.join(lock)).unwrap();
+        let mut left = Vec::new();
+        locks(&target, &mut left);
+        assert!(left.is_empty(), "our own locks are gone: {left:?}");
+    }
+    let outcome = run(&source.path, &target).await.unwrap();
+    assert_eq!((outcome.updated, outcome.deleted), (1, 1));
+}
+
+/// Has git work in the target while a push is under way.
+struct Meanwhile {
+    repo: Mutex<Option<Repo>>,
+    commands: Vec<Vec<String>>,
+    done: AtomicBool,
+}
+
+#[async_trait]
+impl PrePublishHook for Meanwhile {
+    async fn pre_publish(&self, _: &ReceivedObjects) -> Result<()> {
+        if let Some(repo) = self.repo.lock().unwrap().take() {
+            for command in &self.commands {
+                let words: Vec<_> = command.iter().map(String::as_str).collect();
+                repo.git(&words);
+            }
+            self.done.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_other_gits_do_meanwhile_is_seen() {
+    let cases = [
+        vec!["update-ref refs/heads/main refs/heads/main~2"],
+        vec!["update-ref -d refs/heads/main"],
+        vec!["pack-refs --all"],
+        vec!["pack-refs --all", "update-ref -d refs/heads/main"],
+        vec!["gc -q --prune=now"],
+        vec!["update-ref refs/heads/new refs/heads/main"],
+        vec!["update-ref refs/heads/gone refs/heads/main~3"],
+    ];
+    for commands in cases {
+        let source = Repo::with_history(HashKind::Sha1, 8, 3);
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("r.git");
+        source.git(&["update-ref", "refs/heads/gone", "main"]);
+        run(&source.path, &target).await.unwrap();
+        let commit = ["commit-tree", "main~2^{tree}", "-p", "main", "-m", "new"];
+        let new = source.git(&commit);
+        source.git(&["update-ref", "refs/heads/main", &new]);
+        source.git(&["update-ref", "refs/heads/new", &new]);
+        source.git(&["update-ref", "-d", "refs/heads/gone"]);
+        let words = |line: &&str| line.split(' ').map(str::to_owned).collect();
+        let meanwhile = Arc::new(Meanwhile {
+            repo: Mutex::new(Some(at(&target, source.hash))),
+            commands: commands.iter().map(words).collect(),
+            done: AtomicBool::new(false),
+        });
+        let options = MirrorOptions {
+            before_refs: Some(Arc::clone(&meanwhile) as Arc<dyn PrePublishHook>),
+            ..options()
+        };
+        let outcome = mirror(&local(&source.path), &local(&target), &options, None).await;
+        let outcome = outcome.unwrap_or_else(|error| panic!("{commands:?}: {}", error.report()));
+        assert!(outcome.complete && meanwhile.done.load(Ordering::SeqCst));
+        let copy = at(&target, source.hash);
+        assert_eq!(copy.refs(), source.refs(), "{commands:?}");
+        copy.fsck();
+    }
+}
+
+/// A source whose pack is not what was asked for.
+struct Lying {
+    snapshot: Snapshot,
+    pack: Vec<u8>,
+}
+
+#[async_trait]
+impl Source for Lying {
+    fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    async fn fetch(&self, _: &PackRequest) -> Result<PackBody> {
+        Ok(whole(self.pack.clone().into()))
+    }
+}
+
+struct LyingRemote(Repo, Vec<u8>);
+
+impl std::fmt::Display for LyingRemote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("lying")
+    }
+}
+
+#[async_trait]
+impl Remote for LyingRemote {
+    async fn source(&self, prefixes: &[bstr::BString]) -> Result<Box<dyn Source>> {
+        let honest = local(&self.0.path).source(prefixes).await?;
+        Ok(Box::new(Lying {
+            snapshot: honest.snapshot().clone(),
+            pack: self.1.clone(),
+        }))
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        Err(Error::new(ErrorKind::Internal, "it is a source"))
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_lacks_something_is_not_published() {
+    let pack_of = |source: &Repo, ids: &[ObjectId]| {
+        let lines: Vec<_> = ids.iter().map(|id| format!("{id}\n")).collect();
+        source.input(
+            &["pack-objects", "--stdout", "-q"],
+            lines.concat().as_bytes(),
+        )
+    };
+    for (left_out, has_history) in [
+        ("main:link", false),
+        ("main^{tree}", false),
+        ("main~1", false),
+        ("main", false),
+        ("main:link", true),
+    ] {
+        let source = Repo::with_history(HashKind::Sha1, 6, 3);
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("r.git");
+        if has_history {
+            run(&source.path, &target).await.unwrap();
+            // A new tree that names what nobody sends.
+            let blob = source.input(&["hash-object", "-w", "--stdin"], b"new");
+            let blob = String::from_utf8(blob).unwrap();
+            let tree = format!("100644 blob {}\tnew\n", blob.trim());
+            let tree = source.input(&["mktree"], tree.as_bytes());
+            let tree = String::from_utf8(tree).unwrap();
+            let commit = ["commit-tree", tree.trim(), "-p", "main", "-m", "new"];
+            let new = source.git(&commit);
+            source.git(&["update-ref", "refs/heads/main", &new]);
+        }
+        let mut ids: Vec<_> = source
+            .objects()
+            .iter()
+            .map(|hex| ObjectId::from_hex(hex.as_bytes()).unwrap())
+            .collect();
+        let gone = if has_history {
+            source.id("main:new")
+        } else {
+            source.id(left_out)
+        };
+        ids.retain(|id| *id != gone);
+        let pack = pack_of(&source, &ids);
+        let before = has_history.then(|| at(&target, source.hash).refs());
+        let hash = source.hash;
+        let lying = LyingRemote(source, pack);
+        let error = mirror(&lying, &local(&target), &options(), None).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+        assert!(
+            error.report().contains(&gone.to_string()),
+            "{}",
+            error.report()
+        );
+        let copy = at(&target, hash);
+        assert_eq!(copy.refs(), before.unwrap_or_default());
+        let packs = std::fs::read_dir(target.join("objects/pack")).unwrap();
+        let packs = packs.filter(|e| {
+            e.as_ref()
+                .unwrap()
+                .path()
+                .extension()
+                .is_some_and(|e| e == "idx")
+        });
+        assert_eq!(
+            packs.count(),
+            usize::from(has_history),
+            "nothing was published"
+        );
+        copy.fsck();
+    }
+}
+
+#[tokio::test]
+async fn a_branch_names_only_commits() {
+    let source = Repo::with_history(HashKind::Sha1, 6, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("r.git");
+    let tree = source.id("main^{tree}");
+    std::fs::write(source.path.join("refs/heads/tree"), format!("{tree}\n")).unwrap();
+    let outcome = run(&source.path, &target).await.unwrap();
+    assert_eq!(outcome.rejected.len(), 1);
+    let reason = outcome.rejected.into_values().next().unwrap();
+    assert_eq!(
+        reason,
+        format!(
+            "cannot update ref 'refs/heads/tree': trying to write non-commit object {tree} to \
+             branch 'refs/heads/tree'"
+        )
+    );
+    at(&target, source.hash).fsck();
+    let stranger = id_of(HashKind::Sha1, ObjectKind::Blob, b"stranger").unwrap();
+    std::fs::write(source.path.join("refs/heads/tree"), format!("{stranger}\n")).unwrap();
+    assert!(
+        run(&source.path, &target).await.is_err(),
+        "a ref that leads nowhere"
+    );
+}

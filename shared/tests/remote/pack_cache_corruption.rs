@@ -1,0 +1,403 @@
+//! Copies of packs that are torn, changed, swapped, forged, taken away or half written: the
+//! bundle is right whatever happens to them, and nobody hears of it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use branchline_core::ErrorKind;
+use branchline_core::pack_cache::PackCache;
+use branchline_core::remote::{PackRequest, Remote};
+use branchline_core::testkit::{Failing, FaultPlan, When};
+
+use crate::pack_cache::{Disk, commit, repository};
+use crate::repo::Repo;
+use crate::s3_bundle_fixture::{fetch_all, mirror_all};
+
+/// A disk with the copy of a repository's bundle, which was pushed twice.
+async fn pushed() -> (Disk, Repo) {
+    let disk = Disk::new();
+    let repo = repository();
+    mirror_all(&repo, &disk.remote("r")).await.unwrap();
+    commit(&repo, "main", 0);
+    mirror_all(&repo, &disk.remote("r")).await.unwrap();
+    (disk, repo)
+}
+
+/// Pushes once more, and looks at what has become of it.
+async fn push_and_check(disk: &Disk, repo: &Repo, number: usize, what: &str) {
+    commit(repo, "main", number);
+    let outcome = mirror_all(repo, &disk.remote("r")).await;
+    assert!(outcome.is_ok(), "{what}: {outcome:?}");
+    disk.check(repo, "r", "main").await;
+}
+
+/// Offsets all over a file, its ends included.
+fn sample(length: u64, count: u64) -> Vec<u64> {
+    let last = length.saturating_sub(1);
+    let mut offsets: Vec<u64> = (0..count).map(|n| last * n / (count - 1)).collect();
+    offsets.dedup();
+    offsets
+}
+
+fn change(path: &Path, offset: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, offset).unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_byte_anywhere_is_seen_and_the_bundle_is_right() {
+    let (disk, repo) = pushed().await;
+    let mut number = 1;
+    for kind in ["copy", "entries"] {
+        for step in 0..16 {
+            // Each push leaves new files: that place in all that are there now.
+            for path in disk.of_kind(kind) {
+                let length = path.metadata().unwrap().len();
+                change(
+                    &path,
+                    sample(length, 16)[..].get(step).copied().unwrap_or(0),
+                );
+            }
+            push_and_check(&disk, &repo, number, &format!("{kind}, {step}/16")).await;
+            number += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_that_were_cut_emptied_or_removed_are_not_missed() {
+    let (disk, repo) = pushed().await;
+    let mut number = 1;
+    for kind in ["copy", "entries"] {
+        for step in 0..5 {
+            for path in disk.of_kind(kind) {
+                let length = path.metadata().unwrap().len();
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_len(sample(length, 5)[step.min(sample(length, 5).len() - 1)])
+                    .unwrap();
+            }
+            push_and_check(&disk, &repo, number, &format!("{kind} cut, {step}/5")).await;
+            number += 1;
+        }
+        let one = &disk.of_kind(kind)[0];
+        File::options()
+            .append(true)
+            .open(one)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"more"))
+            .unwrap();
+        push_and_check(&disk, &repo, number, &format!("{kind} with more")).await;
+        for path in disk.of_kind(kind) {
+            std::fs::remove_file(path).unwrap();
+        }
+        push_and_check(&disk, &repo, number + 1, &format!("without {kind}")).await;
+        number += 2;
+    }
+}
+
+#[tokio::test]
+async fn copies_that_were_swapped_are_no_copies_of_each_other() {
+    let disk = Disk::new();
+    let (repo, other) = (repository(), repository());
+    commit(&other, "main", 77);
+    mirror_all(&repo, &disk.remote("r")).await.unwrap();
+    mirror_all(&other, &disk.remote("other")).await.unwrap();
+    for (number, kind) in ["copy", "entries"].into_iter().enumerate() {
+        let files = disk.of_kind(kind);
+        let aside = disk.folder().join("aside");
+        std::fs::rename(&files[0], &aside).unwrap();
+        std::fs::rename(&files[1], &files[0]).unwrap();
+        std::fs::rename(&aside, &files[1]).unwrap();
+        push_and_check(&disk, &repo, number + 1, kind).await;
+        commit(&other, "main", 80 + number);
+        mirror_all(&other, &disk.remote("other")).await.unwrap();
+        disk.check(&other, "other", "main").await;
+    }
+}
+
+#[tokio::test]
+async fn links_and_folders_in_the_place_of_files_are_not_followed() {
+    let (disk, repo) = pushed().await;
+    let mut number = 1;
+    for kind in ["copy", "entries"] {
+        for path in disk.of_kind(kind) {
+            let elsewhere = disk.folder().join("../elsewhere");
+            std::fs::rename(&path, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        }
+        push_and_check(&disk, &repo, number, &format!("{kind} as links")).await;
+        for path in disk.of_kind(kind) {
+            let _ = std::fs::remove_file(&path);
+            std::fs::create_dir(&path).unwrap();
+        }
+        push_and_check(&disk, &repo, number + 1, &format!("{kind} as folders")).await;
+        number += 2;
+    }
+}
+
+const BLOCK: usize = 64 * 1024;
+
+/// How many bytes of entries a segment has: four more for each block are checksums.
+fn entries(segment: &Path) -> usize {
+    let length = usize::try_from(segment.metadata().unwrap().len()).unwrap();
+    length - 4 * length.div_ceil(BLOCK + 4)
+}
+
+/// Writes a segment's checksums anew, and its record's.
+fn forge(disk: &Disk, segment: &Path, offset: u64) {
+    change(segment, offset);
+    let bytes = std::fs::read(segment).unwrap();
+    let length = entries(segment);
+    let mut forged = bytes[..length].to_vec();
+    for block in bytes[..length].chunks(BLOCK) {
+        forged.extend_from_slice(&crc32fast::hash(block).to_be_bytes());
+    }
+    assert_eq!(forged.len(), bytes.len());
+    std::fs::write(segment, &forged).unwrap();
+    let check = crc32fast::hash(&forged[length..]).to_be_bytes();
+    let name = segment.file_stem().unwrap().to_str().unwrap();
+    let name = u128::from_str_radix(name, 16).unwrap().to_be_bytes();
+    for record in disk.of_kind("copy") {
+        let mut bytes = std::fs::read(&record).unwrap();
+        let magic = b"branchline copy 1\n".len();
+        let end = magic + 1 + usize::from(bytes[magic]) * 28;
+        for at in (magic + 1..end).step_by(28) {
+            if bytes[at..at + 16] == name {
+                bytes[at + 24..at + 28].copy_from_slice(&check);
+            }
+        }
+        let sum = crc32fast::hash(&bytes[..end]).to_be_bytes();
+        bytes[end..end + 4].copy_from_slice(&sum);
+        std::fs::write(&record, bytes).unwrap();
+    }
+}
+
+/// The first and largest segment of the copy that was used last.
+fn base(disk: &Disk) -> PathBuf {
+    let records = disk.of_kind("copy").into_iter();
+    let newest = records.max_by_key(|path| path.metadata().unwrap().modified().unwrap());
+    let record = std::fs::read(newest.unwrap()).unwrap();
+    let name = &record[b"branchline copy 1\n".len() + 1..][..16];
+    let name = u128::from_be_bytes(name.try_into().unwrap());
+    disk.folder().join(format!("{name:032x}.entries"))
+}
+
+#[tokio::test]
+async fn a_forged_copy_that_passes_for_whole_is_told_by_the_packs_trailer() {
+    let (disk, repo) = pushed().await;
+    for number in 0..24 {
+        let segment = base(&disk);
+        let offset = sample(entries(&segment) as u64, 24)[number];
+        forge(&disk, &segment, offset);
+        push_and_check(&disk, &repo, number + 1, &format!("forged at {offset}")).await;
+        // The one that was made of it, too.
+        std::fs::remove_dir_all(disk.folder()).unwrap();
+        push_and_check(&disk, &repo, number + 50, "without any copy").await;
+    }
+}
+
+#[tokio::test]
+async fn a_forged_copy_is_sent_to_nobody() {
+    let (disk, repo) = pushed().await;
+    for number in 0..12 {
+        let segment = base(&disk);
+        let offset = sample(entries(&segment) as u64, 12)[number];
+        forge(&disk, &segment, offset);
+        let source = disk.remote("r").source(&[]).await.unwrap();
+        for haves in [vec![], vec![repo.id("main~4")]] {
+            let wanted = PackRequest {
+                wants: vec![repo.id("main")],
+                haves,
+                thin: false,
+                offset_deltas: true,
+            };
+            let pack = match source.fetch(&wanted).await {
+                Ok(pack) => crate::s3_bundle_fixture::collect(pack).await,
+                Err(error) => Err(error),
+            };
+            match pack {
+                Ok(pack) => drop(repo.index_pack(&pack, false)),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+            }
+        }
+        assert_eq!(fetch_all(&disk.remote("r")).await.refs(), repo.refs());
+        // The next one has a copy again.
+        std::fs::remove_dir_all(disk.folder()).unwrap();
+        commit(&repo, "main", number + 1);
+        mirror_all(&repo, &disk.remote("r")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_is_harmless_and_goes_after_an_hour() {
+    let (disk, repo) = pushed().await;
+    // Killed while it wrote entries; when they were written; while it wrote the record.
+    let halves = [
+        "00000000000000000000000000000001.entries",
+        "00000000000000000000000000000002.entries",
+        "00000000000000000000000000000003.new",
+    ];
+    for name in halves {
+        std::fs::write(disk.folder().join(name), "half of it").unwrap();
+    }
+    push_and_check(&disk, &repo, 1, "with what was left").await;
+    let left = || {
+        let there = halves
+            .iter()
+            .filter(|name| disk.folder().join(name).exists());
+        there.count()
+    };
+    assert_eq!(left(), 3, "another process may be about to name them");
+    let old = SystemTime::now() - Duration::from_hours(2);
+    for name in halves {
+        let file = File::options()
+            .write(true)
+            .open(disk.folder().join(name))
+            .unwrap();
+        file.set_modified(old).unwrap();
+    }
+    push_and_check(&disk, &repo, 2, "with what was left long ago").await;
+    assert_eq!(left(), 0, "nobody will");
+}
+
+/// Gives a push up just before its call `nth`; whether it came so far.
+async fn give_up(disk: &Disk, repo: &Repo, nth: usize) -> bool {
+    let traffic = disk.world.store.traffic();
+    traffic.set_latency(Duration::from_millis(1));
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    traffic.before_call(traffic.calls().len() + nth, move || {
+        let _ = sender.send(());
+    });
+    let remote = disk.remote("r");
+    let is_given_up = tokio::select! {
+        biased;
+        _ = receiver => true,
+        done = mirror_all(repo, &remote) => done.is_err(),
+    };
+    traffic.set_latency(Duration::ZERO);
+    is_given_up
+}
+
+#[tokio::test]
+async fn a_push_that_is_given_up_anywhere_leaves_no_copy_of_what_is_not_there() {
+    let (disk, repo) = pushed().await;
+    let mut given_up = 0;
+    for nth in 1.. {
+        let before = disk.files();
+        commit(&repo, "main", 2 * nth);
+        let came = give_up(&disk, &repo, nth).await;
+        let names = |files: Vec<(PathBuf, u64)>| -> Vec<_> {
+            files.into_iter().map(|(path, _)| path).collect()
+        };
+        if came {
+            given_up += 1;
+            // What it was about to write is taken away by a thread of its own.
+            for _ in 0..500 {
+                if disk.files().len() == before.len() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(names(disk.files()), names(before), "before call {nth}");
+        }
+        // Its lock grows old or is let go of.
+        let clock = &disk.world.clock;
+        clock.fetch_add(1000, Ordering::Relaxed);
+        push_and_check(&disk, &repo, 2 * nth + 1, "after one that was given up").await;
+        if !came {
+            break;
+        }
+    }
+    assert!(given_up >= 15, "at each of {given_up} calls");
+}
+
+#[tokio::test]
+async fn copies_that_another_process_removes_meanwhile_are_not_missed() {
+    let (disk, repo) = pushed().await;
+    for (number, call) in ["create_upload", "upload_part_copy", "complete_upload"]
+        .into_iter()
+        .enumerate()
+    {
+        let folder = disk.folder();
+        let nth = disk.world.store.traffic().count(call) + 1;
+        disk.world.store.traffic().before(call, nth, move || {
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                std::fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+        });
+        push_and_check(&disk, &repo, 2 * number + 1, call).await;
+        push_and_check(&disk, &repo, 2 * number + 2, "after that").await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_costs_the_copies_alone() {
+    let (disk, repo) = pushed().await;
+    let remote = disk.remote("r");
+    std::fs::remove_dir_all(disk.folder()).unwrap();
+    commit(&repo, "main", 1);
+    mirror_all(&repo, &remote).await.unwrap();
+    disk.check(&repo, "r", "main").await;
+    assert!(!disk.folder().exists());
+}
+
+#[tokio::test]
+async fn two_processes_use_one_folder_at_once() {
+    let disk = Disk::new();
+    let repo = repository();
+    mirror_all(&repo, &disk.remote("a")).await.unwrap();
+    mirror_all(&repo, &disk.remote("b")).await.unwrap();
+    for number in 0..10 {
+        commit(&repo, "main", number);
+        // Both add to the same pack, which has one copy. There is little room, so each
+        // takes away what the other may need.
+        let bound = if number < 5 {
+            1 << 30
+        } else {
+            (1 << 20) + 120_000
+        };
+        let open = |prefix: &str| {
+            let copies = PackCache::open(&disk.folder())
+                .unwrap()
+                .with_max_bytes(bound);
+            disk.opened(prefix, Some(copies))
+        };
+        let (a, b) = (open("a"), open("b"));
+        let (a, b) = tokio::join!(mirror_all(&repo, &a), mirror_all(&repo, &b));
+        a.unwrap();
+        b.unwrap();
+        disk.check(&repo, "a", "main").await;
+        disk.check(&repo, "b", "main").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fails_leaves_copies_that_are_right_or_none() {
+    for when in [When::Before, When::After] {
+        let mut nth = 1;
+        loop {
+            let (disk, repo) = pushed().await;
+            commit(&repo, "main", 1);
+            let script = FaultPlan::new();
+            script.fail(nth, ErrorKind::Transport, when);
+            let store = Failing::new(Arc::clone(&disk.world.store), &script);
+            // It may fail, or be tried again.
+            let _ = mirror_all(&repo, &disk.over(Arc::new(store), "r")).await;
+            disk.world.clock.fetch_add(10_000, Ordering::Relaxed);
+            for number in 2..4 {
+                push_and_check(&disk, &repo, number, &format!("after request {nth}")).await;
+            }
+            if script.calls().len() < nth {
+                break;
+            }
+            nth += 1;
+        }
+        assert!(nth > 15, "there are that many requests to fail");
+    }
+}

@@ -1,0 +1,335 @@
+//! What is too much for one push goes to any target in pieces, and stays there.
+
+use std::fmt::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::mirror::{MirrorOptions, MirrorStats, mirror};
+use branchline_core::remote::{
+    CommitGraph, PackBody, PackRequest, Remote, Snapshot, Source, Target,
+};
+use branchline_core::storage::ObjectStore;
+use branchline_core::testkit::{Failing, FaultPlan, When};
+use branchline_core::{ErrorKind, Result};
+use bstr::BString;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
+
+use super::local::local;
+use super::repo::Repo;
+use super::s3_bundle_fixture::World as Bundles;
+use super::s3_dumb_fixture::{World as Dumb, all};
+
+/// So many commits of a file each, that hardly compresses, of so many bytes, and a branch
+/// that leaves in the middle.
+pub(crate) fn noise(commits: usize, bytes: usize) -> Repo {
+    let source = Repo::new(HashKind::Sha1);
+    let mut stream = String::new();
+    let mut noise = 1_u64;
+    for n in 0..commits {
+        let text: String = (0..bytes)
+            .map(|_| {
+                noise = noise
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                char::from(b'!' + u8::try_from((noise >> 33) % 90).unwrap())
+            })
+            .collect();
+        let time = 1_700_000_000 + n;
+        write!(
+            stream,
+            "commit refs/heads/main\ncommitter A <a@b> {time} +0000\ndata 2\nc\n\
+             M 644 inline f{n}\ndata {}\n{text}\n",
+            text.len(),
+        )
+        .unwrap();
+    }
+    source.input(&["fast-import", "--quiet"], stream.as_bytes());
+    let middle = format!("main~{}", commits / 2);
+    source.git(&["branch", "middle", &middle]);
+    source.git(&["tag", "-a", "v1", "-m", "one", &middle]);
+    source
+}
+
+/// The layouts that lie in S3.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    Bundle,
+    Dumb,
+    Loose,
+}
+
+/// A bucket for one of them.
+enum Bucket {
+    Bundle(Bundles),
+    Dumb(Dumb, bool),
+}
+
+impl Bucket {
+    fn new(layout: Layout) -> Self {
+        match layout {
+            Layout::Bundle => Self::Bundle(Bundles::new(1)),
+            Layout::Dumb => Self::Dumb(Dumb::new(), false),
+            Layout::Loose => Self::Dumb(Dumb::new(), true),
+        }
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        match self {
+            Self::Bundle(world) => Arc::clone(&world.store) as _,
+            Self::Dumb(world, _) => Arc::clone(&world.store) as _,
+        }
+    }
+
+    fn remote_over(&self, store: Arc<dyn ObjectStore>) -> Box<dyn Remote> {
+        match self {
+            Self::Bundle(world) => {
+                // Whoever dies holds no lock for long.
+                world
+                    .clock
+                    .fetch_add(3600, std::sync::atomic::Ordering::Relaxed);
+                Box::new(world.remote_over(store, "r", world.options()))
+            }
+            Self::Dumb(world, loose) => {
+                let mut options = world.options();
+                options.loose = *loose;
+                Box::new(world.remote_over(store, options))
+            }
+        }
+    }
+
+    fn remote(&self) -> Box<dyn Remote> {
+        self.remote_over(self.store())
+    }
+}
+
+fn in_pieces(bytes: u64) -> MirrorOptions {
+    let mut options = all(true);
+    options.batch.bytes = Some(bytes);
+    options
+}
+
+/// The refs of a remote, and that everything that they need is there.
+async fn assert_equal(source: &Repo, remote: &dyn Remote, copy: &Path) {
+    let outcome = mirror(remote, &local(copy), &all(true), None)
+        .await
+        .unwrap();
+    assert!(outcome.complete);
+    let copied = super::local::at(copy, HashKind::Sha1);
+    assert_eq!(
+        copied.refs(),
+        source.refs(),
+        "no tag is left, and no ref is missing"
+    );
+    assert_eq!(
+        copied.git(&["fsck", "--full", "--strict", "--no-dangling"]),
+        ""
+    );
+}
+
+#[tokio::test]
+async fn a_run_killed_between_pieces_is_finished_by_the_next_ones() {
+    let source = noise(8, 60_000);
+    for layout in [Layout::Bundle, Layout::Dumb, Layout::Loose] {
+        let options = in_pieces(120_000);
+        let whole = Bucket::new(layout);
+        let counted = FaultPlan::new();
+        let remote = whole.remote_over(Arc::new(Failing::new(whole.store(), &counted)));
+        let all = mirror(&local(&source.path), &*remote, &options, None)
+            .await
+            .unwrap();
+        assert!(all.complete);
+        let dir = tempfile::tempdir().unwrap();
+        assert_equal(&source, &*whole.remote(), &dir.path().join("whole.git")).await;
+        let calls = counted.calls().len();
+        // Each run dies after so many requests to S3, and the next one goes on.
+        for died_after in [calls * 2 / 3, calls / 2, calls * 2 / 5] {
+            let bucket = Bucket::new(layout);
+            let mut runs = 0;
+            loop {
+                runs += 1;
+                assert!(runs < 20, "{layout:?}: each run comes further");
+                let script = FaultPlan::new();
+                for call in died_after..died_after + 1000 {
+                    script.fail(call, ErrorKind::AccessDenied, When::Before);
+                }
+                let store = Failing::new(bucket.store(), &script);
+                let remote = bucket.remote_over(Arc::new(store));
+                match mirror(&local(&source.path), &*remote, &options, None).await {
+                    Ok(outcome) => {
+                        assert!(outcome.complete);
+                        break;
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::AccessDenied),
+                }
+            }
+            assert!(runs > 1, "{layout:?}: it died at least once");
+            let copy = dir.path().join(format!("{died_after}.git"));
+            assert_equal(&source, &*bucket.remote(), &copy).await;
+        }
+    }
+}
+
+/// A repository whose packs come at 10,000 bytes a second.
+struct Slow(Repo);
+
+struct SlowSource(Box<dyn Source>);
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a slow server")
+    }
+}
+
+#[async_trait]
+impl Remote for Slow {
+    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        let source = local(&self.0.path).source(prefixes).await?;
+        Ok(Box::new(SlowSource(source)))
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        unreachable!("it is only read")
+    }
+}
+
+#[async_trait]
+impl Source for SlowSource {
+    fn snapshot(&self) -> &Snapshot {
+        self.0.snapshot()
+    }
+
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
+        let body = self.0.fetch(wanted).await?;
+        let slices = body.flat_map(|chunk| {
+            let slices: Vec<_> = match chunk {
+                Ok(chunk) => {
+                    let starts = (0..chunk.len()).step_by(10_000);
+                    let slice = |at: usize| chunk.slice(at..chunk.len().min(at + 10_000));
+                    starts.map(|at| Ok(slice(at))).collect()
+                }
+                Err(error) => vec![Err(error)],
+            };
+            stream::iter(slices)
+        });
+        let slowly = slices.then(|slice| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            slice
+        });
+        Ok(slowly.boxed())
+    }
+
+    fn has_cheap_history(&self) -> bool {
+        self.0.has_cheap_history()
+    }
+
+    async fn commit_graph(
+        &self,
+        wants: &[ObjectId],
+        haves: &[ObjectId],
+    ) -> Result<Option<CommitGraph>> {
+        self.0.commit_graph(wants, haves).await
+    }
+}
+
+async fn run(source: &Slow, bucket: &Bucket, seconds: u64) -> MirrorStats {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let remote = bucket.remote();
+    let outcome = mirror(source, &*remote, &all(true), Some(deadline)).await;
+    outcome.unwrap()
+}
+
+/// "What does not fit one run is finished by several."
+#[tokio::test(start_paused = true)]
+async fn what_never_fits_one_run_is_finished_by_many() {
+    // All of it takes about 100 seconds, and a run has 25.
+    let source = Slow(noise(64, 12_000));
+    for layout in [Layout::Bundle, Layout::Dumb] {
+        let bucket = Bucket::new(layout);
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            let outcome = run(&source, &bucket, 25).await;
+            if outcome.complete {
+                break;
+            }
+            assert!(outcome.objects > 0, "{layout:?}: each run comes further");
+        }
+        assert!(runs > 3, "it took {runs} runs");
+        let dir = tempfile::tempdir().unwrap();
+        assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
+    }
+}
+
+/// The first commit takes half of a run: it goes by itself, as soon as all of it was too
+/// slow.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_takes_half_of_a_run_goes_by_itself() {
+    let repo = noise(1, 110_000);
+    let mut stream = String::new();
+    for n in 0..40 {
+        let from = if n == 0 {
+            "from refs/heads/main^0\n"
+        } else {
+            ""
+        };
+        let time = 1_700_001_000 + n;
+        write!(
+            stream,
+            "commit refs/heads/main\ncommitter A <a@b> {time} +0000\ndata 2\nc\n{from}\
+             M 644 inline small\ndata 2\n{n:02}\n"
+        )
+        .unwrap();
+    }
+    repo.input(&["fast-import", "--quiet"], stream.as_bytes());
+    let source = Slow(repo);
+    let bucket = Bucket::new(Layout::Dumb);
+    let mut runs = 1;
+    while !run(&source, &bucket, 24).await.complete {
+        runs += 1;
+        assert!(runs < 5, "each run comes further");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
+}
+
+/// Where the script is not at work, tags with its names are somebody's.
+#[tokio::test]
+async fn the_scripts_tags_stay_where_it_is_not_at_work() {
+    let source = noise(2, 100);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.git");
+    let target = local(&path);
+    let mut options = all(false);
+    options.refs = branchline_core::mirror::RefSelection::new(["refs/heads/*"]).unwrap();
+    mirror(&local(&source.path), &target, &options, None)
+        .await
+        .unwrap();
+    let there = super::local::at(&path, HashKind::Sha1);
+    for tag in [
+        "codecommit_migration_1",
+        "codecommit_migration_part_0123456789abcdef",
+    ] {
+        there.git(&["tag", tag, "main"]);
+    }
+    mirror(&local(&source.path), &target, &options, None)
+        .await
+        .unwrap();
+    assert_eq!(there.git(&["tag", "--list"]), "codecommit_migration_1");
+}
+
+/// A run that has the time sends all at once, and no tag.
+#[tokio::test(start_paused = true)]
+async fn what_fits_one_run_goes_at_once() {
+    let source = Slow(noise(6, 12_000));
+    let bucket = Bucket::new(Layout::Dumb);
+    let outcome = run(&source, &bucket, 100).await;
+    assert!(outcome.complete);
+    let Bucket::Dumb(world, _) = &bucket else {
+        unreachable!("it was made so")
+    };
+    assert_eq!(world.packs().len(), 1);
+}

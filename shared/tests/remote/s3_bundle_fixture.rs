@@ -1,0 +1,293 @@
+//! A bucket in memory, repositories beside it, and the Python client's way of writing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::mirror::{self, MirrorOptions, MirrorStats, RefSelection};
+use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
+use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
+use branchline_core::remote::{
+    Head, PackBody, PackRequest, RefTarget, Remote, Snapshot, Source, Target,
+};
+use branchline_core::storage::{ObjectStore, PutOptions};
+use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
+use branchline_core::{Error, ErrorKind, Result};
+use bstr::BString;
+use bytes::Bytes;
+
+use crate::repo::Repo;
+
+/// A bucket, and a clock by which locks are judged.
+pub(crate) struct World {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) bucket: BucketName,
+    pub(crate) clock: Arc<AtomicI64>,
+}
+
+impl World {
+    /// A bucket whose parts may be as short as that.
+    pub(crate) fn new(min_part_bytes: usize) -> Self {
+        let store = MemoryStore::with_options(MemoryStoreOptions {
+            page: 1000,
+            min_part_bytes,
+        });
+        let bucket = BucketName::new("bucket").unwrap();
+        store.create_bucket(&bucket, false);
+        Self {
+            store: Arc::new(store),
+            bucket,
+            clock: Arc::new(AtomicI64::new(1_700_000_000)),
+        }
+    }
+
+    pub(crate) fn options(&self) -> BundleOptions {
+        let clock = Arc::clone(&self.clock);
+        BundleOptions {
+            clock: Arc::new(move || clock.load(Ordering::Relaxed)),
+            ..BundleOptions::default()
+        }
+    }
+
+    pub(crate) fn remote(&self, prefix: &str) -> BundleRemote {
+        self.remote_with(prefix, self.options())
+    }
+
+    pub(crate) fn remote_with(&self, prefix: &str, options: BundleOptions) -> BundleRemote {
+        self.remote_over(Arc::<MemoryStore>::clone(&self.store), prefix, options)
+    }
+
+    pub(crate) fn remote_over(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        prefix: &str,
+        options: BundleOptions,
+    ) -> BundleRemote {
+        let prefix = KeyPrefix::new(prefix).unwrap();
+        BundleRemote::new(store, self.bucket.clone(), prefix, options)
+    }
+
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Bytes>) {
+        let key = ObjectKey::new(key).unwrap();
+        let options = PutOptions::default();
+        self.store
+            .put(&self.bucket, &key, body.into(), &options)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Bytes {
+        let key = ObjectKey::new(key).unwrap();
+        self.store
+            .get(&self.bucket, &key, None, None)
+            .await
+            .unwrap()
+    }
+
+    /// All keys with the sizes of their objects.
+    pub(crate) async fn objects(&self) -> BTreeMap<String, u64> {
+        let mut next = None;
+        let mut all = BTreeMap::new();
+        loop {
+            let page = self
+                .store
+                .list(&self.bucket, "", None, next.as_deref())
+                .await
+                .unwrap();
+            let listed = page.objects.into_iter();
+            all.extend(listed.map(|object| (object.key.to_string(), object.size_bytes)));
+            next = page.next;
+            if next.is_none() {
+                return all;
+            }
+        }
+    }
+
+    pub(crate) async fn keys(&self) -> Vec<String> {
+        self.objects().await.into_keys().collect()
+    }
+
+    /// Writes a bundle as the Python client does: `git bundle create` of a name.
+    pub(crate) async fn python_push(&self, repo: &Repo, prefix: &str, source: &str, name: &str) {
+        let id = repo.id(source);
+        let bundle = bundle(repo, &[source]);
+        self.put(&format!("{prefix}/{name}/{id}.bundle"), bundle)
+            .await;
+    }
+}
+
+/// The bytes of `git bundle create` with these arguments.
+pub(crate) fn bundle(repo: &Repo, arguments: &[&str]) -> Vec<u8> {
+    let (options, revisions): (Vec<&str>, Vec<&str>) =
+        arguments.iter().partition(|word| word.starts_with("--"));
+    repo.bytes(
+        &[
+            &["bundle", "create", "--quiet"],
+            &options[..],
+            &["-"],
+            &revisions,
+        ]
+        .concat(),
+    )
+}
+
+/// Mirrors all refs of a repository.
+pub(crate) async fn mirror_all(repo: &Repo, remote: &BundleRemote) -> Result<MirrorStats> {
+    let options = MirrorOptions {
+        refs: RefSelection::new(["refs/*"]).unwrap(),
+        prune: true,
+        ..MirrorOptions::default()
+    };
+    let outcome = mirror::mirror(&GitRemote::new(repo), remote, &options, None).await?;
+    assert!(outcome.complete, "a mirroring without a deadline ends");
+    Ok(outcome)
+}
+
+/// A repository with everything that the remote has, checked by git.
+pub(crate) async fn fetch_all(remote: &BundleRemote) -> Repo {
+    let source = remote.source(&[]).await.unwrap();
+    let snapshot = source.snapshot();
+    let repo = Repo::new(snapshot.hash);
+    for id in snapshot.tips() {
+        // One by one, as they lie.
+        let wanted = PackRequest {
+            wants: vec![id],
+            haves: Vec::new(),
+            thin: false,
+            offset_deltas: true,
+        };
+        let pack = collect(source.fetch(&wanted).await.unwrap()).await.unwrap();
+        repo.index_pack(&pack, false);
+    }
+    set_refs(&repo, snapshot);
+    repo
+}
+
+pub(crate) fn set_refs(repo: &Repo, snapshot: &Snapshot) {
+    for (name, target) in &snapshot.refs {
+        repo.git(&["update-ref", &name.to_string(), &target.id.to_string()]);
+    }
+    if let Some(Head::Symbolic(name)) = &snapshot.head {
+        repo.git(&["symbolic-ref", "HEAD", &name.to_string()]);
+    }
+    repo.fsck();
+}
+
+pub(crate) async fn collect(mut body: PackBody) -> Result<Vec<u8>> {
+    use futures_util::StreamExt as _;
+    let mut out = Vec::new();
+    while let Some(bytes) = body.next().await {
+        out.extend_from_slice(&bytes?);
+    }
+    Ok(out)
+}
+
+/// A repository as a source, served by `git pack-objects`.
+pub(crate) struct GitRemote<'a>(&'a Repo);
+
+impl<'a> GitRemote<'a> {
+    pub(crate) fn new(repo: &'a Repo) -> Self {
+        Self(repo)
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::empty(self.0.hash);
+        for line in self.0.refs().lines() {
+            let (id, name) = line.split_once(' ').unwrap();
+            let target = RefTarget {
+                id: ObjectId::from_hex(id.as_bytes()).unwrap(),
+                peeled: None,
+            };
+            snapshot.refs.insert(name.into(), target);
+        }
+        let head = self.0.git(&["symbolic-ref", "HEAD"]);
+        snapshot.head = Some(Head::Symbolic(head.into()));
+        snapshot
+    }
+}
+
+impl std::fmt::Display for GitRemote<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.path.display().fmt(f)
+    }
+}
+
+#[async_trait]
+impl Remote for GitRemote<'_> {
+    async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
+        Ok(Box::new(GitSource {
+            path: self.0.path.clone(),
+            snapshot: self.snapshot(),
+            hash: self.0.hash,
+        }))
+    }
+
+    async fn target(&self) -> Result<Box<dyn Target>> {
+        Err(Error::new(ErrorKind::NotFound, "only a source"))
+    }
+}
+
+struct GitSource {
+    path: std::path::PathBuf,
+    snapshot: Snapshot,
+    hash: HashKind,
+}
+
+#[async_trait]
+impl Source for GitSource {
+    fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
+        let pack = pack_objects(&self.path, self.hash, wanted);
+        Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from(
+            pack,
+        ))])))
+    }
+}
+
+/// What `git pack-objects` makes of it.
+pub(crate) fn pack_objects(
+    path: &std::path::Path,
+    hash: HashKind,
+    wanted: &PackRequest,
+) -> Vec<u8> {
+    let _ = hash;
+    let git = |args: &[&str], input: &str| {
+        let mut command = std::process::Command::new("git");
+        crate::repo::environment(&mut command, path.parent().unwrap());
+        let mut child = command
+            .arg("-C")
+            .arg(path)
+            .args(args)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let mut revisions = String::new();
+    for id in &wanted.wants {
+        writeln!(revisions, "{id}").unwrap();
+    }
+    for id in &wanted.haves {
+        if git(&["cat-file", "-e", &id.to_string()], "")
+            .status
+            .success()
+        {
+            writeln!(revisions, "^{id}").unwrap();
+        }
+    }
+    let mut args = vec!["pack-objects", "--revs", "--stdout", "-q"];
+    args.extend(wanted.thin.then_some("--thin"));
+    args.extend(wanted.offset_deltas.then_some("--delta-base-offset"));
+    let done = git(&args, &revisions);
+    assert!(done.status.success(), "git pack-objects");
+    done.stdout
+}

@@ -1,0 +1,488 @@
+//! Writers of one ref, ours and the Python client's, whose calls are let through one by one,
+//! and what must hold in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use async_trait::async_trait;
+use branchline_core::git::pack::PackLimits;
+use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::name::{BucketName, ObjectKey};
+use branchline_core::remote::s3_bundle::BundleRemote;
+use branchline_core::remote::{
+    IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefTarget, RefUpdate, Remote,
+};
+use branchline_core::storage::{
+    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, PutResult, UploadId,
+};
+use branchline_core::testkit::MemoryStore;
+use branchline_core::{ErrorKind, Result};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use crate::repo::Repo;
+use crate::s3_bundle_fixture::{World, bundle, pack_objects};
+
+pub(crate) const REF: &str = "refs/heads/main";
+pub(crate) const FOLDER: &str = "r/refs/heads/main/";
+
+/// Commits, bundles and packs for all cases: `base`, and three commits on top of it.
+pub(crate) struct Scenery {
+    pub(crate) base: ObjectId,
+    pub(crate) base_bundle: Bytes,
+    pub(crate) writers: Vec<Commit>,
+    /// One that is no descendant of `base`.
+    parents: BTreeMap<ObjectId, ObjectId>,
+}
+
+pub(crate) struct Commit {
+    id: ObjectId,
+    /// As the Python client uploads it.
+    bundle: Bytes,
+    /// As it is sent to us.
+    pack: Bytes,
+}
+
+pub(crate) static SCENERY: LazyLock<Scenery> = LazyLock::new(|| {
+    let repo = Repo::new(HashKind::Sha1);
+    let commit = |parent: Option<&str>, name: &str| {
+        let blob = repo.input(&["hash-object", "-w", "--stdin"], name.as_bytes());
+        let blob = String::from_utf8(blob).unwrap();
+        let tree = format!("100644 blob {}\tf\n", blob.trim());
+        let tree = String::from_utf8(repo.input(&["mktree"], tree.as_bytes())).unwrap();
+        let mut args = vec!["commit-tree", tree.trim(), "-m", name];
+        args.extend(parent.iter().flat_map(|parent| ["-p", parent]));
+        let id = repo.git(&args);
+        repo.git(&["branch", name, &id]);
+        id
+    };
+    let base = commit(None, "base");
+    let writers = (0..3).map(|n| {
+        let name = format!("w{n}");
+        let id = commit(Some(&base), &name);
+        let id = ObjectId::from_hex(id.as_bytes()).unwrap();
+        let wanted = PackRequest {
+            wants: vec![id],
+            haves: vec![repo.id("base")],
+            thin: false,
+            offset_deltas: true,
+        };
+        Commit {
+            id,
+            bundle: bundle(&repo, &[&name]).into(),
+            pack: pack_objects(&repo.path, repo.hash, &wanted).into(),
+        }
+    });
+    let writers: Vec<_> = writers.collect();
+    let base = repo.id("base");
+    Scenery {
+        base,
+        base_bundle: bundle(&repo, &["base"]).into(),
+        parents: writers.iter().map(|writer| (writer.id, base)).collect(),
+        writers,
+    }
+});
+
+/// Lets the calls of a writer through one by one, and dates locks by the world's clock.
+pub(crate) struct Gated {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) clock: Arc<AtomicI64>,
+    /// When each lock was written.
+    pub(crate) written: Arc<Mutex<BTreeMap<ObjectKey, i64>>>,
+    pub(crate) gate: Arc<dyn Gate>,
+}
+
+/// What every call of a writer passes.
+#[async_trait]
+pub(crate) trait Gate: Send + Sync {
+    /// Waits for the writer's turn.
+    async fn pass(&self);
+
+    /// A call was executed, on these keys.
+    fn executed(&self, call: Call<'_>) {
+        let _ = call;
+    }
+}
+
+/// A call that was executed.
+pub(crate) struct Call<'a> {
+    pub(crate) name: &'static str,
+    /// What it is about, and what a list tells.
+    pub(crate) keys: Vec<&'a ObjectKey>,
+    pub(crate) failed: Option<ErrorKind>,
+}
+
+impl<'a> Call<'a> {
+    fn new<T>(name: &'static str, key: &'a ObjectKey, result: &Result<T>) -> Self {
+        Self {
+            name,
+            keys: vec![key],
+            failed: result.as_ref().err().map(branchline_core::Error::kind),
+        }
+    }
+}
+
+impl Gated {
+    fn date(&self, key: &ObjectKey, last_modified: &mut i64) {
+        if let Some(at) = self.written.lock().unwrap().get(key) {
+            *last_modified = *at;
+        }
+    }
+}
+
+macro_rules! gated {
+    ($(fn $name:ident(&self, $key:ident $(, $arg:ident: $type:ty)* $(,)?) -> $result:ty;)*) => {
+        #[async_trait]
+        impl ObjectStore for Gated {
+            async fn is_versioned(&self, bucket: &BucketName) -> Result<bool> {
+                self.store.is_versioned(bucket).await
+            }
+            // What is uploaded is its writer's alone until that is completed.
+            async fn create_upload(
+                &self,
+                bucket: &BucketName,
+                key: &ObjectKey,
+                options: &PutOptions,
+            ) -> Result<UploadId> {
+                self.store.create_upload(bucket, key, options).await
+            }
+            async fn upload_part(
+                &self,
+                bucket: &BucketName,
+                key: &ObjectKey,
+                upload: &UploadId,
+                number: u32,
+                body: Bytes,
+            ) -> Result<Part> {
+                let store = &self.store;
+                store.upload_part(bucket, key, upload, number, body).await
+            }
+            async fn head(
+                &self,
+                bucket: &BucketName,
+                key: &ObjectKey,
+            ) -> Result<Option<ObjectHead>> {
+                self.gate.pass().await;
+                let mut result = self.store.head(bucket, key).await;
+                self.gate.executed(Call::new("head", key, &result));
+                if let Ok(Some(head)) = &mut result {
+                    self.date(key, &mut head.last_modified);
+                }
+                result
+            }
+            async fn list(
+                &self,
+                bucket: &BucketName,
+                prefix: &str,
+                delimiter: Option<&str>,
+                next: Option<&str>,
+            ) -> Result<ListPage> {
+                self.gate.pass().await;
+                let mut page = self.store.list(bucket, prefix, delimiter, next).await?;
+                for object in &mut page.objects {
+                    self.date(&object.key, &mut object.last_modified);
+                }
+                self.gate.executed(Call {
+                    name: "list",
+                    keys: page.objects.iter().map(|object| &object.key).collect(),
+                    failed: None,
+                });
+                Ok(page)
+            }
+            async fn put(
+                &self,
+                bucket: &BucketName,
+                key: &ObjectKey,
+                body: Bytes,
+                options: &PutOptions,
+            ) -> Result<PutResult> {
+                self.gate.pass().await;
+                let result = self.store.put(bucket, key, body, options).await;
+                self.gate.executed(Call::new("put", key, &result));
+                if result.is_ok() && key.as_str().ends_with("LOCK#.lock") {
+                    let now = self.clock.load(Ordering::Relaxed);
+                    self.written.lock().unwrap().insert(key.clone(), now);
+                }
+                result
+            }
+            $(
+                async fn $name(
+                    &self,
+                    bucket: &BucketName,
+                    $key: &ObjectKey,
+                    $($arg: $type),*
+                ) -> $result {
+                    self.gate.pass().await;
+                    let result = self.store.$name(bucket, $key, $($arg),*).await;
+                    self.gate.executed(Call::new(stringify!($name), $key, &result));
+                    result
+                }
+            )*
+        }
+    };
+}
+
+gated! {
+    fn get(&self, key, version: Option<&str>, range: Option<Range<u64>>) -> Result<Bytes>;
+    fn get_with_etag(&self, key) -> Result<Option<(Bytes, ETag)>>;
+    fn delete_version(&self, key, version: &str) -> Result<()>;
+    fn delete(&self, key, precondition: &Precondition) -> Result<()>;
+    fn upload_part_copy(
+        &self,
+        key,
+        upload: &UploadId,
+        number: u32,
+        source: (&BucketName, &ObjectKey, Option<&str>),
+        range: Range<u64>,
+    ) -> Result<Part>;
+    fn complete_upload(
+        &self,
+        key,
+        upload: &UploadId,
+        parts: &[Part],
+        precondition: &Precondition,
+    ) -> Result<PutResult>;
+    fn abort_upload(&self, key, upload: &UploadId) -> Result<()>;
+    fn get_tags(&self, key, version: Option<&str>) -> Result<BTreeMap<String, String>>;
+    fn put_tags(
+        &self,
+        key,
+        version: Option<&str>,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<()>;
+}
+
+/// What a writer was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Told {
+    Ok,
+    Refused,
+}
+
+/// A writer at work.
+pub(crate) type Writer = Pin<Box<dyn Future<Output = Told> + Send>>;
+
+/// One of ours: opens the remote and pushes on top of `base`.
+pub(crate) async fn ours(remote: BundleRemote, number: usize) -> Told {
+    let scenery = &*SCENERY;
+    let commit = &scenery.writers[number];
+    let Ok(mut target) = remote.target().await else {
+        return Told::Refused;
+    };
+    let at = target.snapshot().refs.get(bstr::BStr::new(REF)).copied();
+    if at.is_none_or(|at| at.id != scenery.base) {
+        return Told::Refused;
+    }
+    let options = IncomingOptions {
+        hash: HashKind::Sha1,
+        limits: PackLimits::default(),
+        pointers: false,
+    };
+    let body = Box::pin(futures_util::stream::iter([Ok(commit.pack.clone())]));
+    let change = RefUpdate {
+        name: REF.into(),
+        old: Some(scenery.base),
+        new: Some(RefTarget {
+            id: commit.id,
+            peeled: None,
+        }),
+    };
+    let push = Push {
+        changes: vec![change],
+        pack: Some(IncomingPack::new(body, &options)),
+        ..Push::default()
+    };
+    match target.push(push).await {
+        Ok(report) => {
+            assert_eq!(report.refs[0].1, RefOutcome::Done);
+            Told::Ok
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{}", error.report());
+            Told::Refused
+        }
+    }
+}
+
+/// The requests of the Python client's push, one by one, and its decisions on them.
+pub(crate) async fn python(
+    store: Arc<dyn ObjectStore>,
+    bucket: BucketName,
+    now: impl Fn() -> i64 + Send,
+    n: usize,
+) -> Told {
+    let scenery = &*SCENERY;
+    let commit = &scenery.writers[n];
+    let key = |key: &str| ObjectKey::new(&format!("{FOLDER}{key}")).unwrap();
+    let bundles = async || {
+        let page = store.list(&bucket, FOLDER, None, None).await.unwrap();
+        let keys = page.objects.into_iter().map(|object| object.key);
+        let keys = keys.filter(|key| {
+            let key = key.as_str();
+            !key.contains("PROTECTED#") && !key.contains(".zip") && !key.contains("LOCK#")
+        });
+        keys.collect::<Vec<_>>()
+    };
+    let before = bundles().await;
+    if before.len() > 1 {
+        return Told::Refused;
+    }
+    let base = key(&format!("{}.bundle", scenery.base));
+    // `git merge-base --is-ancestor`: it knows `base` alone.
+    if before.first().is_some_and(|key| *key != base) {
+        return Told::Refused;
+    }
+    let lock = key("LOCK#.lock");
+    let only_new = PutOptions {
+        precondition: Precondition::Absent,
+        ..PutOptions::default()
+    };
+    let mut lock_of_ours = store
+        .put(&bucket, &lock, Bytes::new(), &only_new)
+        .await
+        .is_ok();
+    if !lock_of_ours
+        && let Some(head) = store.head(&bucket, &lock).await.unwrap()
+        && now() - head.last_modified > 60
+    {
+        let any = Precondition::None;
+        store.delete(&bucket, &lock, &any).await.unwrap();
+        lock_of_ours = store
+            .put(&bucket, &lock, Bytes::new(), &only_new)
+            .await
+            .is_ok();
+    }
+    if !lock_of_ours {
+        return Told::Refused;
+    }
+    let told = if bundles().await == before {
+        let new = key(&format!("{}.bundle", commit.id));
+        let plain = PutOptions::default();
+        store
+            .put(&bucket, &new, commit.bundle.clone(), &plain)
+            .await
+            .unwrap();
+        let head = ObjectKey::new("r/HEAD").unwrap();
+        if store.head(&bucket, &head).await.unwrap().is_none() {
+            store.put(&bucket, &head, REF.into(), &plain).await.unwrap();
+        }
+        for old in &before {
+            store
+                .delete(&bucket, old, &Precondition::None)
+                .await
+                .unwrap();
+        }
+        Told::Ok
+    } else {
+        Told::Refused
+    };
+    store
+        .delete(&bucket, &lock, &Precondition::None)
+        .await
+        .unwrap();
+    told
+}
+
+/// What the remote says in the end, and after a repair.
+pub(crate) async fn judge(
+    world: &World,
+    told: &[Option<Told>],
+    python: &[bool],
+) -> Result<(), TestCaseError> {
+    let scenery = &*SCENERY;
+    // Whatever the locks are, they grow old.
+    world.clock.fetch_add(100_000, Ordering::Relaxed);
+    let acknowledged: BTreeSet<ObjectId> = told
+        .iter()
+        .zip(&scenery.writers)
+        .filter(|(told, _)| **told == Some(Told::Ok))
+        .map(|(_, writer)| writer.id)
+        .collect();
+    let of_ours = told.iter().zip(python);
+    let of_ours = of_ours.filter(|(told, python)| **told == Some(Told::Ok) && !**python);
+    prop_assert!(of_ours.count() <= 1, "one of ours wins: {told:?}");
+    if !python.contains(&true) {
+        prop_assert!(acknowledged.len() <= 1);
+    }
+    let remote = world.remote("r");
+    for repaired in [false, true] {
+        let source = remote.source(&[]).await.unwrap();
+        let refs = &source.snapshot().refs;
+        prop_assert!(refs.contains_key(bstr::BStr::new(REF)), "the ref is there");
+        let listed: BTreeSet<ObjectId> = refs.values().map(|target| target.id).collect();
+        for id in &acknowledged {
+            prop_assert!(
+                listed.contains(id),
+                "{id} was acknowledged, and is not there: {refs:?}"
+            );
+        }
+        if !acknowledged.is_empty() {
+            let at = refs[bstr::BStr::new(REF)].id;
+            prop_assert!(scenery.parents.contains_key(&at), "the ref has moved on");
+        }
+        if !python.contains(&true) {
+            prop_assert_eq!(refs.len(), 1, "among ours nobody loses a ref: {:?}", refs);
+        }
+        for target in refs.values() {
+            let wanted = PackRequest {
+                wants: vec![target.id],
+                haves: Vec::new(),
+                thin: false,
+                offset_deltas: true,
+            };
+            let pack = source.fetch(&wanted).await.unwrap();
+            let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
+            prop_assert!(pack.starts_with(b"PACK"));
+        }
+        if !repaired {
+            remote.repair().await.unwrap();
+        }
+    }
+    let mut folders = BTreeMap::new();
+    for key in world.keys().await {
+        if key.ends_with(".bundle") {
+            let folder = key.rsplit_once('/').unwrap().0.to_owned();
+            *folders.entry(folder).or_insert(0) += 1;
+        }
+    }
+    prop_assert!(
+        folders.values().all(|count| *count == 1),
+        "one bundle a ref: {folders:?}"
+    );
+    Ok(())
+}
+
+/// The writers over a remote that has `base`, each behind its gate.
+pub(crate) async fn start(
+    world: &World,
+    python_writers: &[bool],
+    gate: impl Fn(usize) -> Arc<dyn Gate>,
+) -> Vec<Writer> {
+    let scenery = &*SCENERY;
+    let key = format!("{FOLDER}{}.bundle", scenery.base);
+    world.put(&key, scenery.base_bundle.clone()).await;
+    world.put("r/HEAD", REF).await;
+    let written = Arc::default();
+    let writers = python_writers.iter().enumerate();
+    writers
+        .map(|(number, is_python)| -> Writer {
+            let store = Arc::new(Gated {
+                store: Arc::clone(&world.store),
+                clock: Arc::clone(&world.clock),
+                written: Arc::clone(&written),
+                gate: gate(number),
+            });
+            if *is_python {
+                let clock = Arc::clone(&world.clock);
+                let now = move || clock.load(Ordering::Relaxed);
+                Box::pin(python(store, world.bucket.clone(), now, number))
+            } else {
+                let remote = world.remote_over(store, "r", world.options());
+                Box::pin(ours(remote, number))
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,344 @@
+//! `docs/moving.md`, step by step: what the tools that branchline replaces left is there, and
+//! nothing of it is lost on the way.
+//!
+//! Beside this: `dumb.rs` takes over a mirror of mirror-git-to-s3, `bundle.rs` shares a
+//! bucket with the Python client of git-remote-s3.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use branchline_core::codecommit::Trigger;
+use branchline_core::git::HashKind;
+use branchline_tests::environment::{
+    BUCKET, LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, pipeline,
+};
+use branchline_tests::git;
+use serde_json::{Value, json};
+
+use super::repo::Repo;
+use super::server::Server as GitServer;
+
+const MOVING: &str = include_str!("../../docs/moving.md");
+
+/// The request in the section of that heading.
+fn request(heading: &str) -> Result<Value> {
+    let (_, section) = MOVING.split_once(heading).context("the section is there")?;
+    let (_, block) = section
+        .split_once("```json\n")
+        .context("it shows a request")?;
+    let (block, _) = block.split_once("```").context("the block ends")?;
+    Ok(serde_json::from_str(block)?)
+}
+
+async fn call(stage: &TestEnvironment, function: &str, event: &Value) -> Result<Value> {
+    let answer = stage.call(function, event).await;
+    answer.map_err(|error| anyhow!("{function}: {error}"))
+}
+
+/// A trigger as the old lifecycle Lambda made it for a branch.
+fn old_trigger(branch: &str) -> Value {
+    json!({
+        "name": format!("trigger-{branch}-updates"),
+        "destinationArn": "arn:aws:lambda:us-east-1:123456789012:function:pipeline-exec",
+        "customData": "{\"pipeline_name\": \"deploy\", \"bucket\": \"artifacts\"}",
+        "branches": [branch],
+        "events": ["updateReference"],
+    })
+}
+
+async fn put_triggers(stage: &TestEnvironment, triggers: &[Value]) -> Result<()> {
+    let input = json!({ "repositoryName": "demo", "triggers": triggers });
+    stage
+        .codecommit("PutRepositoryTriggers", input)
+        .await
+        .map(drop)
+}
+
+fn ours(triggers: &[Trigger]) -> Vec<&Trigger> {
+    let is_ours = |trigger: &&Trigger| trigger.name.starts_with("branchline-");
+    triggers.iter().filter(is_ours).collect()
+}
+
+fn watched<'a>(triggers: &[&'a Trigger]) -> BTreeSet<&'a str> {
+    let branches = triggers.iter().flat_map(|trigger| &trigger.branches);
+    branches.map(String::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_librarys_lambdas_are_replaced_trigger_by_trigger() -> Result<()> {
+    let branches = ["main", "b1", "b2", "b3", "b4", "b5", "b6", "b7"];
+    // Before the stack is there, nothing of it hears of events.
+    let lost = "events:lose,rate=1.0".parse().expect("it is a fault");
+    let exclude = ("BRANCHES_EXCLUDE", "master".to_owned());
+    let stage = TestEnvironment::start(Setup {
+        update: vec![
+            ("ARTIFACT_KEY", "artifacts/deploy".to_owned()),
+            ("ARCHIVE_COMMIT_INFO", "true".to_owned()),
+            ("PIPELINE_NAME", "old".to_owned()),
+            exclude.clone(),
+        ],
+        lifecycle: vec![exclude],
+        faults: vec![lost],
+        ..Setup::default()
+    })
+    .await?;
+    stage.pipelines("CreatePipeline", &pipeline("old", "artifacts/deploy"))?;
+    stage.create_repository("demo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    let tip = git::commit(work.path(), &[("a.txt", "1")], "First")?;
+    let mut refspecs: Vec<String> = branches
+        .iter()
+        .map(|branch| format!("main:refs/heads/{branch}"))
+        .collect();
+    refspecs.push("main:refs/heads/master".to_owned());
+    let refspecs: Vec<&str> = refspecs.iter().map(String::as_str).collect();
+    stage.push(work.path(), "demo", &refspecs).await?;
+    let mut old: Vec<Value> = branches.iter().map(|branch| old_trigger(branch)).collect();
+    old.push(json!({
+        "name": "lifecycle",
+        "destinationArn": "arn:aws:lambda:us-east-1:123456789012:function:pipeline-lifecycle",
+        "customData": "{\"pipeline_exec_function\": \"pipeline-exec\"}",
+        "branches": [],
+        "events": ["createReference", "deleteReference"],
+    }));
+    put_triggers(&stage, &old).await?;
+    let before = stage.triggers("demo");
+    stage.server.faults().clear();
+
+    // Step 2: with 9 old triggers in the way, one of ours watches all branches but master.
+    call(&stage, LIFECYCLE, &json!({ "schedule": true })).await?;
+    stage.settle().await?;
+    let both = stage.triggers("demo");
+    let of_ours = ours(&both);
+    assert_eq!(of_ours.len(), 1, "{both:#?}");
+    assert_eq!(watched(&of_ours), branches.into());
+    let kept: Vec<&Trigger> = both.iter().filter(|one| !of_ours.contains(one)).collect();
+    assert!(
+        kept.into_iter().eq(&before),
+        "the old ones are as they were"
+    );
+    let started = stage.executions().len();
+    assert!(started > 0, "what is there already is archived");
+
+    // Step 3: the old ones go, and the schedule spreads ours again.
+    let input = json!({ "repositoryName": "demo" });
+    let mut left = stage.codecommit("GetRepositoryTriggers", input).await?["triggers"].clone();
+    let triggers = left.as_array_mut().context("triggers are a list")?;
+    triggers.retain(|trigger| {
+        trigger["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("branchline-"))
+    });
+    put_triggers(&stage, triggers).await?;
+    call(&stage, LIFECYCLE, &json!({ "schedule": true })).await?;
+    stage.settle().await?;
+    let alone = stage.triggers("demo");
+    assert_eq!(
+        alone.len(),
+        branches.len(),
+        "one for each branch: {alone:#?}"
+    );
+    assert_eq!(watched(&ours(&alone)), branches.into());
+
+    // The pipeline finds its object where it was, with the file that it knows.
+    let tip = {
+        let new = git::commit(work.path(), &[("a.txt", "2")], "Second")?;
+        assert_ne!(new, tip);
+        new
+    };
+    stage.push(work.path(), "demo", &["main"]).await?;
+    stage.settle().await?;
+    let executions = stage.executions();
+    let newest = executions.last().context("the push starts it")?;
+    assert_eq!(newest.sources[0].key, "artifacts/deploy");
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(stage.source_of(newest)?))?;
+    let mut info = String::new();
+    zip.by_name("commit_info.json")?.read_to_string(&mut info)?;
+    let info: Value = serde_json::from_str(&info)?;
+    assert_eq!(info["commitId"], tip.as_str(), "{info}");
+    assert_eq!(info["branchName"], "main");
+    assert_eq!(info["RepositoryName"], "demo");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_data_of_an_old_trigger_is_heeded_by_update() -> Result<()> {
+    let stage = TestEnvironment::start(Setup {
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    stage.pipelines("CreatePipeline", &pipeline("nightly", "artifacts/nightly"))?;
+    stage.create_repository("demo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    git::commit(work.path(), &[("a.txt", "1")], "First")?;
+    stage.push(work.path(), "demo", &["main"]).await?;
+    let mut trigger = old_trigger("main");
+    trigger["destinationArn"] = json!(stage.server.account().function_arn(UPDATE));
+    let data = json!({ "pipeline_name": "nightly", "bucket": BUCKET, "key": "artifacts/nightly" });
+    trigger["customData"] = json!(data.to_string());
+    put_triggers(&stage, &[trigger]).await?;
+    git::commit(work.path(), &[("a.txt", "2")], "Second")?;
+    stage.push(work.path(), "demo", &["main"]).await?;
+    stage.settle().await?;
+    let executions = stage.executions();
+    let [execution] = executions.as_slice() else {
+        panic!("one push, one execution: {executions:?}");
+    };
+    assert_eq!(execution.pipeline, "nightly");
+    assert_eq!(execution.sources[0].key, "artifacts/nightly");
+    Ok(())
+}
+
+/// git that finds the Python client of git-remote-s3.
+async fn python(
+    stage: &TestEnvironment,
+    environment: &Path,
+    folder: &Path,
+    words: &[&str],
+) -> Result<()> {
+    let mut command = git::command(folder);
+    command.args(words);
+    stage.sign_in(&mut command);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command
+        .env(
+            "PATH",
+            format!("{}:{path}", environment.join("bin").display()),
+        )
+        .env("HOME", folder);
+    tokio::task::spawn_blocking(move || git::run(&mut command))
+        .await?
+        .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn developers_go_on_with_git_remote_s3_beside_the_function() -> Result<()> {
+    let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
+        eprintln!("skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment");
+        return Ok(());
+    };
+    let stage = TestEnvironment::start(Setup {
+        migration: Some(Vec::new()),
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    let backup = request("## From awslabs git-remote-s3")?;
+    let url = backup["mappings"][0]["target"]
+        .as_str()
+        .context("it has a target")?;
+    let bucket = url
+        .trim_start_matches("s3://")
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    stage.create_public_bucket(bucket)?;
+    let folder = tempfile::tempdir()?;
+    let work = folder.path().join("work");
+    git::init(&work)?;
+    git::commit(&work, &[("a.txt", "1")], "First")?;
+    stage.create_repository("MyDemoRepo").await?;
+    stage.push(&work, "MyDemoRepo", &["main"]).await?;
+
+    // The function writes; a developer clones and pushes.
+    let answer = call(&stage, MIGRATION, &backup).await?;
+    assert_eq!(answer["status"], "complete", "{answer}");
+    let clone = folder.path().join("clone");
+    let to = clone.to_str().context("a plain path")?;
+    python(
+        &stage,
+        &environment,
+        folder.path(),
+        &["clone", "--quiet", url, to],
+    )
+    .await?;
+    let theirs = git::commit(&clone, &[("a.txt", "2")], "By a developer")?;
+    python(
+        &stage,
+        &environment,
+        &clone,
+        &["push", "--quiet", "origin", "HEAD:main"],
+    )
+    .await?;
+
+    // The other way round, what was pushed to the bucket reaches CodeCommit.
+    let mut back = backup.clone();
+    back["mappings"][0] = json!({ "source": url, "target": backup["mappings"][0]["source"] });
+    let answer = call(&stage, MIGRATION, &back).await?;
+    assert_eq!(answer["mappings"][0]["refs"]["updated"], 1, "{answer}");
+    assert_eq!(
+        stage.refs("MyDemoRepo")?,
+        format!("{theirs} refs/heads/main")
+    );
+
+    // And both are equal: the backup has nothing to do.
+    let answer = call(&stage, MIGRATION, &backup).await?;
+    assert_eq!(answer["mappings"][0]["objects"], 0, "{answer}");
+    assert_eq!(answer["mappings"][0]["refs"]["unchanged"], 1, "{answer}");
+    Ok(())
+}
+
+/// The script stopped after its first two batches: their tags are there, no branch is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_migration_script_began_is_finished() -> Result<()> {
+    let stage = TestEnvironment::start(Setup {
+        migration: Some(Vec::new()),
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    let source = Repo::new(HashKind::Sha1);
+    let mut history = String::new();
+    for n in 1..=25 {
+        let date = 1_600_000_000 + n;
+        writeln!(
+            history,
+            "commit refs/heads/main\ncommitter C <c@x> {date} +0000\ndata 0"
+        )?;
+        writeln!(
+            history,
+            "M 100644 inline number\ndata {}\n{n}",
+            n.to_string().len()
+        )?;
+    }
+    source.input(&["fast-import", "--quiet"], history.as_bytes());
+    source.git(&["tag", "-a", "v1", "-m", "one", "main~3"]);
+    let server = GitServer::new(&source);
+    stage.create_repository("project").await?;
+    // With `-b 10`, 25 commits in a row are cut at the 3rd, the 14th and the last.
+    let commits = source.git(&["rev-list", "--reverse", "--first-parent", "main"]);
+    let commits: Vec<&str> = commits.lines().collect();
+    for (number, at) in [(1, 3), (2, 14)] {
+        let commit = commits.get(at - 1).context("the history is long enough")?;
+        let tag = format!("{commit}:refs/tags/codecommit_migration_{number}");
+        stage.push(&source.path, "project", &[&tag]).await?;
+    }
+    let mut event = request("## From `incremental-repo-migration.py`")?;
+    ensure!(
+        event["mappings"][0]["create"] == true,
+        "an existing repository is no obstacle"
+    );
+    event["mappings"][0]["source"] = json!(server.url());
+    event["batch"]["commits"] = json!(10);
+    let answer = call(&stage, MIGRATION, &event).await?;
+    assert_eq!(answer["status"], "complete", "{answer}");
+    let refs = stage.refs("project")?;
+    assert!(
+        !refs.contains("codecommit_migration_"),
+        "no tag is left: {refs}"
+    );
+    let wanted = source.git(&[
+        "for-each-ref",
+        "--format=%(objectname) %(refname)",
+        "refs/heads",
+        "refs/tags",
+    ]);
+    assert_eq!(refs, wanted.trim_end(), "every branch and tag is there");
+    Ok(())
+}
