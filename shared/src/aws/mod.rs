@@ -4,7 +4,16 @@
 //! The SDK's own retries are off: [`crate::retry`] decides. Used by the `client` modules
 //! of the services and by programs; nothing else sees an SDK type.
 
+#[cfg(feature = "client")]
+#[cfg_attr(
+    not(feature = "codecommit"),
+    expect(
+        dead_code,
+        reason = "the client of CodeCommit alone holds answers back"
+    )
+)]
 mod response_body;
+#[cfg(feature = "client")]
 mod sdk_error;
 
 use std::time::Duration;
@@ -21,12 +30,19 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::retry::RetryConfig;
+#[cfg(feature = "s3")]
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use response_body::{BodyGate, IdleTimeout};
-pub(crate) use sdk_error::{ApiCall, SdkFailure, corrupt};
+#[cfg(feature = "codecommit")]
+pub(crate) use response_body::BodyGate;
+#[cfg(feature = "client")]
+pub(crate) use response_body::IdleTimeout;
+#[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
+pub(crate) use sdk_error::corrupt;
+#[cfg(feature = "client")]
+pub(crate) use sdk_error::{ApiCall, SdkFailure};
 
 /// The longest wait for a connection. A host that is there answers within milliseconds;
 /// longer than one lost SYN (1 s) and its repetition.
@@ -166,12 +182,14 @@ impl Aws {
     }
 
     /// What every client of ours adds: cuts answers that fall silent.
+    #[cfg(feature = "client")]
     pub(crate) fn idle_timeout(&self) -> IdleTimeout {
         IdleTimeout(self.idle_timeout)
     }
 
     /// Whether requests to a service go somewhere else than to AWS, as the SDK finds it
     /// out: `id` as in `AWS_ENDPOINT_URL_<ID>`.
+    #[cfg(feature = "s3")]
     pub(crate) fn has_endpoint_override(&self, id: &str) -> bool {
         let of_service = || {
             let key = ServiceConfigKey::builder()

@@ -280,6 +280,7 @@ fn is_credentials(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// The error for an answer that lacks something or holds something impossible.
+#[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
 pub(crate) fn corrupt(call: &ApiCall, what: impl fmt::Display) -> Error {
     Error::new(
         ErrorKind::Corrupt,

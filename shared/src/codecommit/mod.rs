@@ -3,6 +3,7 @@
 //! Shapes and error names follow the CodeCommit API reference (2015-04-13); [`client`]
 //! speaks to the service, the testkit has an implementation in memory.
 
+#[cfg(feature = "codecommit")]
 pub mod client;
 pub mod git_credential_source;
 pub mod git_credentials;

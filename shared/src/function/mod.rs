@@ -1,6 +1,7 @@
 //! Calling Lambda functions, as a trait in plain types; [`client`] speaks to the service,
 //! the testkit has an implementation in memory.
 
+#[cfg(feature = "invoke")]
 pub mod client;
 mod retrying;
 

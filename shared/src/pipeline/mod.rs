@@ -1,5 +1,6 @@
 //! CodePipeline as a trait in plain types.
 
+#[cfg(feature = "codepipeline")]
 pub mod client;
 mod retrying;
 

@@ -11,6 +11,7 @@
 
 pub mod codecommit;
 pub mod local;
+#[cfg(feature = "connect")]
 pub mod open;
 pub mod s3_bundle;
 pub mod s3_dumb;

@@ -1,6 +1,7 @@
 //! Reading secrets, as a trait in plain types: AWS Secrets Manager and the Parameter Store
 //! of AWS Systems Manager. [`client`] speaks to the services.
 
+#[cfg(feature = "secrets")]
 pub mod client;
 
 use std::fmt;

@@ -1,6 +1,8 @@
 //! An object store as a trait in plain types: what branchline uses of Amazon S3.
 
+#[cfg(feature = "s3")]
 pub mod client;
+#[cfg(feature = "s3")]
 mod error;
 pub mod multipart;
 mod retrying;
