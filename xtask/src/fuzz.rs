@@ -94,7 +94,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
         "the fuzzer found something{report}\n\
          hint: see it again with `cargo xtask fuzz --seconds 1 TARGET`; to keep it as a test, \
          copy it to `fuzz/findings/TARGET/` under a name that says what it is, and run \
-         `cargo nextest run -p branchline-fuzz`"
+         `cargo xtask test -p branchline-fuzz`"
     )
 }
 

@@ -21,7 +21,12 @@ pub(crate) fn target_folder() -> PathBuf {
 
 /// A cargo command in the workspace.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    in_workspace(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A command of cargo or of one of its plugins in the workspace.
+pub(crate) fn in_workspace(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(workspace());
     // git sets them for its hooks and for `rebase --exec`; a test that makes a repository
     // of its own would work on this one instead.

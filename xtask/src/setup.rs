@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{cargo, is_there, output, run, target_folder, workspace};
+use crate::process::{cargo, in_workspace, is_there, output, run, target_folder, workspace};
 
 /// Programs, and the Debian package that has each.
 const DEBIAN_PACKAGES: [(&str, &str); 4] = [
@@ -43,16 +43,42 @@ fn install(packages: &[&str]) -> Result<()> {
         .args(packages))
 }
 
-/// Installs cargo-nextest if it is missing.
-pub(crate) fn nextest() -> Result<()> {
-    let there = Command::new("cargo")
-        .args(["nextest", "--version"])
-        .output();
-    if there.is_ok_and(|output| output.status.success()) {
-        return Ok(());
+/// A plugin of cargo that tests need.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CargoPlugin {
+    /// Runs the tests.
+    Nextest,
+    /// Checks licences, banned crates and the registries that crates come from.
+    Deny,
+}
+
+impl CargoPlugin {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nextest => "nextest",
+            Self::Deny => "deny",
+        }
     }
-    run(cargo().args(["install", "cargo-nextest", "--locked"]))
-        .context("cargo-nextest is missing and cannot be installed")
+
+    /// Returns a command that runs the plugin in the workspace, and installs the plugin if
+    /// it is missing: from a wheel, because a build of either takes minutes.
+    pub(crate) fn command(self) -> Result<Command> {
+        let name = self.name();
+        let version = cargo().args([name, "--version"]).output();
+        let mut command = if version.is_ok_and(|output| output.status.success()) {
+            cargo()
+        } else {
+            let folder = Environment::CargoPlugins.make().with_context(|| {
+                format!(
+                    "cargo-{name} is missing, and no wheel of it could be installed\n\
+                     hint: cargo install --locked cargo-{name}"
+                )
+            })?;
+            in_workspace(folder.join("bin").join(format!("cargo-{name}")))
+        };
+        command.arg(name);
+        Ok(command)
+    }
 }
 
 /// Installs cargo-fuzz if it is missing.
@@ -106,6 +132,8 @@ pub(crate) enum Environment {
     Deploy,
     /// What looks for risks in the template.
     Checkov,
+    /// The plugins of cargo that tests need, as programs.
+    CargoPlugins,
 }
 
 impl Environment {
@@ -115,6 +143,7 @@ impl Environment {
             Self::Peers => ("xtask/requirements.txt", "peers"),
             Self::Deploy => ("xtask/requirements-deploy.txt", "deploy"),
             Self::Checkov => ("xtask/requirements-checkov.txt", "checkov"),
+            Self::CargoPlugins => ("xtask/requirements-cargo.txt", "cargo-plugins"),
         }
     }
 

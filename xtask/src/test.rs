@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::process::{cargo, run};
+use crate::setup::CargoPlugin;
 use crate::{deploy, setup};
 
 /// The package that makes cargo resolve the features of the whole workspace.
@@ -33,7 +34,6 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let mut peers = None;
     step("set up", || {
         setup::debian_packages()?;
-        setup::nextest()?;
         peers = Some(setup::Environment::Peers.make()?);
         Ok(())
     })?;
@@ -57,6 +57,15 @@ fn step(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Runs everything of CI that is not a test: format, lints, template, documentation.
 fn checks() -> Result<()> {
     step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    // Known weaknesses of crates are left out: their list is fetched from a server, and would
+    // fail a change for the reason of another.
+    step("dependencies", || {
+        let lists = ["bans", "licenses", "sources"];
+        run(CargoPlugin::Deny
+            .command()?
+            .args(["--locked", "check"])
+            .args(lists))
+    })?;
     step("lints", || {
         let lints = [
             "clippy",
@@ -104,8 +113,8 @@ fn tests(arguments: &Arguments, peers: Option<&Path>) -> Result<()> {
         }
         run(&mut build)?;
     }
-    let mut tests = cargo();
-    tests.args(["nextest", "run", "--locked", "--no-fail-fast"]);
+    let mut tests = CargoPlugin::Nextest.command()?;
+    tests.args(["run", "--locked", "--no-fail-fast"]);
     if packages.is_empty() {
         tests.arg("--workspace");
     } else {
