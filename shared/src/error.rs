@@ -7,67 +7,57 @@ use std::fmt;
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, as far as a caller decides by it.
-///
-/// The names are a contract: a function's failed answer carries
-/// `"errorType": "branchline.<name>"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ErrorKind {
-    /// The event has no known shape, or a field of it is not valid.
-    InvalidEvent,
-    /// A setting is missing, malformed or contradicts what is there.
-    Config,
-    /// A repository, branch, commit, bucket, object or pipeline is not there.
-    NotFound,
-    /// The caller's role may not do this.
-    AccessDenied,
-    /// The service asked for fewer requests.
-    Throttled,
-    /// A file is larger than the service's API serves.
-    FileTooLarge,
-    /// Someone else changed the same thing in between.
-    Conflict,
-    /// The request did not arrive, or its answer did not; or the service failed (5xx).
-    Transport,
-    /// What was received contradicts itself or its format.
-    Corrupt,
-    /// There is not enough time left before the function's deadline.
-    Deadline,
-    /// A defect of branchline.
-    Internal,
+/// Declares [`ErrorKind`], the list of all kinds and their names from one list of variants.
+macro_rules! error_kinds {
+    ($(#[$attribute:meta])* pub enum ErrorKind { $($(#[$doc:meta])* $kind:ident,)+ }) => {
+        $(#[$attribute])*
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)+
+        }
+
+        impl ErrorKind {
+            /// All kinds, in the order of their declaration.
+            pub const ALL: [Self; [$(stringify!($kind)),+].len()] = [$(Self::$kind),+];
+
+            /// Returns the kind's name, as in `errorType` after `branchline.`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($kind),)+
+                }
+            }
+        }
+    };
 }
 
-impl ErrorKind {
-    /// Every kind.
-    pub const ALL: [Self; 11] = [
-        Self::InvalidEvent,
-        Self::Config,
-        Self::NotFound,
-        Self::AccessDenied,
-        Self::Throttled,
-        Self::FileTooLarge,
-        Self::Conflict,
-        Self::Transport,
-        Self::Corrupt,
-        Self::Deadline,
-        Self::Internal,
-    ];
-
-    /// The kind's name, as in `errorType` after `branchline.`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InvalidEvent => "InvalidEvent",
-            Self::Config => "Config",
-            Self::NotFound => "NotFound",
-            Self::AccessDenied => "AccessDenied",
-            Self::Throttled => "Throttled",
-            Self::FileTooLarge => "FileTooLarge",
-            Self::Conflict => "Conflict",
-            Self::Transport => "Transport",
-            Self::Corrupt => "Corrupt",
-            Self::Deadline => "Deadline",
-            Self::Internal => "Internal",
-        }
+error_kinds! {
+    /// Kind of a failure, as far as a caller decides by it.
+    ///
+    /// The names are a contract: a function's failed answer carries
+    /// `"errorType": "branchline.<name>"`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum ErrorKind {
+        /// The event has no known shape, or a field of it is not valid.
+        InvalidEvent,
+        /// A setting is missing, malformed or contradicts what is there.
+        Config,
+        /// A repository, branch, commit, bucket, object or pipeline is not there.
+        NotFound,
+        /// The caller's role may not do this.
+        AccessDenied,
+        /// The service asked for fewer requests.
+        Throttled,
+        /// A file is larger than the service's API serves.
+        FileTooLarge,
+        /// Someone else changed the same thing in between.
+        Conflict,
+        /// The request did not arrive, or its answer did not; or the service failed (5xx).
+        Transport,
+        /// What was received contradicts itself or its format.
+        Corrupt,
+        /// There is not enough time left before the function's deadline.
+        Deadline,
+        /// A defect of branchline.
+        Internal,
     }
 }
 
