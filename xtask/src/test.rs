@@ -34,7 +34,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let mut peers = None;
     step("set up", || {
         setup::debian_packages()?;
-        peers = Some(setup::Environment::Peers.make()?);
+        peers = Some(setup::PythonEnv::Peers.create()?);
         Ok(())
     })?;
     if !arguments.tests_only && arguments.packages.is_empty() {
