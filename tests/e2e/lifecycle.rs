@@ -31,7 +31,7 @@ fn watched(triggers: &[Trigger]) -> BTreeSet<String> {
         .collect()
 }
 
-/// "A branch gets its trigger, its first push is archived, and its end takes the trigger away."
+/// "A branch gets its trigger, its first push is archived, and its deletion removes the trigger."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_gets_its_trigger_its_first_push_is_archived_and_its_end_takes_it_away()
 -> Result<()> {
