@@ -134,7 +134,7 @@ async fn every_event_about_a_repository_is_a_reason_to_look() {
     assert_eq!((answer.repositories.len(), world.calls()), (0, 0));
 }
 
-/// "Foreign triggers are written back as they are."
+/// "Foreign triggers are written back unchanged."
 #[tokio::test]
 async fn moving_between_the_modes_misses_no_branch() {
     let world = World::new();

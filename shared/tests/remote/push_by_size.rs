@@ -242,7 +242,7 @@ async fn run(source: &Slow, bucket: &Bucket, seconds: u64) -> MirrorStats {
     outcome.unwrap()
 }
 
-/// "What does not fit one run is finished by several."
+/// "A mirroring that does not fit one run is finished by several."
 #[tokio::test(start_paused = true)]
 async fn what_never_fits_one_run_is_finished_by_many() {
     // All of it takes about 100 seconds, and a run has 25.

@@ -31,7 +31,7 @@ async fn a_margin_longer_than_what_is_left_is_named() {
     assert!(world.seen().opened.is_empty(), "nothing is begun");
 }
 
-/// "Whenever a mirroring stops, the same request goes on from there."
+/// "An interrupted mirroring resumes when the same request is sent again."
 #[tokio::test(start_paused = true)]
 async fn the_same_request_goes_on_until_all_refs_are_there() {
     let world = World::new();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::*;
 
-/// "An event that comes twice starts nothing twice."
+/// "An event that is delivered twice starts nothing twice."
 #[tokio::test]
 async fn an_event_that_comes_twice_starts_nothing_twice() {
     let world = World::new(&[]);
@@ -131,7 +131,7 @@ async fn a_branch_that_goes_back_while_it_is_archived_keeps_its_tip() {
     world.check_rest();
 }
 
-/// "A crash anywhere is healed by the next event or the schedule."
+/// "A crash at any point is repaired by the next event or the schedule."
 #[tokio::test]
 async fn a_crash_anywhere_is_healed_by_the_next_event_or_the_schedule() {
     let calls = {

@@ -36,7 +36,7 @@ async fn the_schedule_archives_what_events_lost_and_nothing_else() {
     assert_eq!(world.executions().len(), 3);
 }
 
-/// "Foreign objects stay."
+/// "Foreign objects are not changed."
 #[tokio::test]
 async fn artifacts_of_gone_branches_are_marked_deleted_and_foreign_objects_stay() {
     let mut world = World::new(&[("ARTIFACT_KEY", "a/{repository}/{branch}/{commit}.zip")]);
