@@ -4,6 +4,7 @@
 //! The SDK's own retries are off: [`crate::retry`] decides. Used by the `client` modules
 //! of the services and by programs; nothing else sees an SDK type.
 
+mod git_http;
 mod response_body;
 mod sdk_error;
 
@@ -25,6 +26,7 @@ use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use git_http::{HttpSettings, git_http};
 pub(crate) use response_body::{BodyGate, IdleTimeout};
 pub(crate) use sdk_error::{ApiCall, SdkFailure, corrupt};
 
