@@ -1,6 +1,6 @@
 //! Input that says how it is to be used before it says what.
 
-use branchline_core::git::HashKind;
+use branchline_git::HashKind;
 
 /// Takes choices off the front of the input; zeros once it has ended.
 pub(crate) struct ByteSource<'a>(&'a [u8]);

@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_types::body::SdkBody;
-use branchline_core::git::smart_http::{
-    Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+use async_trait::async_trait;
+use branchline_git::smart_http::{
+    ConnectError, Http, HttpConnector, HttpTimeouts, NoCredentials, RepositoryUrl, RequestBody,
+    ResponseStream, SmartHttp,
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request, Response, header};
 
 /// Where the server is said to be.
 pub(crate) const URL: &str = "https://user:s3cret@git.example/r.git";
@@ -58,8 +58,11 @@ impl Canned {
     }
 
     pub(crate) fn client(&self) -> SmartHttp {
-        let connector = SharedHttpConnector::new(self.clone());
-        let http = Http::with_connector(connector, &HttpSettings::default());
+        let timeouts = HttpTimeouts {
+            idle: Duration::from_mins(1),
+            answer: Duration::from_mins(5),
+        };
+        let http = Http::new(Arc::new(self.clone()), timeouts);
         let url = RepositoryUrl::new(URL).expect("because it is valid");
         SmartHttp::new(http, url, Arc::new(NoCredentials))
     }
@@ -69,25 +72,29 @@ impl Canned {
     }
 }
 
+#[async_trait]
 impl HttpConnector for Canned {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let uri = request.uri().to_owned();
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseStream>, ConnectError> {
+        let uri = request.uri().to_string();
         let service = if uri.contains("git-receive-pack") {
             "git-receive-pack"
         } else {
             "git-upload-pack"
         };
-        let kind = if request.method() == "GET" {
+        let kind = if *request.method() == Method::GET {
             "advertisement"
         } else {
             "result"
         };
         let media_type = format!("application/x-{service}-{kind}");
-        let authorized = request.headers().get("authorization").is_some();
+        let authorized = request.headers().contains_key(header::AUTHORIZATION);
         let mut state = self.state();
         state.asked.push(Asked { uri, authorized });
         let answer = state.answers.pop_front();
-        let mut response = http::Response::builder().header("content-type", media_type);
+        let mut response = Response::builder().header("content-type", media_type);
         let body = match answer.unwrap_or(Answer::Git(Bytes::new())) {
             Answer::Git(body) => body,
             Answer::Gzip(body) => {
@@ -103,11 +110,9 @@ impl HttpConnector for Canned {
                 Bytes::new()
             }
         };
-        let response = response
-            .body(SdkBody::from(body))
-            .expect("because its parts were made before");
-        let response =
-            HttpResponse::try_from(response).expect("because its headers are text or nothing");
-        HttpConnectorFuture::ready(Ok(response))
+        let body = futures_util::stream::iter([Ok(body)]).boxed();
+        Ok(response
+            .body(body)
+            .expect("because its parts were made before"))
     }
 }

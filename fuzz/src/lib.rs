@@ -18,15 +18,20 @@
 //! **Turning a finding into a test**: copy the file from `fuzz/artifacts/<target>/` to
 //! `fuzz/findings/<target>/` under a name that says what it is. Nothing else is needed.
 
+#[cfg(feature = "core")]
 pub mod archive;
 mod byte_source;
 mod canned;
+#[cfg(feature = "core")]
+mod core_seeds;
 pub mod files;
 pub mod mutate;
+#[cfg(feature = "core")]
 pub mod names_and_urls;
 pub mod pack;
 mod pack_builder;
 pub mod seeds;
+pub mod url;
 pub mod wire;
 
 use seeds::Seeds;
@@ -60,16 +65,21 @@ pub const TARGETS: &[Target] = &[
     target("head", files::head, seeds::heads),
     target("loose", files::loose, seeds::loose),
     target("object", files::object, seeds::objects),
+    target("repository_url", url::repository_url, seeds::urls),
+    #[cfg(feature = "core")]
     target(
-        "repository_url",
-        names_and_urls::repository_url,
-        seeds::urls,
+        "remote_url",
+        names_and_urls::remote_url,
+        core_seeds::remote_urls,
     ),
-    target("remote_url", names_and_urls::remote_url, seeds::remote_urls),
-    target("names", names_and_urls::names, seeds::names),
-    target("patterns", names_and_urls::patterns, seeds::patterns),
-    target("event", names_and_urls::event, seeds::events),
-    target("archive", archive::archive, seeds::archives),
+    #[cfg(feature = "core")]
+    target("names", names_and_urls::names, core_seeds::names),
+    #[cfg(feature = "core")]
+    target("patterns", names_and_urls::patterns, core_seeds::patterns),
+    #[cfg(feature = "core")]
+    target("event", names_and_urls::event, core_seeds::events),
+    #[cfg(feature = "core")]
+    target("archive", archive::archive, core_seeds::archives),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8]), seeds: fn(&Seeds) -> Vec<Vec<u8>>) -> Target {

@@ -1,7 +1,6 @@
-//! What callers and events say: URLs, names, globs, events.
+//! URLs of remotes, names, globs and events, which the core parses.
 
 use branchline_core::event::{MAX_REFERENCES, parse};
-use branchline_core::git::smart_http::RepositoryUrl;
 use branchline_core::name::{
     BranchName, BucketName, CommitId, KeyPrefix, ObjectKey, PipelineName, RefName, RepositoryName,
 };
@@ -9,38 +8,7 @@ use branchline_core::pattern::BranchPatterns;
 use branchline_core::remote::url::RemoteUrl;
 
 use crate::byte_source::ByteSource;
-
-/// The URL of a repository.
-pub fn repository_url(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else {
-        return;
-    };
-    let Ok(url) = RepositoryUrl::new(text) else {
-        return;
-    };
-    let shown = url.to_string();
-    assert_eq!(format!("{url:?}"), shown, "no other form shows more");
-    assert!(
-        !shown.contains('@') || url.path().contains('@'),
-        "no user is shown"
-    );
-    let again = RepositoryUrl::new(&shown).expect("because it was a URL before");
-    assert!(again.credentials().is_none(), "no password is shown");
-    assert_eq!(again.to_string(), shown, "what is shown stays");
-    assert_eq!(
-        (again.host(), again.port(), again.path(), again.is_secure()),
-        (url.host(), url.port(), url.path(), url.is_secure()),
-        "URLs come back"
-    );
-    let uri: http::Uri = shown.parse().expect("because it was a URL before");
-    if let Some(port) = uri.port() {
-        assert_eq!(
-            port.as_str().parse().ok(),
-            Some(url.port()),
-            "one port is meant"
-        );
-    }
-}
+use crate::url::repository_url;
 
 /// The URL of a remote of any kind.
 pub fn remote_url(bytes: &[u8]) {

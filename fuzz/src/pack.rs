@@ -1,12 +1,12 @@
 //! Packs, their indexes, and deltas.
 
-use branchline_core::git::object::id_of;
-use branchline_core::git::pack::{
+use branchline_git::object::id_of;
+use branchline_git::pack::{
     Bases, Connectivity, Index, NoBases, Pack, PackIndexer, PackLimits, PackObject, Resolved,
     Visitor, apply_delta,
 };
-use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::{ErrorKind, Result};
+use branchline_git::{ErrorKind, Result};
+use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 use sha1::Digest as _;
 

@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 
 use async_trait::async_trait;
-use branchline_core::Result;
-use branchline_core::git::object::{ObjectKind, id_of};
-use branchline_core::git::pack::{Bases, EntryHeader, EntryKind, apply_delta};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_git::Result;
+use branchline_git::object::{ObjectKind, id_of};
+use branchline_git::pack::{Bases, EntryHeader, EntryKind, apply_delta};
+use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 use sha1::Digest as _;
 

@@ -1,13 +1,12 @@
 //! What a git server says: packets, refs, the answers to a fetch and to a push, redirects.
 
-use branchline_core::git::advertisement::{
+use branchline_git::advertisement::{
     Advertisement, AdvertisementReader, LsRefsReader, Service, Version,
 };
-use branchline_core::git::pkt_line::{Decoder, Encoder, MAX_LINE, Packet, demultiplex};
-use branchline_core::git::smart_http::{
-    FetchRequest, PushRequest, RefCommand, RefOutcome, TipNegotiator, all_tips,
-};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_git::pkt_line::{Decoder, Encoder, MAX_LINE, Packet, demultiplex};
+use branchline_git::refs::RefOutcome;
+use branchline_git::smart_http::{FetchRequest, PushRequest, RefCommand, TipNegotiator};
+use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 
 use crate::block_on;
@@ -198,7 +197,7 @@ pub fn fetch(bytes: &[u8]) {
             return;
         };
         check_refs(&upload.advertisement);
-        let wants = all_tips(&upload.advertisement);
+        let wants = upload.advertisement.refs.iter().map(|r| r.id).collect();
         let request = FetchRequest {
             wants,
             depth: (how & 4 != 0).then_some(1),
@@ -258,7 +257,6 @@ pub fn push(bytes: &[u8]) {
                 RefCommand::create("refs/tags/v1", new),
             ],
             pack: Some(pack),
-            atomic: false,
         };
         receive.push(request).await.ok()
     });
@@ -293,7 +291,7 @@ pub fn push(bytes: &[u8]) {
 struct NullVisitor;
 
 impl futures_util::Stream for NullVisitor {
-    type Item = branchline_core::Result<Bytes>;
+    type Item = branchline_git::Result<Bytes>;
 
     fn poll_next(
         self: std::pin::Pin<&mut Self>,

@@ -181,6 +181,72 @@ impl StdError for Error {
     }
 }
 
+/// Creates the error for bytes that contradict their format.
+pub(crate) fn corrupt(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+impl From<branchline_git::Error> for Error {
+    fn from(error: branchline_git::Error) -> Self {
+        match error {
+            branchline_git::Error::Failure(failure) => Self(Box::new(Inner {
+                kind: from_git(failure.kind),
+                message: failure.message,
+                hint: failure.hint,
+                aws_code: failure.server_code,
+                request_id: failure.request_id,
+                source: failure.source,
+            })),
+            branchline_git::Error::External(external) => {
+                let error = external.error.downcast::<Self>().map_or_else(
+                    // Only the core passes code to the git package that can fail.
+                    |error| Self::new(from_git(external.kind), error.to_string()),
+                    |error| *error,
+                );
+                external.context.into_iter().fold(error, Self::context)
+            }
+        }
+    }
+}
+
+/// Lets an error of the core pass through the git package, which returns it unchanged.
+impl From<Error> for branchline_git::Error {
+    fn from(error: Error) -> Self {
+        Self::external(to_git(error.kind()), error)
+    }
+}
+
+fn from_git(kind: branchline_git::ErrorKind) -> ErrorKind {
+    use branchline_git::ErrorKind as Git;
+    match kind {
+        Git::Corrupt => ErrorKind::Corrupt,
+        Git::Config => ErrorKind::Config,
+        Git::NotFound => ErrorKind::NotFound,
+        Git::AccessDenied => ErrorKind::AccessDenied,
+        Git::Throttled => ErrorKind::Throttled,
+        Git::FileTooLarge => ErrorKind::FileTooLarge,
+        Git::Conflict => ErrorKind::Conflict,
+        Git::Transport => ErrorKind::Transport,
+        Git::Internal | Git::Other => ErrorKind::Internal,
+    }
+}
+
+fn to_git(kind: ErrorKind) -> branchline_git::ErrorKind {
+    use branchline_git::ErrorKind as Git;
+    match kind {
+        ErrorKind::Corrupt => Git::Corrupt,
+        ErrorKind::Config => Git::Config,
+        ErrorKind::NotFound => Git::NotFound,
+        ErrorKind::AccessDenied => Git::AccessDenied,
+        ErrorKind::Throttled => Git::Throttled,
+        ErrorKind::FileTooLarge => Git::FileTooLarge,
+        ErrorKind::Conflict => Git::Conflict,
+        ErrorKind::Transport => Git::Transport,
+        ErrorKind::Internal => Git::Internal,
+        ErrorKind::InvalidEvent | ErrorKind::Deadline => Git::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

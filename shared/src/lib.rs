@@ -20,7 +20,6 @@ pub mod codecommit;
 pub mod error;
 pub mod event;
 pub mod function;
-pub mod git;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod lfs;
@@ -42,3 +41,7 @@ pub mod testkit;
 pub mod trigger;
 
 pub use error::{Error, ErrorKind, Result};
+
+/// Git's formats and protocols, which know no AWS crate. Under this name because callers of
+/// the core then need no dependency of their own for them.
+pub use branchline_git as git;

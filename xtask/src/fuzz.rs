@@ -114,7 +114,7 @@ fn cargo_fuzz(verb: &str, target: Option<&String>) -> Command {
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .args(["fuzz", verb, "--sanitizer", "none", "--codegen-units", "16"])
-        .args(["--features", "libfuzzer", "--target-dir"])
+        .args(["--features", "libfuzzer,core", "--target-dir"])
         .arg(target_folder().join("fuzz"))
         .args(target);
     command

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use branchline_core::git::smart_http::HttpSettings;
+use branchline_core::aws::HttpSettings;
 use branchline_core::name::KmsKey;
 use branchline_core::settings::Settings;
 use branchline_core::{Error, ErrorKind, Result};

@@ -1,6 +1,6 @@
 //! The settings of the `update` function, read once at init.
 
-use branchline_core::git::smart_http::HttpSettings;
+use branchline_core::aws::HttpSettings;
 use branchline_core::name::{
     BranchName, BucketName, CommitId, KmsKey, ObjectKey, PipelineName, RepositoryName,
 };

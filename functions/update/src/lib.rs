@@ -74,7 +74,7 @@ impl Context {
         let codecommit = RetryPolicy::new(config.concurrency as usize);
         let others = RetryPolicy::new(OTHER_REQUESTS);
         let metrics = Metrics::with_limiters([&codecommit, &others]);
-        let http = Http::new(&config.http)?;
+        let http = aws::git_http(&config.http)?;
         let context = Self::new(
             config,
             Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit)),

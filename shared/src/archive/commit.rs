@@ -7,9 +7,9 @@ use encoding_rs::Encoding;
 
 use super::export_subst;
 use crate::codecommit::{Commit, Signature};
-use crate::error::Result;
+use crate::error::{Result, corrupt};
+use crate::git::ObjectId;
 use crate::git::object::{ObjectKind, Reference, references};
-use crate::git::{ObjectId, corrupt};
 
 /// Reads a commit. Text is made UTF-8, as git does it for people: from the encoding that
 /// the commit names; what is broken then becomes U+FFFD. A time that is broken is the start

@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
 use super::{FileBody, LargeFile, LargeFiles};
 use crate::codecommit::CodeCommit;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Version;
 use crate::git::object::ObjectKind;
 use crate::git::odb::{in_pieces, inflated};
@@ -28,7 +29,7 @@ use crate::git::pack::{
     ContentCache, EntryEncoding, NoBases, PackIndexer, PackLayout, PackLimits, PackObject,
 };
 use crate::git::smart_http::{CredentialSource, FetchRequest, Http, PackStream, TipNegotiator};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::name::{CommitId, RepositoryName};
 use crate::remote::codecommit::git_client;
 use crate::remote::{Spool, SpoolConfig, SpoolWriter};
@@ -120,7 +121,8 @@ impl GitLargeFiles {
         let client =
             git_client(&repository, &access.http, &access.credentials)?.with_version(Version::V0);
         self.count(1);
-        let server = client.upload_pack(&[]).await.map_err(may_pull)?;
+        let server = client.upload_pack(&[]).await;
+        let server = server.map_err(|error| may_pull(error.into()))?;
         let request = FetchRequest {
             wants: vec![self.commit.object_id()],
             depth: Some(1),
@@ -130,7 +132,7 @@ impl GitLargeFiles {
         self.count(1);
         let mut no_haves = TipNegotiator::default();
         let answer = server.fetch(&request, &mut no_haves).await;
-        let answer = answer.map_err(may_pull)?;
+        let answer = answer.map_err(|error| may_pull(error.into()))?;
         let hash = server.advertisement.hash;
         let fetched = self.receive(hash, answer.pack).await?;
         tracing::info!(
@@ -159,7 +161,9 @@ impl GitLargeFiles {
             is_removed: false,
         };
         let resolved = arrived.resolve(&pack.spool, &NoBases, &mut nobody).await;
-        let index = resolved.map_err(|error| self.beyond_memory(error))?.index;
+        let index = resolved
+            .map_err(|error| self.beyond_memory(error.into()))?
+            .index;
         Ok(FetchedPack {
             layout: PackLayout::new(index, pack.spool.size_bytes())?,
             limits,
@@ -305,14 +309,15 @@ impl LargeFile for PackedFile {
 
     fn content(self: Arc<Self>) -> FileBody {
         let (fetched, entry) = (Arc::clone(&self.fetched), self.entry);
-        match &self.stored {
-            EntryEncoding::Delta { .. } => in_pieces(async move { fetched.read(entry).await }),
+        let content = match &self.stored {
+            EntryEncoding::Delta { .. } => in_pieces(async move { Ok(fetched.read(entry).await?) }),
             EntryEncoding::Whole { size, zlib, .. } => {
                 inflated(self.id, *size, zlib.clone(), move |range| {
                     let fetched = Arc::clone(&fetched);
-                    async move { fetched.pack.spool.read_through(range).await }
+                    async move { Ok(fetched.pack.spool.read_through(range).await?) }
                 })
             }
-        }
+        };
+        content.map_err(Into::into).boxed()
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::ByteSlice as _;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use gix_hash::ObjectId;
 
 use super::streamed_entry::{FileBody, LargeFile, LargeFiles};
 use super::tree_source::TreeSource;
 use crate::codecommit::{BlobAdmission, EntryMode, TreeListing};
-use crate::error::{Error, ErrorKind, Result};
-use crate::git::corrupt;
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::object::{ObjectKind, tree_entries};
 use crate::git::odb::{BlobReader, Database};
 use crate::name::{BlobId, TreeId};
@@ -76,7 +76,7 @@ impl TreeSource for DatabaseFiles {
             return Err(Error::new(ErrorKind::FileTooLarge, message));
         }
         admission.admit(size).await;
-        self.database.read_kind(id, ObjectKind::Blob).await
+        Ok(self.database.read_kind(id, ObjectKind::Blob).await?)
     }
 }
 
@@ -99,6 +99,6 @@ impl LargeFile for BlobReader {
     }
 
     fn content(self: Arc<Self>) -> FileBody {
-        BlobReader::content(&self)
+        BlobReader::content(&self).map_err(Into::into).boxed()
     }
 }

@@ -4,6 +4,7 @@
 //! The SDK's own retries are off: [`crate::retry`] decides. Used by the `client` modules
 //! of the services and by programs; nothing else sees an SDK type.
 
+mod git_http;
 #[cfg(feature = "client")]
 #[cfg_attr(
     not(feature = "codecommit"),
@@ -35,6 +36,7 @@ use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use git_http::{HttpSettings, git_http};
 #[cfg(feature = "codecommit")]
 pub(crate) use response_body::BodyGate;
 #[cfg(feature = "client")]

@@ -89,7 +89,10 @@ impl CodeCommitCredentials {
 
 #[async_trait]
 impl CredentialSource for CodeCommitCredentials {
-    async fn credentials(&self, repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        repository: &RepositoryUrl,
+    ) -> crate::git::Result<Option<Credentials>> {
         let key = self.key().await?;
         let key = SigningKey {
             id: key.access_key_id(),

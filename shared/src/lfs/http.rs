@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -50,7 +51,7 @@ fn batch_url(url: &RepositoryUrl) -> Result<Address> {
         _ if path.is_empty() => format!("{url}/.git"),
         _ => format!("{url}.git"),
     };
-    Address::new(&format!("{base}/info/lfs/objects/batch"))
+    Ok(Address::new(&format!("{base}/info/lfs/objects/batch"))?)
 }
 
 /// Failures that an address which has expired may have.
@@ -177,7 +178,8 @@ impl HttpLfs {
         })?;
         let nothing = CallBody::Bytes(bytes::Bytes::new());
         let answer = self.act(action, Method::GET, HeaderMap::new(), nothing);
-        Ok(answer.await?.into_stream())
+        let content = answer.await?.into_stream();
+        Ok(content.map_err(Into::into).boxed())
     }
 
     async fn upload(
@@ -191,7 +193,7 @@ impl HttpLfs {
             let octets = HeaderValue::from_static("application/octet-stream");
             headers.insert(header::CONTENT_TYPE, octets);
             let length = (!action.chunked).then_some(pointer.size_bytes);
-            let body = CallBody::Stream(content, length);
+            let body = CallBody::Stream(content.map_err(Into::into).boxed(), length);
             self.act(action, Method::PUT, headers, body).await?;
         }
         if let Some(action) = offer.actions.remove("verify") {

@@ -17,6 +17,7 @@ mod http;
 mod local;
 mod pointer;
 mod s3;
+mod scanner;
 mod transfer;
 mod verify;
 
@@ -31,6 +32,7 @@ pub use http::HttpLfs;
 pub use local::LocalLfs;
 pub use pointer::{MAX_POINTER, Pointer};
 pub use s3::{KeyScheme, S3Lfs};
+pub use scanner::PointerScanner;
 pub use transfer::{LfsTransfer, TransferReport};
 pub use verify::verify_stream;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{BATCH, LfsStore, Pointer, verify_stream};
+use super::{BATCH, LfsStore, Pointer, PointerScanner, verify_stream};
 use crate::error::Result;
 use crate::remote::{PrePublishHook, ReceivedObjects};
 use crate::retry::RetryPolicy;
@@ -120,7 +120,7 @@ impl LfsTransfer {
                     .await?;
                 self.objects.fetch_add(1, Ordering::Relaxed);
                 self.bytes.fetch_add(pointer.size_bytes, Ordering::Relaxed);
-                Ok(())
+                Ok::<_, crate::Error>(())
             });
             copies
                 .buffer_unordered(self.at_once)
@@ -142,8 +142,9 @@ async fn transfer_object(
 
 #[async_trait]
 impl PrePublishHook for LfsTransfer {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
-        let pointers: Vec<Pointer> = watch.pointers.iter().cloned().collect();
-        self.copy(&pointers).await
+    async fn pre_publish(&self, watch: &ReceivedObjects) -> crate::git::Result<()> {
+        let scanner = watch.scanner::<PointerScanner>();
+        let pointers = scanner.map(PointerScanner::pointers).unwrap_or_default();
+        Ok(self.copy(&pointers).await?)
     }
 }

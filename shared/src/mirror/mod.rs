@@ -173,7 +173,7 @@ struct InTurn(Vec<Arc<dyn PrePublishHook>>);
 
 #[async_trait]
 impl PrePublishHook for InTurn {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
+    async fn pre_publish(&self, watch: &ReceivedObjects) -> crate::git::Result<()> {
         for one in &self.0 {
             one.pre_publish(watch).await?;
         }

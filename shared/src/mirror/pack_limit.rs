@@ -114,7 +114,7 @@ pub(super) fn limited(
         };
         let Some(next) = next else {
             meter.late();
-            return Some((Err(meter.raise("takes too long")), None));
+            return Some((Err(meter.raise("takes too long").into()), None));
         };
         let chunk = match next {
             Some(Ok(chunk)) => chunk,
@@ -127,7 +127,7 @@ pub(super) fn limited(
         let came = chunk.len() as u64;
         let before = meter.0.bytes.fetch_add(came, Ordering::Relaxed);
         if bytes.is_some_and(|most| before + came > most) {
-            return Some((Err(meter.raise("has too many bytes")), None));
+            return Some((Err(meter.raise("has too many bytes").into()), None));
         }
         Some((Ok(chunk), Some((body, meter, until))))
     });

@@ -7,7 +7,7 @@ use bstr::BString;
 use super::{MirrorPlan, MirrorResult, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::smart_http::RefOutcome;
+use crate::git::refs::RefOutcome;
 use crate::remote::{PushReport, RefUpdate, Refs, Snapshot};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

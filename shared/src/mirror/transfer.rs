@@ -8,6 +8,7 @@ use super::prefetch::{LimitedPack, Prefetch};
 use super::progress::RefProgress;
 use crate::error::Result;
 use crate::git::ObjectId;
+use crate::lfs::PointerScanner;
 use crate::remote::{
     Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefUpdate, Source, Target,
 };
@@ -212,7 +213,7 @@ async fn ask(
     let options = IncomingOptions {
         hash: source.snapshot().hash,
         limits: options.limits,
-        pointers: options.lfs.is_some(),
+        scanner: options.lfs.is_some().then_some(PointerScanner::boxed),
     };
     Ok((Some(IncomingPack::new(body, &options)), meter))
 }

@@ -18,16 +18,12 @@ pub mod s3_dumb;
 pub mod smart_http;
 pub mod url;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bstr::BString;
-use bytes::Bytes;
-use futures_util::Stream;
 
 pub use crate::git::pack::incoming::{
     IncomingOptions, IncomingPack, PrePublishHook, ReceivedObjects, VerifiedPack,
@@ -37,13 +33,11 @@ pub use crate::lfs::Pointer;
 pub use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
 use crate::error::Result;
-pub use crate::git::dumb_http::{Head, RefTarget, Refs};
-pub use crate::git::smart_http::RefOutcome;
+pub use crate::git::odb::{CommitGraph, PackRequest};
+pub use crate::git::pack::PackBody;
+pub use crate::git::refs::{Head, RefOutcome, RefTarget, RefUpdate, Refs};
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::LfsStore;
-
-/// The bytes of a pack as they come. It ends after the first error.
-pub type PackBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// Tells the time, in seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -55,9 +49,6 @@ fn now() -> i64 {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     })
 }
-
-/// Commits, each with its parents in their order.
-pub type CommitGraph = HashMap<ObjectId, Box<[ObjectId]>>;
 
 /// What a remote held when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,20 +81,6 @@ impl Snapshot {
     }
 }
 
-/// What a source is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PackRequest {
-    /// Objects to send, with all that they need. At least one.
-    pub wants: Vec<ObjectId>,
-    /// Objects that the receiver has with all that they need; the source may know none of
-    /// them.
-    pub haves: Vec<ObjectId>,
-    /// The pack's deltas may stand on what the receiver has.
-    pub thin: bool,
-    /// The pack's deltas may name their bases by distance.
-    pub offset_deltas: bool,
-}
-
 /// How a long history goes to a target: in several pushes under temporary tags, so that
 /// what went over once stays there whatever happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,17 +104,6 @@ pub struct TargetCapabilities {
     pub batches: BatchPolicy,
     /// The most refs that one push may change.
     pub max_changes: usize,
-}
-
-/// A ref to be created, moved or deleted, if it still is what was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefUpdate {
-    /// Its full name.
-    pub name: BString,
-    /// What it was when the target was opened; `None` when it is to be created.
-    pub old: Option<ObjectId>,
-    /// What it shall be; `None` when it is to be deleted.
-    pub new: Option<RefTarget>,
 }
 
 /// What a target is asked to do, in this order: take the pack in, `before_refs`, change

@@ -12,13 +12,13 @@ use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
 use super::s3_dumb::{self, S3Dumb};
 use super::smart_http::HttpRemote;
 use super::url::{CodeCommitUrl, RemoteUrl, S3Url};
-use crate::aws::Aws;
+use crate::aws::{Aws, HttpSettings, git_http};
 use crate::codecommit::client::SdkCodeCommit;
 use crate::codecommit::git_credential_source::CodeCommitCredentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::PackLimits;
 use crate::git::smart_http::{
-    CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+    CredentialSource, Credentials, Http, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use crate::name::{KeyPrefix, ObjectKey};
 use crate::pack_cache::PackCache;
@@ -156,7 +156,7 @@ impl RemoteOpener {
         ];
         let store = Retrying::new(SdkObjectStore::new(&aws), paces[0].clone());
         Ok(Self {
-            http: Http::new(&settings.http)?,
+            http: git_http(&settings.http)?,
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
             kms_key_id: settings.kms_key_id.clone(),
@@ -325,7 +325,10 @@ struct StaticCredentials(Credentials);
 
 #[async_trait]
 impl CredentialSource for StaticCredentials {
-    async fn credentials(&self, _repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        _repository: &RepositoryUrl,
+    ) -> crate::git::Result<Option<Credentials>> {
         Ok(Some(self.0.clone()))
     }
 }

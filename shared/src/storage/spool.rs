@@ -219,7 +219,7 @@ impl Spool {
     /// Reads a range past the blocks that are remembered: for what is read in order, once.
     pub async fn read_through(&self, range: Range<u64>) -> Result<Bytes> {
         match &self.lies {
-            Storage::Memory(bytes) => bytes.read_range(range).await,
+            Storage::Memory(bytes) => Ok(bytes.read_range(range).await?),
             Storage::Store(stored, _) => stored.read(range).await,
         }
     }
@@ -280,7 +280,7 @@ async fn remove(place: &SpoolConfig, version: &VersionId) {
 
 #[async_trait]
 impl PackBytes for Spool {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         match &self.lies {
             Storage::Memory(bytes) => bytes.read_range(range).await,
             Storage::Store(_, blocks) => blocks.read_range(range).await,
@@ -292,7 +292,7 @@ struct S3Ranges(Arc<SpoolObject>);
 
 #[async_trait]
 impl PackBytes for S3Ranges {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
-        self.0.read(range).await
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
+        Ok(self.0.read(range).await?)
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use branchline_core::archive::large_files_over_git::{GitAccess, GitLargeFiles};
 use branchline_core::archive::{Summary, WriteSink, build, write};
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::HashKind;
-use branchline_core::git::smart_http::{Http, HttpSettings, NoCredentials};
+use branchline_core::git::smart_http::NoCredentials;
 use branchline_core::name::{BucketName, CommitId, ObjectKey, RepositoryName};
 use branchline_core::remote::SpoolConfig;
 use branchline_core::storage::{ObjectStore, PutOptions};
@@ -67,7 +68,7 @@ impl World {
     pub(crate) fn files(&self, store: Arc<dyn ObjectStore>) -> Arc<GitLargeFiles> {
         let access = GitAccess {
             service: Arc::clone(&self.disk) as _,
-            http: Http::new(&HttpSettings::default()).unwrap(),
+            http: git_http(&HttpSettings::default()).unwrap(),
             credentials: Arc::new(NoCredentials),
             memory: self.memory,
         };

@@ -1,20 +1,16 @@
-//! Git's formats and wire protocol against git itself.
+//! Git's protocol over real connections, against git's own server and hostile ones.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what helps a test may fail it where it stands"
+    reason = "helpers of tests may fail the test at once"
 )]
 
 mod fetch;
-mod files;
-mod fuzz;
 mod hostile_servers;
 mod http;
-mod large_pack_bench;
-mod malformed_packs;
-mod pack;
+#[path = "../../../git/tests/formats/only_pack.rs"]
+mod only_pack;
 mod push;
 mod repo;
 mod server;
 mod tls;
-mod unbounded_answers;

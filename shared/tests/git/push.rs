@@ -1,22 +1,22 @@
 //! Pushing to `git http-backend`.
 
+use branchline_core::Error;
 use branchline_core::git::advertisement::Version;
 use branchline_core::git::pack::{EntryHeader, EntryKind, NoBases, Pack, PackLimits, PackWriter};
-use branchline_core::git::pack::{PackBytes as _, PackIndexer};
+use branchline_core::git::pack::{PackBody, PackBytes as _, PackIndexer};
+use branchline_core::git::refs::RefOutcome;
 use branchline_core::git::smart_http::{
-    FetchRequest, Outgoing, PushRequest, ReceivePack, RefCommand, RefOutcome, ReportStatus,
-    TipNegotiator, all_tips,
+    FetchRequest, PushRequest, ReceivePack, RefCommand, ReportStatus, TipNegotiator,
 };
-use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::http::{BOTH, client};
+use super::http::{BOTH, all_tips, client};
 use super::repo::Repo;
 use super::server::{Answer, Server};
 
-fn outgoing(pack: impl Into<Bytes>) -> Outgoing {
+fn outgoing(pack: impl Into<Bytes>) -> PackBody {
     let pack = pack.into();
     let mut pieces = Vec::new();
     for start in (0..pack.len()).step_by(10_000) {
@@ -40,7 +40,6 @@ async fn push(
     let request = PushRequest {
         commands,
         pack: pack.map(outgoing),
-        atomic: false,
     };
     remote.push(request).await
 }
@@ -226,13 +225,6 @@ async fn nothing_is_asked_for_that_is_not_offered() {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        let request = PushRequest {
-            commands: vec![RefCommand::create("refs/heads/x", tip)],
-            pack: None,
-            atomic: true,
-        };
-        let error = remote(&server).await.push(request).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Config);
     }
 }
 
@@ -253,18 +245,18 @@ async fn a_broken_pack_changes_nothing() {
     assert_eq!(report.check().unwrap_err().kind(), ErrorKind::Transport);
 
     // What fails at our end is told as it is.
-    let failing: Outgoing = futures_util::stream::iter([
+    let failing: PackBody = futures_util::stream::iter([
         Ok(Bytes::from(pack[..100].to_vec())),
-        Err(Error::new(ErrorKind::Deadline, "no time left")),
+        Err(Error::new(branchline_core::ErrorKind::Deadline, "no time left").into()),
     ])
     .boxed();
     let request = PushRequest {
         commands: create(),
         pack: Some(failing),
-        atomic: false,
     };
-    let error = remote(&server).await.push(request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Deadline, "{}", error.report());
+    let error = Error::from(remote(&server).await.push(request).await.unwrap_err());
+    let kind = branchline_core::ErrorKind::Deadline;
+    assert_eq!(error.kind(), kind, "{}", error.report());
     assert_eq!(target.refs(), "");
 }
 
@@ -314,7 +306,6 @@ async fn what_is_fetched_can_be_pushed_on_without_being_held() {
             .map(|r| RefCommand::create(r.name.clone(), r.id))
             .collect(),
         pack: Some(fetched.pack.into_stream().boxed()),
-        atomic: true,
     };
     let report = remote(&to).await.push(request).await.unwrap();
     assert!(report.is_complete(), "{report:?}");

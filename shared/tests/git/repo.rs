@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_git::{HashKind, ObjectId};
 use tempfile::TempDir;
 
 /// A repository in a temporary folder.

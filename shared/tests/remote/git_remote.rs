@@ -130,7 +130,7 @@ impl Source for GitSource {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success());
         let pack = Bytes::from(output.stdout);
-        let pieces: Vec<Result<Bytes>> = (0..pack.len())
+        let pieces: Vec<branchline_core::git::Result<Bytes>> = (0..pack.len())
             .step_by(100_000)
             .map(|at| Ok(pack.slice(at..pack.len().min(at + 100_000))))
             .collect();

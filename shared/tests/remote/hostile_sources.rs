@@ -8,7 +8,7 @@ use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
 use branchline_core::mirror::{MirrorOptions, mirror};
 use branchline_core::remote::{PrePublishHook, ReceivedObjects, Remote as _};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::{Error, ErrorKind};
 
 use crate::http::{BOTH, assert_equal, everything, remote, strict};
 use crate::repo::{Repo, history};
@@ -312,13 +312,10 @@ struct Refusing(AtomicBool);
 
 #[async_trait]
 impl PrePublishHook for Refusing {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
+    async fn pre_publish(&self, watch: &ReceivedObjects) -> branchline_core::git::Result<()> {
         assert!(!watch.tags.is_empty(), "all objects have been seen");
         self.0.store(true, Ordering::SeqCst);
-        Err(Error::new(
-            ErrorKind::AccessDenied,
-            "no room for large files",
-        ))
+        Err(Error::new(ErrorKind::AccessDenied, "no room for large files").into())
     }
 }
 

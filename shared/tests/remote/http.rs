@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::smart_http::{
-    Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
-};
+use branchline_core::git::smart_http::{NoCredentials, RepositoryUrl, SmartHttp};
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::remote::smart_http::HttpRemote;
@@ -30,7 +29,7 @@ pub(crate) fn remote(url: &str, version: Version) -> HttpRemote {
         ..HttpSettings::default()
     };
     let client = SmartHttp::new(
-        Http::new(&settings).unwrap(),
+        git_http(&settings).unwrap(),
         RepositoryUrl::new(url).unwrap(),
         Arc::new(NoCredentials),
     );

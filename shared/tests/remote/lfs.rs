@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::smart_http::{
-    CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+    CredentialSource, Credentials, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use branchline_core::lfs::{HttpLfs, KeyScheme, LfsStore, LfsTransfer, LocalLfs, Pointer, S3Lfs};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
@@ -30,7 +31,10 @@ struct Login(AtomicUsize);
 
 #[async_trait]
 impl CredentialSource for Login {
-    async fn credentials(&self, _repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        _repository: &RepositoryUrl,
+    ) -> branchline_core::git::Result<Option<Credentials>> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(Some(Credentials::new("user", "secret")))
     }
@@ -38,7 +42,7 @@ impl CredentialSource for Login {
 
 fn with(url: &str, credentials: Arc<dyn CredentialSource>) -> Arc<dyn LfsStore> {
     let client = SmartHttp::new(
-        Http::new(&HttpSettings::default()).unwrap(),
+        git_http(&HttpSettings::default()).unwrap(),
         RepositoryUrl::new(url).unwrap(),
         credentials,
     );

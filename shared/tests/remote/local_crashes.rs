@@ -118,7 +118,7 @@ async fn once(source: &dyn Remote, target: &dyn Remote, options: &MirrorOptions)
     let incoming = branchline_core::remote::IncomingOptions {
         hash: source.snapshot().hash,
         limits: options.limits,
-        pointers: false,
+        scanner: None,
     };
     let body = source.fetch(&wanted).await?;
     let push = branchline_core::remote::Push {
@@ -199,7 +199,7 @@ struct Meanwhile {
 
 #[async_trait]
 impl PrePublishHook for Meanwhile {
-    async fn pre_publish(&self, _: &ReceivedObjects) -> Result<()> {
+    async fn pre_publish(&self, _: &ReceivedObjects) -> branchline_core::git::Result<()> {
         if let Some(repo) = self.repo.lock().unwrap().take() {
             for command in &self.commands {
                 let words: Vec<_> = command.iter().map(String::as_str).collect();

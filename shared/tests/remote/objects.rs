@@ -13,9 +13,8 @@ use branchline_core::git::odb::{
     pack_objects, reachable_objects,
 };
 use branchline_core::git::pack::{Bases as _, Index, PackBytes, PackLimits};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use branchline_core::remote::{PackBody, PackRequest};
-use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 

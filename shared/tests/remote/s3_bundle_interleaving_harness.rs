@@ -279,7 +279,7 @@ pub(crate) async fn ours(remote: BundleRemote, number: usize) -> Told {
     let options = IncomingOptions {
         hash: HashKind::Sha1,
         limits: PackLimits::default(),
-        pointers: false,
+        scanner: None,
     };
     let body = Box::pin(futures_util::stream::iter([Ok(commit.pack.clone())]));
     let change = RefUpdate {

@@ -173,6 +173,7 @@ impl Source for LocalSource {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
+        let error = crate::Error::from(error);
         if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) {
             return Err(error);
         }
@@ -181,7 +182,7 @@ impl Source for LocalSource {
         if database.packed_objects() == self.database.packed_objects() {
             return Err(error);
         }
-        fetch(&database, wanted).await
+        Ok(fetch(&database, wanted).await?)
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -193,9 +194,8 @@ impl Source for LocalSource {
         wants: &[ObjectId],
         haves: &[ObjectId],
     ) -> Result<Option<super::CommitGraph>> {
-        crate::git::odb::graph(&self.database, wants, haves)
-            .await
-            .map(Some)
+        let graph = crate::git::odb::graph(&self.database, wants, haves).await?;
+        Ok(Some(graph))
     }
 }
 
@@ -326,16 +326,18 @@ impl LocalTarget {
         let walked = crate::git::odb::reachable_objects(database, roots, &tips).await;
         match walked {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if error.kind() == crate::git::ErrorKind::NotFound => {
                 let mut missing = Vec::new();
                 for root in roots {
                     if !database.contains(*root).await? {
                         missing.push(*root);
                     }
                 }
-                Err(missing_objects_error(&missing).with_source(error))
+                Err(missing_objects_error(&missing).with_source(error).into())
             }
-            Err(error) => Err(error.context("the source did not send all that is needed")),
+            Err(error) => Err(error
+                .context("the source did not send all that is needed")
+                .into()),
         }
     }
 }

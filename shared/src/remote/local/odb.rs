@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::blocking;
 use super::durable_fs::failed;
@@ -30,7 +31,7 @@ pub(super) struct PackFile(pub(super) Arc<File>);
 
 #[async_trait]
 impl PackBytes for PackFile {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let file = Arc::clone(&self.0);
         blocking(move || {
             let length = usize::try_from(range.end.saturating_sub(range.start));
@@ -40,6 +41,7 @@ impl PackBytes for PackFile {
             Ok(bytes.into())
         })
         .await
+        .map_err(Into::into)
     }
 }
 
@@ -61,7 +63,7 @@ impl LooseFiles {
 
 #[async_trait]
 impl LooseObjects for LooseFiles {
-    async fn open(&self, id: ObjectId) -> Result<Option<PackBody>> {
+    async fn open(&self, id: ObjectId) -> crate::git::Result<Option<PackBody>> {
         let Some(found) = self.find(id)? else {
             return Ok(None);
         };
@@ -75,10 +77,10 @@ impl LooseObjects for LooseFiles {
                 Ok((read > 0).then(|| (Bytes::from(bytes), (path, file))))
             })
         });
-        Ok(Some(Box::pin(pieces)))
+        Ok(Some(pieces.map_err(Into::into).boxed()))
     }
 
-    async fn contains(&self, id: ObjectId) -> Result<bool> {
+    async fn contains(&self, id: ObjectId) -> crate::git::Result<bool> {
         Ok(self.find(id)?.is_some())
     }
 }
@@ -141,7 +143,8 @@ fn database(layout: &GitDir, limits: PackLimits, packs: Vec<StoredPack>) -> Resu
         limits,
         block_bytes: BLOCK,
     };
-    Database::new(layout.hash, packs, Some(loose), options).map(Arc::new)
+    let database = Database::new(layout.hash, packs, Some(loose), options)?;
+    Ok(Arc::new(database))
 }
 
 /// Opens the objects of a repository. Its files are kept open: packs that are removed

@@ -53,7 +53,7 @@ struct Before<'a>(&'a Database);
 
 #[async_trait::async_trait]
 impl Bases for Before<'_> {
-    async fn base(&self, id: ObjectId) -> Result<Option<(ObjectKind, bytes::Bytes)>> {
+    async fn base(&self, id: ObjectId) -> crate::git::Result<Option<(ObjectKind, bytes::Bytes)>> {
         self.0.read(id).await
     }
 }

@@ -10,9 +10,9 @@ use bstr::{BString, ByteSlice as _};
 
 use super::durable_fs::failed;
 use super::git_dir::{is_not_found, read_file};
-use crate::error::{Error, Result};
+use crate::error::{Result, corrupt};
 use crate::git::dumb_http::parse_head;
-use crate::git::{HashKind, check_ref_name, corrupt, escaped_excerpt, split_id};
+use crate::git::{HashKind, check_ref_name, escaped_excerpt, split_id};
 use crate::remote::{Head, RefTarget, Refs};
 
 /// How far symbolic refs may lead on, as in git.
@@ -39,7 +39,7 @@ pub(super) fn loose(common: &Path, name: &BString, hash: HashKind) -> Result<Loo
     let Some(text) = read_file(&path)? else {
         return Ok(LooseRef::Absent);
     };
-    let broken = |error: Error| error.context(format!("ref `{name}`"));
+    let broken = |error: crate::git::Error| error.context(format!("ref `{name}`"));
     match parse_head(&text).map_err(broken)? {
         Head::Symbolic(to) => Ok(LooseRef::Symbolic(to)),
         Head::Detached(id) if id.kind() == hash => Ok(LooseRef::Id(id)),

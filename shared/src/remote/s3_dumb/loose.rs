@@ -6,10 +6,10 @@ use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
 
 use super::DumbOptions;
 use super::keys::{ObjectRole, RepositoryKeys};
-use crate::error::Result;
+use crate::error::{Result, corrupt};
 use crate::git::object::{ObjectHasher, ObjectKind, encode_loose};
 use crate::git::pack::{EntryHeader, EntryKind, Pack, PackBytes as _, Resolved};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::remote::{Spool, SpoolConfig, SpoolWriter};
 use crate::storage::Precondition;
 

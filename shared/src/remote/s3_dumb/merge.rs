@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Result, corrupt};
 use crate::git::pack::{EntryHeader, EntryKind, HEADER, Index, PackBytes, PackWriter};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::remote::{Spool, SpoolWriter};
 
 /// How much of a pack is read at once.

@@ -39,8 +39,9 @@ use self::keys::{ObjectRole, RepositoryKeys};
 use self::target::DumbTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::HashKind;
-use crate::git::dumb_http::{Head, Refs, parse_head, parse_info_refs};
+use crate::git::dumb_http::{parse_head, parse_info_refs};
 use crate::git::pack::PackLimits;
+use crate::git::refs::{Head, Refs};
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
@@ -173,8 +174,8 @@ impl DumbSnapshot {
     }
 }
 
-fn parse<T>(place: &RepositoryKeys, file: &str, parsed: Result<T>) -> Result<T> {
-    parsed.map_err(|error| error.context(format!("`{file}` of {place}")))
+fn parse<T, E: Into<Error>>(place: &RepositoryKeys, file: &str, parsed: Result<T, E>) -> Result<T> {
+    parsed.map_err(|error| error.into().context(format!("`{file}` of {place}")))
 }
 
 /// Makes sure that a prefix without `info/refs` is not a repository of bundles.

@@ -11,11 +11,11 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use super::DumbOptions;
 use super::keys::{ObjectRole, RepositoryKeys};
 use super::pack_list::PackList;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, corrupt};
 use crate::git::object::loose_path;
 use crate::git::odb::{Database, DatabaseOptions, LooseObjects, StoredPack, whole};
 use crate::git::pack::{Index, PackBytes};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::remote::PackBody;
 
 /// How many requests are on their way at once.
@@ -163,7 +163,7 @@ pub(super) fn database(
         limits,
         ..DatabaseOptions::default()
     };
-    Database::new(hash, packs, Some(loose), options)
+    Ok(Database::new(hash, packs, Some(loose), options)?)
 }
 
 /// Loose objects in the bucket.
@@ -171,7 +171,7 @@ struct StoredLoose(RepositoryKeys);
 
 #[async_trait]
 impl LooseObjects for StoredLoose {
-    async fn open(&self, id: ObjectId) -> Result<Option<PackBody>> {
+    async fn open(&self, id: ObjectId) -> crate::git::Result<Option<PackBody>> {
         let place = self.0.clone();
         let key = place.key(&ObjectRole::Loose(id))?;
         let first = place
@@ -181,7 +181,7 @@ impl LooseObjects for StoredLoose {
         let first = match first {
             Ok(first) => first,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         if (first.len() as u64) < STEP {
             return Ok(Some(whole(first)));
@@ -201,7 +201,7 @@ impl LooseObjects for StoredLoose {
         Ok(Some(Box::pin(whole(first).chain(rest))))
     }
 
-    async fn contains(&self, id: ObjectId) -> Result<bool> {
+    async fn contains(&self, id: ObjectId) -> crate::git::Result<bool> {
         let key = self.0.key(&ObjectRole::Loose(id))?;
         Ok(self.0.store.head(&self.0.bucket, &key).await?.is_some())
     }
@@ -215,7 +215,7 @@ pub(super) struct S3PackBytes {
 
 #[async_trait]
 impl PackBytes for S3PackBytes {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let key = self.place.key(&ObjectRole::Pack(self.pack))?;
         let length = range.end.saturating_sub(range.start);
         let store = &self.place.store;
@@ -225,7 +225,7 @@ impl PackBytes for S3PackBytes {
         if bytes.len() as u64 == length {
             Ok(bytes)
         } else {
-            Err(corrupt(format!("`{key}` is shorter than its index says")))
+            Err(corrupt(format!("`{key}` is shorter than its index says")).into())
         }
     }
 }

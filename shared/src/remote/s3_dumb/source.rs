@@ -56,7 +56,7 @@ impl Source for DumbSource {
             return Ok(stream_pack_file(only.clone()));
         }
         let database = self.database(stored)?;
-        odb::fetch(database, wanted).await
+        Ok(odb::fetch(database, wanted).await?)
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -69,9 +69,8 @@ impl Source for DumbSource {
         haves: &[ObjectId],
     ) -> Result<Option<CommitGraph>> {
         let stored = self.stored().await?.to_vec();
-        odb::graph(self.database(stored)?, wants, haves)
-            .await
-            .map(Some)
+        let graph = odb::graph(self.database(stored)?, wants, haves).await?;
+        Ok(Some(graph))
     }
 }
 

@@ -206,7 +206,7 @@ impl DumbTarget {
         if missing.is_empty() {
             Ok(())
         } else {
-            Err(missing_objects_error(&missing))
+            Err(missing_objects_error(&missing).into())
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::BytesMut;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::git::object::{ObjectKind, Reference, references};
 use crate::git::pack::{NoBases, PackIndexer, PackLimits, PackObject, Visitor};
 use crate::git::smart_http::{FetchRequest, TipNegotiator, UploadPack};
@@ -25,7 +25,7 @@ struct CommitCollector {
 }
 
 impl Visitor for CommitCollector {
-    fn object(&mut self, object: PackObject<'_>) -> Result<()> {
+    fn object(&mut self, object: PackObject<'_>) -> crate::git::Result<()> {
         let Some(content) = object.content else {
             return Ok(());
         };
@@ -72,7 +72,7 @@ pub(super) async fn read(
     let mut tips = TipNegotiator::new(haves.iter().copied());
     let mut fetched = match server.fetch(&request, &mut tips).await {
         // What is not a tip any more shows when it is fetched.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == crate::git::ErrorKind::NotFound => return Ok(None),
         fetched => fetched?,
     };
     let mut commits = CommitCollector {

@@ -16,14 +16,13 @@ use super::{
     BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefTarget,
     RefUpdate, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
 use crate::git::pack::PackWriter;
 use crate::git::smart_http::{
-    FetchRequest, Outgoing, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator,
-    UploadPack,
+    FetchRequest, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator, UploadPack,
 };
-use crate::git::{HashKind, ObjectId, corrupt, escaped_excerpt};
+use crate::git::{HashKind, ObjectId, escaped_excerpt};
 use crate::lfs::{HttpLfs, LfsStore};
 
 /// The most refs that one push changes: CodeCommit takes no more.
@@ -141,18 +140,20 @@ impl Source for HttpSource {
         };
         let mut haves = TipNegotiator::new(wanted.haves.iter().copied());
         let fetched = self.server.fetch(&request, &mut haves).await;
-        let fetched = fetched.map_err(|error| match error.kind() {
-            // It was there when the refs were read.
-            ErrorKind::NotFound => Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "the refs of {} have moved meanwhile",
-                    self.server.client().url()
-                ),
-            )
-            .with_source(error),
-            _ => error,
-        })?;
+        let fetched = fetched
+            .map_err(Error::from)
+            .map_err(|error| match error.kind() {
+                // It was there when the refs were read.
+                ErrorKind::NotFound => Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "the refs of {} have moved meanwhile",
+                        self.server.client().url()
+                    ),
+                )
+                .with_source(error),
+                _ => error,
+            })?;
         if !fetched.shallow.is_empty() {
             return Err(shallow(self.server.client()));
         }
@@ -303,7 +304,6 @@ impl Target for HttpTarget {
                 .map(|change| self.ref_command(change))
                 .collect(),
             pack,
-            atomic: false,
         };
         let report = self.server.push(request).await?;
         if let Some(reason) = report.unpack_error {
@@ -344,7 +344,7 @@ impl Target for HttpTarget {
     }
 }
 
-fn empty_pack(hash: HashKind) -> Result<Outgoing> {
+fn empty_pack(hash: HashKind) -> Result<PackBody> {
     let (bytes, _) = PackWriter::new(hash, 0).finish()?;
     Ok(futures_util::stream::iter([Ok(bytes)]).boxed())
 }

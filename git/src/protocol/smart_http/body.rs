@@ -1,0 +1,277 @@
+//! Bodies of answers: bytes, packets, and packs.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::write::GzDecoder;
+use futures_util::{Stream, StreamExt as _};
+
+use super::connector::ResponseStream;
+use crate::corrupt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::advertisement::MAX_BYTES;
+use crate::protocol::pkt_line::{Band, Decoder, Packet, demultiplex};
+
+/// So much of a gzip stream is expanded at once, so that a bomb stays small.
+const GZIP_STEP: usize = 4096;
+/// So much of a gzip stream may say nothing: empty blocks are legal, and could go on for
+/// ever.
+const GZIP_EMPTY: usize = 1 << 20;
+/// So many bytes of packets are taken in while none of a pack arrives. Lists of refs and
+/// of ends of history are long; what goes on beyond them has no end.
+const MAX_TALK: usize = MAX_BYTES;
+/// What a packet counts in which not even an id fits: one every second is heard for a day.
+const SMALL: usize = 512;
+
+/// The body of an answer.
+pub(super) struct ResponseBody {
+    inner: ResponseStream,
+    idle: Duration,
+    gzip: Option<GzDecoder<Vec<u8>>>,
+    compressed: Bytes,
+    // Names the server in errors.
+    url: String,
+}
+
+impl ResponseBody {
+    pub(super) fn new(inner: ResponseStream, idle: Duration, gzip: bool, url: String) -> Self {
+        Self {
+            inner,
+            idle,
+            gzip: gzip.then(|| GzDecoder::new(Vec::new())),
+            compressed: Bytes::new(),
+            url,
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if self.gzip.is_none() {
+            return self.raw_chunk().await;
+        }
+        let mut empty = 0;
+        loop {
+            if self.compressed.is_empty() {
+                match self.raw_chunk().await? {
+                    Some(chunk) => self.compressed = chunk,
+                    None => return self.end_gzip(),
+                }
+            }
+            let step = self.compressed.len().min(GZIP_STEP);
+            let piece = self.compressed.split_to(step);
+            let broken = |error| corrupt("a gzip answer is broken").with_source(error);
+            if let Some(gzip) = &mut self.gzip {
+                gzip.write_all(&piece).map_err(broken)?;
+                // What is inflated reaches the Vec only when it is asked for.
+                gzip.flush().map_err(broken)?;
+                let plain = std::mem::take(gzip.get_mut());
+                if !plain.is_empty() {
+                    return Ok(Some(plain.into()));
+                }
+                empty += step;
+                if empty > GZIP_EMPTY {
+                    return Err(corrupt("a gzip answer goes on without content"));
+                }
+            }
+        }
+    }
+
+    fn end_gzip(&mut self) -> Result<Option<Bytes>> {
+        let Some(gzip) = self.gzip.take() else {
+            return Ok(None);
+        };
+        let plain = gzip
+            .finish()
+            .map_err(|error| corrupt("a gzip answer is cut off").with_source(error))?;
+        Ok((!plain.is_empty()).then(|| plain.into()))
+    }
+
+    async fn raw_chunk(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let next = tokio::time::timeout(self.idle, self.inner.next()).await;
+            let chunk = next.map_err(|_| {
+                Error::new(
+                    ErrorKind::Transport,
+                    format!(
+                        "{} sent nothing for {} seconds",
+                        self.url,
+                        self.idle.as_secs_f32()
+                    ),
+                )
+            })?;
+            let Some(chunk) = chunk else {
+                return Ok(None);
+            };
+            let chunk = chunk.map_err(|error| {
+                Error::new(
+                    ErrorKind::Transport,
+                    format!("the answer of {} was cut off", self.url),
+                )
+                .with_source(error)
+            })?;
+            if !chunk.is_empty() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    /// The start of the body, for an error message.
+    pub(super) async fn excerpt(mut self, limit: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while out.len() < limit {
+            match self.chunk().await {
+                Ok(Some(chunk)) => out.extend_from_slice(&chunk),
+                _ => break,
+            }
+        }
+        out.truncate(limit);
+        out
+    }
+}
+
+/// The body of an answer, as packets.
+pub(super) struct PacketReader {
+    body: ResponseBody,
+    decoder: Decoder,
+    peeked: VecDeque<Packet>,
+    // Bytes of packets since the last of a pack.
+    talk: usize,
+}
+
+impl PacketReader {
+    pub(super) fn new(body: ResponseBody) -> Self {
+        Self {
+            body,
+            decoder: Decoder::new(),
+            peeked: VecDeque::new(),
+            talk: 0,
+        }
+    }
+
+    /// The next packet; `None` when the answer ends between two of them.
+    pub(super) async fn packet(&mut self) -> Result<Option<Packet>> {
+        if let Some(packet) = self.peeked.pop_front() {
+            return Ok(Some(packet));
+        }
+        loop {
+            if let Some(packet) = self.decoder.next_packet()? {
+                self.count(&packet)?;
+                return Ok(Some(packet));
+            }
+            match self.body.chunk().await? {
+                Some(chunk) => self.decoder.push(&chunk),
+                None if self.decoder.remaining().is_empty() => return Ok(None),
+                None => return Err(self.cut_off()),
+            }
+        }
+    }
+
+    /// The next packet, which must be there.
+    pub(super) async fn expect_packet(&mut self) -> Result<Packet> {
+        match self.packet().await? {
+            Some(packet) => Ok(packet),
+            None => Err(self.cut_off()),
+        }
+    }
+
+    pub(super) fn put_back(&mut self, packet: Packet) {
+        self.peeked.push_front(packet);
+    }
+
+    /// Bytes that follow the packets without framing.
+    async fn raw(&mut self) -> Result<Option<Bytes>> {
+        let rest = self.decoder.take_remaining();
+        if rest.is_empty() {
+            self.body.chunk().await
+        } else {
+            Ok(Some(rest))
+        }
+    }
+
+    fn count(&mut self, packet: &Packet) -> Result<()> {
+        let length = packet.text().map_or(0, <[u8]>::len);
+        self.talk += if length < 40 { SMALL } else { length };
+        if self.talk <= MAX_TALK {
+            return Ok(());
+        }
+        Err(corrupt(format!("{} talks without end", self.body.url)))
+    }
+
+    fn cut_off(&self) -> Error {
+        Error::new(
+            ErrorKind::Transport,
+            format!("the answer of {} ends in its midst", self.body.url),
+        )
+    }
+}
+
+/// The bytes of a pack as they arrive. Nothing is read ahead: who does not ask for more
+/// holds the server back.
+pub struct PackStream {
+    packets: PacketReader,
+    side_band: bool,
+    ended: bool,
+}
+
+impl std::fmt::Debug for PackStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackStream")
+            .field("side_band", &self.side_band)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PackStream {
+    pub(super) fn new(packets: PacketReader, side_band: bool) -> Self {
+        Self {
+            packets,
+            side_band,
+            ended: false,
+        }
+    }
+
+    /// The next bytes of the pack; `None` after the last ones.
+    ///
+    /// # Errors
+    /// `Transport` when the server fails, falls silent, or the connection is cut.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if self.ended {
+            return Ok(None);
+        }
+        if !self.side_band {
+            let chunk = self.packets.raw().await?;
+            self.ended = chunk.is_none();
+            return Ok(chunk);
+        }
+        loop {
+            let data = match self.packets.expect_packet().await? {
+                Packet::Data(data) => data,
+                Packet::Flush => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                _ => return Err(corrupt("a pack is broken up on its way")),
+            };
+            match demultiplex(data)? {
+                // Servers send empty ones to keep the connection alive.
+                Band::Data(data) if data.is_empty() => {}
+                Band::Data(data) => {
+                    self.packets.talk = 0;
+                    return Ok(Some(data));
+                }
+                Band::Progress(_) => {}
+            }
+        }
+    }
+
+    /// The same as a [`Stream`], which ends after the first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send {
+        futures_util::stream::try_unfold(self, |mut this| async move {
+            let chunk = this.chunk().await?;
+            Ok(chunk.map(|chunk| (chunk, this)))
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! Git's formats against git itself, and against bytes that no git writes.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests may fail the test at once"
+)]
+
+mod files;
+mod fuzz;
+mod large_pack_bench;
+mod malformed_packs;
+mod only_pack;
+mod pack;
+#[expect(dead_code, reason = "shared with the tests of remotes, which use more")]
+#[path = "../../../shared/tests/git/repo.rs"]
+mod repo;
+mod unbounded_answers;
