@@ -1,7 +1,6 @@
 //! Makes an archive: lists, fetches, compresses and sends concurrently.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -9,54 +8,19 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
 use super::fetch::{Fetcher, NextContent};
-use super::plan::{ArchiveItem, ArchivePlan, ExtraFile, plan};
-use super::streamed_entry::{FileBody, LargeFiles};
+use super::plan::{ArchiveItem, ArchivePlan, plan};
+use super::request::ArchiveRequest;
+use super::streamed_entry::FileBody;
 use super::tree_source::{CodeCommitTree, TreeSource};
 use super::upload::{ArchiveDestination, CountedUpload, PartSink};
 use super::walk::{Tree, walk};
 use super::zip::{EntryDefaults, PackedEntry, ZipEntryWriter};
 use crate::codecommit::CodeCommit;
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::object::{Commit, EntryMode};
+use crate::git::object::EntryMode;
 use crate::name::RepositoryName;
 use crate::storage::multipart::MultipartWriter;
 use crate::storage::{ObjectStore, PutResult};
-
-/// A commit to archive and the options of the archive.
-#[derive(Debug, Clone)]
-pub struct ArchiveRequest {
-    /// The commit; everything is read at this id, never at a branch.
-    pub commit: Commit,
-    /// Text before every path, as `git archive --prefix`; may be empty.
-    pub prefix: String,
-    /// Files that are added at the end; one replaces a file of the same path.
-    pub extra_files: Vec<ExtraFile>,
-    /// Maximum number of concurrent requests; the service's limiter may allow fewer.
-    pub concurrency: usize,
-    /// Maximum size of fetched but unwritten files, in bytes.
-    pub memory_bytes: u64,
-    /// Time at which the archive is abandoned.
-    pub deadline: Option<Instant>,
-    /// Reads files that the API refuses as too large. With `None` such a file ends the
-    /// archive with `FileTooLarge`.
-    pub large_files: Option<Arc<dyn LargeFiles>>,
-}
-
-impl ArchiveRequest {
-    /// Makes a request for `commit` without prefix and extra files, with 32 concurrent
-    /// requests, 16 MiB of memory and no deadline.
-    pub fn new(commit: Commit) -> Self {
-        Self {
-            commit,
-            prefix: String::new(),
-            extra_files: Vec::new(),
-            concurrency: 32,
-            memory_bytes: 16 * 1024 * 1024,
-            deadline: None,
-            large_files: None,
-        }
-    }
-}
 
 /// Counts of a finished archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::build::{ArchiveRequest, stream};
+use super::build::stream;
 use super::odb_source::DatabaseFiles;
+use super::request::ArchiveRequest;
 use crate::codecommit::MAX_BLOB_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;

@@ -17,10 +17,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 
-use super::build::ArchiveRequest;
 use super::convert::{Conversion, LargeConversion, UNCHANGED};
 use super::memory_budget::{MemoryBudget, Reservation};
 use super::plan::{ArchiveItem, ArchivePlan};
+use super::request::ArchiveRequest;
 use super::streamed_entry::{
     LargeEntry, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, read_into_memory,
 };
@@ -44,7 +44,8 @@ const MAX_INLINE_BYTES: usize = 4096;
 
 /// A blob that is being fetched or compressed.
 struct PendingFetch {
-    ticket: u64,
+    // The number of its reservation.
+    number: u64,
 }
 
 struct FetchedBlob {
@@ -111,7 +112,7 @@ pub(super) struct Fetcher<'a> {
     retained_bytes: usize,
     uses_left: Vec<u32>,
     cursor: usize,
-    tickets: u64,
+    fetches_started: u64,
     requests: u64,
 }
 
@@ -145,7 +146,7 @@ impl<'a> Fetcher<'a> {
             retained_bytes: 0,
             uses_left: plan.uses.clone(),
             cursor: 0,
-            tickets: 0,
+            fetches_started: 0,
             requests: 0,
         }
     }
@@ -191,7 +192,7 @@ impl<'a> Fetcher<'a> {
             self.fetch(next, content);
             let blob = self.plan.contents[content as usize].blob;
             if let Some(fetch) = self.pending.get(&blob) {
-                self.budget.prioritize(fetch.ticket);
+                self.budget.prioritize(fetch.number);
             }
         }
         self.cursor = self.cursor.max(next);
@@ -228,33 +229,33 @@ impl<'a> Fetcher<'a> {
         }
         // A blob may be fetched twice, because only one of its contents was retained: so each
         // fetch has a number of its own, in the order of the items.
-        self.tickets += 1;
-        let number = ((item as u64) << 24) | (self.tickets & 0xff_ffff);
-        self.pending.insert(blob, PendingFetch { ticket: number });
+        self.fetches_started += 1;
+        let number = ((item as u64) << 24) | (self.fetches_started & 0xff_ffff);
+        self.pending.insert(blob, PendingFetch { number });
         if let Some(file) = self.opened.get(&blob) {
             let file = Arc::clone(file);
             self.prepare_large(item, content, number, file);
             return;
         }
-        let ticket = self.budget.ticket(number);
+        let pending = self.budget.reserve(number);
         let known = if blob.is_empty_blob() {
             Some(Bytes::new())
         } else {
             self.tree.kept.get(&blob).cloned()
         };
         if let Some(bytes) = known {
-            let grant = ticket.into_grant(bytes.len());
-            self.compress(item, content, bytes, grant);
+            let reservation = pending.into_reservation(bytes.len());
+            self.compress(item, content, bytes, reservation);
             return;
         }
         self.requests += 1;
         let (files, large_files) = (self.files, self.large_files);
         self.fetches.push(Box::pin(async move {
-            let result = files.file(blob, &ticket).await;
+            let result = files.file(blob, &pending).await;
             let result = match (result, large_files) {
                 (Ok(bytes), _) => {
-                    let grant = ticket.into_grant(bytes.len());
-                    Ok(FetchResult::InMemory(bytes, grant))
+                    let reservation = pending.into_reservation(bytes.len());
+                    Ok(FetchResult::InMemory(bytes, reservation))
                 }
                 (Err(error), Some(large)) if error.kind() == ErrorKind::FileTooLarge => {
                     large.open(blob).await.map(FetchResult::Large)
@@ -284,16 +285,16 @@ impl<'a> Fetcher<'a> {
                 }));
             }
             LargeConversion::InMemory(attribute) => {
-                let ticket = self.budget.ticket(number);
+                let pending = self.budget.reserve(number);
                 self.fetches.push(Box::pin(async move {
                     let size = file.size_bytes();
                     let result = if size > MAX_CONVERTED_BYTES {
                         Err(cannot_convert(size, attribute))
                     } else {
-                        ticket.admit(size).await;
+                        pending.admit(size).await;
                         read_into_memory(file).await.map(|bytes| {
-                            let grant = ticket.into_grant(bytes.len());
-                            FetchResult::InMemory(bytes, grant)
+                            let reservation = pending.into_reservation(bytes.len());
+                            FetchResult::InMemory(bytes, reservation)
                         })
                     };
                     FetchedBlob { item, blob, result }
@@ -308,10 +309,12 @@ impl<'a> Fetcher<'a> {
             return Err(Error::new(ErrorKind::Internal, "only files are fetched"));
         };
         match result.map_err(|error| self.with_path(item, error))? {
-            FetchResult::InMemory(bytes, grant) => self.compress(item, content, bytes, grant),
+            FetchResult::InMemory(bytes, reservation) => {
+                self.compress(item, content, bytes, reservation);
+            }
             FetchResult::Large(file) => {
                 self.opened.insert(blob, Arc::clone(&file));
-                let number = self.pending.get(&blob).map_or(0, |fetch| fetch.ticket);
+                let number = self.pending.get(&blob).map_or(0, |fetch| fetch.number);
                 self.prepare_large(item, content, number, file);
             }
         }
@@ -329,7 +332,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Compresses `content`, and the other contents of its blob that are still needed.
-    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut grant: Reservation) {
+    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut reservation: Reservation) {
         let blob = self.plan.contents[content as usize].blob;
         let is_large = self.opened.contains_key(&blob);
         let mut recipes = vec![];
@@ -374,8 +377,8 @@ impl<'a> Fetcher<'a> {
             };
             let result = result.map(|packed| {
                 let held: usize = packed.iter().map(|(_, packed)| packed.len()).sum();
-                grant.shrink(held as u64);
-                PreparedContent::Packed(packed, grant)
+                reservation.shrink(held as u64);
+                PreparedContent::Packed(packed, reservation)
             });
             Compressed {
                 item,
@@ -393,9 +396,9 @@ impl<'a> Fetcher<'a> {
             self.cursor = 0;
         }
         let made = compressed.result;
-        let (packed, mut grant) =
+        let (packed, mut reservation) =
             match made.map_err(|error| self.with_path(compressed.item, error))? {
-                PreparedContent::Packed(packed, grant) => (packed, grant),
+                PreparedContent::Packed(packed, reservation) => (packed, reservation),
                 PreparedContent::Large(large) => {
                     self.measured.insert(compressed.content, large);
                     return Ok(());
@@ -416,8 +419,8 @@ impl<'a> Fetcher<'a> {
             }
         }
         if let Some(packed) = kept {
-            grant.shrink(packed.len() as u64);
-            self.ready.insert(first, (packed, grant));
+            reservation.shrink(packed.len() as u64);
+            self.ready.insert(first, (packed, reservation));
         }
         Ok(())
     }

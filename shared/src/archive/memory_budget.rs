@@ -55,7 +55,7 @@ impl MemoryBudget {
     }
 
     /// Makes a request; `number` must differ from those of all other pending requests.
-    pub(super) fn ticket(self: &Arc<Self>, number: u64) -> PendingReservation {
+    pub(super) fn reserve(self: &Arc<Self>, number: u64) -> PendingReservation {
         PendingReservation {
             budget: Arc::clone(self),
             number,
@@ -135,7 +135,7 @@ impl Drop for Reservation {
 
 impl PendingReservation {
     /// Returns the granted reservation, or makes one for `bytes` if none was requested.
-    pub(super) fn into_grant(self, bytes: usize) -> Reservation {
+    pub(super) fn into_reservation(self, bytes: usize) -> Reservation {
         let grant = self
             .grant
             .into_inner()
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn an_urgent_reservation_is_admitted_and_the_others_wait_in_order() {
         let budget = MemoryBudget::new(10_000);
-        let [first, second, third] = [0, 1, 2].map(|number| budget.ticket(number));
+        let [first, second, third] = [0, 1, 2].map(|number| budget.reserve(number));
         third.admit(3000).await;
         let mut waiting_second = Box::pin(second.admit(2000));
         let mut waiting_first = Box::pin(first.admit(2000));
@@ -205,12 +205,12 @@ mod tests {
             poll!(&mut waiting_second).is_pending(),
             "the budget is exceeded"
         );
-        drop(first.into_grant(2000));
+        drop(first.into_reservation(2000));
         assert!(
             poll!(&mut waiting_second).is_pending(),
             "the budget is exceeded"
         );
-        let mut grant = third.into_grant(3000);
+        let mut grant = third.into_reservation(3000);
         grant.shrink(100);
         waiting_second.await;
         drop((grant, second));
@@ -220,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_reservation_releases_its_bytes() {
         let budget = MemoryBudget::new(1000);
-        let (first, second, third) = (budget.ticket(0), budget.ticket(1), budget.ticket(2));
+        let (first, second, third) = (budget.reserve(0), budget.reserve(1), budget.reserve(2));
         budget.prioritize(0);
         first.admit(5000).await;
         {

@@ -9,6 +9,7 @@
 //! | file | job |
 //! |---|---|
 //! | `bundle_archives` | archives next to the bundles of a remote; the only file that uses `remote` |
+//! | `request` | the commit and the options of an archive |
 //! | `build` | runs the steps below concurrently for one archive |
 //! | `tree_source`, `odb_source` | read trees and blobs: by the API, from an object database |
 //! | `walk` | lists the whole tree |
@@ -37,14 +38,16 @@ pub mod large_files_over_git;
 mod memory_budget;
 mod odb_source;
 mod plan;
+mod request;
 mod streamed_entry;
 mod tree_source;
 mod upload;
 mod walk;
 mod zip;
 
-pub use build::{ArchiveRequest, Built, Summary, build, write};
+pub use build::{Built, Summary, build, write};
 pub use bundle_archives::ZipArchiver;
 pub use plan::ExtraFile;
+pub use request::ArchiveRequest;
 pub use streamed_entry::{FileBody, LargeFile, LargeFiles};
 pub use upload::{ArchiveDestination, PartSink, WriteSink, part_bytes};

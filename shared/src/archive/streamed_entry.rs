@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, try_unfold};
 use gix_filter::eol;
 
-use super::zip::{EntrySizes, LEVEL};
+use super::zip::{DEFLATE_LEVEL, EntrySizes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::object::EntryMode;
@@ -200,8 +200,12 @@ struct DeflateStream {
 
 impl DeflateStream {
     fn new(content: FileBody, to_crlf: bool, deflates: bool) -> Self {
-        let deflate =
-            deflates.then(|| Compress::new(Compression::new(LEVEL), /* zlib header */ false));
+        let deflate = deflates.then(|| {
+            Compress::new(
+                Compression::new(DEFLATE_LEVEL),
+                /* zlib header */ false,
+            )
+        });
         Self {
             content,
             encoder: PieceEncoder {

@@ -183,14 +183,14 @@ impl<'a> Walk<'a> {
             }
             WalkTask::Read(id) => {
                 let number = self.tree.requests;
-                let ticket = self.budget.ticket(number);
+                let pending = self.budget.reserve(number);
                 self.reading.insert(number);
                 self.prioritize_first();
                 Box::pin(async move {
-                    let bytes = files.file(id, &ticket).await;
+                    let bytes = files.file(id, &pending).await;
                     let answer = bytes.map(|bytes| {
-                        let grant = ticket.into_grant(bytes.len());
-                        (bytes, grant)
+                        let reservation = pending.into_reservation(bytes.len());
+                        (bytes, reservation)
                     });
                     WalkResult::Read(id, number, answer)
                 })
@@ -278,7 +278,8 @@ impl<'a> Walk<'a> {
         let path = folders.first().map_or_else(String::new, |&folder| {
             self.tree.folders[folder as usize].join(".gitattributes")
         });
-        let (bytes, _grant) = answer.map_err(|error| error.context(format!("reading `{path}`")))?;
+        let (bytes, _reservation) =
+            answer.map_err(|error| error.context(format!("reading `{path}`")))?;
         for folder in folders {
             self.descend(folder, Some(&bytes))?;
         }

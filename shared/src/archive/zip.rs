@@ -29,7 +29,7 @@ const ENTRIES_PER_WRITER: usize = 1024;
 const GROWTH_BYTES: usize = 1024 * 1024;
 
 /// Compression level of deflate, 0 to 9.
-pub(super) const LEVEL: u32 = 6;
+pub(super) const DEFLATE_LEVEL: u32 = 6;
 
 /// The extra field of the modification time, "UT".
 const TIME_FIELD: [u8; 2] = *b"UT";
@@ -136,7 +136,7 @@ impl PackedEntry {
         let options = defaults
             .options(mode)?
             .compression_method(method)
-            .compression_level(deflates.then_some(LEVEL.into()));
+            .compression_level(deflates.then_some(DEFLATE_LEVEL.into()));
         // Rarely exceeded; pages that are not written take no memory.
         let capacity = bytes.len() + 512;
         let mut writer = ZipWriter::new(Cursor::new(Vec::with_capacity(capacity)));
