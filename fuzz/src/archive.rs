@@ -2,7 +2,8 @@
 
 use branchline_core::ErrorKind;
 use branchline_core::archive::{ArchiveRequest, WriteSink, write};
-use branchline_core::codecommit::{CodeCommit as _, Signature};
+use branchline_core::codecommit::CodeCommit as _;
+use branchline_core::git::object::Signature;
 use branchline_core::name::RepositoryName;
 use branchline_core::testkit::{CommitText, Entry, MemoryCodeCommit};
 
@@ -48,8 +49,8 @@ pub fn archive(bytes: &[u8]) {
             .get_commit(&repository, id)
             .await
             .expect("because it was made");
-        let request = ArchiveRequest::new(repository.clone(), commit);
-        write(&codecommit, &request, &sink).await
+        let request = ArchiveRequest::new(commit);
+        write(&codecommit, &repository, &request, &sink).await
     });
     match written {
         Ok(summary) => {

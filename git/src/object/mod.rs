@@ -1,11 +1,17 @@
 //! Objects: their kinds, their ids, what they refer to, and the loose form.
 
+mod commit_fields;
+mod tree_listing;
+
 use std::fmt;
 use std::io::Write as _;
 
 use bstr::ByteSlice;
 use flate2::{Decompress, FlushDecompress, Status};
 use gix_hash::{Hasher, hasher};
+
+pub use commit_fields::{Commit, Signature};
+pub use tree_listing::{EntryMode, ListedEntry, TreeListing, tree_id};
 
 use crate::error::Result;
 use crate::{HashKind, ObjectId, corrupt, escaped_excerpt, parse_id};

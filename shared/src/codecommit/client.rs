@@ -11,11 +11,12 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
 
 use super::{
-    BlobAdmission, CodeCommit, Commit, EntryMode, MAX_BLOB_BYTES, Page, Repository, Signature,
-    TreeListing, Trigger, TriggerEvent, TriggerSet,
+    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerEvent, TriggerSet,
 };
 use crate::aws::{ApiCall, Aws, BodyGate, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
 
 /// The CodeCommit of an AWS account and region.
@@ -187,18 +188,18 @@ impl CodeCommit for SdkCodeCommit {
             .commit
             .ok_or_else(|| corrupt(&call(), "no `commit`"))?;
         Ok(Commit {
-            commit_id: parse(&call, "commitId", answer.commit_id, CommitId::new)?,
-            tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
+            id: parse(&call, "commitId", answer.commit_id, CommitId::new)?.object_id(),
+            tree: parse(&call, "treeId", answer.tree_id, TreeId::new)?.object_id(),
             parents: answer
                 .parents
                 .unwrap_or_default()
                 .into_iter()
-                .map(|id| parse(&call, "parents", Some(id), CommitId::new))
+                .map(|id| parse(&call, "parents", Some(id), CommitId::new).map(CommitId::object_id))
                 .collect::<Result<_>>()?,
             message: answer.message.unwrap_or_default(),
             author: signature(answer.author),
             committer: signature(answer.committer),
-            additional_data: answer.additional_data.unwrap_or_default(),
+            extra_headers: answer.additional_data.unwrap_or_default(),
         })
     }
 
@@ -231,42 +232,41 @@ impl CodeCommit for SdkCodeCommit {
                 format!("it is about commit `{}`", answer.commit_id),
             ));
         }
-        let mut folder = TreeListing {
-            tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
-            folders: Vec::new(),
-            blobs: Vec::new(),
-            submodules: Vec::new(),
+        let id = parse(&call, "treeId", answer.tree_id, TreeId::new)?.object_id();
+        let mut entries = Vec::new();
+        let mut list = |name: String, mode: EntryMode, id: ObjectId| {
+            entries.push(ListedEntry::new(name, mode, id));
         };
         for entry in answer.sub_folders.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
             let tree = parse(&call, "treeId", entry.tree_id, TreeId::new)?;
-            folder.folders.push((name, tree));
+            list(name, EntryMode::Tree, tree.object_id());
         }
         for entry in answer.files.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
-            let kind = match entry.file_mode {
-                Some(FileModeTypeEnum::Normal) => EntryMode::File,
-                Some(FileModeTypeEnum::Executable) => EntryMode::Executable,
-                Some(FileModeTypeEnum::Symlink) => EntryMode::Symlink,
+            let mode = match entry.file_mode {
+                Some(FileModeTypeEnum::Normal) => EntryMode::Blob,
+                Some(FileModeTypeEnum::Executable) => EntryMode::BlobExecutable,
+                Some(FileModeTypeEnum::Symlink) => EntryMode::Link,
                 mode => {
                     let mode = mode.as_ref().map_or("no mode", |mode| mode.as_str());
                     return Err(corrupt(&call(), format!("`{name}` has the mode `{mode}`")));
                 }
             };
             let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
-            folder.blobs.push((name, kind, blob));
+            list(name, mode, blob.object_id());
         }
         for entry in answer.symbolic_links.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
             let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
-            folder.blobs.push((name, EntryMode::Symlink, blob));
+            list(name, EntryMode::Link, blob.object_id());
         }
         for entry in answer.sub_modules.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
-            let id = parse(&call, "commitId", entry.commit_id, CommitId::new)?;
-            folder.submodules.push((name, id));
+            let commit = parse(&call, "commitId", entry.commit_id, CommitId::new)?;
+            list(name, EntryMode::Commit, commit.object_id());
         }
-        Ok(folder)
+        Ok(TreeListing { id, entries })
     }
 
     async fn get_blob(

@@ -5,16 +5,19 @@
 
 #[cfg(feature = "codecommit")]
 pub mod client;
+mod git_client;
 pub mod git_credential_source;
 pub mod git_credentials;
 mod retrying;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub(crate) use git_client::git_client;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+use crate::git::object::{Commit, TreeListing};
+use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 
 /// The largest file that `GetFile` and `GetBlob` serve, in bytes (6 MiB).
 pub const MAX_BLOB_BYTES: u64 = 6 * 1024 * 1024;
@@ -32,61 +35,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// What to ask the next page with; `None` on the last one.
     pub next: Option<String>,
-}
-
-/// A name and time, as git writes them into a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    /// The person's name.
-    pub name: String,
-    /// The person's address.
-    pub email: String,
-    /// Seconds since the epoch and the zone, `1484167798 -0800`.
-    pub date: String,
-}
-
-/// A commit, as `GetCommit` answers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Commit {
-    /// The commit's id.
-    pub commit_id: CommitId,
-    /// The tree that it records.
-    pub tree_id: TreeId,
-    /// Its parents, in order.
-    pub parents: Vec<CommitId>,
-    /// The message, subject and body.
-    pub message: String,
-    /// Who wrote the change, and when.
-    pub author: Signature,
-    /// Who recorded it, and when.
-    pub committer: Signature,
-    /// Headers that have no member of their own (`gpgsig`, ..).
-    pub additional_data: String,
-}
-
-/// What an entry of a folder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EntryMode {
-    /// A file, mode 100644.
-    File,
-    /// A file, mode 100755.
-    Executable,
-    /// A symbolic link, mode 120000; its blob is the target.
-    Symlink,
-}
-
-/// One level of a tree, as `GetFolder` answers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeListing {
-    /// The id of the folder's own tree.
-    pub tree_id: TreeId,
-    /// Folders in it: name and tree id.
-    pub folders: Vec<(String, TreeId)>,
-    /// Files and symbolic links in it: name, kind and blob id.
-    pub blobs: Vec<(String, EntryMode, BlobId)>,
-    /// Submodules in it: name and commit id.
-    pub submodules: Vec<(String, CommitId)>,
 }
 
 /// What fires a trigger.

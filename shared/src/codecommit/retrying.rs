@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{
-    BlobAdmission, CodeCommit, Commit, Page, Repository, TreeListing, Trigger, TriggerSet,
-};
+use super::{BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet};
 use crate::error::Result;
+use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 use crate::retry::{Permit, Retrying};
 

@@ -3,8 +3,10 @@
 #[cfg(feature = "codepipeline")]
 pub mod client;
 mod retrying;
+mod revision_summary;
 
 use async_trait::async_trait;
+pub use revision_summary::{REVISION_SUMMARY, revision_summary};
 
 use crate::error::Result;
 use crate::name::PipelineName;

@@ -17,8 +17,8 @@ use super::url::CodeCommitUrl;
 use super::{
     BatchPolicy, Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
-use crate::codecommit::{CodeCommit, Repository};
-use crate::error::{Error, ErrorKind, Result};
+use crate::codecommit::{CodeCommit, Repository, git_client};
+use crate::error::{ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::smart_http::{CredentialSource, Http, RepositoryUrl, SmartHttp};
 use crate::name::{BranchName, RepositoryName};
@@ -162,25 +162,6 @@ impl CodeCommitRemote {
             created => created,
         }
     }
-}
-
-/// Git at the address that the service tells.
-pub(crate) fn git_client(
-    repository: &Repository,
-    http: &Http,
-    credentials: &Arc<dyn CredentialSource>,
-) -> Result<SmartHttp> {
-    let url = RepositoryUrl::new(&repository.clone_url_http).map_err(|error| {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "CodeCommit tells no URL of repository `{}`",
-                repository.name
-            ),
-        )
-        .with_source(error)
-    })?;
-    Ok(SmartHttp::new(http.clone(), url, Arc::clone(credentials)))
 }
 
 fn default_branch(repository: &Repository) -> Option<Head> {

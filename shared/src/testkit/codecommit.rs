@@ -9,10 +9,11 @@ use bytes::Bytes;
 use super::call_log::CallLog;
 use super::repository::{CommitText, Entry, MemoryRepository};
 use crate::codecommit::{
-    self, BlobAdmission, CodeCommit, Commit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
-    MAX_TRIGGERS, Page, TreeListing, Trigger, TriggerEvent, TriggerSet,
+    self, BlobAdmission, CodeCommit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Page,
+    Trigger, TriggerEvent, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 
 /// How a [`MemoryCodeCommit`] behaves where services may differ.
@@ -360,9 +361,7 @@ impl CodeCommit for MemoryCodeCommit {
             })
         })?;
         if self.options.unordered {
-            folder.folders.reverse();
-            folder.blobs.reverse();
-            folder.submodules.reverse();
+            folder.entries.reverse();
         }
         Ok(folder)
     }

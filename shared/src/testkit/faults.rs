@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::codecommit::{
-    BlobAdmission, CodeCommit, Commit, Page, Repository, TreeListing, Trigger, TriggerSet,
-};
+use crate::codecommit::{BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionArn, Functions};
+use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
 use crate::pipeline::{Pipelines, StartRequest};
 use crate::storage::{

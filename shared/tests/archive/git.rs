@@ -1,4 +1,4 @@
-//! Real git, hermetically: fixture repositories, and `git archive` as the oracle.
+//! The real git, run hermetically: fixture repositories, and `git archive` as the oracle.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-/// A bare repository of its own.
+/// A bare repository in a temporary folder.
 pub(crate) struct Repo {
     folder: TempDir,
 }
 
-/// What a tree holds, for [`Repo::tree`].
+/// An entry of a commit, for [`Repo::commit`].
 pub(crate) enum Item<'a> {
     /// A file.
     File(&'a [u8]),
@@ -47,7 +47,7 @@ pub(crate) fn git(folder: &Path) -> Command {
     command
 }
 
-/// Runs `command` with `input`, and gives its output.
+/// Runs `command` with `input`; returns the output.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
     let mut child = command
         .stdin(Stdio::piped())
@@ -80,11 +80,11 @@ pub(crate) fn line(output: &[u8]) -> String {
 
 impl Repo {
     pub(crate) fn new() -> Self {
-        Self::of("sha1")
+        Self::with_object_format("sha1")
     }
 
-    /// A repository whose ids are of this kind.
-    pub(crate) fn of(format: &str) -> Self {
+    /// Makes a repository with the object format `format`.
+    pub(crate) fn with_object_format(format: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let format = format!("--object-format={format}");
         run(
@@ -106,7 +106,7 @@ impl Repo {
         run(git(self.path()).args(args), input)
     }
 
-    /// Commits exactly these paths, through `fast-import`: nothing is converted or refused.
+    /// Commits exactly `items` by `fast-import`, which neither converts nor refuses a path.
     pub(crate) fn commit(&self, message: &[u8], items: &[(&[u8], Item<'_>)]) -> String {
         let mut stream: Vec<u8> = Vec::new();
         let mut put = |bytes: &[u8]| stream.extend_from_slice(bytes);
@@ -123,17 +123,17 @@ impl Repo {
                 Item::Link(bytes) => ("120000", *bytes),
                 Item::Submodule => ("160000", &b""[..]),
             };
-            let place = if mode == "160000" {
+            let source = if mode == "160000" {
                 "1234567890123456789012345678901234567890"
             } else {
                 "inline"
             };
-            put(format!("M {mode} {place} \"").as_bytes());
+            put(format!("M {mode} {source} \"").as_bytes());
             for &byte in *path {
                 put(format!("\\{byte:03o}").as_bytes());
             }
             put(b"\"\n");
-            if place == "inline" {
+            if source == "inline" {
                 put(format!("data {}\n", bytes.len()).as_bytes());
                 put(bytes);
                 put(b"\n");
@@ -144,7 +144,7 @@ impl Repo {
         line(&self.git(["rev-parse", "refs/heads/main"], b""))
     }
 
-    /// A commit of files alone.
+    /// Commits regular files.
     pub(crate) fn files(&self, files: &[(&str, &[u8])]) -> String {
         let items: Vec<_> = files
             .iter()
@@ -153,7 +153,7 @@ impl Repo {
         self.commit(b"subject\n", &items)
     }
 
-    /// `git archive --format=zip`.
+    /// Runs `git archive --format=zip`.
     pub(crate) fn archive(&self, prefix: &str, commit: &str) -> Vec<u8> {
         archive(self.path(), prefix, commit)
     }

@@ -165,7 +165,7 @@ async fn a_body_that_need_not_wait_keeps_its_place() {
     let repository = repository();
     let commit = memory.commit(&repository, "main", &[("a", Entry::file("abc"))]);
     let folder = memory.get_folder(&repository, commit, "").await.unwrap();
-    let blob = folder.blobs[0].2;
+    let blob = folder.entries[0].id.into();
     memory.traffic().set_latency(Duration::from_millis(1));
     let client = Retrying::new(Arc::clone(&memory), RetryPolicy::new(2));
     let calls = (0..20).map(|_| client.get_blob(&repository, blob, &Unlimited));
@@ -186,7 +186,7 @@ async fn a_blob_that_is_asked_for_again_is_admitted_once() {
     script.fail_method("get_blob", 2, ErrorKind::Throttled, When::Before);
     let client = Retrying::new(Failing::new(memory, &script), RetryPolicy::new(1));
     let keeper = Gatekeeper::new(1);
-    let read = client.get_blob(&repository, folder.blobs[0].2, &keeper);
+    let read = client.get_blob(&repository, folder.entries[0].id.into(), &keeper);
     assert_eq!(read.await.unwrap(), "abc");
     assert_eq!(script.count("get_blob"), 3);
     assert_eq!(

@@ -27,9 +27,14 @@ async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
     memory.traffic().set_latency(Duration::from_millis(10));
     memory.traffic().set_max_in_flight(Some(5));
     let client = Retrying::new(Arc::clone(&memory), RetryPolicy::new(32));
-    let calls = folder.blobs.iter().map(|(name, _, blob)| {
-        let (client, repository) = (&client, &repository);
-        async move { (name, client.get_blob(repository, *blob, &Unlimited).await) }
+    let calls = folder.entries.iter().map(|entry| {
+        let (client, repository, blob) = (&client, &repository, entry.id.into());
+        async move {
+            (
+                &entry.name,
+                client.get_blob(repository, blob, &Unlimited).await,
+            )
+        }
     });
     for (name, read) in futures_util::future::join_all(calls).await {
         assert_eq!(read.unwrap(), name.as_bytes());
@@ -153,19 +158,8 @@ async fn commits_in_memory_have_the_ids_that_git_gives_them() {
         b"",
     );
     let folder = memory.get_folder(&repository, tip, "").await.unwrap();
-    let mut ours: Vec<String> = Vec::new();
-    ours.extend(
-        folder
-            .folders
-            .iter()
-            .map(|(name, id)| format!("{id}\t{name}")),
-    );
-    ours.extend(
-        folder
-            .blobs
-            .iter()
-            .map(|(name, _, id)| format!("{id}\t{name}")),
-    );
+    let entries = folder.entries.iter();
+    let mut ours: Vec<String> = entries.map(|e| format!("{}\t{}", e.id, e.name)).collect();
     ours.sort();
     let mut gits: Vec<_> = listed
         .lines()

@@ -1,7 +1,8 @@
 //! What the clients send, where it matters and the service cannot be asked.
 
 use branchline_core::codecommit::client::SdkCodeCommit;
-use branchline_core::codecommit::{CodeCommit, EntryMode, Trigger, TriggerEvent};
+use branchline_core::codecommit::{CodeCommit, Trigger, TriggerEvent};
+use branchline_core::git::object::EntryMode;
 use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName, RepositoryName};
 use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::pipeline::{Pipelines, SourceRevision, StartRequest};
@@ -62,12 +63,17 @@ async fn names_of_entries_do_not_depend_on_where_their_paths_start() {
         let commit = CommitId::new(id).unwrap();
         let folder = client.get_folder(&repository, commit, "src/deep").await;
         let folder = folder.unwrap();
-        assert_eq!(folder.folders[0].0, "sub");
-        assert_eq!(folder.blobs[0].0, "run");
-        assert_eq!(folder.blobs[0].1, EntryMode::Executable);
-        assert_eq!(folder.blobs[1].0, "ln");
-        assert_eq!(folder.blobs[1].1, EntryMode::Symlink);
-        assert_eq!(folder.submodules[0].0, "lib");
+        let entries = folder.entries.iter();
+        let entries: Vec<_> = entries.map(|e| (e.name.as_str(), e.mode)).collect();
+        assert_eq!(
+            entries,
+            [
+                ("sub", EntryMode::Tree),
+                ("run", EntryMode::BlobExecutable),
+                ("ln", EntryMode::Link),
+                ("lib", EntryMode::Commit),
+            ]
+        );
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Commit, Page, Repository, TreeListing, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet,
 };
 use branchline_core::event::{self, Request};
 use branchline_core::function::{FunctionArn, Functions};
+use branchline_core::git::object::{Commit, TreeListing};
 use branchline_core::lambda::InvocationError;
 use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, RepositoryName};
 use branchline_core::testkit::{MemoryPipelines, MemoryStore};

@@ -8,10 +8,12 @@ use bytes::Bytes;
 
 use super::{assert_fails, run_cases};
 use crate::codecommit::{
-    BlobAdmission, CodeCommit, EntryMode, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS,
-    Trigger, TriggerEvent, Unlimited, all_branches, all_repositories,
+    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Trigger,
+    TriggerEvent, Unlimited, all_branches, all_repositories,
 };
 use crate::error::ErrorKind;
+use crate::git::ObjectId;
+use crate::git::object::{EntryMode, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 use crate::testkit::Entry;
 
@@ -195,12 +197,12 @@ async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup
         .await;
     let root = service.get_commit(&repository, first).await;
     let root = root.expect("the commit is there");
-    assert_eq!(root.commit_id, first);
-    assert_eq!(root.parents, []);
+    assert_eq!(root.id, first.object_id());
+    assert_eq!(root.parents, Vec::<ObjectId>::new());
     let child = service.get_commit(&repository, second).await;
     let child = child.expect("the commit is there");
-    assert_eq!(child.parents, [first]);
-    assert_ne!(child.tree_id, root.tree_id);
+    assert_eq!(child.parents, [first.object_id()]);
+    assert_ne!(child.tree, root.tree);
     assert!(!child.message.is_empty());
     let (seconds, zone) = child
         .author
@@ -214,7 +216,7 @@ async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup
     );
     assert!(!child.committer.name.is_empty() && !child.committer.email.is_empty());
     let folder = service.get_folder(&repository, second, "").await;
-    assert_eq!(folder.expect("the root is there").tree_id, child.tree_id);
+    assert_eq!(folder.expect("the root is there").id, child.tree);
 }
 
 async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
@@ -238,50 +240,39 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
         )
         .await;
     let root = service.get_folder(&repository, commit, "").await;
-    let mut root = root.expect("the root is there");
-    root.blobs.sort_by(|a, b| a.0.cmp(&b.0));
-    let names: Vec<_> = root.folders.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["src"]);
-    let blobs = |folder: &crate::codecommit::TreeListing| -> Vec<(String, EntryMode)> {
-        let kinds = folder.blobs.iter();
-        let mut kinds: Vec<_> = kinds.map(|(name, kind, _)| (name.clone(), *kind)).collect();
-        kinds.sort_by(|a, b| a.0.cmp(&b.0));
-        kinds
-    };
+    let root = root.expect("the root is there");
     assert_eq!(
-        blobs(&root),
+        modes_by_name(&root),
         [
-            ("a.txt".to_owned(), EntryMode::File),
-            ("link".to_owned(), EntryMode::Symlink),
-            ("run".to_owned(), EntryMode::Executable),
+            ("a.txt", EntryMode::Blob),
+            ("lib", EntryMode::Commit),
+            ("link", EntryMode::Link),
+            ("run", EntryMode::BlobExecutable),
+            ("src", EntryMode::Tree),
         ]
     );
-    assert_eq!(root.submodules, [("lib".to_owned(), module)]);
+    assert_eq!(id_of(&root, "lib"), module.object_id());
 
     let src = service.get_folder(&repository, commit, "src").await;
     let src = src.expect("the folder is there");
-    assert_eq!(src.tree_id, root.folders[0].1, "the folder's own tree id");
-    let mut names: Vec<_> = src.folders.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["deep", "vendor"], "names, not paths");
+    assert_eq!(src.id, id_of(&root, "src"), "the folder's own tree id");
     assert_eq!(
-        blobs(&src),
+        modes_by_name(&src),
         [
-            ("a.txt".to_owned(), EntryMode::File),
-            ("link".to_owned(), EntryMode::Symlink),
-        ]
+            ("a.txt", EntryMode::Blob),
+            ("deep", EntryMode::Tree),
+            ("link", EntryMode::Link),
+            ("vendor", EntryMode::Tree),
+        ],
+        "names, not paths"
     );
-    let id_of = |folder: &crate::codecommit::TreeListing, name: &str| -> BlobId {
-        let found = folder.blobs.iter().find(|(other, ..)| other == name);
-        found.expect("the blob is listed").2
-    };
     assert_eq!(
         id_of(&src, "a.txt"),
         id_of(&root, "a.txt"),
         "same bytes, same id"
     );
     let link = service
-        .get_blob(&repository, id_of(&root, "link"), &Unlimited)
+        .get_blob(&repository, id_of(&root, "link").into(), &Unlimited)
         .await;
     assert_eq!(
         link.expect("the blob is there"),
@@ -291,11 +282,23 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
 
     let deep = service.get_folder(&repository, commit, "src/deep/er").await;
     let deep = deep.expect("the folder is there");
-    assert_eq!(deep.blobs.len(), 1);
-    assert_eq!(deep.blobs[0].0, "b c.txt");
+    assert_eq!(modes_by_name(&deep), [("b c.txt", EntryMode::Blob)]);
     let vendor = service.get_folder(&repository, commit, "src/vendor").await;
     let vendor = vendor.expect("the folder is there");
-    assert_eq!(vendor.submodules, [("lib".to_owned(), module)]);
+    assert_eq!(modes_by_name(&vendor), [("lib", EntryMode::Commit)]);
+    assert_eq!(id_of(&vendor, "lib"), module.object_id());
+}
+
+fn modes_by_name(listing: &TreeListing) -> Vec<(&str, EntryMode)> {
+    let entries = listing.entries.iter();
+    let mut modes: Vec<_> = entries.map(|e| (e.name.as_str(), e.mode)).collect();
+    modes.sort_unstable();
+    modes
+}
+
+fn id_of(listing: &TreeListing, name: &str) -> ObjectId {
+    let found = listing.entries.iter().find(|entry| entry.name == name);
+    found.expect("the entry is listed").id
 }
 
 #[derive(Default)]
@@ -321,7 +324,7 @@ async fn blob_at(
     let changes = [("blob", Entry::File(content))];
     let commit = setup.commit(repository, "main", &changes).await;
     let folder = setup.codecommit().get_folder(repository, commit, "").await;
-    folder.expect("the root is there").blobs[0].2
+    BlobId::from(id_of(&folder.expect("the root is there"), "blob"))
 }
 
 async fn a_blob_is_read_once_it_is_admitted(setup: &dyn CodeCommitSetup) {
