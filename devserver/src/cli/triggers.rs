@@ -62,9 +62,9 @@ pub(super) async fn run(args: TriggersArgs) -> Result<()> {
     let found = found.map_err(explain)?;
     if args.json {
         let all = json!({
-            "mode": found.wanted.mode,
+            "mode": found.desired.mode,
             "present": found.present,
-            "wanted": found.wanted.triggers,
+            "wanted": found.desired.triggers,
             "difference": found.plan,
         });
         println!("{}", serde_json::to_string_pretty(&all)?);

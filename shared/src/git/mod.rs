@@ -35,7 +35,7 @@ pub(crate) fn corrupt(message: impl Into<String>) -> Error {
 }
 
 /// Foreign bytes as they may be shown: printable, and at most 120 bytes of them.
-pub(crate) fn escaped_excerpt(bytes: &[u8]) -> String {
+pub fn escaped_excerpt(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(120)];
     let mut out = String::new();
     for character in String::from_utf8_lossy(cut).chars() {
