@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 
 /// Maximum length of a trigger's name (CodeCommit user guide, "Quotas").
-pub const MAX_NAME_BYTES: usize = 100;
+const MAX_NAME_BYTES: usize = 100;
 
 /// Hexadecimal digits of the two hashes together.
 const HASH_DIGITS: usize = 8;

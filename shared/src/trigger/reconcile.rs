@@ -16,7 +16,7 @@ use crate::name::{BranchName, RepositoryName};
 use crate::retry::Backoff;
 
 /// Retries of a run after a concurrent write.
-pub const CONFLICT_BACKOFF: Backoff = Backoff {
+const CONFLICT_BACKOFF: Backoff = Backoff {
     tries: 8,
     base: std::time::Duration::from_millis(50),
     cap: std::time::Duration::from_secs(2),

@@ -84,7 +84,7 @@ fn an_unknown_shape_is_refused_with_the_field() {
             "`batch.commits`",
         ),
         (r#"{"mappings":[{}],"batch":{"bytes":-1}}"#, "`batch.bytes`"),
-        (r#"{"mappings":[{}],"batch":{"files":1}}"#, "`batch`"),
+        (r#"{"mappings":[{}],"batch":{"files":1}}"#, "`batch.files`"),
         (r#"{"Records":[]}"#, "`Records` is empty"),
         (r#"{"Records":7}"#, "`Records` must be a list"),
         (r#"{"Records":[{"customData":"7"}]}"#, "`customData`"),

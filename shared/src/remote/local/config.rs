@@ -141,8 +141,6 @@ impl RepositoryConfig {
 
 #[cfg(test)]
 mod tests {
-    use bstr::ByteSlice as _;
-
     use super::*;
     use crate::error::ErrorKind;
 
@@ -159,8 +157,8 @@ mod tests {
         assert_eq!(config.bare().unwrap(), Some(true));
         assert!(config.denies_current_branch(), "a bare key is true");
         assert_eq!(
-            config.file.string("remote.a.url").as_deref(),
-            Some(b"x # y".as_bstr())
+            config.file.string("remote.a.url"),
+            Some(BString::from("x # y"))
         );
         assert_eq!(config.object_format().unwrap(), HashKind::Sha256);
         let empty = parse("");
