@@ -1,4 +1,4 @@
-//! Long histories go to CodeCommit in batches, by the migration function's real bootstrap.
+//! Long histories pushed to CodeCommit in batches, by the migration function's real bootstrap.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::batches_environment::{World, empty, import, linear, merged};
 use super::repo::Repo;
 
-/// `created`, `updated`, `deleted`, `unchanged` of a mapping that is complete.
+/// Returns `created`, `updated`, `deleted`, `unchanged` of a complete mapping.
 fn counts(answer: &Value) -> [u64; 4] {
     assert_eq!(answer["status"], "complete", "{answer}");
     let refs = &answer["refs"];
@@ -36,28 +36,36 @@ async fn each_batch_is_a_push_and_no_tag_is_left() -> Result<()> {
         let answer = call(&world, &world.mapping(&target), &json!({ "commits": 10 })).await?;
         assert_eq!(counts(&answer), [2, 0, 0, 0]);
         let objects = world.source.objects().len();
-        assert_eq!(answer["objects"], json!(objects), "each went over once");
+        assert_eq!(
+            answer["objects"],
+            json!(objects),
+            "each object must be sent once"
+        );
         world.check(&target)?;
-        // A look, five tags, and the refs, with which the tags go.
+        // Reading refs, five tags, and the refs, with which the tags are deleted.
         let pushes = world.push_requests() - before.0;
-        // The second one may have been looked for beside the first one, before CodeCommit
-        // said that there is none.
+        // The second target may have been opened early, at its predicted URL, before
+        // GetRepository reported it missing.
         let guessed = u64::from(filters == "false");
         assert!((7..=7 + guessed).contains(&pushes), "{pushes} requests");
-        // Refs in two requests, the history once, a pack for each batch, and one for
-        // `light`, which no batch ends at.
+        // Refs in two requests, the history once, a pack for each batch, and one for `light`,
+        // which is not the end of a batch.
         assert_eq!(world.server.seen().len() - before.1, 2 + 1 + 5 + 1);
 
         let before = world.push_requests();
         let answer = call(&world, &world.mapping(&target), &json!({ "commits": 10 })).await?;
         assert_eq!(counts(&answer), [0, 0, 0, 2]);
-        assert_eq!(world.push_requests() - before, 1, "nothing to do is a look");
+        assert_eq!(
+            world.push_requests() - before,
+            1,
+            "without a difference only the refs are read"
+        );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn merges_tags_of_everything_and_notes_go_over() -> Result<()> {
+async fn merges_tags_of_all_kinds_and_notes_are_migrated() -> Result<()> {
     let world = World::new(merged()).await?;
     world
         .source
@@ -81,20 +89,19 @@ async fn merges_tags_of_everything_and_notes_go_over() -> Result<()> {
     Ok(())
 }
 
-/// What no branch leads to is cut into batches, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_history_below_a_tag_alone_goes_in_batches() -> Result<()> {
+async fn a_long_history_that_only_a_tag_reaches_is_pushed_in_batches() -> Result<()> {
     let source = linear(40);
     source.git(&["tag", "-a", "old", "-m", "old", "main"]);
     source.git(&["update-ref", "refs/heads/main", "main~38"]);
     let world = World::new(source).await?;
     world.stop_after(2);
     let stopped = world.migrate("target", 10).await;
-    stopped.expect_err("the source gives no more");
+    stopped.expect_err("the source sends no more packs");
     assert_eq!(
         world.temporary("target")?.len(),
         2,
-        "the first one is main's"
+        "the first tag is of a batch of `main`"
     );
     world.go_on();
     assert_eq!(world.finish("target", 10).await?, 1);
@@ -114,7 +121,7 @@ async fn batches_stay_within_their_bytes() -> Result<()> {
         world
             .source
             .git(&["config", "uploadpack.allowFilter", filters]);
-        // One batch by its commits, several, and one commit that is too large by itself.
+        // One batch by its commits, several, and a single commit that is too large.
         for (commits, bytes) in [(100, 100_000), (5, 100_000), (5, 10)] {
             let target = format!("bytes-{filters}-{commits}-{bytes}");
             let batch = json!({ "commits": commits, "bytes": bytes });
@@ -123,7 +130,7 @@ async fn batches_stay_within_their_bytes() -> Result<()> {
             assert_eq!(counts(&answer), [2, 0, 0, 0]);
             world.check(&target)?;
             let pushes = world.push_requests() - before;
-            assert!(pushes > 1 + 4, "it went in parts: {pushes} requests");
+            assert!(pushes > 1 + 4, "batches must be split: {pushes} requests");
         }
     }
     Ok(())
@@ -131,7 +138,7 @@ async fn batches_stay_within_their_bytes() -> Result<()> {
 
 /// "at most 4000 references a push"
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
+async fn thousands_of_refs_are_pushed_four_thousand_at_a_time() -> Result<()> {
     const MANY: usize = 4100;
     let world = World::new(linear(12)).await?;
     let source = &world.source;
@@ -147,10 +154,10 @@ async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
     let answer = call(&world, &mapping, &batch).await?;
     assert_eq!(counts(&answer), [MANY as u64 + 2, 0, 0, 0]);
     world.check("target")?;
-    // A look, the batches at 1, 6 and 12, and two pushes of refs.
+    // Reading refs, the batches at 1, 6 and 12, and two pushes of refs.
     assert_eq!(world.push_requests() - before, 1 + 3 + 2);
 
-    // A name that is in the way of others, whose deletion is in an earlier push.
+    // A ref that conflicts with others and is deleted in an earlier push.
     let gone = create.replace("create", "delete");
     source.input(&["update-ref", "--stdin"], gone.as_bytes());
     let mut other = String::new();
@@ -163,7 +170,7 @@ async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
     let answer = call(&world, &mapping, &batch).await?;
     assert_eq!(counts(&answer), [MANY as u64, 0, MANY as u64, 2]);
     world.check("target")?;
-    // A look, 4,000 deletions, the last ones with the first creations, and the rest.
+    // Reading refs, 4,000 deletions, the last ones with the first creations, and the rest.
     assert_eq!(world.push_requests() - before, 1 + 3);
 
     source.input(
@@ -176,7 +183,7 @@ async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() -> Result<()> {
+async fn thousands_of_temporary_tags_are_deleted_four_thousand_at_a_time() -> Result<()> {
     const MANY: u64 = 4100;
     let world = World::new(linear(12)).await?;
     world.stage.create_repository("target").await?;
@@ -185,7 +192,7 @@ async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() ->
         .push(&world.source.path, "target", &["main", "light"])
         .await?;
     let place = world.stage.server.codecommit().repository_dir("target");
-    let place = place.context("it is there")?;
+    let place = place.context("the repository is missing")?;
     let target = Repo {
         _dir: None,
         path: place,
@@ -210,16 +217,16 @@ async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() ->
     assert_eq!(
         counts(&answer),
         [0, 0, 0, 2],
-        "they are no refs of the source"
+        "they are not refs of the source"
     );
     world.check("target")
 }
 
-/// What other refs of the target lead to is not sent again.
+/// Objects reachable from other refs of the target are not sent again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
+async fn a_target_with_a_part_of_the_history_receives_the_rest() -> Result<()> {
     let source = merged();
-    // What such tags name is sent whether or not it is had.
+    // Objects of such tags are sent even if the target has them.
     source.git(&["tag", "-d", "tree", "blob"]);
     let world = World::new(source).await?;
     let source = &world.source;
@@ -233,7 +240,7 @@ async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
         let before = world.stage.refs(at)?;
         let had = world.stage.server.codecommit().repository_dir(at);
         let objects = ["rev-list", "--objects", "--no-object-names", "--all"];
-        let had = git::git(&had.context("it is there")?, objects)?;
+        let had = git::git(&had.context("the repository is missing")?, objects)?;
         let answer = call(&world, &world.mapping(at), &json!({ "commits": 3 })).await?;
         let branches_and_tags = [
             "rev-list",
@@ -244,7 +251,11 @@ async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
         ];
         let all = source.git(&branches_and_tags);
         let lacked = all.lines().filter(|id| !had.contains(id)).count();
-        assert_eq!(answer["objects"], json!(lacked), "{at}: what was lacking");
+        assert_eq!(
+            answer["objects"],
+            json!(lacked),
+            "{at}: only missing objects may be sent"
+        );
         assert!(world.temporary(at)?.is_empty());
         for line in before.lines() {
             assert!(world.stage.refs(at)?.contains(line), "{line} stays");
@@ -257,12 +268,16 @@ async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_without_commits_or_branches_is_no_failure() -> Result<()> {
-    // Nothing at all, then a tag of a blob alone.
+async fn a_source_without_commits_or_branches_is_not_a_failure() -> Result<()> {
+    // An empty source, then one with only a tag of a blob.
     let world = World::new(empty()).await?;
     let answer = call(&world, &world.mapping("none"), &json!({ "commits": 3 })).await?;
     assert_eq!(counts(&answer), [0, 0, 0, 0]);
-    assert_eq!(world.stage.refs("none")?, "", "the repository is created");
+    assert_eq!(
+        world.stage.refs("none")?,
+        "",
+        "the repository must be created"
+    );
     let blob = world.source.input(&["hash-object", "-w", "--stdin"], b"x");
     let blob = String::from_utf8(blob)?;
     world.source.git(&["tag", "blob", blob.trim()]);
@@ -274,9 +289,9 @@ async fn a_source_without_commits_or_branches_is_no_failure() -> Result<()> {
     world.check("none")
 }
 
-/// `HEAD` may name a commit instead of a branch, or a branch that is not there.
+/// `HEAD` may name a commit instead of a branch, or a missing branch.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_is_no_branch_leaves_the_default_branch_alone() -> Result<()> {
+async fn a_head_that_does_not_name_a_branch_leaves_the_default_branch_unchanged() -> Result<()> {
     let world = World::new(merged()).await?;
     let tip = world.source.git(&["rev-parse", "main~3"]);
     let head = world.source.path.join("HEAD");
@@ -291,19 +306,22 @@ async fn a_head_that_is_no_branch_leaves_the_default_branch_alone() -> Result<()
         let input = json!({ "repositoryName": target });
         let described = world.stage.codecommit("GetRepository", input).await?;
         let branch = &described["repositoryMetadata"]["defaultBranch"];
-        assert_ne!(branch, "nowhere", "it must be there");
+        assert_ne!(branch, "nowhere", "the default branch must exist");
     }
     Ok(())
 }
 
-/// A branch that is rewritten while it is on its way: the next look finds what it is now.
+/// A branch rewritten during a migration is migrated as it is at the next attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_is_rewritten_meanwhile_is_looked_at_again() -> Result<()> {
+async fn a_source_that_is_rewritten_meanwhile_is_read_again() -> Result<()> {
     let source = linear(25);
     source.git(&["tag", "-d", "light"]);
     let world = World::new(source).await?;
     world.stop_after(1);
-    world.migrate("target", 10).await.expect_err("it stops");
+    world
+        .migrate("target", 10)
+        .await
+        .expect_err("the source stops");
     assert_eq!(world.temporary("target")?.len(), 1);
     let source = &world.source;
     let tree = source.git(&["rev-parse", "main^{tree}"]);

@@ -1,9 +1,9 @@
-//! Migrations side by side with the script that AWS documents for them
-//! (`incremental-repo-migration.py`): what either began, the other one finishes.
+//! Migrations shared with the script that AWS documents for them
+//! (`incremental-repo-migration.py`): each completes what the other started.
 //!
-//! Its licence keeps the script out of this repository. A driver of plain git stands for
-//! it, written from what the script is known to do. The same tests run the script itself,
-//! too, when `BRANCHLINE_MIGRATION_SCRIPT` holds the command that starts it, such as
+//! The script is not in this repository because of its licence. A driver of plain git, written
+//! from the known behaviour of the script, replaces it. The tests run the script itself too if
+//! `BRANCHLINE_MIGRATION_SCRIPT` is the command that starts it, such as
 //! `/tmp/venv/bin/python /tmp/incremental-repo-migration.py` (it needs `GitPython`).
 
 use anyhow::{Result, bail};
@@ -13,13 +13,13 @@ use super::batches_environment::{TEMPORARY, World, empty, import, linear, merged
 use super::batches_peer::{Finish, Run, Script, scripts, tags_of};
 use super::repo::Repo;
 
-/// Histories, each with a size of batches.
+/// Makes histories, each with a batch size.
 fn histories() -> Vec<(Repo, u64)> {
     vec![(linear(25), 10), (merged(), 4), (merged(), 6)]
 }
 
 #[test]
-fn the_driver_tags_what_the_script_is_known_to_tag() -> Result<()> {
+fn the_driver_tags_the_commits_that_the_script_is_known_to_tag() -> Result<()> {
     for (commits, most, expected) in [
         (3, 10, &[3][..]),
         (10, 10, &[10]),
@@ -72,7 +72,7 @@ fn the_driver_tags_what_the_script_is_known_to_tag() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_script_began_is_finished_wherever_it_was_stopped() -> Result<()> {
+async fn a_script_migration_stopped_at_any_push_is_completed() -> Result<()> {
     for (source, commits) in histories() {
         let world = World::new(source).await?;
         for script in scripts() {
@@ -94,14 +94,17 @@ async fn what_the_script_began_is_finished_wherever_it_was_stopped() -> Result<(
                 stopped += 1;
             }
             let tags = tags_of(&world.source.path, commits)?.len();
-            assert!(stopped > tags, "it was stopped at each push: {stopped}");
+            assert!(
+                stopped > tags,
+                "the script must be stopped at each push: {stopped}"
+            );
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_begun_here_is_finished_by_the_script_wherever_it_was_stopped() -> Result<()> {
+async fn a_migration_stopped_at_any_batch_is_completed_by_the_script() -> Result<()> {
     for (source, commits) in histories() {
         let tags = tags_of(&source.path, commits)?;
         let world = World::new(source).await?;
@@ -110,7 +113,7 @@ async fn what_was_begun_here_is_finished_by_the_script_wherever_it_was_stopped()
                 let target = format!("begun-{}-{stopped}", matches!(script, Script::Driver));
                 world.stop_after(stopped);
                 let Err(error) = world.migrate(&target, commits).await else {
-                    assert_eq!(stopped, tags.len(), "the refs were the last batch");
+                    assert_eq!(stopped, tags.len(), "the refs must be the last batch");
                     world.check(&target)?;
                     world.go_on();
                     break;
@@ -119,7 +122,7 @@ async fn what_was_begun_here_is_finished_by_the_script_wherever_it_was_stopped()
                 assert_eq!(
                     world.temporary(&target)?,
                     tags[..stopped],
-                    "the tags are the script's"
+                    "the tags must be the script's"
                 );
                 let run = Run::new(&world, &script, &target, commits).await?;
                 assert_eq!(run.run(None).await?, Finish::Success);
@@ -131,9 +134,9 @@ async fn what_was_begun_here_is_finished_by_the_script_wherever_it_was_stopped()
     Ok(())
 }
 
-/// Batches by bytes have tags of our own; they go with the script's.
+/// Parts of batches have tags of their own, which the script deletes with its tags.
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<()> {
+async fn tags_of_batch_parts_are_deleted_when_the_script_completes() -> Result<()> {
     let source = empty();
     let table: Vec<(usize, &str, Vec<usize>)> = (1..=12)
         .map(|n| (n, "main", (1..n).last().into_iter().collect()))
@@ -147,12 +150,12 @@ async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<
             world.stop_after(6);
             let batch = json!({ "commits": 5, "bytes": 60_000 });
             let stopped = world.call(&world.mapping(&target), &batch).await;
-            stopped.expect_err("the source gives no more");
+            stopped.expect_err("the source sends no more packs");
             world.go_on();
             let tags = world.temporary(&target)?;
             assert!(
                 tags.iter().any(|tag| tag.contains("migration_part_")),
-                "a batch was cut in halves: {tags:?}"
+                "a batch must be split in halves: {tags:?}"
             );
             let run = Run::new(&world, script, &target, 5).await?;
             if clean {
@@ -167,9 +170,9 @@ async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<
     Ok(())
 }
 
-/// A repository without tags of its own: the script never gets beyond its own ones.
+/// A repository without tags: the script cannot continue after its temporary tags.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_script_ends_dead_is_finished() -> Result<()> {
+async fn a_script_migration_that_cannot_continue_is_completed() -> Result<()> {
     let source = linear(25);
     source.git(&["tag", "-d", "light"]);
     let all = tags_of(&source.path, 10)?;
@@ -179,19 +182,27 @@ async fn where_the_script_ends_dead_is_finished() -> Result<()> {
         let run = Run::new(&world, script, &target, 10).await?;
         let pushes = all.len() + usize::from(matches!(script, Script::Driver));
         if let Script::Real(_) = script {
-            // Its tags are there at once, and then it finds no more of them to push.
+            // The first run pushes all tags; the next ones find no tag to push.
             assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
             for _ in 0..2 {
-                assert_eq!(run.run(None).await?, Finish::Failure, "it cannot go on");
+                assert_eq!(
+                    run.run(None).await?,
+                    Finish::Failure,
+                    "the script cannot continue"
+                );
             }
         } else {
             assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
         }
-        assert_eq!(world.temporary(&target)?, all, "its tags are left behind");
+        assert_eq!(
+            world.temporary(&target)?,
+            all,
+            "the script's tags must be left"
+        );
         let answer = world.migrate(&target, 10).await;
         let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
         assert_eq!(answer["status"], "complete", "{answer}");
-        assert_eq!(answer["objects"], 0, "all objects are there: {answer}");
+        assert_eq!(answer["objects"], 0, "no object is missing: {answer}");
         world.check(&target)?;
     }
     Ok(())
@@ -199,7 +210,7 @@ async fn where_the_script_ends_dead_is_finished() -> Result<()> {
 
 /// The script's `-c` with nothing to clean is a bare `git push`.
 #[tokio::test(flavor = "multi_thread")]
-async fn cleaning_what_is_clean_changes_nothing() -> Result<()> {
+async fn cleaning_without_temporary_tags_changes_nothing() -> Result<()> {
     let world = World::new(linear(25)).await?;
     for (at, script) in scripts().iter().enumerate() {
         let target = format!("clean-{at}");
@@ -215,7 +226,11 @@ async fn cleaning_what_is_clean_changes_nothing() -> Result<()> {
         assert_eq!(answer["status"], "complete");
         assert_eq!(answer["refs"]["deleted"], 0);
         assert_eq!(world.stage.refs(&target)?, before.0);
-        assert_eq!(world.push_requests(), before.1 + 1, "only a look");
+        assert_eq!(
+            world.push_requests(),
+            before.1 + 1,
+            "only the refs are read"
+        );
         assert_eq!(world.finish(&target, 10).await?, 1);
         world.check(&target)?;
     }

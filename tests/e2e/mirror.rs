@@ -20,7 +20,7 @@ use branchline_core::git::smart_http::{
 use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::Remote as _;
-use branchline_core::remote::codecommit::{Addresses, CodeCommitRemote};
+use branchline_core::remote::codecommit::{CloneUrlCache, CodeCommitRemote};
 use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::remote::url::RemoteUrl;
 use branchline_dev::faults::{Rule, Service};
@@ -418,7 +418,7 @@ impl CredentialSource for ClockCorrectedLogin {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guessed_address_serves_only_where_it_is_the_one_that_is_told() -> Result<()> {
     let (account, other) = (Account::new().await?, Account::new().await?);
-    let addresses = Addresses::default();
+    let addresses = CloneUrlCache::default();
     let remote = |account: &Account, name: &str| -> Result<CodeCommitRemote> {
         let remote = account.remote(name)?.with_create(true);
         Ok(remote.with_url_cache(addresses.clone()))

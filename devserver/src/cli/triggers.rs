@@ -62,9 +62,9 @@ pub(super) async fn run(args: TriggersArgs) -> Result<()> {
     let found = found.map_err(explain)?;
     if args.json {
         let report = json!({
-            "mode": found.wanted.mode,
+            "mode": found.desired.mode,
             "present": found.present,
-            "wanted": found.wanted.triggers,
+            "wanted": found.desired.triggers,
             "difference": found.plan,
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -78,15 +78,15 @@ pub(super) async fn run(args: TriggersArgs) -> Result<()> {
 fn show(found: &Preview, destination: &FunctionArn) -> String {
     let Preview {
         present,
-        wanted,
+        desired,
         plan,
     } = found;
     let mut text = String::new();
-    let mode = serde_json::to_value(wanted.mode).unwrap_or_default();
+    let mode = serde_json::to_value(desired.mode).unwrap_or_default();
     let _ = writeln!(text, "mode     {}", mode.as_str().unwrap_or_default());
     let _ = writeln!(text, "calls    {destination}");
     let _ = writeln!(text, "present  {}", present.len());
-    let _ = writeln!(text, "wanted   {}", wanted.triggers.len());
+    let _ = writeln!(text, "wanted   {}", desired.triggers.len());
     let changed: Vec<Trigger> = plan
         .changed
         .iter()

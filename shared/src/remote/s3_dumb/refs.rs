@@ -1,10 +1,10 @@
 //! What becomes of a repository's refs. Pure.
 
-use bstr::{BStr, BString, ByteSlice};
+use bstr::BString;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::{ReceivedObjects, RefOutcome, RefTarget, RefUpdate, Refs};
+use crate::remote::{ReceivedObjects, RefOutcome, RefTarget, RefUpdate, Refs, conflicting_ref};
 
 /// Refs after changes, and what became of each change.
 pub(super) struct Changed {
@@ -58,21 +58,10 @@ fn peel(was: &Refs, watch: Option<&ReceivedObjects>, id: ObjectId) -> Option<Obj
     known.and_then(|target| target.peeled).or(at)
 }
 
-/// A ref that would be a folder of this one's name, or in a folder called so.
-fn conflicting_ref<'a>(refs: &'a Refs, name: &BStr) -> Option<&'a BStr> {
-    let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-    let mut folders = slashes.map(|(at, _)| name[..at].as_bstr());
-    let above = folders.find_map(|folder| refs.get_key_value(folder.as_bytes().as_bstr()));
-    let folder = BString::from([name.as_bytes(), b"/"].concat());
-    let below = || {
-        let next = refs.range(folder.clone()..).next();
-        next.filter(|(other, _)| other.starts_with(&folder))
-    };
-    above.or_else(below).map(|(other, _)| other.as_bstr())
-}
-
 #[cfg(test)]
 mod tests {
+    use bstr::ByteSlice as _;
+
     use super::*;
 
     fn id(n: u8) -> ObjectId {

@@ -1,14 +1,12 @@
-//! The function over services in memory.
+//! Tests of the `lifecycle` function over services in memory.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what sets a test up fails it by panicking"
+    reason = "a failed setup fails its test by panicking"
 )]
 
-#[path = "lifecycle/disturbed.rs"]
-mod disturbed;
-#[path = "lifecycle/world.rs"]
-mod world;
+mod concurrency_and_faults;
+mod fixture;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,17 +21,17 @@ use branchline_core::trigger::{TriggerLimits, TriggerMode, preview};
 use branchline_lifecycle::Context;
 use serde_json::json;
 
-use world::*;
+use fixture::*;
 
 #[tokio::test]
 async fn a_new_branch_gets_a_trigger_and_its_first_push_reaches_update() {
-    let world = World::with(
+    let fixture = LifecycleFixture::with(
         &[("TRIGGER_CUSTOM_DATA", r#"{"bucket":"other"}"#)],
         &CodeCommitOptions::default(),
     );
-    world.push(["main", "feature/login"]);
-    world.add_foreign(&[foreign(1)]);
-    let answer = world
+    fixture.push(["main", "feature/login"]);
+    fixture.add_foreign(&[foreign(1)]);
+    let answer = fixture
         .send(event("eventbridge-branch-created.json"))
         .await
         .unwrap();
@@ -50,7 +48,7 @@ async fn a_new_branch_gets_a_trigger_and_its_first_push_reaches_update() {
             "invoked": ["feature/login", "main"],
         }]})
     );
-    let triggers = serde_json::to_value(world.triggers()).unwrap();
+    let triggers = serde_json::to_value(fixture.triggers()).unwrap();
     let own = |name: &str, branch: &str| {
         json!({
             "name": name,
@@ -68,9 +66,9 @@ async fn a_new_branch_gets_a_trigger_and_its_first_push_reaches_update() {
             own("branchline-main-ae741254", "main"),
         ])
     );
-    let invocations = world
+    let invocations = fixture
         .functions
-        .invocations(&world.config.policy.destination);
+        .invocations(&fixture.config.policy.destination);
     assert_eq!(
         invocations[0]["Records"][0]["customData"],
         r#"{"bucket":"other"}"#
@@ -80,36 +78,40 @@ async fn a_new_branch_gets_a_trigger_and_its_first_push_reaches_update() {
         "arn:aws:codecommit:us-east-1:111122223333:demo"
     );
     let requests = branchline_core::event::parse(&invocations[0]).unwrap();
-    assert_eq!(requests.len(), 1, "update understands what it is sent");
+    assert_eq!(requests.len(), 1, "update must be able to read the event");
 }
 
 #[tokio::test]
 async fn a_second_run_writes_nothing_and_invokes_nothing() {
-    let world = World::new();
-    world.push(names(14));
-    world.add_foreign(&[foreign(1)]);
-    let first = world.reconcile().await;
+    let fixture = LifecycleFixture::new();
+    fixture.push(names(14));
+    fixture.add_foreign(&[foreign(1)]);
+    let first = fixture.reconcile().await;
     assert_eq!((first.created.len(), first.invoked.len()), (14, 14));
-    let second = world.reconcile().await;
-    assert_eq!(world.codecommit.traffic().count("put_triggers"), 1);
-    assert_eq!(world.functions.traffic().count("invoke_async"), 14);
+    let second = fixture.reconcile().await;
+    assert_eq!(fixture.codecommit.traffic().count("put_triggers"), 1);
+    assert_eq!(fixture.functions.traffic().count("invoke_async"), 14);
     assert_eq!((second.created.len(), second.kept), (0, 14));
 }
 
 #[tokio::test]
 async fn a_deleted_branch_loses_its_trigger_also_when_its_event_was_lost() {
-    let world = World::new();
-    world.push(["a", "b"]);
-    world.reconcile().await;
-    world.codecommit.delete_branch(&demo(), "a");
-    let answer = world.send(json!({"schedule": true})).await.unwrap();
+    let fixture = LifecycleFixture::new();
+    fixture.push(["a", "b"]);
+    fixture.reconcile().await;
+    fixture.codecommit.delete_branch(&demo(), "a");
+    let answer = fixture.send(json!({"schedule": true})).await.unwrap();
     assert_eq!(answer.repositories[0].removed, ["a"]);
-    assert_eq!(world.watched(), ["b"]);
-    assert_eq!(world.invoked(), ["a", "b"], "`b` was covered all along");
+    assert_eq!(fixture.watched(), ["b"]);
+    assert_eq!(
+        fixture.invoked(),
+        ["a", "b"],
+        "`b` was covered before, so update is invoked once only"
+    );
 }
 
 #[tokio::test]
-async fn every_event_about_a_repository_is_a_reason_to_look() {
+async fn every_event_about_a_repository_reconciles_it() {
     for file in [
         "eventbridge-branch-created.json",
         "eventbridge-branch-deleted.json",
@@ -122,23 +124,23 @@ async fn every_event_about_a_repository_is_a_reason_to_look() {
         "trigger-custom-data.json",
         "trigger-many-references.json",
     ] {
-        let world = World::new();
-        world.push(["main"]);
-        let answer = world.send(event(file)).await.unwrap();
+        let fixture = LifecycleFixture::new();
+        fixture.push(["main"]);
+        let answer = fixture.send(event(file)).await.unwrap();
         assert_eq!(answer.repositories.len(), 1, "{file}: each repository once");
-        assert_eq!(world.watched(), ["main"], "{file}");
+        assert_eq!(fixture.watched(), ["main"], "{file}");
     }
-    let world = World::new();
-    world.push(["main"]);
-    let answer = world.send(event("trigger-test.json")).await.unwrap();
-    assert_eq!((answer.repositories.len(), world.calls()), (0, 0));
+    let fixture = LifecycleFixture::new();
+    fixture.push(["main"]);
+    let answer = fixture.send(event("trigger-test.json")).await.unwrap();
+    assert_eq!((answer.repositories.len(), fixture.calls()), (0, 0));
 }
 
 /// "Foreign triggers are written back unchanged."
 #[tokio::test]
-async fn moving_between_the_modes_misses_no_branch() {
-    let world = World::new();
-    world.add_foreign(&[foreign(1), foreign(2)]);
+async fn a_change_of_mode_misses_no_branch() {
+    let fixture = LifecycleFixture::new();
+    fixture.add_foreign(&[foreign(1), foreign(2)]);
     let mut there = 0;
     for (count, mode) in [
         (8, TriggerMode::PerBranch),
@@ -150,15 +152,15 @@ async fn moving_between_the_modes_misses_no_branch() {
         (90, TriggerMode::AllBranches),
         (3, TriggerMode::PerBranch),
     ] {
-        world.push(names(count).into_iter().skip(there));
+        fixture.push(names(count).into_iter().skip(there));
         for gone in names(there).into_iter().skip(count) {
-            world.codecommit.delete_branch(&demo(), &gone);
+            fixture.codecommit.delete_branch(&demo(), &gone);
         }
-        let answer = world.reconcile().await;
+        let answer = fixture.reconcile().await;
         assert_eq!(answer.mode, Some(mode), "{count} branches");
         let added = count.saturating_sub(there);
-        // One trigger for all branches covers new ones before anyone looks.
-        let missed = if world.watched().is_empty() && answer.created.is_empty() {
+        // A trigger for all branches covers new ones before the run lists them.
+        let missed = if fixture.watched().is_empty() && answer.created.is_empty() {
             0
         } else {
             added
@@ -169,9 +171,9 @@ async fn moving_between_the_modes_misses_no_branch() {
             "{count} branches after {there}"
         );
         if mode != TriggerMode::AllBranches {
-            assert_eq!(world.watched(), names(count), "each is named once");
+            assert_eq!(fixture.watched(), names(count), "each is named once");
         }
-        assert_eq!(world.foreign(), [foreign(1), foreign(2)]);
+        assert_eq!(fixture.foreign(), [foreign(1), foreign(2)]);
         there = count;
     }
 }
@@ -179,14 +181,14 @@ async fn moving_between_the_modes_misses_no_branch() {
 #[tokio::test]
 async fn a_service_that_accepts_less_moves_the_function_to_the_next_mode() {
     for (max_triggers, max_branches_per_trigger, branches, mode, writes) in [
-        // Fewer triggers than assumed.
+        // Fewer triggers accepted than assumed.
         (5, 10, 8, TriggerMode::Packed, 2),
-        // Fewer branches than assumed.
+        // Fewer branches of a trigger accepted than assumed.
         (10, 9, 12, TriggerMode::AllBranches, 2),
-        // Both.
+        // Fewer of both.
         (2, 3, 8, TriggerMode::AllBranches, 3),
     ] {
-        let world = World::with(
+        let fixture = LifecycleFixture::with(
             &[],
             &CodeCommitOptions {
                 max_triggers,
@@ -194,25 +196,25 @@ async fn a_service_that_accepts_less_moves_the_function_to_the_next_mode() {
                 ..CodeCommitOptions::default()
             },
         );
-        world.push(names(branches));
-        world.add_foreign(&[foreign(1)]);
-        let answer = world.reconcile().await;
+        fixture.push(names(branches));
+        fixture.add_foreign(&[foreign(1)]);
+        let answer = fixture.reconcile().await;
         assert_eq!(answer.mode, Some(mode));
         assert_eq!(answer.invoked.len(), branches, "every branch is covered");
-        let traffic = world.codecommit.traffic();
+        let traffic = fixture.codecommit.traffic();
         assert_eq!(traffic.count("put_triggers"), writes);
-        world.reconcile().await;
+        fixture.reconcile().await;
         assert_eq!(
             traffic.count("put_triggers"),
             writes,
-            "what was refused is remembered"
+            "lowered limits must be kept for the next run"
         );
-        assert_eq!(world.foreign(), [foreign(1)]);
+        assert_eq!(fixture.foreign(), [foreign(1)]);
     }
 }
 
 #[tokio::test]
-async fn five_thousand_branches_take_one_write_and_four_calls_beside_the_pages() {
+async fn five_thousand_branches_take_one_write_and_four_calls_besides_the_pages() {
     for (include, mode) in [
         ("**", TriggerMode::AllBranches),
         ("**/0?00", TriggerMode::PerBranch),
@@ -221,26 +223,26 @@ async fn five_thousand_branches_take_one_write_and_four_calls_beside_the_pages()
             page: 100,
             ..CodeCommitOptions::default()
         };
-        let world = World::with(&[("BRANCHES_INCLUDE", include)], &options);
-        world.push(names(5000));
+        let fixture = LifecycleFixture::with(&[("BRANCHES_INCLUDE", include)], &options);
+        fixture.push(names(5000));
         let start = Instant::now();
-        let answer = world.reconcile().await;
+        let answer = fixture.reconcile().await;
         assert_eq!(answer.mode, Some(mode));
-        assert_eq!(world.codecommit.traffic().count("put_triggers"), 1);
-        assert_eq!(world.calls(), 50 + 4, "pages + 4");
+        assert_eq!(fixture.codecommit.traffic().count("put_triggers"), 1);
+        assert_eq!(fixture.calls(), 50 + 4, "pages + 4");
         println!(
             "5,000 branches, {mode:?}: {} ms",
             start.elapsed().as_millis()
         );
-        world.reconcile().await;
-        assert_eq!(world.calls(), 2 * 50 + 4 + 2, "nothing to do: pages + 2");
+        fixture.reconcile().await;
+        assert_eq!(fixture.calls(), 2 * 50 + 4 + 2, "nothing to do: pages + 2");
     }
 }
 
 #[tokio::test]
-async fn a_repository_that_is_gone_is_said_to_be_and_nothing_is_done() {
-    let world = World::new();
-    let answer = world.reconcile().await;
+async fn a_missing_repository_is_reported_and_nothing_is_written() {
+    let fixture = LifecycleFixture::new();
+    let answer = fixture.reconcile().await;
     let answer = serde_json::to_value(answer).unwrap();
     assert_eq!(
         answer,
@@ -256,14 +258,14 @@ async fn a_repository_that_is_gone_is_said_to_be_and_nothing_is_done() {
         })
     );
     for call in 1..=5 {
-        let world = World::new();
-        world.push(["a"]);
-        let other = Arc::clone(&world.codecommit);
-        world
+        let fixture = LifecycleFixture::new();
+        fixture.push(["a"]);
+        let other = Arc::clone(&fixture.codecommit);
+        fixture
             .codecommit
             .traffic()
             .before_call(call, move || other.delete_repository(&demo()));
-        let answer = world.reconcile().await;
+        let answer = fixture.reconcile().await;
         assert_eq!(
             answer.reason.as_deref(),
             Some("the repository is gone"),
@@ -281,24 +283,24 @@ async fn an_unknown_shape_names_the_field() {
         (json!({"Records": []}), "`Records`"),
         (json!({"repository": "a/b"}), "`repository`"),
     ] {
-        let world = World::new();
-        let failure = world.send(event).await.unwrap_err();
+        let fixture = LifecycleFixture::new();
+        let failure = fixture.send(event).await.unwrap_err();
         assert_eq!(failure.kind(), ErrorKind::InvalidEvent);
         assert!(failure.message().contains(part), "{}", failure.message());
-        assert_eq!(world.calls(), 0);
+        assert_eq!(fixture.calls(), 0);
     }
 }
 
 #[tokio::test]
 async fn an_event_from_another_region_is_refused_before_anything_is_done() {
-    let world = World::new();
-    world.push(["main"]);
+    let fixture = LifecycleFixture::new();
+    fixture.push(["main"]);
     for file in [
         "eventbridge-branch-created.json",
         "trigger-branch-created.json",
     ] {
         let text = event(file).to_string().replace("us-east-1", "eu-west-1");
-        let failure = world
+        let failure = fixture
             .send(serde_json::from_str(&text).unwrap())
             .await
             .unwrap_err();
@@ -311,40 +313,44 @@ async fn an_event_from_another_region_is_refused_before_anything_is_done() {
             assert!(failure.message().contains(part), "{}", failure.message());
         }
     }
-    assert_eq!(world.calls(), 0);
+    assert_eq!(fixture.calls(), 0);
 }
 
 #[tokio::test]
-async fn a_place_for_no_trigger_of_ours_is_an_error_that_names_the_foreign_ones() {
-    let world = World::new();
-    world.push(["a"]);
-    world.add_foreign(&(0..10).map(foreign).collect::<Vec<_>>());
-    let failure = world.send(json!({"repository": "demo"})).await.unwrap_err();
+async fn no_slot_for_a_trigger_is_an_error_that_names_the_foreign_ones() {
+    let fixture = LifecycleFixture::new();
+    fixture.push(["a"]);
+    fixture.add_foreign(&(0..10).map(foreign).collect::<Vec<_>>());
+    let failure = fixture
+        .send(json!({"repository": "demo"}))
+        .await
+        .unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::Config);
     for part in ["repository `demo`", "`mail-0`", "`mail-9`"] {
         assert!(failure.message().contains(part), "{}", failure.message());
     }
-    assert_eq!(world.foreign().len(), 10);
+    assert_eq!(fixture.foreign().len(), 10);
 }
 
 #[tokio::test]
-async fn a_schedule_covers_the_repositories_that_are_meant_and_one_failure_stops_no_other() {
-    let world = World::with(&[("REPOSITORIES", "demo-*")], &CodeCommitOptions::default());
+async fn a_schedule_covers_the_selected_repositories_and_one_failure_does_not_stop_the_others() {
+    let fixture =
+        LifecycleFixture::with(&[("REPOSITORIES", "demo-*")], &CodeCommitOptions::default());
     let name = |n: usize| RepositoryName::new(&format!("demo-{n}")).unwrap();
     for n in 0..12 {
-        world
+        fixture
             .codecommit
             .commit(&name(n), "main", &[("f", Entry::file("x"))]);
     }
-    world.push(["main"]);
-    world
+    fixture.push(["main"]);
+    fixture
         .codecommit
         .set_triggers(&name(3), (0..10).map(foreign).collect());
-    world
+    fixture
         .codecommit
         .traffic()
         .set_latency(Duration::from_millis(1));
-    let failure = world.send(json!({"schedule": true})).await.unwrap_err();
+    let failure = fixture.send(json!({"schedule": true})).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::Config);
     assert!(
         failure.message().starts_with("1 of 12 failed: "),
@@ -357,38 +363,38 @@ async fn a_schedule_covers_the_repositories_that_are_meant_and_one_failure_stops
         failure.message()
     );
     for n in (0..12).filter(|n| *n != 3) {
-        assert_eq!(world.codecommit.triggers(&name(n)).len(), 1, "demo-{n}");
+        assert_eq!(fixture.codecommit.triggers(&name(n)).len(), 1, "demo-{n}");
     }
-    assert_eq!(world.triggers(), [], "`demo` is not meant");
+    assert_eq!(fixture.triggers(), [], "`demo` is not selected");
     assert!(
-        world.codecommit.traffic().peak() > 1,
-        "repositories are looked at concurrently"
+        fixture.codecommit.traffic().peak() > 1,
+        "repositories must be reconciled concurrently"
     );
 }
 
 #[tokio::test]
-async fn a_preview_says_what_a_run_would_do_and_does_nothing() {
-    let world = World::new();
-    world.push(["a", "b"]);
-    world.reconcile().await;
-    world.push(["c"]);
-    world.codecommit.delete_branch(&demo(), "a");
-    world.add_foreign(&[foreign(1)]);
-    let before = world.triggers();
-    let codecommit: &dyn CodeCommit = &*world.codecommit;
-    let policy = &world.config.policy;
+async fn a_preview_returns_the_plan_of_a_run_and_writes_nothing() {
+    let fixture = LifecycleFixture::new();
+    fixture.push(["a", "b"]);
+    fixture.reconcile().await;
+    fixture.push(["c"]);
+    fixture.codecommit.delete_branch(&demo(), "a");
+    fixture.add_foreign(&[foreign(1)]);
+    let before = fixture.triggers();
+    let codecommit: &dyn CodeCommit = &*fixture.codecommit;
+    let policy = &fixture.config.policy;
     let seen = preview(codecommit, policy, TriggerLimits::default(), &demo())
         .await
         .unwrap();
     assert_eq!(seen.present, before);
-    assert_eq!(world.triggers(), before);
+    assert_eq!(fixture.triggers(), before);
     assert_eq!((seen.plan.added.len(), seen.plan.removed.len()), (1, 1));
     let promised = seen.plan.triggers_to_put();
-    world.reconcile().await;
+    fixture.reconcile().await;
     assert_eq!(
-        world.triggers(),
+        fixture.triggers(),
         promised,
-        "the function does what the preview says"
+        "a run must write what the preview returned"
     );
     let after = preview(codecommit, policy, TriggerLimits::default(), &demo())
         .await
@@ -397,21 +403,25 @@ async fn a_preview_says_what_a_run_would_do_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn another_update_function_takes_the_triggers_over_and_sees_every_branch() {
-    let world = World::new();
-    world.push(["a", "b"]);
-    world.reconcile().await;
-    let mut config = world.config.clone();
+async fn a_changed_update_function_takes_over_the_triggers_and_is_invoked_for_every_branch() {
+    let fixture = LifecycleFixture::new();
+    fixture.push(["a", "b"]);
+    fixture.reconcile().await;
+    let mut config = fixture.config.clone();
     config.policy.destination = FunctionArn::new(&format!("{UPDATE}-2")).unwrap();
     let functions = Arc::new(MemoryFunctions::with_functions(&[&config
         .policy
         .destination]));
-    let context = Context::new(config.clone(), world.codecommit.clone(), functions.clone());
+    let context = Context::new(
+        config.clone(),
+        fixture.codecommit.clone(),
+        functions.clone(),
+    );
     let answer = send(&Arc::new(context), json!({"repository": "demo"}))
         .await
         .unwrap();
     assert_eq!(texts(&answer.repositories[0].invoked), ["a", "b"]);
-    let destinations: BTreeSet<_> = world
+    let destinations: BTreeSet<_> = fixture
         .triggers()
         .into_iter()
         .map(|t| t.destination_arn)

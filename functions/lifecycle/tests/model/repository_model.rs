@@ -1,4 +1,5 @@
-//! The model: what is there, what its owners think is there, and what update saw.
+//! The model: the repository, the foreign triggers as their owners left them, and the tips
+//! that update has seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use branchline_core::trigger::{Policy, TriggerMode};
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
-use super::{BRANCHES, Branch, NOT_MEANT};
+use super::{BRANCHES, Branch, EXCLUDED};
 
 pub(crate) const REGION: &str = "eu-west-1";
-/// What the service accepts: little, so that few branches reach every mode.
+/// Limits of the service: low, so that few branches reach every mode.
 pub(crate) const MAX_TRIGGERS: usize = 5;
 pub(crate) const MAX_BRANCHES: usize = 3;
 
@@ -22,7 +23,7 @@ pub(crate) fn repository() -> RepositoryName {
     RepositoryName::new("demo").unwrap()
 }
 
-pub(crate) struct World {
+pub(crate) struct RepositoryModel {
     pub(crate) policy: Policy,
     pub(crate) service: Arc<MemoryCodeCommit>,
     tips: BTreeMap<Branch, CommitId>,
@@ -31,10 +32,11 @@ pub(crate) struct World {
     commits: u32,
     /// Foreign triggers as their owners left them.
     foreign: BTreeMap<String, Trigger>,
-    /// Counts the writes of all; the last one that each function has read.
+    /// Number of writes of triggers, by all writers.
     version: u64,
+    /// `version` at each function's last read.
     read: [u64; 2],
-    /// When each foreign trigger was touched last.
+    /// `version` at the last change of each foreign trigger.
     touched: BTreeMap<String, u64>,
     excused: BTreeSet<String>,
     may_return: BTreeSet<String>,
@@ -42,7 +44,7 @@ pub(crate) struct World {
     pub(crate) writes: u32,
 }
 
-impl World {
+impl RepositoryModel {
     pub(crate) fn new(policy: Policy) -> Self {
         let service = Arc::new(MemoryCodeCommit::with_options(CodeCommitOptions {
             page: 3,
@@ -70,7 +72,7 @@ impl World {
         }
     }
 
-    // What git users do.
+    // Git users.
 
     pub(crate) fn push(&mut self, branch: Branch) {
         self.commits += 1;
@@ -103,11 +105,11 @@ impl World {
             self.events.push(change("referenceCreated", branch));
         }
         if !self.firing(branch, created).is_empty() {
-            self.update_looks(branch);
+            self.update_reads_tip(branch);
         }
     }
 
-    /// The triggers of ours that a push to the branch fires.
+    /// Owned triggers that a push to the branch fires.
     pub(crate) fn firing(&self, branch: Branch, created: bool) -> Vec<Trigger> {
         let event = if created {
             TriggerEvent::CreateReference
@@ -125,8 +127,8 @@ impl World {
         ours
     }
 
-    /// The update function reads the branch's tip.
-    pub(crate) fn update_looks(&mut self, branch: Branch) {
+    /// Records that the update function read the branch's tip.
+    pub(crate) fn update_reads_tip(&mut self, branch: Branch) {
         if let Some(tip) = self.tips.get(&branch) {
             self.seen.insert(branch, *tip);
         }
@@ -136,7 +138,7 @@ impl World {
         self.tips.contains_key(&branch)
     }
 
-    // What other writers of triggers do.
+    // Other writers of triggers.
 
     pub(crate) fn set_foreign(&mut self, which: usize, form: usize) {
         let trigger = Trigger {
@@ -149,7 +151,7 @@ impl World {
         let mut all = self.triggers();
         all.retain(|other| other.name != trigger.name);
         if all.len() == MAX_TRIGGERS {
-            // The service would refuse it.
+            // The service would reject one more.
             return;
         }
         all.push(trigger.clone());
@@ -158,34 +160,34 @@ impl World {
         self.foreign.insert(trigger.name.clone(), trigger);
     }
 
-    pub(crate) fn remove_foreign(&mut self, which: usize, someone_works: bool) {
+    pub(crate) fn remove_foreign(&mut self, which: usize, function_running: bool) {
         let name = format!("branchline-mail-{which}");
         let mut all = self.triggers();
         let before = all.len();
         all.retain(|other| other.name != name);
         if all.len() < before {
             self.write_by_hand(all);
-            self.removed(name, someone_works);
+            self.removed(name, function_running);
         }
     }
 
-    pub(crate) fn clear(&mut self, someone_works: bool) {
+    pub(crate) fn clear(&mut self, function_running: bool) {
         self.write_by_hand(Vec::new());
         let names: Vec<_> = self.foreign.keys().cloned().collect();
         for name in names {
-            self.removed(name, someone_works);
+            self.removed(name, function_running);
         }
     }
 
-    fn removed(&mut self, name: String, someone_works: bool) {
+    fn removed(&mut self, name: String, function_running: bool) {
         self.foreign.remove(&name);
         self.touched.insert(name.clone(), self.version);
-        if someone_works {
+        if function_running {
             self.may_return.insert(name);
         }
     }
 
-    /// Edits one of ours so that it watches less.
+    /// Edits an owned trigger so that it covers less.
     pub(crate) fn spoil(&mut self, which: usize, how: usize) {
         let mut all = self.triggers();
         let prefix = self.policy.prefix.clone();
@@ -217,7 +219,7 @@ impl World {
         self.version += 1;
     }
 
-    // What the functions do.
+    // The functions.
 
     pub(crate) fn triggers(&self) -> Vec<Trigger> {
         self.service.triggers(&repository())
@@ -227,7 +229,7 @@ impl World {
         self.read[function] = self.version;
     }
 
-    /// A function is about to write over what is there.
+    /// Records that a function replaces the triggers.
     pub(crate) fn function_writes(&mut self, function: usize) {
         let read = self.read[function];
         self.writes += 1;
@@ -243,12 +245,12 @@ impl World {
         self.excused.len()
     }
 
-    // What must hold in the end.
+    // The checks at the end.
 
-    /// The branches that are meant, and their tips.
-    pub(crate) fn meant_tips(&self) -> Vec<(&'static str, CommitId)> {
-        let meant = self.tips.iter().filter(|(branch, _)| **branch != NOT_MEANT);
-        meant
+    /// Live selected branches, and their tips.
+    pub(crate) fn selected_tips(&self) -> Vec<(&'static str, CommitId)> {
+        let selected = self.tips.iter().filter(|(branch, _)| **branch != EXCLUDED);
+        selected
             .map(|(branch, tip)| (BRANCHES[*branch], *tip))
             .collect()
     }
@@ -257,7 +259,7 @@ impl World {
         self.check_ours()?;
         self.check_foreign()?;
         if self.blind == 0 {
-            for (branch, tip) in self.tips.iter().filter(|(branch, _)| **branch != NOT_MEANT) {
+            for (branch, tip) in self.tips.iter().filter(|(branch, _)| **branch != EXCLUDED) {
                 if self.seen.get(branch) != Some(tip) {
                     return fail(format!(
                         "update never saw the tip of `{}`",
@@ -274,11 +276,11 @@ impl World {
         let live: Vec<_> = self
             .tips
             .keys()
-            .filter(|b| **b != NOT_MEANT)
+            .filter(|b| **b != EXCLUDED)
             .copied()
             .collect();
         let slots = MAX_TRIGGERS - foreign.len();
-        let all = ours.iter().any(|own| own.branches.is_empty());
+        let covers_all = ours.iter().any(|own| own.branches.is_empty());
         let mode = if live.len() <= slots {
             TriggerMode::PerBranch
         } else if live.len() <= slots * MAX_BRANCHES {
@@ -286,22 +288,25 @@ impl World {
         } else {
             TriggerMode::AllBranches
         };
-        if all != (mode == TriggerMode::AllBranches) || (all && ours.len() != 1) {
-            return fail(format!("{mode:?} is wanted, there is {ours:?}"));
+        if covers_all != (mode == TriggerMode::AllBranches) || (covers_all && ours.len() != 1) {
+            return fail(format!("{mode:?} is desired, found {ours:?}"));
         }
         if mode == TriggerMode::PerBranch && ours.iter().any(|own| own.branches.len() != 1) {
             return fail(format!(
-                "a trigger for each branch is wanted, there is {ours:?}"
+                "a trigger for each branch is desired, found {ours:?}"
             ));
         }
         let watched: usize = ours.iter().map(|own| own.branches.len()).sum();
-        if !all && watched != live.len() {
-            return fail(format!("{live:?} are live, there is {ours:?}"));
+        if !covers_all && watched != live.len() {
+            return fail(format!("{live:?} are live, found {ours:?}"));
         }
         for branch in live {
             for created in [false, true] {
                 if self.firing(branch, created).len() != 1 {
-                    return fail(format!("`{}` fires not one of {ours:?}", BRANCHES[branch]));
+                    return fail(format!(
+                        "`{}` must fire exactly one of {ours:?}",
+                        BRANCHES[branch]
+                    ));
                 }
             }
         }
@@ -312,7 +317,7 @@ impl World {
         let there = partition_owned(&self.policy.prefix, &self.triggers()).1;
         for (name, trigger) in &self.foreign {
             if !self.excused.contains(name) && !there.iter().any(|found| is_same(found, trigger)) {
-                return fail(format!("foreign {trigger:?} is not there: {there:?}"));
+                return fail(format!("foreign {trigger:?} is missing: {there:?}"));
             }
         }
         for found in &there {
@@ -320,7 +325,10 @@ impl World {
                 || self.excused.contains(&found.name)
                 || self.may_return.contains(&found.name);
             if !known {
-                return fail(format!("foreign `{}` is there again", found.name));
+                return fail(format!(
+                    "foreign `{}` was restored after its deletion",
+                    found.name
+                ));
             }
         }
         Ok(())
@@ -336,7 +344,7 @@ pub(crate) fn number(branch: &BranchName) -> Branch {
     BRANCHES.iter().position(is).unwrap()
 }
 
-/// The EventBridge event about a branch.
+/// Builds the EventBridge event about a branch.
 fn change(event: &str, branch: Branch) -> Value {
     let name = BRANCHES[branch];
     json!({

@@ -1,30 +1,28 @@
-//! The function against a model, under everything that may happen to it.
+//! A property test of the function against a model of the repository.
 //!
-//! Branches are pushed, deleted and renamed; triggers are edited by others; events are
-//! lost, doubled, late and out of order; calls fail and are throttled; and two functions
-//! work at once, each call of theirs let through one by one, so that anything may happen
-//! between any two. Afterwards all is quiet, each function's schedule runs once, and:
+//! Branches are pushed, deleted and renamed; other writers edit triggers; events are lost,
+//! doubled, late and out of order; calls fail and are throttled; and two functions run
+//! concurrently, with each of their calls released one by one, so that anything may happen
+//! between any two. Then the disturbances end, each function's schedule runs once, and:
 //!
-//! 1. the triggers are the wanted ones: each live branch that is meant is watched by
-//!    exactly one of ours, nothing else is, and a further run has nothing to do;
+//! 1. the triggers are the desired ones: exactly one owned trigger covers each live selected
+//!    branch, none covers another branch, and a further run writes nothing;
 //! 2. foreign triggers are as their owners left them;
 //! 3. update saw every tip, without its own schedule;
-//! 4. every later push fires exactly one of our triggers.
+//! 4. every later push fires exactly one owned trigger.
 //!
-//! The service's writes have no precondition. A write that replaces what its writer has
-//! not read ("blind") may undo what came in between: for exactly the foreign triggers
-//! that were touched in between, 2 is not asked; nor is 3 where any write was blind. The
-//! test counts how often that is so, so that it cannot become the rule.
+//! The service's writes have no precondition. A write over triggers that its writer has not
+//! read ("blind") may undo the changes since its read: the foreign triggers changed since
+//! then are excused from 2, and a case with a blind write is excused from 3. The test counts
+//! the excused cases and fails if they are too many.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what sets a test up fails it by panicking"
+    reason = "a failed setup fails its test by panicking"
 )]
 
-#[path = "model/driver.rs"]
 mod driver;
-#[path = "model/world.rs"]
-mod world;
+mod repository_model;
 
 use std::cell::Cell;
 
@@ -33,10 +31,10 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 
 use driver::{CallFate, run};
 
-/// A branch, by its number.
+/// Index of a branch in [`BRANCHES`].
 pub(crate) type Branch = usize;
 
-/// The branches there may be: alike but for case and slashes, long, and one not meant.
+/// Branch names: some differ only in case and slashes, one is long, one is excluded.
 pub(crate) const BRANCHES: [&str; 16] = [
     "main",
     "a/b",
@@ -56,41 +54,41 @@ pub(crate) const BRANCHES: [&str; 16] = [
     "wip/not-meant",
 ];
 
-/// The branch that is not meant.
-pub(crate) const NOT_MEANT: Branch = 15;
+/// The branch that `BRANCHES_EXCLUDE` names.
+pub(crate) const EXCLUDED: Branch = 15;
 
-/// What happens.
+/// One step of a case.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    /// A branch is pushed; made if it is not there.
+    /// A branch is pushed; created if missing.
     Push(Branch),
-    /// Many are, in one push.
+    /// All branches from this one on are pushed.
     PushAll(Branch),
     /// A branch is deleted.
     Delete(Branch),
-    /// All from this one on are.
+    /// All branches from this one on are deleted.
     DeleteFrom(Branch),
-    /// A branch gets another name.
+    /// A branch is renamed.
     Rename(Branch, Branch),
-    /// Someone sets a foreign trigger, in this form.
+    /// Another writer sets a foreign trigger, in this form.
     SetForeign(usize, usize),
-    /// Someone removes a foreign trigger.
+    /// Another writer removes a foreign trigger.
     RemoveForeign(usize),
-    /// Someone spoils one of ours.
+    /// Another writer edits an owned trigger.
     Spoil(usize, usize),
-    /// Someone replaces the whole set by nothing.
+    /// Another writer removes all triggers.
     Clear,
     /// An event is lost.
     Lose(usize),
     /// An event is doubled.
     Double(usize),
-    /// An event reaches a function, which takes it when it is idle.
+    /// An event is queued for a function, which handles it when idle.
     Deliver(usize, usize),
     /// A function's schedule is due.
     Schedule(usize),
-    /// A waiting call is let through, or not.
+    /// A waiting call is released with this fate.
     Step(usize, CallFate),
-    /// Many are let through.
+    /// Waiting calls are released and served.
     Steps(usize),
     /// Time passes.
     Wait,
@@ -98,7 +96,7 @@ pub(crate) enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let branch = || 0..BRANCHES.len();
-    let verdict = prop_oneof![
+    let fate = prop_oneof![
         12 => Just(CallFate::Pass),
         1 => Just(CallFate::Throttle),
         1 => Just(CallFate::Lose),
@@ -119,21 +117,21 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..8_usize).prop_map(Op::Double),
         10 => (0..8_usize, 0..2_usize).prop_map(|(event, to)| Op::Deliver(event, to)),
         1 => (0..2_usize).prop_map(Op::Schedule),
-        24 => (0..4_usize, verdict).prop_map(|(call, verdict)| Op::Step(call, verdict)),
+        24 => (0..4_usize, fate).prop_map(|(call, fate)| Op::Step(call, fate)),
         4 => (1..40_usize).prop_map(Op::Steps),
         2 => Just(Op::Wait),
     ]
 }
 
 #[test]
-fn after_any_disturbance_triggers_are_what_branches_need_and_no_push_was_missed() {
+fn after_any_disturbance_the_triggers_are_the_desired_ones_and_no_push_is_missed() {
     let cases: u32 = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())
         .unwrap_or(1200);
     let seeds = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/tests/model.proptest-regressions"
+        "/tests/model/main.proptest-regressions"
     );
     let mut runner = TestRunner::new(Config {
         cases,
@@ -156,12 +154,12 @@ fn after_any_disturbance_triggers_are_what_branches_need_and_no_push_was_missed(
             count(&blind, u32::from(summary.blind > 0));
             count(&excused, u32::from(summary.excused > 0));
             count(&writes, summary.writes);
-            count(&second, u32::from(summary.at_once));
+            count(&second, u32::from(summary.concurrent));
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
     println!(
-        "{} cases: {} writes; two functions at once in {}, blind writes in {}, foreign triggers \
+        "{} cases: {} writes; two functions concurrently in {}, blind writes in {}, foreign triggers \
          excused in {}",
         ran.get(),
         writes.get(),
@@ -169,14 +167,17 @@ fn after_any_disturbance_triggers_are_what_branches_need_and_no_push_was_missed(
         blind.get(),
         excused.get()
     );
-    assert!(ran.get() >= cases, "every case ran");
+    assert!(ran.get() >= cases, "every case must run");
     assert!(
         blind.get() * 3 < ran.get(),
-        "most cases are asked everything"
+        "most cases must be without a blind write"
     );
     assert!(
         excused.get() * 10 < ran.get(),
-        "nearly all are asked for every foreign trigger"
+        "nearly all cases must check every foreign trigger"
     );
-    assert!(second.get() * 4 > ran.get(), "two functions meet often");
+    assert!(
+        second.get() * 4 > ran.get(),
+        "two functions must often run concurrently"
+    );
 }

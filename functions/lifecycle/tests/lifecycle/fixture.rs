@@ -1,4 +1,4 @@
-//! The function's services in memory, and short words for what happens to them.
+//! A repository and an update function in memory, with the lifecycle function over them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 pub(crate) const UPDATE: &str = "arn:aws:lambda:us-east-1:111122223333:function:update";
 
-pub(crate) struct World {
+pub(crate) struct LifecycleFixture {
     pub(crate) config: Config,
     pub(crate) codecommit: Arc<MemoryCodeCommit>,
     pub(crate) functions: Arc<MemoryFunctions>,
     pub(crate) context: Arc<Context>,
 }
 
-impl World {
+impl LifecycleFixture {
     pub(crate) fn new() -> Self {
         Self::with(&[], &CodeCommitOptions::default())
     }
@@ -56,7 +56,7 @@ impl World {
         send(&self.context, event).await
     }
 
-    /// Sends the demo repository's event and returns what became of it.
+    /// Reconciles the demo repository by a manual request, and returns its answer.
     pub(crate) async fn reconcile(&self) -> RepositoryAnswer {
         let answer = self.send(json!({"repository": "demo"})).await.unwrap();
         let [repository] = <[_; 1]>::try_from(answer.repositories).unwrap();
@@ -77,7 +77,7 @@ impl World {
         partition_owned(&self.config.policy.prefix, &self.triggers()).1
     }
 
-    /// The branches that our triggers name, each as often as it is named.
+    /// Branches that owned triggers name, sorted, with duplicates.
     pub(crate) fn watched(&self) -> Vec<String> {
         let ours = partition_owned(&self.config.policy.prefix, &self.triggers()).0;
         let mut watched: Vec<_> = ours.into_iter().flat_map(|own| own.branches).collect();
@@ -85,7 +85,7 @@ impl World {
         watched
     }
 
-    /// The branches that update was invoked for.
+    /// Branches that update was invoked for, sorted, with duplicates.
     pub(crate) fn invoked(&self) -> Vec<String> {
         let invocations = self.functions.invocations(&self.config.policy.destination);
         let reference = |event: &Value| {
