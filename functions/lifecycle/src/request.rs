@@ -1,5 +1,6 @@
 //! What the function is asked and what it answers.
 
+use branchline_core::arn::ArnParts;
 use branchline_core::event::{self, Request};
 use branchline_core::function::FunctionArn;
 use branchline_core::name::{BranchName, RepositoryName};
@@ -69,12 +70,9 @@ fn task(request: Request) -> Option<Task> {
 /// Refuses a CodeCommit ARN of another region than the function's. What is no such ARN is
 /// judged by whoever reads the event.
 fn check_region(arn: &str, function: &FunctionArn) -> Result<()> {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", _, "codecommit", region, _, _] = parts[..] else {
-        return Ok(());
-    };
-    if region == function.region() {
-        return Ok(());
+    match ArnParts::split(arn) {
+        Some(parts) if parts.service == "codecommit" && parts.region != function.region() => {}
+        _ => return Ok(()),
     }
     let shown: String = arn.chars().take(200).flat_map(char::escape_debug).collect();
     Err(Error::new(

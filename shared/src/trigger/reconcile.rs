@@ -170,7 +170,7 @@ impl Reconciler<'_> {
         owed: &mut PendingInvocations,
     ) -> Result<ReconcileOutcome> {
         match Run::new(self, repository, owed).run().await {
-            Err(error) if is_repository_missing(&error) => {
+            Err(error) if error.is_repository_missing() => {
                 *owed = PendingInvocations::default();
                 Ok(ReconcileOutcome::Gone)
             }
@@ -188,10 +188,6 @@ impl Reconciler<'_> {
     ) -> bytes::Bytes {
         invocation_event::event(self.policy, repository, branch, &done.wanted)
     }
-}
-
-fn is_repository_missing(error: &Error) -> bool {
-    error.aws_code() == Some("RepositoryDoesNotExistException")
 }
 
 /// One run, with what it saw.

@@ -32,6 +32,7 @@ use super::{
     BatchPolicy, Head, PackBody, PackRequest, Push, PushReport, RefOutcome, Remote, Snapshot,
     Source, Target, TargetCapabilities,
 };
+use crate::blocking::try_run as blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, fetch};
@@ -73,18 +74,6 @@ impl fmt::Display for LocalRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.display().fmt(f)
     }
-}
-
-/// Does what waits for the disk.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            let message = "work on the disk failed";
-            Err(Error::new(ErrorKind::Internal, message).with_source(error))
-        })
 }
 
 fn snapshot(layout: &GitDir) -> Result<Snapshot> {
