@@ -10,7 +10,9 @@ use branchline_core::metrics::Metric;
 use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::pipeline::{SourceRevision, StartRequest};
 use branchline_core::remote::SpoolConfig;
-use branchline_core::storage::{ObjectHead, ObjectMetadata, Precondition, PutOptions};
+use branchline_core::storage::{
+    ObjectHead, ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions,
+};
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 
@@ -167,7 +169,7 @@ impl<'a> Attempt<'a> {
             .await
         {
             Ok(tip) => tip,
-            Err(error) if is_branch_missing(&error) && self.task.asked != Requester::ByHand => {
+            Err(error) if error.is_branch_missing() && self.task.asked != Requester::ByHand => {
                 return Ok(answer(
                     self.task,
                     None,
@@ -238,8 +240,8 @@ impl<'a> Attempt<'a> {
         let artifact = ArtifactAnswer {
             bucket: place.bucket.to_string(),
             key: place.key.to_string(),
-            version_id: head.version_id.clone(),
-            etag: head.etag.0.clone(),
+            version_id: head.version_id.clone().map(String::from),
+            etag: head.etag.to_string(),
             size_bytes: head.size_bytes,
             files: artifact::files(head),
         };
@@ -310,7 +312,7 @@ impl<'a> Attempt<'a> {
             .await
         {
             Ok(tip) => Ok(tip == commit),
-            Err(error) if is_branch_missing(&error) => Ok(false),
+            Err(error) if error.is_branch_missing() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -364,7 +366,7 @@ impl<'a> Attempt<'a> {
             branch.name = %self.branch(),
             commit.id = %commit.commit_id,
             artifact.key = %place.key,
-            artifact.version_id = built.written.version_id,
+            artifact.version_id = built.written.version_id.as_deref(),
             size_bytes = summary.size_bytes,
             files = summary.files,
             requests = summary.requests,
@@ -375,8 +377,8 @@ impl<'a> Attempt<'a> {
         Ok(ArtifactAnswer {
             bucket: place.bucket.to_string(),
             key: place.key.to_string(),
-            version_id: built.written.version_id,
-            etag: built.written.etag.0,
+            version_id: built.written.version_id.map(String::from),
+            etag: built.written.etag.to_string(),
             size_bytes: summary.size_bytes,
             files: Some(summary.files),
         })
@@ -506,11 +508,6 @@ fn commit_info(
         path: COMMIT_INFO.to_owned(),
         bytes: bytes.into(),
     })
-}
-
-/// Whether an error says that the branch, not its repository, is not there.
-pub(crate) fn is_branch_missing(error: &Error) -> bool {
-    error.aws_code() == Some("BranchDoesNotExistException")
 }
 
 /// That a pin is asked for where there are no versions to pin to.

@@ -4,6 +4,7 @@
 //! the service; the testkit has an implementation in memory.
 
 pub mod client;
+mod client_error;
 pub mod git_credential_source;
 pub mod git_credentials;
 mod retrying;

@@ -1,4 +1,4 @@
-//! A pack that must be read again: held in memory while it is small, else lying in S3.
+//! A pack that is read more than once: in memory while it is small, else in S3.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,32 +13,33 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::{Blocks, PackBytes};
 use crate::name::{BucketName, ObjectKey};
 use crate::storage::multipart::{MultipartWriter, part_bytes};
-use crate::storage::{ObjectStore, Precondition, PutOptions, VersionId};
+use crate::storage::{ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, VersionId};
 
-/// How many parts are on their way at once.
-const PARTS_AT_ONCE: usize = 3;
-/// How much of an object in S3 is read at once.
-const BLOCK: u64 = 1 << 20;
-/// How many blocks are remembered.
-const BLOCKS: usize = 16;
+/// Maximum number of parts that are sent concurrently.
+const CONCURRENT_PARTS: usize = 3;
+/// Bytes of an object in S3 that are read by one request.
+const BLOCK_BYTES: u64 = 1 << 20;
+/// Maximum number of blocks in the cache.
+const CACHED_BLOCKS: usize = 16;
 
-/// Where a pack goes that is too large for memory.
+/// Object that a pack is written to when it does not fit into memory.
 #[derive(Clone)]
 pub struct SpoolConfig {
-    /// The store.
+    /// Store that has the bucket.
     pub store: Arc<dyn ObjectStore>,
-    /// The bucket.
+    /// Bucket of the object.
     pub bucket: BucketName,
-    /// The key: it is this pack's alone.
+    /// Key of the object; used for this pack only.
     pub key: ObjectKey,
-    /// How it is written.
+    /// Metadata and encryption.
     pub options: PutOptions,
 }
 
-/// A pack under way. When it is dropped before its end, nothing is left.
+/// Receives a pack. Dropping the writer before [`finish`](Self::finish) removes all that
+/// was written.
 pub struct SpoolWriter {
-    place: SpoolConfig,
-    memory: usize,
+    config: SpoolConfig,
+    max_memory_bytes: usize,
     held: BytesMut,
     upload: Option<Arc<MultipartWriter>>,
     parts: u32,
@@ -49,18 +50,18 @@ pub struct SpoolWriter {
 impl std::fmt::Debug for SpoolWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SpoolWriter")
-            .field("key", &self.place.key)
+            .field("key", &self.config.key)
             .field("size", &self.size)
             .finish_non_exhaustive()
     }
 }
 
 impl SpoolWriter {
-    /// Holds up to `memory` bytes, and sends what is more to `place`.
-    pub fn new(place: SpoolConfig, memory: usize) -> Self {
+    /// Holds up to `max_memory_bytes` bytes in memory; a larger pack is written to `config`.
+    pub fn new(config: SpoolConfig, max_memory_bytes: usize) -> Self {
         Self {
-            place,
-            memory,
+            config,
+            max_memory_bytes,
             held: BytesMut::new(),
             upload: None,
             parts: 0,
@@ -69,18 +70,19 @@ impl SpoolWriter {
         }
     }
 
-    /// Takes the next bytes.
+    /// Appends the next bytes.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
         self.held.extend_from_slice(&bytes);
-        if self.upload.is_none() && self.held.len() > self.memory.max(part_bytes(1)) {
-            let place = &self.place;
-            let upload = MultipartWriter::new(
-                Arc::clone(&place.store),
-                place.bucket.clone(),
-                place.key.clone(),
-            );
-            self.upload = Some(Arc::new(upload.with_options(place.options.clone())));
+        if self.upload.is_none() && self.held.len() > self.max_memory_bytes.max(part_bytes(1)) {
+            let SpoolConfig {
+                store,
+                bucket,
+                key,
+                options,
+            } = self.config.clone();
+            let upload = MultipartWriter::new(store, bucket, key).with_options(options);
+            self.upload = Some(Arc::new(upload));
         }
         while self.upload.is_some() && self.held.len() > part_bytes(self.parts + 1) {
             self.send_part().await?;
@@ -89,7 +91,7 @@ impl SpoolWriter {
     }
 
     async fn send_part(&mut self) -> Result<()> {
-        while self.under_way.len() >= PARTS_AT_ONCE {
+        while self.under_way.len() >= CONCURRENT_PARTS {
             self.part_done().await?;
         }
         let Some(upload) = &self.upload else {
@@ -114,14 +116,14 @@ impl SpoolWriter {
         }
     }
 
-    /// Ends it: from now on it can be read.
+    /// Completes the pack, which can be read from now on.
     pub async fn finish(mut self) -> Result<Spool> {
         let rest = self.held.split().freeze();
         let size = self.size;
         let Some(upload) = self.upload.take() else {
             return Ok(Spool {
                 size,
-                lies: Storage::Memory(rest),
+                storage: Storage::Memory(rest),
             });
         };
         while !self.under_way.is_empty() {
@@ -133,38 +135,43 @@ impl SpoolWriter {
         let written = upload.complete(self.parts + 1, rest).await?;
         upload.disarm();
         let stored = Arc::new(SpoolObject {
-            place: self.place.clone(),
+            config: self.config.clone(),
             version: written.version_id,
             is_removed: AtomicBool::new(false),
         });
-        let blocks = Blocks::new(S3Ranges(Arc::clone(&stored)), size, BLOCK, BLOCKS);
+        let blocks = Blocks::new(
+            S3Ranges(Arc::clone(&stored)),
+            size,
+            BLOCK_BYTES,
+            CACHED_BLOCKS,
+        );
         Ok(Spool {
             size,
-            lies: Storage::Store(stored, Box::new(blocks)),
+            storage: Storage::Store(stored, Box::new(blocks)),
         })
     }
 }
 
 impl Drop for SpoolWriter {
     fn drop(&mut self) {
-        // Else their tasks would keep the upload alive until they end by themselves.
+        // Otherwise the tasks would keep the upload alive until the parts are sent.
         for part in &self.under_way {
             part.abort();
         }
     }
 }
 
-/// A pack that can be read again, by any range.
+/// A complete pack that is read by ranges.
 pub struct Spool {
     size: u64,
-    lies: Storage,
+    storage: Storage,
 }
 
-/// An object that holds a pack. It goes with the last one who reads it, also where that
-/// one is stopped.
+/// Object that holds a pack. Dropping the last reference deletes the object, so that a
+/// cancelled reader leaves nothing behind.
 struct SpoolObject {
-    place: SpoolConfig,
-    version: VersionId,
+    config: SpoolConfig,
+    version: Option<VersionId>,
     is_removed: AtomicBool,
 }
 
@@ -173,8 +180,8 @@ impl Drop for SpoolObject {
         if !self.is_removed.load(Ordering::Relaxed)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (place, version) = (self.place.clone(), self.version.clone());
-            let removal = async move { remove(&place, &version).await };
+            let (config, version) = (self.config.clone(), self.version.clone());
+            let removal = async move { remove(&config, version.as_deref()).await };
             runtime.spawn(removal.in_current_span());
         }
     }
@@ -195,46 +202,47 @@ impl std::fmt::Debug for Spool {
 }
 
 impl Spool {
-    /// Its length.
+    /// Returns the size of the pack.
     pub fn size_bytes(&self) -> u64 {
         self.size
     }
 
-    /// All of it, when it is held in memory.
+    /// Returns the whole pack if it is held in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(bytes) => Some(bytes),
             Storage::Store(..) => None,
         }
     }
 
-    /// The object that holds it, when it is not in memory.
+    /// Returns the object that holds the pack, if it is not in memory.
     pub fn place(&self) -> Option<&SpoolConfig> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(_) => None,
-            Storage::Store(stored, _) => Some(&stored.place),
+            Storage::Store(stored, _) => Some(&stored.config),
         }
     }
 
-    /// Reads a range past the blocks that are remembered: for what is read in order, once.
+    /// Reads a range without using the block cache, for data that is read once and in order.
     pub async fn read_through(&self, range: Range<u64>) -> Result<Bytes> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(bytes) => bytes.read_range(range).await,
             Storage::Store(stored, _) => stored.read(range).await,
         }
     }
 
-    /// Removes the object, if there is one, without a trace where the bucket keeps
-    /// versions. What fails is only logged.
+    /// Deletes the object that holds the pack, with its version where the bucket keeps
+    /// versions. Failures are only logged.
     pub async fn remove(self) {
         if let Some(removal) = self.detached_remove() {
             removal.await;
         }
     }
 
-    /// [`remove`](Self::remove), for who cannot wait; `None` when there is no object.
+    /// Like [`remove`](Self::remove), as a future that does not borrow the spool; `None` for
+    /// a pack in memory.
     pub(crate) fn detached_remove(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(_) => None,
             Storage::Store(stored, _) => {
                 let stored = Arc::clone(stored);
@@ -248,22 +256,23 @@ impl SpoolObject {
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let SpoolConfig {
             store, bucket, key, ..
-        } = &self.place;
-        // The key is this pack's alone, and reading versions needs a permission of its own.
+        } = &self.config;
+        // Without the version, because reading versions needs another permission, and the
+        // key is used for this pack only.
         store.get(bucket, key, None, Some(range)).await
     }
 
     async fn remove(&self) {
         if !self.is_removed.swap(true, Ordering::Relaxed) {
-            remove(&self.place, &self.version).await;
+            remove(&self.config, self.version.as_deref()).await;
         }
     }
 }
 
-async fn remove(place: &SpoolConfig, version: &VersionId) {
+async fn remove(config: &SpoolConfig, version: Option<&str>) {
     let SpoolConfig {
         store, bucket, key, ..
-    } = place;
+    } = config;
     let removed = match version {
         Some(version) => store.delete_version(bucket, key, version).await,
         None => store.delete(bucket, key, &Precondition::None).await,
@@ -281,7 +290,7 @@ async fn remove(place: &SpoolConfig, version: &VersionId) {
 #[async_trait]
 impl PackBytes for Spool {
     async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(bytes) => bytes.read_range(range).await,
             Storage::Store(_, blocks) => blocks.read_range(range).await,
         }

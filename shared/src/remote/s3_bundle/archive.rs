@@ -16,7 +16,9 @@ use super::{ARCHIVED, BundleLocation, CommitArchive};
 use crate::error::{ErrorKind, Result};
 use crate::git::{ObjectId, escaped_excerpt};
 use crate::storage::multipart::MultipartWriter;
-use crate::storage::{ETag, ObjectMetadata, Precondition, PutOptions, encode_rfc2047};
+use crate::storage::{
+    ETag, ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, encode_rfc2047,
+};
 
 /// What CodePipeline shows as the revision's summary.
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";
