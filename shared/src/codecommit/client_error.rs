@@ -66,7 +66,7 @@ where
         "FileTooLargeException" => failure
             .into_error(
                 ErrorKind::FileTooLarge,
-                format!("{subject} is larger than 6 MiB, the limit of the CodeCommit API"),
+                format!("{subject} is larger than the 6 MiB that the CodeCommit API serves"),
             )
             .with_hint("only git can read it"),
         "EncryptionKeyAccessDeniedException" => failure
@@ -88,13 +88,13 @@ where
         "MaximumRepositoryTriggersExceededException" => failure
             .into_error(
                 ErrorKind::Config,
-                format!("{subject} exceed the maximum of a repository"),
+                format!("{subject} are more than a repository can have"),
             )
             .with_hint("the maximum is 10; remove triggers, or let one cover more branches"),
         "MaximumBranchesExceededException" => failure
             .into_error(
                 ErrorKind::Config,
-                format!("one of {subject} names too many branches"),
+                format!("one of {subject} names more branches than a trigger can"),
             )
             .with_hint("a trigger can name 10 branches; without names it covers all"),
         code if code.starts_with("InvalidRepositoryTrigger")
