@@ -141,6 +141,16 @@ impl Error {
         self.0.aws_code.as_deref()
     }
 
+    /// Returns whether CodeCommit reported that the repository is missing.
+    pub fn is_repository_missing(&self) -> bool {
+        self.aws_code() == Some("RepositoryDoesNotExistException")
+    }
+
+    /// Returns whether CodeCommit reported that the branch, not its repository, is missing.
+    pub fn is_branch_missing(&self) -> bool {
+        self.aws_code() == Some("BranchDoesNotExistException")
+    }
+
     /// The AWS request id, when a service gave one.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()

@@ -1,5 +1,6 @@
 //! The tasks of an event, and the answer.
 
+use branchline_core::arn::ArnParts;
 use branchline_core::event::{self, Request};
 use branchline_core::function::FunctionArn;
 use branchline_core::git::escaped_excerpt;
@@ -71,12 +72,9 @@ fn task(request: Request) -> Option<Task> {
 /// Rejects a CodeCommit ARN of another region than the function's. Other ARNs are left to the
 /// event parser.
 fn check_region(arn: &str, function: &FunctionArn) -> Result<()> {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", _, "codecommit", region, _, _] = parts[..] else {
-        return Ok(());
-    };
-    if region == function.region() {
-        return Ok(());
+    match ArnParts::split(arn) {
+        Some(parts) if parts.service == "codecommit" && parts.region != function.region() => {}
+        _ => return Ok(()),
     }
     let shown = escaped_excerpt(arn.as_bytes());
     Err(Error::new(

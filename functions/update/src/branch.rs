@@ -13,7 +13,7 @@ mod start;
 use std::time::{Duration, Instant};
 
 use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
-use branchline_core::storage::{ObjectHead, Precondition};
+use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{Error, ErrorKind, Result};
 
 pub(crate) use self::start::not_versioned;
@@ -173,7 +173,7 @@ impl<'a> Attempt<'a> {
             .await
         {
             Ok(tip) => tip,
-            Err(error) if is_branch_missing(&error) && self.task.requester != Requester::ByHand => {
+            Err(error) if error.is_branch_missing() && self.task.requester != Requester::ByHand => {
                 return Ok(answer(
                     self.task,
                     None,
@@ -253,8 +253,8 @@ impl<'a> Attempt<'a> {
         let artifact = ArtifactAnswer {
             bucket: location.bucket.to_string(),
             key: location.key.to_string(),
-            version_id: head.version_id.clone(),
-            etag: head.etag.0.clone(),
+            version_id: head.version_id.clone().map(String::from),
+            etag: head.etag.to_string(),
             size_bytes: head.size_bytes,
             files: artifact::files(head),
         };
@@ -329,7 +329,7 @@ impl<'a> Attempt<'a> {
             .await
         {
             Ok(tip) => Ok(tip == commit),
-            Err(error) if is_branch_missing(&error) => Ok(false),
+            Err(error) if error.is_branch_missing() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -353,9 +353,4 @@ impl<'a> Attempt<'a> {
             ..answer(self.task, Some(tip), outcome, None)
         }
     }
-}
-
-/// Returns true when an error says that the branch is missing, not its repository.
-pub(crate) fn is_branch_missing(error: &Error) -> bool {
-    error.aws_code() == Some("BranchDoesNotExistException")
 }

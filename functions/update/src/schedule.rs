@@ -6,13 +6,12 @@ use std::time::Instant;
 
 use branchline_core::codecommit::{all_branches, all_repositories};
 use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
-use branchline_core::storage::{ObjectHead, Precondition};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
+use branchline_core::{ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 
 use crate::Context;
 use crate::artifact::{self, BRANCH, REPOSITORY};
-use crate::branch::is_branch_missing;
 use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester};
 
 /// Maximum number of concurrent requests for branches or objects.
@@ -193,7 +192,7 @@ async fn delete_if_branch_missing(
     // The branch is read again, because it may have been created after the list was read.
     match context.codecommit.get_branch(&repository, &branch).await {
         Ok(_) => return Ok(None),
-        Err(error) if is_branch_missing(&error) || is_repository_missing(&error) => {}
+        Err(error) if error.is_branch_missing() || error.is_repository_missing() => {}
         Err(error) => return Err(error),
     }
     let precondition = Precondition::Matches(head.etag.clone());
@@ -216,17 +215,13 @@ async fn delete_if_branch_missing(
         artifact: Some(ArtifactAnswer {
             bucket: bucket.to_string(),
             key: key.to_string(),
-            version_id: head.version_id.clone(),
-            etag: head.etag.0.clone(),
+            version_id: head.version_id.clone().map(String::from),
+            etag: head.etag.to_string(),
             size_bytes: head.size_bytes,
             files: artifact::files(&head),
         }),
         execution_id: None,
     }))
-}
-
-fn is_repository_missing(error: &Error) -> bool {
-    error.aws_code() == Some("RepositoryDoesNotExistException")
 }
 
 /// Returns the branch of an artifact; `None` for an object of another writer.

@@ -10,9 +10,9 @@ use super::streamed_entry::{FileBody, LargeFile, LargeFiles};
 use super::tree_source::TreeSource;
 use crate::codecommit::BlobAdmission;
 use crate::error::{Error, ErrorKind, Result, corrupt};
+use crate::git::ObjectId;
 use crate::git::object::{ObjectKind, TreeListing};
 use crate::git::odb::{BlobReader, Database};
-use crate::git::ObjectId;
 
 /// Reads a commit from a database that has all objects of the commit's tree.
 #[derive(Debug)]

@@ -171,10 +171,9 @@ fn parse_record(record: &Value, at: usize) -> Result<Vec<Result<Request>>> {
 
 /// Returns the repository of `arn:aws:codecommit:<region>:<account>:<name>`.
 pub(super) fn repository_of(arn: &str) -> Result<RepositoryName, String> {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    match parts.as_slice() {
-        ["arn", _, "codecommit", _, _, name] => {
-            RepositoryName::new(name).map_err(|error| error.to_string())
+    match crate::arn::ArnParts::split(arn) {
+        Some(parts) if parts.is_of_aws() && parts.service == "codecommit" => {
+            RepositoryName::new(parts.resource).map_err(|error| error.to_string())
         }
         _ => Err(format!(
             "`{}` is not the ARN of a CodeCommit repository",

@@ -9,7 +9,7 @@ use super::Remote;
 use super::codecommit::{CloneUrlCache, CodeCommitRemote};
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
-use super::s3_dumb::{self, S3Dumb};
+use super::s3_dumb::{self, DumbRemote};
 use super::smart_http::HttpRemote;
 use super::url::{CodeCommitUrl, RemoteUrl, S3Url};
 use crate::aws::{Aws, HttpSettings, git_http};
@@ -262,7 +262,7 @@ impl RemoteOpener {
                     limits,
                     ..s3_dumb::DumbOptions::default()
                 };
-                Arc::new(S3Dumb::new(store, bucket, prefix, options))
+                Arc::new(DumbRemote::new(store, bucket, prefix, options))
             }
         })
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::{Blocks, PackBytes};
 use crate::name::{BucketName, ObjectKey};
 use crate::storage::multipart::{MultipartWriter, part_bytes};
-use crate::storage::{ObjectStore, Precondition, PutOptions, VersionId};
+use crate::storage::{ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, VersionId};
 
 /// Maximum number of parts that are sent concurrently.
 const CONCURRENT_PARTS: usize = 3;
@@ -170,7 +170,7 @@ pub struct Spool {
 /// cancellation.
 struct SpoolObject {
     place: SpoolConfig,
-    version: VersionId,
+    version: Option<VersionId>,
     is_removed: AtomicBool,
 }
 
@@ -180,7 +180,7 @@ impl Drop for SpoolObject {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let (place, version) = (self.place.clone(), self.version.clone());
-            let removal = async move { remove(&place, &version).await };
+            let removal = async move { remove(&place, version.as_ref()).await };
             runtime.spawn(removal.in_current_span());
         }
     }
@@ -262,12 +262,12 @@ impl SpoolObject {
 
     async fn remove(&self) {
         if !self.is_removed.swap(true, Ordering::Relaxed) {
-            remove(&self.place, &self.version).await;
+            remove(&self.place, self.version.as_ref()).await;
         }
     }
 }
 
-async fn remove(place: &SpoolConfig, version: &VersionId) {
+async fn remove(place: &SpoolConfig, version: Option<&VersionId>) {
     let SpoolConfig {
         store, bucket, key, ..
     } = place;

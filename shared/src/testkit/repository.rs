@@ -1,4 +1,4 @@
-//! One git repository in memory: content-addressed as git does it, so that ids are git's.
+//! A git repository in memory, whose object ids are equal to git's.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +9,7 @@ use crate::codecommit::Trigger;
 use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId};
 
-/// What a commit of a test writes at a path.
+/// Change of a commit at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// A file, mode 100644.
@@ -20,40 +20,40 @@ pub enum Entry {
     Symlink(String),
     /// A submodule at this commit.
     Submodule(CommitId),
-    /// Nothing any more.
+    /// Removes the path.
     Removed,
 }
 
 impl Entry {
-    /// A file with this content.
+    /// Makes a file with this content.
     pub fn file(content: impl AsRef<[u8]>) -> Self {
         Self::File(Bytes::copy_from_slice(content.as_ref()))
     }
 
-    /// An executable file with this content.
+    /// Makes an executable file with this content.
     pub fn executable(content: impl AsRef<[u8]>) -> Self {
         Self::Executable(Bytes::copy_from_slice(content.as_ref()))
     }
 
-    /// A symbolic link to `target`.
+    /// Makes a symbolic link to `target`.
     pub fn symlink(target: impl Into<String>) -> Self {
         Self::Symlink(target.into())
     }
 }
 
-/// Who made a commit, when, and with what message.
+/// Message, author and committer of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitText {
-    /// The message, as it is stored: git ends it with a newline.
+    /// Stored message, which git ends with a newline.
     pub message: String,
-    /// Who wrote the change.
+    /// Author of the change.
     pub author: Signature,
-    /// Who recorded it.
+    /// Committer of the change.
     pub committer: Signature,
 }
 
 impl CommitText {
-    /// A commit with this message by the same person at the same time as all others.
+    /// Makes a commit with this message and fixed persons and times.
     pub fn new(message: impl Into<String>) -> Self {
         let person = Signature {
             name: "A U Thor".into(),
@@ -140,7 +140,7 @@ impl MemoryRepository {
         self.blobs.get(&id.object_id())
     }
 
-    /// One level of the commit's tree; `None` when there is no such folder.
+    /// Returns one level of a commit's tree; `None` for a missing folder.
     pub(super) fn folder(&self, commit: &Commit, path: &str) -> Option<TreeListing> {
         let mut id = commit.tree;
         for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -165,7 +165,7 @@ impl MemoryRepository {
         id
     }
 
-    /// Writes the tree of these paths, which are sorted.
+    /// Writes the tree of sorted paths.
     fn tree(&mut self, paths: &[(&str, (EntryMode, ObjectId))]) -> ObjectId {
         let mut tree: Tree = Vec::new();
         let mut rest = paths;
@@ -185,7 +185,7 @@ impl MemoryRepository {
             tree.push((folder.to_owned(), EntryMode::Tree, id));
             rest = &rest[count..];
         }
-        // git compares folders as if their names ended in a slash.
+        // Because git compares folders as if their names ended in a slash.
         tree.sort_by_key(|(name, mode, _)| match mode {
             EntryMode::Tree => format!("{name}/"),
             _ => name.clone(),

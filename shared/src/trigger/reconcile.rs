@@ -171,7 +171,7 @@ impl Reconciler<'_> {
         pending: &mut PendingInvocations,
     ) -> Result<ReconcileOutcome> {
         match Run::new(self, repository, pending).run().await {
-            Err(error) if is_repository_missing(&error) => {
+            Err(error) if error.is_repository_missing() => {
                 *pending = PendingInvocations::default();
                 Ok(ReconcileOutcome::RepositoryMissing)
             }
@@ -189,10 +189,6 @@ impl Reconciler<'_> {
     ) -> bytes::Bytes {
         invocation_event::event(self.policy, repository, branch, &done.desired)
     }
-}
-
-fn is_repository_missing(error: &Error) -> bool {
-    error.aws_code() == Some("RepositoryDoesNotExistException")
 }
 
 /// State of one run.

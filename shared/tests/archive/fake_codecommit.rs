@@ -5,8 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,8 @@ use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
 use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
 use branchline_core::storage::{
-    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, PutResult, UploadId,
+    CopySource, Deletion, ETag, GetOptions, ListPage, MultipartUpload, Object, ObjectHead,
+    ObjectStore, Part, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart, VersionId,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -299,17 +300,17 @@ impl CodeCommit for Disk {
     }
 }
 
-/// An object store in memory.
-#[derive(Default)]
+/// An object store in memory. A clone has the same contents.
+#[derive(Clone, Default)]
 pub(crate) struct Memory {
-    pub objects: Mutex<BTreeMap<String, (Bytes, PutOptions)>>,
-    pub uploads: Mutex<BTreeMap<String, BTreeMap<u32, Bytes>>>,
-    pub calls: Mutex<Vec<String>>,
+    pub objects: Arc<Mutex<BTreeMap<String, (Bytes, PutOptions)>>>,
+    pub uploads: Arc<Mutex<BTreeMap<String, BTreeMap<u32, Bytes>>>>,
+    pub calls: Arc<Mutex<Vec<String>>>,
     pub fails: Option<usize>,
-    pub parts_in_flight: AtomicUsize,
-    pub most_parts: AtomicUsize,
-    /// Parts never end.
-    pub stuck: AtomicBool,
+    pub parts_in_flight: Arc<AtomicUsize>,
+    pub most_parts: Arc<AtomicUsize>,
+    /// Parts never arrive.
+    pub stuck: Arc<AtomicBool>,
     pub latency_ms: u64,
     /// Wait before the response to the creation of an upload, in milliseconds.
     pub creation_ms: u64,
@@ -332,8 +333,8 @@ impl Memory {
         }
         objects.insert(key.to_string(), (body, options.clone()));
         Ok(PutResult {
-            etag: ETag("\"1\"".into()),
-            version_id: Some("v1".into()),
+            etag: ETag::new("\"1\"").unwrap(),
+            version_id: VersionId::new("v1"),
         })
     }
 }
@@ -346,16 +347,12 @@ impl ObjectStore for Memory {
     async fn head(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<ObjectHead>> {
         panic!("an archive does not call this")
     }
-    async fn get(
+    async fn get_object(
         &self,
         _: &BucketName,
         _: &ObjectKey,
-        _: Option<&str>,
-        _: Option<Range<u64>>,
-    ) -> Result<Bytes> {
-        panic!("an archive does not call this")
-    }
-    async fn get_with_etag(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
+        _: &GetOptions<'_>,
+    ) -> Result<Object> {
         panic!("an archive does not call this")
     }
     async fn list(
@@ -377,18 +374,15 @@ impl ObjectStore for Memory {
         self.call("put")?;
         self.store(key, body, options)
     }
-    async fn delete(&self, _: &BucketName, _: &ObjectKey, _: &Precondition) -> Result<()> {
+    async fn delete_object(&self, _: &BucketName, _: &ObjectKey, _: Deletion<'_>) -> Result<()> {
         panic!("an archive does not call this")
     }
-    async fn delete_version(&self, _: &BucketName, _: &ObjectKey, _: &str) -> Result<()> {
-        panic!("an archive does not call this")
-    }
-    async fn create_upload(
+    async fn open_upload(
         &self,
         _: &BucketName,
-        _: &ObjectKey,
-        _: &PutOptions,
-    ) -> Result<UploadId> {
+        key: &ObjectKey,
+        _: UploadStart<'_>,
+    ) -> Result<Box<dyn MultipartUpload>> {
         self.call("create")?;
         tokio::task::yield_now().await;
         let id = {
@@ -398,57 +392,63 @@ impl ObjectStore for Memory {
             id
         };
         tokio::time::sleep(Duration::from_millis(self.creation_ms)).await;
-        Ok(UploadId(id))
+        Ok(Box::new(MemoryUpload {
+            store: self.clone(),
+            key: key.clone(),
+            id: UploadId(id),
+        }))
     }
-    async fn upload_part(
+    async fn tags(
         &self,
         _: &BucketName,
         _: &ObjectKey,
-        upload: &UploadId,
-        number: u32,
-        body: Bytes,
-    ) -> Result<Part> {
-        self.call("part")?;
-        let now = self.parts_in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-        let _guard = InFlight(&self.parts_in_flight);
-        self.most_parts.fetch_max(now, Ordering::SeqCst);
-        if self.stuck.load(Ordering::SeqCst) {
+        _: Option<&str>,
+        _: Option<&Tags>,
+    ) -> Result<Tags> {
+        panic!("an archive does not call this")
+    }
+}
+
+struct MemoryUpload {
+    store: Memory,
+    key: ObjectKey,
+    id: UploadId,
+}
+
+#[async_trait]
+impl MultipartUpload for MemoryUpload {
+    fn id(&self) -> UploadId {
+        self.id.clone()
+    }
+    async fn part(&self, number: u32, body: Bytes) -> Result<Part> {
+        let store = &self.store;
+        store.call("part")?;
+        let now = store.parts_in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        let _guard = InFlight(&store.parts_in_flight);
+        store.most_parts.fetch_max(now, Ordering::SeqCst);
+        if store.stuck.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
-        let mut uploads = self.uploads.lock().unwrap();
-        uploads.get_mut(&upload.0).unwrap().insert(number, body);
+        tokio::time::sleep(Duration::from_millis(store.latency_ms)).await;
+        let mut uploads = store.uploads.lock().unwrap();
+        uploads.get_mut(&self.id.0).unwrap().insert(number, body);
         Ok(Part {
             number,
-            etag: ETag(format!("\"{number}\"")),
+            etag: ETag::new(format!("\"{number}\"")).unwrap(),
             checksum_crc32: None,
         })
     }
-    async fn upload_part_copy(
-        &self,
-        _: &BucketName,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: u32,
-        _: (&BucketName, &ObjectKey, Option<&str>),
-        _: Range<u64>,
-    ) -> Result<Part> {
+    async fn part_copy(&self, _: u32, _: CopySource<'_>, _: Range<u64>) -> Result<Part> {
         panic!("an archive does not call this")
     }
-    async fn complete_upload(
-        &self,
-        _: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-        parts: &[Part],
-        precondition: &Precondition,
-    ) -> Result<PutResult> {
-        self.call("complete")?;
+    async fn complete(&self, parts: &[Part], precondition: &Precondition) -> Result<PutResult> {
+        self.store.call("complete")?;
         let stored = self
+            .store
             .uploads
             .lock()
             .unwrap()
-            .get(&upload.0)
+            .get(&self.id.0)
             .cloned()
             .unwrap();
         let numbers: Vec<u32> = parts.iter().map(|part| part.number).collect();
@@ -466,30 +466,13 @@ impl ObjectStore for Memory {
             precondition: precondition.clone(),
             ..PutOptions::default()
         };
-        let written = self.store(key, body.into(), &options)?;
-        self.uploads.lock().unwrap().remove(&upload.0);
+        let written = self.store.store(&self.key, body.into(), &options)?;
+        self.store.uploads.lock().unwrap().remove(&self.id.0);
         Ok(written)
     }
-    async fn abort_upload(&self, _: &BucketName, _: &ObjectKey, upload: &UploadId) -> Result<()> {
-        self.call("abort")?;
-        self.uploads.lock().unwrap().remove(&upload.0);
+    async fn abort(&self) -> Result<()> {
+        self.store.call("abort")?;
+        self.store.uploads.lock().unwrap().remove(&self.id.0);
         Ok(())
-    }
-    async fn get_tags(
-        &self,
-        _: &BucketName,
-        _: &ObjectKey,
-        _: Option<&str>,
-    ) -> Result<BTreeMap<String, String>> {
-        panic!("an archive does not call this")
-    }
-    async fn put_tags(
-        &self,
-        _: &BucketName,
-        _: &ObjectKey,
-        _: Option<&str>,
-        _: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        panic!("an archive does not call this")
     }
 }

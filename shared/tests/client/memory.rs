@@ -1,4 +1,4 @@
-//! CodeCommit in memory behind a pace, and beside git.
+//! CodeCommit in memory, under a retry policy, and compared with git.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ fn repository() -> RepositoryName {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
+async fn all_blobs_of_a_throttled_service_are_read() {
     let memory = Arc::new(MemoryCodeCommit::new());
     let repository = repository();
     let names: Vec<String> = (0..300).map(|n| format!("file-{n}")).collect();
@@ -39,18 +39,18 @@ async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
     for (name, read) in futures_util::future::join_all(calls).await {
         assert_eq!(read.unwrap(), name.as_bytes());
     }
-    let (calls, throttled) = client.pace().limiter().request_and_throttle_counts();
+    let (calls, throttled) = client.policy().limiter().request_and_throttle_counts();
     assert!(throttled > 0, "the service did throttle");
     assert!(
         calls < 900,
         "{calls} calls for 300 blobs: the limit came down"
     );
     assert_eq!(memory.traffic().peak(), 5);
-    assert!(client.pace().limiter().limit() < 16);
+    assert!(client.policy().limiter().limit() < 16);
 }
 
 #[tokio::test]
-async fn another_writer_can_come_in_between() {
+async fn a_hook_writes_before_a_planned_call() {
     let memory = Arc::new(MemoryCodeCommit::new());
     let repository = repository();
     let first = memory.commit(&repository, "main", &[("a", Entry::file("1"))]);
@@ -70,7 +70,7 @@ async fn another_writer_can_come_in_between() {
     assert_eq!(memory.traffic().calls(), ["get_branch", "get_branch"]);
 }
 
-/// A hermetic git; `None` is never returned: git is part of every machine that runs tests.
+/// Runs git without user or system configuration.
 fn git(dir: &std::path::Path, arguments: &[&str], input: &[u8]) -> String {
     use std::io::Write as _;
     let mut git = Command::new("git")
@@ -92,7 +92,7 @@ fn git(dir: &std::path::Path, arguments: &[&str], input: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn commits_in_memory_have_the_ids_that_git_gives_them() {
+async fn commits_in_memory_have_the_ids_of_git() {
     let module = "0123456789012345678901234567890123456789";
     let memory = MemoryCodeCommit::new();
     let repository = repository();

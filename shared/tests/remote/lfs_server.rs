@@ -1,4 +1,4 @@
-//! A small, strict LFS server, which can also misbehave.
+//! A small, strict LFS server with planned misbehaviour.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ pub(crate) fn oid(content: &[u8]) -> String {
     hex::encode(Sha256::digest(content))
 }
 
-/// A request as the server saw it.
+/// Received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub method: String,
@@ -31,15 +31,15 @@ impl Seen {
     }
 }
 
-/// What the server does with a request instead of serving it.
+/// Misbehaviour instead of serving a request.
 pub(crate) enum Fault {
-    /// A status, headers, and a body.
+    /// Answers a status, headers, and a body.
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// It hangs up.
+    /// Closes the connection.
     HangUp,
-    /// Bytes without an end, for as long as someone reads.
+    /// Sends bytes as long as the client reads.
     Endless,
-    /// The JSON that it would answer, changed.
+    /// Changes the JSON of the answer.
     Changed(fn(&mut Value)),
 }
 
@@ -83,7 +83,7 @@ impl LfsServer {
                 }
                 let (shared, stream) = (Arc::clone(&shared), stream.unwrap());
                 std::thread::spawn(move || {
-                    // A client that hangs up is its own business.
+                    // Ignored, because a client may close its connection.
                     let _ = shared.serve(address, stream);
                 });
             }
@@ -95,7 +95,7 @@ impl LfsServer {
         }
     }
 
-    /// Requests are first shown to `rule`, with their number from 0.
+    /// Calls `rule` with each request and its number, from 0, before serving it.
     pub(crate) fn rule(
         &self,
         rule: impl Fn(usize, &Seen) -> Option<Fault> + Send + Sync + 'static,
@@ -107,7 +107,7 @@ impl LfsServer {
         format!("http://{}", self.address)
     }
 
-    /// The repository's URL, whose objects are served.
+    /// Returns the URL of the repository whose objects are served.
     pub(crate) fn url(&self) -> String {
         format!("{}/r", self.base())
     }
@@ -125,20 +125,23 @@ impl LfsServer {
         self.state.seen.lock().unwrap().clone()
     }
 
-    /// How many requests of that method, batches apart.
+    /// Returns the number of requests of a method, without batches.
     pub(crate) fn count(&self, method: &str) -> usize {
         let seen = self.seen();
         let counted = seen
             .iter()
-            .filter(|one| one.method == method && !one.is_batch());
+            .filter(|request| request.method == method && !request.is_batch());
         counted.count()
     }
 
     pub(crate) fn batches(&self) -> usize {
-        self.seen().iter().filter(|one| one.is_batch()).count()
+        self.seen()
+            .iter()
+            .filter(|request| request.is_batch())
+            .count()
     }
 
-    /// All requests were as git-lfs's documents have them.
+    /// Asserts that all requests followed git-lfs's specification.
     pub(crate) fn assert_content(&self) {
         let complaints = self.state.complaints.lock().unwrap();
         assert!(
@@ -238,7 +241,7 @@ impl State {
             && (!header("accept").starts_with(MEDIA_TYPE)
                 || !header("content-type").starts_with(MEDIA_TYPE))
         {
-            return self.complain("a POST of another media type");
+            return self.complain("the media type of a POST does not match");
         }
         if seen.is_batch() {
             return self.batch(address, seen);
@@ -246,7 +249,7 @@ impl State {
         let path = seen.target.split('?').next().unwrap_or_default();
         let name = path.rsplit('/').next().unwrap_or_default();
         if header("x-token") != format!("for {name}") || !seen.target.ends_with("?sig=s") {
-            return self.complain("the action's header or query is not there");
+            return self.complain("the action's header or query is missing");
         }
         let mut objects = self.objects.lock().unwrap();
         match seen.method.as_str() {
@@ -255,7 +258,7 @@ impl State {
                 None => (404, Vec::new()),
             },
             "PUT" if header("content-type").is_empty() => self.complain("a PUT without a type"),
-            "PUT" if oid(&seen.body) != name => self.complain("another object"),
+            "PUT" if oid(&seen.body) != name => self.complain("the object does not match its name"),
             "PUT" => {
                 objects.insert(name.to_owned(), seen.body.clone());
                 (200, Vec::new())
@@ -285,9 +288,9 @@ impl State {
         }
         let upload = asked["operation"] == "upload";
         let there = self.objects.lock().unwrap();
-        // In another order than they were asked for.
-        let told = objects.iter().rev().map(|one| {
-            let name = one["oid"].as_str().unwrap();
+        // In another order than that of the request.
+        let told = objects.iter().rev().map(|object| {
+            let name = object["oid"].as_str().unwrap();
             let action = |path: &str| {
                 json!({
                     "href": format!("http://{address}/{path}/{name}?sig=s"),
@@ -296,12 +299,12 @@ impl State {
                 })
             };
             match (upload, there.contains_key(name)) {
-                (false, true) => json!({"oid": name, "size": one["size"], "authenticated": true,
+                (false, true) => json!({"oid": name, "size": object["size"], "authenticated": true,
                     "actions": {"download": action("o")}}),
-                (true, false) => json!({"oid": name, "size": one["size"], "authenticated": true,
+                (true, false) => json!({"oid": name, "size": object["size"], "authenticated": true,
                     "actions": {"upload": action("o"), "verify": action("verify")}}),
-                (true, true) => json!({"oid": name, "size": one["size"]}),
-                (false, false) => json!({"oid": name, "size": one["size"],
+                (true, true) => json!({"oid": name, "size": object["size"]}),
+                (false, false) => json!({"oid": name, "size": object["size"],
                     "error": {"code": 404, "message": "Object does not exist"}}),
             }
         });

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::local::local;
 use super::repo::Repo;
 use super::s3_bundle_fixture::World as Bundles;
-use super::s3_dumb_fixture::{World as Dumb, all};
+use super::s3_dumb_fixture::{World as Dumb, mirror_options as all};
 
 /// Makes `commits` commits with one incompressible file of `bytes` bytes each, and a branch from
 /// the middle.

@@ -13,7 +13,7 @@ use branchline_core::lambda::InvocationError;
 use branchline_core::name::BucketName;
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::open::{OpenRemote, RemoteSpec};
-use branchline_core::remote::s3_dumb::{DumbOptions, S3Dumb};
+use branchline_core::remote::s3_dumb::{DumbOptions, DumbRemote};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::remote::{
     BatchPolicy, Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
@@ -181,7 +181,7 @@ impl OpenRemote for MigrationFixture {
                     limits,
                     ..DumbOptions::default()
                 };
-                Arc::new(S3Dumb::new(store, url.bucket.clone(), prefix, options))
+                Arc::new(DumbRemote::new(store, url.bucket.clone(), prefix, options))
             }
             RemoteUrl::Http(url) => {
                 let url = url.to_string();

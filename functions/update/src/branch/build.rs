@@ -75,7 +75,7 @@ impl Attempt<'_> {
             branch.name = %self.branch(),
             commit.id = %commit.id,
             artifact.key = %location.key,
-            artifact.version_id = built.written.version_id,
+            artifact.version_id = built.written.version_id.as_deref(),
             size_bytes = summary.size_bytes,
             files = summary.files,
             requests = summary.requests,
@@ -86,8 +86,8 @@ impl Attempt<'_> {
         Ok(ArtifactAnswer {
             bucket: location.bucket.to_string(),
             key: location.key.to_string(),
-            version_id: built.written.version_id,
-            etag: built.written.etag.0,
+            version_id: built.written.version_id.map(String::from),
+            etag: built.written.etag.to_string(),
             size_bytes: summary.size_bytes,
             files: Some(summary.files),
         })

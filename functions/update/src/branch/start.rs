@@ -3,6 +3,7 @@
 use branchline_core::metrics::Metric;
 use branchline_core::name::{CommitId, PipelineName};
 use branchline_core::pipeline::{SourceRevision, StartRequest};
+use branchline_core::storage::ObjectStoreExt as _;
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 

@@ -43,6 +43,7 @@ use super::{
     BatchPolicy, Head, PackBody, PackRequest, Push, PushReport, RefOutcome, Remote, Snapshot,
     Source, Target, TargetCapabilities,
 };
+use crate::blocking::try_run as blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, fetch};
@@ -87,18 +88,6 @@ impl fmt::Display for LocalRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.display().fmt(f)
     }
-}
-
-/// Runs `work` on the blocking pool.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            let message = "a task that accesses the disk panicked";
-            Err(Error::new(ErrorKind::Internal, message).with_source(error))
-        })
 }
 
 fn snapshot(git_dir: &GitDir) -> Result<Snapshot> {

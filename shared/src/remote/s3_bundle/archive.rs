@@ -17,7 +17,9 @@ use crate::error::{ErrorKind, Result};
 use crate::git::{ObjectId, escaped_excerpt};
 use crate::pipeline::REVISION_SUMMARY;
 use crate::storage::multipart::MultipartWriter;
-use crate::storage::{ETag, ObjectMetadata, Precondition, PutOptions, encode_rfc2047};
+use crate::storage::{
+    ETag, ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, encode_rfc2047,
+};
 
 /// The longest summary, in bytes: S3 allows 2 KB of user metadata in all.
 const MAX_SUMMARY: usize = 1024;

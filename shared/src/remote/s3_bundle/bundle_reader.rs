@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::pack::{HEADER, PackBytes};
 use crate::git::{HashKind, ObjectId};
+use crate::storage::ObjectStoreExt as _;
 
 /// How much of a bundle is read at first: longer than nearly every header.
 const FIRST: u64 = 4 * 1024;

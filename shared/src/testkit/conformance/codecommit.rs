@@ -1,4 +1,4 @@
-//! What every [`CodeCommit`] promises.
+//! Cases that every [`CodeCommit`] passes.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::triggers::{
+    malformed_triggers_are_refused, triggers_are_replaced_as_a_set,
+    triggers_beyond_the_quotas_are_refused,
+};
 use super::{assert_fails, run_cases};
 use crate::codecommit::{
-    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Trigger,
-    TriggerEvent, Unlimited, all_branches, all_repositories,
+    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Unlimited, all_branches, all_repositories,
 };
 use crate::error::ErrorKind;
 use crate::git::ObjectId;
@@ -17,16 +20,16 @@ use crate::git::object::{EntryMode, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 use crate::testkit::Entry;
 
-/// Makes what the suite needs.
+/// A service under test, and its repositories.
 #[async_trait]
 pub trait CodeCommitSetup: Send + Sync {
-    /// The service under test.
+    /// Returns the service under test.
     fn codecommit(&self) -> &dyn CodeCommit;
 
     /// Creates an empty repository.
     async fn repository(&self) -> RepositoryName;
 
-    /// Commits changes on top of a branch, which need not be there yet.
+    /// Commits changes on top of a branch, which is created if missing.
     async fn commit(
         &self,
         repository: &RepositoryName,
@@ -34,13 +37,13 @@ pub trait CodeCommitSetup: Send + Sync {
         changes: &[(&str, Entry)],
     ) -> CommitId;
 
-    /// Deletes a branch that is not the default one.
+    /// Deletes a branch other than the default one.
     async fn delete_branch(&self, repository: &RepositoryName, branch: &str);
 
-    /// The ARN of a Lambda function that triggers may call.
+    /// Returns the ARN of a Lambda function that triggers may call.
     fn function_arn(&self) -> String;
 
-    /// Cases that the service is known to fail.
+    /// Returns the cases that the service is known to fail.
     fn skipped(&self) -> &[&str] {
         &[]
     }
@@ -54,13 +57,13 @@ pub async fn codecommit(setup: &dyn CodeCommitSetup) {
         [
             repositories_are_listed_and_described,
             a_repository_is_created_once,
-            the_default_branch_is_one_that_is_there,
+            the_default_branch_must_exist,
             branches_are_listed_and_have_tips,
-            a_commit_tells_its_tree_parents_and_message,
+            a_commit_has_its_tree_parents_and_message,
             a_folder_is_one_level_of_the_tree,
             a_blob_is_read_once_it_is_admitted,
             a_large_blob_is_refused,
-            what_is_missing_is_named,
+            an_error_names_the_missing_object,
             triggers_are_replaced_as_a_set,
             triggers_beyond_the_quotas_are_refused,
             malformed_triggers_are_refused,
@@ -110,7 +113,7 @@ async fn repositories_are_listed_and_described(setup: &dyn CodeCommitSetup) {
 
 async fn a_repository_is_created_once(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
-    // A name that no other run of the suite has used: that of a new one, and more.
+    // Made from the name of a new repository, so that no other run has used it.
     let name = format!("{}-created", setup.repository().await);
     let name = RepositoryName::new(&name).expect("a legal name");
     let created = service.create_repository(&name).await;
@@ -127,10 +130,10 @@ async fn a_repository_is_created_once(setup: &dyn CodeCommitSetup) {
     let again = service.create_repository(&name).await;
     assert_fails(again, ErrorKind::Conflict, name.as_str());
     let kept = all_branches(service, &name).await.expect("it is there");
-    assert_eq!(kept, [branch("main")], "what is there is kept");
+    assert_eq!(kept, [branch("main")], "existing branches are kept");
 }
 
-async fn the_default_branch_is_one_that_is_there(setup: &dyn CodeCommitSetup) {
+async fn the_default_branch_must_exist(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
     let repository = setup.repository().await;
     for name in ["first", "feature/ü"] {
@@ -151,7 +154,7 @@ async fn the_default_branch_is_one_that_is_there(setup: &dyn CodeCommitSetup) {
     assert_eq!(now().await.as_deref(), Some("feature/ü"));
     update("feature/ü")
         .await
-        .expect("saying so again is no error");
+        .expect("setting the same branch again succeeds");
     assert_fails(update("none").await, ErrorKind::NotFound, "none");
     assert_eq!(now().await.as_deref(), Some("feature/ü"));
     let gone = RepositoryName::new("no-such-repository").expect("a legal name");
@@ -186,7 +189,7 @@ async fn branches_are_listed_and_have_tips(setup: &dyn CodeCommitSetup) {
     assert_fails(read, ErrorKind::NotFound, "feature/x");
 }
 
-async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup) {
+async fn a_commit_has_its_tree_parents_and_message(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
     let repository = setup.repository().await;
     let first = setup
@@ -362,7 +365,7 @@ async fn a_large_blob_is_refused(setup: &dyn CodeCommitSetup) {
     assert_fails(read, ErrorKind::FileTooLarge, &blob.to_string());
 }
 
-async fn what_is_missing_is_named(setup: &dyn CodeCommitSetup) {
+async fn an_error_names_the_missing_object(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
     let repository = setup.repository().await;
     let commit = setup
@@ -406,117 +409,4 @@ async fn what_is_missing_is_named(setup: &dyn CodeCommitSetup) {
     );
     assert_fails(service.get_triggers(&gone).await, kind, name);
     assert_fails(service.put_triggers(&gone, &[]).await, kind, name);
-}
-
-fn trigger(setup: &dyn CodeCommitSetup, name: &str, branches: &[&str]) -> Trigger {
-    Trigger {
-        name: name.into(),
-        destination_arn: setup.function_arn(),
-        custom_data: None,
-        branches: branches.iter().map(|&branch| branch.into()).collect(),
-        events: vec![TriggerEvent::UpdateReference, TriggerEvent::CreateReference],
-    }
-}
-
-async fn triggers_are_replaced_as_a_set(setup: &dyn CodeCommitSetup) {
-    let service = setup.codecommit();
-    let repository = setup.repository().await;
-    let none = service.get_triggers(&repository).await;
-    assert_eq!(none.expect("it is there").triggers, []);
-    let mut ids = BTreeSet::new();
-    let mut everything = trigger(setup, "all", &[]);
-    everything.events = vec![TriggerEvent::All];
-    everything.custom_data = Some("{\"a\":1}".into());
-    let mut deletions = trigger(setup, "deletions", &["main"]);
-    deletions.events = vec![TriggerEvent::DeleteReference];
-    for set in [
-        vec![trigger(setup, "one", &["main", "feature/x"])],
-        vec![everything, deletions, trigger(setup, "two", &["main"])],
-        vec![],
-    ] {
-        let id = service.put_triggers(&repository, &set).await;
-        let id = id.expect("the triggers are legal");
-        let mut read = service
-            .get_triggers(&repository)
-            .await
-            .expect("it is there");
-        read.triggers.sort_by(|a, b| a.name.cmp(&b.name));
-        assert_eq!(read.triggers, set, "the whole set is replaced");
-        assert_eq!(read.configuration_id, id);
-        assert!(ids.insert(id), "each set has an id of its own");
-    }
-}
-
-async fn triggers_beyond_the_quotas_are_refused(setup: &dyn CodeCommitSetup) {
-    let service = setup.codecommit();
-    let repository = setup.repository().await;
-    let many: Vec<_> = (0..=MAX_TRIGGERS)
-        .map(|n| trigger(setup, &format!("t{n}"), &["main"]))
-        .collect();
-    let full = service.put_triggers(&repository, &many[1..]).await;
-    full.expect("the quota may be used up");
-    let refused = service.put_triggers(&repository, &many).await;
-    let code = refused.as_ref().err().and_then(|error| error.aws_code());
-    assert_eq!(code, Some("MaximumRepositoryTriggersExceededException"));
-    let names: Vec<_> = (0..=MAX_BRANCHES_PER_TRIGGER)
-        .map(|n| format!("b{n}"))
-        .collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let refused = service
-        .put_triggers(&repository, &[trigger(setup, "t", &names)])
-        .await;
-    let code = refused.as_ref().err().and_then(|error| error.aws_code());
-    assert_eq!(code, Some("MaximumBranchesExceededException"));
-    let kept = service
-        .get_triggers(&repository)
-        .await
-        .expect("it is there");
-    assert_eq!(
-        kept.triggers.len(),
-        MAX_TRIGGERS,
-        "a refused set changes nothing"
-    );
-}
-
-async fn malformed_triggers_are_refused(setup: &dyn CodeCommitSetup) {
-    let service = setup.codecommit();
-    let repository = setup.repository().await;
-    let good = trigger(setup, "good", &["main"]);
-    let with = |change: &dyn Fn(&mut Trigger)| {
-        let mut trigger = good.clone();
-        change(&mut trigger);
-        vec![trigger]
-    };
-    for (code, set) in [
-        (
-            "InvalidRepositoryTriggerNameException",
-            with(&|t| t.name = "a b".into()),
-        ),
-        (
-            "InvalidRepositoryTriggerDestinationArnException",
-            with(&|t| t.destination_arn = "not an arn".into()),
-        ),
-        (
-            "InvalidRepositoryTriggerCustomDataException",
-            with(&|t| t.custom_data = Some("x".repeat(1001))),
-        ),
-        (
-            "InvalidRepositoryTriggerBranchNameException",
-            with(&|t| t.branches = vec!["a..b".into()]),
-        ),
-        (
-            "InvalidRepositoryTriggerEventsException",
-            with(&|t| t.events.clear()),
-        ),
-    ] {
-        let error = service.put_triggers(&repository, &set).await;
-        let error = error.expect_err("the trigger is malformed");
-        assert_eq!(error.aws_code(), Some(code), "{}", error.report());
-        assert_eq!(error.kind(), ErrorKind::Config);
-    }
-    let kept = service
-        .get_triggers(&repository)
-        .await
-        .expect("it is there");
-    assert_eq!(kept.triggers, [], "a refused set changes nothing");
 }

@@ -1,31 +1,38 @@
-//! What every [`ObjectStore`] promises.
+//! Cases that every [`ObjectStore`] passes.
 
-use std::collections::BTreeMap;
+mod uploads;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
+use self::uploads::{
+    a_completion_if_absent_over_a_current_object_is_refused,
+    a_completion_with_a_stale_etag_is_refused, a_part_of_an_unknown_upload_is_refused,
+    an_aborted_upload_refuses_parts_and_completion, an_aborted_upload_writes_no_object,
+    parts_are_copied_from_ranges, parts_become_the_object,
+};
 use super::{assert_fails, run_cases};
 use crate::error::ErrorKind;
 use crate::name::{BucketName, ObjectKey};
 use crate::storage::{
-    ETag, ObjectMetadata, ObjectStore, Precondition, PutOptions, PutResult, UploadId,
+    ETag, ObjectMetadata, ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, PutResult,
+    Tags,
 };
 
-/// Makes what the suite needs.
+/// A store under test, and its buckets.
 #[async_trait]
 pub trait StoreSetup: Send + Sync {
-    /// The store under test.
+    /// Returns the store under test.
     fn store(&self) -> &dyn ObjectStore;
 
     /// Creates an empty bucket.
     async fn bucket(&self, versioned: bool) -> BucketName;
 
-    /// The smallest part but the last that the store takes.
+    /// Returns the smallest part that the store accepts, except for the last one.
     fn min_part_bytes(&self) -> usize;
 
-    /// Cases that the service is known to fail.
+    /// Returns the cases that the service is known to fail.
     fn skipped(&self) -> &[&str] {
         &[]
     }
@@ -38,20 +45,20 @@ pub async fn object_store(setup: &dyn StoreSetup) {
         setup.skipped(),
         [
             an_object_is_read_back_with_its_metadata,
-            an_object_of_no_bytes_is_an_object,
-            keys_of_any_characters_are_kept,
-            what_is_missing_is_told_apart,
+            an_empty_object_exists,
+            keys_are_stored_unchanged,
+            a_missing_key_and_a_missing_bucket_are_distinguished,
             ranges_are_read,
-            a_bucket_with_versions_says_so,
-            a_bucket_without_versions_says_so,
+            a_bucket_with_versions_is_versioned,
+            a_bucket_without_versions_is_not_versioned,
             without_versions_a_write_has_no_version_id,
-            versions_are_kept_apart,
+            each_version_is_read_by_its_id,
             a_delete_hides_the_object_and_keeps_its_versions,
-            a_delete_without_versions_removes,
-            a_delete_can_ask_for_a_match,
-            a_delete_of_what_is_gone_does_not_match,
-            absent_is_asked_of_what_is_current,
-            a_match_is_asked_of_what_is_current,
+            a_delete_without_versions_removes_the_object,
+            a_delete_with_a_stale_etag_is_refused,
+            a_delete_with_the_etag_of_a_deleted_object_is_refused,
+            a_put_if_absent_over_a_current_object_is_refused,
+            a_put_with_a_stale_etag_is_refused,
             of_concurrent_creations_one_wins,
             of_concurrent_replacements_one_wins,
             lists_are_ordered_and_paged,
@@ -59,11 +66,11 @@ pub async fn object_store(setup: &dyn StoreSetup) {
             tags_are_replaced_as_a_whole_and_per_version,
             parts_become_the_object,
             parts_are_copied_from_ranges,
-            a_completion_can_ask_for_absence,
-            a_completion_can_ask_for_a_match,
-            an_aborted_upload_is_gone,
-            an_aborted_upload_takes_nothing_more,
-            a_part_of_no_upload_is_refused,
+            a_completion_if_absent_over_a_current_object_is_refused,
+            a_completion_with_a_stale_etag_is_refused,
+            an_aborted_upload_writes_no_object,
+            an_aborted_upload_refuses_parts_and_completion,
+            a_part_of_an_unknown_upload_is_refused,
         ]
     );
 }
@@ -117,9 +124,9 @@ async fn an_object_is_read_back_with_its_metadata(setup: &dyn StoreSetup) {
         "a versioned bucket names the version"
     );
     assert!(
-        written.etag.0.starts_with('"') && written.etag.0.ends_with('"'),
+        written.etag.as_str().starts_with('"') && written.etag.as_str().ends_with('"'),
         "an entity tag keeps its quotes: {}",
-        written.etag.0
+        written.etag
     );
     let head = store.head(&bucket, &key("a/b.zip")).await;
     let head = head.expect("head succeeds").expect("the object is there");
@@ -131,7 +138,7 @@ async fn an_object_is_read_back_with_its_metadata(setup: &dyn StoreSetup) {
     assert_eq!(read(store, &bucket, "a/b.zip").await, body);
 }
 
-async fn an_object_of_no_bytes_is_an_object(setup: &dyn StoreSetup) {
+async fn an_empty_object_exists(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(false).await);
     put(store, &bucket, "empty", "").await;
     let head = store.head(&bucket, &key("empty")).await;
@@ -140,7 +147,7 @@ async fn an_object_of_no_bytes_is_an_object(setup: &dyn StoreSetup) {
     assert_eq!(read(store, &bucket, "empty").await, Bytes::new());
 }
 
-async fn keys_of_any_characters_are_kept(setup: &dyn StoreSetup) {
+async fn keys_are_stored_unchanged(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(false).await);
     let names = ["sp ace+plus", "ü/日本", "a&b=c?d#e%20f", "quote'\"<>"];
     for name in names {
@@ -154,11 +161,11 @@ async fn keys_of_any_characters_are_kept(setup: &dyn StoreSetup) {
     assert_eq!(listed, expected);
 }
 
-async fn what_is_missing_is_told_apart(setup: &dyn StoreSetup) {
+async fn a_missing_key_and_a_missing_bucket_are_distinguished(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
     let gone = BucketName::new("branchline-no-such-bucket").expect("a legal name");
     let none = store.head(&bucket, &key("none")).await;
-    assert_eq!(none.expect("a missing key is no error"), None);
+    assert_eq!(none.expect("a missing key is not an error"), None);
     assert_fails(
         store.head(&gone, &key("k")).await,
         ErrorKind::NotFound,
@@ -169,7 +176,7 @@ async fn what_is_missing_is_told_apart(setup: &dyn StoreSetup) {
     let get = store.get(&gone, &key("k"), None, None).await;
     assert_fails(get, ErrorKind::NotFound, gone.as_str());
     let read = store.get_with_etag(&bucket, &key("none")).await;
-    assert_eq!(read.expect("a missing key is no error"), None);
+    assert_eq!(read.expect("a missing key is not an error"), None);
     let read = store.get_with_etag(&gone, &key("k")).await;
     assert_fails(read, ErrorKind::NotFound, gone.as_str());
     let list = store.list(&gone, "", None, None).await;
@@ -183,13 +190,13 @@ async fn what_is_missing_is_told_apart(setup: &dyn StoreSetup) {
     let create = store
         .create_upload(&gone, &key("k"), &PutOptions::default())
         .await;
-    assert_fails(create, ErrorKind::NotFound, gone.as_str());
+    assert_fails(create.map(drop), ErrorKind::NotFound, gone.as_str());
     let tags = store.get_tags(&bucket, &key("none"), None).await;
     assert_fails(tags, ErrorKind::NotFound, "none");
     let deleted = store
         .delete(&bucket, &key("none"), &Precondition::None)
         .await;
-    deleted.expect("deleting what is not there is no error");
+    deleted.expect("deleting a missing key succeeds");
 }
 
 async fn ranges_are_read(setup: &dyn StoreSetup) {
@@ -213,13 +220,13 @@ async fn ranges_are_read(setup: &dyn StoreSetup) {
     assert_fails(behind, ErrorKind::Corrupt, "digits");
 }
 
-async fn a_bucket_with_versions_says_so(setup: &dyn StoreSetup) {
+async fn a_bucket_with_versions_is_versioned(setup: &dyn StoreSetup) {
     let bucket = setup.bucket(true).await;
     let answer = setup.store().is_versioned(&bucket).await;
     assert!(answer.expect("the bucket is there"));
 }
 
-async fn a_bucket_without_versions_says_so(setup: &dyn StoreSetup) {
+async fn a_bucket_without_versions_is_not_versioned(setup: &dyn StoreSetup) {
     let bucket = setup.bucket(false).await;
     let answer = setup.store().is_versioned(&bucket).await;
     assert!(!answer.expect("the bucket is there"));
@@ -234,7 +241,7 @@ async fn without_versions_a_write_has_no_version_id(setup: &dyn StoreSetup) {
     assert_eq!(head.version_id, None);
 }
 
-async fn versions_are_kept_apart(setup: &dyn StoreSetup) {
+async fn each_version_is_read_by_its_id(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
     let first = put(store, &bucket, "k", "first").await;
     let second = put(store, &bucket, "k", "second").await;
@@ -248,7 +255,7 @@ async fn versions_are_kept_apart(setup: &dyn StoreSetup) {
     assert_eq!(read(store, &bucket, "k").await, "second");
     let mut listed = Vec::new();
     for_each_page(store, &bucket, "", None, |keys, _| listed.extend(keys)).await;
-    assert_eq!(listed, ["k"], "a list names the current version alone");
+    assert_eq!(listed, ["k"], "a list has only current versions");
 }
 
 async fn a_delete_hides_the_object_and_keeps_its_versions(setup: &dyn StoreSetup) {
@@ -273,21 +280,21 @@ async fn a_delete_hides_the_object_and_keeps_its_versions(setup: &dyn StoreSetup
             &with(Precondition::Absent),
         )
         .await
-        .expect("what is hidden by a delete marker is absent");
+        .expect("an object hidden by a delete marker is absent");
 }
 
-async fn a_delete_without_versions_removes(setup: &dyn StoreSetup) {
+async fn a_delete_without_versions_removes_the_object(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(false).await);
     put(store, &bucket, "k", "body").await;
     for _ in 0..2 {
         let deleted = store.delete(&bucket, &key("k"), &Precondition::None).await;
-        deleted.expect("a delete succeeds, even of what is gone");
+        deleted.expect("deleting a deleted object succeeds");
     }
     let head = store.head(&bucket, &key("k")).await.expect("head succeeds");
     assert_eq!(head, None);
 }
 
-async fn a_delete_can_ask_for_a_match(setup: &dyn StoreSetup) {
+async fn a_delete_with_a_stale_etag_is_refused(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
     let first = put(store, &bucket, "k", "first").await;
     let second = put(store, &bucket, "k", "second").await;
@@ -300,7 +307,7 @@ async fn a_delete_can_ask_for_a_match(setup: &dyn StoreSetup) {
     deleted.expect("the current object matches");
 }
 
-async fn a_delete_of_what_is_gone_does_not_match(setup: &dyn StoreSetup) {
+async fn a_delete_with_the_etag_of_a_deleted_object_is_refused(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
     let written = put(store, &bucket, "k", "body").await;
     let deleted = store.delete(&bucket, &key("k"), &Precondition::None).await;
@@ -310,11 +317,11 @@ async fn a_delete_of_what_is_gone_does_not_match(setup: &dyn StoreSetup) {
     assert_fails(refused, ErrorKind::Conflict, "k");
 }
 
-async fn absent_is_asked_of_what_is_current(setup: &dyn StoreSetup) {
+async fn a_put_if_absent_over_a_current_object_is_refused(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
     let absent = with(Precondition::Absent);
     let first = store.put(&bucket, &key("k"), "first".into(), &absent).await;
-    first.expect("nothing is there yet");
+    first.expect("the object is absent");
     let second = store
         .put(&bucket, &key("k"), "second".into(), &absent)
         .await;
@@ -322,9 +329,11 @@ async fn absent_is_asked_of_what_is_current(setup: &dyn StoreSetup) {
     assert_eq!(read(store, &bucket, "k").await, "first");
 }
 
-async fn a_match_is_asked_of_what_is_current(setup: &dyn StoreSetup) {
+async fn a_put_with_a_stale_etag_is_refused(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let missing = with(Precondition::Matches(ETag("\"0123\"".into())));
+    let missing = with(Precondition::Matches(
+        ETag::new("\"0123\"").expect("it is valid"),
+    ));
     let refused = store.put(&bucket, &key("k"), "x".into(), &missing).await;
     assert_fails(refused, ErrorKind::Conflict, "k");
     let first = put(store, &bucket, "k", "first").await;
@@ -431,7 +440,7 @@ async fn lists_are_grouped_by_a_delimiter(setup: &dyn StoreSetup) {
 
 async fn tags_are_replaced_as_a_whole_and_per_version(setup: &dyn StoreSetup) {
     let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let tags = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+    let tags = |pairs: &[(&str, &str)]| -> Tags {
         let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
         pairs.iter().map(owned).collect()
     };
@@ -472,194 +481,4 @@ async fn tags_are_replaced_as_a_whole_and_per_version(setup: &dyn StoreSetup) {
     written.expect("the version is there");
     let current = store.get_tags(&bucket, &key("k"), None).await;
     assert_eq!(current.expect("the object is there"), tags(&[("v", "2")]));
-}
-
-async fn start(store: &dyn ObjectStore, bucket: &BucketName, name: &str) -> UploadId {
-    let upload = store
-        .create_upload(bucket, &key(name), &PutOptions::default())
-        .await;
-    upload.expect("an upload starts")
-}
-
-async fn parts_become_the_object(setup: &dyn StoreSetup) {
-    let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let options = PutOptions {
-        metadata: ObjectMetadata {
-            content_type: Some("application/zip".into()),
-            user: BTreeMap::from([("commit".to_owned(), "0123".to_owned())]),
-            ..ObjectMetadata::default()
-        },
-        ..PutOptions::default()
-    };
-    let upload = store.create_upload(&bucket, &key("k"), &options).await;
-    let upload = upload.expect("an upload starts");
-    let head = store.head(&bucket, &key("k")).await.expect("head succeeds");
-    assert_eq!(head, None, "an upload under way is no object");
-    let large = Bytes::from(vec![b'x'; setup.min_part_bytes()]);
-    let mut parts = Vec::new();
-    // Parts may arrive in any order; a part sent twice counts once.
-    for (number, body) in [
-        (2, "tail".into()),
-        (1, Bytes::from("old")),
-        (1, large.clone()),
-    ] {
-        let part = store
-            .upload_part(&bucket, &key("k"), &upload, number, body)
-            .await
-            .expect("a part arrives");
-        assert_eq!(part.number, number);
-        parts.retain(|other: &crate::storage::Part| other.number != number);
-        parts.push(part);
-    }
-    parts.sort_by_key(|part| part.number);
-    let written = store
-        .complete_upload(&bucket, &key("k"), &upload, &parts, &Precondition::None)
-        .await
-        .expect("an upload completes");
-    assert!(written.version_id.is_some());
-    let head = store.head(&bucket, &key("k")).await;
-    let head = head.expect("head succeeds").expect("the object is there");
-    assert_eq!(
-        (head.etag, head.version_id),
-        (written.etag, written.version_id)
-    );
-    assert_eq!(head.size_bytes, large.len() as u64 + 4);
-    assert_eq!(head.metadata.content_type, options.metadata.content_type);
-    assert_eq!(head.metadata.user, options.metadata.user);
-    let body = read(store, &bucket, "k").await;
-    assert!(body[..large.len()] == large[..] && body[large.len()..] == *b"tail");
-}
-
-async fn parts_are_copied_from_ranges(setup: &dyn StoreSetup) {
-    let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let size = setup.min_part_bytes() as u64;
-    let mut source = vec![b'-'; setup.min_part_bytes()];
-    source.extend_from_slice(b"0123456789");
-    let from = key("from ü+here");
-    let first = store
-        .put(
-            &bucket,
-            &from,
-            source.clone().into(),
-            &PutOptions::default(),
-        )
-        .await
-        .expect("a put succeeds");
-    put(store, &bucket, "from ü+here", "a newer version").await;
-    let version = first.version_id.as_deref();
-    let upload = start(store, &bucket, "k").await;
-    let mut parts = Vec::new();
-    for (number, range) in [(1, 0..size), (2, size + 3..size + 6)] {
-        let source = (&bucket, &from, version);
-        let part = store
-            .upload_part_copy(&bucket, &key("k"), &upload, number, source, range)
-            .await;
-        parts.push(part.expect("a part is copied"));
-    }
-    let completed = store
-        .complete_upload(&bucket, &key("k"), &upload, &parts, &Precondition::None)
-        .await;
-    completed.expect("an upload completes");
-    let body = read(store, &bucket, "k").await;
-    assert!(
-        body[..setup.min_part_bytes()]
-            .iter()
-            .all(|byte| *byte == b'-')
-    );
-    assert_eq!(body[setup.min_part_bytes()..], *b"345");
-    let missing = key("missing");
-    let upload = start(store, &bucket, "l").await;
-    let copy = store
-        .upload_part_copy(
-            &bucket,
-            &key("l"),
-            &upload,
-            1,
-            (&bucket, &missing, None),
-            0..1,
-        )
-        .await;
-    assert_fails(copy, ErrorKind::NotFound, "missing");
-    let aborted = store.abort_upload(&bucket, &key("l"), &upload).await;
-    aborted.expect("an upload is aborted");
-}
-
-async fn complete_over_first(
-    setup: &dyn StoreSetup,
-    precondition: impl FnOnce(ETag) -> Precondition,
-    wins: bool,
-) {
-    let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let first = put(store, &bucket, "k", "first").await;
-    let precondition = precondition(first.etag);
-    let upload = start(store, &bucket, "k").await;
-    let part = store
-        .upload_part(&bucket, &key("k"), &upload, 1, "second".into())
-        .await;
-    let parts = [part.expect("a part arrives")];
-    let completed = store
-        .complete_upload(&bucket, &key("k"), &upload, &parts, &precondition)
-        .await;
-    if wins {
-        completed.expect("the current object matches");
-        assert_eq!(read(store, &bucket, "k").await, "second");
-    } else {
-        assert_fails(completed, ErrorKind::Conflict, "k");
-        assert_eq!(read(store, &bucket, "k").await, "first");
-        let aborted = store.abort_upload(&bucket, &key("k"), &upload).await;
-        aborted.expect("an upload is aborted");
-    }
-}
-
-async fn a_completion_can_ask_for_absence(setup: &dyn StoreSetup) {
-    complete_over_first(setup, |_| Precondition::Absent, false).await;
-}
-
-async fn a_completion_can_ask_for_a_match(setup: &dyn StoreSetup) {
-    complete_over_first(setup, Precondition::Matches, true).await;
-    let other = ETag("\"0123\"".into());
-    complete_over_first(setup, |_| Precondition::Matches(other), false).await;
-}
-
-async fn an_aborted_upload_is_gone(setup: &dyn StoreSetup) {
-    let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let upload = start(store, &bucket, "k").await;
-    let part = store
-        .upload_part(&bucket, &key("k"), &upload, 1, "body".into())
-        .await;
-    part.expect("a part arrives");
-    for _ in 0..2 {
-        let aborted = store.abort_upload(&bucket, &key("k"), &upload).await;
-        aborted.expect("aborting is no error, even of what is gone");
-    }
-    let head = store.head(&bucket, &key("k")).await.expect("head succeeds");
-    assert_eq!(head, None, "nothing was written");
-}
-
-async fn an_aborted_upload_takes_nothing_more(setup: &dyn StoreSetup) {
-    let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let upload = start(store, &bucket, "k").await;
-    let part = store
-        .upload_part(&bucket, &key("k"), &upload, 1, "body".into())
-        .await;
-    let parts = [part.expect("a part arrives")];
-    let aborted = store.abort_upload(&bucket, &key("k"), &upload).await;
-    aborted.expect("an upload is aborted");
-    let part = store
-        .upload_part(&bucket, &key("k"), &upload, 2, "body".into())
-        .await;
-    assert_fails(part, ErrorKind::NotFound, "k");
-    let completed = store
-        .complete_upload(&bucket, &key("k"), &upload, &parts, &Precondition::None)
-        .await;
-    assert_fails(completed, ErrorKind::NotFound, "k");
-}
-
-async fn a_part_of_no_upload_is_refused(setup: &dyn StoreSetup) {
-    let (store, bucket) = (setup.store(), setup.bucket(true).await);
-    let upload = UploadId("no-such-upload".into());
-    let part = store
-        .upload_part(&bucket, &key("k"), &upload, 1, "body".into())
-        .await;
-    assert_fails(part, ErrorKind::NotFound, "no-such-upload");
 }
