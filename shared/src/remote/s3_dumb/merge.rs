@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         if offset >= end {
             return Err(size_mismatch());
         }
-        let most = (EntryHeader::MAX as u64).min(end - offset);
+        let most = (EntryHeader::MAX_BYTES as u64).min(end - offset);
         let start = self.bytes(offset, most, most).await?;
         let (mut header, length) =
             EntryHeader::parse(self.hash, &start)?.ok_or_else(size_mismatch)?;
