@@ -187,7 +187,7 @@ impl UnresolvedPack {
             return Ok(());
         }
         Err(corrupt(format!(
-            "the deltas of a pack expand to more than {allowed} bytes"
+            "the deltas of a pack make more than {allowed} bytes"
         )))
     }
 }
