@@ -1,4 +1,4 @@
-//! A git server that says what it is told to, without a socket.
+//! A git server with canned responses, without a socket.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,39 +13,39 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, Request, Response, header};
 
-/// Where the server is said to be.
+/// The URL of the server.
 pub(crate) const URL: &str = "https://user:s3cret@git.example/r.git";
 
-/// One answer.
+/// A canned response.
 #[derive(Debug, Clone)]
-pub(crate) enum Answer {
-    /// 200 of the type that git expects.
+pub(crate) enum CannedResponse {
+    /// Status 200 with the media type that git expects.
     Git(Bytes),
-    /// The same, said to be gzip.
+    /// Status 200 with the content encoding `gzip`.
     Gzip(Bytes),
-    /// A redirect to there.
+    /// A redirect to a location.
     Redirect(Bytes),
 }
 
-/// A request as it was made.
+/// A received request.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ReceivedRequest {
     pub(crate) uri: String,
     pub(crate) authorized: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    answers: VecDeque<Answer>,
-    asked: Vec<Asked>,
+    answers: VecDeque<CannedResponse>,
+    asked: Vec<ReceivedRequest>,
 }
 
-/// The server; it has nothing more to say when its answers are used up.
+/// The server; it returns empty bodies after its last canned response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Canned(Arc<Mutex<State>>);
 
 impl Canned {
-    pub(crate) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(crate) fn new(answers: impl IntoIterator<Item = CannedResponse>) -> Self {
         let state = State {
             answers: answers.into_iter().collect(),
             asked: Vec::new(),
@@ -53,7 +53,7 @@ impl Canned {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<ReceivedRequest> {
         self.state().asked.clone()
     }
 
@@ -92,18 +92,18 @@ impl HttpConnector for Canned {
         let media_type = format!("application/x-{service}-{kind}");
         let authorized = request.headers().contains_key(header::AUTHORIZATION);
         let mut state = self.state();
-        state.asked.push(Asked { uri, authorized });
+        state.asked.push(ReceivedRequest { uri, authorized });
         let answer = state.answers.pop_front();
         let mut response = Response::builder().header("content-type", media_type);
-        let body = match answer.unwrap_or(Answer::Git(Bytes::new())) {
-            Answer::Git(body) => body,
-            Answer::Gzip(body) => {
+        let body = match answer.unwrap_or(CannedResponse::Git(Bytes::new())) {
+            CannedResponse::Git(body) => body,
+            CannedResponse::Gzip(body) => {
                 response = response.header("content-encoding", "gzip");
                 body
             }
-            Answer::Redirect(to) => {
+            CannedResponse::Redirect(to) => {
                 response = response.status(302);
-                // What cannot be a header cannot arrive.
+                // A location that is not a valid header cannot arrive.
                 if let Ok(to) = http::HeaderValue::from_bytes(&to) {
                     response = response.header("location", to);
                 }

@@ -10,7 +10,7 @@ use branchline_core::remote::url::RemoteUrl;
 use crate::byte_source::ByteSource;
 use crate::url::repository_url;
 
-/// The URL of a remote of any kind.
+/// Parses the URL of a remote of any kind.
 pub fn remote_url(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -36,7 +36,7 @@ pub fn remote_url(bytes: &[u8]) {
     }
 }
 
-/// All names that are valid by construction.
+/// Parses all names that are valid by construction.
 pub fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -60,16 +60,16 @@ pub fn names(bytes: &[u8]) {
                 .any(|c| c.is_ascii_control() || c == ' '),
             "a ref has no control characters"
         );
-        assert!(!name.as_str().contains(".."), "a ref is no range");
+        assert!(!name.as_str().contains(".."), "a ref name is not a range");
         assert!(
             name.as_str().strip_suffix(".lock").is_none(),
-            "a ref is no lock"
+            "a ref name does not end as a lock"
         );
     }
     if let Ok(key) = ObjectKey::new(text) {
         assert!(
             !key.as_str().split('/').any(|part| part == ".."),
-            "a key is no way up"
+            "a key does not leave its prefix"
         );
     }
     if let Ok(prefix) = KeyPrefix::new(text) {
@@ -89,7 +89,7 @@ pub fn names(bytes: &[u8]) {
     let _ = PipelineName::new(text);
 }
 
-/// Globs, and what they match: include, exclude and a branch, each on a line.
+/// Matches globs. The lines of the input: include, exclude, and a branch.
 pub fn patterns(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let [include, exclude] = [(); 2].map(|()| std::str::from_utf8(choices.until(b"\n")));
@@ -111,7 +111,7 @@ pub fn patterns(bytes: &[u8]) {
     assert_eq!(matches, included && !excluded, "exclusion wins");
 }
 
-/// Events of all shapes, as JSON.
+/// Parses events of all shapes, as JSON.
 pub fn event(bytes: &[u8]) {
     let Ok(event) = serde_json::from_slice(bytes) else {
         return;

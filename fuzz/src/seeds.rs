@@ -76,7 +76,7 @@ impl Seeds {
         seeds
     }
 
-    /// What git prints, given that input and that version of the protocol.
+    /// Returns the output of git for an input and a version of the protocol.
     fn git(&self, args: &[&str], input: &[u8], protocol: &str) -> Vec<u8> {
         let mut command = Command::new("git");
         hermetic(&mut command, &self.path);

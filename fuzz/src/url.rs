@@ -2,7 +2,7 @@
 
 use branchline_git::smart_http::RepositoryUrl;
 
-/// The URL of a repository.
+/// Parses the URL of a repository.
 pub fn repository_url(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -29,7 +29,7 @@ pub fn repository_url(bytes: &[u8]) {
         assert_eq!(
             port.as_str().parse().ok(),
             Some(url.port()),
-            "one port is meant"
+            "the shown port is the parsed port"
         );
     }
 }

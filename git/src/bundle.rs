@@ -6,25 +6,25 @@ use bstr::{BString, ByteSlice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::{HashKind, ObjectId, corrupt, escaped_excerpt, split_id};
 
-/// The longest header that is read: 64 MiB, about 600,000 refs.
-pub const MAX_HEADER: usize = 64 * 1024 * 1024;
+/// The longest header that is read, in bytes: about 600,000 refs.
+pub const MAX_HEADER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The header of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The hash function of its ids.
+    /// The hash function of the ids.
     pub hash: HashKind,
-    /// Objects that were left out (`@filter=`, version 3).
+    /// The filter by which objects were omitted (`@filter=`, version 3).
     pub filter: Option<BString>,
-    /// Commits that the reader must have, each with its subject.
+    /// The commits that the reader must have, each with its subject.
     pub prerequisites: Vec<(ObjectId, BString)>,
-    /// What the bundle brings. Names are the writer's own (`HEAD`, `refs/heads/x`); they
-    /// are data, not validated as names of refs.
+    /// The refs of the bundle. Names (`HEAD`, `refs/heads/x`) are read as the writer chose
+    /// them, and not validated.
     pub refs: Vec<(ObjectId, BString)>,
 }
 
 impl Header {
-    /// A SHA-1 header with nothing in it.
+    /// Creates an empty header for the hash function `hash`.
     pub fn new(hash: HashKind) -> Self {
         Self {
             hash,
@@ -34,10 +34,10 @@ impl Header {
         }
     }
 
-    /// Writes the header as git does: version 2 where that can say it, else version 3.
+    /// Writes the header as git does: version 2 for SHA-1 without a filter, else version 3.
     ///
     /// # Errors
-    /// `Config` when a name or subject holds a newline.
+    /// `Config` when a name or subject contains a newline.
     pub fn write(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         if self.hash == HashKind::Sha1 && self.filter.is_none() {
@@ -67,6 +67,10 @@ impl Header {
 
     /// Reads a header and its length in bytes, after which the pack starts; `None` when
     /// more bytes are needed.
+    ///
+    /// # Errors
+    /// `Corrupt` for bytes that are not a bundle's, and for a header without an end within
+    /// [`MAX_HEADER_BYTES`].
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>> {
         let mut lines = Lines { bytes, at: 0 };
         let Some(signature) = lines.next_line()? else {
@@ -77,7 +81,9 @@ impl Header {
             b"# v3 git bundle" => true,
             _ => {
                 let shown = escaped_excerpt(signature);
-                return Err(corrupt(format!("`{shown}` does not start a bundle")));
+                return Err(corrupt(format!(
+                    "expected the signature of a bundle, found `{shown}`"
+                )));
             }
         };
         let mut header = Self::new(HashKind::Sha1);
@@ -87,7 +93,7 @@ impl Header {
             }
             if let Some(capability) = line.strip_prefix(b"@") {
                 if !version_3 || !header.refs.is_empty() || !header.prerequisites.is_empty() {
-                    return Err(corrupt("a bundle has a capability where none may be"));
+                    return Err(corrupt("a bundle has a capability after its first ref"));
                 }
                 header.capability(capability)?;
             } else if let Some(line) = line.strip_prefix(b"-") {
@@ -96,11 +102,11 @@ impl Header {
                     Some(_) => split_id(line, b' ')?,
                     None => (super::parse_id(line)?, &b""[..]),
                 };
-                header.check(id)?;
+                header.check_hash_function(id)?;
                 header.prerequisites.push((id, subject.into()));
             } else {
                 let (id, name) = split_id(line, b' ')?;
-                header.check(id)?;
+                header.check_hash_function(id)?;
                 header.refs.push((id, name.into()));
             }
         }
@@ -117,7 +123,7 @@ impl Header {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
                     format!(
-                        "a bundle asks for `{}`, which is not known",
+                        "a bundle requires the unknown capability `{}`",
                         escaped_excerpt(line)
                     ),
                 )
@@ -127,18 +133,21 @@ impl Header {
         Ok(())
     }
 
-    fn check(&self, id: ObjectId) -> Result<()> {
+    fn check_hash_function(&self, id: ObjectId) -> Result<()> {
         if id.kind() == self.hash {
             Ok(())
         } else {
-            Err(corrupt(format!("a bundle of {} names {id}", self.hash)))
+            Err(corrupt(format!(
+                "a bundle of {} contains the id {id} of another hash function",
+                self.hash
+            )))
         }
     }
 }
 
 fn check_single_line(text: &BString) -> Result<&[u8]> {
     if text.contains(&b'\n') {
-        let message = format!("`{}` is more than one line", escaped_excerpt(text));
+        let message = format!("`{}` contains a newline", escaped_excerpt(text));
         return Err(Error::new(ErrorKind::Config, message));
     }
     Ok(text)
@@ -156,8 +165,10 @@ impl<'a> Lines<'a> {
             self.at += end + 1;
             return Ok(Some(&rest[..end]));
         }
-        if self.bytes.len() > MAX_HEADER || (self.at == 0 && rest.len() > 64) {
-            return Err(corrupt("the header of a bundle has no end"));
+        if self.bytes.len() > MAX_HEADER_BYTES || (self.at == 0 && rest.len() > 64) {
+            return Err(corrupt(
+                "the header of a bundle does not end within its limit",
+            ));
         }
         Ok(None)
     }

@@ -7,7 +7,7 @@ use crate::error::{Result, corrupt};
 use crate::refs::{Head, RefTarget, Refs};
 use crate::{ObjectId, check_ref_name, escaped_excerpt, parse_id, split_id};
 
-/// Writes `info/refs`.
+/// Encodes `info/refs`.
 pub fn write_info_refs(refs: &Refs) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, target) in refs {
@@ -23,7 +23,10 @@ pub fn write_info_refs(refs: &Refs) -> Vec<u8> {
     out
 }
 
-/// Reads `info/refs`.
+/// Parses `info/refs`.
+///
+/// # Errors
+/// `Corrupt` for a malformed line, a ref that occurs twice, and ids of two hash functions.
 pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
     let mut refs = Refs::new();
     for line in bytes.lines() {
@@ -32,7 +35,12 @@ pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
             let target = refs
                 .get_mut(tag.as_bstr())
                 .filter(|target| target.peeled.is_none())
-                .ok_or_else(|| corrupt(format!("`{}` peels nothing", escaped_excerpt(name))))?;
+                .ok_or_else(|| {
+                    corrupt(format!(
+                        "`{}` does not follow the line of its tag",
+                        escaped_excerpt(name)
+                    ))
+                })?;
             target.peeled = Some(id);
             continue;
         }
@@ -40,7 +48,7 @@ pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
         let target = RefTarget { id, peeled: None };
         if refs.insert(name, target).is_some() {
             return Err(corrupt(format!(
-                "`info/refs` has `{}` twice",
+                "`info/refs` contains a ref twice: `{}`",
                 escaped_excerpt(line)
             )));
         }
@@ -52,22 +60,25 @@ pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
             .is_some_and(|first| first.id.kind() != hash)
             || target.peeled.is_some_and(|peeled| peeled.kind() != hash)
     }) {
-        return Err(corrupt("`info/refs` mixes two hash functions"));
+        return Err(corrupt("`info/refs` contains ids of two hash functions"));
     }
     Ok(refs)
 }
 
-/// The name of a pack file: `pack-<id>.pack`.
+/// Returns the file name of a pack: `pack-<id>.pack`.
 pub fn pack_name(id: ObjectId) -> String {
     format!("pack-{id}.pack")
 }
 
-/// The name of a pack's index: `pack-<id>.idx`.
+/// Returns the file name of the index of a pack: `pack-<id>.idx`.
 pub fn index_name(id: ObjectId) -> String {
     format!("pack-{id}.idx")
 }
 
-/// Reads `objects/info/packs`. As git does, lines of other kinds are passed over.
+/// Parses `objects/info/packs`. Lines that do not start with `P ` are skipped, as git does.
+///
+/// # Errors
+/// `Corrupt` for a line whose file name is not that of a pack.
 pub fn parse_info_packs(bytes: &[u8]) -> Result<Vec<ObjectId>> {
     let mut packs = Vec::new();
     for line in bytes.lines() {
@@ -77,13 +88,18 @@ pub fn parse_info_packs(bytes: &[u8]) -> Result<Vec<ObjectId>> {
         let hex = name
             .strip_prefix(b"pack-")
             .and_then(|name| name.strip_suffix(b".pack"))
-            .ok_or_else(|| corrupt(format!("`{}` is no name of a pack", escaped_excerpt(name))))?;
+            .ok_or_else(|| {
+                corrupt(format!(
+                    "`{}` is not the file name of a pack",
+                    escaped_excerpt(name)
+                ))
+            })?;
         packs.push(parse_id(hex)?);
     }
     Ok(packs)
 }
 
-/// Writes `HEAD`.
+/// Encodes `HEAD`.
 pub fn write_head(head: &Head) -> Vec<u8> {
     match head {
         Head::Symbolic(name) => [b"ref: ".as_slice(), name, b"\n"].concat(),
@@ -91,7 +107,10 @@ pub fn write_head(head: &Head) -> Vec<u8> {
     }
 }
 
-/// Reads `HEAD`, with or without its final newline.
+/// Parses `HEAD`, with or without its final newline.
+///
+/// # Errors
+/// `Corrupt` for a value that is neither a ref name nor an id.
 pub fn parse_head(bytes: &[u8]) -> Result<Head> {
     let line = bytes.trim_ascii_end();
     match line.strip_prefix(b"ref:") {

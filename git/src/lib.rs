@@ -32,12 +32,16 @@ pub(crate) use error::corrupt;
 pub use error::{Error, ErrorKind, Result};
 pub use protocol::{advertisement, pkt_line, smart_http};
 
-/// What this client calls itself, in HTTP and in git's `agent` capability.
+/// The name and version of this client, in HTTP and in git's `agent` capability.
 pub const AGENT: &str = concat!("branchline/", env!("CARGO_PKG_VERSION"));
 
-/// Foreign bytes as they may be shown: printable, and at most 120 bytes of them.
+/// The most bytes that [`escaped_excerpt`] shows.
+pub const MAX_EXCERPT_BYTES: usize = 120;
+
+/// Escapes foreign bytes for a message: control characters are escaped, and bytes beyond the
+/// first [`MAX_EXCERPT_BYTES`] are replaced by `..`.
 pub fn escaped_excerpt(bytes: &[u8]) -> String {
-    let cut = &bytes[..bytes.len().min(120)];
+    let cut = &bytes[..bytes.len().min(MAX_EXCERPT_BYTES)];
     let mut out = String::new();
     for character in String::from_utf8_lossy(cut).chars() {
         match character {
@@ -54,11 +58,14 @@ pub fn escaped_excerpt(bytes: &[u8]) -> String {
 /// Parses an object id of 40 or 64 lower-case or upper-case hexadecimal digits.
 pub fn parse_id(hex: &[u8]) -> Result<ObjectId> {
     ObjectId::from_hex(hex)
-        .map_err(|_| corrupt(format!("`{}` is no object id", escaped_excerpt(hex))))
+        .map_err(|_| corrupt(format!("`{}` is not an object id", escaped_excerpt(hex))))
 }
 
-/// Validates the name of a ref that a peer gave: `HEAD`, or a full name that
-/// `git check-ref-format` accepts. `..`, `.lock` and control characters end here.
+/// Validates the name of a ref that a peer sent: `HEAD`, or a full name of at most 4,096
+/// bytes that `git check-ref-format` accepts.
+///
+/// # Errors
+/// `Corrupt` for other names, as those with `..`, `.lock` or control characters.
 pub fn check_ref_name(name: &BStr) -> Result<BString> {
     let legal = name == "HEAD"
         || (name.starts_with(b"refs/")
@@ -68,13 +75,16 @@ pub fn check_ref_name(name: &BStr) -> Result<BString> {
         Ok(name.to_owned())
     } else {
         Err(corrupt(format!(
-            "`{}` is no name of a ref",
+            "`{}` is not a valid ref name",
             escaped_excerpt(name)
         )))
     }
 }
 
-/// Takes the id off a line that must have the shape `<id><separator><rest>`.
+/// Splits a line of the form `<id><separator><rest>` into its id and its rest.
+///
+/// # Errors
+/// `Corrupt` for a line of another form.
 pub fn split_id(line: &[u8], separator: u8) -> Result<(ObjectId, &[u8])> {
     let at = line
         .find_byte(separator)

@@ -1,4 +1,4 @@
-//! Blobs of any size, read piece by piece.
+//! Blobs of any size, read in pieces.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,28 +14,29 @@ use crate::object::{ObjectHasher, ObjectKind};
 use crate::pack::EntryEncoding;
 use crate::{ObjectId, corrupt};
 
-/// How much of a blob's bytes in the pack is read at once.
-const STEP: u64 = 2 << 20;
-/// How many such reads are under way at once.
-const READS_AT_ONCE: usize = 2;
-/// How much of a blob is handed on at once.
-const PIECE: usize = 256 * 1024;
+/// Bytes of a blob's entry that are read at a time.
+const READ_CHUNK_BYTES: u64 = 2 << 20;
+/// Concurrent reads of a blob.
+const CONCURRENT_READS: usize = 2;
+/// The most bytes of a piece of content.
+const PIECE_BYTES: usize = 256 * 1024;
 
-/// The content of a blob, from its start, in pieces of 256 KiB at most.
+/// The content of a blob in pieces of at most 256 KiB.
 pub type BlobContent = BoxStream<'static, Result<Bytes>>;
 
-/// A blob of a database, which is not held.
+/// A blob of a database whose content is not in memory.
 pub struct BlobReader {
     database: Arc<Database>,
     id: ObjectId,
     size: u64,
-    // Its pack and where its zlib stream lies in it; `None` for what must be read whole.
+    // The pack and the range of the zlib stream in it; `None` for a blob that must be read
+    // into memory.
     whole: Option<(u32, Range<u64>)>,
 }
 
 impl fmt::Debug for BlobReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Blob")
+        f.debug_struct("BlobReader")
             .field("id", &self.id)
             .field("size", &self.size)
             .finish_non_exhaustive()
@@ -43,11 +44,11 @@ impl fmt::Debug for BlobReader {
 }
 
 impl Database {
-    /// Opens a blob; `None` when it is not there. Where it is a delta or a loose object,
-    /// each reading of it holds it whole.
+    /// Opens a blob; `None` when it is missing. The content of a delta or of a loose object is
+    /// held in memory while it is read.
     ///
     /// # Errors
-    /// `Corrupt` when the object is known to be no blob.
+    /// `Corrupt` when the object is not a blob, as far as its entry shows.
     pub async fn open(self: &Arc<Self>, id: ObjectId) -> Result<Option<BlobReader>> {
         let blob = |size, whole| BlobReader {
             database: Arc::clone(self),
@@ -59,7 +60,7 @@ impl Database {
             let Some((kind, content)) = self.read(id).await? else {
                 return Ok(None);
             };
-            is_blob(id, kind)?;
+            check_is_blob(id, kind)?;
             return Ok(Some(blob(content.len() as u64, None)));
         };
         let held = &self.packs[slot.pack as usize];
@@ -67,14 +68,14 @@ impl Database {
         Ok(Some(match stored {
             EntryEncoding::Delta { size } => blob(size, None),
             EntryEncoding::Whole { kind, size, zlib } => {
-                is_blob(id, kind)?;
+                check_is_blob(id, kind)?;
                 blob(size, Some((slot.pack, zlib)))
             }
         }))
     }
 }
 
-fn is_blob(id: ObjectId, kind: ObjectKind) -> Result<()> {
+fn check_is_blob(id: ObjectId, kind: ObjectKind) -> Result<()> {
     if kind == ObjectKind::Blob {
         return Ok(());
     }
@@ -82,12 +83,12 @@ fn is_blob(id: ObjectId, kind: ObjectKind) -> Result<()> {
 }
 
 impl BlobReader {
-    /// Its size.
+    /// Returns the size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
     }
 
-    /// Reads it from its start, verified at its end. Each call starts anew.
+    /// Reads the content from its start, and verifies the id at its end.
     pub fn content(&self) -> BlobContent {
         let (database, id) = (Arc::clone(&self.database), self.id);
         match self.whole.clone() {
@@ -100,13 +101,13 @@ impl BlobReader {
     }
 }
 
-/// Content that is held, once it is there, in pieces.
+/// Returns content that a future reads into memory, in pieces.
 pub fn in_pieces(content: impl Future<Output = Result<Bytes>> + Send + 'static) -> BlobContent {
     let pieces = |content: Result<Bytes>| match content {
         Err(error) => vec![Err(error)],
         Ok(content) => (0..content.len())
-            .step_by(PIECE)
-            .map(|start| Ok(content.slice(start..content.len().min(start + PIECE))))
+            .step_by(PIECE_BYTES)
+            .map(|start| Ok(content.slice(start..content.len().min(start + PIECE_BYTES))))
             .collect(),
     };
     let content = stream::once(content);
@@ -117,7 +118,8 @@ pub fn in_pieces(content: impl Future<Output = Result<Bytes>> + Send + 'static) 
     )
 }
 
-/// The blob `id` of `size` bytes, inflated from the range `zlib` of a pack.
+/// Returns the content of the blob `id` of `size` bytes, inflated from the range `zlib` of a
+/// pack.
 pub fn inflated<R>(
     id: ObjectId,
     size: u64,
@@ -127,11 +129,11 @@ pub fn inflated<R>(
 where
     R: Future<Output = Result<Bytes>> + Send + 'static,
 {
-    let ranges = (zlib.start..zlib.end).step_by(usize::try_from(STEP).unwrap_or(1));
+    let ranges = (zlib.start..zlib.end).step_by(usize::try_from(READ_CHUNK_BYTES).unwrap_or(1));
     let end = zlib.end;
     let input = stream::iter(ranges)
-        .map(move |start| read(start..end.min(start + STEP)))
-        .buffered(READS_AT_ONCE);
+        .map(move |start| read(start..end.min(start + READ_CHUNK_BYTES)))
+        .buffered(CONCURRENT_READS);
     let inflating = Inflating {
         id,
         input: Box::pin(input),
@@ -142,13 +144,13 @@ where
     Box::pin(try_unfold(inflating, Inflating::next))
 }
 
-/// A blob on its way out of its pack.
+/// A blob while it is inflated.
 struct Inflating {
     id: ObjectId,
     input: BlobContent,
     held: Bytes,
     zlib: Decompress,
-    // Taken at the end.
+    // `None` after the end.
     hasher: Option<ObjectHasher>,
 }
 
@@ -158,9 +160,9 @@ impl Inflating {
             return Ok(None);
         };
         let broken = || corrupt("a zlib stream is broken");
-        let mut out = Vec::with_capacity(PIECE);
+        let mut out = Vec::with_capacity(PIECE_BYTES);
         let mut status = Status::Ok;
-        while out.len() < PIECE && status != Status::StreamEnd {
+        while out.len() < PIECE_BYTES && status != Status::StreamEnd {
             if self.held.is_empty() {
                 self.held = self.input.next().await.ok_or_else(broken)??;
             }
@@ -173,18 +175,22 @@ impl Inflating {
             if used == 0 && out.len() == before.1 && status != Status::StreamEnd {
                 return Err(broken());
             }
-            self.held
-                .advance(usize::try_from(used).expect("because it is the length of a slice"));
+            self.held.advance(
+                usize::try_from(used).expect("because it is at most the length of a slice"),
+            );
         }
         hasher.update(&out);
         if status == Status::StreamEnd {
             if hasher.finish()? != self.id {
-                return Err(corrupt(format!("the content of {} is another", self.id)));
+                return Err(corrupt(format!(
+                    "the content of object {} does not match its id",
+                    self.id
+                )));
             }
         } else {
             self.hasher = Some(hasher);
         }
-        // Each file asks for much computing: others get their turn.
+        // Other tasks get their turn, because inflating rarely waits.
         tokio::task::yield_now().await;
         Ok(Some((out.into(), self)))
     }

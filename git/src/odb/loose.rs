@@ -1,4 +1,4 @@
-//! Loose objects: one zlib stream each, that lie anywhere.
+//! Loose objects of a database.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -6,29 +6,28 @@ use flate2::{Decompress, FlushDecompress, Status};
 use futures_util::StreamExt as _;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::object::{ObjectHasher, ObjectKind, decode_loose};
+use crate::object::{ObjectHasher, ObjectKind, decode_loose, parse_loose_header};
 use crate::pack::{PackBody, PackLimits};
 use crate::{ObjectId, corrupt};
 
-/// Where loose objects lie.
+/// A store of loose objects.
 #[async_trait]
 pub trait LooseObjects: Send + Sync {
-    /// The bytes of a loose object as they lie there, as a stream; `None` when there is
-    /// none.
+    /// Opens the stored bytes of a loose object; `None` when it is missing.
     async fn open(&self, id: ObjectId) -> Result<Option<PackBody>>;
 
-    /// Whether there is one.
+    /// Returns whether a loose object exists.
     async fn contains(&self, id: ObjectId) -> Result<bool> {
         Ok(self.open(id).await?.is_some())
     }
 }
 
-/// Bytes that are held, as a stream.
+/// Returns bytes in memory as a stream.
 pub fn whole(bytes: Bytes) -> PackBody {
     Box::pin(futures_util::stream::once(async { Ok(bytes) }))
 }
 
-/// Reads a loose object whole.
+/// Reads a loose object into memory.
 pub(super) async fn read(
     loose: &dyn LooseObjects,
     id: ObjectId,
@@ -37,14 +36,14 @@ pub(super) async fn read(
     let Some(mut body) = loose.open(id).await? else {
         return Ok(None);
     };
-    // The bytes and their content are held side by side.
+    // The deflated and the inflated bytes are in memory together.
     let limit = limits.memory / 2;
     let mut bytes = Vec::new();
     while let Some(piece) = body.next().await.transpose()? {
         if bytes.len() + piece.len() > limit {
             return Err(Error::new(
                 ErrorKind::FileTooLarge,
-                format!("loose object {id} has more than the {limit} bytes that are allowed"),
+                format!("loose object {id} has more than the allowed {limit} bytes"),
             )
             .with_hint("raise the memory limit"));
         }
@@ -54,7 +53,7 @@ pub(super) async fn read(
     Ok(Some((kind, content.into())))
 }
 
-/// Takes a loose object in as its bytes come, and verifies it.
+/// Decodes a loose object whose bytes arrive in pieces, and verifies its id.
 pub(super) struct LooseDecoder {
     id: ObjectId,
     inflate: Decompress,
@@ -70,9 +69,6 @@ struct Started {
     hasher: ObjectHasher,
 }
 
-/// The longest header: a kind, a space, twenty digits and a zero byte.
-const MAX_HEADER: usize = 32;
-
 impl LooseDecoder {
     pub(super) fn new(id: ObjectId) -> Self {
         Self {
@@ -84,15 +80,16 @@ impl LooseDecoder {
         }
     }
 
-    /// The kind and the size, as soon as they are known.
+    /// Returns the type and the size, once the header has arrived.
     pub(super) fn header(&self) -> Option<(ObjectKind, u64)> {
         self.object
             .as_ref()
             .map(|object| (object.kind, object.size))
     }
 
-    /// Inflates what it can of `input` into `content`, at most 64 KiB; how much of the
-    /// input it used. It is to be called until all is used and nothing more is made.
+    /// Appends at most 64 KiB of inflated `input` to `content`, and returns how many bytes of
+    /// `input` were used. The caller repeats this until all input is used and no content is
+    /// added.
     pub(super) fn push(&mut self, input: &[u8], content: &mut Vec<u8>) -> Result<usize> {
         if self.ended {
             return match input {
@@ -109,7 +106,7 @@ impl LooseDecoder {
         self.ended = status == Status::StreamEnd;
         let mut rest = made.as_slice();
         if self.object.is_none() {
-            rest = self.start(rest)?;
+            rest = self.read_header(rest)?;
         }
         if let Some(object) = &mut self.object {
             object.made += rest.len() as u64;
@@ -117,50 +114,38 @@ impl LooseDecoder {
             content.extend_from_slice(rest);
         }
         let used = self.inflate.total_in() - before;
-        Ok(usize::try_from(used).expect("because it was read from a slice"))
+        Ok(usize::try_from(used).expect("because it is at most the length of a slice"))
     }
 
-    /// Reads the header; what is left is content.
-    fn start<'a>(&mut self, made: &'a [u8]) -> Result<&'a [u8]> {
-        let room = MAX_HEADER - self.header.len();
-        let end = made.iter().take(room).position(|&byte| byte == 0);
-        let Some(end) = end else {
-            if made.len() >= room {
-                return Err(self.broken("it has no header"));
-            }
-            self.header.extend_from_slice(made);
+    /// Reads the header and returns the bytes of `inflated` after it.
+    fn read_header<'a>(&mut self, inflated: &'a [u8]) -> Result<&'a [u8]> {
+        let before = self.header.len();
+        self.header.extend_from_slice(inflated);
+        let Some((kind, size, length)) = parse_loose_header(&self.header)
+            .map_err(|error| error.context(format!("object {}", self.id)))?
+        else {
             return Ok(&[]);
         };
-        self.header.extend_from_slice(&made[..end]);
-        let text = std::str::from_utf8(&self.header).ok();
-        let (kind, size) = text
-            .and_then(|text| text.split_once(' '))
-            .and_then(|(kind, size)| {
-                let kind = ObjectKind::from_name(kind.as_bytes())?;
-                let number = size.parse::<u64>().ok()?;
-                // No sign, and no leading zeros.
-                (number.to_string() == size).then_some((kind, number))
-            })
-            .ok_or_else(|| self.broken("it has no header"))?;
+        self.header.clear();
         self.object = Some(Started {
             kind,
             size,
             made: 0,
             hasher: ObjectHasher::new(self.id.kind(), kind, size),
         });
-        Ok(&made[end + 1..])
+        Ok(&inflated[length - before..])
     }
 
-    /// Ends it.
+    /// Verifies the size and the id, after the last bytes.
     pub(super) fn finish(mut self) -> Result<()> {
         let Some(object) = self.object.take().filter(|_| self.ended) else {
             return Err(self.broken("it is cut off"));
         };
         if object.made != object.size {
-            return Err(self.broken("its size is another"));
+            return Err(self.broken("its size does not match its header"));
         }
         if object.hasher.finish()? != self.id {
-            return Err(self.broken("its content is another"));
+            return Err(self.broken("its content does not match its id"));
         }
         Ok(())
     }

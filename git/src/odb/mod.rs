@@ -1,21 +1,19 @@
-//! An object database made of packs that lie anywhere, and of loose objects.
+//! An object database over stored packs and loose objects.
 //!
-//! - [`Database`]: objects by id, verified as they are read; [`BlobReader`] for one in pieces.
-//! - [`reachable_objects`], [`commit_graph`]: what is reachable from one set of objects and not from
-//!   another.
-//! - [`pack_objects()`]: a pack of chosen objects, copied as they lie compressed.
-//! - [`fetch`]: all three, as a source is asked for it.
+//! - [`Database`]: objects by id, verified as they are read; [`BlobReader`] for a blob in
+//!   pieces.
+//! - [`reachable_objects`], [`commit_graph`]: objects and commits that are reachable from one
+//!   set of objects and not from another.
+//! - [`pack_objects()`]: a pack of chosen objects, whose entries are copied compressed.
+//! - [`fetch`]: the pack for a [`PackRequest`].
 //!
-//! Memory: [`DatabaseOptions::limits`] bounds the content held at once. Beside it there
-//! are each pack's index and 4 bytes for each of its objects; while objects are chosen, 33
-//! bytes for each chosen one, 200 for each commit looked at and a quarter byte for every
-//! object there is; while a pack is sent, 16 bytes for each object of it.
-//!
-//! May use [`crate`] alone; the packs are behind [`PackBytes`].
+//! Memory: [`DatabaseOptions::limits`] bounds the content in memory. In addition there are the
+//! index of each pack and 4 bytes for each of its objects; while objects are chosen, 33 bytes
+//! for each chosen object, 200 for each visited commit and a quarter byte for each object of
+//! the database; while a pack is sent, 16 bytes for each of its objects.
 
 mod abbreviate;
 mod blob_reader;
-mod block_cache;
 mod loose;
 mod object_set;
 mod pack_objects;
@@ -32,7 +30,6 @@ use tokio::sync::Mutex;
 
 pub use blob_reader::{BlobContent, BlobReader};
 pub use blob_reader::{in_pieces, inflated};
-use block_cache::{BlockCache, CachedBlocks};
 pub use loose::{LooseObjects, whole};
 pub use object_set::ReceiverObjects;
 pub use pack_objects::{PackOptions, indexed_pack, pack_objects};
@@ -41,7 +38,9 @@ pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectKind, Reference, references};
-use crate::pack::{Bases, ContentCache, Index, PackBody, PackBytes, PackLayout, PackLimits};
+use crate::pack::{
+    Bases, BlockCache, Blocks, ContentCache, Index, PackBody, PackBytes, PackLayout, PackLimits,
+};
 use crate::{HashKind, ObjectId, corrupt};
 
 /// The objects that a receiver asks a source for.
@@ -58,38 +57,38 @@ pub struct PackRequest {
     pub offset_deltas: bool,
 }
 
-/// A pack that lies somewhere.
+/// A stored pack.
 #[derive(Clone)]
 pub struct StoredPack {
-    /// Its index.
+    /// The index.
     pub index: Index,
-    /// Its length.
+    /// The length in bytes.
     pub size_bytes: u64,
-    /// Its bytes.
+    /// The bytes.
     pub bytes: Arc<dyn PackBytes>,
 }
 
 impl fmt::Debug for StoredPack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackAt")
+        f.debug_struct("StoredPack")
             .field("index", &self.index)
             .field("size_bytes", &self.size_bytes)
             .finish_non_exhaustive()
     }
 }
 
-/// How a database reads.
+/// Options for reading a database.
 #[derive(Debug, Clone, Copy)]
 pub struct DatabaseOptions {
-    /// What reading may use, for all packs together.
+    /// The limits for reading, for all packs together.
     pub limits: PackLimits,
-    /// How much of a pack is read at once, to look at objects. Made smaller where little
-    /// memory is allowed.
+    /// Bytes of a pack that are read at a time for single objects; reduced when the memory
+    /// limit is low.
     pub block_bytes: u64,
 }
 
 impl Default for DatabaseOptions {
-    /// Blocks of 2 MiB, for packs that are a request away.
+    /// Returns the default limits, and blocks of 2 MiB, for remote packs.
     fn default() -> Self {
         Self {
             limits: PackLimits::default(),
@@ -98,7 +97,7 @@ impl Default for DatabaseOptions {
     }
 }
 
-/// Where an object lies: the number of the pack, and the entry in it.
+/// The location of an object: the number of the pack, and the entry in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ObjectLocation {
     pack: u32,
@@ -108,12 +107,12 @@ pub(super) struct ObjectLocation {
 struct OpenPack {
     layout: PackLayout,
     raw: Arc<dyn PackBytes>,
-    blocked: CachedBlocks,
+    blocked: Blocks<Arc<dyn PackBytes>>,
 }
 
-/// Objects in packs that lie anywhere, and loose ones.
+/// An object database over stored packs and loose objects.
 ///
-/// Where an object is in several packs, the first one is read.
+/// An object that is in several packs is read from the first of them.
 pub struct Database {
     hash: HashKind,
     limits: PackLimits,
@@ -132,10 +131,11 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// A database of these packs, none of them thin.
+    /// Creates a database over `packs`, of which none is thin, and `loose` objects.
     ///
     /// # Errors
-    /// `Corrupt` when an index is of another hash function, or has too many objects.
+    /// `Corrupt` when the hash function of an index does not match `hash`, or when it has too
+    /// many objects.
     pub fn new(
         hash: HashKind,
         packs: impl IntoIterator<Item = StoredPack>,
@@ -143,24 +143,24 @@ impl Database {
         options: DatabaseOptions,
     ) -> Result<Self> {
         let limits = options.limits;
-        let pool = Arc::new(BlockCache::new(limits.memory / 4, options.block_bytes));
+        let pool = Arc::new(BlockCache::shared(limits.memory / 4, options.block_bytes));
         let hold = |(number, at): (usize, StoredPack)| {
             if at.index.hash() != hash {
                 let pack = at.index.pack_id();
-                return Err(corrupt(format!("pack {pack} is not one of {hash}")));
+                return Err(corrupt(format!("the ids of pack {pack} are not of {hash}")));
             }
             let number =
                 u32::try_from(number).map_err(|_| corrupt("a database has too many packs"))?;
             Ok(OpenPack {
                 layout: PackLayout::new(at.index, at.size_bytes)?,
                 raw: Arc::clone(&at.bytes),
-                blocked: CachedBlocks::new(Arc::clone(&pool), number, at.size_bytes, at.bytes),
+                blocked: Blocks::cached_in(Arc::clone(&pool), number, at.bytes, at.size_bytes),
             })
         };
         Ok(Self {
             hash,
-            // Content in work, what is remembered of it, blocks, and packs on their way
-            // out have a share each.
+            // The current content gets half of the memory, cached content and cached blocks a
+            // quarter each.
             limits: limits.with_memory(limits.memory / 2),
             packs: packs
                 .into_iter()
@@ -172,22 +172,23 @@ impl Database {
         })
     }
 
-    /// The hash function of its ids.
+    /// Returns the hash function of the ids.
     pub fn hash(&self) -> HashKind {
         self.hash
     }
 
-    /// How many objects its packs have, those in several packs counted as often.
+    /// Returns the number of objects in packs; an object in several packs is counted for
+    /// each.
     pub fn packed_objects(&self) -> usize {
         self.packs.iter().map(|held| held.layout.len()).sum()
     }
 
-    /// Whether an object is in a pack. Reads nothing.
+    /// Returns whether an object is in a pack. Reads nothing.
     pub fn is_packed(&self, id: ObjectId) -> bool {
         self.find(id).is_some()
     }
 
-    /// Whether an object is there, in a pack or loose.
+    /// Returns whether an object exists, in a pack or loose.
     pub async fn contains(&self, id: ObjectId) -> Result<bool> {
         match &self.loose {
             _ if self.is_packed(id) => Ok(true),
@@ -196,10 +197,10 @@ impl Database {
         }
     }
 
-    /// Reads an object whole and verifies it; `None` when it is not there.
+    /// Reads an object into memory and verifies its id; `None` when it is missing.
     ///
     /// # Errors
-    /// `FileTooLarge` when it does not fit into memory.
+    /// `FileTooLarge` when the object exceeds the memory limit.
     pub async fn read(&self, id: ObjectId) -> Result<Option<(ObjectKind, Bytes)>> {
         if let Some(ObjectLocation { pack, entry }) = self.find(id) {
             let held = &self.packs[pack as usize];
@@ -218,10 +219,10 @@ impl Database {
         }
     }
 
-    /// Reads an object that must be there and be of that kind.
+    /// Reads an object that must exist and have the type `kind`.
     ///
     /// # Errors
-    /// `Corrupt`, naming the object, when it is not there or of another kind.
+    /// `Corrupt`, with the id, when the object is missing or has another type.
     pub async fn read_kind(&self, id: ObjectId, kind: ObjectKind) -> Result<Bytes> {
         let found = self.read(id).await?;
         let (is, content) = found.ok_or_else(|| missing(id, kind))?;
@@ -232,17 +233,16 @@ impl Database {
         }
     }
 
-    /// What an object stands for in the end, with its kind: itself, or what a tag, or a tag
-    /// of a tag, names.
+    /// Peels tags, and returns the object that is not a tag, with its type.
     ///
     /// # Errors
-    /// `NotFound` when the object is not there; `Corrupt` when what its tag names is not.
+    /// `NotFound` when the object `id` is missing; `Corrupt` when the target of a tag is.
     pub async fn peel(&self, id: ObjectId) -> Result<(ObjectId, ObjectKind)> {
         let mut tags = Vec::new();
         self.peel_recording_tags(id, &mut tags).await
     }
 
-    /// Peels an object, and tells the tags on the way.
+    /// Peels an object, and appends the peeled tags to `tags`.
     async fn peel_recording_tags(
         &self,
         id: ObjectId,
@@ -251,7 +251,7 @@ impl Database {
         let mut at = id;
         let mut named = None;
         loop {
-            // A blob is not read to know that it is one.
+            // A blob is not read, because its content is not needed.
             if named == Some(ObjectKind::Blob) && self.contains(at).await? {
                 return Ok((at, ObjectKind::Blob));
             }
@@ -262,7 +262,9 @@ impl Database {
                 });
             };
             if named.is_some_and(|named| named != kind) {
-                return Err(corrupt(format!("{at} is not what a tag says it is")));
+                return Err(corrupt(format!(
+                    "the type of {at} does not match the tag that names it"
+                )));
             }
             if kind != ObjectKind::Tag {
                 return Ok((at, kind));
@@ -307,15 +309,15 @@ impl Bases for Database {
 }
 
 fn missing(id: ObjectId, kind: ObjectKind) -> Error {
-    corrupt(format!("{kind} {id} is needed and not there"))
+    corrupt(format!("{kind} {id} is needed and missing"))
 }
 
-/// Sends what a source is asked for: the pack of [`reachable_objects`].
+/// Returns the pack for a request: [`reachable_objects`] without those that the receiver has.
 ///
 /// # Errors
-/// `Conflict` when what a ref named, or a pack that was there, is not there any more.
-pub async fn fetch(database: &Arc<Database>, wanted: &PackRequest) -> Result<PackBody> {
-    let closure = reachable_objects(database, &wanted.wants, &wanted.haves).await;
+/// `Conflict` when a wanted object, or a pack, was deleted since the refs were read.
+pub async fn fetch(database: &Arc<Database>, request: &PackRequest) -> Result<PackBody> {
+    let closure = reachable_objects(database, &request.wants, &request.haves).await;
     let closure = closure.map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             let message = "the source changed while it was read";
@@ -324,8 +326,8 @@ pub async fn fetch(database: &Arc<Database>, wanted: &PackRequest) -> Result<Pac
         _ => error,
     })?;
     let options = PackOptions {
-        known: wanted.thin.then_some(closure.known),
-        offset_deltas: wanted.offset_deltas,
+        known: request.thin.then_some(closure.known),
+        offset_deltas: request.offset_deltas,
     };
     pack_objects(database, closure.objects, options)
 }

@@ -1,4 +1,4 @@
-//! Sets of a database's objects.
+//! Sets of objects of a database.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl ObjectSet {
         }
     }
 
-    /// Marks an object that lies there; whether it was not marked before.
+    /// Inserts the object at `slot`; returns whether it is new.
     pub(super) fn insert(&mut self, id: ObjectId, slot: Option<ObjectLocation>) -> bool {
         let Some(ObjectLocation { pack, entry }) = slot else {
             return self.others.insert(id);
@@ -43,7 +43,7 @@ impl ObjectSet {
     }
 }
 
-/// Objects of a database that a receiver is known to have. It may have more.
+/// Objects of a database that a receiver is known to have. The set may be incomplete.
 pub struct ReceiverObjects {
     pub(super) database: Arc<Database>,
     pub(super) marks: ObjectSet,
@@ -51,12 +51,12 @@ pub struct ReceiverObjects {
 
 impl std::fmt::Debug for ReceiverObjects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Known").finish_non_exhaustive()
+        f.debug_struct("ReceiverObjects").finish_non_exhaustive()
     }
 }
 
 impl ReceiverObjects {
-    /// Whether the receiver is known to have it.
+    /// Returns whether the receiver is known to have an object.
     pub fn contains(&self, id: ObjectId) -> bool {
         self.marks.contains(id, self.database.find(id))
     }

@@ -1,4 +1,4 @@
-//! Packs of chosen objects, made of what lies there.
+//! Packs of chosen objects, made of stored entries.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -17,34 +17,34 @@ use super::object_set::ReceiverObjects;
 use super::{Database, ObjectLocation, missing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectKind;
-use crate::pack::{EntryHeader, EntryKind, FileHasher, Index, IndexBuilder, PackBody};
+use crate::pack::{EntryHeader, EntryKind, FileHasher, Index, IndexBuilder, PackBody, pack_header};
 use crate::{ObjectId, corrupt};
 
-/// How a pack is made.
+/// Options for making a pack.
 #[derive(Debug, Clone, Default)]
 pub struct PackOptions {
-    /// What the receiver has, when its deltas may stand on that: a thin pack.
+    /// Objects of the receiver that may be bases of deltas, for a thin pack.
     pub known: Option<Arc<ReceiverObjects>>,
-    /// Deltas may name their bases by distance.
+    /// Allows deltas that name their bases by distance.
     pub offset_deltas: bool,
 }
 
-/// Entries with no more bytes between them are read together.
-const GAP: u64 = 128 * 1024;
-/// The most that is read at once, and how many such reads are under way.
-const PIECE: u64 = 4 << 20;
-const READS: usize = 2;
-/// How much is handed on at once.
-const CHUNK: usize = 256 * 1024;
+/// The most bytes between two entries that are read together.
+const MAX_GAP_BYTES: u64 = 128 * 1024;
+/// The most bytes of a read.
+const MAX_READ_BYTES: u64 = 4 << 20;
+/// Concurrent reads of a pack.
+const CONCURRENT_READS: usize = 2;
+/// Bytes of a chunk of the new pack.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// A pack of these objects, each once, in the order in which they lie.
+/// Returns a pack of `objects`, each once, in the order in which they are stored.
 ///
-/// What is compressed is copied as it is where it can be: whole objects, and deltas whose
-/// bases are sent too or known to the receiver. Other deltas are made whole. No object of
-/// a pack is held for that but those made whole.
+/// Entries are copied compressed: undeltified objects, and deltas whose bases are sent too or
+/// are in `known`. Other deltas are expanded, one at a time in memory.
 ///
 /// # Errors
-/// At once, for more objects than a pack can have. Later failures end the stream.
+/// `FileTooLarge` for more objects than a pack can have. Later failures end the stream.
 pub fn pack_objects(
     database: &Arc<Database>,
     objects: impl IntoIterator<Item = ObjectId>,
@@ -53,15 +53,15 @@ pub fn pack_objects(
     begin(database, objects, options, None)
 }
 
-/// The same, and its index, which is there once the pack was read to its end. It is one of
-/// a thin pack where `known` made one.
+/// Returns a pack like [`pack_objects`], and its index, which is sent when the pack was read to
+/// its end. The index of a thin pack does not contain the bases.
 pub fn indexed_pack(
     database: &Arc<Database>,
     objects: impl IntoIterator<Item = ObjectId>,
     options: PackOptions,
 ) -> Result<(PackBody, oneshot::Receiver<Index>)> {
-    let (teller, index) = oneshot::channel();
-    let body = begin(database, objects, options, Some(teller))?;
+    let (index_sender, index) = oneshot::channel();
+    let body = begin(database, objects, options, Some(index_sender))?;
     Ok((body, index))
 }
 
@@ -69,7 +69,7 @@ fn begin(
     database: &Arc<Database>,
     objects: impl IntoIterator<Item = ObjectId>,
     options: PackOptions,
-    teller: Option<oneshot::Sender<Index>>,
+    index_sender: Option<oneshot::Sender<Index>>,
 ) -> Result<PackBody> {
     let mut sent = Vec::new();
     let mut loose = Vec::new();
@@ -94,11 +94,11 @@ fn begin(
     });
     let (sender, receiver) = mpsc::channel(2);
     let work = async move {
-        let out = Out::new(&plan.database, sender.clone(), teller);
+        let out = Out::new(&plan.database, sender.clone(), index_sender);
         if let Err(error) = send(&plan, &loose, count, out).await
             && let SendError::Failed(error) = error
         {
-            // Nobody may be listening any more.
+            // Fails when the stream was dropped.
             let _ = sender.send(Err(error)).await;
         }
     };
@@ -112,7 +112,7 @@ fn begin(
     )))
 }
 
-/// A task that ends with its stream.
+/// A task that is aborted when its stream is dropped.
 struct Task(tokio::task::JoinHandle<()>);
 
 impl Drop for Task {
@@ -128,10 +128,10 @@ struct PackPlan {
     options: PackOptions,
 }
 
-/// Why a pack was not sent.
+/// The reason why a pack was not sent.
 enum SendError {
     Failed(Error),
-    NobodyListens,
+    Dropped,
 }
 
 impl From<Error> for SendError {
@@ -142,7 +142,7 @@ impl From<Error> for SendError {
 
 type Sent = std::result::Result<(), SendError>;
 
-/// What has been made of the pack.
+/// The output of a new pack.
 struct Out {
     sender: mpsc::Sender<Result<Bytes>>,
     held: BytesMut,
@@ -155,18 +155,19 @@ impl Out {
     fn new(
         database: &Database,
         sender: mpsc::Sender<Result<Bytes>>,
-        teller: Option<oneshot::Sender<Index>>,
+        index_sender: Option<oneshot::Sender<Index>>,
     ) -> Self {
         Self {
             sender,
             held: BytesMut::new(),
             hasher: FileHasher::new(database.hash()),
             taken: 0,
-            index: teller.map(|teller| (IndexBuilder::new(database.hash()), teller)),
+            index: index_sender
+                .map(|index_sender| (IndexBuilder::new(database.hash()), index_sender)),
         }
     }
 
-    /// Says whose entry follows.
+    /// Starts the entry of an object.
     fn begin(&mut self, id: ObjectId) {
         let position = self.position();
         if let Some((index, _)) = &mut self.index {
@@ -183,7 +184,7 @@ impl Out {
         if let Some((index, _)) = &mut self.index {
             index.update(bytes);
         }
-        if self.held.len() >= CHUNK {
+        if self.held.len() >= CHUNK_BYTES {
             self.flush().await?;
         }
         Ok(())
@@ -201,14 +202,14 @@ impl Out {
 
     async fn forward(&self, bytes: Bytes) -> Sent {
         let sent = self.sender.send(Ok(bytes)).await;
-        sent.map_err(|_| SendError::NobodyListens)
+        sent.map_err(|_| SendError::Dropped)
     }
 
     async fn finish(mut self) -> Sent {
         self.flush().await?;
         let trailer = self.hasher.clone().finish();
-        if let Some((index, teller)) = self.index.take() {
-            let _ = teller.send(index.finish(trailer));
+        if let Some((index, index_sender)) = self.index.take() {
+            let _ = index_sender.send(index.finish(trailer));
         }
         self.forward(Bytes::copy_from_slice(trailer.as_slice()))
             .await
@@ -224,21 +225,19 @@ async fn send(plan: &Arc<PackPlan>, loose: &[ObjectId], count: u32, mut out: Out
         while let Some((_, _, bytes)) = pieces.next().await.transpose()? {
             out.forward(bytes).await?;
         }
-        if let Some((_, teller)) = out.index.take() {
-            let _ = teller.send(plan.database.layout(pack).index().clone());
+        if let Some((_, index_sender)) = out.index.take() {
+            let _ = index_sender.send(plan.database.layout(pack).index().clone());
         }
         return Ok(());
     }
-    let mut header = *b"PACK\0\0\0\x02\0\0\0\0";
-    header[8..].copy_from_slice(&count.to_be_bytes());
-    out.push(&header).await?;
+    out.push(&pack_header(count)).await?;
     let mut window = ReadBuffer {
         pieces: read(plan, plan.runs()),
         pack: 0,
         start: 0,
         bytes: Bytes::new(),
     };
-    // Only those who name bases by distance need to know where they lie.
+    // Only distances need the positions of entries.
     let mut offsets = Vec::new();
     for slot in &plan.sent {
         if plan.options.offset_deltas {
@@ -254,16 +253,15 @@ async fn send(plan: &Arc<PackPlan>, loose: &[ObjectId], count: u32, mut out: Out
     out.finish().await
 }
 
-/// The bytes of ranges of packs, in pieces that follow each other: the pack, where the
-/// piece starts, and its bytes.
+/// Consecutive pieces of ranges of packs: the pack, the start of the piece, and its bytes.
 type EntryChunks = Pin<Box<dyn Stream<Item = Result<(u32, u64, Bytes)>> + Send>>;
 
-/// Reads ranges in pieces, ahead of what is asked for.
+/// Reads ranges in pieces, ahead of their use.
 fn read(
     plan: &Arc<PackPlan>,
     runs: impl Iterator<Item = Result<(u32, Range<u64>)>> + Send + 'static,
 ) -> EntryChunks {
-    let piece = (plan.database.limits.memory as u64 / 16).clamp(64 * 1024, PIECE);
+    let piece = (plan.database.limits.memory as u64 / 16).clamp(64 * 1024, MAX_READ_BYTES);
     let database = Arc::clone(&plan.database);
     let pieces = runs.flat_map(move |run| {
         let (pack, range, failed) = match run {
@@ -283,10 +281,10 @@ fn read(
             let bytes = database.read_raw(pack, range).await?;
             Ok((pack, start, bytes))
         };
-        // As a task, it goes on while others compute.
+        // A task, so that the read continues while another piece is processed.
         tokio::spawn(read.in_current_span())
     });
-    let reads = futures_util::stream::iter(reads).buffered(READS);
+    let reads = futures_util::stream::iter(reads).buffered(CONCURRENT_READS);
     Box::pin(reads.map(|read| {
         read.unwrap_or_else(|error| {
             let message = "reading a pack failed";
@@ -296,16 +294,16 @@ fn read(
 }
 
 impl PackPlan {
-    /// The pack that is just what is to be sent.
+    /// Returns the pack that consists of exactly the objects to be sent.
     fn whole_pack(&self) -> Option<u32> {
         let (first, last) = (self.sent.first()?, self.sent.last()?);
         let is_all =
             first.pack == last.pack && self.sent.len() == self.database.layout(first.pack).len();
-        // What kinds of deltas it has nobody knows yet.
+        // The kinds of its deltas are unknown, so the receiver must accept all.
         (is_all && self.options.offset_deltas).then_some(first.pack)
     }
 
-    /// The ranges that hold all entries to be sent.
+    /// Returns ranges that contain all entries to be sent.
     fn runs(self: &Arc<Self>) -> impl Iterator<Item = Result<(u32, Range<u64>)>> + use<> {
         let plan = Arc::clone(self);
         let mut at = 0;
@@ -322,8 +320,8 @@ impl PackPlan {
             at += 1;
             while let Some(next) = plan.sent.get(at).filter(|next| next.pack == pack) {
                 match layout.range(next.entry) {
-                    Ok(next) if next.start - range.end <= GAP => range.end = next.end,
-                    // One that fails fails when its own turn comes.
+                    Ok(next) if next.start - range.end <= MAX_GAP_BYTES => range.end = next.end,
+                    // An invalid range is reported when it is the next one.
                     _ => break,
                 }
                 at += 1;
@@ -332,7 +330,7 @@ impl PackPlan {
         })
     }
 
-    /// How an entry is to be written; `None` when it must be made whole.
+    /// Returns the header with which an entry is copied; `None` when it must be expanded.
     fn header(
         &self,
         slot: ObjectLocation,
@@ -348,12 +346,12 @@ impl PackPlan {
                 .checked_sub(distance)
                 .and_then(|offset| layout.entry_at(offset))
                 .map(|entry| layout.id(entry))
-                .ok_or_else(|| corrupt("no entry starts where a delta's base should"))?,
+                .ok_or_else(|| corrupt("no entry starts at the position of a delta's base"))?,
             EntryKind::IdDelta(id) => id,
         };
         let with = |kind| Some(EntryHeader { kind, ..header });
-        // The base is sent from this pack or an earlier one, never from a later one: so
-        // that deltas of several packs cannot form a circle.
+        // The base is sent from this pack or an earlier one, so that deltas of several packs
+        // cannot form a circle.
         let found = self.database.find(base);
         if let Some(found) = found.filter(|found| found.pack <= slot.pack)
             && let Ok(at) = self.sent.binary_search(&found)
@@ -371,7 +369,7 @@ impl PackPlan {
         Ok(None)
     }
 
-    /// Sends one object of a pack.
+    /// Sends an object of a pack.
     async fn entry(
         &self,
         slot: ObjectLocation,
@@ -382,7 +380,7 @@ impl PackPlan {
         let layout = self.database.layout(slot.pack);
         let id = layout.id(slot.entry);
         let range = layout.range(slot.entry)?;
-        let most = (range.end - range.start).min(EntryHeader::MAX as u64);
+        let most = (range.end - range.start).min(EntryHeader::MAX_BYTES as u64);
         window.seek(slot.pack, range.start, most).await?;
         let hash = self.database.hash();
         let (header, length) = EntryHeader::parse(hash, &window.bytes)?
@@ -395,7 +393,7 @@ impl PackPlan {
         };
         let mut crc = crc32fast::Hasher::new();
         crc.update(&window.bytes[..length]);
-        let mut head = Vec::with_capacity(EntryHeader::MAX);
+        let mut head = Vec::with_capacity(EntryHeader::MAX_BYTES);
         header.write(&mut head);
         out.push(&head).await?;
         let mut at = range.start + length as u64;
@@ -404,7 +402,7 @@ impl PackPlan {
             let most = usize::try_from(range.end - at).unwrap_or(usize::MAX);
             let piece = window
                 .bytes
-                .slice(..window.bytes.len().min(most).min(CHUNK));
+                .slice(..window.bytes.len().min(most).min(CHUNK_BYTES));
             crc.update(&piece);
             out.push(&piece).await?;
             at += piece.len() as u64;
@@ -412,18 +410,21 @@ impl PackPlan {
         if crc.finalize() == layout.crc(slot.entry) {
             Ok(())
         } else {
-            Err(corrupt(format!("the bytes of {id} are not those that were indexed")).into())
+            Err(corrupt(format!(
+                "the bytes of {id} do not match the checksum in the index"
+            ))
+            .into())
         }
     }
 
-    /// Sends one loose object, compressed anew.
+    /// Sends a loose object, which is recompressed.
     async fn loose(&self, id: ObjectId, out: &mut Out) -> Sent {
         let opened = match &self.database.loose {
             Some(loose) => loose.open(id).await?,
             None => None,
         };
         let mut body =
-            opened.ok_or_else(|| corrupt(format!("object {id} is needed and not there")))?;
+            opened.ok_or_else(|| corrupt(format!("object {id} is needed and missing")))?;
         let mut decoder = LooseDecoder::new(id);
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
         let mut started = false;
@@ -459,11 +460,11 @@ async fn push_header(kind: ObjectKind, size: u64, out: &mut Out) -> Sent {
     out.push(&head).await
 }
 
-/// Sends an object that is held.
+/// Sends an object whose content is in memory.
 async fn write_undeltified(kind: ObjectKind, content: &[u8], out: &mut Out) -> Sent {
     push_header(kind, content.len() as u64, out).await?;
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    for piece in content.chunks(CHUNK) {
+    for piece in content.chunks(CHUNK_BYTES) {
         deflate(&mut encoder, piece, out).await?;
     }
     end(encoder, out).await
@@ -472,7 +473,7 @@ async fn write_undeltified(kind: ObjectKind, content: &[u8], out: &mut Out) -> S
 async fn deflate(encoder: &mut ZlibEncoder<Vec<u8>>, content: &[u8], out: &mut Out) -> Sent {
     encoder
         .write_all(content)
-        .expect("because a Vec takes all that is written");
+        .expect("because writing to a Vec cannot fail");
     let made = std::mem::take(encoder.get_mut());
     out.push(&made).await
 }
@@ -480,11 +481,11 @@ async fn deflate(encoder: &mut ZlibEncoder<Vec<u8>>, content: &[u8], out: &mut O
 async fn end(encoder: ZlibEncoder<Vec<u8>>, out: &mut Out) -> Sent {
     let made = encoder
         .finish()
-        .expect("because a Vec takes all that is written");
+        .expect("because writing to a Vec cannot fail");
     out.push(&made).await
 }
 
-/// What was read and not yet used.
+/// Bytes that were read and not used yet.
 struct ReadBuffer {
     pieces: EntryChunks,
     pack: u32,
@@ -493,7 +494,7 @@ struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// Goes forward until the window starts at `from` and holds at least `length` bytes.
+    /// Advances until the buffer starts at `from` and contains at least `length` bytes.
     async fn seek(&mut self, pack: u32, from: u64, length: u64) -> Result<()> {
         loop {
             if self.pack == pack && self.start <= from {

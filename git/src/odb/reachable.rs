@@ -1,4 +1,4 @@
-//! Everything that is reachable.
+//! Reachable objects.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -11,18 +11,18 @@ use crate::ObjectId;
 use crate::error::Result;
 use crate::object::{ObjectKind, tree_entries};
 
-/// What one set of objects needs and another does not have.
+/// The objects that one set of objects needs and another does not have.
 #[derive(Debug)]
 pub struct Closure {
-    /// Commits, newest first; then tags, trees, and blobs. Each once.
+    /// Commits, newest first; then tags, trees, and blobs. Each occurs once.
     pub objects: Vec<ObjectId>,
-    /// What the receiver is known to have, for thin packs.
+    /// Objects that the receiver is known to have, as bases of thin packs.
     pub known: Arc<ReceiverObjects>,
 }
 
-/// A line of a tree that is a tree (and not a blob).
+/// The mode of a tree in a tree.
 const FOLDER: u32 = 0o40000;
-/// A line of a tree that is a submodule's commit.
+/// The mode of a submodule in a tree.
 const SUBMODULE: u32 = 0o160_000;
 
 struct Walk<'a> {
@@ -34,16 +34,16 @@ struct Walk<'a> {
     steps: u32,
 }
 
-/// Everything reachable from `wants` and not from `haves`. Haves that are not there are
-/// passed over.
+/// Returns the objects that are reachable from `wants` and not from `haves`. Haves that do not
+/// exist are skipped.
 ///
-/// What the receiver has is found as git finds it when it pushes: commits are walked by
-/// date, and the trees of the boundary are compared along the paths that changed. So a file
-/// that was copied from a folder which did not change is taken for new; and nothing that
-/// is needed is ever left out. All that is reachable is known to be there afterwards.
+/// The objects of the receiver are found as by `git push`: commits are walked by date, and the
+/// trees of boundary commits are compared along the changed paths. So a file that was copied
+/// from an unchanged folder is sent again, and a needed object is never omitted. All returned
+/// objects are known to exist.
 ///
 /// # Errors
-/// `NotFound` when a wanted object is not there; `Corrupt`, naming it, for another one.
+/// `NotFound` when a wanted object is missing; `Corrupt`, with the id, for other objects.
 pub async fn reachable_objects(
     database: &Arc<Database>,
     wants: &[ObjectId],
@@ -117,11 +117,11 @@ pub async fn reachable_objects(
     })
 }
 
-/// Trees at one path: those that are wanted, and those that the receiver has.
+/// The trees at one path: wanted ones, and ones that the receiver has.
 type Pair = (Vec<ObjectId>, Vec<ObjectId>);
 
 impl Walk<'_> {
-    /// Whether an object is to be sent, and was not chosen before.
+    /// Chooses an object, unless the receiver has it; returns whether it is new.
     fn choose(&mut self, id: ObjectId) -> bool {
         let slot = self.database.find(id);
         !self.known.marks.contains(id, slot) && self.chosen.insert(id, slot)
@@ -130,20 +130,20 @@ impl Walk<'_> {
     async fn tree(&mut self, id: ObjectId) -> Result<bytes::Bytes> {
         self.steps += 1;
         if self.steps.is_multiple_of(64) {
-            // With all in memory there is nothing to wait for: others get their turn.
+            // Other tasks get their turn, because reads from memory never wait.
             tokio::task::yield_now().await;
         }
         self.database.read_kind(id, ObjectKind::Tree).await
     }
 
-    /// Marks what the receiver's trees hold along the paths where wanted ones differ, and
-    /// below those that wanted ones do not have any more.
+    /// Marks the content of the receiver's trees along the paths where wanted trees differ, and
+    /// below the paths that wanted trees do not have.
     async fn mark_along(&mut self, wanted: &[ObjectId], had: Vec<ObjectId>) -> Result<()> {
-        // Different paths may hold the same trees, in a hostile repository very many.
+        // A hostile repository may have equal trees at very many paths.
         let mut done = HashSet::new();
         let mut stack: Vec<Pair> = vec![(wanted.to_vec(), had)];
         while let Some((mut wanted, mut had)) = stack.pop() {
-            let is_gone = wanted.is_empty();
+            let is_deleted = wanted.is_empty();
             had.sort_unstable();
             had.dedup();
             for tree in &had {
@@ -152,12 +152,12 @@ impl Walk<'_> {
             wanted.retain(|tree| !self.known.contains(*tree));
             wanted.sort_unstable();
             wanted.dedup();
-            if wanted.is_empty() && !is_gone {
+            if wanted.is_empty() && !is_deleted {
                 continue;
             }
             let mut hasher = DefaultHasher::new();
             (&wanted, &had).hash(&mut hasher);
-            // Two that collide only lead to more being sent.
+            // After a collision only more objects are sent than needed.
             if !done.insert(hasher.finish()) {
                 continue;
             }
@@ -191,7 +191,7 @@ impl Walk<'_> {
             }
             for (wanted, had) in folders.into_values() {
                 if wanted.is_empty() {
-                    // One by one: each is looked at once, wherever it was.
+                    // Pushed separately, so that each tree is read once for all paths.
                     stack.extend(had.into_iter().map(|tree| (Vec::new(), vec![tree])));
                 } else {
                     stack.push((wanted, had));
@@ -201,7 +201,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Chooses a tree and all in it.
+    /// Chooses a tree and its content.
     async fn collect(&mut self, root: ObjectId) -> Result<()> {
         let mut stack = vec![root];
         while let Some(tree) = stack.pop() {

@@ -13,30 +13,30 @@ use crate::object::{ObjectKind, Reference, references};
 /// Commits, each with its parents in their order.
 pub type CommitGraph = HashMap<ObjectId, Box<[ObjectId]>>;
 
-/// How many more commits are looked at when all that are left seem to be known: clocks
-/// that differ hide known ones behind others.
+/// The number of commits that are read after all queued commits seem to be known, because
+/// wrong clocks order known commits after unknown ones. Git's value.
 const SLOP: u32 = 5;
 
 /// A commit of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryCommit {
-    /// Its id.
+    /// The id.
     pub id: ObjectId,
-    /// Its tree.
+    /// The tree.
     pub tree: ObjectId,
-    /// When it was committed, in seconds since 1970.
+    /// The committer's time, in seconds since 1970.
     pub time: i64,
-    /// Its parents, in its order.
+    /// The parents in their order.
     pub parents: Vec<ObjectId>,
 }
 
-/// A commit as far as it is known.
+/// A commit of the walk.
 struct CommitNode {
     id: ObjectId,
     // `None` until it is read.
     read: Option<ParsedCommit>,
-    // It, and so all that it needs, is had by the receiver.
-    had: bool,
+    // The receiver has the commit, and so all objects that it needs.
+    receiver_has: bool,
     queued: bool,
     seen: bool,
 }
@@ -54,7 +54,7 @@ pub(super) struct RevWalk<'a> {
     by_id: HashMap<ObjectId, u32>,
     queue: BinaryHeap<(i64, Reverse<u64>, u32)>,
     pushed: u64,
-    // How many of the queue the receiver is not known to have.
+    // The number of queued commits that the receiver is not known to have.
     open: usize,
     reads: u32,
 }
@@ -82,7 +82,7 @@ impl<'a> RevWalk<'a> {
             nodes.push(CommitNode {
                 id,
                 read: None,
-                had: false,
+                receiver_has: false,
                 queued: false,
                 seen: false,
             });
@@ -90,7 +90,7 @@ impl<'a> RevWalk<'a> {
         })
     }
 
-    /// Reads a commit, unless it was read; `false` when it is not there.
+    /// Reads a commit, unless it was read before; returns `false` when it is missing.
     async fn load(&mut self, at: u32) -> Result<bool> {
         let node = self.node(at);
         if node.read.is_some() {
@@ -103,7 +103,7 @@ impl<'a> RevWalk<'a> {
         let content = self.database.read_kind(id, ObjectKind::Commit).await?;
         self.reads += 1;
         if self.reads.is_multiple_of(64) {
-            // With all in memory there is nothing to wait for: others get their turn.
+            // Other tasks get their turn, because reads from memory never wait.
             tokio::task::yield_now().await;
         }
         let mut tree = None;
@@ -134,8 +134,7 @@ impl<'a> RevWalk<'a> {
         Err(missing(self.node(at).id, ObjectKind::Commit))
     }
 
-    /// Starts the walk at a commit. One that the receiver has and this side has not is
-    /// passed over.
+    /// Starts the walk at a commit. A missing commit that the receiver has is skipped.
     pub(super) async fn start(&mut self, id: ObjectId, had: bool) -> Result<()> {
         let at = self.number(id);
         if had {
@@ -157,18 +156,18 @@ impl<'a> RevWalk<'a> {
         }
         node.seen = true;
         node.queued = true;
-        self.open += usize::from(!node.had);
+        self.open += usize::from(!node.receiver_has);
         let time = node.read.as_ref().map_or(0, |read| read.time);
         self.pushed += 1;
         self.queue.push((time, Reverse(self.pushed), at));
     }
 
-    /// Marks a commit, and those behind it that were read.
+    /// Marks a commit and its ancestors that were read as the receiver's.
     fn mark_uninteresting(&mut self, at: u32) {
         let mut stack = vec![at];
         while let Some(at) = stack.pop() {
             let node = &mut self.nodes[at as usize];
-            if std::mem::replace(&mut node.had, true) {
+            if std::mem::replace(&mut node.receiver_has, true) {
                 continue;
             }
             self.open -= usize::from(node.queued);
@@ -178,14 +177,14 @@ impl<'a> RevWalk<'a> {
         }
     }
 
-    /// Walks until all commits are found that the receiver does not have; their numbers,
-    /// newest first.
+    /// Walks until all commits are found that the receiver does not have, and returns their
+    /// numbers, newest first.
     pub(super) async fn limit(&mut self) -> Result<Vec<u32>> {
         let mut found = Vec::new();
         let mut oldest = i64::MAX;
         let mut slop = SLOP;
         while let Some((time, _, at)) = self.queue.pop() {
-            let had = self.node(at).had;
+            let had = self.node(at).receiver_has;
             self.nodes[at as usize].queued = false;
             self.open -= usize::from(!had);
             let parents = match &self.node(at).read {
@@ -195,7 +194,7 @@ impl<'a> RevWalk<'a> {
             for parent in parents {
                 if had {
                     self.mark_uninteresting(parent);
-                    // The receiver may have what this side has not.
+                    // The receiver may have commits that this database does not have.
                     if !self.load(parent).await? {
                         continue;
                     }
@@ -219,7 +218,7 @@ impl<'a> RevWalk<'a> {
                 break;
             }
         }
-        found.retain(|at| !self.node(*at).had);
+        found.retain(|at| !self.node(*at).receiver_has);
         Ok(found)
     }
 
@@ -227,29 +226,32 @@ impl<'a> RevWalk<'a> {
         self.node(at).id
     }
 
-    /// The tree of a commit that was read.
+    /// Returns the tree of a commit that was read.
     pub(super) fn tree(&self, at: u32) -> Option<ObjectId> {
         self.node(at).read.as_ref().map(|read| read.tree)
     }
 
-    /// Commits that the receiver has and that are parents of those `found`.
+    /// Returns the commits of the receiver that are parents of those in `found`.
     pub(super) fn boundary(&self, found: &[u32]) -> Vec<u32> {
         let parents = found
             .iter()
             .filter_map(|at| self.node(*at).read.as_ref())
             .flat_map(|read| read.parents.iter().copied());
-        let mut boundary: Vec<u32> = parents.filter(|at| self.node(*at).had).collect();
+        let mut boundary: Vec<u32> = parents.filter(|at| self.node(*at).receiver_has).collect();
         boundary.sort_unstable();
         boundary.dedup();
         boundary
     }
 
-    /// All commits that the receiver is known to have.
+    /// Returns the commits that the receiver is known to have.
     pub(super) fn receiver_commits(&self) -> impl Iterator<Item = ObjectId> {
-        self.nodes.iter().filter(|node| node.had).map(|n| n.id)
+        self.nodes
+            .iter()
+            .filter(|node| node.receiver_has)
+            .map(|n| n.id)
     }
 
-    /// Those `found`, parents before children; between equals, in the order of `starts`
+    /// Sorts `found` so that parents precede children; siblings are in the order of `starts`
     /// and of parents.
     fn parents_first(&self, found: &[u32], starts: &[u32]) -> Vec<HistoryCommit> {
         let mut left = vec![false; self.nodes.len()];
@@ -258,7 +260,7 @@ impl<'a> RevWalk<'a> {
         }
         let mut out = Vec::with_capacity(found.len());
         let mut stack: Vec<(u32, usize)> = Vec::new();
-        // What is found is reachable from the starts; the second list is a safeguard.
+        // All found commits are reachable from the starts; `found` is appended as a safeguard.
         for start in starts.iter().chain(found) {
             if std::mem::replace(&mut left[*start as usize], false) {
                 stack.push((*start, 0));
@@ -290,7 +292,9 @@ impl<'a> RevWalk<'a> {
     }
 }
 
-/// When a commit was made, as its committer line says; 0 where that is broken, as for git.
+/// Returns the time of a commit's `committer` line, or 0 for a broken line, as git does.
+///
+/// `gix-object` reads no line after a broken `author` line, which git ignores here.
 fn commit_time(content: &[u8]) -> i64 {
     content
         .lines()
@@ -306,10 +310,11 @@ fn commit_time(content: &[u8]) -> i64 {
         .unwrap_or(0)
 }
 
-/// The same as a graph.
+/// Returns the result of [`commit_graph`] as a map.
 ///
 /// # Errors
-/// As [`commit_graph`]; an object that is not there any more is a `Conflict`, as for a fetch.
+/// `Conflict` when a wanted object is missing, as for [`fetch`](super::fetch); `Corrupt`, with
+/// the id, for other objects.
 pub async fn graph(
     database: &Database,
     wants: &[ObjectId],
@@ -328,11 +333,11 @@ pub async fn graph(
     Ok(commits.into_iter().map(parents).collect())
 }
 
-/// The commits that `wants` lead to and `haves` do not, parents before children. Tags are
-/// peeled; what is no commit then is passed over, and so are `haves` that are not there.
+/// Returns the commits that are reachable from `wants` and not from `haves`, parents before
+/// children. Tags are peeled; objects other than commits and missing `haves` are skipped.
 ///
 /// # Errors
-/// `NotFound` when a wanted object is not there; `Corrupt`, naming it, for another one.
+/// `NotFound` when a wanted object is missing; `Corrupt`, with the id, for other objects.
 pub async fn commit_graph(
     database: &Database,
     wants: &[ObjectId],

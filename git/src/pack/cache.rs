@@ -1,77 +1,64 @@
-//! Content of objects that may be wanted again as bases, within a bound.
-
-use std::collections::{BTreeMap, HashMap};
+//! Contents of objects that deltas may need as bases, within a bound of memory.
 
 use bytes::Bytes;
+use lru::LruCache;
 
 use crate::object::ObjectKind;
 
-/// What a base is called while a pack is read: the number of an entry, or
-/// [`EXTERNAL`] plus the number of an object outside of the pack.
+/// The name of a base while a pack is read: the number of an entry, or [`EXTERNAL`] plus the
+/// number of an object outside of the pack.
 pub(super) type Key = u64;
 
-/// Where the numbers of objects outside of the pack start.
+/// The key of the first object outside of the pack.
 pub(super) const EXTERNAL: Key = 1 << 32;
 
-/// A map that forgets what was not asked for the longest.
+/// Bytes that a cached object costs in addition to its content.
+const OVERHEAD_BYTES: usize = 200;
+
+/// Contents by key; the least recently used are evicted first.
 #[derive(Debug)]
 pub(super) struct Cache {
-    capacity: usize,
-    held: usize,
-    clock: u64,
-    contents: HashMap<Key, (u64, ObjectKind, Bytes)>,
-    by_age: BTreeMap<u64, Key>,
+    max_bytes: usize,
+    held_bytes: usize,
+    contents: LruCache<Key, (ObjectKind, Bytes)>,
 }
 
-/// What an empty object costs all the same.
-const OVERHEAD: usize = 200;
-
 impl Cache {
-    pub(super) fn new(capacity: usize) -> Self {
+    /// Creates a cache of at most `max_bytes` bytes.
+    pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            capacity,
-            held: 0,
-            clock: 0,
-            contents: HashMap::new(),
-            by_age: BTreeMap::new(),
+            max_bytes,
+            held_bytes: 0,
+            contents: LruCache::unbounded(),
         }
     }
 
     pub(super) fn contains(&self, key: Key) -> bool {
-        self.contents.contains_key(&key)
+        self.contents.contains(&key)
     }
 
     pub(super) fn get(&mut self, key: Key) -> Option<(ObjectKind, Bytes)> {
-        let (age, kind, content) = self.contents.get_mut(&key)?;
-        self.by_age.remove(age);
-        self.clock += 1;
-        *age = self.clock;
-        self.by_age.insert(self.clock, key);
-        Some((*kind, content.clone()))
+        self.contents.get(&key).cloned()
     }
 
-    /// Remembers content, unless it alone is more than the capacity.
+    /// Inserts content, unless it alone exceeds the bound or `key` is cached already.
     pub(super) fn insert(&mut self, key: Key, kind: ObjectKind, content: Bytes) {
-        let cost = content.len() + OVERHEAD;
-        if cost > self.capacity || self.contains(key) {
+        let cost = content.len() + OVERHEAD_BYTES;
+        if cost > self.max_bytes || self.contains(key) {
             return;
         }
-        self.shrink(self.capacity - cost);
-        self.clock += 1;
-        self.held += cost;
-        self.by_age.insert(self.clock, key);
-        self.contents.insert(key, (self.clock, kind, content));
+        self.shrink(self.max_bytes - cost);
+        self.held_bytes += cost;
+        self.contents.put(key, (kind, content));
     }
 
-    /// Forgets until at most `bytes` are held.
-    pub(super) fn shrink(&mut self, bytes: usize) {
-        while self.held > bytes {
-            let Some((_, key)) = self.by_age.pop_first() else {
+    /// Evicts objects until at most `max_bytes` bytes are held.
+    pub(super) fn shrink(&mut self, max_bytes: usize) {
+        while self.held_bytes > max_bytes {
+            let Some((_, (_, content))) = self.contents.pop_lru() else {
                 return;
             };
-            if let Some((_, _, content)) = self.contents.remove(&key) {
-                self.held -= content.len() + OVERHEAD;
-            }
+            self.held_bytes -= content.len() + OVERHEAD_BYTES;
         }
     }
 }
@@ -81,19 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_is_forgotten_and_the_bound_holds() {
-        let mut cache = Cache::new(3 * (OVERHEAD + 10));
+    fn the_least_recently_used_object_is_evicted_and_the_bound_holds() {
+        let mut cache = Cache::new(3 * (OVERHEAD_BYTES + 10));
         let ten = Bytes::from_static(&[0; 10]);
         for key in 0..3 {
             cache.insert(key, ObjectKind::Blob, ten.clone());
         }
         assert!(cache.get(0).is_some());
         cache.insert(3, ObjectKind::Blob, ten.clone());
-        assert!(!cache.contains(1), "1 was not asked for the longest");
+        assert!(!cache.contains(1), "1 is the least recently used");
         assert!(cache.contains(0) && cache.contains(2) && cache.contains(3));
         cache.insert(4, ObjectKind::Blob, vec![0; 10_000].into());
         assert!(!cache.contains(4) && cache.contains(3));
         cache.shrink(0);
-        assert_eq!((cache.held, cache.contents.len()), (0, 0));
+        assert_eq!((cache.held_bytes, cache.contents.len()), (0, 0));
     }
 }

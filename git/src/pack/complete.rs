@@ -1,31 +1,32 @@
-//! Thin packs, made whole by the objects on which they stand.
+//! Completion of thin packs with the bases of their deltas.
 
 use std::io::Write as _;
 
 use super::content::{missing_base, read_base};
 use super::index::Entry;
 use super::receive::UnresolvedPack;
-use super::{Bases, EntryHeader, EntryKind, FileHasher, HEADER, PackBytes};
+use super::{Bases, EntryHeader, EntryKind, FileHasher, HEADER, PackBytes, pack_header};
 use crate::error::Result;
 use crate::{ObjectId, corrupt};
 
-/// What turns a thin pack into a whole one: the whole pack is `header`, then the thin
-/// pack's bytes in `body`, then `tail`.
+/// The parts that complete a thin pack: the complete pack is `header`, then the thin pack's
+/// bytes in `body`, then `tail`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completed {
-    /// Replaces the pack's header: the count of objects is another.
+    /// The new header, with the new number of objects.
     pub header: [u8; 12],
-    /// What of the thin pack stays as it is: all between its header and its trailer.
+    /// The range of the thin pack that is kept: all bytes between its header and its trailer.
     pub body: std::ops::Range<u64>,
-    /// The objects that were added, and the new trailer.
+    /// The entries of the added objects, and the new trailer.
     pub tail: Vec<u8>,
-    /// The objects that were added.
+    /// The added objects.
     pub added: Vec<ObjectId>,
 }
 
-const STEP: u64 = 1 << 20;
+/// Bytes of the pack that are hashed at a time.
+const HASH_CHUNK_BYTES: u64 = 1 << 20;
 
-/// Adds objects to a pack. Its bytes are read once more, for the new trailer.
+/// Adds objects to a pack. The bytes of the pack are read again for the new trailer.
 pub(super) async fn complete(
     received: &mut UnresolvedPack,
     added: &[ObjectId],
@@ -49,7 +50,7 @@ pub(super) async fn complete(
         encoder
             .write_all(&content)
             .and_then(|()| encoder.finish().map(drop))
-            .expect("because a Vec takes all that is written");
+            .expect("because writing to a Vec cannot fail");
         received.entries.push(Entry {
             offset: body.end + start as u64,
             crc: crc32fast::hash(&tail[start..]),
@@ -63,13 +64,12 @@ pub(super) async fn complete(
     }
     let count = u32::try_from(received.entries.len())
         .map_err(|_| corrupt("a pack has more objects than a pack can have"))?;
-    let mut header = *b"PACK\0\0\0\x02\0\0\0\0";
-    header[8..].copy_from_slice(&count.to_be_bytes());
+    let header = pack_header(count);
     let mut hasher = FileHasher::new(hash);
     hasher.update(&header);
     let mut at = body.start;
     while at < body.end {
-        let end = body.end.min(at + STEP);
+        let end = body.end.min(at + HASH_CHUNK_BYTES);
         hasher.update(&bytes.read_range(at..end).await?);
         at = end;
         tokio::task::yield_now().await;

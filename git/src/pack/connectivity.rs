@@ -1,4 +1,4 @@
-//! Whether everything that a pack's objects need is there.
+//! The objects that a pack needs and does not contain.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::object::{ObjectKind, references};
 use crate::{HashKind, ObjectId, corrupt};
 
-/// Collects what the objects of a pack need, while the pack is read.
+/// Collects the references of a pack's objects while the pack is read.
 ///
 /// Memory: about 60 bytes for each distinct object that is referred to.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub struct Connectivity {
 }
 
 impl Connectivity {
-    /// Collects for a pack of that hash function. The parents of `shallow` commits are
-    /// not needed.
+    /// Creates a collector for a pack with the hash function `hash`. The parents of `shallow`
+    /// commits are not needed.
     pub fn new(hash: HashKind, shallow: impl IntoIterator<Item = ObjectId>) -> Self {
         Self {
             hash,
@@ -30,11 +30,11 @@ impl Connectivity {
         }
     }
 
-    /// What is needed and not in the pack, `roots` (the refs to be published) included.
-    /// The target must have it.
+    /// Returns the objects that the pack's objects and `roots` (the new ids of refs) need and
+    /// that are not in the pack. The target must have them.
     ///
     /// # Errors
-    /// `Corrupt` when an object is of another kind than the one that needs it says.
+    /// `Corrupt` when the type of an object does not match a reference to it.
     pub fn missing_objects(self, pack: &Resolved, roots: &[ObjectId]) -> Result<Vec<ObjectId>> {
         let mut missing = Vec::new();
         for (id, kind) in self.needed {

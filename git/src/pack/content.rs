@@ -1,4 +1,4 @@
-//! Content of a pack's objects, read back from where the pack lies.
+//! Content of a pack's objects, read back from storage.
 
 use std::ops::Range;
 
@@ -11,29 +11,29 @@ use crate::error::Result;
 use crate::object::{ObjectKind, id_of};
 use crate::{HashKind, ObjectId, corrupt};
 
-/// How many bytes are read at once.
+/// Bytes of an entry that are read at a time.
 const READ_CHUNK_BYTES: u64 = 256 * 1024;
 
-/// Where the entries of a pack lie and how they are called.
+/// Positions and ids of the entries of a pack.
 pub(super) trait EntryLookup: Sync {
-    /// The bytes of an entry, header included.
+    /// Returns the range of an entry, header included.
     fn range(&self, entry: u32) -> Result<Range<u64>>;
-    /// The entry that starts there.
+    /// Returns the entry that starts at `offset`.
     fn at_offset(&self, offset: u64) -> Option<u32>;
-    /// The object of that id, in the pack or outside of it.
+    /// Returns the key of an object in the pack, or of a known one outside of it.
     fn by_id(&self, id: ObjectId) -> Option<Key>;
-    /// The id of an object outside of the pack.
+    /// Returns the id of an object outside of the pack.
     fn external(&self, key: Key) -> Option<ObjectId>;
 }
 
-/// Reads content, remembering bases within the limit.
+/// Reads content, and caches bases within the memory limit.
 pub(super) struct EntryReader<'a> {
     pub(super) hash: HashKind,
     pub(super) limits: PackLimits,
     pub(super) bytes: &'a dyn PackBytes,
     pub(super) bases: &'a dyn Bases,
     pub(super) cache: &'a mut Cache,
-    /// Added to the pack's keys in the cache, which several packs may share.
+    /// Added to the pack's keys, because several packs may share the cache.
     pub(super) prefix: Key,
     pub(super) inflater: Inflater,
 }
@@ -42,12 +42,12 @@ pub(super) struct EntryReader<'a> {
 struct OpenEntry {
     header: EntryHeader,
     range: Range<u64>,
-    // What was read beyond the header.
+    // Bytes of the entry after its header that were read with it.
     data: Bytes,
 }
 
 impl EntryReader<'_> {
-    /// Forgets bases until `need` bytes have room beside the others.
+    /// Evicts bases until `need` bytes are free.
     pub(super) fn evict_for(&mut self, need: u64) -> Result<()> {
         let free = usize::try_from(need)
             .ok()
@@ -74,13 +74,14 @@ impl EntryReader<'_> {
         })
     }
 
-    /// Inflates an entry whole, while `held` bytes are in use beside it.
+    /// Inflates an entry in memory, while `held` further bytes are in use.
     async fn inflate(&mut self, opened: OpenEntry, held: u64) -> Result<Vec<u8>> {
         let size = opened.header.size;
         self.limits.check_object(size)?;
         self.evict_for(size.saturating_add(held))?;
-        let mut out =
-            Vec::with_capacity(usize::try_from(size).expect("because there is room for it"));
+        let mut out = Vec::with_capacity(
+            usize::try_from(size).expect("because its size was checked against the memory limit"),
+        );
         self.inflater.start(size);
         let mut data = opened.data;
         let mut range = opened.range;
@@ -106,7 +107,7 @@ impl EntryReader<'_> {
         }
     }
 
-    /// Reads the delta of an entry, while `held` bytes are in use beside it.
+    /// Reads the delta of an entry, while `held` further bytes are in use.
     pub(super) async fn delta(
         &mut self,
         directory: &impl EntryLookup,
@@ -120,7 +121,7 @@ impl EntryReader<'_> {
         self.inflate(opened, held).await
     }
 
-    /// Reads the content of an object whole.
+    /// Reads the content of an object.
     pub(super) async fn content(
         &mut self,
         directory: &impl EntryLookup,
@@ -135,7 +136,8 @@ impl EntryReader<'_> {
             if base >= EXTERNAL {
                 break self.external(directory, base).await?;
             }
-            let entry = u32::try_from(base).expect("because it is no external one");
+            let entry =
+                u32::try_from(base).expect("because keys below EXTERNAL are numbers of entries");
             let opened = self.open(directory, entry).await?;
             let next = match opened.header.kind {
                 EntryKind::Whole(kind) => {
@@ -154,7 +156,9 @@ impl EntryReader<'_> {
             chain.push(entry);
             base = next.ok_or_else(|| corrupt("the base of a delta is not in the pack"))?;
             if chain.len() > MAX_CHAIN {
-                return Err(corrupt("a chain of deltas is too long, or a circle"));
+                return Err(corrupt(format!(
+                    "a chain of deltas has more than {MAX_CHAIN} entries, or is a circle"
+                )));
             }
         };
         for entry in chain.into_iter().rev() {
@@ -162,8 +166,10 @@ impl EntryReader<'_> {
             let (_, size, _) = delta::sizes(&delta)?;
             self.limits.check_object(size)?;
             self.evict_for((content.len() as u64 + delta.len() as u64).saturating_add(size))?;
-            let mut out =
-                Vec::with_capacity(usize::try_from(size).expect("because there is room for it"));
+            let mut out = Vec::with_capacity(
+                usize::try_from(size)
+                    .expect("because its size was checked against the memory limit"),
+            );
             delta::apply(&content, &delta, |piece| out.extend_from_slice(piece))?;
             content = out.into();
             let key = self.prefix + Key::from(entry);
@@ -179,7 +185,7 @@ impl EntryReader<'_> {
     ) -> Result<(ObjectKind, Bytes)> {
         let id = directory
             .external(key)
-            .expect("because its number was given out");
+            .expect("because the key was made for an object in the list");
         let found = read_base(self.hash, self.bases, id).await?;
         let (kind, content) = found.ok_or_else(|| missing_base(id))?;
         self.evict_for(content.len() as u64)?;
@@ -188,7 +194,7 @@ impl EntryReader<'_> {
     }
 }
 
-/// Reads a base from outside of the pack and verifies it.
+/// Reads a base outside of the pack, and verifies its id.
 pub(super) async fn read_base(
     hash: HashKind,
     bases: &dyn Bases,
@@ -198,11 +204,13 @@ pub(super) async fn read_base(
         return Ok(None);
     };
     if id_of(hash, kind, &content)? != id {
-        return Err(corrupt(format!("the content of {id} is another")));
+        return Err(corrupt(format!(
+            "the content of object {id} does not match its id"
+        )));
     }
     Ok(Some((kind, content)))
 }
 
 pub(super) fn missing_base(id: ObjectId) -> crate::error::Error {
-    corrupt(format!("a delta stands on {id}, which is nowhere"))
+    corrupt(format!("the base {id} of a delta is missing"))
 }

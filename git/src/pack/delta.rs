@@ -1,12 +1,13 @@
-//! Deltas: an object told as copies from another one and insertions.
+//! Deltas: an object as copies from a base and insertions.
 
 use crate::corrupt;
 use crate::error::Result;
 
-/// No two sizes at the start of a delta are longer.
+/// The most bytes of the two sizes at the start of a delta.
 pub(crate) const MAX_SIZES: usize = 20;
 
-/// The sizes at the start of a delta, of its base and of its result, and their length.
+/// Reads the sizes at the start of a delta: of its base, of its result, and the length of
+/// both in bytes.
 pub(crate) fn sizes(delta: &[u8]) -> Result<(u64, u64, usize)> {
     let (base, first) = size(delta)?;
     let (result, second) = size(&delta[first..])?;
@@ -29,17 +30,16 @@ fn size(bytes: &[u8]) -> Result<(u64, usize)> {
     Err(corrupt("a delta does not start with two sizes"))
 }
 
-/// Applies a delta, handing on its result piece by piece.
-///
-/// Returns the size of the result. Nothing is allocated.
+/// Applies a delta, passes its result to `piece` in parts, and returns the size of the
+/// result. Allocates nothing.
 ///
 /// # Errors
-/// `Corrupt` when the delta is broken, is for a base of another size, or makes more or
-/// less than it says.
+/// `Corrupt` when the delta is broken, or when the size of its base or of its result does not
+/// match.
 pub fn apply<'a>(base: &'a [u8], delta: &'a [u8], mut piece: impl FnMut(&'a [u8])) -> Result<u64> {
     let (base_size, result_size, at) = sizes(delta)?;
     if base_size != base.len() as u64 {
-        return Err(corrupt("a delta is for a base of another size"));
+        return Err(corrupt("the size of a delta's base does not match"));
     }
     let broken = || corrupt("a delta is broken");
     let mut rest = &delta[at..];
@@ -101,24 +101,28 @@ mod tests {
     }
 
     #[test]
-    fn copies_and_insertions_make_the_result() {
+    fn a_result_consists_of_copies_and_insertions() {
         // Copy 3 from 1, insert "xy", copy 2 from 0.
         let delta = b"\x05\x07\x91\x01\x03\x02xy\x90\x02";
         assert_eq!(made(b"abcde", delta).unwrap(), b"bcdxyab");
         let base = vec![7; 0x10000];
-        let all = b"\x80\x80\x04\x80\x80\x04\x80";
-        assert_eq!(made(&base, all).unwrap(), base, "length 0 means 64 KiB");
+        let copy_base = b"\x80\x80\x04\x80\x80\x04\x80";
+        assert_eq!(
+            made(&base, copy_base).unwrap(),
+            base,
+            "length 0 means 64 KiB"
+        );
     }
 
     #[test]
-    fn deltas_that_lie_are_corrupt() {
+    fn contradictory_deltas_are_corrupt() {
         let cases: [&[u8]; 9] = [
             b"",
             b"\x05",
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x01",
-            b"\x04\x01\x90\x01",     // another base
-            b"\x05\x01\x90\x02",     // more than it says
-            b"\x05\x03\x90\x02",     // less than it says
+            b"\x04\x01\x90\x01",     // wrong size of the base
+            b"\x05\x01\x90\x02",     // result too long
+            b"\x05\x03\x90\x02",     // result too short
             b"\x05\x02\x91\x04\x02", // beyond the base
             b"\x05\x01\x00",         // reserved
             b"\x05\x05\x05ab",       // cut off

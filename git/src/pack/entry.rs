@@ -1,34 +1,37 @@
-//! The headers of a pack's entries.
+//! Headers of a pack's entries.
 
 use crate::error::Result;
 use crate::object::ObjectKind;
 use crate::{HashKind, ObjectId, corrupt};
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
     /// A whole object.
     Whole(ObjectKind),
-    /// A delta on the entry that starts that many bytes before this one.
+    /// A delta whose base is the entry that starts this many bytes before.
     OffsetDelta(u64),
-    /// A delta on the object of that id.
+    /// A delta whose base is the object with this id.
     IdDelta(ObjectId),
 }
 
 /// The header of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryHeader {
-    /// What the entry holds.
+    /// The content of the entry.
     pub kind: EntryKind,
-    /// The size of what is compressed: of the object, or of the delta.
+    /// The inflated size of the object or of the delta, in bytes.
     pub size: u64,
 }
 
 impl EntryHeader {
-    /// No header is longer: ten bytes of size, and an id of SHA-256 or ten of distance.
-    pub const MAX: usize = 10 + 32;
+    /// The longest header: ten bytes of size, and an id of SHA-256 or ten bytes of distance.
+    pub const MAX_BYTES: usize = 10 + 32;
 
-    /// Reads a header and its length; `None` when more bytes are needed.
+    /// Reads a header and its length in bytes; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// `Corrupt` for an unknown type, and for a size or distance beyond 64 bits.
     pub fn parse(hash: HashKind, bytes: &[u8]) -> Result<Option<(Self, usize)>> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
@@ -69,12 +72,12 @@ impl EntryHeader {
                 }
                 None => return Ok(None),
             },
-            other => return Err(corrupt(format!("a pack has no entries of type {other}"))),
+            other => return Err(corrupt(format!("unknown entry type {other} in a pack"))),
         };
         Ok(Some((Self { kind, size }, at)))
     }
 
-    /// Writes the header.
+    /// Appends the header to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let kind = match self.kind {
             EntryKind::Whole(ObjectKind::Commit) => 1_u8,
@@ -141,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(size: u64, distance in 0..1_u64 << 62, kind in 0..6) {
+        fn written_headers_are_parsed_unchanged(size: u64, distance in 0..1_u64 << 62, kind in 0..6) {
             let kind = match kind {
                 0 => EntryKind::Whole(ObjectKind::Commit),
                 1 => EntryKind::Whole(ObjectKind::Tree),
@@ -153,7 +156,7 @@ mod tests {
             let header = EntryHeader { kind, size };
             let mut bytes = Vec::new();
             header.write(&mut bytes);
-            prop_assert!(bytes.len() <= EntryHeader::MAX);
+            prop_assert!(bytes.len() <= EntryHeader::MAX_BYTES);
             for cut in 0..bytes.len() {
                 prop_assert_eq!(EntryHeader::parse(HashKind::Sha1, &bytes[..cut]).unwrap(), None);
             }

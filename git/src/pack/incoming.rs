@@ -1,4 +1,4 @@
-//! A pack on its way from a source to a target, verified while it passes.
+//! An incoming pack, verified while it passes from a source to a target.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -17,12 +17,12 @@ use crate::pack::{
 use crate::pack::{Resolved, Visitor};
 use crate::{HashKind, ObjectId, corrupt};
 
-/// How an incoming pack is looked at.
+/// Options for the verification of an incoming pack.
 #[derive(Debug, Clone)]
 pub struct IncomingOptions {
-    /// The hash function of its ids.
+    /// The hash function of the pack's ids.
     pub hash: HashKind,
-    /// What verifying it may use.
+    /// The limits of the verification.
     pub limits: PackLimits,
     /// Makes the scanner of the pack's blobs, where blobs are to be scanned.
     pub scanner: Option<fn() -> Box<dyn BlobScanner>>,
@@ -39,13 +39,13 @@ pub trait BlobScanner: Any + Send + Sync + fmt::Debug {
     fn check_unscanned(&self, blobs: usize) -> Result<()>;
 }
 
-/// What was seen of a pack's objects.
+/// Facts about a pack's objects, collected while it passes.
 #[derive(Debug)]
 pub struct ReceivedObjects {
     hash: HashKind,
     connectivity: Connectivity,
     scanner: Option<Box<dyn BlobScanner>>,
-    /// Annotated tags and what each names directly.
+    /// Annotated tags, each with the object that it names directly.
     pub tags: HashMap<ObjectId, ObjectId>,
 }
 
@@ -65,10 +65,11 @@ impl ReceivedObjects {
         scanner.downcast_ref()
     }
 
-    /// What a tag of this pack peels to; `None` for what is no tag of it.
+    /// Returns the object that a tag of this pack peels to; `None` for an id that is not a
+    /// tag's.
     pub fn peel(&self, id: ObjectId) -> Option<ObjectId> {
         let mut at = *self.tags.get(&id)?;
-        // A tag names an older object by its hash: there are no circles.
+        // A tag contains the hash of the object that it names, so there are no circles.
         while let Some(next) = self.tags.get(&at) {
             at = *next;
         }
@@ -99,43 +100,42 @@ impl Visitor for ReceivedObjects {
     }
 }
 
-/// Done between the arrival of objects and the moving of refs.
+/// A step between the arrival of objects and the update of refs.
 #[async_trait]
 pub trait PrePublishHook: Send + Sync {
-    /// Looks at what has arrived; an error keeps the refs where they are.
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()>;
+    /// Runs after all objects have arrived; an error prevents the update of refs.
+    async fn pre_publish(&self, received: &ReceivedObjects) -> Result<()>;
 }
 
-/// A pack on its way.
+/// A pack that is verified while it is read.
 pub struct IncomingPack {
     body: PackBody,
     receiver: PackIndexer,
     watch: ReceivedObjects,
-    /// What was read ahead.
+    /// Chunks that were read ahead.
     held: VecDeque<Result<Bytes>>,
     has_ended: bool,
 }
 
 impl fmt::Debug for IncomingPack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming")
+        f.debug_struct("IncomingPack")
             .field("position", &self.receiver.position())
             .finish_non_exhaustive()
     }
 }
 
-/// A pack whose bytes have all arrived, with a sound frame and trailer; deltas may be left
-/// to resolve.
+/// A pack that has arrived with valid framing and trailer; deltas may be unresolved.
 #[derive(Debug)]
 pub struct VerifiedPack {
-    /// What is known of its entries.
+    /// The entries of the pack.
     pub received: UnresolvedPack,
-    /// What was seen of its objects so far.
+    /// Facts about the objects that are resolved.
     pub watch: ReceivedObjects,
 }
 
 impl IncomingPack {
-    /// Verifies `body` while it passes.
+    /// Creates a pack that verifies `body`.
     pub fn new(body: PackBody, options: &IncomingOptions) -> Self {
         Self {
             body,
@@ -146,7 +146,7 @@ impl IncomingPack {
         }
     }
 
-    /// The next bytes, whose objects were looked at; `None` after the last ones.
+    /// Reads the next chunk, after its objects were verified; `None` after the last chunk.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         match self.held.pop_front() {
             Some(held) => held.map(Some),
@@ -154,11 +154,12 @@ impl IncomingPack {
         }
     }
 
-    /// Takes in and holds all there is, or a little more than `most` bytes; whether that is
-    /// all. What fails is told when its turn comes.
-    pub async fn read_ahead(&mut self, most: u64) -> bool {
+    /// Reads chunks into memory until they exceed `max_bytes` bytes or the pack ends, and
+    /// returns whether it ended. An error is returned by the [`chunk`](Self::chunk) that
+    /// follows the chunks before it.
+    pub async fn read_ahead(&mut self, max_bytes: u64) -> bool {
         let mut size = 0;
-        while size <= most
+        while size <= max_bytes
             && let Some(bytes) = self.next().await.transpose()
         {
             size += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -176,15 +177,15 @@ impl IncomingPack {
             return Ok(None);
         };
         let bytes = bytes.inspect_err(|_| self.has_ended = true)?;
-        let looked_at = self.receiver.push(&bytes, &mut self.watch);
-        looked_at.inspect_err(|_| self.has_ended = true)?;
+        let verified = self.receiver.push(&bytes, &mut self.watch);
+        verified.inspect_err(|_| self.has_ended = true)?;
         Ok(Some(bytes))
     }
 
-    /// Ends it, after [`chunk`](Self::chunk) returned `None`.
+    /// Returns the verified pack, after [`chunk`](Self::chunk) returned `None`.
     ///
     /// # Errors
-    /// `Corrupt` when it was cut off.
+    /// `Corrupt` when the pack was cut off.
     pub fn finish(self) -> Result<VerifiedPack> {
         Ok(VerifiedPack {
             received: self.receiver.finish()?,
@@ -192,12 +193,12 @@ impl IncomingPack {
         })
     }
 
-    /// The pack as a stream for a server that verifies and publishes by itself as soon as
-    /// it has the last byte.
+    /// Returns the pack as a stream for a server that updates refs as soon as it has the last
+    /// byte.
     ///
-    /// The last chunk is held back until the pack is known to be whole and `before_refs`
-    /// is done; a failure cuts the stream, so that the server publishes nothing. The
-    /// second value tells the number of objects and bytes that went by.
+    /// The last chunk is withheld until the pack is verified and `before_refs` has succeeded;
+    /// a failure cuts the stream, so that the server updates no refs. The second value is the
+    /// number of objects and bytes, set with the last chunk.
     pub fn into_outgoing(
         self,
         before_refs: Option<Arc<dyn PrePublishHook>>,
@@ -251,8 +252,9 @@ impl HeldBackChunks {
 }
 
 impl VerifiedPack {
-    /// Resolves what is left, and names what the pack's objects and `roots` (what refs
-    /// will name) need and the pack does not have: the target must have that.
+    /// Resolves the remaining deltas, and returns also the objects that the pack's objects and
+    /// `roots` (the new ids of refs) need and that are not in the pack. The target must have
+    /// them.
     pub async fn resolve(
         mut self,
         bytes: &dyn PackBytes,
@@ -268,10 +270,13 @@ impl VerifiedPack {
     }
 }
 
-/// The error for a pack that does not hold what refs need.
+/// Returns the error for a pack without objects that refs need.
 pub fn missing_objects_error(missing: &[ObjectId]) -> Error {
     let Some(first) = missing.first() else {
-        return Error::new(ErrorKind::Internal, "nothing is missing");
+        return Error::new(
+            ErrorKind::Internal,
+            "an error for missing objects was requested, and none is missing",
+        );
     };
     corrupt(format!(
         "the source did not send {first}, which is needed and the target does not have \

@@ -1,4 +1,4 @@
-//! Indexes of packs, version 2.
+//! Pack indexes, version 2.
 
 use std::ops::Range;
 
@@ -13,20 +13,20 @@ const MAGIC: &[u8; 8] = b"\xfftOc\0\0\0\x02";
 const FANOUT: usize = 8;
 const IDS: usize = FANOUT + 256 * 4;
 
-/// One object of a pack, as far as it is known.
+/// An object of a pack.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
-    /// Where its entry starts.
+    /// The position of the entry in the pack.
     pub(super) offset: u64,
     /// The CRC-32 of the entry, header included.
     pub(super) crc: u32,
-    /// Its kind; `None` while it is a delta that is not resolved.
+    /// The type; `None` for an unresolved delta.
     pub(super) kind: Option<ObjectKind>,
-    /// Its id; null while it is not known.
+    /// The id; null for an unresolved delta.
     pub(super) id: ObjectId,
 }
 
-/// The index of a pack, held as the bytes of its file.
+/// The index of a pack, in the form of its file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Index {
     hash: HashKind,
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Index {
 }
 
 impl Index {
-    /// Makes the index of a pack; the entries are sorted by id.
+    /// Builds the index of the pack `pack` from entries that are sorted by id.
     pub(super) fn build(hash: HashKind, entries: &[Entry], pack: ObjectId) -> Self {
         let length = hash.len_in_bytes();
         let mut out = Vec::with_capacity(IDS + entries.len() * (length + 8) + 2 * length);
@@ -86,8 +86,8 @@ impl Index {
         }
     }
 
-    /// The index of a pack called `pack` that has this one's entries where they are, and then
-    /// those of `added`, each `shift` bytes further than there. No object is in both.
+    /// Builds the index of the pack `pack`, which consists of this pack's entries, followed by
+    /// those of `added` at positions increased by `shift` bytes. No object is in both.
     pub fn followed_by(&self, added: &Self, shift: u64, pack: ObjectId) -> Self {
         let mut entries = Vec::with_capacity(self.count + added.count);
         let mut more = (0..added.count)
@@ -119,18 +119,21 @@ impl Index {
         }
     }
 
-    /// Reads an index, and verifies its structure and its trailer.
+    /// Parses an index, and verifies its structure and its trailer.
+    ///
+    /// # Errors
+    /// `Corrupt` when a check fails.
     pub fn parse(hash: HashKind, bytes: Bytes) -> Result<Self> {
         let broken = |what: &str| corrupt(format!("the index of a pack is broken: {what}"));
         let length = hash.len_in_bytes();
         if bytes.len() < IDS + 2 * length || !bytes.starts_with(MAGIC) {
-            return Err(broken("it is not of version 2"));
+            return Err(broken("it does not start as one of version 2"));
         }
         let (file, trailer) = bytes.split_at(bytes.len() - length);
         let mut hasher = FileHasher::new(hash);
         hasher.update(file);
         if hasher.finish().as_slice() != trailer {
-            return Err(broken("its trailer is another"));
+            return Err(broken("its checksum does not match"));
         }
         let mut index = Self {
             hash,
@@ -139,20 +142,20 @@ impl Index {
         };
         let fanout: Vec<usize> = (0..256).map(|at| index.u32_at(FANOUT + at * 4)).collect();
         if !fanout.is_sorted() {
-            return Err(broken("its fanout falls"));
+            return Err(broken("its fanout is not sorted"));
         }
         index.count = fanout[255];
         let small = index
             .count
             .checked_mul(length + 8)
             .and_then(|size| size.checked_add(IDS + 2 * length))
-            .ok_or_else(|| broken("its count is too large"))?;
+            .ok_or_else(|| broken("its number of objects is too large"))?;
         let large = index
             .bytes
             .len()
             .checked_sub(small)
             .filter(|rest| rest % 8 == 0 && rest / 8 <= index.count)
-            .ok_or_else(|| broken("its length does not fit its count"))?
+            .ok_or_else(|| broken("its length does not match its number of objects"))?
             / 8;
         for n in 0..index.count {
             let id = index.id_bytes(n);
@@ -163,45 +166,45 @@ impl Index {
             }
             let offset = index.u32_at(index.offsets() + n * 4);
             if offset >> 31 == 1 && offset & !(1 << 31) >= large {
-                return Err(broken("an offset is not there"));
+                return Err(broken("an offset is missing"));
             }
         }
         Ok(index)
     }
 
-    /// The bytes of the index file.
+    /// Returns the bytes of the index file.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// How many objects the pack has.
+    /// Returns the number of objects in the pack.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether the pack has no objects.
+    /// Returns whether the pack has no objects.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The hash function of its ids.
+    /// Returns the hash function of the ids.
     pub fn hash(&self) -> HashKind {
         self.hash
     }
 
-    /// The trailer of the pack, by which it is called.
+    /// Returns the trailer of the pack, which is its id.
     pub fn pack_id(&self) -> ObjectId {
         let length = self.hash.len_in_bytes();
         let at = self.bytes.len() - 2 * length;
         ObjectId::from_bytes_or_panic(&self.bytes[at..at + length])
     }
 
-    /// The id at a position below [`len`](Self::len), in the order of ids.
+    /// Returns the id at `position`, which is below [`len`](Self::len), in the order of ids.
     pub fn id(&self, position: usize) -> ObjectId {
         ObjectId::from_bytes_or_panic(self.id_bytes(position))
     }
 
-    /// Where the entry of the object at that position starts in the pack.
+    /// Returns where the entry of the object at `position` starts in the pack.
     pub fn offset(&self, position: usize) -> u64 {
         let offset = self.u32_at(self.offsets() + position * 4);
         if offset >> 31 == 0 {
@@ -210,17 +213,17 @@ impl Index {
         let at = self.offsets() + self.count * 4 + (offset & !(1 << 31)) * 8;
         let bytes = *self.bytes[at..]
             .first_chunk()
-            .expect("because parse looked at it");
+            .expect("because `parse` checked the number of large offsets");
         u64::from_be_bytes(bytes)
     }
 
-    /// The CRC-32 of that entry, header included.
+    /// Returns the CRC-32 of the entry of the object at `position`, header included.
     pub fn crc(&self, position: usize) -> u32 {
         let at = IDS + self.count * self.hash.len_in_bytes() + position * 4;
         number(self.u32_at(at))
     }
 
-    /// The position of an id.
+    /// Returns the position of an id.
     pub fn find(&self, id: ObjectId) -> Option<usize> {
         if id.kind() != self.hash {
             return None;
@@ -244,7 +247,7 @@ impl Index {
         None
     }
 
-    /// All ids, in order.
+    /// Returns all ids in their order.
     pub fn ids(&self) -> impl Iterator<Item = ObjectId> {
         (0..self.count).map(|position| self.id(position))
     }
@@ -261,12 +264,12 @@ impl Index {
     fn u32_at(&self, at: usize) -> usize {
         let bytes = *self.bytes[at..]
             .first_chunk()
-            .expect("because parse looked at the length");
+            .expect("because `parse` checked the length");
         u32::from_be_bytes(bytes) as usize
     }
 }
 
-/// Makes the index of a pack that is written entry after entry.
+/// Builds the index of a pack while its entries are written.
 pub(crate) struct IndexBuilder {
     hash: HashKind,
     entries: Vec<Entry>,
@@ -282,7 +285,7 @@ impl IndexBuilder {
         }
     }
 
-    /// The entry of that object starts here.
+    /// Starts the entry of `id` at `offset`.
     pub(crate) fn begin(&mut self, id: ObjectId, offset: u64) {
         self.end();
         self.entries.push(Entry {
@@ -293,7 +296,7 @@ impl IndexBuilder {
         });
     }
 
-    /// The next bytes of the entry, header included.
+    /// Adds the next bytes of the entry, header included.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.crc.update(bytes);
     }
@@ -305,7 +308,7 @@ impl IndexBuilder {
         }
     }
 
-    /// The index, once the last entry has ended.
+    /// Returns the index of the pack `pack`, after the last entry.
     pub(crate) fn finish(mut self, pack: ObjectId) -> Index {
         self.end();
         self.entries.sort_unstable_by_key(|entry| entry.id);
@@ -325,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offsets_beyond_31_bits_are_told_as_git_reads_them() {
+    fn offsets_beyond_31_bits_are_encoded_as_git_reads_them() {
         let entries: Vec<Entry> = [12, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40]
             .into_iter()
             .zip(0_u8..)

@@ -1,15 +1,15 @@
-//! Zlib streams of a known length, taken in as they arrive.
+//! Zlib streams of a known inflated size that arrive in pieces.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::corrupt;
 use crate::error::Result;
 
-/// How much a zlib stream may have, beyond twice what it holds: its header and trailer,
-/// and the empty blocks of writers that flush.
-const EMPTY: u64 = 2048;
+/// The most bytes of a zlib stream beyond twice its inflated size: for its header and trailer,
+/// and for the empty blocks of writers that flush.
+const MAX_EXTRA_BYTES: u64 = 2048;
 
-/// Inflates one stream after the other into a scratch buffer.
+/// Inflates streams, one after another, into a scratch buffer.
 pub(super) struct Inflater {
     zlib: Decompress,
     scratch: Box<[u8]>,
@@ -31,9 +31,8 @@ impl Inflater {
         self.size = size;
     }
 
-    /// Inflates what of `input` belongs to the stream, handing on its content.
-    ///
-    /// Returns how many bytes belonged to it, and whether it ended.
+    /// Inflates the part of `input` that belongs to the stream, and passes its content to
+    /// `content`. Returns the length of that part, and whether the stream ended.
     pub(super) fn push(
         &mut self,
         input: &[u8],
@@ -50,21 +49,21 @@ impl Inflater {
             let made = self.zlib.total_out() - total_out;
             at += usize::try_from(read).expect("because it was read from a slice");
             if self.zlib.total_out() > self.size {
-                return Err(corrupt("an object is larger than its entry says"));
+                return Err(corrupt("an object is larger than its entry states"));
             }
-            // Empty blocks are legal, and could go on for ever.
-            if self.zlib.total_in() / 2 > self.size.saturating_add(EMPTY) {
-                return Err(corrupt("a zlib stream goes on without content"));
+            // Empty blocks are legal, and could continue without end.
+            if self.zlib.total_in() / 2 > self.size.saturating_add(MAX_EXTRA_BYTES) {
+                return Err(corrupt("a zlib stream continues without content"));
             }
             let made = usize::try_from(made).expect("because it was written to a slice");
             content(&self.scratch[..made]);
             if status == Status::StreamEnd {
                 if self.zlib.total_out() != self.size {
-                    return Err(corrupt("an object is smaller than its entry says"));
+                    return Err(corrupt("an object is smaller than its entry states"));
                 }
                 return Ok((at, true));
             }
-            // With room left in the scratch, zlib has made all that it can.
+            // With space left in the scratch buffer, zlib has consumed all input.
             if made < self.scratch.len() && at == input.len() {
                 return Ok((at, false));
             }

@@ -1,18 +1,19 @@
 //! Packs (`gitformat-pack`, version 2) and their indexes, without a disk and within a
 //! stated bound of memory.
 //!
-//! A pack is received in two steps. [`PackIndexer`] takes its bytes as they arrive, while
-//! the caller hands the same bytes on to where they shall lie: it verifies the framing,
-//! every zlib stream and the trailer, computes the ids of whole objects, and resolves
-//! each delta whose base it still remembers. [`UnresolvedPack::resolve`] then does the deltas
-//! that are left, reading their bases back through [`PackBytes`], and yields the
-//! [`Index`]. Every object is shown once to a [`Visitor`], such as [`Connectivity`].
+//! A pack is received in two steps. [`PackIndexer`] reads its bytes as they arrive, while the
+//! caller stores them: it verifies the framing, every zlib stream and the trailer, computes
+//! the ids of undeltified objects, and resolves each delta whose base is cached.
+//! [`UnresolvedPack::resolve`] then resolves the remaining deltas, reads their bases back
+//! through [`PackBytes`], and returns the [`Index`]. Every object is passed once to a
+//! [`Visitor`], such as [`Connectivity`].
 //!
-//! Memory: [`PackLimits::memory`] bounds all content held at once (remembered bases, the
-//! object and the delta in work); beside it there are about 80 bytes for each object
-//! of the pack, and as much again where deltas name their bases by id. A blob that is whole in
-//! the pack is never held, whatever its size.
+//! Memory: [`PackLimits::memory`] bounds all content in memory (cached bases, the current
+//! object and the current delta). In addition there are about 80 bytes for each object of the
+//! pack, and 80 more where deltas name their bases by id. An undeltified blob is never held in
+//! memory, except a small one.
 
+mod block_cache;
 mod cache;
 mod complete;
 mod connectivity;
@@ -33,6 +34,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+pub(crate) use block_cache::BlockCache;
+pub use block_cache::Blocks;
 use cache::Cache;
 pub use complete::Completed;
 pub use connectivity::Connectivity;
@@ -40,7 +43,7 @@ pub use delta::apply as apply_delta;
 pub use entry::{EntryHeader, EntryKind};
 pub use index::Index;
 pub(crate) use index::IndexBuilder;
-pub use read::{Blocks, ContentCache, EntryEncoding, Pack, PackLayout};
+pub use read::{ContentCache, EntryEncoding, Pack, PackLayout};
 pub use receive::{PackIndexer, SMALL_BLOB, UnresolvedPack};
 pub use resolve::Resolved;
 pub use write::PackWriter;
@@ -52,22 +55,33 @@ use crate::{HashKind, ObjectId};
 /// The bytes of a pack in a stream that ends after the first error.
 pub type PackBody = BoxStream<'static, Result<Bytes>>;
 
-/// The length of a pack's header: `PACK`, its version and the number of its objects.
+/// The length of a pack's header in bytes: `PACK`, the version and the number of objects.
 pub const HEADER: u64 = 12;
 
-/// The longest chain of deltas that is followed; git itself writes at most 4,095.
+/// The start of a pack: its magic, and version 2.
+const SIGNATURE: [u8; 8] = *b"PACK\0\0\0\x02";
+
+/// Returns the header of a pack of `objects` objects.
+pub fn pack_header(objects: u32) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[..8].copy_from_slice(&SIGNATURE);
+    header[8..].copy_from_slice(&objects.to_be_bytes());
+    header
+}
+
+/// The longest chain of deltas that is followed; git writes at most 4,095.
 pub(crate) const MAX_CHAIN: usize = 10_000;
 
-/// What reading a pack may use.
+/// Limits for reading a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackLimits {
-    /// The most bytes of content held at once.
+    /// The most bytes of content in memory.
     pub memory: usize,
     /// The largest object, in bytes.
     pub object_bytes: u64,
     /// The most objects in one pack.
     pub objects: u32,
-    /// The most bytes that deltas may make out of one byte of pack, beyond 1 GiB in all.
+    /// The most bytes that deltas may expand to for each byte of pack, beyond 1 GiB in all.
     pub expansion: u64,
 }
 
@@ -83,7 +97,7 @@ impl Default for PackLimits {
 }
 
 impl PackLimits {
-    /// The same limits with other memory.
+    /// Returns these limits with another bound of memory.
     #[must_use]
     pub fn with_memory(self, memory: usize) -> Self {
         Self { memory, ..self }
@@ -114,10 +128,10 @@ impl PackLimits {
     }
 }
 
-/// The bytes of a pack that lies somewhere and can be read back.
+/// The bytes of a stored pack.
 #[async_trait]
 pub trait PackBytes: Send + Sync {
-    /// Reads exactly that range.
+    /// Reads exactly `range`.
     async fn read_range(&self, range: Range<u64>) -> Result<Bytes>;
 }
 
@@ -138,14 +152,14 @@ impl PackBytes for Bytes {
     }
 }
 
-/// Objects outside of a thin pack on which its deltas stand.
+/// Objects outside of a thin pack that are bases of its deltas.
 #[async_trait]
 pub trait Bases: Send + Sync {
-    /// Reads an object; `None` when it is not there.
+    /// Reads an object; `None` when it is missing.
     async fn base(&self, id: ObjectId) -> Result<Option<(ObjectKind, Bytes)>>;
 }
 
-/// For packs that are not thin.
+/// No bases, for packs that are not thin.
 #[derive(Debug, Clone, Copy)]
 pub struct NoBases;
 
@@ -156,23 +170,23 @@ impl Bases for NoBases {
     }
 }
 
-/// An object as a [`Visitor`] sees it.
+/// An object of a pack that is passed to a [`Visitor`].
 #[derive(Debug, Clone, Copy)]
 pub struct PackObject<'a> {
-    /// Its verified id.
+    /// The verified id.
     pub id: ObjectId,
-    /// Its kind.
+    /// The type.
     pub kind: ObjectKind,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its content. Always there but for large blobs, which are not held; blobs of up to
-    /// an eighth of the memory limit are.
+    /// The content; `None` for blobs of more than an eighth of the memory limit, which are
+    /// not held in memory.
     pub content: Option<&'a [u8]>,
 }
 
-/// Looks at each object of a pack once, in no particular order.
+/// Receives each object of a pack once, in no particular order.
 pub trait Visitor: Send {
-    /// Looks at one object; an error ends the reading of the pack.
+    /// Receives an object; an error ends the reading of the pack.
     fn object(&mut self, object: PackObject<'_>) -> Result<()>;
 }
 
@@ -182,8 +196,8 @@ impl<F: FnMut(PackObject<'_>) -> Result<()> + Send> Visitor for F {
     }
 }
 
-/// Hashes whole files: the trailers of packs and indexes. Without the collision detection
-/// of object ids, which is slow and serves no purpose here.
+/// Hashes whole files, for the trailers of packs and indexes. Detects no SHA-1 collisions,
+/// because that is slow and trailers protect against accidents only.
 #[derive(Clone)]
 pub struct FileHasher(FileHash);
 

@@ -1,10 +1,8 @@
-//! Objects read from a pack that lies somewhere, by its index.
+//! Objects of a stored pack, read through its index.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress};
 
 use super::cache::{Cache, EXTERNAL, Key};
@@ -15,7 +13,7 @@ use crate::error::Result;
 use crate::object::{ObjectKind, id_of};
 use crate::{ObjectId, corrupt};
 
-/// Where the entries of a pack lie, by its index.
+/// Positions of the entries of a pack, from its index.
 ///
 /// Memory: the index, and four bytes for each object.
 pub struct PackLayout {
@@ -27,7 +25,7 @@ pub struct PackLayout {
 
 impl std::fmt::Debug for PackLayout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Layout")
+        f.debug_struct("PackLayout")
             .field("index", &self.index)
             .field("size", &self.size)
             .finish_non_exhaustive()
@@ -47,7 +45,7 @@ impl EntryLookup for PackLayout {
         if start < end && start >= HEADER && end <= self.size {
             Ok(start..end)
         } else {
-            Err(corrupt("the index of a pack does not fit the pack"))
+            Err(corrupt("the index of a pack does not match the pack"))
         }
     }
 
@@ -68,27 +66,27 @@ impl EntryLookup for PackLayout {
     }
 }
 
-/// How the object of an entry is stored.
+/// The form in which the object of an entry is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryEncoding {
-    /// Whole.
+    /// The object itself.
     Whole {
-        /// What it is.
+        /// The type of the object.
         kind: ObjectKind,
-        /// Its size.
+        /// The size of the object in bytes.
         size: u64,
-        /// Where its zlib stream lies.
+        /// The range of its zlib stream in the pack.
         zlib: Range<u64>,
     },
-    /// As its difference to another one.
+    /// A delta.
     Delta {
-        /// Its size.
+        /// The size of the object in bytes.
         size: u64,
     },
 }
 
 impl EntryEncoding {
-    /// The size of the object.
+    /// Returns the size of the object in bytes.
     pub fn size(&self) -> u64 {
         match self {
             Self::Whole { size, .. } | Self::Delta { size } => *size,
@@ -96,22 +94,23 @@ impl EntryEncoding {
     }
 }
 
-/// How much of an entry tells how it is stored: its header, and the two sizes of a delta.
-const STORED: u64 = EntryHeader::MAX as u64 + 256;
+/// The bytes of an entry that are read for its encoding: the header, and the deflated sizes at
+/// the start of a delta.
+const ENCODING_BYTES: u64 = EntryHeader::MAX_BYTES as u64 + 256;
 
-/// Content of objects that may be wanted again as bases, of one pack or of several.
+/// Contents of objects of one or several packs that deltas may need as bases.
 #[derive(Debug)]
 pub struct ContentCache(Cache);
 
 impl ContentCache {
-    /// Remembers up to that many bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self(Cache::new(bytes))
+    /// Creates a cache of at most `max_bytes` bytes.
+    pub fn new(max_bytes: usize) -> Self {
+        Self(Cache::new(max_bytes))
     }
 }
 
 impl PackLayout {
-    /// A pack of `size` bytes.
+    /// Creates the layout of a pack of `size` bytes.
     ///
     /// # Errors
     /// `Corrupt` when the index has more objects than a pack can have.
@@ -123,63 +122,63 @@ impl PackLayout {
         Ok(Self { index, size, order })
     }
 
-    /// The pack's index.
+    /// Returns the index of the pack.
     pub fn index(&self) -> &Index {
         &self.index
     }
 
-    /// The pack's length in bytes.
+    /// Returns the length of the pack in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
     }
 
-    /// How many entries the pack has. They are numbered in the order in which they lie.
+    /// Returns the number of entries. Entries are numbered in the order of the pack.
     pub fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Whether the pack has no entries.
+    /// Returns whether the pack has no entries.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// The entry of an object.
+    /// Returns the entry of an object.
     pub fn find(&self, id: ObjectId) -> Option<u32> {
         let offset = self.index.offset(self.index.find(id)?);
         self.at_offset(offset)
     }
 
-    /// The entry that starts there.
+    /// Returns the entry that starts at `offset`.
     pub fn entry_at(&self, offset: u64) -> Option<u32> {
         self.at_offset(offset)
     }
 
-    /// The id of an entry's object; the entry is below [`len`](Self::len).
+    /// Returns the id of the object of `entry`, which is below [`len`](Self::len).
     pub fn id(&self, entry: u32) -> ObjectId {
         self.index.id(self.order[entry as usize] as usize)
     }
 
-    /// The CRC-32 of an entry, header included; the entry is below [`len`](Self::len).
+    /// Returns the CRC-32 of `entry`, header included; `entry` is below [`len`](Self::len).
     pub fn crc(&self, entry: u32) -> u32 {
         self.index.crc(self.order[entry as usize] as usize)
     }
 
-    /// Where the bytes of an entry lie, header included; the entry is below
+    /// Returns the range of `entry` in the pack, header included; `entry` is below
     /// [`len`](Self::len).
     ///
     /// # Errors
-    /// `Corrupt` when the index does not fit the pack.
+    /// `Corrupt` when the index does not match the pack.
     pub fn range(&self, entry: u32) -> Result<Range<u64>> {
         EntryLookup::range(self, entry)
     }
 
-    /// How an entry's object is stored, read off its start.
+    /// Reads the start of `entry` for the form in which its object is stored.
     ///
     /// # Errors
-    /// `Corrupt` when the entry is broken there.
+    /// `Corrupt` when the start of the entry is broken.
     pub async fn stored(&self, bytes: &dyn PackBytes, entry: u32) -> Result<EntryEncoding> {
         let range = self.range(entry)?;
-        let end = range.end.min(range.start.saturating_add(STORED));
+        let end = range.end.min(range.start.saturating_add(ENCODING_BYTES));
         let start = bytes.read_range(range.start..end).await?;
         let (header, length) = EntryHeader::parse(self.index.hash(), &start)?
             .ok_or_else(|| corrupt("an entry of a pack is cut off"))?;
@@ -198,8 +197,8 @@ impl PackLayout {
         Ok(EntryEncoding::Delta { size })
     }
 
-    /// Reads the object of an entry whole and verifies it. `number` tells this pack from
-    /// the others that share `cache`.
+    /// Reads the object of `entry` into memory and verifies its id. `number` identifies this
+    /// pack among those that share `cache`.
     pub async fn read(
         &self,
         bytes: &dyn PackBytes,
@@ -220,13 +219,15 @@ impl PackLayout {
         let (kind, content) = contents.content(self, Key::from(entry)).await?;
         let id = self.id(entry);
         if id_of(self.index.hash(), kind, &content)? != id {
-            return Err(corrupt(format!("the content of {id} is another")));
+            return Err(corrupt(format!(
+                "the content of object {id} does not match its id"
+            )));
         }
         Ok((kind, content))
     }
 }
 
-/// A pack that lies somewhere, with its index.
+/// A stored pack with its index.
 #[derive(Debug)]
 pub struct Pack {
     layout: PackLayout,
@@ -235,7 +236,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// A pack of `size` bytes.
+    /// Creates the layout of a pack of `size` bytes.
     ///
     /// # Errors
     /// `Corrupt` when the index has more objects than a pack can have.
@@ -247,12 +248,12 @@ impl Pack {
         })
     }
 
-    /// The pack's index.
+    /// Returns the index of the pack.
     pub fn index(&self) -> &Index {
         self.layout.index()
     }
 
-    /// Reads an object whole and verifies it; `None` when it is not in this pack.
+    /// Reads an object into memory and verifies its id; `None` when it is not in this pack.
     pub async fn read(
         &mut self,
         bytes: &dyn PackBytes,
@@ -266,89 +267,9 @@ impl Pack {
         Ok(Some(found))
     }
 
-    /// Where the entry of an object lies, for ranges that are copied as they are.
+    /// Returns the range of the entry of an object, for entries that are copied unchanged.
     pub fn entry_range(&self, id: ObjectId) -> Result<Option<Range<u64>>> {
         let entry = self.layout.find(id);
         entry.map(|entry| self.layout.range(entry)).transpose()
-    }
-}
-
-/// Remembers the last blocks that were read, so that a distant pack is read in few
-/// large ranges.
-pub struct Blocks<P> {
-    inner: P,
-    size: u64,
-    block: u64,
-    count: usize,
-    // The latest one last.
-    held: Mutex<Vec<(u64, Bytes)>>,
-}
-
-impl<P> Blocks<P> {
-    /// Reads `inner`, `size` bytes long, in blocks of `block` bytes, holding `count`.
-    pub fn new(inner: P, size: u64, block: u64, count: usize) -> Self {
-        Self {
-            inner,
-            size,
-            block: block.max(1),
-            count: count.max(1),
-            held: Mutex::new(Vec::new()),
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Bytes)>> {
-        self.held
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn remembered(&self, number: u64) -> Option<Bytes> {
-        let mut held = self.lock();
-        let at = held.iter().position(|(other, _)| *other == number)?;
-        let found = held.remove(at);
-        let bytes = found.1.clone();
-        held.push(found);
-        Some(bytes)
-    }
-}
-
-#[async_trait]
-impl<P: PackBytes> PackBytes for Blocks<P> {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
-        if range.end > self.size || range.start > range.end {
-            return Err(corrupt(format!("a pack has no range {range:?}")));
-        }
-        let mut out = BytesMut::new();
-        let mut at = range.start;
-        while at < range.end {
-            let number = at / self.block;
-            let start = number * self.block;
-            let end = self.size.min(start.saturating_add(self.block));
-            let block = if let Some(block) = self.remembered(number) {
-                block
-            } else {
-                let block = self.inner.read_range(start..end).await?;
-                if block.len() as u64 != end - start {
-                    return Err(corrupt("a range of a pack was read short"));
-                }
-                let mut held = self.lock();
-                if held.len() >= self.count {
-                    held.remove(0);
-                }
-                held.push((number, block.clone()));
-                block
-            };
-            let within = |position: u64| {
-                usize::try_from(position - start).expect("because it lies in a block held")
-            };
-            let until = range.end.min(end);
-            let piece = block.slice(within(at)..within(until));
-            if until == range.end && out.is_empty() {
-                return Ok(piece);
-            }
-            out.extend_from_slice(&piece);
-            at = until;
-        }
-        Ok(out.freeze())
     }
 }

@@ -1,4 +1,4 @@
-//! The first step: a pack's bytes as they arrive.
+//! First pass over a pack: reads its bytes as they arrive.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,32 +9,30 @@ use super::cache::{Cache, Key};
 use super::index::Entry;
 use super::inflate::Inflater;
 use super::{
-    EntryHeader, EntryKind, FileHasher, HEADER, PackLimits, PackObject, Visitor, delta as deltas,
+    EntryHeader, EntryKind, FileHasher, HEADER, PackLimits, PackObject, SIGNATURE, Visitor,
+    delta as deltas,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectHasher, ObjectKind, id_of};
 use crate::{HashKind, ObjectId, corrupt};
 
-/// Blobs up to this size are "small": who looks for those learns how many were not shown.
+/// The largest blob in bytes that [`UnresolvedPack::small_blobs_pending`] counts.
 pub const SMALL_BLOB: u64 = 1024;
 
-/// The most bytes in which a delta tells its two sizes.
-const DELTA_SIZES: usize = 20;
-
-/// Takes in a pack as it arrives: verifies it, and computes the ids of its objects.
+/// Verifies a pack as it arrives, and computes the ids of its objects.
 ///
-/// It does no I/O. [`push`](Self::push) every byte, then [`finish`](Self::finish).
+/// Does no I/O. [`push`](Self::push) every byte, then [`finish`](Self::finish).
 pub struct PackIndexer {
     hash: HashKind,
     limits: PackLimits,
     state: State,
-    // Bytes of a header or trailer that is not yet whole.
+    // Bytes of an incomplete header or trailer.
     small: Vec<u8>,
     file: FileHasher,
     crc: crc32fast::Hasher,
     inflater: Inflater,
     received: UnresolvedPack,
-    // Objects that are still to come.
+    // Objects that have not arrived.
     left: u32,
 }
 
@@ -46,44 +44,44 @@ enum State {
     Done,
 }
 
-/// What is done with the content of the entry that is arriving.
+/// The work for the content of the entry that is arriving.
 enum Work {
-    /// A whole object; `held` only where someone may want it.
+    /// An undeltified object; `held` unless it is a large blob.
     Whole {
         kind: ObjectKind,
         size: u64,
         hasher: ObjectHasher,
         held: Option<Vec<u8>>,
     },
-    /// A delta whose base is at hand.
+    /// A delta whose base is in memory.
     Delta {
         kind: ObjectKind,
         base: Bytes,
         reference: BaseRef,
         delta: Vec<u8>,
     },
-    /// A delta for the second step, and its first bytes.
+    /// A delta for the second pass, and its first bytes.
     Later(BaseRef, Vec<u8>),
 }
 
-/// What a delta stands on.
+/// The base of a delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum BaseRef {
     /// An earlier entry.
     Entry(u32),
-    /// An object, in this pack or elsewhere.
+    /// An object in this pack or outside of it.
     Id(ObjectId),
 }
 
-/// A pack that has arrived whole and unharmed, with deltas that may be left to resolve.
+/// A pack that has arrived with a valid trailer, whose deltas may be unresolved.
 pub struct UnresolvedPack {
     pub(super) hash: HashKind,
     pub(super) limits: PackLimits,
     /// In the order of the pack.
     pub(super) entries: Vec<Entry>,
-    /// Entries that are not resolved, in the order of the pack.
+    /// Unresolved entries, in the order of the pack.
     pub(super) pending: Vec<(u32, BaseRef)>,
-    /// Those of them that make something small, in the order of the pack.
+    /// Unresolved entries of at most [`SMALL_BLOB`] bytes, in the order of the pack.
     small: Vec<u32>,
     pub(super) cache: Cache,
     pub(super) by_id: Option<ById>,
@@ -94,7 +92,7 @@ pub struct UnresolvedPack {
 
 impl std::fmt::Debug for UnresolvedPack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Received")
+        f.debug_struct("UnresolvedPack")
             .field("objects", &self.entries.len())
             .field("pending", &self.pending.len())
             .field("size", &self.size)
@@ -103,18 +101,18 @@ impl std::fmt::Debug for UnresolvedPack {
 }
 
 impl UnresolvedPack {
-    /// How many objects the pack has.
+    /// Returns the number of objects in the pack.
     pub fn objects(&self) -> usize {
         self.entries.len()
     }
 
-    /// How many of them are deltas that [`resolve`](Self::resolve) has still to do.
+    /// Returns the number of deltas that [`resolve`](Self::resolve) has to resolve.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// How many of these may be blobs of at most [`SMALL_BLOB`] bytes, which no visitor
-    /// has seen yet.
+    /// Returns how many unresolved deltas may be blobs of at most [`SMALL_BLOB`] bytes. No
+    /// visitor has received those yet.
     pub fn small_blobs_pending(&self) -> usize {
         let small = self.small.iter();
         small.filter(|entry| self.may_be_blob(**entry)).count()
@@ -127,7 +125,7 @@ impl UnresolvedPack {
                 return kind == ObjectKind::Blob;
             }
             let found = self.pending.binary_search_by_key(&at, |(entry, _)| *entry);
-            // Bases by distance lie before what stands on them, so this ends.
+            // A base by distance is before its delta, so this ends.
             match found.map(|found| self.pending[found].1) {
                 Ok(BaseRef::Entry(base)) => at = base,
                 Ok(BaseRef::Id(id)) => {
@@ -140,12 +138,12 @@ impl UnresolvedPack {
         }
     }
 
-    /// The pack's length in bytes, its trailer included.
+    /// Returns the length of the pack in bytes, trailer included.
     pub fn size_bytes(&self) -> u64 {
         self.size
     }
 
-    /// The trailer, by which the pack is called.
+    /// Returns the trailer, which is the id of the pack.
     pub fn pack_id(&self) -> ObjectId {
         self.trailer
     }
@@ -158,7 +156,7 @@ impl UnresolvedPack {
         u32::try_from(at).ok()
     }
 
-    /// Makes sure that objects can be found by id.
+    /// Returns the entries of resolved objects by id.
     pub(super) fn ids(&mut self) -> &mut ById {
         self.by_id.get_or_insert_with(|| {
             let known = self.entries.iter().enumerate();
@@ -169,7 +167,7 @@ impl UnresolvedPack {
         })
     }
 
-    /// Notes what an entry turned out to be.
+    /// Records the type and id of a resolved entry.
     pub(super) fn resolved(&mut self, entry: u32, kind: ObjectKind, id: ObjectId) {
         let known = &mut self.entries[entry as usize];
         known.kind = Some(kind);
@@ -179,7 +177,7 @@ impl UnresolvedPack {
         }
     }
 
-    /// Counts what deltas have made, against bombs.
+    /// Counts the expanded bytes, as a guard against delta bombs.
     pub(super) fn add_expanded_bytes(&mut self, bytes: u64, position: u64) -> Result<()> {
         self.made = self.made.saturating_add(bytes);
         let allowed = position
@@ -199,7 +197,7 @@ fn number(at: usize) -> u32 {
 }
 
 impl PackIndexer {
-    /// A receiver that has seen nothing.
+    /// Creates an indexer for one pack.
     pub fn new(hash: HashKind, limits: PackLimits) -> Self {
         Self {
             hash,
@@ -225,21 +223,21 @@ impl PackIndexer {
         }
     }
 
-    /// How many bytes were taken in.
+    /// Returns the number of bytes that have arrived.
     pub fn position(&self) -> u64 {
         self.received.size
     }
 
-    /// Whether the trailer has arrived.
+    /// Returns whether the trailer has arrived.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
-    /// Takes in what has arrived, showing each object that it completes to `visitor`.
+    /// Reads `bytes`, and passes each object that they complete to `visitor`.
     ///
     /// # Errors
-    /// `Corrupt` for bytes that are no pack, or follow its end; `FileTooLarge` beyond the
-    /// limits; and the visitor's own. The receiver is of no use afterwards.
+    /// `Corrupt` for bytes that contradict the format or follow the trailer; `FileTooLarge`
+    /// beyond the limits; and errors of `visitor`. The indexer must not be used after an error.
     pub fn push(&mut self, bytes: &[u8], visitor: &mut dyn Visitor) -> Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -256,7 +254,7 @@ impl PackIndexer {
                         }
                         Work::Delta { delta, .. } => delta.extend_from_slice(piece),
                         Work::Later(_, start) => {
-                            let room = DELTA_SIZES - start.len();
+                            let room = deltas::MAX_SIZES - start.len();
                             start.extend_from_slice(&piece[..piece.len().min(room)]);
                         }
                     })?;
@@ -276,10 +274,10 @@ impl PackIndexer {
         Ok(())
     }
 
-    /// Ends the pack.
+    /// Returns the pack after its last byte.
     ///
     /// # Errors
-    /// `Corrupt` when it is cut off.
+    /// `Corrupt` when the pack is cut off.
     pub fn finish(self) -> Result<UnresolvedPack> {
         if self.is_done() {
             Ok(self.received)
@@ -291,7 +289,8 @@ impl PackIndexer {
         }
     }
 
-    /// Collects a field of a known length; `None` until it is whole.
+    /// Collects a field of `length` bytes; returns the bytes used of `rest`, and whether the
+    /// field is complete.
     fn field(&mut self, rest: &[u8], length: usize) -> (usize, bool) {
         let used = rest.len().min(length - self.small.len());
         self.small.extend_from_slice(&rest[..used]);
@@ -305,9 +304,9 @@ impl PackIndexer {
         if whole {
             let count = self
                 .small
-                .strip_prefix(b"PACK\0\0\0\x02")
+                .strip_prefix(&SIGNATURE)
                 .and_then(|count| count.first_chunk())
-                .ok_or_else(|| corrupt("a pack does not start as one of version 2"))?;
+                .ok_or_else(|| corrupt("expected the header of a pack of version 2"))?;
             self.left = u32::from_be_bytes(*count);
             if self.left > self.limits.objects {
                 return Err(Error::new(
@@ -338,7 +337,7 @@ impl PackIndexer {
         if whole {
             let computed = std::mem::replace(&mut self.file, FileHasher::new(self.hash)).finish();
             if computed.as_slice() != self.small {
-                return Err(corrupt("the trailer of a pack does not fit its content"));
+                return Err(corrupt("the trailer of a pack does not match its content"));
             }
             self.received.trailer = computed;
             self.state = State::Done;
@@ -349,7 +348,7 @@ impl PackIndexer {
     /// Reads the header of an entry.
     fn entry(&mut self, rest: &[u8]) -> Result<usize> {
         let before = self.small.len();
-        let room = EntryHeader::MAX - before;
+        let room = EntryHeader::MAX_BYTES - before;
         let (header, length) = if before == 0 {
             let Some(found) = EntryHeader::parse(self.hash, rest)? else {
                 self.small.extend_from_slice(rest);
@@ -405,7 +404,7 @@ impl PackIndexer {
                 .checked_sub(distance)
                 .and_then(|base| self.received.at_offset(base))
                 .map(BaseRef::Entry)
-                .ok_or_else(|| corrupt("no entry starts where a delta's base should"))?,
+                .ok_or_else(|| corrupt("no entry starts at the position of a delta's base"))?,
             EntryKind::IdDelta(id) => {
                 self.received.ids();
                 BaseRef::Id(id)
@@ -427,7 +426,7 @@ impl PackIndexer {
                 reference,
                 delta: Vec::with_capacity(capacity(size)),
             },
-            None => Work::Later(reference, Vec::with_capacity(DELTA_SIZES)),
+            None => Work::Later(reference, Vec::with_capacity(deltas::MAX_SIZES)),
         })
     }
 
@@ -468,7 +467,7 @@ impl PackIndexer {
                 }
             }
             Work::Later(reference, start) => {
-                // One that does not tell is found to be broken when it is resolved.
+                // A delta without sizes is reported when it is resolved.
                 if deltas::sizes(&start).is_ok_and(|(_, size, _)| size <= SMALL_BLOB) {
                     self.received.small.push(entry);
                 }
@@ -503,7 +502,7 @@ impl PackIndexer {
     }
 }
 
-/// What is set aside for content of a size that is only claimed.
+/// Returns the capacity reserved for content whose size is not verified yet.
 fn capacity(size: u64) -> usize {
     usize::try_from(size.min(1 << 20)).expect("because it is at most 1 MiB")
 }
@@ -511,7 +510,7 @@ fn capacity(size: u64) -> usize {
 /// Entries by id.
 pub(super) type ById = HashMap<ObjectId, u32, BuildHasherDefault<IdHasher>>;
 
-/// Ids are hashes already: their first bytes serve.
+/// A hasher that uses the first bytes of an id, because an id is a hash already.
 #[derive(Default)]
 pub(super) struct IdHasher(u64);
 
@@ -523,7 +522,9 @@ impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {
         // Discriminants and lengths are shorter than any id.
         if bytes.len() >= 20 {
-            let first = bytes.first_chunk().expect("because there are twenty");
+            let first = bytes
+                .first_chunk()
+                .expect("because there are at least twenty bytes");
             self.0 = u64::from_le_bytes(*first);
         }
     }

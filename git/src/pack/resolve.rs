@@ -1,4 +1,4 @@
-//! The second step: deltas whose bases were not at hand when they arrived.
+//! Second pass over a pack: resolves deltas whose bases were not in memory.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -15,21 +15,21 @@ use crate::error::{Error, Result};
 use crate::object::{ObjectHasher, ObjectKind, id_of};
 use crate::{ObjectId, corrupt};
 
-/// A pack of which everything is known.
+/// A pack whose objects are all verified.
 #[derive(Debug)]
 pub struct Resolved {
-    /// The index of the pack; of the completed one, where it was thin.
+    /// The index of the pack, or of the completed pack when it was thin.
     pub index: Index,
-    /// The kind of each object, in the order of the index.
+    /// The type of each object, in the order of the index.
     pub kinds: Vec<ObjectKind>,
-    /// What makes a thin pack whole; `None` when it was whole.
+    /// The parts that complete a thin pack; `None` for a pack that is not thin.
     pub completed: Option<Completed>,
 }
 
-/// The pack while it is resolved.
+/// The deltas of a pack while they are resolved.
 struct DeltaGraph {
     received: UnresolvedPack,
-    // Deltas by what they stand on, sorted.
+    // Deltas by their bases, sorted.
     children: Vec<(BaseRef, u32)>,
     externals: Vec<ObjectId>,
 }
@@ -70,7 +70,7 @@ impl DeltaGraph {
         &self.children[start..start + length]
     }
 
-    /// Puts all deltas on that object onto the stack, the first one on top.
+    /// Pushes all deltas with the base `key` onto the stack, the first one on top.
     fn push_children(&self, key: Key, stack: &mut Vec<(u32, Key)>) {
         let id = match u32::try_from(key) {
             Ok(entry) => {
@@ -88,7 +88,7 @@ impl DeltaGraph {
         self.received.entries[entry as usize].kind.is_some()
     }
 
-    /// What is known and has deltas waiting for it.
+    /// Returns resolved objects with pending deltas.
     fn roots(&self) -> Vec<Key> {
         let mut roots: Vec<Key> = self
             .children
@@ -105,18 +105,18 @@ impl DeltaGraph {
 }
 
 fn external_number(key: Key) -> usize {
-    usize::try_from(key - EXTERNAL).expect("because it is the number of an object held")
+    usize::try_from(key - EXTERNAL).expect("because keys are made from positions in the list")
 }
 
 impl UnresolvedPack {
-    /// Resolves the deltas that are left, and makes the index.
+    /// Resolves the remaining deltas, and builds the index.
     ///
-    /// `bytes` are the pack's own, where they lie now; `bases` knows objects on which a
-    /// thin pack stands. A thin pack is completed with them.
+    /// `bytes` are the bytes of the stored pack; `bases` has the bases of a thin pack, with
+    /// which it is completed.
     ///
     /// # Errors
-    /// `Corrupt` for deltas that are broken, form a circle, or stand on nothing, and for
-    /// objects that are there twice; `FileTooLarge` beyond the limits.
+    /// `Corrupt` for deltas that are broken, form a circle, or have no base, and for an object
+    /// that occurs twice; `FileTooLarge` beyond the limits.
     pub async fn resolve(
         mut self,
         bytes: &dyn PackBytes,
@@ -169,22 +169,25 @@ impl UnresolvedPack {
     }
 }
 
-/// An object from outside that turned out to be in the pack as well is not added to it. If
-/// the pack makes it out of itself, nothing is left for that to stand on.
+/// Refuses circles of deltas through an external base. An external base that is in the pack
+/// as well is not added to the pack, so a delta chain from that base to itself would have no
+/// undeltified object.
 fn check_circles(table: &DeltaGraph, pending: &[(u32, BaseRef)]) -> Result<()> {
     let Some(ids) = &table.received.by_id else {
         return Ok(());
     };
-    // Each entry is walked over once, however many lead there.
+    // Each entry is visited once, however many chains contain it.
     let mut sound = HashSet::new();
     for id in &table.externals {
         let mut next = ids.get(id).copied();
         let mut path = HashSet::new();
         while let Some(entry) = next.filter(|entry| !sound.contains(entry)) {
             if !path.insert(entry) {
-                return Err(corrupt(format!("a delta makes {id} out of {id}")));
+                return Err(corrupt(format!(
+                    "the deltas of a pack build {id} out of itself"
+                )));
             }
-            // What is not pending was made before anything from outside was at hand.
+            // An entry that is not pending was resolved without an external base.
             next = match pending.binary_search_by_key(&entry, |(at, _)| *at) {
                 Err(_) => None,
                 Ok(at) => match pending[at].1 {
@@ -201,12 +204,12 @@ fn check_circles(table: &DeltaGraph, pending: &[(u32, BaseRef)]) -> Result<()> {
 fn unresolved(base: BaseRef) -> Error {
     match base {
         BaseRef::Id(id) => missing_base(id),
-        BaseRef::Entry(_) => corrupt("a delta stands on one that stands on nothing"),
+        BaseRef::Entry(_) => corrupt("the base of a delta is a delta without a base"),
     }
 }
 
-/// Resolves everything that stands on an object, depth first, so that each base is used
-/// while it is remembered.
+/// Resolves all deltas above an object, depth first, so that each base is used while it is
+/// cached.
 async fn descend(
     table: &mut DeltaGraph,
     contents: &mut EntryReader<'_>,
@@ -217,7 +220,7 @@ async fn descend(
     table.push_children(root, &mut stack);
     let mut steps = 0_u32;
     while let Some((entry, base)) = stack.pop() {
-        // A delta may make the object that it stands on; it is not its own child.
+        // A delta whose result is its own base is not its own child.
         if table.is_resolved(entry) {
             continue;
         }
@@ -225,7 +228,7 @@ async fn descend(
         table.push_children(Key::from(entry), &mut stack);
         steps += 1;
         if steps.is_multiple_of(64) {
-            // Much computing and few waits: others get their turn.
+            // Other tasks get their turn, because this one computes a lot and rarely waits.
             tokio::task::yield_now().await;
         }
     }
@@ -282,7 +285,7 @@ async fn finish(table: DeltaGraph, bytes: &dyn PackBytes, bases: &dyn Bases) -> 
         externals,
         ..
     } = table;
-    // A base that turned out to be in the pack as well needs no second copy.
+    // An external base that is in the pack as well needs no second copy.
     let added: Vec<ObjectId> = match &received.by_id {
         Some(ids) => externals
             .into_iter()
@@ -299,7 +302,10 @@ async fn finish(table: DeltaGraph, bytes: &dyn PackBytes, bases: &dyn Bases) -> 
     let mut entries = received.entries;
     entries.sort_unstable_by_key(|entry| entry.id);
     if let Some(twice) = entries.windows(2).find(|pair| pair[0].id == pair[1].id) {
-        return Err(corrupt(format!("a pack has {} twice", twice[0].id)));
+        return Err(corrupt(format!(
+            "a pack contains object {} twice",
+            twice[0].id
+        )));
     }
     let index = Index::build(received.hash, &entries, received.trailer);
     let kinds = entries.iter().map(kind_of).collect();
@@ -311,5 +317,7 @@ async fn finish(table: DeltaGraph, bytes: &dyn PackBytes, bases: &dyn Bases) -> 
 }
 
 fn kind_of(entry: &Entry) -> ObjectKind {
-    entry.kind.expect("because nothing is left unresolved")
+    entry
+        .kind
+        .expect("because unresolved entries were refused before")
 }

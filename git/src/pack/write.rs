@@ -1,28 +1,29 @@
-//! Packs, written as streams.
+//! Packs that are written as streams.
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::index::Entry;
-use super::{EntryHeader, EntryKind, FileHasher, Index};
+use super::{EntryHeader, EntryKind, FileHasher, Index, pack_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ObjectKind;
 use crate::{HashKind, ObjectId};
 
-/// Writes a pack: whole objects, and deltas on objects by id (which every server takes).
+/// Writes a pack of undeltified objects and deltas that name their bases by id (which every
+/// server accepts).
 ///
-/// It does no I/O: [`take`](Self::take) what was written whenever it is enough. How many
-/// objects there will be must be known at the start, because the header says it.
+/// Does no I/O: the caller [takes](Self::take) the written bytes. The number of objects must
+/// be known at the start, because the header contains it.
 pub struct PackWriter {
     hash: HashKind,
     count: u32,
     entries: Vec<Entry>,
     out: Vec<u8>,
-    // Bytes that were taken.
+    // The number of bytes that were taken.
     taken: u64,
     file: FileHasher,
     zlib: Compress,
-    // Where in `out` the entry under way starts that is not yet in its CRC.
+    // The length of `out` that the CRC of the current entry covers.
     counted: usize,
     crc: crc32fast::Hasher,
 }
@@ -37,10 +38,9 @@ impl std::fmt::Debug for PackWriter {
 }
 
 impl PackWriter {
-    /// Starts a pack of that many objects.
+    /// Starts a pack of `count` objects.
     pub fn new(hash: HashKind, count: u32) -> Self {
-        let mut out = b"PACK\0\0\0\x02".to_vec();
-        out.extend_from_slice(&count.to_be_bytes());
+        let out = pack_header(count).to_vec();
         Self {
             hash,
             count,
@@ -54,26 +54,24 @@ impl PackWriter {
         }
     }
 
-    /// Adds a whole object that is held.
+    /// Adds an undeltified object whose content is in memory.
     pub fn object(&mut self, id: ObjectId, kind: ObjectKind, content: &[u8]) {
         self.start(id, kind, content.len() as u64);
         self.data(content);
         self.end();
     }
 
-    /// Adds an object as a delta on another one, which is in this pack, or which the
-    /// reader has (a thin pack).
+    /// Adds an object as a delta, whose base is in this pack or at the reader (a thin pack).
     pub fn delta(&mut self, id: ObjectId, base: ObjectId, delta: &[u8]) {
         self.start_entry(id, EntryKind::IdDelta(base), delta.len() as u64);
         self.data(delta);
         self.end();
     }
 
-    /// Adds an entry whose zlib stream comes from another pack as it is. An offset delta
-    /// must name its base by id first.
+    /// Adds an entry whose zlib stream is copied from another pack.
     ///
     /// # Errors
-    /// `Internal` for an offset delta: some servers refuse them, so none is ever written.
+    /// `Internal` for an offset delta, because some servers refuse them.
     pub fn copy(&mut self, id: ObjectId, header: EntryHeader, compressed: &[u8]) -> Result<()> {
         self.start_copy(id, header)?;
         self.copy_data(compressed);
@@ -81,30 +79,30 @@ impl PackWriter {
         Ok(())
     }
 
-    /// The same in pieces: starts an entry whose zlib stream follows as it is.
+    /// Starts an entry whose zlib stream is copied in pieces.
     ///
     /// # Errors
-    /// As [`copy`](Self::copy).
+    /// `Internal` for an offset delta, as [`copy`](Self::copy).
     pub fn start_copy(&mut self, id: ObjectId, header: EntryHeader) -> Result<()> {
         if matches!(header.kind, EntryKind::OffsetDelta(_)) {
-            let message = format!("{id} was to be written as an offset delta");
+            let message = format!("{id} cannot be written as an offset delta");
             return Err(Error::new(ErrorKind::Internal, message));
         }
         self.begin(id, header);
         Ok(())
     }
 
-    /// Adds the next piece of the zlib stream that was started.
+    /// Adds the next piece of the copied zlib stream.
     pub fn copy_data(&mut self, compressed: &[u8]) {
         self.out.extend_from_slice(compressed);
     }
 
-    /// Ends the entry that was started.
+    /// Ends the copied entry.
     pub fn end_copy(&mut self) {
         self.close();
     }
 
-    /// Starts an object whose content follows in pieces, `size` bytes in all.
+    /// Starts an undeltified object, whose `size` bytes of content follow in pieces.
     pub fn start(&mut self, id: ObjectId, kind: ObjectKind, size: u64) {
         self.start_entry(id, EntryKind::Whole(kind), size);
     }
@@ -114,7 +112,7 @@ impl PackWriter {
         self.zlib.reset();
     }
 
-    /// Adds the next piece of the object that was started.
+    /// Adds the next piece of the started object.
     pub fn data(&mut self, content: &[u8]) {
         let mut rest = content;
         while !rest.is_empty() {
@@ -122,13 +120,13 @@ impl PackWriter {
         }
     }
 
-    /// Ends the object that was started.
+    /// Ends the started object.
     pub fn end(&mut self) {
         while self.deflate(&[], FlushCompress::Finish).1 != Status::StreamEnd {}
         self.close();
     }
 
-    /// Takes what was written since the last time.
+    /// Returns the bytes that were written since the last call.
     pub fn take(&mut self) -> Bytes {
         self.count_crc();
         self.file.update(&self.out);
@@ -137,19 +135,20 @@ impl PackWriter {
         std::mem::take(&mut self.out).into()
     }
 
-    /// How many bytes wait to be taken.
+    /// Returns the number of bytes to be taken.
     pub fn waiting(&self) -> usize {
         self.out.len()
     }
 
-    /// Ends the pack: its last bytes, and its index.
+    /// Ends the pack; returns its last bytes and its index.
     ///
     /// # Errors
-    /// `Internal` when there are more or fewer objects than was said, or one twice.
+    /// `Internal` when the number of objects does not match `count`, or an object was added
+    /// twice.
     pub fn finish(mut self) -> Result<(Bytes, Index)> {
         let wrong = |what: &str| Err(Error::new(ErrorKind::Internal, what));
         if self.entries.len() != self.count as usize {
-            return wrong("a pack was written with another number of objects than said");
+            return wrong("the number of objects written to a pack does not match its header");
         }
         let last = self.take();
         let trailer = self.file.finish();
@@ -158,7 +157,7 @@ impl PackWriter {
         out.extend_from_slice(trailer.as_slice());
         self.entries.sort_unstable_by_key(|entry| entry.id);
         if self.entries.windows(2).any(|pair| pair[0].id == pair[1].id) {
-            return wrong("a pack was written with an object twice");
+            return wrong("an object was written twice to a pack");
         }
         let index = Index::build(self.hash, &self.entries, trailer);
         Ok((out.into(), index))
@@ -194,8 +193,11 @@ impl PackWriter {
         let status = self
             .zlib
             .compress_vec(input, &mut self.out, flush)
-            .expect("because deflate takes any bytes");
+            .expect("because any bytes can be deflated");
         let used = usize::try_from(self.zlib.total_in() - before);
-        (used.expect("because it was read from a slice"), status)
+        (
+            used.expect("because it is at most the length of a slice"),
+            status,
+        )
     }
 }

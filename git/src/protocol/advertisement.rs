@@ -1,4 +1,4 @@
-//! What a server says first: its capabilities and its refs, in protocol versions 0, 1
+//! The advertisement of a server: its capabilities and its refs, in protocol versions 0, 1
 //! and 2 (`gitprotocol-pack`, `gitprotocol-v2`).
 
 use std::collections::BTreeMap;
@@ -14,9 +14,9 @@ use crate::{
     AGENT, HashKind, ObjectId, check_ref_name, corrupt, escaped_excerpt, parse_id, split_id,
 };
 
-/// The most bytes of refs that are taken in: 64 MiB, about a million refs.
-pub const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// The most capabilities that are taken in; git itself offers about twenty.
+/// The most bytes of refs that are read from a server: about a million refs.
+pub const MAX_REF_BYTES: usize = 64 * 1024 * 1024;
+/// The most capabilities that are read from a server; git itself offers about twenty.
 pub const MAX_CAPABILITIES: usize = 1000;
 
 /// A service of a git server.
@@ -29,7 +29,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// Its name: `git-upload-pack` or `git-receive-pack`.
+    /// Returns `git-upload-pack` or `git-receive-pack`.
     pub fn name(self) -> &'static str {
         match self {
             Self::UploadPack => "git-upload-pack",
@@ -47,18 +47,18 @@ impl fmt::Display for Service {
 /// A version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// The first one; version 1 is the same after its first line.
+    /// Version 0, and version 1, which differs in its first line only.
     V0,
-    /// The one with commands.
+    /// Version 2, which has commands.
     V2,
 }
 
-/// What a server offers. Only what is offered may be asked for.
+/// The capabilities that a server offers. A client may request only those.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capabilities(Vec<(BString, Option<BString>)>);
 
 impl Capabilities {
-    /// Adds `name` or `name=value`.
+    /// Adds a capability of the form `name` or `name=value`.
     fn add(&mut self, word: &[u8]) {
         if word.is_empty() {
             return;
@@ -69,7 +69,7 @@ impl Capabilities {
         });
     }
 
-    /// Reads capabilities separated by spaces, as in versions 0 and 1.
+    /// Parses capabilities that are separated by spaces, as in versions 0 and 1.
     pub fn parse(line: &[u8]) -> Self {
         let mut capabilities = Self::default();
         for word in line.split(|&byte| byte == b' ') {
@@ -78,12 +78,12 @@ impl Capabilities {
         capabilities
     }
 
-    /// Whether it is offered, with or without a value.
+    /// Returns whether `name` is offered, with or without a value.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(other, _)| other == name)
     }
 
-    /// All values that were given for a name.
+    /// Returns the values of `name`, which may be offered several times.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.0
             .iter()
@@ -91,7 +91,7 @@ impl Capabilities {
             .filter_map(|(_, value)| value.as_ref().map(|value| value.as_slice()))
     }
 
-    /// Whether a command of version 2 has that feature (`fetch=shallow filter`).
+    /// Returns whether a command of version 2 has `feature` (`fetch=shallow filter`).
     pub fn has_feature(&self, command: &str, feature: &str) -> bool {
         self.values(command).any(|value| {
             value
@@ -100,7 +100,7 @@ impl Capabilities {
         })
     }
 
-    /// Each takes many times its bytes in memory, so bytes alone are no bound.
+    /// Bounds the number of capabilities, because each takes several times its bytes in memory.
     fn check_count(&self) -> Result<()> {
         if self.0.len() <= MAX_CAPABILITIES {
             return Ok(());
@@ -115,53 +115,53 @@ impl Capabilities {
             None | Some(b"sha1") => Ok(HashKind::Sha1),
             Some(b"sha256") => Ok(HashKind::Sha256),
             Some(other) => Err(corrupt(format!(
-                "the server hashes with `{}`, which is not known",
+                "the server uses the unknown object format `{}`",
                 escaped_excerpt(other)
             ))),
         }
     }
 }
 
-/// A ref of a server.
+/// A ref that a server advertises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdvertisedRef {
-    /// `HEAD`, or its full name.
+    /// `HEAD`, or a full name.
     pub name: BString,
-    /// The object that it names.
+    /// The object that the ref names.
     pub id: ObjectId,
-    /// What an annotated tag peels to.
+    /// The object that an annotated tag peels to.
     pub peeled: Option<ObjectId>,
-    /// The ref that it stands for, when the server tells.
+    /// The target of a symbolic ref, if the server reports it.
     pub symref_target: Option<BString>,
 }
 
-/// What a server said.
+/// The advertisement of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertisement {
-    /// The version that it speaks.
+    /// The version of the protocol.
     pub version: Version,
-    /// What it offers.
+    /// The capabilities that the server offers.
     pub capabilities: Capabilities,
-    /// Its hash function.
+    /// The hash function of the repository.
     pub hash: HashKind,
-    /// Its refs, in its order, `HEAD` included. In version 2 they come later.
+    /// The refs in the server's order, `HEAD` included. Empty in version 2 until `ls-refs`.
     pub refs: Vec<AdvertisedRef>,
-    /// Where `HEAD` points although nothing is there yet.
+    /// The target of `HEAD` when that ref does not exist yet.
     pub unborn_head: Option<BString>,
-    /// Commits whose parents the server itself lacks.
+    /// The commits whose parents the server does not have.
     pub shallow: Vec<ObjectId>,
-    /// Further objects that the server has (`.have`).
+    /// Other objects that the server has (`.have`).
     pub haves: Vec<ObjectId>,
 }
 
 impl Advertisement {
-    /// The ref of that name.
+    /// Returns the ref called `name`.
     pub fn find(&self, name: &str) -> Option<&AdvertisedRef> {
         self.refs.iter().find(|r| r.name == name)
     }
 
-    /// What `HEAD` is. A server that tells its id alone (CodeCommit) leaves the branch to
-    /// be guessed as git does: `main` or `master` if they are there, else the first one.
+    /// Returns the value of `HEAD`. When a server reports only its id (CodeCommit), the branch
+    /// is guessed as git does: `main`, `master`, or else the first branch with that id.
     pub fn head(&self) -> Option<Head> {
         let Some(head) = self.find("HEAD") else {
             return self.unborn_head.clone().map(Head::Symbolic);
@@ -169,7 +169,7 @@ impl Advertisement {
         if let Some(target) = &head.symref_target {
             return Some(Head::Symbolic(target.clone()));
         }
-        let tells_symrefs = self.version == Version::V2 || self.capabilities.has("symref");
+        let reports_symrefs = self.version == Version::V2 || self.capabilities.has("symref");
         let guess = ["refs/heads/main", "refs/heads/master"]
             .into_iter()
             .filter_map(|name| self.find(name))
@@ -180,7 +180,7 @@ impl Advertisement {
             )
             .find(|r| r.id == head.id);
         Some(match guess {
-            Some(branch) if !tells_symrefs => Head::Symbolic(branch.name.clone()),
+            Some(branch) if !reports_symrefs => Head::Symbolic(branch.name.clone()),
             _ => Head::Detached(head.id),
         })
     }
@@ -206,7 +206,7 @@ enum State {
 }
 
 impl AdvertisementReader {
-    /// Reads what the server says of that service.
+    /// Creates a reader for the advertisement of `service`.
     pub fn new(service: Service) -> Self {
         Self {
             service,
@@ -224,19 +224,23 @@ impl AdvertisementReader {
         }
     }
 
-    /// Takes in a packet; `true` when it was the last one.
+    /// Reads a packet; returns `true` for the last one.
     pub fn push(&mut self, packet: &Packet) -> Result<bool> {
         let line = match packet {
             Packet::Data(data) => data.strip_suffix(b"\n").unwrap_or(data),
             Packet::Flush => {
                 self.state = match self.state {
                     State::AfterService => State::FirstRef,
-                    // An empty repository of an old server says nothing at all.
+                    // An old server sends nothing else for an empty repository.
                     _ => State::Done,
                 };
                 return Ok(self.state == State::Done);
             }
-            _ => return Err(corrupt("a server's refs are broken up")),
+            _ => {
+                return Err(corrupt(
+                    "the list of refs contains an unexpected special packet",
+                ));
+            }
         };
         if let Some(error) = server_error(line) {
             return Err(error);
@@ -246,7 +250,10 @@ impl AdvertisementReader {
             State::Start if line.starts_with(b"# service=") => {
                 if &line[10..] != self.service.name().as_bytes() {
                     let shown = escaped_excerpt(line);
-                    return Err(corrupt(format!("the server answers `{shown}`")));
+                    let service = self.service;
+                    return Err(corrupt(format!(
+                        "expected `# service={service}` from the server, found `{shown}`"
+                    )));
                 }
                 self.state = State::AfterService;
             }
@@ -264,21 +271,22 @@ impl AdvertisementReader {
                 self.read.capabilities.check_count()?;
             }
             State::AfterService | State::Done => {
-                return Err(corrupt("a server's refs do not follow the protocol"));
+                return Err(corrupt("the list of refs continues after its end"));
             }
         }
         Ok(false)
     }
 
-    /// What was read.
+    /// Returns the advertisement.
     ///
     /// # Errors
-    /// `Transport` when the end did not arrive, `Corrupt` when the parts do not fit.
+    /// `Transport` when the last packet is missing, `Corrupt` for an unknown hash function or
+    /// an invalid target of a symbolic ref.
     pub fn finish(mut self) -> Result<Advertisement> {
         if self.state != State::Done {
             return Err(Error::new(
                 ErrorKind::Transport,
-                "a server's refs end in their midst",
+                "the list of refs is cut off",
             ));
         }
         if self.read.version == Version::V2 {
@@ -306,7 +314,7 @@ impl AdvertisementReader {
             self.read.capabilities = Capabilities::parse(capabilities);
             self.read.capabilities.check_count()?;
             self.read.hash = self.read.capabilities.hash()?;
-            // An empty repository has no ref to write them behind.
+            // An empty repository sends its capabilities without a ref.
             if line.ends_with(b" capabilities^{}") {
                 return Ok(());
             }
@@ -327,7 +335,12 @@ impl AdvertisementReader {
             self.read.haves.push(id);
         } else if let Some(tag) = name.strip_suffix(b"^{}") {
             let target = self.read.refs.last_mut().filter(|r| r.name == tag);
-            let shown = || corrupt(format!("`{}` peels nothing", escaped_excerpt(name)));
+            let shown = || {
+                corrupt(format!(
+                    "`{}` does not follow the line of its tag",
+                    escaped_excerpt(name)
+                ))
+            };
             target.ok_or_else(shown)?.peeled = Some(id);
         } else {
             self.read.refs.push(AdvertisedRef {
@@ -345,14 +358,14 @@ impl AdvertisementReader {
     }
 }
 
-/// Counts a line with its frame, so that empty ones without end have an end too.
+/// Counts a line with its four length digits, so that empty lines are bounded too.
 fn count(bytes: &mut usize, line: &[u8]) -> Result<()> {
     *bytes += line.len() + 4;
-    if *bytes <= MAX_BYTES {
+    if *bytes <= MAX_REF_BYTES {
         return Ok(());
     }
     Err(corrupt(format!(
-        "a server tells more than {MAX_BYTES} bytes of refs"
+        "a server sends more than {MAX_REF_BYTES} bytes of refs"
     )))
 }
 
@@ -360,11 +373,14 @@ fn same_hash(hash: HashKind, id: ObjectId) -> Result<ObjectId> {
     if id.kind() == hash {
         Ok(id)
     } else {
-        Err(corrupt(format!("a server of {hash} tells {id}")))
+        Err(corrupt(format!(
+            "a server of {hash} sends the id {id} of another hash function"
+        )))
     }
 }
 
-/// The request for refs in version 2; of those that start with one of `prefixes`, or all.
+/// Encodes the request for refs in version 2: for refs that start with one of `prefixes`, or
+/// for all refs when `prefixes` is empty.
 pub fn ls_refs_request(advertisement: &Advertisement, prefixes: &[BString]) -> Result<Bytes> {
     let mut request = Encoder::new();
     request.line("command=ls-refs\n")?;
@@ -381,7 +397,8 @@ pub fn ls_refs_request(advertisement: &Advertisement, prefixes: &[BString]) -> R
     Ok(request.finish())
 }
 
-/// What every request of version 2 says of itself, as far as the server wants to know.
+/// Adds the capabilities of the client that a request of version 2 carries, as far as the
+/// server offers them.
 pub(crate) fn common_lines(advertisement: &Advertisement, request: &mut Encoder) -> Result<()> {
     if advertisement.capabilities.has("agent") {
         request.line(format!("agent={AGENT}\n"))?;
@@ -392,25 +409,27 @@ pub(crate) fn common_lines(advertisement: &Advertisement, request: &mut Encoder)
     Ok(())
 }
 
-/// Reads the answer to [`ls_refs_request`] into an advertisement, packet by packet.
+/// Reads the response to [`ls_refs_request`] into an advertisement, packet by packet.
 #[derive(Debug, Default)]
 pub struct LsRefsReader {
     bytes: usize,
 }
 
 impl LsRefsReader {
-    /// A reader that has seen nothing.
+    /// Creates a reader for one response.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in a packet; `true` when it was the last one.
+    /// Reads a packet; returns `true` for the last one.
     pub fn push(&mut self, packet: &Packet, into: &mut Advertisement) -> Result<bool> {
         let Some(line) = packet.text() else {
             return if *packet == Packet::Flush {
                 Ok(true)
             } else {
-                Err(corrupt("a server's refs are broken up"))
+                Err(corrupt(
+                    "the list of refs contains an unexpected special packet",
+                ))
             };
         };
         if let Some(error) = server_error(line) {

@@ -1,7 +1,8 @@
 //! Pkt-lines: git's framing on the wire (`gitprotocol-common`), and the side-band inside.
 //!
-//! [`Decoder`] does no I/O: bytes go in as they arrive, packets come out. It holds at most
-//! one incomplete packet beyond what it was given.
+//! [`Decoder`] does no I/O: it is given bytes as they arrive, and holds at most one incomplete
+//! packet in addition. It does not use `gix-packetline`, which refuses the empty line `0004`;
+//! git accepts that line and servers send it.
 
 use bstr::ByteSlice;
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,9 +10,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::{corrupt, escaped_excerpt};
 
-/// The longest pkt-line, its four length digits included.
+/// The longest pkt-line in bytes, its four length digits included.
 pub const MAX_LINE: usize = 65520;
-/// The most bytes of data in one pkt-line.
+/// The most bytes of data in a pkt-line.
 pub const MAX_DATA: usize = MAX_LINE - 4;
 
 /// One packet.
@@ -23,12 +24,12 @@ pub enum Packet {
     Delimiter,
     /// `0002`: the end of a stateless response (protocol v2).
     ResponseEnd,
-    /// Anything else, its length digits taken off.
+    /// The data of any other line, without its length digits.
     Data(Bytes),
 }
 
 impl Packet {
-    /// The data of a line without its final newline; `None` for the special packets.
+    /// Returns the data of a line without its final newline; `None` for the special packets.
     pub fn text(&self) -> Option<&[u8]> {
         match self {
             Self::Data(data) => Some(data.strip_suffix(b"\n").unwrap_or(data)),
@@ -37,24 +38,27 @@ impl Packet {
     }
 }
 
-/// Turns bytes into packets.
+/// Decodes packets from bytes that arrive in pieces.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
 }
 
 impl Decoder {
-    /// A decoder that has seen nothing.
+    /// Creates a decoder for one message.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in what has arrived.
+    /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next packet that has arrived whole; `None` when more bytes are needed.
+    /// Returns the next complete packet; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// `Corrupt` for a length that no pkt-line has.
     pub fn next_packet(&mut self) -> Result<Option<Packet>> {
         let Some(digits) = self.buffer.first_chunk::<4>() else {
             return Ok(None);
@@ -69,7 +73,7 @@ impl Decoder {
                     _ => Packet::ResponseEnd,
                 }))
             }
-            3 => Err(corrupt("a pkt-line of length 3 means nothing")),
+            3 => Err(corrupt("invalid pkt-line length `0003`")),
             _ if length > MAX_LINE => Err(corrupt(format!(
                 "a pkt-line of {length} bytes is longer than {MAX_LINE}"
             ))),
@@ -82,13 +86,13 @@ impl Decoder {
         }
     }
 
-    /// Bytes that have arrived and are not yet part of a packet.
+    /// Returns the bytes after the last complete packet.
     pub fn remaining(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// Takes the bytes that are not yet part of a packet, for a message that goes on
-    /// without framing (a pack without side-band).
+    /// Takes the bytes after the last complete packet, for a message that continues without
+    /// framing (a pack without side-band).
     pub fn take_remaining(&mut self) -> Bytes {
         self.buffer.split().freeze()
     }
@@ -99,7 +103,7 @@ fn parse_length(digits: [u8; 4]) -> Result<usize> {
     for digit in digits {
         let value = char::from(digit).to_digit(16).ok_or_else(|| {
             corrupt(format!(
-                "`{}` is no length of a pkt-line",
+                "invalid pkt-line length `{}`",
                 escaped_excerpt(digits.as_slice())
             ))
         })?;
@@ -108,12 +112,12 @@ fn parse_length(digits: [u8; 4]) -> Result<usize> {
     Ok(length)
 }
 
-/// The failure that a server tells in an `ERR` line; `None` for any other line.
+/// Returns the failure that an `ERR` line reports; `None` for any other line.
 pub fn server_error(line: &[u8]) -> Option<Error> {
     let message = line.strip_prefix(b"ERR ")?;
     let message = message.strip_suffix(b"\n").unwrap_or(message);
-    // Git's protocol has no codes; this one text decides what a caller does next (look
-    // at the refs again), so it is told apart.
+    // Git's protocol has no error codes. This text is matched because the caller then reads
+    // the refs again.
     let kind = if message.contains_str("not our ref") {
         ErrorKind::NotFound
     } else {
@@ -121,20 +125,23 @@ pub fn server_error(line: &[u8]) -> Option<Error> {
     };
     Some(Error::new(
         kind,
-        format!("the server said `{}`", escaped_excerpt(message)),
+        format!("the server reported `{}`", escaped_excerpt(message)),
     ))
 }
 
 /// A packet of a side-band stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Band {
-    /// Band 1: the data itself.
+    /// Band 1: data.
     Data(Bytes),
-    /// Band 2: progress, for people.
+    /// Band 2: messages for the user, as progress.
     Progress(Bytes),
 }
 
-/// Takes the band off a packet's data; band 3 is the server's failure.
+/// Splits the data of a packet into its band and its payload.
+///
+/// # Errors
+/// `Transport` for band 3, which reports a failure of the server; `Corrupt` for other bands.
 pub fn demultiplex(mut data: Bytes) -> Result<Band> {
     if let Some(error) = server_error(&data) {
         return Err(error);
@@ -153,26 +160,26 @@ pub fn demultiplex(mut data: Bytes) -> Result<Band> {
                 escaped_excerpt(data.trim_ascii())
             ),
         )),
-        _ => Err(corrupt(format!("there is no side-band {band}"))),
+        _ => Err(corrupt(format!("unknown side-band {band}"))),
     }
 }
 
-/// Writes packets into one buffer.
+/// Encodes packets into one buffer.
 #[derive(Debug, Default)]
 pub struct Encoder {
     buffer: BytesMut,
 }
 
 impl Encoder {
-    /// An encoder that has written nothing.
+    /// Creates an encoder for one message.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a line as it is; callers add the newline where git does.
+    /// Adds a line with `data` unchanged; the caller adds the newline where git does.
     ///
     /// # Errors
-    /// `Config` when it is longer than a pkt-line can be.
+    /// `Config` when `data` exceeds [`MAX_DATA`].
     pub fn line(&mut self, data: impl AsRef<[u8]>) -> Result<&mut Self> {
         let data = data.as_ref();
         if data.len() > MAX_DATA {
@@ -199,7 +206,7 @@ impl Encoder {
         self
     }
 
-    /// What was written.
+    /// Returns the encoded packets.
     pub fn finish(self) -> Bytes {
         self.buffer.freeze()
     }
@@ -209,22 +216,25 @@ impl Encoder {
 mod tests {
     use super::*;
 
-    fn all(bytes: &[u8]) -> Result<Vec<Packet>> {
+    fn decode_bytewise(bytes: &[u8]) -> Result<Vec<Packet>> {
         let mut decoder = Decoder::new();
         let mut packets = Vec::new();
-        // One byte at a time: every boundary is a boundary of arrival.
+        // One byte at a time, so that every boundary is a boundary of arrival.
         for byte in bytes {
             decoder.push(&[*byte]);
             while let Some(packet) = decoder.next_packet()? {
                 packets.push(packet);
             }
         }
-        assert!(decoder.remaining().is_empty(), "the input was whole");
+        assert!(
+            decoder.remaining().is_empty(),
+            "the input ends after a packet"
+        );
         Ok(packets)
     }
 
     #[test]
-    fn packets_come_out_as_they_went_in() {
+    fn encoded_packets_are_decoded_unchanged() {
         let mut encoder = Encoder::new();
         let long = vec![b'x'; MAX_DATA];
         encoder.line("a\n").unwrap().flush().delimiter();
@@ -232,7 +242,7 @@ mod tests {
         let bytes = encoder.finish();
         assert!(bytes.starts_with(b"0006a\n000000010004fff0xxx"));
         assert_eq!(
-            all(&bytes).unwrap(),
+            decode_bytewise(&bytes).unwrap(),
             [
                 Packet::Data("a\n".into()),
                 Packet::Flush,
@@ -241,13 +251,16 @@ mod tests {
                 Packet::Data(long.into()),
             ]
         );
-        assert_eq!(all(b"0002").unwrap(), [Packet::ResponseEnd]);
+        assert_eq!(decode_bytewise(b"0002").unwrap(), [Packet::ResponseEnd]);
     }
 
     #[test]
-    fn lengths_that_lie_are_corrupt() {
+    fn invalid_lengths_are_corrupt() {
         for bytes in [&b"0003"[..], b"fff1", b"ffff", b"00g0", b"\x00\x01\x02\x03"] {
-            assert_eq!(all(bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(
+                decode_bytewise(bytes).unwrap_err().kind(),
+                ErrorKind::Corrupt
+            );
         }
         let mut encoder = Encoder::new();
         let error = encoder.line(vec![0; MAX_DATA + 1]).unwrap_err();
@@ -255,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn bands_are_told_apart_and_band_three_is_a_failure() {
+    fn bands_are_split_and_band_three_is_a_failure() {
         let band = |bytes: &'static [u8]| demultiplex(Bytes::from_static(bytes));
         assert_eq!(band(b"\x01PACK").unwrap(), Band::Data("PACK".into()));
         assert_eq!(band(b"\x0250%").unwrap(), Band::Progress("50%".into()));

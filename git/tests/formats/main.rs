@@ -5,6 +5,7 @@
     reason = "helpers of tests may fail the test at once"
 )]
 
+mod dependencies;
 mod files;
 mod fuzz;
 mod large_pack_bench;

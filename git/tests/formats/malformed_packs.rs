@@ -46,7 +46,7 @@ fn packs_made_to_harm_are_refused() {
         "the base comes later"
     );
 
-    // Two deltas that stand on each other: the ids cannot be right, so name any.
+    // Each of two deltas has the other as its base: the ids cannot match, so any id serves.
     let circle = [by_id(&[1; 20], same), by_id(&[2; 20], same)];
     let huge = b"\x05\xff\xff\xff\xff\xff\xff\xff\xff\x7f";
     let cases = [

@@ -1,4 +1,4 @@
-//! Servers whose answers have no end. What is read of them is counted, not timed.
+//! Servers whose responses have no end. The bytes that are read are counted, not timed.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +19,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http::{Method, Request, Response};
 
-/// What is read at most before a server is given up: the bound of 64 MiB, and frames.
-const MOST: u64 = 80 << 20;
+/// The most bytes that are read from a server: the bound of 64 MiB, and frames.
+const MAX_READ_BYTES: u64 = 80 << 20;
 
-/// Something, and then the same again and again.
+/// A start, and then one piece repeated without end.
 #[derive(Debug, Clone)]
 struct Endless {
     start: Option<Bytes>,
@@ -36,12 +36,12 @@ impl Stream for Endless {
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let bytes = self.start.take().unwrap_or_else(|| self.again.clone());
         let read = self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        assert!(read < MOST, "the server is given up before");
+        assert!(read < MAX_READ_BYTES, "reading stops at the bound");
         Poll::Ready(Some(Ok(bytes)))
     }
 }
 
-/// Whole answers, and then an endless one.
+/// Complete responses, and then an endless one.
 #[derive(Debug, Clone)]
 struct Server {
     whole: Arc<Mutex<Vec<Bytes>>>,

@@ -1,4 +1,4 @@
-//! Bodies of answers: bytes, packets, and packs.
+//! Bodies of responses: bytes, packets, and packs.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -11,27 +11,28 @@ use futures_util::{Stream, StreamExt as _};
 use super::connector::ResponseStream;
 use crate::corrupt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::advertisement::MAX_BYTES;
+use crate::protocol::advertisement::MAX_REF_BYTES;
 use crate::protocol::pkt_line::{Band, Decoder, Packet, demultiplex};
 
-/// So much of a gzip stream is expanded at once, so that a bomb stays small.
-const GZIP_STEP: usize = 4096;
-/// So much of a gzip stream may say nothing: empty blocks are legal, and could go on for
-/// ever.
-const GZIP_EMPTY: usize = 1 << 20;
-/// So many bytes of packets are taken in while none of a pack arrives. Lists of refs and
-/// of ends of history are long; what goes on beyond them has no end.
-const MAX_TALK: usize = MAX_BYTES;
-/// What a packet counts in which not even an id fits: one every second is heard for a day.
-const SMALL: usize = 512;
+/// Bytes of a gzip stream that are expanded at a time, so that a bomb stays small.
+const GZIP_CHUNK_BYTES: usize = 4096;
+/// The most bytes of a gzip stream without content: empty blocks are legal, and could go on
+/// without end.
+const MAX_EMPTY_GZIP_BYTES: usize = 1 << 20;
+/// The most bytes of packets between two pieces of a pack. Lists of refs and of shallow
+/// commits are the longest legal ones.
+const MAX_PACKET_BYTES: usize = MAX_REF_BYTES;
+/// Bytes that a packet shorter than an id counts for: one such packet a second is accepted
+/// for a day.
+const SHORT_PACKET_BYTES: usize = 512;
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) struct ResponseBody {
     inner: ResponseStream,
     idle: Duration,
     gzip: Option<GzDecoder<Vec<u8>>>,
     compressed: Bytes,
-    // Names the server in errors.
+    // The server's URL, for errors.
     url: String,
 }
 
@@ -46,7 +47,7 @@ impl ResponseBody {
         }
     }
 
-    /// The next bytes; `None` at the end.
+    /// Reads the next bytes; `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
         if self.gzip.is_none() {
             return self.raw_chunk().await;
@@ -59,20 +60,20 @@ impl ResponseBody {
                     None => return self.end_gzip(),
                 }
             }
-            let step = self.compressed.len().min(GZIP_STEP);
+            let step = self.compressed.len().min(GZIP_CHUNK_BYTES);
             let piece = self.compressed.split_to(step);
-            let broken = |error| corrupt("a gzip answer is broken").with_source(error);
+            let broken = |error| corrupt("a gzip response is broken").with_source(error);
             if let Some(gzip) = &mut self.gzip {
                 gzip.write_all(&piece).map_err(broken)?;
-                // What is inflated reaches the Vec only when it is asked for.
+                // The decoder writes inflated bytes to the Vec only when it is flushed.
                 gzip.flush().map_err(broken)?;
                 let plain = std::mem::take(gzip.get_mut());
                 if !plain.is_empty() {
                     return Ok(Some(plain.into()));
                 }
                 empty += step;
-                if empty > GZIP_EMPTY {
-                    return Err(corrupt("a gzip answer goes on without content"));
+                if empty > MAX_EMPTY_GZIP_BYTES {
+                    return Err(corrupt("a gzip response continues without content"));
                 }
             }
         }
@@ -84,7 +85,7 @@ impl ResponseBody {
         };
         let plain = gzip
             .finish()
-            .map_err(|error| corrupt("a gzip answer is cut off").with_source(error))?;
+            .map_err(|error| corrupt("a gzip response is cut off").with_source(error))?;
         Ok((!plain.is_empty()).then(|| plain.into()))
     }
 
@@ -107,7 +108,7 @@ impl ResponseBody {
             let chunk = chunk.map_err(|error| {
                 Error::new(
                     ErrorKind::Transport,
-                    format!("the answer of {} was cut off", self.url),
+                    format!("the response of {} was cut off", self.url),
                 )
                 .with_source(error)
             })?;
@@ -117,27 +118,27 @@ impl ResponseBody {
         }
     }
 
-    /// The start of the body, for an error message.
-    pub(super) async fn excerpt(mut self, limit: usize) -> Vec<u8> {
+    /// Reads at most `max_bytes` bytes of the body, for an error message.
+    pub(super) async fn excerpt(mut self, max_bytes: usize) -> Vec<u8> {
         let mut out = Vec::new();
-        while out.len() < limit {
+        while out.len() < max_bytes {
             match self.chunk().await {
                 Ok(Some(chunk)) => out.extend_from_slice(&chunk),
                 _ => break,
             }
         }
-        out.truncate(limit);
+        out.truncate(max_bytes);
         out
     }
 }
 
-/// The body of an answer, as packets.
+/// The body of a response, as packets.
 pub(super) struct PacketReader {
     body: ResponseBody,
     decoder: Decoder,
     peeked: VecDeque<Packet>,
-    // Bytes of packets since the last of a pack.
-    talk: usize,
+    // Bytes of packets since the last piece of a pack.
+    packet_bytes: usize,
 }
 
 impl PacketReader {
@@ -146,11 +147,11 @@ impl PacketReader {
             body,
             decoder: Decoder::new(),
             peeked: VecDeque::new(),
-            talk: 0,
+            packet_bytes: 0,
         }
     }
 
-    /// The next packet; `None` when the answer ends between two of them.
+    /// Reads the next packet; `None` when the response ends after a packet.
     pub(super) async fn packet(&mut self) -> Result<Option<Packet>> {
         if let Some(packet) = self.peeked.pop_front() {
             return Ok(Some(packet));
@@ -168,7 +169,7 @@ impl PacketReader {
         }
     }
 
-    /// The next packet, which must be there.
+    /// Reads the next packet of a response that must not end yet.
     pub(super) async fn expect_packet(&mut self) -> Result<Packet> {
         match self.packet().await? {
             Some(packet) => Ok(packet),
@@ -180,7 +181,7 @@ impl PacketReader {
         self.peeked.push_front(packet);
     }
 
-    /// Bytes that follow the packets without framing.
+    /// Reads bytes that follow the packets without framing.
     async fn raw(&mut self) -> Result<Option<Bytes>> {
         let rest = self.decoder.take_remaining();
         if rest.is_empty() {
@@ -192,23 +193,30 @@ impl PacketReader {
 
     fn count(&mut self, packet: &Packet) -> Result<()> {
         let length = packet.text().map_or(0, <[u8]>::len);
-        self.talk += if length < 40 { SMALL } else { length };
-        if self.talk <= MAX_TALK {
+        self.packet_bytes += if length < 40 {
+            SHORT_PACKET_BYTES
+        } else {
+            length
+        };
+        if self.packet_bytes <= MAX_PACKET_BYTES {
             return Ok(());
         }
-        Err(corrupt(format!("{} talks without end", self.body.url)))
+        Err(corrupt(format!(
+            "{} sends more packets than any legal response has",
+            self.body.url
+        )))
     }
 
     fn cut_off(&self) -> Error {
         Error::new(
             ErrorKind::Transport,
-            format!("the answer of {} ends in its midst", self.body.url),
+            format!("the response of {} is cut off", self.body.url),
         )
     }
 }
 
-/// The bytes of a pack as they arrive. Nothing is read ahead: who does not ask for more
-/// holds the server back.
+/// The bytes of a pack as they arrive. Nothing is read ahead, so that a slow reader slows
+/// the server down.
 pub struct PackStream {
     packets: PacketReader,
     side_band: bool,
@@ -233,10 +241,10 @@ impl PackStream {
         }
     }
 
-    /// The next bytes of the pack; `None` after the last ones.
+    /// Reads the next bytes of the pack; `None` after the last ones.
     ///
     /// # Errors
-    /// `Transport` when the server fails, falls silent, or the connection is cut.
+    /// `Transport` when the server fails or is silent, or when the connection ends.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         if self.ended {
             return Ok(None);
@@ -253,13 +261,17 @@ impl PackStream {
                     self.ended = true;
                     return Ok(None);
                 }
-                _ => return Err(corrupt("a pack is broken up on its way")),
+                _ => {
+                    return Err(corrupt(
+                        "the packets of a pack contain an unexpected special packet",
+                    ));
+                }
             };
             match demultiplex(data)? {
-                // Servers send empty ones to keep the connection alive.
+                // Servers send empty packets to keep the connection alive.
                 Band::Data(data) if data.is_empty() => {}
                 Band::Data(data) => {
-                    self.packets.talk = 0;
+                    self.packets.packet_bytes = 0;
                     return Ok(Some(data));
                 }
                 Band::Progress(_) => {}
@@ -267,7 +279,7 @@ impl PackStream {
         }
     }
 
-    /// The same as a [`Stream`], which ends after the first error.
+    /// Returns the pack as a [`Stream`], which ends after the first error.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send {
         futures_util::stream::try_unfold(self, |mut this| async move {
             let chunk = this.chunk().await?;

@@ -1,5 +1,4 @@
-//! Requests that are none of git's own protocol, over the same connections: what a server
-//! offers beside it, and addresses that it names.
+//! Requests outside of git's protocol over its connections, as git LFS needs them.
 
 use std::fmt;
 
@@ -9,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 
 use super::body::ResponseBody;
 use super::connector::{RequestBody, ResponseStream};
-use super::transport::REDIRECTS;
+use super::transport::MAX_REDIRECTS;
 use super::upload::Upload;
 use super::{Http, RepositoryUrl, SmartHttp};
 use crate::AGENT;
@@ -17,11 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// An `http` or `https` URL with its query.
 ///
-/// `Display` and `Debug` leave user, password and query out: a query may be a signature.
+/// `Display` and `Debug` omit user, password and query: a query may contain a signature.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     url: RepositoryUrl,
-    // As it is asked for.
+    // The request's URI, with the query.
     uri: Uri,
 }
 
@@ -38,15 +37,21 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
-    /// Validates `text`; a fragment is dropped.
+    /// Parses a URL and drops its fragment.
     ///
     /// # Errors
-    /// `Config`; the message does not repeat the text, which may hold a secret.
+    /// `Config` when `text` is not a URL. The message does not repeat `text`, which may
+    /// contain a secret.
     pub fn new(text: &str) -> Result<Self> {
         let text = text.split('#').next().unwrap_or_default();
         let base = text.split('?').next().unwrap_or_default();
         let url = RepositoryUrl::new(base)?;
-        let bad = || Error::new(ErrorKind::Config, format!("an address at {url} is no URL"));
+        let bad = || {
+            Error::new(
+                ErrorKind::Config,
+                format!("an address at {url} is not a URL"),
+            )
+        };
         let given: Uri = text.parse().map_err(|_| bad())?;
         let path = given.path_and_query().map_or("/", |path| path.as_str());
         let uri = Uri::builder()
@@ -58,12 +63,12 @@ impl Address {
         Ok(Self { url, uri })
     }
 
-    /// It without its query.
+    /// Returns the URL without the query.
     pub fn url(&self) -> &RepositoryUrl {
         &self.url
     }
 
-    /// Where a redirect leads.
+    /// Resolves the target of a redirect.
     fn redirected(&self, location: &str) -> Result<Self> {
         let refused =
             |why: &str| Error::new(ErrorKind::Transport, format!("{self} redirects {why}"));
@@ -74,7 +79,7 @@ impl Address {
         } else {
             location.to_owned()
         };
-        let to = Self::new(&absolute).map_err(|_| refused("to something that is no URL"))?;
+        let to = Self::new(&absolute).map_err(|_| refused("to an invalid URL"))?;
         if to.url.credentials().is_some() {
             return Err(refused("to a URL with a user"));
         }
@@ -85,40 +90,40 @@ impl Address {
     }
 }
 
-/// A request.
+/// A request outside of git's protocol.
 pub struct HttpRequestSpec {
-    /// Its method.
+    /// The method.
     pub method: Method,
-    /// Where it goes.
+    /// The address.
     pub to: Address,
-    /// Headers that may be secrets: they go to the origin of `to`, and nowhere else,
-    /// wherever that redirects.
+    /// Headers that may contain secrets: they are sent to the origin of `to` only, and not to
+    /// the target of a redirect to another origin.
     pub private: HeaderMap,
-    /// Headers that anyone may see.
+    /// Headers without secrets.
     pub headers: HeaderMap,
-    /// What is sent.
+    /// The body.
     pub body: CallBody,
 }
 
 /// The body of a request.
 pub enum CallBody {
-    /// All of it.
+    /// A body in memory.
     Bytes(Bytes),
-    /// As it comes, so many bytes when that is known. It can be sent once: a redirect is
-    /// an error.
+    /// A body that is sent once, while it arrives, and its length where that is known. A
+    /// redirect is an error.
     Stream(BoxStream<'static, Result<Bytes>>, Option<u64>),
 }
 
 impl fmt::Debug for HttpRequestSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
+        f.debug_struct("HttpRequestSpec")
             .field("method", &self.method)
             .field("to", &self.to)
             .finish_non_exhaustive()
     }
 }
 
-/// An answer of any status, but for redirects that were followed.
+/// A response of any status; redirects were followed.
 pub struct HttpResponse {
     from: Address,
     status: StatusCode,
@@ -128,7 +133,7 @@ pub struct HttpResponse {
 
 impl fmt::Debug for HttpResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer")
+        f.debug_struct("HttpResponse")
             .field("from", &self.from)
             .field("status", &self.status)
             .finish_non_exhaustive()
@@ -136,32 +141,32 @@ impl fmt::Debug for HttpResponse {
 }
 
 impl HttpResponse {
-    /// Who answered, after redirects.
+    /// Returns the address that responded, after redirects.
     pub fn from(&self) -> &Address {
         &self.from
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// A header that is text.
+    /// Returns a header whose value is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The whole body.
+    /// Reads the whole body.
     ///
     /// # Errors
-    /// `Corrupt` when it is longer than `most`.
-    pub async fn read(mut self, most: usize) -> Result<Bytes> {
+    /// `Corrupt` when it has more than `max_bytes` bytes.
+    pub async fn read(mut self, max_bytes: usize) -> Result<Bytes> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.body.chunk().await? {
-            if whole.len() + chunk.len() > most {
+            if whole.len() + chunk.len() > max_bytes {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    format!("{} answers with more than {most} bytes", self.from),
+                    format!("{} returned more than {max_bytes} bytes", self.from),
                 ));
             }
             whole.extend_from_slice(&chunk);
@@ -169,12 +174,12 @@ impl HttpResponse {
         Ok(whole.freeze())
     }
 
-    /// The start of the body, as far as it arrives.
-    pub async fn excerpt(self, most: usize) -> Vec<u8> {
-        self.body.excerpt(most).await
+    /// Reads at most `max_bytes` bytes of the body, up to the first error.
+    pub async fn excerpt(self, max_bytes: usize) -> Vec<u8> {
+        self.body.excerpt(max_bytes).await
     }
 
-    /// The body as it comes.
+    /// Returns the body as a stream.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
         Box::pin(futures_util::stream::try_unfold(
             self.body,
@@ -187,8 +192,8 @@ impl HttpResponse {
 }
 
 impl Http {
-    /// Sends a request that needs no login but what it brings along. Redirects are
-    /// followed with the same method.
+    /// Sends a request with the login in its headers, or in its address. Redirects are
+    /// followed with an unchanged method.
     pub async fn send(&self, call: HttpRequestSpec) -> Result<HttpResponse> {
         let HttpRequestSpec {
             method,
@@ -199,7 +204,7 @@ impl Http {
         } = call;
         let origin = to.url.clone();
         let mut at = to;
-        for _ in 0..=REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             if !origin.trusts(&at.url) {
                 private.clear();
             } else if let Some(credentials) = origin.credentials()
@@ -226,12 +231,12 @@ impl Http {
             let mut request = Request::new(sent);
             *request.method_mut() = method.clone();
             *request.uri_mut() = at.uri.clone();
-            let all = request.headers_mut();
-            all.extend(headers.clone());
-            all.extend(private.clone());
-            all.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
+            let sent_headers = request.headers_mut();
+            sent_headers.extend(headers.clone());
+            sent_headers.extend(private.clone());
+            sent_headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
             if let Some((_, Some(length))) = &upload {
-                all.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
+                sent_headers.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
             }
             let upload = upload.as_ref().map(|(upload, _)| upload);
             let response = self.call(&at.url, request, upload).await?;
@@ -243,7 +248,7 @@ impl Http {
             if is_stream {
                 return Err(Error::new(
                     ErrorKind::Transport,
-                    format!("{at} redirects what was sent to it"),
+                    format!("{at} redirects a streamed request"),
                 ));
             }
             let location = response.headers().get(header::LOCATION);
@@ -252,7 +257,7 @@ impl Http {
         }
         Err(Error::new(
             ErrorKind::Transport,
-            format!("{origin} redirects more than {REDIRECTS} times"),
+            format!("{origin} redirects more than {MAX_REDIRECTS} times"),
         ))
     }
 
@@ -269,13 +274,13 @@ impl Http {
 }
 
 impl SmartHttp {
-    /// The connections that it uses.
+    /// Returns the connections of the client.
     pub fn http(&self) -> &Http {
         &self.http
     }
 
-    /// What to log in with at `url`; `None` where that is not the repository's own origin,
-    /// or there is nothing to log in with.
+    /// Returns the `Authorization` header for `url`; `None` when `url` is not of the
+    /// repository's origin, or when there are no credentials.
     pub async fn login(&self, url: &RepositoryUrl) -> Result<Option<HeaderValue>> {
         if !self.origin.trusts(url) {
             return Ok(None);
@@ -295,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_keeps_its_query_and_shows_none_of_it() {
+    fn an_address_sends_its_query_and_never_shows_it() {
         let address = Address::new("https://u:p@S3.example/a%20b/?sig=secret&x=/y#z").unwrap();
         assert_eq!(address.to_string(), "https://s3.example/a%20b");
         assert_eq!(format!("{address:?}"), "https://s3.example/a%20b");

@@ -1,4 +1,4 @@
-//! User and password for HTTP Basic, asked for anew for each request.
+//! User and password for HTTP Basic, requested before each request.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// A user and a password, not encoded in any way.
+    /// Creates credentials from a user and a password without any encoding.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
         Self {
             user: user.into(),
@@ -31,12 +31,12 @@ impl Credentials {
         }
     }
 
-    /// The user.
+    /// Returns the user.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The password.
+    /// Returns the password.
     pub fn password(&self) -> &str {
         &self.password
     }
@@ -45,7 +45,7 @@ impl Credentials {
         if self.user.contains(':') {
             return Err(Error::new(
                 ErrorKind::Config,
-                "a user name must not hold `:`",
+                "a user name must not contain `:`",
             ));
         }
         let pair = format!("{}:{}", self.user, self.password);
@@ -57,17 +57,17 @@ impl Credentials {
     }
 }
 
-/// Knows what to log in with.
+/// A source of credentials.
 #[async_trait]
 pub trait CredentialSource: Send + Sync {
-    /// The credentials for the next request to `repository`; `None` to go without.
+    /// Returns the credentials for the next request to `repository`; `None` for no login.
     ///
-    /// Asked for each request, since signatures are short-lived. Never asked for another
-    /// host than the one that the caller named, wherever that redirects.
+    /// Called for each request, because signatures are short-lived, and only for the host
+    /// that the caller named, never for the target of a redirect to another host.
     async fn credentials(&self, repository: &RepositoryUrl) -> Result<Option<Credentials>>;
 }
 
-/// Goes without.
+/// A source for requests without a login.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCredentials;
 

@@ -1,4 +1,4 @@
-//! Fetching: what is wanted, what is had, and the pack in between.
+//! Fetching: the negotiation of wants and haves, and the pack.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,50 +10,51 @@ use crate::protocol::advertisement::{Advertisement, Service, Version, common_lin
 use crate::protocol::pkt_line::{Encoder, Packet, server_error};
 use crate::{AGENT, ObjectId, corrupt, escaped_excerpt, parse_id};
 
-/// How many haves go into the first round; each further one takes twice as many.
-const FIRST_WINDOW: usize = 16;
-/// The most haves of one round.
-const LAST_WINDOW: usize = 16 * 1024;
-/// So many haves in a row that the server does not know end the search, once it has
-/// known one.
+/// The haves of the first round; each further round has twice as many.
+const FIRST_ROUND_HAVES: usize = 16;
+/// The most haves of a round.
+const MAX_ROUND_HAVES: usize = 16 * 1024;
+/// The number of haves without an acknowledgment that ends the negotiation, once the server
+/// has acknowledged one.
 const MAX_IN_VAIN: usize = 256;
 
-/// What to fetch.
+/// The objects to fetch, and the options of the pack.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "the protocol's options are independent"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FetchRequest {
-    /// Objects that are wanted. Others than tips of refs need a server that allows it.
+    /// Objects to send, with all objects that they need. The server must allow those that are
+    /// not tips of refs.
     pub wants: Vec<ObjectId>,
-    /// So many commits of each line of history, instead of all.
+    /// Truncates history to this many commits (`deepen`).
     pub depth: Option<u32>,
-    /// Commits that are had without their parents.
+    /// Commits that the client has without their parents (`shallow`).
     pub shallow: Vec<ObjectId>,
-    /// Deltas may stand on objects that are had.
+    /// Allows deltas whose bases the client has (`thin-pack`).
     pub thin: bool,
-    /// Deltas may name their bases by distance, which is smaller.
+    /// Allows deltas that name their bases by distance (`ofs-delta`), which is shorter.
     pub offset_deltas: bool,
-    /// Only commits and tags are sent (`filter tree:0`).
+    /// Requests commits and tags only (`filter tree:0`).
     pub without_trees: bool,
 }
 
-/// Knows what is had, for the server to leave out.
+/// Yields the `have` lines of a negotiation.
 pub trait Negotiator: Send {
-    /// The next object that is had, newest first.
+    /// Returns the next object that the client has, newest first.
     fn next_have(&mut self) -> Option<ObjectId>;
 
-    /// The server has it too: what it leads to need not be told.
+    /// Notes that the server has the object too, so that its ancestors need not be sent.
     fn is_common(&mut self, _id: ObjectId) {}
 }
 
-/// Tells objects one by one.
+/// Yields a fixed list of tips.
 #[derive(Debug, Clone, Default)]
 pub struct TipNegotiator(VecDeque<ObjectId>);
 
 impl TipNegotiator {
-    /// Tells these.
+    /// Creates a negotiator that yields `ids` in their order.
     pub fn new(ids: impl IntoIterator<Item = ObjectId>) -> Self {
         Self(ids.into_iter().collect())
     }
@@ -65,51 +66,51 @@ impl Negotiator for TipNegotiator {
     }
 }
 
-/// The answer to a fetch.
+/// The response to a fetch.
 #[derive(Debug)]
 pub struct FetchResponse {
-    /// Commits that come without their parents from now on.
+    /// Commits whose parents are not sent.
     pub shallow: Vec<ObjectId>,
-    /// Commits whose parents come now.
+    /// Commits whose parents were missing and are sent now.
     pub unshallow: Vec<ObjectId>,
-    /// What both sides had, as far as the server told: not all of the last request.
+    /// Objects that the server acknowledged; not complete for the last request.
     pub common: Vec<ObjectId>,
-    /// How many requests it took.
+    /// The number of requests.
     pub rounds: u32,
-    /// The pack.
+    /// The pack, whose first bytes have arrived.
     pub pack: PackStream,
 }
 
-/// A fetch under way.
+/// A negotiation in progress.
 struct Negotiation<'a> {
     client: &'a SmartHttp,
     server: &'a Advertisement,
     request: &'a FetchRequest,
     common: Vec<ObjectId>,
-    // What the server was told, and whether it has acknowledged that.
-    told: HashMap<ObjectId, bool>,
+    // The haves that were sent, and whether the server has acknowledged each.
+    sent_haves: HashMap<ObjectId, bool>,
     shallow: Vec<ObjectId>,
     unshallow: Vec<ObjectId>,
     rounds: u32,
 }
 
-/// What a round led to.
+/// The result of a round.
 enum Round {
-    /// More haves are welcome; whether these brought something new.
-    More { news: bool },
-    /// The server has heard enough.
+    /// The server wants more haves; `is_new` if it acknowledged one for the first time.
+    More { is_new: bool },
+    /// The server has enough haves.
     Ready,
     /// The pack follows.
     Pack(Box<PacketReader>),
 }
 
 impl UploadPack {
-    /// Where the repository is, after redirects.
+    /// Returns the client of the repository at its URL after redirects.
     pub fn client(&self) -> &SmartHttp {
         &self.client
     }
 
-    /// Whether the server can leave objects out.
+    /// Returns whether the server supports filters.
     pub fn can_filter(&self) -> bool {
         let server = &self.advertisement;
         match server.version {
@@ -118,11 +119,11 @@ impl UploadPack {
         }
     }
 
-    /// Fetches. The answer is there as soon as the pack starts.
+    /// Fetches, and returns when the pack starts.
     ///
     /// # Errors
-    /// `NotFound` when the server does not have, or does not give, what is wanted;
-    /// `Config` when it cannot do what is asked.
+    /// `NotFound` when the server does not have or does not allow a wanted object; `Config`
+    /// when it does not support an option.
     pub async fn fetch(
         &self,
         request: &FetchRequest,
@@ -130,7 +131,7 @@ impl UploadPack {
     ) -> Result<FetchResponse> {
         let server = &self.advertisement;
         if request.wants.is_empty() {
-            let message = "a fetch wants nothing";
+            let message = "a fetch has no wants";
             return Err(Error::new(ErrorKind::Internal, message));
         }
         let offers_shallow = match server.version {
@@ -141,13 +142,13 @@ impl UploadPack {
         if asks_shallow && !offers_shallow {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("{} cannot fetch to a depth", self.client.url),
+                format!("{} does not support shallow fetches", self.client.url),
             ));
         }
         if request.without_trees && !self.can_filter() {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("{} cannot leave objects out", self.client.url),
+                format!("{} does not support filters", self.client.url),
             )
             .with_hint("set `uploadpack.allowFilter` at the server"));
         }
@@ -156,7 +157,7 @@ impl UploadPack {
             server,
             request,
             common: Vec::new(),
-            told: HashMap::new(),
+            sent_haves: HashMap::new(),
             shallow: Vec::new(),
             unshallow: Vec::new(),
             rounds: 0,
@@ -176,8 +177,8 @@ impl UploadPack {
     }
 }
 
-/// The capabilities that have values, as far as they are offered.
-pub(super) fn values(server: &Advertisement) -> String {
+/// Returns the capabilities with values, as far as the server offers them.
+pub(super) fn capabilities_with_values(server: &Advertisement) -> String {
     let mut words = String::new();
     if server.capabilities.has("object-format") {
         words.push_str(" object-format=");
@@ -198,22 +199,22 @@ fn side_band(server: &Advertisement) -> Option<&'static str> {
 
 impl Negotiation<'_> {
     async fn run(&mut self, haves: &mut dyn Negotiator) -> Result<PacketReader> {
-        let mut window = FIRST_WINDOW;
+        let mut window = FIRST_ROUND_HAVES;
         let mut in_vain = 0;
         let mut ready = false;
-        // Without detailed answers there is one round, and what fits into it.
+        // Without detailed acknowledgments there is only one round.
         let rounds = self.server.version == Version::V2
             || self.server.capabilities.has("multi_ack_detailed");
         loop {
             let mut batch = Vec::new();
             while !ready && batch.len() < if rounds { window } else { MAX_IN_VAIN } {
                 let Some(id) = haves.next_have() else { break };
-                if !*self.told.entry(id).or_default() {
+                if !*self.sent_haves.entry(id).or_default() {
                     batch.push(id);
                 }
             }
-            let gave_up = !self.common.is_empty() && in_vain > MAX_IN_VAIN;
-            let done = ready || gave_up || !rounds || batch.len() < window;
+            let is_in_vain = !self.common.is_empty() && in_vain > MAX_IN_VAIN;
+            let done = ready || is_in_vain || !rounds || batch.len() < window;
             in_vain += batch.len();
             let known = self.common.len();
             let round = match self.server.version {
@@ -226,10 +227,10 @@ impl Negotiation<'_> {
             match round {
                 Round::Pack(packets) => return Ok(*packets),
                 Round::Ready => ready = true,
-                Round::More { news: true } => in_vain = 0,
-                Round::More { news: false } => {}
+                Round::More { is_new: true } => in_vain = 0,
+                Round::More { is_new: false } => {}
             }
-            window = (window * 2).min(LAST_WINDOW);
+            window = (window * 2).min(MAX_ROUND_HAVES);
         }
     }
 
@@ -255,7 +256,7 @@ impl Negotiation<'_> {
     }
 
     fn have_lines(&self, batch: &[ObjectId], out: &mut Encoder) -> Result<()> {
-        // Each request stands alone, so it repeats what is known to be common.
+        // The protocol is stateless, so each request repeats the common objects.
         for id in self.common.iter().chain(batch) {
             out.line(format!("have {id}\n"))?;
         }
@@ -278,7 +279,7 @@ impl Negotiation<'_> {
         word(self.request.offset_deltas, "ofs-delta");
         word(self.request.without_trees, "filter");
         word(true, "no-progress");
-        words.push_str(&values(self.server));
+        words.push_str(&capabilities_with_values(self.server));
         for id in &self.request.wants {
             out.line(format!("want {id}{words}\n"))?;
             words.clear();
@@ -300,21 +301,21 @@ impl Negotiation<'_> {
 
     async fn read_acks_v0(&mut self, mut packets: PacketReader, done: bool) -> Result<Round> {
         let side_band = side_band(self.server).is_some();
-        let mut news = false;
+        let mut is_new = false;
         let mut ready = false;
-        let mut heard = false;
+        let mut has_ack = false;
         loop {
             let packet = match packets.packet().await? {
                 Some(packet) => packet,
                 None if !done => break,
                 None => {
-                    let message = format!("{} sent no pack", self.client.url);
+                    let message = format!("{} ended its response before the pack", self.client.url);
                     return Err(Error::new(ErrorKind::Transport, message));
                 }
             };
             let Some(line) = packet.text() else {
                 if done {
-                    return Err(corrupt("a pack does not follow its acknowledgments"));
+                    return Err(corrupt("acknowledgments end without a pack"));
                 }
                 continue;
             };
@@ -322,38 +323,40 @@ impl Negotiation<'_> {
                 return Err(error);
             }
             if line == b"NAK" {
-                heard = true;
-                // Without side-band the pack follows at once, unframed.
+                has_ack = true;
+                // Without side-band the pack follows at once, and unframed.
                 if done && !side_band {
                     return Ok(Round::Pack(Box::new(packets)));
                 }
             } else if let Some(rest) = line.strip_prefix(b"ACK ") {
-                heard = true;
+                has_ack = true;
                 let mut words = rest.splitn(2, |&byte| byte == b' ');
                 let id = parse_id(words.next().unwrap_or_default())?;
                 let status = words.next();
-                // Once a server has heard enough, it says `ready` to whatever it is told,
-                // known or not.
+                // A server that has enough haves sends `ready` for each further one, also for
+                // objects that it does not have.
                 if status == Some(b"ready") {
                     ready = true;
                 } else {
-                    news |= self.note_common(id)?;
+                    is_new |= self.note_common(id)?;
                 }
                 if done && !side_band && status.is_none() {
                     return Ok(Round::Pack(Box::new(packets)));
                 }
-            } else if done && heard {
+            } else if done && has_ack {
                 packets.put_back(packet);
                 return Ok(Round::Pack(Box::new(packets)));
             } else {
                 let shown = escaped_excerpt(line);
-                return Err(corrupt(format!("`{shown}` is no acknowledgment")));
+                return Err(corrupt(format!(
+                    "unexpected line `{shown}` among the acknowledgments"
+                )));
             }
         }
         Ok(if ready {
             Round::Ready
         } else {
-            Round::More { news }
+            Round::More { is_new }
         })
     }
 
@@ -381,7 +384,7 @@ impl Negotiation<'_> {
         }
         out.flush();
         let mut packets = self.post(out).await?;
-        let mut outcome = Round::More { news: false };
+        let mut outcome = Round::More { is_new: false };
         loop {
             let packet = packets.expect_packet().await?;
             let section = packet.text().unwrap_or_default();
@@ -394,7 +397,9 @@ impl Negotiation<'_> {
                 b"packfile" => return Ok(Round::Pack(Box::new(packets))),
                 _ => {
                     let shown = escaped_excerpt(section);
-                    return Err(corrupt(format!("`{shown}` is no part of a fetch")));
+                    return Err(corrupt(format!(
+                        "unexpected section `{shown}` in the fetch response"
+                    )));
                 }
             };
             if last {
@@ -402,13 +407,13 @@ impl Negotiation<'_> {
             }
         }
         if done {
-            let message = format!("{} sent no pack", self.client.url);
+            let message = format!("{} ended its response before the pack", self.client.url);
             return Err(Error::new(ErrorKind::Transport, message));
         }
         Ok(outcome)
     }
 
-    /// Reads to the end of the section; `true` when it was the last one.
+    /// Reads a section to its end; returns `true` when it was the last one.
     async fn read_acks_v2(
         &mut self,
         packets: &mut PacketReader,
@@ -422,20 +427,22 @@ impl Negotiation<'_> {
             if line == b"ready" {
                 *outcome = Round::Ready;
             } else if let Some(id) = line.strip_prefix(b"ACK ") {
-                let news = self.note_common(parse_id(id)?)?;
-                if let Round::More { news: before } = outcome {
-                    *before |= news;
+                let is_new = self.note_common(parse_id(id)?)?;
+                if let Round::More { is_new: before } = outcome {
+                    *before |= is_new;
                 }
             } else if line != b"NAK" {
                 let shown = escaped_excerpt(line);
-                return Err(corrupt(format!("`{shown}` is no acknowledgment")));
+                return Err(corrupt(format!(
+                    "unexpected line `{shown}` among the acknowledgments"
+                )));
             }
         }
     }
 
-    /// Reads to the end of the section; `true` when a flush ended it.
+    /// Reads a section to its end; returns `true` when a flush packet ended it.
     async fn read_shallow(&mut self, packets: &mut PacketReader) -> Result<bool> {
-        // Each round repeats them.
+        // Each round repeats the section.
         self.shallow.clear();
         self.unshallow.clear();
         loop {
@@ -452,27 +459,31 @@ impl Negotiation<'_> {
                 (&mut self.unshallow, id)
             } else {
                 let shown = escaped_excerpt(line);
-                return Err(corrupt(format!("`{shown}` is no end of history")));
+                return Err(corrupt(format!(
+                    "unexpected line `{shown}` in `shallow-info`"
+                )));
             };
             if list.len() >= 1_000_000 {
-                return Err(corrupt("a server tells too many ends of history"));
+                return Err(corrupt(
+                    "a server sends more than 1,000,000 shallow commits",
+                ));
             }
             list.push(parse_id(id)?);
         }
     }
 
-    /// Whether it is news that the server has that object too.
+    /// Notes an acknowledged object; returns whether it was not acknowledged before.
     fn note_common(&mut self, id: ObjectId) -> Result<bool> {
-        // What else it names is not had here, and could be named without end.
-        let Some(acknowledged) = self.told.get_mut(&id) else {
+        // Other ids are refused, because a hostile server could send them without end.
+        let Some(acknowledged) = self.sent_haves.get_mut(&id) else {
             return Err(corrupt(format!(
-                "the server acknowledges {id}, of which it was not told"
+                "the server acknowledges {id}, which the client did not send"
             )));
         };
-        let news = !std::mem::replace(acknowledged, true);
-        if news {
+        let is_new = !std::mem::replace(acknowledged, true);
+        if is_new {
             self.common.push(id);
         }
-        Ok(news)
+        Ok(is_new)
     }
 }

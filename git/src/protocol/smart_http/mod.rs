@@ -1,11 +1,19 @@
 //! Git's smart HTTP protocol (`gitprotocol-http`), the client's side.
 //!
-//! [`SmartHttp`] is a repository at a URL. [`SmartHttp::upload_pack`] asks for its refs,
-//! and what it answers can [`UploadPack::fetch`]; [`SmartHttp::receive_pack`] likewise
-//! leads to [`ReceivePack::push`]. Packs go by as streams in both directions: nothing is
-//! held but what is under way.
+//! | file | |
+//! |---|---|
+//! | `url`, `credentials` | the URL of a repository, and the login for its origin |
+//! | `connector`, `upload` | the HTTP stack of the caller, and streamed request bodies |
+//! | `transport` | requests of the protocol, and the errors of their responses |
+//! | `body` | response bodies: bytes, packets, and packs |
+//! | `fetch`, `push` | the two exchanges |
+//! | `call` | other requests over the same connections, as for git LFS |
 //!
-//! Nothing is tried again here: errors carry the kind by which callers decide that.
+//! [`SmartHttp`] is a repository at a URL. [`SmartHttp::upload_pack`] requests its refs for
+//! [`UploadPack::fetch`], [`SmartHttp::receive_pack`] for [`ReceivePack::push`]. Packs are
+//! streamed in both directions.
+//!
+//! No request is retried here: callers decide by the kind of the error.
 
 mod body;
 mod call;
@@ -41,7 +49,7 @@ use crate::protocol::smart_http::transport::Payload;
 pub struct SmartHttp {
     http: Http,
     url: RepositoryUrl,
-    // Credentials never leave for another origin than this URL's.
+    // Credentials are sent to the origin of this URL only.
     origin: RepositoryUrl,
     credentials: Arc<dyn CredentialSource>,
     highest: Version,
@@ -55,25 +63,25 @@ impl std::fmt::Debug for SmartHttp {
     }
 }
 
-/// A repository whose refs are known, to fetch from.
+/// A repository to fetch from, with its refs.
 #[derive(Debug)]
 pub struct UploadPack {
     client: SmartHttp,
-    /// What the server said.
+    /// The advertisement of the server.
     pub advertisement: Advertisement,
 }
 
-/// A repository whose refs are known, to push to.
+/// A repository to push to, with its refs.
 #[derive(Debug)]
 pub struct ReceivePack {
     client: SmartHttp,
-    /// What the server said.
+    /// The advertisement of the server.
     pub advertisement: Advertisement,
 }
 
 impl SmartHttp {
-    /// The repository at `url`. `credentials` are asked anew for each request; user and
-    /// password in the URL go before them.
+    /// Creates a client of the repository at `url`. `credentials` are requested for each
+    /// request, unless `url` contains a user and password.
     pub fn new(http: Http, url: RepositoryUrl, credentials: Arc<dyn CredentialSource>) -> Self {
         Self {
             http,
@@ -84,27 +92,27 @@ impl SmartHttp {
         }
     }
 
-    /// Speaks no newer version of the protocol than that one.
+    /// Limits the version of the protocol to `highest`.
     #[must_use]
     pub fn with_version(mut self, highest: Version) -> Self {
         self.highest = highest;
         self
     }
 
-    /// Where the repository is, after redirects.
+    /// Returns the URL of the repository, after redirects.
     pub fn url(&self) -> &RepositoryUrl {
         &self.url
     }
 
-    /// Asks for the refs to fetch from: all, or (where the server can) those that start
-    /// with one of `prefixes`. Version 0 always answers all of them.
+    /// Requests the refs to fetch from: all refs, or (in version 2) those that start with one
+    /// of `prefixes`.
     pub async fn upload_pack(&self, prefixes: &[BString]) -> Result<UploadPack> {
         let (client, mut advertisement) = self.info_refs(Service::UploadPack).await?;
         if advertisement.version == Version::V2 {
             if !advertisement.capabilities.has("ls-refs") {
                 return Err(Error::new(
                     ErrorKind::Config,
-                    format!("{} does not list its refs", client.url),
+                    format!("{} does not offer the command `ls-refs`", client.url),
                 ));
             }
             let request = ls_refs_request(&advertisement, prefixes)?;
@@ -125,13 +133,16 @@ impl SmartHttp {
         })
     }
 
-    /// Asks for the refs to push to.
+    /// Requests the refs to push to.
     pub async fn receive_pack(&self) -> Result<ReceivePack> {
         let (client, advertisement) = self.info_refs(Service::ReceivePack).await?;
         if advertisement.version != Version::V0 {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("{} takes no pushes in this protocol", client.url),
+                format!(
+                    "{} offers pushes only in a version of the protocol that git does not define",
+                    client.url
+                ),
             ));
         }
         Ok(ReceivePack {

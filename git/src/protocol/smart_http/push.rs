@@ -1,10 +1,10 @@
-//! Pushing: commands, a pack, and the server's report.
+//! Pushing: commands, a pack, and the report of the server.
 
 use bstr::{BString, ByteSlice};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::fetch::values;
+use super::fetch::capabilities_with_values;
 use super::transport::Payload;
 use super::{ReceivePack, SmartHttp};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,26 +15,26 @@ use crate::protocol::smart_http::body::PacketReader;
 use crate::refs::RefOutcome;
 use crate::{ObjectId, check_ref_name, corrupt, escaped_excerpt};
 
-/// How much of what the server says for people is kept for the report.
-const MESSAGES: usize = 8 * 1024;
+/// The most bytes of the server's messages in a report.
+const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 
-/// A pack up to this size is sent when it is there as a whole, and so can be sent again:
-/// git does the same (`http.postBuffer`).
-const WHOLE: usize = 1 << 20;
+/// The largest pack in bytes that is sent from memory, so that a connector can send it again.
+/// Git has an equal limit (`http.postBuffer`).
+const MAX_BUFFERED_BYTES: usize = 1 << 20;
 
-/// A ref to be changed, if it still is what we think.
+/// A command that changes a ref, if it is at `old`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefCommand {
-    /// Its full name.
+    /// The full name of the ref.
     pub name: BString,
-    /// What it is now; null when it is to be created.
+    /// The expected present id; null to create the ref.
     pub old: ObjectId,
-    /// What it shall be; null when it is to be deleted.
+    /// The new id; null to delete the ref.
     pub new: ObjectId,
 }
 
 impl RefCommand {
-    /// Creates a ref.
+    /// Returns the command that creates a ref.
     pub fn create(name: impl Into<BString>, new: ObjectId) -> Self {
         Self {
             name: name.into(),
@@ -43,7 +43,7 @@ impl RefCommand {
         }
     }
 
-    /// Moves a ref.
+    /// Returns the command that moves a ref.
     pub fn update(name: impl Into<BString>, old: ObjectId, new: ObjectId) -> Self {
         Self {
             name: name.into(),
@@ -52,7 +52,7 @@ impl RefCommand {
         }
     }
 
-    /// Deletes a ref.
+    /// Returns the command that deletes a ref.
     pub fn delete(name: impl Into<BString>, old: ObjectId) -> Self {
         Self {
             name: name.into(),
@@ -62,12 +62,12 @@ impl RefCommand {
     }
 }
 
-/// What to push.
+/// The commands and the pack of a push.
 pub struct PushRequest {
-    /// At least one. How many a server takes at once is the caller's to know.
+    /// At least one command. The caller observes the server's limit.
     pub commands: Vec<RefCommand>,
-    /// A pack of all that the server lacks, without offset deltas; needed unless all
-    /// commands delete.
+    /// A pack of all objects that the server does not have, without offset deltas; required
+    /// unless all commands delete.
     pub pack: Option<PackBody>,
 }
 
@@ -79,19 +79,19 @@ impl std::fmt::Debug for PushRequest {
     }
 }
 
-/// What became of a push.
+/// The report of a server on a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportStatus {
-    /// Why the pack was not taken in, if it was not.
+    /// The reason why the server refused the pack, if it did.
     pub unpack_error: Option<String>,
-    /// Each ref of the request, in its order.
+    /// The result for each ref of the request, in its order.
     pub refs: Vec<(BString, RefOutcome)>,
-    /// What the server and its hooks said for people; at most 8 KiB.
+    /// Messages of the server and its hooks, at most 8 KiB.
     pub messages: String,
 }
 
 impl ReportStatus {
-    /// Whether all refs are known to be as they should be.
+    /// Returns whether all refs are reported as changed.
     pub fn is_complete(&self) -> bool {
         self.unpack_error.is_none()
             && self
@@ -100,23 +100,23 @@ impl ReportStatus {
                 .all(|(_, outcome)| *outcome == RefOutcome::Done)
     }
 
-    /// The first failure as an error.
+    /// Returns the first failure as an error.
     ///
     /// # Errors
-    /// `Transport` when the pack was not taken in, `Conflict` for a ref that was refused
-    /// or of which nothing is known.
+    /// `Transport` when the pack was refused, `Conflict` for a ref that was refused or not
+    /// reported.
     pub fn check(&self) -> Result<()> {
         if let Some(reason) = &self.unpack_error {
             return Err(Error::new(
                 ErrorKind::Transport,
-                format!("the server could not take the pack in: {reason}"),
+                format!("the server refused the pack: {reason}"),
             ));
         }
         for (name, outcome) in &self.refs {
             let reason = match outcome {
                 RefOutcome::Done => continue,
                 RefOutcome::Rejected(reason) => reason,
-                RefOutcome::Unknown => "it does not tell",
+                RefOutcome::Unknown => "it sent no reason",
             };
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -128,18 +128,18 @@ impl ReportStatus {
 }
 
 impl ReceivePack {
-    /// Where the repository is, after redirects.
+    /// Returns the client of the repository at its URL after redirects.
     pub fn client(&self) -> &SmartHttp {
         &self.client
     }
 
-    /// Pushes. Nothing is asked for that the server did not offer.
+    /// Pushes. Capabilities that the server does not offer are not requested.
     ///
     /// # Errors
-    /// `Config` when the server cannot do what is asked, and failures on the way. Refs
-    /// that it refuses are in the report.
+    /// `Config` when the server does not support a command; `Transport` and the pack's own
+    /// errors. Refs that the server refuses are in the report.
     pub async fn push(&self, request: PushRequest) -> Result<ReportStatus> {
-        let head = self.head(&request)?;
+        let head = self.encode_commands(&request)?;
         let deletes_only = request.commands.iter().all(|command| command.new.is_null());
         let payload = match request.pack {
             Some(pack) if !deletes_only => match BufferedPack::from(pack).await? {
@@ -172,8 +172,8 @@ impl ReceivePack {
         Ok(report)
     }
 
-    /// Asks with next to nothing, as git does before a body that cannot be sent twice:
-    /// what stands in the way is known before the pack is on its way.
+    /// Sends an empty request, as git does before a body that cannot be sent twice, so that a
+    /// redirect or a missing permission is reported before the pack is sent.
     async fn probe(&self) -> Result<()> {
         let mut nothing = Encoder::new();
         nothing.flush();
@@ -184,35 +184,37 @@ impl ReceivePack {
             .map(drop)
     }
 
-    /// The commands, with the capabilities behind the first one.
-    fn head(&self, request: &PushRequest) -> Result<Bytes> {
+    /// Encodes the commands, with the capabilities after the first one.
+    fn encode_commands(&self, request: &PushRequest) -> Result<Bytes> {
         let offered = &self.advertisement.capabilities;
-        let cannot = |what: &str| {
+        let unsupported = |what: &str| {
             Error::new(
                 ErrorKind::Config,
-                format!("{} cannot {what}", self.client.url),
+                format!("{} does not support {what}", self.client.url),
             )
         };
         if request.commands.is_empty() {
-            return Err(Error::new(ErrorKind::Internal, "a push changes nothing"));
+            return Err(Error::new(ErrorKind::Internal, "a push has no commands"));
         }
         let deletes = request.commands.iter().any(|command| command.new.is_null());
         if deletes && !offered.has("delete-refs") {
-            return Err(cannot("delete refs"));
+            return Err(unsupported("deleting refs"));
         }
         let mut words = String::new();
         for name in self.requested_capabilities() {
             words.push(' ');
             words.push_str(name);
         }
-        words.push_str(&values(&self.advertisement));
+        words.push_str(&capabilities_with_values(&self.advertisement));
         let mut out = Encoder::new();
         let mut first = format!("\0{words}");
         for command in &request.commands {
             check_ref_name(command.name.as_bstr())?;
             let hash = self.advertisement.hash;
             if command.new.kind() != hash || command.old.kind() != hash {
-                return Err(cannot(&format!("take ids of another hash than {hash}")));
+                return Err(unsupported(&format!(
+                    "ids of another hash function than {hash}"
+                )));
             }
             let RefCommand { name, old, new } = command;
             let mut line = format!("{old} {new} ").into_bytes();
@@ -260,7 +262,7 @@ impl ReceivePack {
             match demultiplex(data)? {
                 Band::Progress(text) => {
                     let text = String::from_utf8_lossy(&text);
-                    let room = MESSAGES.saturating_sub(report.messages.len());
+                    let room = MAX_MESSAGE_BYTES.saturating_sub(report.messages.len());
                     report.messages.extend(text.chars().take(room / 4));
                 }
                 Band::Data(data) => {
@@ -280,13 +282,13 @@ impl ReceivePack {
         }
         Err(Error::new(
             ErrorKind::Transport,
-            format!("{} did not report on the push to its end", self.client.url),
+            format!("the report of {} on the push is cut off", self.client.url),
         )
-        .with_hint("the push may have happened all the same: look at the refs again"))
+        .with_hint("the push may have succeeded: read the refs again"))
     }
 }
 
-/// A pack as far as it was waited for.
+/// A pack whose start was read.
 enum BufferedPack {
     Whole(Vec<u8>),
     More(PackBody),
@@ -300,7 +302,7 @@ impl BufferedPack {
             let chunk = chunk?;
             size += chunk.len();
             chunks.push(Ok(chunk));
-            if size > WHOLE {
+            if size > MAX_BUFFERED_BYTES {
                 let pack = stream::iter(chunks).chain(pack);
                 return Ok(Self::More(pack.boxed()));
             }
@@ -313,7 +315,7 @@ impl BufferedPack {
     }
 }
 
-/// Reads the lines of a report.
+/// The state of a report while its lines are read.
 #[derive(Default)]
 struct Lines {
     unpacked: bool,
@@ -321,7 +323,7 @@ struct Lines {
 }
 
 impl Lines {
-    /// Takes in a packet; `true` when it was the last one.
+    /// Reads a packet; returns `true` for the last one.
     fn push(&mut self, packet: &Packet, report: &mut ReportStatus) -> Result<bool> {
         let Some(line) = packet.text() else {
             self.ended = *packet == Packet::Flush;
@@ -333,7 +335,7 @@ impl Lines {
         if !self.unpacked {
             let status = line
                 .strip_prefix(b"unpack ")
-                .ok_or_else(|| corrupt("a report does not start with the pack"))?;
+                .ok_or_else(|| corrupt("a report does not start with an `unpack` line"))?;
             self.unpacked = true;
             report.unpack_error = (status != b"ok").then(|| escaped_excerpt(status));
             return Ok(false);
@@ -344,7 +346,10 @@ impl Lines {
             let (name, reason) = rest.split_once_str(" ").unwrap_or((rest, b"refused"));
             set(report, name, RefOutcome::Rejected(escaped_excerpt(reason)));
         } else if !line.starts_with(b"option ") {
-            return Err(corrupt(format!("`{}` is no report", escaped_excerpt(line))));
+            return Err(corrupt(format!(
+                "unexpected line `{}` in report-status",
+                escaped_excerpt(line)
+            )));
         }
         Ok(false)
     }

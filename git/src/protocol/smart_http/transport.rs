@@ -14,20 +14,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pack::PackBody;
 use crate::{AGENT, escaped_excerpt};
 
-/// How many redirects are followed.
-pub(super) const REDIRECTS: usize = 5;
-/// How much of an error's body is looked at.
-const EXCERPT: usize = 4096;
+/// The most redirects of a request that are followed.
+pub(super) const MAX_REDIRECTS: usize = 5;
+/// The bytes of an error response that are read for its message.
+const EXCERPT_BYTES: usize = 4096;
 
-/// What is posted.
+/// The body of a POST.
 pub(super) enum Payload {
-    /// All of it.
+    /// A body in memory.
     Bytes(Bytes),
-    /// A start, and a stream whose length is not known.
+    /// The start of a body, and a pack of unknown length that follows.
     Stream(Bytes, PackBody),
 }
 
-/// Asks for the refs of a service; answers also where the repository is now.
+/// Requests the refs of a service; returns also the URL of the repository after redirects.
 pub(super) async fn get_info_refs(
     client: &SmartHttp,
     service: Service,
@@ -35,7 +35,7 @@ pub(super) async fn get_info_refs(
 ) -> Result<(RepositoryUrl, ResponseBody)> {
     let asked = format!("info/refs?service={service}");
     let mut url = client.url.clone();
-    for _ in 0..=REDIRECTS {
+    for _ in 0..=MAX_REDIRECTS {
         let request = Request::builder()
             .method(Method::GET)
             .uri(url.below(&asked))
@@ -62,11 +62,11 @@ pub(super) async fn get_info_refs(
     }
     Err(Error::new(
         ErrorKind::Transport,
-        format!("{} redirects more than {REDIRECTS} times", client.url),
+        format!("{} redirects more than {MAX_REDIRECTS} times", client.url),
     ))
 }
 
-/// Posts to a service.
+/// Sends a POST to a service.
 pub(super) async fn post(
     client: &SmartHttp,
     service: Service,
@@ -104,7 +104,7 @@ async fn finish(
     body: RequestBody,
 ) -> Result<Request<RequestBody>> {
     request = request
-        // Some servers answer only to names that start so.
+        // Some servers require an agent of this form.
         .header(header::USER_AGENT, format!("git/2.0 ({AGENT})"))
         .header(header::ACCEPT_ENCODING, "gzip");
     if version == Version::V2 {
@@ -114,11 +114,15 @@ async fn finish(
         request = request.header(header::AUTHORIZATION, login);
     }
     request.body(body).map_err(|error| {
-        Error::new(ErrorKind::Config, format!("{url} cannot be asked")).with_source(error)
+        Error::new(
+            ErrorKind::Config,
+            format!("a request to {url} could not be built"),
+        )
+        .with_source(error)
     })
 }
 
-/// Takes an answer's body, if the answer is git's.
+/// Returns the body of a response, if its status is 200 and its media type is `expected`.
 async fn check(
     client: &SmartHttp,
     url: &RepositoryUrl,
@@ -130,7 +134,7 @@ async fn check(
     let gzip = encoding.is_some_and(|value| value == "gzip" || value == "x-gzip");
     let body = ResponseBody::new(body, client.http.idle_timeout(), gzip, url.to_string());
     if parts.status != StatusCode::OK {
-        let excerpt = body.excerpt(EXCERPT).await;
+        let excerpt = body.excerpt(EXCERPT_BYTES).await;
         return Err(status_error(url, parts.status, &parts.headers, &excerpt));
     }
     let media_type = parts.headers.get(header::CONTENT_TYPE);
@@ -144,7 +148,7 @@ async fn check(
     let shown = escaped_excerpt(media_type);
     Err(Error::new(
         ErrorKind::Config,
-        format!("{url} answers with `{shown}` instead of `{expected}`"),
+        format!("{url} returned the media type `{shown}` instead of `{expected}`"),
     )
     .with_hint("is this the URL of a git repository that speaks smart HTTP?"))
 }
@@ -160,24 +164,24 @@ fn status_error(
     let (kind, hint) = match (number, exception.as_deref()) {
         (_, Some("RepositoryDoesNotExistException")) | (404 | 410, _) => (
             ErrorKind::NotFound,
-            "check the URL; private repositories may look missing without credentials",
+            "check the URL; a private repository may be reported as missing without credentials",
         ),
         (429, _) => (ErrorKind::Throttled, "try again later"),
         (_, _) if body.contains_str("Rate Exceeded") => (ErrorKind::Throttled, "try again later"),
         (401, _) => (
             ErrorKind::AccessDenied,
-            "give credentials, or check those that were given",
+            "provide credentials, or check the provided ones",
         ),
         (403 | 407, _) => (
             ErrorKind::AccessDenied,
-            "check the credentials and what they allow",
+            "check the credentials and their permissions",
         ),
         (413, _) => (ErrorKind::FileTooLarge, "push in smaller parts"),
         (300..=399, _) => (ErrorKind::Transport, "use the URL to which it redirects"),
         (408 | 425 | 500.., _) => (ErrorKind::Transport, "try again later"),
         _ => (ErrorKind::Config, "is this the URL of a git repository?"),
     };
-    let mut message = format!("{url} answers {status}");
+    let mut message = format!("{url} returned {status}");
     let html = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().contains_str("html"));
@@ -193,7 +197,7 @@ fn status_error(
         .with_server(exception.as_deref(), request_id)
 }
 
-/// The name of CodeCommit's XML errors: `<AccessDeniedException>..`.
+/// Returns the name of an XML error of CodeCommit: `<AccessDeniedException>..`.
 fn exception_name(body: &[u8]) -> Option<String> {
     let start = body.find_byte(b'<')? + 1;
     let name: String = body[start..]

@@ -1,4 +1,4 @@
-//! The URL of a repository, which never shows a password.
+//! URLs of repositories, whose text form never contains a password.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// An `http` or `https` URL of a repository.
 ///
-/// `Display` and `Debug` leave user and password out.
+/// `Display` and `Debug` omit user and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RepositoryUrl {
     secure: bool,
-    // With the port, when it was given.
+    // With the port, if the URL has one.
     authority: String,
     host: String,
     port: u16,
@@ -35,11 +35,12 @@ impl fmt::Debug for RepositoryUrl {
 }
 
 impl RepositoryUrl {
-    /// Validates `text`: scheme, host, perhaps a port, and a path; perhaps a user and
-    /// password, percent-encoded. Query and fragment are refused.
+    /// Parses a scheme, an optional percent-encoded user and password, a host, an optional
+    /// port, and a path.
     ///
     /// # Errors
-    /// `Config`; the message does not repeat the text, which may hold a password.
+    /// `Config` for other texts, and for a query or a fragment. The message does not repeat
+    /// `text`, which may contain a password.
     pub fn new(text: &str) -> Result<Self> {
         let refused = |rule: &str| {
             Error::new(
@@ -47,7 +48,7 @@ impl RepositoryUrl {
                 format!("the URL of a repository is not valid: {rule}"),
             )
         };
-        let uri: Uri = text.parse().map_err(|_| refused("it is no URL"))?;
+        let uri: Uri = text.parse().map_err(|_| refused("not a URL"))?;
         let secure = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
@@ -69,17 +70,17 @@ impl RepositoryUrl {
         if host.is_empty() {
             return Err(refused("it has no host"));
         }
-        // `http::Uri` is more lenient than those who connect to what it says.
+        // `http::Uri` accepts hosts that connectors do not.
         if !is_host(host) {
-            return Err(refused("its host is no name and no address"));
+            return Err(refused("the host is invalid"));
         }
         let default = if secure { 443 } else { 80 };
         let port = match port {
             None => default,
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
                 .parse()
-                .map_err(|_| refused("its port is no number up to 65535"))?,
-            Some(_) => return Err(refused("its port is no number up to 65535")),
+                .map_err(|_| refused("the port must be 0 to 65535"))?,
+            Some(_) => return Err(refused("the port must be 0 to 65535")),
         };
         let credentials = match user_info {
             None => None,
@@ -103,58 +104,58 @@ impl RepositoryUrl {
         })
     }
 
-    /// `https` or `http`.
+    /// Returns `https` or `http`.
     pub fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
     }
 
-    /// Whether it is `https`.
+    /// Returns whether the scheme is `https`.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
 
-    /// The host, in lower case, without the port.
+    /// Returns the host in lower case, without the port.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, the scheme's own when none was given.
+    /// Returns the port, or the default port of the scheme.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The host, with the port when it was given.
+    /// Returns the host, with the port if the URL has one.
     pub(super) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// The path, without a slash at its end.
+    /// Returns the path, without a slash at its end.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// User and password of the URL itself.
+    /// Returns the user and password of the URL.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
     }
 
-    /// Whether credentials for `self` may be sent to `other`: the same host and port, or
-    /// the same host after a change from `http` to `https`.
+    /// Returns whether credentials for `self` may be sent to `other`: to an equal host and
+    /// port, or to an equal host after a change from `http` to `https`.
     pub(super) fn trusts(&self, other: &Self) -> bool {
         self.host == other.host
             && ((self.secure == other.secure && self.port == other.port)
                 || (other.secure && !self.secure && self.port == 80 && other.port == 443))
     }
 
-    /// A URL below this one.
+    /// Returns the URL of `path` below this one.
     pub(super) fn below(&self, path: &str) -> String {
         format!("{self}/{path}")
     }
 
-    /// Where the repository is, when asking `asked` was answered with `location`.
+    /// Returns the URL of the repository after a request for `asked` was redirected to
+    /// `location`.
     ///
-    /// Git's rule: what was asked for must end the same, and what goes before it is the
-    /// repository.
+    /// Git's rule: `location` must end with `asked`, and starts with the repository's new URL.
     pub(super) fn redirected(&self, location: &str, asked: &str) -> Result<Self> {
         let refused = |why: &str| {
             Error::new(ErrorKind::Transport, format!("{self} redirects {why}"))
@@ -168,8 +169,8 @@ impl RepositoryUrl {
         let base = absolute
             .strip_suffix(asked)
             .and_then(|base| base.strip_suffix('/'))
-            .ok_or_else(|| refused("to something that is no repository"))?;
-        let url = Self::new(base).map_err(|_| refused("to something that is no repository"))?;
+            .ok_or_else(|| refused("to a URL that is not a repository's"))?;
+        let url = Self::new(base).map_err(|_| refused("to a URL that is not a repository's"))?;
         if url.credentials.is_some() {
             return Err(refused("to a URL with a user"));
         }
@@ -180,7 +181,8 @@ impl RepositoryUrl {
     }
 }
 
-/// Whether it is a name in the DNS, or an address; one of version 6 in brackets.
+/// Returns whether `host` is a name in the DNS, an IPv4 address, or an IPv6 address in
+/// brackets.
 fn is_host(host: &str) -> bool {
     let address = host
         .strip_prefix('[')
@@ -198,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_read_and_never_shown() {
+    fn passwords_are_parsed_and_never_shown() {
         let url = RepositoryUrl::new("https://a%40b:p%3Ass@Git.Example:8443/x/y.git/").unwrap();
         assert_eq!(url.to_string(), "https://git.example:8443/x/y.git");
         assert_eq!(format!("{url:?}"), "https://git.example:8443/x/y.git");
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_ports_are_what_is_connected_to() {
+    fn invalid_hosts_and_ports_are_refused() {
         for (text, host, port) in [
             ("https://H_1.example/r", "h_1.example", 443),
             ("http://127.0.0.1:8080/r", "127.0.0.1", 8080),
@@ -256,7 +258,10 @@ mod tests {
         let to = |location: &str| url.redirected(location, asked);
         let moved = to("https://other/b/info/refs?service=git-upload-pack").unwrap();
         assert_eq!(moved.to_string(), "https://other/b");
-        assert!(!url.trusts(&moved), "another host gets no credentials");
+        assert!(
+            !url.trusts(&moved),
+            "credentials are not sent to another host"
+        );
         let moved = to("/c.git/info/refs?service=git-upload-pack").unwrap();
         assert_eq!(moved.to_string(), "https://h/c.git");
         assert!(url.trusts(&moved));

@@ -79,7 +79,7 @@ impl LargeBlobWriter {
         let Some(range) = pack.entry_range(id)? else {
             return Ok(None);
         };
-        let end = range.end.min(range.start + EntryHeader::MAX as u64);
+        let end = range.end.min(range.start + EntryHeader::MAX_BYTES as u64);
         let start = spool.read_range(range.start..end).await?;
         let hash: HashKind = id.kind();
         Ok(match EntryHeader::parse(hash, &start)? {

@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
         if offset >= end {
             return Err(size_mismatch());
         }
-        let header_bytes = (EntryHeader::MAX as u64).min(end - offset);
+        let header_bytes = (EntryHeader::MAX_BYTES as u64).min(end - offset);
         let start = self.bytes(offset, header_bytes, header_bytes).await?;
         let (mut header, length) =
             EntryHeader::parse(self.hash, &start)?.ok_or_else(size_mismatch)?;
