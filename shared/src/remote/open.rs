@@ -247,7 +247,7 @@ impl RemoteOpener {
                     kms_key_id,
                     limits,
                     archiver,
-                    copies: self.copies.clone(),
+                    pack_cache: self.copies.clone(),
                     ..BundleOptions::default()
                 };
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))

@@ -123,11 +123,6 @@ impl MultipartWriter {
         Ok(())
     }
 
-    /// Leaves all parts out that were sent so far: they are sent anew.
-    pub(crate) fn discard_parts(&self) {
-        self.lock().clear();
-    }
-
     async fn id(&self, number: u32) -> Result<&UploadId> {
         if number > MAX_PARTS {
             return Err(Error::new(

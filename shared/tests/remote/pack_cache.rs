@@ -42,8 +42,8 @@ impl Disk {
     /// What another function opens over the same bucket, with copies or none.
     pub(crate) fn opened(&self, prefix: &str, copies: Option<PackCache>) -> BundleRemote {
         let options = BundleOptions {
-            part_bytes: LEAST,
-            copies: copies.map(Arc::new),
+            min_part_bytes: LEAST,
+            pack_cache: copies.map(Arc::new),
             ..self.world.options()
         };
         self.world.remote_with(prefix, options)
@@ -52,8 +52,8 @@ impl Disk {
     /// The same, over a store that may fail.
     pub(crate) fn over(&self, store: Arc<dyn ObjectStore>, prefix: &str) -> BundleRemote {
         let options = BundleOptions {
-            part_bytes: LEAST,
-            copies: Some(Arc::new(PackCache::open(&self.folder()).unwrap())),
+            min_part_bytes: LEAST,
+            pack_cache: Some(Arc::new(PackCache::open(&self.folder()).unwrap())),
             ..self.world.options()
         };
         self.world.remote_over(store, prefix, options)
@@ -244,8 +244,8 @@ async fn a_bundle_that_was_read_whole_need_not_be_read_again() {
         assert!(size > 64 << 10, "a quarter of the memory");
         let open = || {
             let options = BundleOptions {
-                part_bytes: LEAST,
-                copies: Some(Arc::new(PackCache::open(&disk.folder()).unwrap())),
+                min_part_bytes: LEAST,
+                pack_cache: Some(Arc::new(PackCache::open(&disk.folder()).unwrap())),
                 limits: PackLimits::default().with_memory(memory),
                 ..disk.world.options()
             };

@@ -264,7 +264,7 @@ async fn parts_are_not_copied_from_a_bundle_that_is_another_one_by_then() {
     for name in ["refs/heads/main", "refs/heads/new"] {
         let world = World::new(least);
         let options = BundleOptions {
-            part_bytes: least,
+            min_part_bytes: least,
             ..world.options()
         };
         let remote = world.remote_with("r", options);
