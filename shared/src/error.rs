@@ -52,7 +52,7 @@ error_kinds! {
         Conflict,
         /// The request did not arrive, or its answer did not; or the service failed (5xx).
         Transport,
-        /// What was received contradicts itself or its format.
+        /// The received bytes contradict themselves or their format.
         Corrupt,
         /// There is not enough time left before the function's deadline.
         Deadline,
@@ -126,12 +126,12 @@ impl Error {
         self
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of this failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What the reader can do about it.
+    /// Returns the remedy for the reader.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }

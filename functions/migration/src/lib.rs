@@ -6,6 +6,7 @@
 
 mod answer;
 mod config;
+mod fields;
 mod mapping;
 mod request;
 

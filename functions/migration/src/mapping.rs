@@ -8,7 +8,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::request::{invalid_field, read_fields};
+use crate::fields::{invalid_field, read_fields};
 
 /// Displayed instead of a URL that is missing or not valid.
 const UNKNOWN_URL: &str = "?";

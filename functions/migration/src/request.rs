@@ -2,19 +2,16 @@
 
 use std::num::NonZeroU64;
 
-use branchline_core::git::escaped_excerpt;
 use branchline_core::mirror::BatchLimits;
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::fields::{invalid_field, read_fields};
 use crate::mapping::Mapping;
 
 /// Maximum number of mappings in one request.
 const MAX_MAPPINGS: usize = 1000;
-
-/// Maximum number of characters of a message about a field, which may repeat the event.
-const MAX_MESSAGE_CHARS: usize = 300;
 
 /// The mappings to mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,31 +137,6 @@ fn read_batch(value: &Value) -> Result<BatchLimits> {
     })
 }
 
-/// Deserializes the JSON object that is at `path` of the event.
-///
-/// # Errors
-/// `InvalidEvent`, naming the path of the field.
-pub(crate) fn read_fields<'a, T: Deserialize<'a>>(path: &str, value: &'a Value) -> Result<T> {
-    if !value.is_object() {
-        return Err(invalid_field(path, "it must be an object"));
-    }
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let below = error.path().to_string();
-        let field = match (path, below.as_str()) {
-            (path, ".") => path.to_owned(),
-            ("", below) => below.to_owned(),
-            (path, below) => format!("{path}.{below}"),
-        };
-        let message = error.inner().to_string();
-        let printable: String = message
-            .chars()
-            .take(MAX_MESSAGE_CHARS)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        invalid_field(&escaped_excerpt(field.as_bytes()), &printable)
-    })
-}
-
 /// The smallest request, as the hint of an event that cannot be read.
 fn example() -> &'static str {
     "send {\"mappings\":[{\"source\":\"codecommit://repo\",\
@@ -177,14 +149,6 @@ fn unknown_shape(why: &str) -> Error {
         format!("the event is not understood: {why}"),
     )
     .with_hint(example())
-}
-
-/// The error about the field at a path of the event.
-pub(crate) fn invalid_field(path: &str, why: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidEvent,
-        format!("field `{path}` of the event: {why}"),
-    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! [`ObjectStore`] over the AWS SDK.
 
-use std::ops::Range;
-
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
@@ -9,18 +7,17 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ChecksumAlgorithm, ServerSideEncryption, Tag, Tagging,
 };
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::DateTime;
-use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
 
+use super::client_convert::{
+    bytes_range, conditions, convert_for, etag, size, user_metadata, version_id,
+};
 use super::client_upload::SdkUpload;
 use super::error::{S3Request, convert};
 use super::{
-    Deletion, ETag, GetOptions, ListPage, MultipartUpload, Object, ObjectHead, ObjectMetadata,
+    Deletion, GetOptions, ListPage, MultipartUpload, Object, ObjectHead, ObjectMetadata,
     ObjectStore, ObjectSummary, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart,
-    VersionId,
 };
 use crate::aws::{Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
@@ -449,16 +446,6 @@ impl SdkObjectStore {
     }
 }
 
-/// Returns the conversion of an SDK error of `request`, for `map_err`.
-pub(super) fn convert_for<'a, E>(
-    request: &'a S3Request<'a>,
-) -> impl Fn(SdkError<E, HttpResponse>) -> Error + 'a
-where
-    E: std::error::Error + ProvideErrorMetadata + 'static,
-{
-    |error| convert(SdkFailure::of(&error), request)
-}
-
 async fn read_body(request: &S3Request<'_>, body: ByteStream) -> Result<Bytes> {
     let body = body.collect().await.map_err(|error| {
         Error::new(
@@ -468,37 +455,4 @@ async fn read_body(request: &S3Request<'_>, body: ByteStream) -> Result<Bytes> {
         .with_source(error)
     })?;
     Ok(body.into_bytes())
-}
-
-/// Returns the values of `If-None-Match` and `If-Match`.
-pub(super) fn conditions(precondition: &Precondition) -> (Option<String>, Option<String>) {
-    match precondition {
-        Precondition::None => (None, None),
-        Precondition::Absent => (Some("*".into()), None),
-        Precondition::Matches(etag) => (None, Some(etag.to_string())),
-    }
-}
-
-fn user_metadata(metadata: &ObjectMetadata) -> Option<std::collections::HashMap<String, String>> {
-    let user = &metadata.user;
-    (!user.is_empty()).then(|| user.clone().into_iter().collect())
-}
-
-/// Formats a range for HTTP, whose ranges include their end.
-pub(super) fn bytes_range(range: &Range<u64>) -> String {
-    format!("bytes={}-{}", range.start, range.end.saturating_sub(1))
-}
-
-pub(super) fn etag(request: &S3Request<'_>, etag: Option<String>) -> Result<ETag> {
-    etag.and_then(|etag| ETag::new(etag).ok())
-        .ok_or_else(|| corrupt(&request.call(), "no `ETag`"))
-}
-
-fn size(request: &S3Request<'_>, size: Option<i64>) -> Result<u64> {
-    let size = size.unwrap_or(0);
-    u64::try_from(size).map_err(|_| corrupt(&request.call(), format!("a size of {size}")))
-}
-
-pub(super) fn version_id(id: Option<String>) -> Option<VersionId> {
-    id.and_then(VersionId::new)
 }

@@ -8,7 +8,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::client::{bytes_range, conditions, convert_for, etag, version_id};
+use super::client_convert::{bytes_range, conditions, convert_for, etag, version_id};
 use super::error::{S3Request, convert};
 use super::{CopySource, MultipartUpload, Part, Precondition, PutResult, UploadId};
 use crate::aws::{SdkFailure, corrupt};

@@ -13,6 +13,8 @@
 #[cfg(feature = "s3")]
 pub mod client;
 #[cfg(feature = "s3")]
+mod client_convert;
+#[cfg(feature = "s3")]
 mod client_upload;
 #[cfg(feature = "s3")]
 mod error;

@@ -7,9 +7,9 @@ use futures_util::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
 use super::body::ResponseBody;
-use super::connector::{RequestBody, ResponseStream};
+use super::connector::ResponseStream;
 use super::transport::MAX_REDIRECTS;
-use super::upload::Upload;
+use super::upload::{RequestBody, Upload};
 use super::{Http, RepositoryUrl, SmartHttp};
 use crate::AGENT;
 use crate::error::{Error, ErrorKind, Result};

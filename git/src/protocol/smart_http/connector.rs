@@ -10,33 +10,11 @@ use futures_util::stream::BoxStream;
 use http::{Request, Response};
 
 use super::RepositoryUrl;
-use super::upload::Upload;
+use super::upload::{RequestBody, Upload};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 
 /// The body of a response. It ends after the first error.
 pub type ResponseStream = BoxStream<'static, Result<Bytes, BoxError>>;
-
-/// The body of a request.
-pub enum RequestBody {
-    /// A body in memory, which a connector may send again on a new connection.
-    Bytes(Bytes),
-    /// A body that is sent once, while it is made.
-    Stream {
-        /// The chunks, up to the first error.
-        chunks: BoxStream<'static, Result<Bytes, BoxError>>,
-        /// The length in bytes, where it is known.
-        length: Option<u64>,
-    },
-}
-
-impl fmt::Debug for RequestBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
-            Self::Stream { length, .. } => write!(f, "Stream({length:?})"),
-        }
-    }
-}
 
 /// The reason why a request got no response.
 #[derive(Debug, thiserror::Error)]

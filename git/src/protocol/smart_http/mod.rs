@@ -31,10 +31,11 @@ use bstr::BString;
 
 pub use body::PackStream;
 pub use call::{Address, CallBody, HttpRequestSpec, HttpResponse};
-pub use connector::{ConnectError, Http, HttpConnector, HttpTimeouts, RequestBody, ResponseStream};
+pub use connector::{ConnectError, Http, HttpConnector, HttpTimeouts, ResponseStream};
 pub use credentials::{CredentialSource, Credentials, NoCredentials};
 pub use fetch::{FetchRequest, FetchResponse, Negotiator, TipNegotiator};
 pub use push::{PushRequest, RefCommand, ReportStatus};
+pub use upload::RequestBody;
 pub use url::RepositoryUrl;
 
 use crate::error::{Error, ErrorKind, Result};

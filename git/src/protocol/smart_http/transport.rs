@@ -6,8 +6,8 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 
 use super::body::ResponseBody;
-use super::connector::{RequestBody, ResponseStream};
-use super::upload::Upload;
+use super::connector::ResponseStream;
+use super::upload::{RequestBody, Upload};
 use super::{RepositoryUrl, SmartHttp};
 use crate::advertisement::{Service, Version};
 use crate::error::{Error, ErrorKind, Result};

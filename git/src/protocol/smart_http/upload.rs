@@ -1,5 +1,6 @@
-//! Bodies of requests that are sent while they are made.
+//! Bodies of requests, in memory or sent while they are made.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +10,29 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
 
-use super::connector::RequestBody;
 use crate::error::{BoxError, Error, Result};
+
+/// The body of a request.
+pub enum RequestBody {
+    /// A body in memory, which a connector may send again on a new connection.
+    Bytes(Bytes),
+    /// A body that is sent once, while it is made.
+    Stream {
+        /// The chunks, up to the first error.
+        chunks: BoxStream<'static, Result<Bytes, BoxError>>,
+        /// The length in bytes, where it is known.
+        length: Option<u64>,
+    },
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Stream { length, .. } => write!(f, "Stream({length:?})"),
+        }
+    }
+}
 
 /// The state of a body while it is sent.
 #[derive(Clone, Default)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bstr::BString;
 use gix_config::{Boolean, File, Source, file};
 
-use super::git_dir::{config_error, read_file};
+use super::files::{config_error, read_file};
 use crate::error::Result;
 use crate::git::HashKind;
 

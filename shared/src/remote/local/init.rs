@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use bstr::BStr;
 
 use super::durable_fs::{DurableFs, io_error};
-use super::git_dir::{GitDir, is_not_found};
+use super::files::is_not_found;
+use super::git_dir::GitDir;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::HashKind;
 use crate::git::dumb_http::write_head;

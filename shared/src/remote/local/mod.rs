@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | `git_dir`, `config` | finds a repository's directories and reads its settings |
+//! | `files` | reads a file that may be missing |
 //! | `odb` | opens packs and loose objects |
 //! | `refs` | reads loose and packed refs, and `HEAD` |
 //! | `receive_pack` | writes, verifies and publishes a received pack |
@@ -22,6 +23,7 @@
 
 mod config;
 mod durable_fs;
+mod files;
 mod git_dir;
 mod init;
 mod odb;

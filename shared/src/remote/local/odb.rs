@@ -13,7 +13,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::blocking;
 use super::durable_fs::io_error;
-use super::git_dir::{GitDir, is_not_found};
+use super::files::is_not_found;
+use super::git_dir::GitDir;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::object::loose_path;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use bstr::{BString, ByteSlice as _};
 
 use super::durable_fs::{DurableFs, io_error};
-use super::git_dir::{GitDir, is_not_found, read_file};
+use super::files::{is_not_found, read_file};
+use super::git_dir::GitDir;
 use super::refs::{self, LooseRef, PackedRefs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;

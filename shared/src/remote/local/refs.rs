@@ -9,7 +9,7 @@ use std::path::Path;
 use bstr::{BString, ByteSlice as _};
 
 use super::durable_fs::io_error;
-use super::git_dir::{is_not_found, read_file};
+use super::files::{is_not_found, read_file};
 use crate::error::{Result, corrupt};
 use crate::git::dumb_http::parse_head;
 use crate::git::{HashKind, check_ref_name, escaped_excerpt, split_id};

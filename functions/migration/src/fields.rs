@@ -1,0 +1,42 @@
+//! Fields of an event, deserialized with errors that name the path of a field.
+
+use branchline_core::git::escaped_excerpt;
+use branchline_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Maximum number of characters of a message about a field, which may repeat the event.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// Deserializes the JSON object that is at `path` of the event.
+///
+/// # Errors
+/// `InvalidEvent`, naming the path of the field.
+pub(crate) fn read_fields<'a, T: Deserialize<'a>>(path: &str, value: &'a Value) -> Result<T> {
+    if !value.is_object() {
+        return Err(invalid_field(path, "it must be an object"));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let below = error.path().to_string();
+        let field = match (path, below.as_str()) {
+            (path, ".") => path.to_owned(),
+            ("", below) => below.to_owned(),
+            (path, below) => format!("{path}.{below}"),
+        };
+        let message = error.inner().to_string();
+        let printable: String = message
+            .chars()
+            .take(MAX_MESSAGE_CHARS)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        invalid_field(&escaped_excerpt(field.as_bytes()), &printable)
+    })
+}
+
+/// The error about the field at a path of the event.
+pub(crate) fn invalid_field(path: &str, why: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidEvent,
+        format!("field `{path}` of the event: {why}"),
+    )
+}
