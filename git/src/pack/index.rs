@@ -88,6 +88,7 @@ impl Index {
 
     /// Builds the index of the pack `pack`, which consists of this pack's entries, followed by
     /// those of `added` at positions increased by `shift` bytes. No object is in both.
+    #[must_use]
     pub fn followed_by(&self, added: &Self, shift: u64, pack: ObjectId) -> Self {
         let mut entries = Vec::with_capacity(self.count + added.count);
         let mut more = (0..added.count)

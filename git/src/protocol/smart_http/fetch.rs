@@ -19,10 +19,6 @@ const MAX_ROUND_HAVES: usize = 16 * 1024;
 const MAX_IN_VAIN: usize = 256;
 
 /// The objects to fetch, and the options of the pack.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "the protocol's options are independent"
-)]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FetchRequest {
     /// Objects to send, with all objects that they need. The server must allow those that are
