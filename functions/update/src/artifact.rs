@@ -133,12 +133,12 @@ impl ArtifactIdentity {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        let used: usize = user
+        let used_bytes: usize = user
             .iter()
             .map(|(name, value)| name.len() + value.len())
             .sum();
         let files = FILES.len() + u64::MAX.to_string().len();
-        let room = MAX_METADATA_BYTES.saturating_sub(used + files + REVISION_SUMMARY.len());
+        let room = MAX_METADATA_BYTES.saturating_sub(used_bytes + files + REVISION_SUMMARY.len());
         let id = commit.id.to_hex_with_len(ABBREVIATED_DIGITS).to_string();
         let summary = revision_summary(&id, commit);
         let summary = encode_rfc2047(&summary, room.min(MAX_SUMMARY_BYTES));

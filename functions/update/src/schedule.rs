@@ -68,7 +68,7 @@ pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<Bran
         match delete_artifacts(context, &branches).await {
             Ok(deleted) => results.extend(deleted),
             Err(error) => {
-                results.push(Err(error.context("deleting artifacts of missing branches")))
+                results.push(Err(error.context("deleting artifacts of missing branches")));
             }
         }
     }

@@ -23,8 +23,8 @@ use crate::git::ObjectId;
 use crate::git::smart_http::{CredentialSource, Http, RepositoryUrl, SmartHttp};
 use crate::name::{BranchName, RepositoryName};
 
-/// Base of the clone URLs of each region, from earlier GetRepository answers. With it the URL of
-/// a further repository is predicted, so that it can be opened while GetRepository runs.
+/// Base of the clone URLs of each region, from earlier `GetRepository` answers. With it the URL of
+/// a further repository is predicted, so that it can be opened while `GetRepository` runs.
 #[derive(Debug, Clone, Default)]
 pub struct CloneUrlCache(Arc<Mutex<HashMap<String, String>>>);
 
@@ -107,7 +107,7 @@ impl CodeCommitRemote {
         self
     }
 
-    /// Calls GetRepository and opens the repository; concurrently if the URL is predictable.
+    /// Calls `GetRepository` and opens the repository; concurrently if the URL is predictable.
     async fn open_repository<T>(
         &self,
         create: bool,

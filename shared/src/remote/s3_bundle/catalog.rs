@@ -93,13 +93,11 @@ impl BundleCatalog {
     async fn open(&self, file: &BundleFile) -> Result<OpenBundle> {
         let location = &self.location;
         let pack_id = async {
-            match &location.options.pack_cache {
-                None => Ok(None),
-                Some(_) => {
-                    let pack_id = OpenBundle::read_trailer(location, file, self.hash);
-                    pack_id.await.map(Some)
-                }
+            if location.options.pack_cache.is_none() {
+                return Ok(None);
             }
+            let pack_id = OpenBundle::read_trailer(location, file, self.hash);
+            pack_id.await.map(Some)
         };
         let bundle = OpenBundle::open(location, file);
         let (bundle, pack_id) = futures_util::future::try_join(bundle, pack_id).await?;

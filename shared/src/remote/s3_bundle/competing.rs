@@ -156,16 +156,16 @@ async fn resolve_competing(
     });
     let heads = futures_util::stream::iter(heads).buffered(CONCURRENT_HEADS);
     let heads: Vec<_> = heads.try_collect().await?;
-    let mut replaced: Vec<HashSet<ObjectId>> = Vec::new();
+    let mut obsolete_ids: Vec<HashSet<ObjectId>> = Vec::new();
     for head in heads {
         let Some(head) = head else {
             return Ok(None);
         };
         let ids = head.metadata.user.get(REPLACES).map_or("", String::as_str);
         let ids = ids.split(',').map(|id| ObjectId::from_hex(id.as_bytes()));
-        replaced.push(ids.filter_map(Result::ok).collect());
+        obsolete_ids.push(ids.filter_map(Result::ok).collect());
     }
-    let replaces = |by: usize, of: usize| replaced[by].contains(&files[of].id);
+    let replaces = |by: usize, of: usize| obsolete_ids[by].contains(&files[of].id);
     let age = |file: &BundleFile| (file.last_modified, file.id);
     let mut left: Vec<&BundleFile> = Vec::new();
     for (of, file) in files.iter().enumerate() {

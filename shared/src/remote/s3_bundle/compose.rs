@@ -42,7 +42,7 @@ const PACK_HEADER: [u8; 12] = *b"PACK\0\0\0\x02\0\0\0\0";
 /// Content of a new bundle.
 pub(super) enum BundleBody {
     /// A bundle that is copied whole from another ref.
-    Copy(OpenBundle),
+    Copy(Box<OpenBundle>),
     Compose(Box<Composition>),
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn plan(
             }
         };
         return Ok(BundlePlan {
-            body: BundleBody::Copy(bundle),
+            body: BundleBody::Copy(Box::new(bundle)),
             database,
             is_forward,
         });

@@ -106,13 +106,12 @@ impl BundleTarget {
             .collect();
         self.check_hash_function(&new)?;
         let catalog = &self.opened.catalog;
-        let available = match push.pack {
-            Some(pack) => AvailableObjects::receive(catalog, pack, push.before_refs, &new).await?,
-            None => {
-                let tips = self.opened.snapshot.tips();
-                let unknown = new.iter().copied().filter(|id| !tips.contains(id));
-                AvailableObjects::locate(catalog, &unknown.collect::<Vec<_>>()).await?
-            }
+        let available = if let Some(pack) = push.pack {
+            AvailableObjects::receive(catalog, pack, push.before_refs, &new).await?
+        } else {
+            let tips = self.opened.snapshot.tips();
+            let unknown = new.iter().copied().filter(|id| !tips.contains(id));
+            AvailableObjects::locate(catalog, &unknown.collect::<Vec<_>>()).await?
         };
         let mut results = PushResults {
             objects: available.received_objects,
@@ -188,7 +187,7 @@ impl BundleTarget {
             let wave = &order[at..order.len().min(at + width)];
             at += wave.len();
             let this = &*self;
-            let changed: Vec<(usize, Result<RefResult>)> =
+            let wave_results: Vec<(usize, Result<RefResult>)> =
                 futures_util::stream::iter(wave.iter().copied())
                     .map(|number| async move {
                         let change = &changes[number];
@@ -198,7 +197,7 @@ impl BundleTarget {
                     .buffer_unordered(CONCURRENT_REFS)
                     .collect()
                     .await;
-            for (number, result) in changed {
+            for (number, result) in wave_results {
                 let outcome =
                     result.and_then(|result| self.record_result(&changes[number], result, results));
                 outcomes.insert(number, outcome);
