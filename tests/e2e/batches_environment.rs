@@ -1,5 +1,5 @@
-//! What migrations in batches need: a source behind `git http-backend`, and repositories of
-//! CodeCommit on the development server.
+//! Environment of migrations in batches: a source behind `git http-backend`, and repositories
+//! of CodeCommit on the development server.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use branchline_core::git::HashKind;
 use branchline_dev::faults::{Rule, Service};
+use branchline_test_support::git;
 use branchline_tests::environment::{MIGRATION, Setup, TestEnvironment};
-use branchline_tests::git;
 use serde_json::{Value, json};
 
-use super::repo::Repo;
-use super::server::{Answer, Server as GitServer};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::repo::Repo;
 
-/// How temporary tags start.
+/// Prefix of temporary tags.
 pub(crate) const TEMPORARY: &str = "refs/tags/codecommit_migration_";
 
 /// A source and a development server for it to be migrated to.
-pub(crate) struct World {
+pub(crate) struct BatchEnvironment {
     pub stage: TestEnvironment,
     pub source: Arc<Repo>,
     pub server: GitServer,
-    /// After so many packs the source gives no more.
+    /// Number of packs that the source will still send.
     packs: Arc<AtomicUsize>,
 }
 
-impl World {
+impl BatchEnvironment {
     pub(crate) async fn new(source: Repo) -> Result<Self> {
         Self::with(source, Setup::default()).await
     }
@@ -40,12 +40,12 @@ impl World {
         let server = GitServer::with(&source, move |seen| {
             // The rule is asked without the body first.
             if !wants_pack(&seen.body) {
-                return Answer::Git;
+                return Response::Git;
             }
             let take = |left: usize| left.checked_sub(1);
             match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
-                Ok(_) => Answer::Git,
-                Err(_) => Answer::Fixed(403, "text/plain", b"no more".to_vec()),
+                Ok(_) => Response::Git,
+                Err(_) => Response::Fixed(403, "text/plain", b"no more".to_vec()),
             }
         });
         let mut faults = setup.faults.clone();
@@ -65,7 +65,7 @@ impl World {
         })
     }
 
-    /// Has the source refuse to send packs after so many of them.
+    /// Has the source refuse to send more than `packs` packs.
     pub(crate) fn stop_after(&self, packs: usize) {
         self.packs.store(packs, Ordering::SeqCst);
     }
@@ -84,20 +84,20 @@ impl World {
         })
     }
 
-    /// Migrates in batches of so many commits.
+    /// Migrates in batches of `commits` commits.
     pub(crate) async fn migrate(&self, target: &str, commits: u64) -> Result<Value, Value> {
         let batch = json!({ "commits": commits });
         self.call(&self.mapping(target), &batch).await
     }
 
-    /// The only mapping of a call's answer, or the failure.
+    /// Calls the function and returns the answer's only mapping, or the failure.
     pub(crate) async fn call(&self, mapping: &Value, batch: &Value) -> Result<Value, Value> {
         let event = json!({ "mappings": [mapping], "batch": batch });
         let answer = self.stage.call(MIGRATION, &event).await?;
         Ok(answer["mappings"][0].clone())
     }
 
-    /// Migrates, whatever time it takes; tells how many calls that took.
+    /// Calls the function until the migration is complete; returns the number of calls.
     pub(crate) async fn finish(&self, target: &str, commits: u64) -> Result<usize> {
         for calls in 1..50 {
             let answer = self.migrate(target, commits).await;
@@ -144,7 +144,7 @@ impl World {
         Ok(())
     }
 
-    /// The same for all branches and tags.
+    /// Compares all branches and tags of `target` with the source.
     pub(crate) fn check(&self, target: &str) -> Result<()> {
         self.check_refs(target, &["refs/heads/", "refs/tags/"])
     }
@@ -251,8 +251,8 @@ pub(crate) fn empty() -> Repo {
     repo
 }
 
-/// Commits, each with its number, branch and parents, and a file of so many bytes that no
-/// one can compress much.
+/// Imports commits, given by number, branch and parents, each with a file of `bytes`
+/// incompressible bytes.
 pub(crate) fn import(repo: &Repo, commits: &[(usize, &str, Vec<usize>)], bytes: usize) {
     let mut stream = String::new();
     let mut noise = 88_172_645_463_325_252_u64;

@@ -1,5 +1,5 @@
-//! The script that AWS documents for migrations in increments, or what stands for it: a
-//! driver of plain git, written from what the script is known to do.
+//! The script that AWS documents for migrations in increments, or its replacement: a driver
+//! of plain git, written from the script's documented behaviour.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use branchline_tests::git;
+use branchline_test_support::git;
 
-use super::batches_environment::{TEMPORARY, World};
+use super::batches_environment::{BatchEnvironment, TEMPORARY};
 
-/// What the script is run as.
+/// Form in which the script is run.
 #[derive(Debug, Clone)]
 pub(crate) enum Script {
-    /// The driver that stands for it.
+    /// The replacement.
     Driver,
     /// The words of a command.
     Real(Vec<String>),
@@ -31,12 +31,12 @@ pub(crate) fn scripts() -> Vec<Script> {
     scripts
 }
 
-/// How a run of the script ended.
+/// End of a run of the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish {
     Success,
     Failure,
-    /// It was stopped before this push.
+    /// Stopped before a push.
     Stopped,
 }
 
@@ -51,24 +51,24 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn new(
-        world: &World,
+        environment: &BatchEnvironment,
         script: &Script,
         target: &str,
         commits: u64,
     ) -> Result<Arc<Self>> {
-        if world.stage.refs(target).is_err() {
-            world.stage.create_repository(target).await?;
+        if environment.stage.refs(target).is_err() {
+            environment.stage.create_repository(target).await?;
         }
         let folder = tempfile::tempdir()?;
-        let url = world.stage.clone_url(target);
-        let source = world.source.path.to_string_lossy().into_owned();
+        let url = environment.stage.clone_url(target);
+        let source = environment.source.path.to_string_lossy().into_owned();
         git::git(
             folder.path(),
             ["clone", "--quiet", "--mirror", &source, "r.git"],
         )?;
         let place = folder.path().join("r.git");
         git::git(&place, ["remote", "add", "codecommit", &url])?;
-        let command = world.stage.git(&place);
+        let command = environment.stage.git(&place);
         let sign_in = command.get_envs().filter_map(|(name, value)| {
             let name = name.to_string_lossy().into_owned();
             Some((name, value?.to_string_lossy().into_owned()))
@@ -154,7 +154,7 @@ struct Driver<'a> {
     tags: Vec<String>,
 }
 
-/// A commit with how many more it stands for.
+/// Commits, each with the number of commits that it represents.
 type Pending = Vec<(String, u64)>;
 
 impl<'a> Driver<'a> {
@@ -317,7 +317,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// What the script tags, in order.
+/// Returns the tags that the script makes, in order.
 pub(crate) fn tags_of(place: &Path, commits: u64) -> Result<Vec<String>> {
     let run = Run {
         script: Script::Driver,

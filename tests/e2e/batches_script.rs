@@ -1,17 +1,17 @@
 //! Migrations side by side with the script that AWS documents for them
 //! (`incremental-repo-migration.py`): what either began, the other one finishes.
 //!
-//! Its licence keeps the script out of this repository. A driver of plain git stands for
-//! it, written from what the script is known to do. The same tests run the script itself,
+//! The script's licence keeps it out of this repository. A driver of plain git replaces
+//! it, written from the script's documented behaviour. The same tests run the script itself,
 //! too, when `BRANCHLINE_MIGRATION_SCRIPT` holds the command that starts it, such as
 //! `/tmp/venv/bin/python /tmp/incremental-repo-migration.py` (it needs `GitPython`).
 
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::batches_environment::{TEMPORARY, World, empty, import, linear, merged};
+use super::batches_environment::{BatchEnvironment, TEMPORARY, empty, import, linear, merged};
 use super::batches_peer::{Finish, Run, Script, scripts, tags_of};
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// Histories, each with a size of batches.
 fn histories() -> Vec<(Repo, u64)> {
@@ -72,14 +72,14 @@ fn the_driver_tags_what_the_script_is_known_to_tag() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_script_began_is_finished_wherever_it_was_stopped() -> Result<()> {
+async fn an_interrupted_script_migration_is_resumed() -> Result<()> {
     for (source, commits) in histories() {
-        let world = World::new(source).await?;
+        let environment = BatchEnvironment::new(source).await?;
         for script in scripts() {
             let mut stopped = 0;
             loop {
                 let target = format!("began-{}-{stopped}", matches!(script, Script::Driver));
-                let run = Run::new(&world, &script, &target, commits).await?;
+                let run = Run::new(&environment, &script, &target, commits).await?;
                 let finish = run.run(Some(stopped)).await?;
                 if finish == Finish::Success {
                     break;
@@ -89,11 +89,11 @@ async fn what_the_script_began_is_finished_wherever_it_was_stopped() -> Result<(
                     Finish::Stopped,
                     "before push {stopped} of {script:?}"
                 );
-                assert_eq!(world.finish(&target, commits).await?, 1);
-                world.check(&target)?;
+                assert_eq!(environment.finish(&target, commits).await?, 1);
+                environment.check(&target)?;
                 stopped += 1;
             }
-            let tags = tags_of(&world.source.path, commits)?.len();
+            let tags = tags_of(&environment.source.path, commits)?.len();
             assert!(stopped > tags, "it was stopped at each push: {stopped}");
         }
     }
@@ -101,30 +101,30 @@ async fn what_the_script_began_is_finished_wherever_it_was_stopped() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_begun_here_is_finished_by_the_script_wherever_it_was_stopped() -> Result<()> {
+async fn the_script_resumes_an_interrupted_migration_of_ours() -> Result<()> {
     for (source, commits) in histories() {
         let tags = tags_of(&source.path, commits)?;
-        let world = World::new(source).await?;
+        let environment = BatchEnvironment::new(source).await?;
         for script in scripts() {
             for stopped in 0..=tags.len() {
                 let target = format!("begun-{}-{stopped}", matches!(script, Script::Driver));
-                world.stop_after(stopped);
-                let Err(error) = world.migrate(&target, commits).await else {
+                environment.stop_after(stopped);
+                let Err(error) = environment.migrate(&target, commits).await else {
                     assert_eq!(stopped, tags.len(), "the refs were the last batch");
-                    world.check(&target)?;
-                    world.go_on();
+                    environment.check(&target)?;
+                    environment.go_on();
                     break;
                 };
                 assert_eq!(error["errorType"], "branchline.AccessDenied", "{error}");
                 assert_eq!(
-                    world.temporary(&target)?,
+                    environment.temporary(&target)?,
                     tags[..stopped],
                     "the tags are the script's"
                 );
-                let run = Run::new(&world, &script, &target, commits).await?;
+                let run = Run::new(&environment, &script, &target, commits).await?;
                 assert_eq!(run.run(None).await?, Finish::Success);
-                world.check(&target)?;
-                world.go_on();
+                environment.check(&target)?;
+                environment.go_on();
             }
         }
     }
@@ -140,27 +140,33 @@ async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<
         .collect();
     import(&source, &table, 30_000);
     source.git(&["tag", "light", "main~1"]);
-    let world = World::new(source).await?;
+    let environment = BatchEnvironment::new(source).await?;
     for (at, script) in scripts().iter().enumerate() {
         for clean in [false, true] {
             let target = format!("bytes-{at}-{clean}");
-            world.stop_after(6);
+            environment.stop_after(6);
             let batch = json!({ "commits": 5, "bytes": 60_000 });
-            let stopped = world.call(&world.mapping(&target), &batch).await;
+            let stopped = environment
+                .call(&environment.mapping(&target), &batch)
+                .await;
             stopped.expect_err("the source gives no more");
-            world.go_on();
-            let tags = world.temporary(&target)?;
+            environment.go_on();
+            let tags = environment.temporary(&target)?;
             assert!(
                 tags.iter().any(|tag| tag.contains("migration_part_")),
                 "a batch was cut in halves: {tags:?}"
             );
-            let run = Run::new(&world, script, &target, 5).await?;
+            let run = Run::new(&environment, script, &target, 5).await?;
             if clean {
                 run.clean().await?;
-                assert_eq!(world.stage.refs(&target)?, "", "`-c` removes all of them");
+                assert_eq!(
+                    environment.stage.refs(&target)?,
+                    "",
+                    "`-c` removes all of them"
+                );
             } else {
                 assert_eq!(run.run(None).await?, Finish::Success);
-                world.check(&target)?;
+                environment.check(&target)?;
             }
         }
     }
@@ -169,14 +175,14 @@ async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<
 
 /// A repository without tags of its own: the script never gets beyond its own ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_script_ends_dead_is_finished() -> Result<()> {
+async fn a_migration_that_the_script_cannot_finish_is_completed() -> Result<()> {
     let source = linear(25);
     source.git(&["tag", "-d", "light"]);
     let all = tags_of(&source.path, 10)?;
-    let world = World::new(source).await?;
+    let environment = BatchEnvironment::new(source).await?;
     for (at, script) in scripts().iter().enumerate() {
         let target = format!("dead-{at}");
-        let run = Run::new(&world, script, &target, 10).await?;
+        let run = Run::new(&environment, script, &target, 10).await?;
         let pushes = all.len() + usize::from(matches!(script, Script::Driver));
         if let Script::Real(_) = script {
             // Its tags are there at once, and then it finds no more of them to push.
@@ -187,37 +193,44 @@ async fn where_the_script_ends_dead_is_finished() -> Result<()> {
         } else {
             assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
         }
-        assert_eq!(world.temporary(&target)?, all, "its tags are left behind");
-        let answer = world.migrate(&target, 10).await;
+        assert_eq!(
+            environment.temporary(&target)?,
+            all,
+            "its tags are left behind"
+        );
+        let answer = environment.migrate(&target, 10).await;
         let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
         assert_eq!(answer["status"], "complete", "{answer}");
         assert_eq!(answer["objects"], 0, "all objects are there: {answer}");
-        world.check(&target)?;
+        environment.check(&target)?;
     }
     Ok(())
 }
 
 /// The script's `-c` with nothing to clean is a bare `git push`.
 #[tokio::test(flavor = "multi_thread")]
-async fn cleaning_what_is_clean_changes_nothing() -> Result<()> {
-    let world = World::new(linear(25)).await?;
+async fn cleaning_a_clean_target_changes_nothing() -> Result<()> {
+    let environment = BatchEnvironment::new(linear(25)).await?;
     for (at, script) in scripts().iter().enumerate() {
         let target = format!("clean-{at}");
-        let run = Run::new(&world, script, &target, 10).await?;
+        let run = Run::new(&environment, script, &target, 10).await?;
         run.clean().await?;
-        let mut mapping = world.mapping(&target);
+        let mut mapping = environment.mapping(&target);
         mapping["clean"] = json!(true);
-        let before = (world.stage.refs(&target)?, world.push_requests());
-        let answer = world.call(&mapping, &json!(null)).await;
+        let before = (
+            environment.stage.refs(&target)?,
+            environment.push_requests(),
+        );
+        let answer = environment.call(&mapping, &json!(null)).await;
         let Ok(answer) = answer else {
             bail!("there is nothing to be done: {answer:?}");
         };
         assert_eq!(answer["status"], "complete");
         assert_eq!(answer["refs"]["deleted"], 0);
-        assert_eq!(world.stage.refs(&target)?, before.0);
-        assert_eq!(world.push_requests(), before.1 + 1, "only a look");
-        assert_eq!(world.finish(&target, 10).await?, 1);
-        world.check(&target)?;
+        assert_eq!(environment.stage.refs(&target)?, before.0);
+        assert_eq!(environment.push_requests(), before.1 + 1, "only a look");
+        assert_eq!(environment.finish(&target, 10).await?, 1);
+        environment.check(&target)?;
     }
     Ok(())
 }

@@ -17,15 +17,16 @@ use super::compare::same;
 use super::fake_codecommit::Disk;
 use super::faults::{noise, request, target};
 use super::git::{Item, Repo};
-use super::repo;
-use super::server::{Answer, Seen, Server};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::http::ReceivedRequest;
+use branchline_test_support::repo;
 
 const MIB: usize = 1 << 20;
 
 /// A commit of a repository, its service, its git server and a store.
 pub(crate) struct World {
     pub served: repo::Repo,
-    pub server: Server,
+    pub server: GitServer,
     pub disk: Arc<Disk>,
     pub store: Arc<MemoryStore>,
     pub commit: String,
@@ -35,20 +36,20 @@ pub(crate) struct World {
 impl World {
     /// Serves what is in `repo`, blobs up to `largest` bytes by the API.
     pub(crate) fn new(repo: &Repo, commit: &str, largest: u64) -> Self {
-        Self::with(repo, commit, largest, |_| Answer::Git)
+        Self::with(repo, commit, largest, |_| Response::Git)
     }
 
     pub(crate) fn with(
         repo: &Repo,
         commit: &str,
         largest: u64,
-        rule: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+        rule: impl Fn(&ReceivedRequest) -> Response + Send + Sync + 'static,
     ) -> Self {
         let copy = repo::Repo::new(HashKind::Sha1);
         let from = repo.path().to_str().unwrap();
         copy.git(&["fetch", "-q", from, "+refs/heads/*:refs/heads/*"]);
         copy.git(&["config", "uploadpack.allowReachableSHA1InWant", "true"]);
-        let server = Server::with(&copy, rule);
+        let server = GitServer::with(&copy, rule);
         let mut disk = Disk::new(&copy.path);
         disk.largest = largest;
         disk.clone_url = server.url();
@@ -112,7 +113,7 @@ impl World {
     }
 
     fn git_requests(&self) -> Vec<String> {
-        let seen = self.server.seen();
+        let seen = self.server.requests();
         seen.iter()
             .map(|seen| format!("{} {}", seen.method, seen.target))
             .collect()

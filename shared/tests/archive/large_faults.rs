@@ -11,7 +11,8 @@ use super::compare::same;
 use super::faults::{noise, target};
 use super::git::{Item, Repo};
 use super::large::World;
-use super::server::{Answer, Seen};
+use branchline_test_support::git_server::Response;
+use branchline_test_support::http::ReceivedRequest;
 
 const MIB: usize = 1 << 20;
 
@@ -93,7 +94,7 @@ async fn whichever_call_fails_nothing_is_left_and_the_next_run_succeeds() {
     }
 }
 
-async fn fails(rule: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Error {
+async fn fails(rule: impl Fn(&ReceivedRequest) -> Response + Send + Sync + 'static) -> Error {
     let (repo, commit) = staged();
     let mut world = World::with(&repo, &commit, LARGEST, rule);
     world.memory = 16 * MIB;
@@ -107,13 +108,13 @@ async fn fails(rule: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Error 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_git_server_that_refuses_or_breaks_off_fails_the_archive_by_its_kind() {
-    let denied = || Answer::Fixed(403, "text/xml", b"<AccessDeniedException/>".to_vec());
+    let denied = || Response::Fixed(403, "text/xml", b"<AccessDeniedException/>".to_vec());
     for method in ["GET", "POST"] {
         let error = fails(move |seen| {
             if seen.method == method {
                 denied()
             } else {
-                Answer::Git
+                Response::Git
             }
         })
         .await;
@@ -127,9 +128,9 @@ async fn a_git_server_that_refuses_or_breaks_off_fails_the_archive_by_its_kind()
     for bytes in [10, 100_000, 6 * MIB + MIB / 2] {
         let error = fails(move |seen| {
             if seen.method == "POST" {
-                Answer::Cut(bytes)
+                Response::Cut(bytes)
             } else {
-                Answer::Git
+                Response::Git
             }
         })
         .await;

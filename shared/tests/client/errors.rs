@@ -11,7 +11,7 @@ use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{ETag, ObjectStore, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind};
 
-use crate::canned::{Server, answer, aws};
+use crate::client::canned_http_server::{Server, answer, aws};
 
 fn repository() -> RepositoryName {
     RepositoryName::new("repo").unwrap()

@@ -1,6 +1,5 @@
 //! CodeCommit in memory behind a pace, and beside git.
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,25 +64,11 @@ async fn another_writer_can_come_in_between() {
     assert_eq!(memory.traffic().calls(), ["get_branch", "get_branch"]);
 }
 
-/// A hermetic git; `None` is never returned: git is part of every machine that runs tests.
+/// Runs git with `input` and returns its trimmed output.
 fn git(dir: &std::path::Path, arguments: &[&str], input: &[u8]) -> String {
-    use std::io::Write as _;
-    let mut git = Command::new("git")
-        .args(arguments)
-        .current_dir(dir)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", dir)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("git is installed");
-    git.stdin.take().unwrap().write_all(input).unwrap();
-    let output = git.wait_with_output().unwrap();
-    assert!(output.status.success(), "git {arguments:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let mut git = branchline_test_support::git::command(dir);
+    let output = branchline_test_support::git::run_with_input(git.args(arguments), input).unwrap();
+    String::from_utf8(output).unwrap().trim().to_owned()
 }
 
 #[tokio::test]

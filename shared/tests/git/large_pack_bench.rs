@@ -1,5 +1,5 @@
 //! Speed and memory on a large pack. Not part of the usual run:
-//! `cargo test -p branchline-core --test git -- --ignored --nocapture a_large_pack`.
+//! `cargo test -p branchline-core --test core -- --ignored --nocapture a_large_pack`.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -16,7 +16,7 @@ use branchline_core::git::pack::{
 };
 use bytes::Bytes;
 
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// A pack in a file.
 struct InFile(File);
@@ -45,7 +45,7 @@ fn reset_peak() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
-/// A history of many changes, and one file of 60 MiB; the path of its pack.
+/// Makes a history of many changes and one file of 60 MiB; returns the path of its pack.
 fn large(repo: &Repo) -> std::path::PathBuf {
     let mut import = repo
         .command(&["fast-import", "--quiet"])
@@ -129,7 +129,7 @@ async fn a_large_pack_is_read_within_its_memory() {
         start.elapsed()
     );
 
-    // From little to much: an allocator keeps what it once had.
+    // In ascending order, because an allocator keeps memory once it has it.
     for memory_mib in [8, 64, 512] {
         reset_peak();
         let before = memory("VmRSS:");

@@ -20,10 +20,10 @@ use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use http_body::Frame;
 
-/// What is read at most before a server is given up: the bound of 64 MiB, and frames.
+/// Largest number of bytes read from a server before an error: the bound of 64 MiB, and frames.
 const MOST: u64 = 80 << 20;
 
-/// Something, and then the same again and again.
+/// A prefix, followed by endless repetitions of a chunk.
 #[derive(Debug, Clone)]
 struct Endless {
     start: Option<Bytes>,
@@ -110,7 +110,7 @@ impl Server {
 
 impl HttpConnector for Server {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let service = super::server::service(request.uri());
+        let service = branchline_test_support::http::service(request.uri());
         let kind = match request.method() {
             "GET" => "advertisement",
             _ => "result",
@@ -207,7 +207,7 @@ async fn ends_of_history_without_end_are_corrupt() {
 }
 
 #[tokio::test]
-async fn talk_without_a_pack_is_corrupt() {
+async fn endless_progress_without_a_pack_is_corrupt() {
     let start = line("packfile\n");
     let long = line(&format!("\u{2}{}", "x".repeat(60_000)));
     for again in ["0005\u{1}", "0009\u{2}50%\n", &long] {
@@ -233,7 +233,7 @@ async fn a_report_without_end_is_corrupt() {
 }
 
 #[tokio::test]
-async fn gzip_that_says_nothing_without_end_is_corrupt() {
+async fn gzip_of_endless_empty_blocks_is_corrupt() {
     let start: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
     // Stored blocks of no bytes.
     let mut server = Server::new(&[], start, [0, 0, 0, 0xff, 0xff]);

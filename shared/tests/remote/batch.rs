@@ -19,8 +19,8 @@ use bstr::BString;
 use super::http::remote;
 use super::local::{at, local};
 use super::push_by_size::noise;
-use super::repo::Repo;
-use super::server::Server;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::Repo;
 
 /// A push that was asked for: its refs, with `-` before those that were to be deleted.
 type Asked = Vec<String>;
@@ -379,7 +379,7 @@ async fn temporary_tags_are_never_mirrored() {
 #[tokio::test]
 async fn what_is_left_goes_in_batches_though_the_server_leaves_no_files_out() {
     let source = linear(45);
-    let server = Server::new(&source);
+    let server = GitServer::new(&source);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.git");
     let from = remote(&server.url(), Version::V0);

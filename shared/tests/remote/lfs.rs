@@ -15,7 +15,7 @@ use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
-use crate::lfs_server::{Fault, LfsServer, oid};
+use branchline_test_support::lfs_server::{Fault, LfsServer, oid};
 
 pub(crate) const MEMORY: usize = 64 << 20;
 
@@ -166,7 +166,7 @@ async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
     );
     assert_eq!(copy(&source, &target, &pointers).await.unwrap(), 0);
     assert_eq!(
-        server.seen().len(),
+        server.requests().len(),
         213,
         "a second run asks the source for nothing"
     );
@@ -369,14 +369,14 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
         // The other server wants the header, which it does not get.
         let error = copy(&source, &target, &[pointer(body)]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{}", error.report());
-        let asked = server.seen();
+        let asked = server.requests();
         assert!(
             asked
                 .iter()
                 .all(|seen| !seen.is_batch() || seen.headers.contains_key("authorization"))
         );
-        assert!(!other.seen().is_empty(), "the other server was asked");
-        for seen in other.seen() {
+        assert!(!other.requests().is_empty(), "the other server was asked");
+        for seen in other.requests() {
             assert!(!seen.headers.contains_key("authorization"), "{seen:?}");
             assert!(!seen.headers.contains_key("x-token"), "{seen:?}");
         }
@@ -394,7 +394,7 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
         .await
         .unwrap();
     let basic = "Basic dXNlcjpzZWNyZXQ=";
-    for seen in own.seen() {
+    for seen in own.requests() {
         assert_eq!(
             seen.headers.get("authorization").map(String::as_str),
             Some(basic)
@@ -509,5 +509,5 @@ async fn without_a_place_objects_are_left_out_and_counted() {
         }
         assert_eq!((copy.copied().left_out, copy.copied().objects), (2, 0));
     }
-    assert!(server.seen().is_empty());
+    assert!(server.requests().is_empty());
 }

@@ -19,7 +19,7 @@ use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// Counts what is read.
 #[derive(Default)]

@@ -12,9 +12,9 @@ use branchline_core::pack_cache::PackCache;
 use branchline_core::remote::{PackRequest, Remote};
 use branchline_core::testkit::{Failing, FaultPlan, When};
 
-use crate::pack_cache::{Disk, commit, repository};
-use crate::repo::Repo;
-use crate::s3_bundle_fixture::{fetch_all, mirror_all};
+use crate::remote::pack_cache::{Disk, commit, repository};
+use crate::remote::s3_bundle_fixture::{fetch_all, mirror_all};
+use branchline_test_support::repo::Repo;
 
 /// A disk with the copy of a repository's bundle, which was pushed twice.
 async fn pushed() -> (Disk, Repo) {
@@ -218,7 +218,7 @@ async fn a_forged_copy_is_sent_to_nobody() {
                 offset_deltas: true,
             };
             let pack = match source.fetch(&wanted).await {
-                Ok(pack) => crate::s3_bundle_fixture::collect(pack).await,
+                Ok(pack) => crate::remote::s3_bundle_fixture::collect(pack).await,
                 Err(error) => Err(error),
             };
             match pack {

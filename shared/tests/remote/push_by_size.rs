@@ -19,9 +19,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::local::local;
-use super::repo::Repo;
 use super::s3_bundle_fixture::World as Bundles;
 use super::s3_dumb_fixture::{World as Dumb, all};
+use branchline_test_support::repo::Repo;
 
 /// So many commits of a file each, that hardly compresses, of so many bytes, and a branch
 /// that leaves in the middle.

@@ -9,9 +9,9 @@ use branchline_core::name::ObjectKey;
 use branchline_core::remote::{Head, Remote};
 use branchline_core::storage::{ObjectStore, PutOptions};
 
-use crate::repo::{Repo, history};
-use crate::s3_bundle_faults::{commit, listed, small};
-use crate::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
+use crate::remote::s3_bundle_faults::{commit, listed, small};
+use crate::remote::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
+use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
 
@@ -136,7 +136,9 @@ async fn incremental_bundles_stand_on_each_other_in_a_long_chain() {
         ..Default::default()
     };
     let pack = source.fetch(&wanted).await.unwrap();
-    let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
+    let pack = crate::remote::s3_bundle_fixture::collect(pack)
+        .await
+        .unwrap();
     let copy = Repo::new(HashKind::Sha1);
     copy.index_pack(&pack, false);
     copy.git(&["update-ref", "refs/heads/b", &repo.id("b").to_string()]);
@@ -395,7 +397,9 @@ async fn what_is_no_bundle_takes_no_other_ref_with_it() {
         ..Default::default()
     };
     let pack = source.fetch(&wanted).await.unwrap();
-    let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
+    let pack = crate::remote::s3_bundle_fixture::collect(pack)
+        .await
+        .unwrap();
     Repo::new(HashKind::Sha1).index_pack(&pack, false);
 }
 

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use crate::s3_bundle_fixture::World;
-use crate::s3_bundle_interleaving_harness::{Call, Gate, Told, judge, start};
+use crate::remote::s3_bundle_fixture::World;
+use crate::remote::s3_bundle_interleaving_harness::{Call, Gate, Told, judge, start};
 
 /// What has happened, in terms that are the same in every run: locks hold random words.
 #[derive(Default, Hash)]

@@ -6,7 +6,7 @@ use branchline_migration::Status;
 use serde_json::json;
 
 use crate::fixture::*;
-use crate::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 #[tokio::test]
 async fn an_answer_counts_refs_objects_and_bytes() {

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what helps a test may fail it where it stands"
+    reason = "a helper of a test fails the test by panicking"
 )]
 
 mod fetch;
@@ -14,7 +14,5 @@ mod large_pack_bench;
 mod malformed_packs;
 mod pack;
 mod push;
-mod repo;
-mod server;
 mod tls;
 mod unbounded_answers;
