@@ -1,10 +1,10 @@
-//! A real Lambda function for tests of the Lambda host: what it does is in the payload.
+//! A real Lambda function for tests of the Lambda host; the payload selects its action.
 //!
 //! `{"do":"echo"}`, `"fail"`, `"panic"`, `"sleep"` (with `"ms"`), `"exit"` (with `"code"`),
 //! `"environment"`, `"context"`, `"print"` (with `"text"`), `"large"` (with `"bytes"`),
-//! `"flaky"` (with `"file"` and `"failures"`: fails until it was called that often),
-//! `"overlap"` (with `"file"`: says whether another call held the file).
-//! The variable `INIT` makes it `exit` or `fail` before it asks for work.
+//! `"flaky"` (with `"file"` and `"failures"`: fails on the first `failures` calls),
+//! `"overlap"` (with `"file"`: returns whether another call held the file).
+//! The variable `INIT` makes it `exit` or `fail` before it requests work.
 
 use std::io::{Read as _, Write as _};
 
@@ -81,7 +81,7 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
             Ok(Value::Null)
         }
         _ => {
-            // Records whole events for tests that ask what arrived.
+            // Records whole events for tests that check what arrived.
             if let Ok(path) = std::env::var("RECORD") {
                 let mut file = std::fs::OpenOptions::new()
                     .create(true)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What an AWS client signs with.
+/// Credentials that an AWS client signs requests with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `AWS_ACCESS_KEY_ID`.
@@ -12,7 +12,7 @@ pub struct Credentials {
     pub secret_access_key: String,
     /// `AWS_SESSION_TOKEN`, for those of a role.
     pub session_token: Option<String>,
-    /// Who this is: the ARN that events and logs name.
+    /// ARN of the principal, as events and logs name it.
     pub principal_arn: String,
 }
 
@@ -36,7 +36,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account without any credentials yet.
+    /// Creates an account without credentials.
     pub fn new(id: impl Into<String>, region: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -45,7 +45,7 @@ impl Account {
         }
     }
 
-    /// Lets `credentials` sign requests from now on.
+    /// Adds `credentials`: requests signed with them are accepted.
     pub fn add(&self, credentials: Credentials) {
         self.credentials
             .write()
@@ -62,12 +62,12 @@ impl Account {
             .cloned()
     }
 
-    /// The ARN of a repository.
+    /// Returns the ARN of a repository.
     pub fn repository_arn(&self, name: &str) -> String {
         format!("arn:aws:codecommit:{}:{}:{name}", self.region, self.id)
     }
 
-    /// The ARN of a function.
+    /// Returns the ARN of a function.
     pub fn function_arn(&self, name: &str) -> String {
         format!("arn:aws:lambda:{}:{}:function:{name}", self.region, self.id)
     }

@@ -10,12 +10,12 @@ pub struct ApiError {
     pub status: StatusCode,
     /// The shape's name, `RepositoryDoesNotExistException`.
     pub code: String,
-    /// What the service says.
+    /// Message for the caller.
     pub message: String,
 }
 
 impl ApiError {
-    /// A modelled error with status 400.
+    /// Creates a modelled error with status 400.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
@@ -24,7 +24,7 @@ impl ApiError {
         }
     }
 
-    /// A failure of the server itself, status 500.
+    /// Creates a failure of the server itself, status 500.
     pub fn internal(error: impl std::fmt::Display) -> Self {
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -34,7 +34,7 @@ impl ApiError {
     }
 }
 
-/// What an operation returns: its output, or a modelled error.
+/// Result of an operation: its output, or a modelled error.
 pub type ApiResult = Result<Value, ApiError>;
 
 /// Writes an operation's result as a response, with a fresh `x-amzn-RequestId`.

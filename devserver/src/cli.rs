@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub use serve::ServeArgs;
 
-/// What a user types.
+/// Command line of `branchline-dev`.
 #[derive(Debug, Parser)]
 #[command(
     name = "branchline-dev",
@@ -19,19 +19,19 @@ pub use serve::ServeArgs;
     long_about = "AWS CodeCommit (API and git over HTTP), S3, CodePipeline and Lambda on a laptop, \
                   over real git repositories, in one process on one port of 127.0.0.1.\n\nA push \
                   fires the repository's triggers; they invoke real Lambda bootstrap binaries; \
-                  those call the same server by the AWS SDK. What goes wrong at AWS can be made to \
-                  go wrong here, repeatably.",
+                  those call the same server by the AWS SDK. Failures of AWS can be injected, \
+                  repeatably.",
     after_help = EXAMPLES
 )]
 pub struct Cli {
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     command: Command,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  Start with one function; keep everything in ./dev:
+  Start with one function; store all data in ./dev:
     branchline-dev serve --data dev \\
         --function update=target/release/update --env update:ARTIFACT_BUCKET=artifacts
 
@@ -40,10 +40,10 @@ Examples:
     aws codecommit create-repository --repository-name demo
     git push $AWS_ENDPOINT_URL/v1/repos/demo main
 
-  Make every tenth GetBlob wait for fewer requests, and send every second event twice:
+  Throttle every tenth GetBlob, and send every second event twice:
     branchline-dev faults add codecommit/GetBlob:throttle,every=10 events:double,every=2
 
-  See who asked for what, and what was given up:
+  Show the requests by principal, and the dead letters:
     branchline-dev requests
     branchline-dev dead-letters";
 
@@ -55,24 +55,24 @@ enum Command {
     #[command(after_help = "Example:\n  git -c credential.helper='!branchline-dev \
                             credential-helper' -c credential.UseHttpPath=true push")]
     CredentialHelper {
-        /// What git asks for: get, store or erase.
+        /// Action that git requests: get, store or erase.
         operation: String,
     },
     /// Shows, adds or removes the faults of a running server.
     Faults(client::FaultsArgs),
-    /// Shows which requests a running server got, from whom, and how many at once.
+    /// Shows the requests that a running server got: principal, number, most at once.
     Requests {
         #[command(flatten)]
         server: client::ServerArgs,
-        /// Forgets the counts instead.
+        /// Deletes the counts instead.
         #[arg(long)]
         reset: bool,
     },
-    /// Shows the asynchronous invocations that were given up.
+    /// Shows the asynchronous invocations that failed for good.
     DeadLetters {
         #[command(flatten)]
         server: client::ServerArgs,
-        /// Forgets them instead.
+        /// Deletes them instead.
         #[arg(long)]
         clear: bool,
     },

@@ -6,13 +6,13 @@
 //! 1. [`server`]: one port, every request to its service; starts and stops the rest.
 //! 2. [`delivery`]: triggers and EventBridge events, from pushes to functions.
 //! 3. [`lambda`], [`pipeline`]: run functions and pipelines.
-//! 4. [`codecommit`], [`git_http`], [`s3`]: hold what users put there.
+//! 4. [`codecommit`], [`git_http`], [`s3`]: store repositories and objects.
 //! 5. [`faults`]: counts every request, and decides which of them go wrong.
-//! 6. [`account`], [`aws_json`], [`refs`]: words that all of them share.
+//! 6. [`account`], [`aws_json`], `http_body`, [`ref_observer`]: types that all of them share.
 //!
-//! [`cli`] and [`log`] are what a person sees of it.
+//! [`cli`] and [`log`] are the user interface.
 //!
-//! It uses core's formats and names, never its decisions: what it does is what AWS does.
+//! The server uses core's formats and names, never its decisions: it behaves as AWS does.
 
 pub mod account;
 pub mod aws_json;
@@ -21,6 +21,7 @@ pub mod codecommit;
 pub mod delivery;
 pub mod faults;
 pub mod git_http;
+mod http_body;
 pub mod lambda;
 pub mod log;
 pub mod pipeline;

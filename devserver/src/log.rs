@@ -1,20 +1,20 @@
-//! What the server says while it runs: one line per thing that a user cares about.
+//! The server's log: one line for each event that a user cares about.
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// The form of the log.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Lines for people.
+    /// Lines for terminals.
     Text,
     /// JSON objects for machines.
     Json,
 }
 
-/// Sends the log to standard error. `filter` is what `RUST_LOG` would say; by default the
-/// server's own lines at `info`, or at `debug` (with what functions print) if `verbose`.
+/// Sends the log to standard error. `filter` is a `RUST_LOG` value; by default the
+/// server's own lines at `info`, or at `debug` (with the output of functions) if `verbose`.
 pub fn init(format: Format, verbose: bool, filter: Option<&str>) {
     let default = if verbose {
         "warn,branchline_dev=debug"
@@ -36,8 +36,8 @@ pub fn init(format: Format, verbose: bool, filter: Option<&str>) {
     }
 }
 
-/// `12:34:56.789 message`, and the level where it is not `INFO`. Fields are for machines:
-/// the message names what it is about.
+/// `12:34:56.789 message`, and the level unless it is `INFO`. Fields are for JSON only,
+/// because the message names them.
 struct Plain;
 
 impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Plain
@@ -66,7 +66,7 @@ where
             function,
         } = line;
         match (level, function) {
-            // What a function prints is told apart by its name.
+            // The output of functions has a target of its own.
             ("  ", Some(name)) => write!(writer, "{time}   {name} | {message}")?,
             _ => write!(writer, "{time} {level}{message}")?,
         }

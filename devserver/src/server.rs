@@ -1,4 +1,4 @@
-//! One port, every request to its service; starts and stops the rest.
+//! The server: one port for all services; starts and stops them.
 
 mod adapters;
 mod body;
@@ -35,17 +35,17 @@ use crate::s3::{self, Store};
 use control::Control;
 use dispatch::Dispatcher;
 
-/// How long requests and invocations under way may take when the server stops.
+/// Time that running requests and invocations have when the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where everything is kept; `None`: a temporary folder that goes with the server.
+    /// Data folder; `None`: a temporary folder that is deleted with the server.
     pub data: Option<PathBuf>,
-    /// The port on 127.0.0.1; 0: the system chooses.
+    /// Port on 127.0.0.1; with 0 the system chooses one.
     pub port: u16,
-    /// The account's number, 12 digits.
+    /// Account number, 12 digits.
     pub account_id: String,
     /// The region.
     pub region: String,
@@ -53,17 +53,17 @@ pub struct Options {
     pub functions: Vec<FunctionConfig>,
     /// Rules of the default event bus.
     pub event_rules: Vec<EventRule>,
-    /// Buckets that everyone may read, and whether they may also list them.
+    /// Buckets with public read, and whether they may also be listed.
     pub public_buckets: Vec<(String, PublicAccess)>,
     /// Faults from the start.
     pub faults: Vec<Rule>,
-    /// The seed of all faults; `None`: a random one.
+    /// Seed of all faults; `None`: a random one.
     pub seed: Option<u64>,
-    /// All delays of asynchronous invocations times this.
+    /// Factor of all delays of asynchronous invocations.
     pub retry_delay_scale: f64,
-    /// The most environments of a function without reserved concurrency.
+    /// Maximum number of environments of a function without reserved concurrency.
     pub unreserved_concurrency: u32,
-    /// The most executions of one pipeline at a time.
+    /// Maximum number of concurrent executions of one pipeline.
     pub max_concurrent_executions: Option<usize>,
     /// CodeCommit's quotas and page sizes.
     pub codecommit_limits: Limits,
@@ -133,7 +133,7 @@ impl Server {
         for rule in &options.faults {
             faults.add(rule.clone());
         }
-        // First: it locks the folder, so that no other server works there.
+        // Opened first, because it locks the folder against other servers.
         let store =
             Store::open_with(&data.join("s3"), durability).context("opening the buckets")?;
         let (lambda, queue) = open_lambda(&options, &account, &endpoint, &data)?;
@@ -211,71 +211,72 @@ impl Server {
         })
     }
 
-    /// Where it listens, `http://127.0.0.1:3000`.
+    /// Returns the URL of the server, `http://127.0.0.1:3000`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The account that it pretends to be.
+    /// Returns the simulated account.
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// The credentials of the account's developer.
+    /// Returns the credentials of the account's developer.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// The buckets.
+    /// Returns the store of buckets.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The repositories.
+    /// Returns the service of repositories.
     pub fn codecommit(&self) -> &CodeCommitService {
         &self.codecommit
     }
 
-    /// The functions.
+    /// Returns the host of functions.
     pub fn lambda(&self) -> &LambdaHost {
         &self.lambda
     }
 
-    /// The asynchronous invocations and dead letters.
+    /// Returns the asynchronous invocations and dead letters.
     pub fn queue(&self) -> &AsyncInvocations {
         &self.queue
     }
 
-    /// What pushes cause; also a [`RefObserver`](crate::ref_observer::RefObserver).
+    /// Returns the delivery of events; also a
+    /// [`RefObserver`](crate::ref_observer::RefObserver).
     pub fn delivery(&self) -> &Delivery {
         &self.delivery
     }
 
-    /// The pipelines.
+    /// Returns the service of pipelines.
     pub fn pipelines(&self) -> &PipelineService {
         &self.pipelines
     }
 
-    /// The faults in force.
+    /// Returns the active faults.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// What was asked so far.
+    /// Returns the counts of requests so far.
     pub fn requests(&self) -> &RequestLog {
         &self.requests
     }
 
-    /// Where everything is kept.
+    /// Returns the data folder.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// Waits until no event, invocation or execution is under way; whether that was so
+    /// Waits until no event, invocation or execution is running; returns whether that happened
     /// within `limit`.
     pub async fn settle(&self, limit: Duration) -> bool {
         let settled = async {
-            // Each stage can feed the next, so that two looks in a row must agree.
+            // Each stage can feed the next, so two checks in a row must agree.
             let mut quiet = 0;
             while quiet < 2 {
                 let pending =
@@ -287,7 +288,7 @@ impl Server {
         tokio::time::timeout(limit, settled).await.is_ok()
     }
 
-    /// Stops: first what makes work, then the functions (which may still call the
+    /// Stops the server: first the sources of work, then the functions (which may still call the
     /// services for a moment), then the services.
     pub async fn shutdown(self) {
         self.delivery.shutdown().await;
@@ -373,7 +374,8 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of file descriptors, most likely: wait until some are free.
+                    // The process is probably out of file descriptors: wait until some are
+                    // free.
                     tracing::warn!("a connection could not be accepted: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;

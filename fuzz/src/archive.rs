@@ -1,19 +1,20 @@
-//! What a repository says of its own archive: `.gitattributes`, `export-subst`, names.
+//! Archives of repositories with hostile `.gitattributes`, `export-subst` and names.
 
 use branchline_core::ErrorKind;
 use branchline_core::archive::{ArchiveRequest, WriteSink, write};
-use branchline_core::codecommit::{CodeCommit as _, Signature};
+use branchline_core::codecommit::CodeCommit as _;
+use branchline_core::git::object::Signature;
 use branchline_core::name::RepositoryName;
 use branchline_core::testkit::{CommitText, Entry, MemoryCodeCommit};
 
 use crate::block_on;
 use crate::byte_source::ByteSource;
 
-/// What stands between the parts of the input of [`archive`].
+/// The separator between the parts of the input of [`archive`].
 pub const NEXT: &[u8] = b"\n=>\n";
 
-/// A small tree: its attributes, those of a folder, a file, and who committed when with
-/// what message.
+/// Archives a small tree. The parts of the input: attributes of the root, attributes of a
+/// folder, a file, the date, the author's name, and the message.
 pub fn archive(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let attributes = choices.until(NEXT);
@@ -48,8 +49,8 @@ pub fn archive(bytes: &[u8]) {
             .get_commit(&repository, id)
             .await
             .expect("because it was made");
-        let request = ArchiveRequest::new(repository.clone(), commit);
-        write(&codecommit, &request, &sink).await
+        let request = ArchiveRequest::new(commit);
+        write(&codecommit, &repository, &request, &sink).await
     });
     match written {
         Ok(summary) => {
@@ -57,9 +58,9 @@ pub fn archive(bytes: &[u8]) {
             assert_eq!(
                 zip.len() as u64,
                 summary.size_bytes,
-                "it is as long as it says"
+                "the summary has the size of the zip"
             );
-            assert!(zip.starts_with(b"PK"), "it is a zip");
+            assert!(zip.starts_with(b"PK"), "the file starts as a zip");
         }
         Err(error) => assert!(
             matches!(

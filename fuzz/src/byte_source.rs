@@ -1,8 +1,8 @@
-//! Input that says how it is to be used before it says what.
+//! Input that starts with choices for its own use.
 
-use branchline_core::git::HashKind;
+use branchline_git::HashKind;
 
-/// Takes choices off the front of the input; zeros once it has ended.
+/// Takes choices from the front of the input, and zeros after its end.
 pub(crate) struct ByteSource<'a>(&'a [u8]);
 
 impl<'a> ByteSource<'a> {
@@ -20,7 +20,7 @@ impl<'a> ByteSource<'a> {
         }
     }
 
-    /// A length from 1 to 256.
+    /// Takes a length from 1 to 256.
     pub(crate) fn piece(&mut self) -> usize {
         usize::from(self.byte()) + 1
     }
@@ -33,14 +33,15 @@ impl<'a> ByteSource<'a> {
         }
     }
 
-    /// Up to so many bytes.
+    /// Takes up to `length` bytes.
     pub(crate) fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// What comes before the separator, which is taken off too; all, when there is none.
+    /// Takes the bytes before `separator`, and drops the separator; takes all bytes when there
+    /// is none.
     pub(crate) fn until(&mut self, separator: &[u8]) -> &'a [u8] {
         let at = self
             .0

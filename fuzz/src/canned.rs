@@ -1,51 +1,51 @@
-//! A git server that says what it is told to, without a socket.
+//! A git server with canned responses, without a socket.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_types::body::SdkBody;
-use branchline_core::git::smart_http::{
-    Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+use async_trait::async_trait;
+use branchline_git::smart_http::{
+    ConnectError, Http, HttpConnector, HttpTimeouts, NoCredentials, RepositoryUrl, RequestBody,
+    ResponseStream, SmartHttp,
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request, Response, header};
 
-/// Where the server is said to be.
+/// The URL of the server.
 pub(crate) const URL: &str = "https://user:s3cret@git.example/r.git";
 
-/// One answer.
+/// A canned response.
 #[derive(Debug, Clone)]
-pub(crate) enum Answer {
-    /// 200 of the type that git expects.
+pub(crate) enum CannedResponse {
+    /// Status 200 with the media type that git expects.
     Git(Bytes),
-    /// The same, said to be gzip.
+    /// Status 200 with the content encoding `gzip`.
     Gzip(Bytes),
-    /// A redirect to there.
+    /// A redirect to a location.
     Redirect(Bytes),
 }
 
-/// A request as it was made.
+/// A received request.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ReceivedRequest {
     pub(crate) uri: String,
     pub(crate) authorized: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    answers: VecDeque<Answer>,
-    asked: Vec<Asked>,
+    answers: VecDeque<CannedResponse>,
+    asked: Vec<ReceivedRequest>,
 }
 
-/// The server; it has nothing more to say when its answers are used up.
+/// The server; it returns empty bodies after its last canned response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Canned(Arc<Mutex<State>>);
 
 impl Canned {
-    pub(crate) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(crate) fn new(answers: impl IntoIterator<Item = CannedResponse>) -> Self {
         let state = State {
             answers: answers.into_iter().collect(),
             asked: Vec::new(),
@@ -53,13 +53,16 @@ impl Canned {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<ReceivedRequest> {
         self.state().asked.clone()
     }
 
     pub(crate) fn client(&self) -> SmartHttp {
-        let connector = SharedHttpConnector::new(self.clone());
-        let http = Http::with_connector(connector, &HttpSettings::default());
+        let timeouts = HttpTimeouts {
+            idle: Duration::from_mins(1),
+            answer: Duration::from_mins(5),
+        };
+        let http = Http::new(Arc::new(self.clone()), timeouts);
         let url = RepositoryUrl::new(URL).expect("because it is valid");
         SmartHttp::new(http, url, Arc::new(NoCredentials))
     }
@@ -69,45 +72,47 @@ impl Canned {
     }
 }
 
+#[async_trait]
 impl HttpConnector for Canned {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let uri = request.uri().to_owned();
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseStream>, ConnectError> {
+        let uri = request.uri().to_string();
         let service = if uri.contains("git-receive-pack") {
             "git-receive-pack"
         } else {
             "git-upload-pack"
         };
-        let kind = if request.method() == "GET" {
+        let kind = if *request.method() == Method::GET {
             "advertisement"
         } else {
             "result"
         };
         let media_type = format!("application/x-{service}-{kind}");
-        let authorized = request.headers().get("authorization").is_some();
+        let authorized = request.headers().contains_key(header::AUTHORIZATION);
         let mut state = self.state();
-        state.asked.push(Asked { uri, authorized });
+        state.asked.push(ReceivedRequest { uri, authorized });
         let answer = state.answers.pop_front();
-        let mut response = http::Response::builder().header("content-type", media_type);
-        let body = match answer.unwrap_or(Answer::Git(Bytes::new())) {
-            Answer::Git(body) => body,
-            Answer::Gzip(body) => {
+        let mut response = Response::builder().header("content-type", media_type);
+        let body = match answer.unwrap_or(CannedResponse::Git(Bytes::new())) {
+            CannedResponse::Git(body) => body,
+            CannedResponse::Gzip(body) => {
                 response = response.header("content-encoding", "gzip");
                 body
             }
-            Answer::Redirect(to) => {
+            CannedResponse::Redirect(to) => {
                 response = response.status(302);
-                // What cannot be a header cannot arrive.
+                // A location that is not a valid header cannot arrive.
                 if let Ok(to) = http::HeaderValue::from_bytes(&to) {
                     response = response.header("location", to);
                 }
                 Bytes::new()
             }
         };
-        let response = response
-            .body(SdkBody::from(body))
-            .expect("because its parts were made before");
-        let response =
-            HttpResponse::try_from(response).expect("because its headers are text or nothing");
-        HttpConnectorFuture::ready(Ok(response))
+        let body = futures_util::stream::iter([Ok(body)]).boxed();
+        Ok(response
+            .body(body)
+            .expect("because its parts were made before"))
     }
 }

@@ -1,18 +1,18 @@
-//! What lies in buckets and folders: bundles, the text files of dumb HTTP, objects.
+//! Files of buckets and folders: bundles, the text files of dumb HTTP, objects.
 
-use branchline_core::git::bundle::Header;
-use branchline_core::git::dumb_http::{
-    parse_head, parse_info_packs, parse_info_refs, write_head, write_info_packs, write_info_refs,
+use branchline_git::bundle::Header;
+use branchline_git::dumb_http::{
+    parse_head, parse_info_packs, parse_info_refs, write_head, write_info_refs,
 };
-use branchline_core::git::object::{
+use branchline_git::object::{
     ObjectKind, decode_loose, encode_loose, id_of, references, tree_entries,
 };
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_git::{HashKind, ObjectId};
 use flate2::{Decompress, FlushDecompress};
 
 use crate::byte_source::ByteSource;
 
-/// The header of a bundle.
+/// Parses the header of a bundle.
 pub fn bundle(bytes: &[u8]) {
     let Ok(Some((header, length))) = Header::parse(bytes) else {
         return;
@@ -24,12 +24,12 @@ pub fn bundle(bytes: &[u8]) {
     );
     let written = header.write().expect("because its lines are lines");
     let (again, end) = Header::parse(&written)
-        .expect("because we wrote it")
+        .expect("because it was written here")
         .expect("because it is whole");
     assert_eq!((again, end), (header, written.len()), "headers come back");
 }
 
-/// `info/refs`.
+/// Parses `info/refs`.
 pub fn info_refs(bytes: &[u8]) {
     let Ok(refs) = parse_info_refs(bytes) else {
         return;
@@ -41,36 +41,38 @@ pub fn info_refs(bytes: &[u8]) {
         );
     }
     let written = write_info_refs(&refs);
-    let again = parse_info_refs(&written).expect("because we wrote it");
+    let again = parse_info_refs(&written).expect("because it was written here");
     assert_eq!(again, refs, "refs come back");
 }
 
-/// `objects/info/packs`.
+/// Parses `objects/info/packs`.
 pub fn info_packs(bytes: &[u8]) {
     if let Ok(packs) = parse_info_packs(bytes) {
-        let again = parse_info_packs(&write_info_packs(&packs)).expect("because we wrote it");
+        let lines = packs.iter().map(|id| format!("P pack-{id}.pack\n"));
+        let written = lines.collect::<String>();
+        let again = parse_info_packs(written.as_bytes()).expect("because it was written here");
         assert_eq!(again, packs, "packs come back");
     }
 }
 
-/// `HEAD`.
+/// Parses `HEAD`.
 pub fn head(bytes: &[u8]) {
     if let Ok(head) = parse_head(bytes) {
-        let again = parse_head(&write_head(&head)).expect("because we wrote it");
+        let again = parse_head(&write_head(&head)).expect("because it was written here");
         assert_eq!(again, head, "HEAD comes back");
     }
 }
 
-/// Inflates at most so many bytes, to learn which id they have.
+/// Inflates at most `limit` bytes, to compute their id.
 fn inflated(bytes: &[u8], limit: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(limit);
     let mut inflate = Decompress::new(true);
-    // What is broken is for the parser to say.
+    // An error is ignored, because the parser under test reports it.
     let _ = inflate.decompress_vec(bytes, &mut out, FlushDecompress::Finish);
     out
 }
 
-/// A loose object: zlib, its header, and its content.
+/// Reads a loose object: zlib, its header, and its content.
 pub fn loose(bytes: &[u8]) {
     const LIMIT: usize = 64 * 1024;
     let mut choices = ByteSource::new(bytes);
@@ -78,12 +80,12 @@ pub fn loose(bytes: &[u8]) {
     let hash = choices.hash();
     let mut bytes = choices.rest().to_vec();
     if how & 1 == 1 {
-        // The bytes are what is compressed, which chance alone never makes.
+        // The input is compressed here, because random bytes are almost never a zlib stream.
         let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
-        std::io::Write::write_all(&mut zlib, &bytes).expect("because a Vec takes all");
-        bytes = zlib.finish().expect("because a Vec takes all");
+        std::io::Write::write_all(&mut zlib, &bytes).expect("because writing to a Vec cannot fail");
+        bytes = zlib.finish().expect("because writing to a Vec cannot fail");
     }
-    // The id is the hash of what is inflated, so that content is what is looked at.
+    // The id is that of the inflated bytes, so that the content is accepted.
     let plain = inflated(&bytes, LIMIT + 100);
     let id = file_id(hash, &plain);
     let Ok((kind, content)) = decode_loose(id, &bytes, LIMIT) else {
@@ -101,7 +103,7 @@ fn file_id(hash: HashKind, bytes: &[u8]) -> ObjectId {
     hasher.try_finalize().unwrap_or_else(|_| hash.null())
 }
 
-/// The content of commits, trees and tags.
+/// Parses commits, trees and tags.
 pub fn object(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let hash = choices.hash();

@@ -1,32 +1,38 @@
-//! Fuzz targets: every parser of bytes that a server, a bucket, a repository or a caller
-//! may have made up.
+//! Fuzz targets: every parser of bytes from a server, a bucket, a repository or a caller.
 //!
-//! A target is a plain function of bytes. It must come back whatever they are, in little
-//! time and memory, and it asserts what has to hold for what was accepted: that names are
-//! legal, that ids are right, that it makes no difference in which pieces bytes arrive.
-//! libFuzzer calls it (`cargo xtask fuzz`), and so do the tests of this package, on stable
-//! Rust: with every finding in `findings/<target>/`, with every seed, and with seeds that
-//! were damaged at random.
+//! A target is a function of bytes. It must return for any input, in little time and memory,
+//! and it asserts the properties of accepted input: names are legal, ids match, and the
+//! result does not depend on the pieces in which bytes arrive. libFuzzer calls it (`cargo
+//! xtask fuzz`), and so do the tests of this package, on stable Rust: with every finding in
+//! `findings/<target>/`, with every seed, and with damaged seeds.
 //!
-//! **Adding a target** takes three steps, and a test says when one was forgotten:
+//! Targets of git's formats need `branchline-git` only. Targets of the core are behind the
+//! feature `core`, which the tests enable.
+//!
+//! **Adding a target** takes three steps, which a test checks:
 //!
 //! 1. the function, in the module of its kind: `pub fn name(bytes: &[u8])`;
-//! 2. its line in [`TARGETS`], with where its seeds come from;
+//! 2. its line in [`TARGETS`], with the function that returns its seeds;
 //! 3. `fuzz_targets/name.rs`, a copy of any other with the name changed, and its `[[bin]]`
 //!    in `Cargo.toml`.
 //!
 //! **Turning a finding into a test**: copy the file from `fuzz/artifacts/<target>/` to
-//! `fuzz/findings/<target>/` under a name that says what it is. Nothing else is needed.
+//! `fuzz/findings/<target>/` under a name that describes it.
 
+#[cfg(feature = "core")]
 pub mod archive;
 mod byte_source;
 mod canned;
+#[cfg(feature = "core")]
+mod core_seeds;
 pub mod files;
 pub mod mutate;
+#[cfg(feature = "core")]
 pub mod names_and_urls;
 pub mod pack;
 mod pack_builder;
 pub mod seeds;
+pub mod url;
 pub mod wire;
 
 use seeds::Seeds;
@@ -34,11 +40,11 @@ use seeds::Seeds;
 /// A parser under test.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// What it is called: the program of `cargo fuzz`, and the folder of its findings.
+    /// The name of the program of `cargo fuzz`, and of the folder of findings.
     pub name: &'static str,
-    /// Feeds it.
+    /// Runs the parser.
     pub run: fn(&[u8]),
-    /// Good input to start from.
+    /// Returns valid input to start from.
     pub seeds: fn(&Seeds) -> Vec<Vec<u8>>,
 }
 
@@ -60,29 +66,34 @@ pub const TARGETS: &[Target] = &[
     target("head", files::head, seeds::heads),
     target("loose", files::loose, seeds::loose),
     target("object", files::object, seeds::objects),
+    target("repository_url", url::repository_url, seeds::urls),
+    #[cfg(feature = "core")]
     target(
-        "repository_url",
-        names_and_urls::repository_url,
-        seeds::urls,
+        "remote_url",
+        names_and_urls::remote_url,
+        core_seeds::remote_urls,
     ),
-    target("remote_url", names_and_urls::remote_url, seeds::remote_urls),
-    target("names", names_and_urls::names, seeds::names),
-    target("patterns", names_and_urls::patterns, seeds::patterns),
-    target("event", names_and_urls::event, seeds::events),
-    target("archive", archive::archive, seeds::archives),
+    #[cfg(feature = "core")]
+    target("names", names_and_urls::names, core_seeds::names),
+    #[cfg(feature = "core")]
+    target("patterns", names_and_urls::patterns, core_seeds::patterns),
+    #[cfg(feature = "core")]
+    target("event", names_and_urls::event, core_seeds::events),
+    #[cfg(feature = "core")]
+    target("archive", archive::archive, core_seeds::archives),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8]), seeds: fn(&Seeds) -> Vec<Vec<u8>>) -> Target {
     Target { name, run, seeds }
 }
 
-/// Runs a future that waits for nothing but itself.
+/// Runs a future that needs no I/O.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("because a runtime of one thread needs nothing");
+            .expect("because a runtime without I/O needs no resources");
     }
     RUNTIME.with(|runtime| runtime.block_on(future))
 }

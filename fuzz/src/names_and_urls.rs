@@ -1,7 +1,6 @@
-//! What callers and events say: URLs, names, globs, events.
+//! URLs of remotes, names, globs and events, which the core parses.
 
 use branchline_core::event::{MAX_REFERENCES, parse};
-use branchline_core::git::smart_http::RepositoryUrl;
 use branchline_core::name::{
     BranchName, BucketName, CommitId, KeyPrefix, ObjectKey, PipelineName, RefName, RepositoryName,
 };
@@ -9,40 +8,9 @@ use branchline_core::pattern::BranchPatterns;
 use branchline_core::remote::url::RemoteUrl;
 
 use crate::byte_source::ByteSource;
+use crate::url::repository_url;
 
-/// The URL of a repository.
-pub fn repository_url(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else {
-        return;
-    };
-    let Ok(url) = RepositoryUrl::new(text) else {
-        return;
-    };
-    let shown = url.to_string();
-    assert_eq!(format!("{url:?}"), shown, "no other form shows more");
-    assert!(
-        !shown.contains('@') || url.path().contains('@'),
-        "no user is shown"
-    );
-    let again = RepositoryUrl::new(&shown).expect("because it was a URL before");
-    assert!(again.credentials().is_none(), "no password is shown");
-    assert_eq!(again.to_string(), shown, "what is shown stays");
-    assert_eq!(
-        (again.host(), again.port(), again.path(), again.is_secure()),
-        (url.host(), url.port(), url.path(), url.is_secure()),
-        "URLs come back"
-    );
-    let uri: http::Uri = shown.parse().expect("because it was a URL before");
-    if let Some(port) = uri.port() {
-        assert_eq!(
-            port.as_str().parse().ok(),
-            Some(url.port()),
-            "one port is meant"
-        );
-    }
-}
-
-/// The URL of a remote of any kind.
+/// Parses the URL of a remote of any kind.
 pub fn remote_url(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -68,7 +36,7 @@ pub fn remote_url(bytes: &[u8]) {
     }
 }
 
-/// All names that are valid by construction.
+/// Parses all names that are valid by construction.
 pub fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -92,16 +60,16 @@ pub fn names(bytes: &[u8]) {
                 .any(|c| c.is_ascii_control() || c == ' '),
             "a ref has no control characters"
         );
-        assert!(!name.as_str().contains(".."), "a ref is no range");
+        assert!(!name.as_str().contains(".."), "a ref name is not a range");
         assert!(
             name.as_str().strip_suffix(".lock").is_none(),
-            "a ref is no lock"
+            "a ref name does not end as a lock"
         );
     }
     if let Ok(key) = ObjectKey::new(text) {
         assert!(
             !key.as_str().split('/').any(|part| part == ".."),
-            "a key is no way up"
+            "a key does not leave its prefix"
         );
     }
     if let Ok(prefix) = KeyPrefix::new(text) {
@@ -121,7 +89,7 @@ pub fn names(bytes: &[u8]) {
     let _ = PipelineName::new(text);
 }
 
-/// Globs, and what they match: include, exclude and a branch, each on a line.
+/// Matches globs. The lines of the input: include, exclude, and a branch.
 pub fn patterns(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let [include, exclude] = [(); 2].map(|()| std::str::from_utf8(choices.until(b"\n")));
@@ -143,7 +111,7 @@ pub fn patterns(bytes: &[u8]) {
     assert_eq!(matches, included && !excluded, "exclusion wins");
 }
 
-/// Events of all shapes, as JSON.
+/// Parses events of all shapes, as JSON.
 pub fn event(bytes: &[u8]) {
     let Ok(event) = serde_json::from_slice(bytes) else {
         return;

@@ -1,12 +1,12 @@
 //! Packs, their indexes, and deltas.
 
-use branchline_core::git::object::id_of;
-use branchline_core::git::pack::{
+use branchline_git::object::id_of;
+use branchline_git::pack::{
     Bases, Connectivity, Index, NoBases, Pack, PackIndexer, PackLimits, PackObject, Resolved,
     Visitor, apply_delta,
 };
-use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::{ErrorKind, Result};
+use branchline_git::{ErrorKind, Result};
+use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 use sha1::Digest as _;
 
@@ -69,7 +69,7 @@ fn check_pack(resolved: &Resolved, bytes: &Bytes) {
                     "an object has its id"
                 );
             }
-            // What was hashed as it went by may be more than can be held.
+            // An object that was hashed while it arrived may exceed the memory limit.
             Err(error) if error.kind() == ErrorKind::FileTooLarge => {}
             other => panic!("{id} was accepted and cannot be read back: {other:?}"),
         }
@@ -217,6 +217,6 @@ pub fn delta(bytes: &[u8]) {
     let base = choices.take(length);
     let mut made = 0;
     if let Ok(size) = apply_delta(base, choices.rest(), |piece| made += piece.len() as u64) {
-        assert_eq!(size, made, "a delta makes what it says");
+        assert_eq!(size, made, "the result has the stated size");
     }
 }

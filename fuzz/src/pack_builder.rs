@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 
 use async_trait::async_trait;
-use branchline_core::Result;
-use branchline_core::git::object::{ObjectKind, id_of};
-use branchline_core::git::pack::{Bases, EntryHeader, EntryKind, apply_delta};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_git::Result;
+use branchline_git::object::{ObjectKind, id_of};
+use branchline_git::pack::{Bases, EntryHeader, EntryKind, apply_delta, pack_header};
+use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 use sha1::Digest as _;
 
@@ -30,7 +30,7 @@ struct Entry {
     content: Vec<u8>,
 }
 
-/// What a delta stands on, in the plainest terms.
+/// The base of a delta.
 #[derive(Debug, Clone, Copy)]
 enum Base {
     Entry(usize),
@@ -41,11 +41,11 @@ enum Base {
 /// A pack, and what it holds.
 #[derive(Debug)]
 pub(crate) struct BuiltPack {
-    /// Its bytes, with a right trailer.
+    /// The bytes, with a valid trailer.
     pub(crate) bytes: Vec<u8>,
     /// The objects that it holds in the end, with their kinds; `None` when it is broken.
     pub(crate) objects: Option<HashMap<ObjectId, ObjectKind>>,
-    /// How many objects of [`ExternalBase`] it stands on and lacks.
+    /// The number of objects of [`ExternalBase`] that are bases and not in the pack.
     pub(crate) added: usize,
 }
 
@@ -61,7 +61,8 @@ impl ExternalBase {
             (ObjectKind::Tag, b"a tag that is no tag\n"),
         ];
         let with_id = |(kind, content): (ObjectKind, &'static [u8])| {
-            let id = id_of(hash, kind, content).expect("because it is no collision");
+            let id =
+                id_of(hash, kind, content).expect("because the content is not part of a collision");
             (id, kind, Bytes::from_static(content))
         };
         Self(objects.into_iter().map(with_id).collect())
@@ -80,7 +81,7 @@ impl Bases for ExternalBase {
     }
 }
 
-/// A pack whose trailer is right, whatever it was.
+/// Replaces the trailer of a pack by the valid one.
 pub(crate) fn with_trailer(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.truncate(bytes.len().saturating_sub(20));
     let trailer = sha1::Sha1::digest(&bytes);
@@ -88,13 +89,13 @@ pub(crate) fn with_trailer(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Makes a pack out of choices. Each entry is a byte of what it is, a byte of what it
-/// stands on, a byte of how much follows, and that.
+/// Builds a pack from choices. Each entry is a byte for its type, a byte for its base, a byte
+/// for the length of its content, and the content.
 pub(crate) fn make(mut choices: ByteSource<'_>, outside: &ExternalBase) -> BuiltPack {
     let mut entries: Vec<Entry> = Vec::new();
     let mut bases = Vec::new();
     let mut offsets: Vec<u64> = Vec::new();
-    let mut bytes = b"PACK\0\0\0\x02\0\0\0\0".to_vec();
+    let mut bytes = pack_header(0).to_vec();
     let mut framed = true;
     while !choices.is_empty() && entries.len() < MAX_ENTRIES {
         let (what, which, length) = (choices.byte(), choices.byte(), choices.byte());
@@ -130,7 +131,7 @@ pub(crate) fn make(mut choices: ByteSource<'_>, outside: &ExternalBase) -> Built
             _ => {
                 // An object that may still come: the id of what follows, as a blob.
                 let id = id_of(HashKind::Sha1, ObjectKind::Blob, &[which])
-                    .expect("because it is no collision");
+                    .expect("because the content is not part of a collision");
                 (EntryKind::IdDelta(id), Some(Base::Id(id)))
             }
         };
@@ -148,7 +149,7 @@ pub(crate) fn make(mut choices: ByteSource<'_>, outside: &ExternalBase) -> Built
         let mut zlib = flate2::write::ZlibEncoder::new(&mut bytes, level);
         zlib.write_all(&content)
             .and_then(|()| zlib.finish().map(drop))
-            .expect("because a Vec takes all that is written");
+            .expect("because writing to a Vec cannot fail");
         offsets.push(offset);
         bases.push(base);
         entries.push(Entry { header, content });
@@ -172,7 +173,7 @@ struct ResolvedObjects<'a> {
     bases: &'a [Option<Base>],
     outside: &'a ExternalBase,
     found: Vec<Option<Object>>,
-    // What was used from outside of the pack.
+    // Bases outside of the pack that were used.
     used: HashSet<ObjectId>,
 }
 
@@ -258,7 +259,7 @@ impl<'a> ResolvedObjects<'a> {
         Some((id, kind, content))
     }
 
-    /// What the pack needs from outside, and does not hold itself.
+    /// Returns the external bases that the pack needs and does not contain.
     fn needed(&self) -> HashSet<ObjectId> {
         let objects = self.found.iter().flatten();
         let inside: HashSet<_> = objects.map(|object| object.0).collect();

@@ -1,6 +1,6 @@
 //! Good input to start from: what git itself writes, made when it is needed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use tempfile::TempDir;
@@ -76,7 +76,7 @@ impl Seeds {
         seeds
     }
 
-    /// What git prints, given that input and that version of the protocol.
+    /// Returns the output of git for an input and a version of the protocol.
     fn git(&self, args: &[&str], input: &[u8], protocol: &str) -> Vec<u8> {
         let mut child = branchline_test_support::git::command(&self.path)
             .env("GIT_PROTOCOL", protocol)
@@ -383,7 +383,7 @@ pub(crate) fn objects(seeds: &Seeds) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn texts<const N: usize>(texts: [&str; N]) -> Vec<Vec<u8>> {
+pub(crate) fn texts<const N: usize>(texts: [&str; N]) -> Vec<Vec<u8>> {
     texts.map(|text| text.as_bytes().to_vec()).into()
 }
 
@@ -394,79 +394,4 @@ pub(crate) fn urls(_: &Seeds) -> Vec<Vec<u8>> {
         "https://[::1]:8443/r",
         "https://git-codecommit.eu-west-1.amazonaws.com/v1/repos/r",
     ])
-}
-
-pub(crate) fn remote_urls(seeds: &Seeds) -> Vec<Vec<u8>> {
-    let mut all = urls(seeds);
-    all.extend(texts([
-        "codecommit://repo.x",
-        "codecommit::eu-west-1://someone@repo",
-        "s3://bucket.name/team/repo1/",
-        "s3+zip://profile@bucket/a%20b",
-        "file:///srv/git/a%20b.git",
-        "../elsewhere.git",
-    ]));
-    all
-}
-
-pub(crate) fn names(_: &Seeds) -> Vec<Vec<u8>> {
-    texts([
-        "main",
-        "feature/x.y",
-        "refs/heads/a-b",
-        "refs/tags/v1@2",
-        "a/b/c/",
-        "0123456789abcdef0123456789abcdef01234567",
-    ])
-}
-
-pub(crate) fn patterns(_: &Seeds) -> Vec<Vec<u8>> {
-    texts([
-        "main,release/*\nwip/**\nrelease/1",
-        "**/[a-z]?x\nv[!0-9]\nfeature/ax",
-        "a\\*b,[[:alpha:]]*\n\na*b",
-    ])
-}
-
-pub(crate) fn events(_: &Seeds) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
-    let files = std::fs::read_dir(folder).expect("because the events are there");
-    files
-        .filter_map(|file| Some(file.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "json"))
-        .map(|path| std::fs::read(path).expect("because it was listed"))
-        .collect()
-}
-
-pub(crate) fn archives(_: &Seeds) -> Vec<Vec<u8>> {
-    let date = "1600000000 +0530";
-    let of = |attributes: &str, nested: &str, content: &str| {
-        [
-            attributes,
-            nested,
-            content,
-            date,
-            "A U Thor",
-            "subject\n\nbody\n",
-        ]
-        .join("\n=>\n")
-        .into_bytes()
-    };
-    vec![
-        of(
-            "* export-subst\n",
-            "",
-            "$Format:%H %h %T %P %an %ae %ad %aD %ai %aI %as %s %f %b %B %n%%%x41$",
-        ),
-        of(
-            "*.txt export-subst ident text eol=crlf\n",
-            "b.txt -ident\n",
-            "$Id$\n$Format:%<(10,trunc)%s%>|(20)%an%><(9,mtrunc)%f%+b%-b% b$\n",
-        ),
-        of(
-            "[attr]gone export-ignore\nsub/* gone\n",
-            "*.txt working-tree-encoding=UTF-16\n",
-            "abc\n",
-        ),
-    ]
 }

@@ -1,23 +1,22 @@
-//! What a git server says: packets, refs, the answers to a fetch and to a push, redirects.
+//! Responses of a git server: packets, refs, responses to a fetch and to a push, redirects.
 
-use branchline_core::git::advertisement::{
+use branchline_git::advertisement::{
     Advertisement, AdvertisementReader, LsRefsReader, Service, Version,
 };
-use branchline_core::git::pkt_line::{Decoder, Encoder, MAX_LINE, Packet, demultiplex};
-use branchline_core::git::smart_http::{
-    FetchRequest, PushRequest, RefCommand, RefOutcome, TipNegotiator, all_tips,
-};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_git::pkt_line::{Decoder, Encoder, MAX_LINE, Packet, demultiplex};
+use branchline_git::refs::RefOutcome;
+use branchline_git::smart_http::{FetchRequest, PushRequest, RefCommand, TipNegotiator};
+use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 
 use crate::block_on;
 use crate::byte_source::ByteSource;
-use crate::canned::{Answer, Canned};
+use crate::canned::{Canned, CannedResponse};
 
-/// What stands between two answers in the input of [`fetch`] and [`push`].
+/// The separator between two responses in the input of [`fetch`] and [`push`].
 pub const NEXT: &[u8] = b"\n=>\n";
 
-/// The packets of some bytes that arrive in pieces, and whether all of it was good.
+/// Returns the packets of bytes that arrive in pieces, and whether all bytes were valid.
 fn packets(bytes: &[u8], piece: usize) -> (Vec<Packet>, bool) {
     let mut decoder = Decoder::new();
     let mut found = Vec::new();
@@ -38,7 +37,7 @@ fn packets(bytes: &[u8], piece: usize) -> (Vec<Packet>, bool) {
     (found, decoder.remaining().is_empty())
 }
 
-/// Packets, and the side-band inside.
+/// Decodes packets, and the side-band inside.
 pub fn pkt_line(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let piece = choices.piece();
@@ -58,7 +57,7 @@ pub fn pkt_line(bytes: &[u8]) {
             }
             Packet::Flush => drop(encoder.flush()),
             Packet::Delimiter => drop(encoder.delimiter()),
-            // Only servers write it.
+            // The encoder does not write this packet, because only servers send it.
             Packet::ResponseEnd => return,
         }
     }
@@ -79,7 +78,7 @@ fn check_refs(advertisement: &Advertisement) {
         assert!(is_legal(&found.name), "git would refuse {:?}", found.name);
         assert!(
             found.name == "HEAD" || found.name.starts_with(b"refs/"),
-            "{:?} is no full name",
+            "{:?} is not a full name",
             found.name
         );
         for id in [Some(found.id), found.peeled].into_iter().flatten() {
@@ -109,7 +108,7 @@ fn read_advertisement(service: Service, packets: &[Packet]) -> Option<Advertisem
     reader.finish().ok()
 }
 
-/// What a server says first, in versions 0, 1 and 2.
+/// Reads an advertisement of version 0, 1 or 2.
 pub fn advertisement(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let service = match choices.byte() & 1 {
@@ -143,7 +142,7 @@ fn version_2(hash: HashKind) -> Advertisement {
     reader.finish().expect("because it is whole")
 }
 
-/// The answer to `ls-refs`.
+/// Reads the response to `ls-refs`.
 pub fn ls_refs(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let mut into = version_2(choices.hash());
@@ -157,20 +156,20 @@ pub fn ls_refs(bytes: &[u8]) {
     check_refs(&into);
 }
 
-fn answers(mut choices: ByteSource<'_>, gzip: bool) -> Vec<Answer> {
+fn answers(mut choices: ByteSource<'_>, gzip: bool) -> Vec<CannedResponse> {
     let mut answers = Vec::new();
     while !choices.is_empty() && answers.len() < 20 {
         let bytes = Bytes::copy_from_slice(choices.until(NEXT));
         answers.push(if gzip {
-            Answer::Gzip(bytes)
+            CannedResponse::Gzip(bytes)
         } else {
-            Answer::Git(bytes)
+            CannedResponse::Git(bytes)
         });
     }
     answers
 }
 
-/// Ids that the client has: enough for a few rounds.
+/// Returns ids that the client has, enough for several rounds.
 fn haves(count: usize) -> Vec<ObjectId> {
     let have = |n: usize| {
         let mut id = [0x11; 20];
@@ -180,7 +179,7 @@ fn haves(count: usize) -> Vec<ObjectId> {
     (0..count).map(have).collect()
 }
 
-/// A whole fetch: refs, acknowledgments, ends of history, and the pack's frames.
+/// Fetches: refs, acknowledgments, shallow commits, and the packets of the pack.
 pub fn fetch(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
@@ -198,7 +197,7 @@ pub fn fetch(bytes: &[u8]) {
             return;
         };
         check_refs(&upload.advertisement);
-        let wants = all_tips(&upload.advertisement);
+        let wants = upload.advertisement.refs.iter().map(|r| r.id).collect();
         let request = FetchRequest {
             wants,
             depth: (how & 4 != 0).then_some(1),
@@ -221,12 +220,15 @@ pub fn fetch(bytes: &[u8]) {
             length += piece.len();
         }
         // Deflate makes at most 1,032 bytes of one.
-        assert!(length <= input * 1032, "nothing comes from nowhere");
+        assert!(
+            length <= input * 1032,
+            "a pack has no more bytes than its response expands to"
+        );
     });
     assert!(server.asked().len() <= 2 + 20, "a fetch takes few rounds");
 }
 
-/// The answer to a push: the report, with or without side-band.
+/// Reads the report on a push, with or without side-band.
 pub fn push(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let how = choices.byte();
@@ -242,23 +244,22 @@ pub fn push(bytes: &[u8]) {
         "001f# service=git-receive-pack\n0000{:04x}{line}0000",
         line.len() + 4
     );
-    let first = Answer::Git(refs.into());
-    // Before the pack there is a request with next to nothing.
-    let probe = Answer::Git(Bytes::from_static(b"0000"));
+    let first = CannedResponse::Git(refs.into());
+    // A small request precedes the pack.
+    let probe = CannedResponse::Git(Bytes::from_static(b"0000"));
     let rest = answers(choices, how & 4 != 0);
     let server = Canned::new([first, probe].into_iter().chain(rest));
     let report = block_on(async {
         let receive = server.client().receive_pack().await.ok()?;
         let new = ObjectId::from_bytes_or_panic(&[2; 20]);
         let old = ObjectId::from_bytes_or_panic(&[0x11; 20]);
-        let pack = Box::pin(NullVisitor);
+        let pack = Box::pin(EmptyPack);
         let request = PushRequest {
             commands: vec![
                 RefCommand::update("refs/heads/main", old, new),
                 RefCommand::create("refs/tags/v1", new),
             ],
             pack: Some(pack),
-            atomic: false,
         };
         receive.push(request).await.ok()
     });
@@ -277,7 +278,7 @@ pub fn push(bytes: &[u8]) {
     assert_eq!(
         report.check().is_ok(),
         report.is_complete(),
-        "one answer to one question"
+        "`check` agrees with `is_complete`"
     );
     for (_, outcome) in &report.refs {
         if let RefOutcome::Rejected(reason) = outcome {
@@ -289,11 +290,11 @@ pub fn push(bytes: &[u8]) {
     }
 }
 
-/// A pack of no bytes: the server here does not look at it.
-struct NullVisitor;
+/// A pack without bytes, because the canned server does not read it.
+struct EmptyPack;
 
-impl futures_util::Stream for NullVisitor {
-    type Item = branchline_core::Result<Bytes>;
+impl futures_util::Stream for EmptyPack {
+    type Item = branchline_git::Result<Bytes>;
 
     fn poll_next(
         self: std::pin::Pin<&mut Self>,
@@ -303,13 +304,13 @@ impl futures_util::Stream for NullVisitor {
     }
 }
 
-/// Where a server redirects to: credentials stay with their host, and never go in clear.
+/// Follows redirects: credentials are sent to their host only, and never over `http`.
 pub fn redirect(bytes: &[u8]) {
     let mut choices = ByteSource::new(bytes);
     let mut redirects = Vec::new();
     while !choices.is_empty() && redirects.len() < 8 {
         let to = Bytes::copy_from_slice(choices.until(b"\n"));
-        redirects.push(Answer::Redirect(to));
+        redirects.push(CannedResponse::Redirect(to));
     }
     let server = Canned::new(redirects);
     let _ = block_on(server.client().upload_pack(&[]));

@@ -1,4 +1,4 @@
-//! git is asked the same: which names are legal, and whether packs are good.
+//! Comparison with git: legal ref names, and accepted packs.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn git(folder: &Path, args: &[&str]) -> Command {
 }
 
 #[test]
-fn a_ref_is_legal_when_git_says_so() {
+fn a_ref_name_is_legal_if_and_only_if_git_accepts_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(7);
     let mut legal = 0;
@@ -35,7 +35,7 @@ fn a_ref_is_legal_when_git_says_so() {
 }
 
 #[test]
-fn what_is_accepted_git_accepts() {
+fn git_accepts_every_pack_that_is_accepted_here() {
     let folder = tempfile::tempdir().unwrap();
     let init = git(folder.path(), &["init", "-q", "--bare", "."])
         .status()
@@ -56,7 +56,7 @@ fn what_is_accepted_git_accepts() {
         };
         let mut command = git(folder.path(), &["index-pack", "--stdin"]);
         let mut git = command.stdin(Stdio::piped()).spawn().unwrap();
-        // A refusal shows in how it ends.
+        // A refusal is seen in the exit status.
         let _ = git.stdin.take().unwrap().write_all(&pack);
         let ended = git.wait().unwrap();
         assert!(

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what helps a test may fail it where it stands"
+    reason = "helpers of tests may fail the test at once"
 )]
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// The last part of each path, without its extension.
+/// Returns the last part of each path, without its extension.
 fn stems(paths: &[PathBuf]) -> BTreeSet<String> {
     let stem = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
     paths.iter().map(stem).collect()
@@ -45,7 +45,7 @@ fn feed(target: &Target, input: &[u8], what: &str) {
 }
 
 #[test]
-fn every_target_has_a_program_and_no_finding_is_without_a_target() {
+fn every_target_has_a_program_and_every_finding_has_a_target() {
     let names: BTreeSet<String> = TARGETS.iter().map(|t| t.name.to_owned()).collect();
     assert_eq!(names.len(), TARGETS.len(), "each name is used once");
     let programs = entries(&here().join("fuzz_targets"));
@@ -73,7 +73,7 @@ fn every_target_has_a_program_and_no_finding_is_without_a_target() {
 }
 
 #[test]
-fn findings_stay_fixed() {
+fn findings_break_no_target() {
     for target in TARGETS {
         for path in entries(&here().join("findings").join(target.name)) {
             feed(
@@ -86,10 +86,10 @@ fn findings_stay_fixed() {
 }
 
 #[test]
-fn good_input_and_what_is_left_of_it_after_damage_do_no_harm() {
+fn seeds_and_damaged_seeds_break_no_target() {
     let seeds = Seeds::new();
     for target in TARGETS {
-        // The same every time: a failure that comes and goes helps nobody.
+        // A fixed seed, so that a failure can be reproduced.
         let mut random = StdRng::seed_from_u64(20_260_101);
         let found = (target.seeds)(&seeds);
         assert!(!found.is_empty(), "`{}` has seeds", target.name);
@@ -110,5 +110,5 @@ fn good_input_and_what_is_left_of_it_after_damage_do_no_harm() {
     }
 }
 
-/// How many damaged seeds each target gets.
+/// The number of damaged seeds for each target.
 const ROUNDS: usize = 400;

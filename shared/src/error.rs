@@ -7,67 +7,57 @@ use std::fmt;
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, as far as a caller decides by it.
-///
-/// The names are a contract: a function's failed answer carries
-/// `"errorType": "branchline.<name>"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ErrorKind {
-    /// The event has no known shape, or a field of it is not valid.
-    InvalidEvent,
-    /// A setting is missing, malformed or contradicts what is there.
-    Config,
-    /// A repository, branch, commit, bucket, object or pipeline is not there.
-    NotFound,
-    /// The caller's role may not do this.
-    AccessDenied,
-    /// The service asked for fewer requests.
-    Throttled,
-    /// A file is larger than the service's API serves.
-    FileTooLarge,
-    /// Someone else changed the same thing in between.
-    Conflict,
-    /// The request did not arrive, or its answer did not; or the service failed (5xx).
-    Transport,
-    /// What was received contradicts itself or its format.
-    Corrupt,
-    /// There is not enough time left before the function's deadline.
-    Deadline,
-    /// A defect of branchline.
-    Internal,
+/// Declares [`ErrorKind`], the list of all kinds and their names from one list of variants.
+macro_rules! error_kinds {
+    ($(#[$attribute:meta])* pub enum ErrorKind { $($(#[$doc:meta])* $kind:ident,)+ }) => {
+        $(#[$attribute])*
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)+
+        }
+
+        impl ErrorKind {
+            /// All kinds, in the order of their declaration.
+            pub const ALL: [Self; [$(stringify!($kind)),+].len()] = [$(Self::$kind),+];
+
+            /// Returns the kind's name, as in `errorType` after `branchline.`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($kind),)+
+                }
+            }
+        }
+    };
 }
 
-impl ErrorKind {
-    /// Every kind.
-    pub const ALL: [Self; 11] = [
-        Self::InvalidEvent,
-        Self::Config,
-        Self::NotFound,
-        Self::AccessDenied,
-        Self::Throttled,
-        Self::FileTooLarge,
-        Self::Conflict,
-        Self::Transport,
-        Self::Corrupt,
-        Self::Deadline,
-        Self::Internal,
-    ];
-
-    /// The kind's name, as in `errorType` after `branchline.`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InvalidEvent => "InvalidEvent",
-            Self::Config => "Config",
-            Self::NotFound => "NotFound",
-            Self::AccessDenied => "AccessDenied",
-            Self::Throttled => "Throttled",
-            Self::FileTooLarge => "FileTooLarge",
-            Self::Conflict => "Conflict",
-            Self::Transport => "Transport",
-            Self::Corrupt => "Corrupt",
-            Self::Deadline => "Deadline",
-            Self::Internal => "Internal",
-        }
+error_kinds! {
+    /// Kind of a failure, as far as a caller decides by it.
+    ///
+    /// The names are a contract: a function's failed answer carries
+    /// `"errorType": "branchline.<name>"`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum ErrorKind {
+        /// The event has no known shape, or a field of it is not valid.
+        InvalidEvent,
+        /// A setting is missing, malformed or contradicts what is there.
+        Config,
+        /// A repository, branch, commit, bucket, object or pipeline is not there.
+        NotFound,
+        /// The caller's role may not do this.
+        AccessDenied,
+        /// The service asked for fewer requests.
+        Throttled,
+        /// A file is larger than the service's API serves.
+        FileTooLarge,
+        /// Someone else changed the same thing in between.
+        Conflict,
+        /// The request did not arrive, or its answer did not; or the service failed (5xx).
+        Transport,
+        /// What was received contradicts itself or its format.
+        Corrupt,
+        /// There is not enough time left before the function's deadline.
+        Deadline,
+        /// A defect of branchline.
+        Internal,
     }
 }
 
@@ -151,6 +141,16 @@ impl Error {
         self.0.aws_code.as_deref()
     }
 
+    /// Returns whether CodeCommit reported that the repository is missing.
+    pub fn is_repository_missing(&self) -> bool {
+        self.aws_code() == Some("RepositoryDoesNotExistException")
+    }
+
+    /// Returns whether CodeCommit reported that the branch, not its repository, is missing.
+    pub fn is_branch_missing(&self) -> bool {
+        self.aws_code() == Some("BranchDoesNotExistException")
+    }
+
     /// The AWS request id, when a service gave one.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
@@ -188,6 +188,72 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Creates the error for bytes that contradict their format.
+pub(crate) fn corrupt(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+impl From<branchline_git::Error> for Error {
+    fn from(error: branchline_git::Error) -> Self {
+        match error {
+            branchline_git::Error::Failure(failure) => Self(Box::new(Inner {
+                kind: from_git(failure.kind),
+                message: failure.message,
+                hint: failure.hint,
+                aws_code: failure.server_code,
+                request_id: failure.request_id,
+                source: failure.source,
+            })),
+            branchline_git::Error::External(external) => {
+                let error = external.error.downcast::<Self>().map_or_else(
+                    // Only the core passes code to the git package that can fail.
+                    |error| Self::new(from_git(external.kind), error.to_string()),
+                    |error| *error,
+                );
+                external.context.into_iter().fold(error, Self::context)
+            }
+        }
+    }
+}
+
+/// Lets an error of the core pass through the git package, which returns it unchanged.
+impl From<Error> for branchline_git::Error {
+    fn from(error: Error) -> Self {
+        Self::external(to_git(error.kind()), error)
+    }
+}
+
+fn from_git(kind: branchline_git::ErrorKind) -> ErrorKind {
+    use branchline_git::ErrorKind as Git;
+    match kind {
+        Git::Corrupt => ErrorKind::Corrupt,
+        Git::Config => ErrorKind::Config,
+        Git::NotFound => ErrorKind::NotFound,
+        Git::AccessDenied => ErrorKind::AccessDenied,
+        Git::Throttled => ErrorKind::Throttled,
+        Git::FileTooLarge => ErrorKind::FileTooLarge,
+        Git::Conflict => ErrorKind::Conflict,
+        Git::Transport => ErrorKind::Transport,
+        Git::Internal | Git::Other => ErrorKind::Internal,
+    }
+}
+
+fn to_git(kind: ErrorKind) -> branchline_git::ErrorKind {
+    use branchline_git::ErrorKind as Git;
+    match kind {
+        ErrorKind::Corrupt => Git::Corrupt,
+        ErrorKind::Config => Git::Config,
+        ErrorKind::NotFound => Git::NotFound,
+        ErrorKind::AccessDenied => Git::AccessDenied,
+        ErrorKind::Throttled => Git::Throttled,
+        ErrorKind::FileTooLarge => Git::FileTooLarge,
+        ErrorKind::Conflict => Git::Conflict,
+        ErrorKind::Transport => Git::Transport,
+        ErrorKind::Internal => Git::Internal,
+        ErrorKind::InvalidEvent | ErrorKind::Deadline => Git::Other,
     }
 }
 

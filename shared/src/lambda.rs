@@ -1,5 +1,5 @@
-//! The frame that the three functions share: telemetry, init, and answers of AWS Lambda's
-//! Runtime API in branchline's own terms.
+//! Runtime shared by the three functions: telemetry, init, and the answers to AWS Lambda's
+//! Runtime API.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -18,9 +18,9 @@ use crate::log;
 use crate::metrics::{HasMetrics, Metric, MetricValues};
 use crate::settings::Settings;
 
-/// What makes an invocation fail: at least one item did.
+/// Failure of an invocation: the errors of its items, at least one.
 ///
-/// [`run`] logs and counts the errors in it, each once.
+/// [`run`] logs and counts each of the errors once.
 #[derive(Debug)]
 pub struct InvocationError {
     kind: ErrorKind,
@@ -39,17 +39,17 @@ impl From<Error> for InvocationError {
 }
 
 impl InvocationError {
-    /// The kind that `errorType` names.
+    /// Returns the kind that `errorType` names.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What `errorMessage` says.
+    /// Returns the text of `errorMessage`.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What failed, in order; at least one.
+    /// Returns the errors, in order; at least one.
     pub fn errors(&self) -> &[Error] {
         &self.errors
     }
@@ -73,10 +73,10 @@ impl InvocationError {
     }
 }
 
-/// Ends a run: the items that succeeded, or the failure that sums up those that did not.
+/// Splits results: all successes, or one failure that summarises the errors.
 pub fn collect_results<T>(results: Vec<Result<T>>) -> Result<Vec<T>, InvocationError> {
-    /// A message for people: the log has all of them.
-    const SHOWN: usize = 10;
+    /// Maximum number of reports in a message; the log has all of them.
+    const SHOWN_REPORTS: usize = 10;
     let total = results.len();
     let mut items = Vec::new();
     let mut errors = Vec::new();
@@ -86,13 +86,17 @@ pub fn collect_results<T>(results: Vec<Result<T>>) -> Result<Vec<T>, InvocationE
             Err(error) => errors.push(error),
         }
     }
-    // Lambda shows one type: that of the first.
+    // Lambda has one error type, which is that of the first error.
     let Some(kind) = errors.first().map(Error::kind) else {
         return Ok(items);
     };
-    let mut reports: Vec<String> = errors.iter().take(SHOWN).map(Error::report).collect();
-    if errors.len() > SHOWN {
-        reports.push(format!("and {} more", errors.len() - SHOWN));
+    let mut reports: Vec<String> = errors
+        .iter()
+        .take(SHOWN_REPORTS)
+        .map(Error::report)
+        .collect();
+    if errors.len() > SHOWN_REPORTS {
+        reports.push(format!("and {} more", errors.len() - SHOWN_REPORTS));
     }
     let message = if total == 1 {
         reports.remove(0)
@@ -121,14 +125,14 @@ impl From<InvocationError> for Diagnostic {
 
 /// Runs a function until Lambda stops it.
 ///
-/// `init` makes what all invocations share; when it fails, Lambda is told so at once, and
-/// no event is taken. `handle` gets the event and the moment by which it must be done.
+/// `init` makes the context that all invocations share; its failure is reported to Lambda at
+/// once. `handle` gets the event and the deadline.
 ///
-/// Every line that is logged meanwhile carries the request's id as `request.id`, and the
-/// X-Ray trace's as `trace.id`. At the end of each invocation, however it ends, one line
-/// tells what the context counted (see [`crate::metrics`]).
+/// Every line logged during an invocation has the request's id as `request.id`, and the
+/// X-Ray trace's as `trace.id`. At the end of each invocation, failed or not, one line
+/// reports the context's counts (see [`crate::metrics`]).
 ///
-/// What ends the program is in the log by then, so that `main` has nothing to print.
+/// Fatal errors are logged here; `main` prints nothing.
 pub async fn run<C, I, H, F, R>(settings: Settings, init: I, handle: H) -> ExitCode
 where
     C: HasMetrics + Send + Sync + 'static,
@@ -180,7 +184,7 @@ where
     }
 }
 
-/// Runs one invocation to its end, a panic included; logs its failure, and counts.
+/// Runs one invocation; logs its failure or panic, and returns its metrics.
 async fn run_and_measure<R>(
     context: &impl HasMetrics,
     call: impl Future<Output = Result<R, InvocationError>>,
@@ -189,10 +193,10 @@ async fn run_and_measure<R>(
     let outcome = AssertUnwindSafe(call).catch_unwind().await;
     let result = match outcome {
         Ok(result) => result.inspect_err(InvocationError::log),
-        // The hook has logged what, and where.
+        // The panic hook has logged the message and location.
         Err(_panic) => Err(InvocationError::from(
             Error::new(ErrorKind::Internal, "the function panicked")
-                .with_hint("its log says where; report a defect"),
+                .with_hint("the log has the location; report this as a defect"),
         )),
     };
     let mut values = context.metrics().take();
@@ -203,40 +207,40 @@ async fn run_and_measure<R>(
     (result.map_err(Diagnostic::from), values)
 }
 
-/// Writes the line with the metrics of one invocation.
+/// Prints the metrics line of an invocation.
 fn print_metrics(settings: &Settings, values: &MetricValues, properties: &[(&str, &str)]) {
     let function = settings
         .get("AWS_LAMBDA_FUNCTION_NAME")
         .unwrap_or("unknown");
     let now = log::now();
     let (time, level) = (log::rfc3339(now), log::passing_level(settings));
-    let mut all = vec![("timestamp", time.as_str()), ("level", level.as_str())];
-    all.extend_from_slice(properties);
-    log::write_line(&values.to_emf(function, now.as_millisecond(), &all));
+    let mut members = vec![("timestamp", time.as_str()), ("level", level.as_str())];
+    members.extend_from_slice(properties);
+    log::write_line(&values.to_emf(function, now.as_millisecond(), &members));
 }
 
 fn whole_ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The id of the trace in a header `Root=1-..;Parent=..;Sampled=..`.
+/// Returns the id of the trace in a header `Root=1-..;Parent=..;Sampled=..`.
 fn trace_id(header: Option<&str>) -> Option<String> {
     let mut parts = header?.split(';');
     let root = parts.find_map(|part| part.trim().strip_prefix("Root="))?;
     Some(root.to_owned())
 }
 
-/// The setting of glibc's allocator from how many bytes on memory goes back to the system
-/// as soon as it is free.
+/// Variable of glibc's allocator: allocations of at least this size, in bytes, are returned
+/// to the system as soon as they are freed.
 const MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
 
-/// Starts the program again with an allocator that gives the buffers of large files back;
-/// to be called first of all.
+/// Restarts the program with [`MMAP_THRESHOLD`] set, so that the buffers of large files are
+/// returned to the system; to be called before anything else.
 ///
 /// glibc raises its threshold with the first large buffer that is freed. From then on
-/// buffers of megabytes lie in the heaps of the threads that asked for them, and the
-/// process keeps two to three times what it uses. A program can change that only before
-/// it starts; where the variable is set already, or on a failure, it goes on as it is.
+/// buffers of megabytes stay in the heaps of the threads that allocated them, and the
+/// process holds two to three times the memory that it uses. The variable is read only at
+/// the start of a program. Where it is set already, or on a failure, this returns.
 pub fn reexec_with_mmap_threshold() {
     #[cfg(target_os = "linux")]
     {
@@ -252,12 +256,12 @@ pub fn reexec_with_mmap_threshold() {
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
-        // Only a failure returns, and nothing is lost by it but memory.
+        // `exec` returns only on a failure, whose only effect is more memory.
         let _ = command.args(arguments).env(MMAP_THRESHOLD, "131072").exec();
     }
 }
 
-/// Tells Lambda why the function cannot start, so that the invoker reads the reason
+/// Reports to Lambda why the function cannot start, so that the invoker reads the reason
 /// instead of `Runtime.ExitError`.
 async fn report_init_error(settings: &Settings, error: &Error) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -277,7 +281,7 @@ async fn report_init_error(settings: &Settings, error: &Error) {
         stream.write_all(request.as_bytes()).await?;
         stream.read_to_end(&mut Vec::new()).await
     };
-    // The process ends with an error either way; this is for the reader's sake.
+    // A failure is ignored, because the process ends with an error anyway.
     let _ = tokio::time::timeout(Duration::from_secs(2), send).await;
 }
 
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_is_named_by_its_root() {
+    fn the_trace_id_is_the_root_of_the_header() {
         let header = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1";
         assert_eq!(
             trace_id(Some(header)).as_deref(),
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_counted_is_told_however_an_invocation_ends() {
+    async fn metrics_are_returned_after_success_failure_and_panic() {
         let context = Counting(Metrics::default());
         let context = &context;
         let archived = || context.metrics().add(Metric::Archives, 1);
@@ -355,7 +359,7 @@ mod tests {
 
         let (answer, values) = run_and_measure(context, async {
             archived();
-            assert_eq!(1 + 1, 3, "this is how it panics");
+            assert_eq!(1 + 1, 3, "panics");
             Ok(())
         })
         .await;

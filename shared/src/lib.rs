@@ -9,18 +9,19 @@
 //!    AWS SDK is seen only inside their `client` modules, and in [`aws`], which
 //!    configures it.
 //! 4. [`event`]: what the functions are asked; [`git`]: git's formats and wire protocol.
-//! 5. [`pattern`], [`metrics`], [`retry`], [`settings`], [`name`], [`error`]: words.
+//! 5. [`pattern`], [`metrics`], [`retry`], [`settings`], [`name`], [`arn`], [`error`]: words.
 //!
 //! Nothing here reads the environment, the home folder or the terminal: callers pass
 //! values in. The one exception is [`aws::Aws::load`], which only programs call.
 
 pub mod archive;
+pub mod arn;
 pub mod aws;
+mod blocking;
 pub mod codecommit;
 pub mod error;
 pub mod event;
 pub mod function;
-pub mod git;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod lfs;
@@ -42,3 +43,7 @@ pub mod testkit;
 pub mod trigger;
 
 pub use error::{Error, ErrorKind, Result};
+
+/// Git's formats and protocols, which know no AWS crate. Under this name because callers of
+/// the core then need no dependency of their own for them.
+pub use branchline_git as git;

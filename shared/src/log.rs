@@ -1,9 +1,9 @@
-//! The log of a function: what goes into it, and its form.
+//! Log of a function: filter and format.
 //!
 //! As JSON, one line is one object: `timestamp`, `level`, `message`, the event's own fields
-//! under their dotted names, and those of the [`INVOCATION`] around it. `timestamp` and
-//! `level` are what AWS Lambda reads: a line without a time in RFC 3339 counts as `INFO`,
-//! and is dropped by a stricter level, whatever its own level is.
+//! under their dotted names, and those of the [`INVOCATION`] around it. AWS Lambda
+//! reads `timestamp` and `level`: a line without a time in RFC 3339 counts as `INFO`, so
+//! that a stricter level drops it.
 
 use std::fmt;
 use std::io::Write as _;
@@ -20,19 +20,19 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::Settings;
 
-/// The span around an invocation; its fields are on each line.
+/// Name of the span around an invocation, whose fields are on each line.
 pub(crate) const INVOCATION: &str = "invocation";
 
-/// Logs to standard output as Lambda's advanced logging controls say:
-/// `AWS_LAMBDA_LOG_FORMAT` and `AWS_LAMBDA_LOG_LEVEL`. A second start changes nothing.
+/// Starts logging to standard output by Lambda's advanced logging controls,
+/// `AWS_LAMBDA_LOG_FORMAT` and `AWS_LAMBDA_LOG_LEVEL`. A second start has no effect.
 pub(crate) fn start(settings: &Settings) {
     let registry = tracing_subscriber::registry().with(filter(level(settings)));
     let format = settings.get("AWS_LAMBDA_LOG_FORMAT").unwrap_or_default();
-    // A second subscriber is refused; the first one goes on.
+    // Fails where a subscriber is set already, which then stays.
     let _ = if format.eq_ignore_ascii_case("json") {
         registry.with(Json).try_init()
     } else {
-        // Lambda adds the time to what is no JSON.
+        // Without the time, because Lambda adds it to lines that are not JSON.
         let text = tracing_subscriber::fmt::layer()
             .with_target(false)
             .without_time()
@@ -41,12 +41,12 @@ pub(crate) fn start(settings: &Settings) {
     };
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("for no reason given");
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(panic.location = place, "panicked: {message}");
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(panic.location = location, "panicked: {message}");
     }));
 }
 
-/// The level that is logged.
+/// Returns the configured level.
 fn level(settings: &Settings) -> LevelFilter {
     match settings.get("AWS_LAMBDA_LOG_LEVEL") {
         Some("FATAL") => LevelFilter::ERROR,
@@ -55,43 +55,43 @@ fn level(settings: &Settings) -> LevelFilter {
     }
 }
 
-/// Our own lines at `level`. Of other crates' only warnings: at their finer levels requests
-/// and answers are shown whole, and with them what is in the files of a repository.
+/// Makes the filter: branchline's lines at `level`, and warnings of other crates. Their
+/// finer levels log whole requests and answers, with the contents of a repository's files.
 fn filter(level: LevelFilter) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("branchline", level)
-        // It tells a failure again that is in the log already.
+        // Off, because it repeats failures that are logged already.
         .with_target("lambda_runtime::layers::panic", LevelFilter::OFF)
 }
 
-/// The level under which the line with the metrics passes Lambda's filter, which drops
-/// what is finer than the level that was set.
+/// Returns the level for the metrics line: the configured one, because Lambda drops lines of
+/// finer levels.
 pub(crate) fn passing_level(settings: &Settings) -> String {
     let level = settings.get("AWS_LAMBDA_LOG_LEVEL").unwrap_or("INFO");
     level.to_ascii_uppercase()
 }
 
-/// The time as log lines have it.
+/// Returns the current time.
 pub(crate) fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// A time in RFC 3339, to the millisecond.
+/// Formats a time in RFC 3339, to the millisecond.
 pub(crate) fn rfc3339(time: jiff::Timestamp) -> String {
     format!("{time:.3}")
 }
 
-/// Writes one line.
+/// Writes one line to standard output.
 pub(crate) fn write_line(line: &str) {
     // A log that cannot be written must not stop the function.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// Writes each event as a line of JSON.
+/// Layer that writes each event as a line of JSON.
 struct Json;
 
-/// The fields of an invocation, kept at its span.
+/// Fields of an invocation, stored in its span.
 struct SpanFields(Fields);
 
 impl<S> Layer<S> for Json
@@ -99,7 +99,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        // The SDK's spans say nothing that a reader of the log asks for.
+        // Spans of the SDK are left out.
         if attributes.metadata().name() != INVOCATION {
             return;
         }
@@ -121,7 +121,7 @@ where
     }
 }
 
-/// The line for an event, without its end.
+/// Formats an event as a line without its line feed.
 fn line(event: &Event<'_>, time: jiff::Timestamp, invocation: Fields) -> String {
     let mut fields = invocation;
     event.record(&mut fields);
@@ -131,7 +131,7 @@ fn line(event: &Event<'_>, time: jiff::Timestamp, invocation: Fields) -> String 
     Value::Object(root).to_string()
 }
 
-/// Fields as members of an object.
+/// Fields as members of a JSON object.
 #[derive(Default)]
 struct Fields(Map<String, Value>);
 
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_heard_from_a_warning_on_however_fine_our_own_level_is() {
+    fn other_crates_are_logged_from_warnings_on_at_every_level() {
         use tracing::Level;
         let trace = filter(level(&set(Some("TRACE"))));
         assert!(trace.would_enable("branchline_core::retry", &Level::TRACE));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_metrics_pass_whatever_level_is_set() {
+    fn the_metrics_line_has_the_configured_level() {
         assert_eq!(passing_level(&set(None)), "INFO");
         assert_eq!(passing_level(&set(Some("warn"))), "WARN");
     }
@@ -206,10 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_events_fields_and_those_of_the_invocation_at_its_root() {
+    fn a_line_has_the_fields_of_event_and_invocation_at_its_root() {
         use std::sync::{Arc, Mutex};
 
-        /// Keeps lines instead of writing them.
+        /// Layer that collects lines instead of writing them.
         struct CapturedLines(Arc<Mutex<Vec<String>>>);
         impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CapturedLines {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {

@@ -1,5 +1,4 @@
-//! Names of things, valid by construction: a function that takes one of these need not
-//! check it again.
+//! Names that are validated by their constructors, so that functions need not check them.
 //!
 //! Limits are CodeCommit's own (user guide, "Quotas in AWS CodeCommit") and those of
 //! `git check-ref-format`.
@@ -11,13 +10,15 @@ use std::str::FromStr;
 use gix_hash::ObjectId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::arn::ArnParts;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
-/// Implements what every validated text has in common.
+/// Implements the common traits of validated texts.
 macro_rules! text_name {
     ($type:ident) => {
         impl $type {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -57,17 +58,16 @@ macro_rules! text_name {
     };
 }
 
-fn invalid(what: &str, text: &str, rule: &str) -> Error {
-    // A hostile name must not flood the log.
-    let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    let dots = if text.chars().count() > 80 { ".." } else { "" };
+fn invalid(noun: &str, text: &str, rule: &str) -> Error {
+    // Cut, because a hostile name must not fill the log.
+    let shown = escaped_excerpt(text.as_bytes());
     Error::new(
         ErrorKind::InvalidEvent,
-        format!("`{shown}{dots}` is no {what}: {rule}"),
+        format!("`{shown}` is not a valid {noun}: {rule}"),
     )
 }
 
-/// The name of a CodeCommit repository: 1 to 100 of `[A-Za-z0-9._-]`, not ending in `.git`.
+/// Name of a CodeCommit repository: 1 to 100 of `[A-Za-z0-9._-]`, not ending in `.git`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RepositoryName(Box<str>);
 text_name!(RepositoryName);
@@ -95,7 +95,7 @@ impl RepositoryName {
     }
 }
 
-/// The short name of a branch (`feature/x`): 1 to 256 characters, legal for git as
+/// Short name of a branch (`feature/x`): 1 to 256 characters, legal for git as
 /// `refs/heads/<name>`, and not 40 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchName(Box<str>);
@@ -118,13 +118,13 @@ impl BranchName {
         Err(invalid("branch name", text, rule))
     }
 
-    /// The full name, `refs/heads/<name>`.
+    /// Returns the full name, `refs/heads/<name>`.
     pub fn to_ref(&self) -> RefName {
         RefName(format!("refs/heads/{}", self.0).into())
     }
 }
 
-/// The full name of a ref (`refs/heads/main`), legal for `git check-ref-format`.
+/// Full name of a ref (`refs/heads/main`), legal for `git check-ref-format`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefName(Box<str>);
 text_name!(RefName);
@@ -144,14 +144,13 @@ impl RefName {
         Err(invalid("ref name", text, rule))
     }
 
-    /// The branch that this ref is, when it lies under `refs/heads/` and is a legal
-    /// branch name.
+    /// Returns the branch name, if this ref is below `refs/heads/` and the name is legal.
     pub fn branch(&self) -> Option<BranchName> {
         let short = self.0.strip_prefix("refs/heads/")?;
         BranchName::new(short).ok()
     }
 
-    /// Whether this ref is a tag.
+    /// Returns whether this ref is a tag.
     pub fn is_tag(&self) -> bool {
         self.0.starts_with("refs/tags/")
     }
@@ -161,7 +160,7 @@ fn is_legal_ref(full: &str) -> bool {
     gix_validate::reference::name(full.into()).is_ok()
 }
 
-/// Implements what every object id has in common.
+/// Implements the common traits of object ids.
 macro_rules! object_id {
     ($type:ident, $what:literal) => {
         impl $type {
@@ -172,7 +171,7 @@ macro_rules! object_id {
                     .map_err(|_| invalid($what, hex, "it must be 40 or 64 hexadecimal digits"))
             }
 
-            /// The id as git's plumbing takes it.
+            /// Returns the id without its kind.
             pub fn object_id(self) -> ObjectId {
                 self.0
             }
@@ -207,23 +206,23 @@ macro_rules! object_id {
     };
 }
 
-/// The id of a commit.
+/// Id of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitId(ObjectId);
 object_id!(CommitId, "commit id");
 
-/// The id of a tree.
+/// Id of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreeId(ObjectId);
 object_id!(TreeId, "tree id");
 
-/// The id of a blob.
+/// Id of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId(ObjectId);
 object_id!(BlobId, "blob id");
 
-/// The name of an S3 bucket: 3 to 63 of `[a-z0-9.-]` (older ones may be longer and have
-/// capitals and `_`; those are accepted too, since they exist).
+/// Name of an S3 bucket: 3 to 63 of `[a-z0-9.-]`. Names up to 255 characters, capitals and
+/// `_` are accepted too, because older buckets have them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketName(Box<str>);
 text_name!(BucketName);
@@ -243,8 +242,8 @@ impl BucketName {
     }
 }
 
-/// The key of an S3 object: 1 to 1024 bytes of UTF-8, no control characters, and no path
-/// segment that is `.` or `..` (several clients fold those away).
+/// Key of an S3 object: 1 to 1024 bytes of UTF-8, no control characters, and no path
+/// segment that is `.` or `..` (because several clients remove those).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(Box<str>);
 text_name!(ObjectKey);
@@ -265,13 +264,13 @@ impl ObjectKey {
     }
 }
 
-/// The start of S3 keys: empty, or ending in `/` so that `repo1` never covers `repo10`.
+/// Start of S3 keys: empty, or ending in `/`, so that `repo1` never covers `repo10`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyPrefix(Box<str>);
 text_name!(KeyPrefix);
 
 impl KeyPrefix {
-    /// Validates `text` and adds the final `/` where it is missing.
+    /// Validates `text`; adds the final `/` where it is missing.
     pub fn new(text: &str) -> Result<Self> {
         let trimmed = text.trim_matches('/');
         if trimmed.is_empty() {
@@ -282,7 +281,7 @@ impl KeyPrefix {
     }
 }
 
-/// The name of a pipeline: 1 to 100 of `[A-Za-z0-9.@_-]`.
+/// Name of a pipeline: 1 to 100 of `[A-Za-z0-9.@_-]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PipelineName(Box<str>);
 text_name!(PipelineName);
@@ -302,7 +301,7 @@ impl PipelineName {
     }
 }
 
-/// What SSE-KMS takes as its key: the id of a key, `alias/<name>`, or the ARN of either.
+/// Key of SSE-KMS: the id of a key, `alias/<name>`, or the ARN of either.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KmsKey(Box<str>);
 text_name!(KmsKey);
@@ -312,17 +311,17 @@ impl KmsKey {
     pub fn new(text: &str) -> Result<Self> {
         const ARN: &str =
             "an ARN of KMS is `arn:aws:kms:<region>:<account>:key/<id>` or `..:alias/<name>`";
-        let parts: Vec<&str> = text.splitn(6, ':').collect();
-        let name = match parts.as_slice() {
-            ["arn", partition, "kms", region, account, name]
-                if partition.starts_with("aws")
-                    && !region.is_empty()
-                    && account.len() == 12
-                    && account.bytes().all(|b| b.is_ascii_digit()) =>
+        let name = match ArnParts::split(text) {
+            Some(arn)
+                if arn.is_of_aws()
+                    && arn.service == "kms"
+                    && arn.has_region()
+                    && arn.has_account() =>
             {
-                name.strip_prefix("key/").or_else(|| alias(name))
+                let resource = arn.resource;
+                resource.strip_prefix("key/").or_else(|| alias(resource))
             }
-            [id] => alias(id).or(Some(*id)),
+            None if !text.contains(':') => alias(text).or(Some(text)),
             _ => return Err(invalid("KMS key", text, ARN)),
         };
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/');
@@ -339,16 +338,18 @@ impl KmsKey {
         Err(invalid("KMS key", text, rule))
     }
 
-    /// The region that an ARN names.
+    /// Returns the region of an ARN.
     pub fn region(&self) -> Option<&str> {
-        self.0.strip_prefix("arn:")?.split(':').nth(2)
+        ArnParts::split(&self.0).map(|arn| arn.region)
     }
 
-    /// Refuses the key of another region than S3 is asked in: S3 uses only its own's.
+    /// Refuses a key of another region than `region`, because S3 uses only keys of its own
+    /// region.
     pub fn check_region(self, region: Option<&str>) -> Result<Self> {
         match (self.region(), region) {
-            (Some(of_key), Some(own)) if of_key != own => {
-                let rule = format!("it lies in region `{of_key}`, the buckets in `{own}`");
+            (Some(key_region), Some(bucket_region)) if key_region != bucket_region => {
+                let rule =
+                    format!("it is in region `{key_region}`, the buckets are in `{bucket_region}`");
                 Err(invalid("KMS key for these buckets", &self.0, &rule))
             }
             _ => Ok(self),
@@ -356,7 +357,7 @@ impl KmsKey {
     }
 }
 
-/// The name behind `alias/`.
+/// Returns the name after `alias/`.
 fn alias(text: &str) -> Option<&str> {
     text.strip_prefix("alias/")
 }
@@ -367,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_kms_key_is_an_id_an_alias_or_the_arn_of_either() {
-        for good in [
+        for valid in [
             "1234abcd-12ab-34cd-56ef-1234567890ab",
             "mrk-1234abcd12ab34cd56ef1234567890ab",
             "alias/artifacts",
@@ -375,9 +376,9 @@ mod tests {
             "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
             "arn:aws-cn:kms:cn-north-1:111122223333:alias/artifacts",
         ] {
-            assert_eq!(KmsKey::new(good).expect(good).as_str(), good);
+            assert_eq!(KmsKey::new(valid).expect(valid).as_str(), valid);
         }
-        for bad in [
+        for invalid in [
             "",
             "alias/",
             "a key",
@@ -387,20 +388,23 @@ mod tests {
             "arn:aws:s3:eu-west-1:111122223333:key/k",
             "arn:aws:kms:eu-west-1:111122223333:grant/k",
         ] {
-            let error = KmsKey::new(bad).expect_err(bad);
-            assert!(error.to_string().contains("is no KMS key"), "{error}");
+            let error = KmsKey::new(invalid).expect_err(invalid);
+            assert!(
+                error.to_string().contains("is not a valid KMS key"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_kms_key_of_another_region_is_refused() {
         let key = |text| KmsKey::new(text).expect("it is a key");
-        let of_west = || key("arn:aws:kms:eu-west-1:111122223333:key/k");
-        assert!(of_west().check_region(Some("eu-west-1")).is_ok());
-        assert!(of_west().check_region(None).is_ok());
+        let western = || key("arn:aws:kms:eu-west-1:111122223333:key/k");
+        assert!(western().check_region(Some("eu-west-1")).is_ok());
+        assert!(western().check_region(None).is_ok());
         assert!(key("alias/k").check_region(Some("us-east-1")).is_ok());
-        let error = of_west().check_region(Some("us-east-1"));
-        let error = error.expect_err("it lies elsewhere").to_string();
+        let error = western().check_region(Some("us-east-1"));
+        let error = error.expect_err("it is in another region").to_string();
         for part in ["`eu-west-1`", "`us-east-1`"] {
             assert!(error.contains(part), "{error}");
         }

@@ -1,4 +1,4 @@
-//! Which branches and repositories are meant: comma-separated globs to include and to
+//! Selection of branches and repositories by comma-separated globs to include and to
 //! exclude.
 //!
 //! A glob matches the whole name; `*` and `?` stop at `/`, `**` does not (git's
@@ -9,17 +9,16 @@ use gix_glob::wildmatch;
 use gix_glob::wildmatch::Mode;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 use crate::name::{BranchName, RepositoryName};
 use crate::settings::Settings;
 
-/// One glob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Glob(String);
 
 impl Glob {
     fn matches(&self, name: &str) -> bool {
-        // In `wildmatch`, `**` crosses slashes only as a whole path segment; alone it is
-        // one already.
+        // In `wildmatch`, `**` crosses slashes only where it is a whole path segment.
         wildmatch(
             self.0.as_bytes().as_bstr(),
             name.as_bytes().as_bstr(),
@@ -64,13 +63,16 @@ fn parse(list: &str) -> Result<Vec<Glob>> {
             } else if has_open_bracket(glob) {
                 "a `[` has no `]`"
             } else if (glob.len() - glob.trim_end_matches('\\').len()) % 2 == 1 {
-                "nothing follows the last `\\`"
+                "the last `\\` escapes no character"
             } else {
                 return Ok(Glob(glob.to_owned()));
             };
             Err(Error::new(
                 ErrorKind::Config,
-                format!("`{}` is no glob: {rule}", glob.escape_debug()),
+                format!(
+                    "`{}` is not a valid glob: {rule}",
+                    escaped_excerpt(glob.as_bytes())
+                ),
             ))
         })
         .collect()
@@ -99,7 +101,7 @@ fn has_open_bracket(glob: &str) -> bool {
     false
 }
 
-/// Which branches are meant.
+/// Selected branches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BranchPatterns(Patterns);
 
@@ -111,7 +113,7 @@ impl BranchPatterns {
 
     /// Reads `BRANCHES_INCLUDE` and `BRANCHES_EXCLUDE`; an error names its variable.
     pub fn read(settings: &Settings) -> Result<Self> {
-        // Each list by itself first, so that the error names the right one.
+        // Each list is parsed on its own first, so that an error names the right variable.
         settings.optional("BRANCHES_INCLUDE", |globs| Self::new(globs, ""))?;
         settings.optional("BRANCHES_EXCLUDE", |globs| Self::new("", globs))?;
         let include = settings.get("BRANCHES_INCLUDE").unwrap_or("**");
@@ -121,20 +123,20 @@ impl BranchPatterns {
         )
     }
 
-    /// Whether the branch is meant.
+    /// Returns whether the branch is selected.
     pub fn matches(&self, branch: &BranchName) -> bool {
         self.0.matches(branch.as_str())
     }
 }
 
 impl Default for BranchPatterns {
-    /// All branches.
+    /// Selects all branches.
     fn default() -> Self {
         Self::new("**", "").expect("because `**` is a glob")
     }
 }
 
-/// Which repositories are meant.
+/// Selected repositories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositoryPatterns(Patterns);
 
@@ -144,14 +146,14 @@ impl RepositoryPatterns {
         Patterns::new(include, "").map(Self)
     }
 
-    /// Whether the repository is meant.
+    /// Returns whether the repository is selected.
     pub fn matches(&self, repository: &RepositoryName) -> bool {
         self.0.matches(repository.as_str())
     }
 }
 
 impl Default for RepositoryPatterns {
-    /// All repositories.
+    /// Selects all repositories.
     fn default() -> Self {
         Self::new("*").expect("because `*` is a glob")
     }
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stops_at_a_slash_and_two_do_not() {
+    fn one_star_stops_at_a_slash_and_two_stars_do_not() {
         assert!(matches("feature/*", "", "feature/x"));
         assert!(!matches("feature/*", "", "feature/x/y"));
         assert!(matches("feature/**", "", "feature/x/y"));
@@ -186,18 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn classes_and_escapes_are_gits() {
+    fn character_classes_match_as_in_git() {
         assert!(matches("v[0-9]", "", "v1"));
         assert!(!matches("v[!0-9]", "", "v1"));
         assert!(!matches("ma?n", "", "ma/n"));
     }
 
     #[test]
-    fn a_broken_glob_is_refused_by_name() {
-        for (glob, why) in [("a[b", "`[` has no `]`"), ("a\\", "nothing follows")] {
+    fn an_invalid_glob_is_refused_with_its_rule() {
+        for (glob, rule) in [("a[b", "`[` has no `]`"), ("a\\", "escapes no character")] {
             let error = BranchPatterns::new(glob, "").expect_err("the glob is broken");
             assert_eq!(error.kind(), ErrorKind::Config);
-            assert!(error.to_string().contains(why), "{error}");
+            assert!(error.to_string().contains(rule), "{error}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What is tried again, when, and how many requests may be in flight meanwhile.
+//! Retries of failed requests, and the limit on requests in flight.
 //!
-//! The decision is made here, by [`ErrorKind`], for all services alike; nothing above
-//! retries by itself, and the SDK's own retries are switched off.
+//! Whether to retry is decided here, by [`ErrorKind`], for all services; the layers above do
+//! not retry single requests, and the SDK's own retries are switched off.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,36 +13,36 @@ use tokio::sync::oneshot;
 
 use crate::error::{ErrorKind, Result};
 
-/// How often a call is tried and how long it waits in between.
+/// Number of tries of a call, and the waits between them.
 ///
-/// The wait before try `n + 1` is drawn evenly from zero to `base * 2^n`, at most `cap`
-/// ("full jitter"), so that callers throttled together do not come back together.
+/// The wait after try `n` is drawn evenly from zero to `base * 2^(n - 1)`, at most `cap`
+/// ("full jitter"), so that callers throttled together do not retry together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// Tries in all, the first one included.
+    /// Maximum number of tries, including the first one.
     pub tries: u32,
-    /// The longest wait after the first try.
+    /// Longest wait after the first try.
     pub base: Duration,
-    /// The longest wait after any try.
+    /// Longest wait after any try.
     pub cap: Duration,
 }
 
 impl Backoff {
-    /// For a service that asks for fewer requests: patient, since it will serve us once
-    /// we are slow enough.
+    /// Backoff for throttled requests; long, because the service answers once requests are
+    /// slow enough.
     pub const THROTTLED: Self = Self {
         tries: 12,
         base: Duration::from_millis(100),
         cap: Duration::from_secs(5),
     };
-    /// For requests that got lost and for failures of the service (5xx).
+    /// Backoff for lost requests and for failures of the service (5xx).
     pub const TRANSPORT: Self = Self {
         tries: 5,
         base: Duration::from_millis(50),
         cap: Duration::from_secs(2),
     };
 
-    /// The policy for a kind of failure; `None` where trying again cannot help.
+    /// Returns the backoff for a kind of failure; `None` where a retry cannot succeed.
     pub fn for_kind(kind: ErrorKind) -> Option<Self> {
         match kind {
             ErrorKind::Throttled => Some(Self::THROTTLED),
@@ -51,8 +51,8 @@ impl Backoff {
         }
     }
 
-    /// The policy for work that looks at everything anew each time: there a conflict is
-    /// worth another look, too.
+    /// Returns the backoff for work that re-reads its state in each try: conflicts are
+    /// retried too.
     pub fn for_kind_with_conflict(kind: ErrorKind) -> Option<Self> {
         match kind {
             ErrorKind::Conflict => Some(Self::TRANSPORT),
@@ -60,7 +60,8 @@ impl Backoff {
         }
     }
 
-    /// The wait after `tries` failed tries; `share` lies in `0.0..1.0`.
+    /// Returns the wait after `tries` failed tries; `share`, in `0.0..1.0`, is the random
+    /// part of the longest wait.
     pub fn wait(&self, tries: u32, share: f64) -> Duration {
         let doubled = self
             .base
@@ -69,10 +70,10 @@ impl Backoff {
     }
 }
 
-/// A limit on requests in flight that falls when the service throttles and recovers
-/// when it does not: additive increase, multiplicative decrease.
+/// Limit on requests in flight: additive increase, and multiplicative decrease when the
+/// service throttles.
 ///
-/// Requests are let in strictly in the order in which they asked.
+/// Requests are admitted in the order of their calls of [`acquire`](Self::acquire).
 #[derive(Debug)]
 pub struct Limiter {
     max: usize,
@@ -85,12 +86,12 @@ pub struct Limiter {
 struct LimiterState {
     limit: f64,
     in_flight: usize,
-    // Counts decreases, so that one burst of refusals lowers the limit once.
+    // Number of decreases, so that one burst of throttled requests lowers the limit once.
     generation: u64,
     waiting: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// The right to have one request in flight; given back when dropped.
+/// Right to have one request in flight; released when dropped.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<Limiter>,
@@ -99,7 +100,7 @@ pub struct Permit {
 }
 
 impl Limiter {
-    /// A limiter that starts at, and never exceeds, `max` (at least 1).
+    /// Makes a limiter that starts at `max` (at least 1) and never exceeds it.
     pub fn new(max: usize) -> Arc<Self> {
         let max = max.max(1);
         Arc::new(Self {
@@ -116,7 +117,7 @@ impl Limiter {
         })
     }
 
-    /// Waits for a place in flight.
+    /// Waits until one more request may be in flight.
     pub async fn acquire(self: &Arc<Self>) -> Permit {
         let receiver = {
             let mut state = self.lock();
@@ -133,12 +134,12 @@ impl Limiter {
             .expect("because a sender leaves the queue only by sending")
     }
 
-    /// How many requests may be in flight now.
+    /// Returns the current limit on requests in flight.
     pub fn limit(&self) -> usize {
         self.lock().limit_as_usize()
     }
 
-    /// How many requests were made, and how many of them were throttled.
+    /// Returns the number of requests made, and the number of throttled ones among them.
     pub fn request_and_throttle_counts(&self) -> (u64, u64) {
         (
             self.calls.load(Ordering::Relaxed),
@@ -158,7 +159,7 @@ impl Limiter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets in as many as there is room for.
+    /// Admits waiting requests up to the limit.
     fn admit(self: &Arc<Self>) {
         loop {
             let (sender, generation) = {
@@ -172,8 +173,8 @@ impl Limiter {
                 state.in_flight += 1;
                 (sender, state.generation)
             };
-            // Nobody waits any more: the permit comes back in the error, and its drop
-            // lets the next one in.
+            // When the receiver was dropped, the permit is returned in the error, and its
+            // drop admits the next request.
             drop(sender.send(self.permit(generation)));
         }
     }
@@ -196,8 +197,8 @@ impl LimiterState {
 }
 
 impl Permit {
-    /// Gives the place back before the call is over: the service has answered, and only
-    /// the reading of the answer is delayed by us.
+    /// Releases the permit before the call has ended: for a caller that has an answer and
+    /// delays reading its body.
     pub fn release(&self) {
         if !self.released.swap(true, Ordering::AcqRel) {
             self.limiter.lock().in_flight -= 1;
@@ -231,26 +232,27 @@ impl Drop for Permit {
     }
 }
 
-/// Runs calls under a [`Limiter`], and again as [`Backoff::for_kind`] says.
+/// Runs calls under a [`Limiter`], and retries them by [`Backoff::for_kind`].
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
     limiter: Arc<Limiter>,
 }
 
 impl RetryPolicy {
-    /// A pace with at most `max` requests in flight.
+    /// Makes a policy with at most `max` requests in flight.
     pub fn new(max: usize) -> Self {
         Self {
             limiter: Limiter::new(max),
         }
     }
 
-    /// The limiter, to look at.
+    /// Returns the limiter, whose counts are reported as metrics.
     pub fn limiter(&self) -> &Arc<Limiter> {
         &self.limiter
     }
 
-    /// Runs `call` until it succeeds, cannot be helped, or its tries are used up.
+    /// Runs `call` until it succeeds, fails in a way that a retry cannot mend, or has no
+    /// tries left.
     pub async fn run<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -258,8 +260,8 @@ impl RetryPolicy {
         self.run_with_permit(|_permit| call()).await
     }
 
-    /// Runs `call` under the limit, once: for a write whose caller must look again before
-    /// it may be repeated.
+    /// Runs `call` once under the limit, for a write whose caller must re-read the state
+    /// before a retry.
     pub async fn run_once<T, F>(&self, call: impl FnOnce() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -267,7 +269,7 @@ impl RetryPolicy {
         self.once(|_permit| call()).await
     }
 
-    /// As [`run`](Self::run), for a call that may give its place back early.
+    /// Like [`run`](Self::run), for a call that may release its permit early.
     pub async fn run_with_permit<T, F>(&self, mut call: impl FnMut(Arc<Permit>) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -286,7 +288,7 @@ impl RetryPolicy {
                         tries,
                         wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
                         error = %error,
-                        "trying again"
+                        "retrying"
                     );
                     tokio::time::sleep(wait).await;
                 }
@@ -312,24 +314,23 @@ impl RetryPolicy {
     }
 }
 
-/// A service whose calls run under a [`RetryPolicy`].
-///
-/// Implements the same trait as the service it wraps.
+/// Service whose calls run under a [`RetryPolicy`]. Implements the trait of the wrapped
+/// service.
 #[derive(Debug, Clone)]
 pub struct Retrying<T> {
     pub(crate) inner: T,
-    pub(crate) pace: RetryPolicy,
+    pub(crate) policy: RetryPolicy,
 }
 
 impl<T> Retrying<T> {
     /// Wraps `inner`.
-    pub fn new(inner: T, pace: RetryPolicy) -> Self {
-        Self { inner, pace }
+    pub fn new(inner: T, policy: RetryPolicy) -> Self {
+        Self { inner, policy }
     }
 
-    /// The pace, to look at.
-    pub fn pace(&self) -> &RetryPolicy {
-        &self.pace
+    /// Returns the policy, whose limiter reports counts.
+    pub fn policy(&self) -> &RetryPolicy {
+        &self.policy
     }
 }
 
@@ -345,10 +346,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_throttled_call_is_tried_again_until_it_succeeds() {
-        let pace = RetryPolicy::new(4);
+    async fn a_throttled_call_is_retried_until_it_succeeds() {
+        let policy = RetryPolicy::new(4);
         let tries = AtomicUsize::new(0);
-        let value = pace
+        let value = policy
             .run(|| async {
                 match tries.fetch_add(1, Ordering::SeqCst) {
                     0..3 => Err(throttled()),
@@ -358,39 +359,39 @@ mod tests {
             .await
             .expect("the fourth try succeeds");
         assert_eq!(value, 3);
-        assert_eq!(pace.limiter().request_and_throttle_counts(), (4, 3));
+        assert_eq!(policy.limiter().request_and_throttle_counts(), (4, 3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_helped_is_tried_once() {
+    async fn an_error_of_another_kind_is_not_retried() {
         for kind in [
             ErrorKind::NotFound,
             ErrorKind::AccessDenied,
             ErrorKind::Conflict,
         ] {
-            let pace = RetryPolicy::new(4);
-            let result: Result<()> = pace.run(|| async { Err(Error::new(kind, "no")) }).await;
+            let policy = RetryPolicy::new(4);
+            let result: Result<()> = policy.run(|| async { Err(Error::new(kind, "no")) }).await;
             assert_eq!(result.expect_err("it never succeeds").kind(), kind);
-            assert_eq!(pace.limiter().request_and_throttle_counts().0, 1);
+            assert_eq!(policy.limiter().request_and_throttle_counts().0, 1);
         }
     }
 
     #[tokio::test]
-    async fn a_call_that_is_made_once_counts_and_lowers_the_limit_as_others_do() {
-        let pace = RetryPolicy::new(4);
-        let result: Result<()> = pace.run_once(|| async { Err(throttled()) }).await;
+    async fn a_throttled_call_of_run_once_is_counted_and_lowers_the_limit() {
+        let policy = RetryPolicy::new(4);
+        let result: Result<()> = policy.run_once(|| async { Err(throttled()) }).await;
         assert_eq!(
             result.expect_err("it was throttled").to_string(),
             "slow down"
         );
-        assert_eq!(pace.limiter().request_and_throttle_counts(), (1, 1));
-        assert_eq!(pace.limiter().limit(), 2);
+        assert_eq!(policy.limiter().request_and_throttle_counts(), (1, 1));
+        assert_eq!(policy.limiter().limit(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_never_succeeds_ends_with_its_own_kind() {
-        let pace = RetryPolicy::new(1);
-        let result: Result<()> = pace.run(|| async { Err(throttled()) }).await;
+    async fn the_error_after_the_last_try_keeps_its_kind() {
+        let policy = RetryPolicy::new(1);
+        let result: Result<()> = policy.run(|| async { Err(throttled()) }).await;
         let error = result.expect_err("it never succeeds");
         assert_eq!(error.kind(), ErrorKind::Throttled);
         assert_eq!(error.to_string(), "gave up after 12 tries: slow down");
@@ -398,8 +399,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_limit_falls_under_throttling_and_recovers() {
-        // A service that serves five at once and refuses the sixth.
-        let pace = RetryPolicy::new(32);
+        // A service that throttles the sixth concurrent call.
+        let policy = RetryPolicy::new(32);
         let busy = Arc::new(AtomicUsize::new(0));
         let call = || {
             let busy = Arc::clone(&busy);
@@ -410,27 +411,28 @@ mod tests {
                 if now > 5 { Err(throttled()) } else { Ok(()) }
             }
         };
-        let calls = (0..400).map(|_| pace.run(call));
+        let calls = (0..400).map(|_| policy.run(call));
         for result in futures_util::future::join_all(calls).await {
             result.expect("every call succeeds in the end");
         }
-        let (calls, throttles) = pace.limiter().request_and_throttle_counts();
+        let (calls, throttles) = policy.limiter().request_and_throttle_counts();
         assert!(
             throttles > 0 && calls < 1000,
             "{calls} calls, {throttles} throttled"
         );
-        assert!(pace.limiter().limit() < 16, "the limit came down");
+        assert!(policy.limiter().limit() < 16, "the limit fell");
 
         for _ in 0..2000 {
-            pace.run(|| async { Ok(()) })
+            policy
+                .run(|| async { Ok(()) })
                 .await
                 .expect("nothing refuses");
         }
-        assert_eq!(pace.limiter().limit(), 32, "the limit came back");
+        assert_eq!(policy.limiter().limit(), 32, "the limit recovered");
     }
 
     #[tokio::test]
-    async fn places_are_given_in_the_order_of_asking_and_survive_cancelled_waiters() {
+    async fn permits_are_granted_in_order_after_a_waiter_was_cancelled() {
         let limiter = Limiter::new(1);
         let first = limiter.acquire().await;
         let mut second = Box::pin(limiter.acquire());

@@ -1,19 +1,20 @@
-//! Settings by name, as environment variables give them; each error names the variable.
+//! Settings from environment variables; each error names the variable.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
-/// The variables that a function was started with.
+/// Environment variables of a function.
 ///
-/// An empty variable counts as one that is not set: CloudFormation cannot leave one out.
+/// An empty variable counts as missing, because CloudFormation cannot leave one out.
 #[derive(Clone, Default)]
 pub struct Settings(BTreeMap<String, String>);
 
 impl fmt::Debug for Settings {
-    /// Shows the names alone: values may be secrets.
+    /// Shows only the names, because values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
@@ -29,7 +30,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Settings {
 }
 
 impl Settings {
-    /// The text of a variable that is set.
+    /// Returns the trimmed text of a variable; `None` if missing or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
@@ -37,7 +38,10 @@ impl Settings {
             .filter(|text| !text.is_empty())
     }
 
-    /// Reads a variable that may be missing.
+    /// Reads an optional variable with `read`.
+    ///
+    /// # Errors
+    /// `Config`, naming the variable, if `read` fails.
     pub fn optional<T>(
         &self,
         name: &str,
@@ -48,7 +52,10 @@ impl Settings {
             .transpose()
     }
 
-    /// Reads a variable that must be there; `meaning` says what it is for.
+    /// Reads a required variable with `read`; `meaning` describes the value in the error's hint.
+    ///
+    /// # Errors
+    /// `Config`, naming the variable, if it is missing or `read` fails.
     pub fn required<T>(
         &self,
         name: &str,
@@ -62,7 +69,7 @@ impl Settings {
         })
     }
 
-    /// Reads `true` or `false`.
+    /// Reads `true` or `false`; `default` if missing.
     pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
         match self.get(name) {
             None => Ok(default),
@@ -72,7 +79,7 @@ impl Settings {
         }
     }
 
-    /// Reads a whole number in `range`.
+    /// Reads a whole number in `range`; `default` if missing.
     pub fn number(&self, name: &str, default: u32, range: RangeInclusive<u32>) -> Result<u32> {
         let Some(text) = self.get(name) else {
             return Ok(default);
@@ -90,28 +97,30 @@ impl Settings {
         }
     }
 
-    /// The region that the function runs in, where something tells it.
+    /// Returns the region that the function runs in (`AWS_REGION`).
     pub fn function_region(&self) -> Option<&str> {
         self.get("AWS_REGION")
     }
 
-    /// The memory that Lambda gives the function, in MiB; Lambda's default of 128 where
-    /// nothing tells it.
+    /// Returns the function's memory in MiB (`AWS_LAMBDA_FUNCTION_MEMORY_SIZE`); Lambda's default
+    /// of 128 if missing.
     pub fn function_memory_mib(&self) -> Result<u32> {
         self.number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 128, 1..=1_000_000)
     }
 }
 
-/// An error about a variable, in the words of what reads it.
+/// The error of a variable whose reader failed with `error`.
 fn invalid(name: &str, error: &Error) -> Error {
     Error::new(ErrorKind::Config, format!("`{name}` is not valid: {error}"))
 }
 
 fn unreadable(name: &str, text: &str, rule: &str) -> Error {
-    let shown: String = text.chars().take(80).collect();
     Error::new(
         ErrorKind::Config,
-        format!("`{name}` is not valid: `{}`: {rule}", shown.escape_debug()),
+        format!(
+            "`{name}` is not valid: `{}`: {rule}",
+            escaped_excerpt(text.as_bytes())
+        ),
     )
 }
 
@@ -124,7 +133,7 @@ mod tests {
         let settings: Settings = [("FLAG", "yes"), ("COUNT", "0"), ("EMPTY", " ")]
             .into_iter()
             .collect();
-        let text = |result: Result<()>| result.expect_err("it is not valid").report();
+        let text = |result: Result<()>| result.expect_err("the value is not valid").report();
         assert_eq!(
             text(settings.flag("FLAG", false).map(drop)),
             "`FLAG` is not valid: `yes`: it must be `true` or `false`"
@@ -140,12 +149,12 @@ mod tests {
         assert_eq!(
             settings
                 .number("MISSING", 4, 1..=9)
-                .expect("the default holds"),
+                .expect("because the default applies"),
             4
         );
         assert!(
             !format!("{settings:?}").contains("yes"),
-            "values stay out of logs"
+            "values must not be logged"
         );
     }
 }

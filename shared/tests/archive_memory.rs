@@ -1,6 +1,6 @@
-//! How much memory the process takes for a repository that is larger than it may take.
+//! Memory of the process for a repository that is larger than the limit.
 //!
-//! Alone in its file: the figure is the process's.
+//! The only test of its binary, because the memory of the whole process is measured.
 
 #![cfg(target_os = "linux")]
 #![expect(
@@ -16,22 +16,23 @@ use async_trait::async_trait;
 use branchline_core::Result;
 use branchline_core::archive::{ArchiveRequest, PartSink, write};
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Commit, EntryMode, Page, Repository, Signature, TreeListing,
-    Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet,
 };
-use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+use branchline_core::git::ObjectId;
+use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
+use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName};
 use bytes::Bytes;
 
 const MIB: usize = 1024 * 1024;
 const FILES: u32 = 60;
-const LARGEST: usize = 5 * MIB;
+const LARGEST_FILE_BYTES: usize = 5 * MIB;
 
-/// A folder of files that do not shrink, made up when they are asked for.
-struct MadeUp;
+/// A folder of incompressible files, generated on request.
+struct GeneratedFolder;
 
 fn noise(seed: u32) -> Vec<u8> {
     let mut state = u64::from(seed) * 2 + 1;
-    let size = LARGEST - seed as usize % 7 * 400_000;
+    let size = LARGEST_FILE_BYTES - seed as usize % 7 * 400_000;
     let mut noise = Vec::with_capacity(size + 8);
     while noise.len() < size {
         state = state
@@ -42,23 +43,17 @@ fn noise(seed: u32) -> Vec<u8> {
     noise
 }
 
-fn id(number: u32) -> String {
-    format!("{number:040x}")
+fn id(number: u32) -> ObjectId {
+    ObjectId::from_hex(format!("{number:040x}").as_bytes()).unwrap()
 }
 
 #[async_trait]
-impl CodeCommit for MadeUp {
+impl CodeCommit for GeneratedFolder {
     async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<TreeListing> {
+        let entry = |n| ListedEntry::new(format!("{n:03}"), EntryMode::Blob, id(n + 1000));
         Ok(TreeListing {
-            tree_id: TreeId::new(&id(1)).unwrap(),
-            folders: vec![],
-            blobs: (0..FILES)
-                .map(|n| {
-                    let blob = BlobId::new(&id(n + 1000)).unwrap();
-                    (format!("{n:03}"), EntryMode::File, blob)
-                })
-                .collect(),
-            submodules: vec![],
+            id: id(1),
+            entries: (0..FILES).map(entry).collect(),
         })
     }
 
@@ -71,9 +66,9 @@ impl CodeCommit for MadeUp {
         let seed = u32::from_str_radix(&blob.to_string()[32..], 16).unwrap();
         tokio::time::sleep(Duration::from_millis(u64::from(seed % 5))).await;
         admission
-            .admit((LARGEST - seed as usize % 7 * 400_000) as u64)
+            .admit((LARGEST_FILE_BYTES - seed as usize % 7 * 400_000) as u64)
             .await;
-        // What the SDK holds while it decodes: the text in base64, then the bytes.
+        // The SDK holds the base64 text while it decodes the content.
         let bytes = noise(seed);
         let text = std::hint::black_box(vec![b'A'; bytes.len() * 4 / 3]);
         drop(text);
@@ -81,40 +76,40 @@ impl CodeCommit for MadeUp {
     }
 
     async fn list_repositories(&self, _: Option<&str>) -> Result<Page<RepositoryName>> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn get_repository(&self, _: &RepositoryName) -> Result<Repository> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn create_repository(&self, _: &RepositoryName) -> Result<Repository> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn get_triggers(&self, _: &RepositoryName) -> Result<TriggerSet> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn put_triggers(&self, _: &RepositoryName, _: &[Trigger]) -> Result<String> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
 }
 
-/// A store that is slower than what is fetched.
+/// A store that is slower than the fetches; records the size of each part.
 #[derive(Default)]
-struct Slow(Mutex<HashMap<u32, usize>>);
+struct SlowSink(Mutex<HashMap<u32, usize>>);
 
 #[async_trait]
-impl PartSink for Slow {
+impl PartSink for SlowSink {
     async fn part(&self, number: u32, bytes: Bytes) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.0.lock().unwrap().insert(number, bytes.len());
@@ -122,7 +117,8 @@ impl PartSink for Slow {
     }
 }
 
-fn most_kib() -> usize {
+/// Returns the maximum resident memory of this process so far, in KiB.
+fn peak_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()
@@ -131,12 +127,12 @@ fn most_kib() -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The setting of the system's allocator that the functions start with.
+/// Setting of the system's allocator that the functions start with.
 const ALLOCATOR: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 
 /// "Memory does not grow with the repository: at most `64 MiB + 3 x the largest file`."
 #[test]
-fn memory_stays_below_its_limit_whatever_the_repository_holds() {
+fn memory_stays_below_its_limit_for_a_larger_repository() {
     let (name, value) = ALLOCATOR;
     if std::env::var_os(name).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -146,10 +142,10 @@ fn memory_stays_below_its_limit_whatever_the_repository_holds() {
             .unwrap();
         return runtime.block_on(measure());
     }
-    // It is read when a process starts.
+    // The allocator reads the setting when a process starts.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
-        .arg("memory_stays_below_its_limit_whatever_the_repository_holds")
+        .arg("memory_stays_below_its_limit_for_a_larger_repository")
         .env(name, value)
         .status()
         .unwrap();
@@ -163,20 +159,23 @@ async fn measure() {
         date: "1500000000 +0000".into(),
     };
     let commit = Commit {
-        commit_id: CommitId::new(&id(2)).unwrap(),
-        tree_id: TreeId::new(&id(1)).unwrap(),
+        id: id(2),
+        tree: id(1),
         parents: vec![],
         message: "m".into(),
         author: signature.clone(),
         committer: signature,
-        additional_data: String::new(),
+        extra_headers: String::new(),
     };
-    let request = ArchiveRequest::new(RepositoryName::new("r").unwrap(), commit);
-    let sink = Slow::default();
-    let summary = write(&MadeUp, &request, &sink).await.unwrap();
+    let request = ArchiveRequest::new(commit);
+    let repository = RepositoryName::new("r").unwrap();
+    let sink = SlowSink::default();
+    let summary = write(&GeneratedFolder, &repository, &request, &sink)
+        .await
+        .unwrap();
     let sent: usize = sink.0.lock().unwrap().values().sum();
     assert_eq!(sent as u64, summary.size_bytes);
-    let (most, limit) = (most_kib(), (64 * MIB + 3 * LARGEST) / 1024);
+    let (most, limit) = (peak_kib(), (64 * MIB + 3 * LARGEST_FILE_BYTES) / 1024);
     println!("{most} KiB at most for {sent} bytes; {summary:?}");
     assert!(
         sent > 200 * MIB,

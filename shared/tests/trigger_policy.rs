@@ -1,8 +1,8 @@
-//! Which triggers branches need, and what differs from those that are there.
+//! The triggers that branches need, and the difference from the observed ones.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what sets a test up fails it by panicking"
+    reason = "a failed setup fails its test by panicking"
 )]
 
 use std::collections::{BTreeSet, HashSet};
@@ -48,8 +48,8 @@ fn names(range: std::ops::Range<usize>) -> Vec<BranchName> {
         .collect()
 }
 
-/// What `branches` need over `present`, whose foreign triggers are told by name.
-fn wanted_with(
+/// Computes the triggers that `branches` need, with `present` observed.
+fn desired_with(
     policy: &Policy,
     limits: TriggerLimits,
     branches: &[BranchName],
@@ -58,27 +58,27 @@ fn wanted_with(
     let (ours, foreign) = partition_owned(&policy.prefix, present);
     let repository = RepositoryName::new("demo").unwrap();
     let matching = policy.matching(branches);
-    policy.wanted(&repository, limits, &matching, &ours, &foreign)
+    policy.desired_triggers(&repository, limits, &matching, &ours, &foreign)
 }
 
-fn wanted(branches: &[BranchName], present: &[Trigger]) -> DesiredTriggers {
-    wanted_with(&policy(), TriggerLimits::default(), branches, present).unwrap()
+fn desired(branches: &[BranchName], present: &[Trigger]) -> DesiredTriggers {
+    desired_with(&policy(), TriggerLimits::default(), branches, present).unwrap()
 }
 
-fn plan(wanted: &DesiredTriggers, present: &[Trigger]) -> TriggerPlan {
-    TriggerPlan::new(&policy().prefix, present, &wanted.triggers, &[])
+fn plan(desired: &DesiredTriggers, present: &[Trigger]) -> TriggerPlan {
+    TriggerPlan::new(&policy().prefix, present, &desired.triggers, &[])
 }
 
-/// What is there after the plan was carried out.
-fn after(wanted: &DesiredTriggers, present: &[Trigger]) -> Vec<Trigger> {
-    plan(wanted, present).triggers_to_put()
+/// Returns the triggers after the plan was written.
+fn after(desired: &DesiredTriggers, present: &[Trigger]) -> Vec<Trigger> {
+    plan(desired, present).triggers_to_put()
 }
 
-fn assert_covers(wanted: &DesiredTriggers, branches: &[BranchName]) {
-    let coverage = BranchCoverage::of(&policy(), &wanted.triggers);
+fn assert_covers(desired: &DesiredTriggers, branches: &[BranchName]) {
+    let coverage = BranchCoverage::of(&policy(), &desired.triggers);
     for branch in branches {
         assert!(coverage.covers(branch), "`{branch}` has a trigger");
-        let watching = wanted.triggers.iter().filter(|trigger| {
+        let watching = desired.triggers.iter().filter(|trigger| {
             trigger.branches.is_empty() || trigger.branches.iter().any(|b| b == branch.as_str())
         });
         assert_eq!(watching.count(), 1, "`{branch}` has one trigger");
@@ -86,26 +86,26 @@ fn assert_covers(wanted: &DesiredTriggers, branches: &[BranchName]) {
 }
 
 #[test]
-fn a_branch_has_a_trigger_of_its_own_while_places_last() {
+fn each_branch_has_its_own_trigger_while_slots_suffice() {
     let branches = names(0..7);
     let present: Vec<_> = (0..3).map(foreign).collect();
-    let wanted = wanted(&branches, &present);
-    assert_eq!(wanted.mode, TriggerMode::PerBranch);
-    assert_eq!(wanted.triggers.len(), 7);
-    assert_covers(&wanted, &branches);
-    for trigger in &wanted.triggers {
+    let desired = desired(&branches, &present);
+    assert_eq!(desired.mode, TriggerMode::PerBranch);
+    assert_eq!(desired.triggers.len(), 7);
+    assert_covers(&desired, &branches);
+    for trigger in &desired.triggers {
         assert_eq!(trigger.destination_arn, UPDATE);
         assert_eq!(
             trigger.events,
             [TriggerEvent::UpdateReference, TriggerEvent::CreateReference],
-            "neither a push nor a branch made again is missed"
+            "neither a push nor a branch created again may be missed"
         );
     }
 }
 
 #[test]
-fn branches_share_triggers_when_places_run_out_and_one_covers_all_in_the_end() {
-    for (branches, foreigners, mode, triggers) in [
+fn branches_share_triggers_when_slots_run_out_and_at_last_one_covers_all() {
+    for (branches, foreign_count, mode, triggers) in [
         (10, 0, TriggerMode::PerBranch, 10),
         (11, 0, TriggerMode::Packed, 2),
         (10, 1, TriggerMode::Packed, 1),
@@ -117,23 +117,23 @@ fn branches_share_triggers_when_places_run_out_and_one_covers_all_in_the_end() {
         (0, 10, TriggerMode::PerBranch, 0),
     ] {
         let branches = names(0..branches);
-        let present: Vec<_> = (0..foreigners).map(foreign).collect();
-        let wanted = wanted(&branches, &present);
+        let present: Vec<_> = (0..foreign_count).map(foreign).collect();
+        let desired = desired(&branches, &present);
         assert_eq!(
-            (wanted.mode, wanted.triggers.len()),
+            (desired.mode, desired.triggers.len()),
             (mode, triggers),
-            "{} branches beside {foreigners} foreign triggers",
+            "{} branches with {foreign_count} foreign triggers",
             branches.len()
         );
-        assert_covers(&wanted, &branches);
+        assert_covers(&desired, &branches);
     }
 }
 
 #[test]
-fn foreign_triggers_that_take_every_place_are_named() {
+fn foreign_triggers_that_use_every_slot_are_named() {
     let present: Vec<_> = (0..10).map(foreign).collect();
-    let error = wanted_with(&policy(), TriggerLimits::default(), &names(0..1), &present)
-        .expect_err("there is no place");
+    let error = desired_with(&policy(), TriggerLimits::default(), &names(0..1), &present)
+        .expect_err("no slot is left");
     assert_eq!(error.kind(), ErrorKind::Config);
     let report = error.report();
     for part in [
@@ -147,7 +147,7 @@ fn foreign_triggers_that_take_every_place_are_named() {
 }
 
 #[test]
-fn only_branches_that_are_meant_have_triggers() {
+fn only_selected_branches_have_triggers() {
     let policy = Policy {
         branches: BranchPatterns::new("feature/**", "**/000?1").unwrap(),
         custom_data: Some(CustomData::new(r#"{"bucket":"b"}"#).unwrap()),
@@ -155,13 +155,13 @@ fn only_branches_that_are_meant_have_triggers() {
     };
     let mut branches = names(0..3);
     branches.push(BranchName::new("main").unwrap());
-    let wanted = wanted_with(&policy, TriggerLimits::default(), &branches, &[]).unwrap();
-    let watched: BTreeSet<_> = wanted.triggers.iter().flat_map(|t| &t.branches).collect();
+    let desired = desired_with(&policy, TriggerLimits::default(), &branches, &[]).unwrap();
+    let watched: BTreeSet<_> = desired.triggers.iter().flat_map(|t| &t.branches).collect();
     assert_eq!(
         watched.into_iter().collect::<Vec<_>>(),
         ["feature/00000", "feature/00002"]
     );
-    for trigger in &wanted.triggers {
+    for trigger in &desired.triggers {
         assert_eq!(trigger.custom_data.as_deref(), Some(r#"{"bucket":"b"}"#));
     }
 }
@@ -169,7 +169,7 @@ fn only_branches_that_are_meant_have_triggers() {
 #[test]
 fn one_branch_more_or_less_changes_one_trigger() {
     let branches = names(0..60);
-    let present = after(&wanted(&branches, &[]), &[foreign(0)]);
+    let present = after(&desired(&branches, &[]), &[foreign(0)]);
     for (change, branches) in [
         ("one more", names(0..61)),
         ("one more in front", {
@@ -182,23 +182,23 @@ fn one_branch_more_or_less_changes_one_trigger() {
             all.remove(30);
             all
         }),
-        ("one for another", {
+        ("one replaced", {
             let mut all = names(0..61);
             all.remove(30);
             all
         }),
     ] {
-        let plan = plan(&wanted(&branches, &present), &present);
+        let plan = plan(&desired(&branches, &present), &present);
         let touched = plan.added.len() + plan.changed.len() + plan.removed.len();
         assert_eq!(touched, 1, "{change}: {plan:?}");
     }
 }
 
 #[test]
-fn groups_close_up_when_foreign_triggers_take_their_places() {
+fn groups_are_merged_when_foreign_triggers_use_their_slots() {
     // Ten groups, five branches left in each.
     let all = names(0..100);
-    let mut present = after(&wanted(&all, &[]), &[]);
+    let mut present = after(&desired(&all, &[]), &[]);
     for trigger in &mut present {
         trigger.branches.truncate(5);
     }
@@ -208,22 +208,22 @@ fn groups_close_up_when_foreign_triggers_take_their_places() {
         .map(|name| BranchName::new(name).unwrap())
         .collect();
     assert!(
-        plan(&wanted(&branches, &present), &present).is_empty(),
-        "half-empty groups stay as they are"
+        plan(&desired(&branches, &present), &present).is_empty(),
+        "half-empty groups must be retained"
     );
     present.extend((0..4).map(foreign));
-    let wanted = wanted(&branches, &present);
+    let desired = desired(&branches, &present);
     assert_eq!(
-        (wanted.mode, wanted.triggers.len()),
+        (desired.mode, desired.triggers.len()),
         (TriggerMode::Packed, 6)
     );
-    assert_covers(&wanted, &branches);
-    let kept = plan(&wanted, &present).kept.len();
+    assert_covers(&desired, &branches);
+    let kept = plan(&desired, &present).kept.len();
     assert_eq!(kept, 2, "four dissolved groups fill four others");
 }
 
 #[test]
-fn a_service_that_accepts_less_gets_less() {
+fn lower_limits_are_respected() {
     let limits = |triggers, branches_per_trigger, first_mode| TriggerLimits {
         triggers,
         branches_per_trigger,
@@ -262,20 +262,20 @@ fn a_service_that_accepts_less_gets_less() {
         ),
     ] {
         let branches = names(0..branches);
-        let wanted = wanted_with(&policy(), limits, &branches, &[]).unwrap();
+        let desired = desired_with(&policy(), limits, &branches, &[]).unwrap();
         assert_eq!(
-            (wanted.mode, wanted.triggers.len()),
+            (desired.mode, desired.triggers.len()),
             (mode, triggers),
             "{limits:?}"
         );
-        assert_covers(&wanted, &branches);
+        assert_covers(&desired, &branches);
     }
 }
 
 #[test]
-fn an_order_of_triggers_branches_or_events_is_no_difference() {
+fn the_order_of_triggers_branches_or_events_does_not_count() {
     let branches = names(0..35);
-    let mut present = after(&wanted(&branches, &[]), &[foreign(1), foreign(2)]);
+    let mut present = after(&desired(&branches, &[]), &[foreign(1), foreign(2)]);
     present.reverse();
     for trigger in &mut present {
         trigger.branches.reverse();
@@ -284,18 +284,18 @@ fn an_order_of_triggers_branches_or_events_is_no_difference() {
             trigger.custom_data = Some(String::new());
         }
     }
-    let plan = plan(&wanted(&branches, &present), &present);
+    let plan = plan(&desired(&branches, &present), &present);
     assert!(plan.is_empty(), "{plan:?}");
 }
 
 #[test]
-fn what_was_edited_by_hand_is_set_right_and_foreign_triggers_are_carried_as_they_are() {
+fn edited_owned_triggers_are_repaired_and_foreign_ones_are_written_unchanged() {
     let branches = names(0..4);
-    let wanted_now = wanted(&branches, &[]);
+    let desired_now = desired(&branches, &[]);
     let mut odd = foreign(1);
     odd.events = vec![TriggerEvent::DeleteReference, TriggerEvent::CreateReference];
     odd.branches = vec!["z".into(), "a".into()];
-    let mut present = wanted_now.triggers.clone();
+    let mut present = desired_now.triggers.clone();
     present.insert(1, odd.clone());
     present[0].branches.push("other".into());
     present[2].events.pop();
@@ -305,7 +305,7 @@ fn what_was_edited_by_hand_is_set_right_and_foreign_triggers_are_carried_as_they
     doubled.name = policy().prefix.of_branch("gone", 0);
     present.push(doubled);
 
-    let plan = plan(&wanted(&branches, &present), &present);
+    let plan = plan(&desired(&branches, &present), &present);
     assert_eq!(
         (plan.changed.len(), plan.added.len(), plan.removed.len()),
         (3, 1, 1)
@@ -313,11 +313,11 @@ fn what_was_edited_by_hand_is_set_right_and_foreign_triggers_are_carried_as_they
     let written = plan.triggers_to_put();
     assert!(
         written.contains(&odd),
-        "foreign triggers are carried unchanged"
+        "foreign triggers must be written unchanged"
     );
     assert!(is_same_set(
         &partition_owned(&policy().prefix, &written).0,
-        &wanted_now.triggers
+        &desired_now.triggers
     ));
     assert_eq!(
         written
@@ -331,52 +331,53 @@ fn what_was_edited_by_hand_is_set_right_and_foreign_triggers_are_carried_as_they
 }
 
 #[test]
-fn triggers_of_a_former_update_function_are_found_and_cover_nothing() {
+fn triggers_of_a_former_update_function_are_owned_and_cover_nothing() {
     let branches = names(0..3);
-    let mut present = wanted(&branches, &[]).triggers;
+    let mut present = desired(&branches, &[]).triggers;
     for trigger in &mut present {
         trigger.destination_arn = UPDATE.replace("update", "old-update");
     }
     let coverage = BranchCoverage::of(&policy(), &present);
     assert!(branches.iter().all(|branch| !coverage.covers(branch)));
-    let plan = plan(&wanted(&branches, &present), &present);
+    let plan = plan(&desired(&branches, &present), &present);
     assert_eq!((plan.changed.len(), plan.foreign.len()), (3, 0));
 }
 
 #[test]
-fn a_hundred_thousand_branches_are_decided_at_once() {
+fn a_hundred_thousand_branches_are_planned_in_seconds() {
     let branches = names(0..100_000);
     let policy = Policy {
         branches: BranchPatterns::new("feature/**,release/*", "**/wip-*").unwrap(),
         ..policy()
     };
     let start = Instant::now();
-    let wanted = wanted_with(&policy, TriggerLimits::default(), &branches, &[foreign(0)]).unwrap();
-    assert_eq!(wanted.mode, TriggerMode::AllBranches);
+    let desired =
+        desired_with(&policy, TriggerLimits::default(), &branches, &[foreign(0)]).unwrap();
+    assert_eq!(desired.mode, TriggerMode::AllBranches);
     let seconds = start.elapsed().as_secs_f64();
     println!("100,000 branches: {seconds:.2} s");
     assert!(seconds < 10.0, "{seconds} s even without optimisation");
 }
 
 #[test]
-fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
+fn a_foreign_trigger_dropped_by_another_reconciler_is_detected() {
     let prefix = TriggerPrefix::default();
-    let ours = |branches| wanted(&names(0..branches), &[]).triggers;
-    let with = |branches, foreigners: &[Trigger]| {
+    let ours = |branches| desired(&names(0..branches), &[]).triggers;
+    let with = |branches, foreign_count: &[Trigger]| {
         let mut set = ours(branches);
-        set.extend_from_slice(foreigners);
+        set.extend_from_slice(foreign_count);
         set
     };
     let lost = |steps: &[(bool, Vec<Trigger>)]| {
-        let mut witness = ForeignTriggerTracker::new(&prefix);
+        let mut tracker = ForeignTriggerTracker::new(&prefix);
         for (written, set) in steps {
             if *written {
-                witness.record_write(set);
+                tracker.record_write(set);
             } else {
-                witness.read(set);
+                tracker.record_read(set);
             }
         }
-        witness.dropped_foreign_triggers().to_vec()
+        tracker.dropped_foreign_triggers().to_vec()
     };
     let [a, b] = [foreign(1), foreign(2)];
     let both = [a.clone(), b.clone()];
@@ -395,7 +396,7 @@ fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
     assert_eq!(
         lost(&deleted_by_hand),
         [],
-        "ours are as they were: someone meant it"
+        "owned triggers are unchanged: a deliberate deletion"
     );
     let stale_hand = [
         (false, with(1, &both)),
@@ -405,13 +406,13 @@ fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
     assert_eq!(
         lost(&stale_hand),
         [],
-        "ours are as before our write: no reconciler's hand"
+        "owned triggers are those before the write: not a reconciler"
     );
     let replaced = [(false, with(2, &both)), (false, vec![a.clone()])];
     assert_eq!(
         lost(&replaced),
         [],
-        "whoever replaces the whole set means it"
+        "a replacement of the whole set is deliberate"
     );
 
     let back = [
@@ -419,7 +420,7 @@ fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
         (false, with(2, just_a)),
         (false, with(2, &both)),
     ];
-    assert_eq!(lost(&back), [], "it is there again");
+    assert_eq!(lost(&back), [], "the trigger is back");
     let again = [
         (false, with(1, &both)),
         (false, with(2, just_a)),
@@ -429,7 +430,7 @@ fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
     assert_eq!(
         lost(&again),
         std::slice::from_ref(&b),
-        "dropped twice, it is put back once"
+        "a trigger dropped twice is restored once"
     );
     let mut edited = b.clone();
     edited.branches.clear();
@@ -437,23 +438,23 @@ fn a_foreign_trigger_dropped_by_another_reconciler_is_remembered() {
         (false, with(1, &both)),
         (false, with(2, &[a.clone(), edited])),
     ];
-    assert_eq!(lost(&edit), [], "an edited trigger is there");
+    assert_eq!(lost(&edit), [], "an edited trigger is not missing");
 }
 
 #[test]
-fn custom_data_longer_than_a_trigger_takes_is_refused() {
+fn custom_data_of_more_than_1000_characters_is_refused() {
     assert!(CustomData::new(&"é".repeat(1000)).is_ok());
-    let error = CustomData::new(&"é".repeat(1001)).expect_err("it is too long");
+    let error = CustomData::new(&"é".repeat(1001)).expect_err("the text is too long");
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
-    /// From any present state, the wanted one covers exactly the branches, fits the
-    /// limits, keeps foreign triggers, and is its own wanted state.
+    /// From any observed state, the desired one covers exactly the branches, respects the
+    /// limits, keeps foreign triggers, and is stable.
     #[test]
-    fn wanted_triggers_fit_cover_and_stay(
+    fn desired_triggers_respect_the_limits_cover_all_branches_and_are_stable(
         before in proptest::collection::btree_set(0_usize..140, 0..130),
         now in proptest::collection::btree_set(0_usize..140, 0..130),
         foreign_before in 0_usize..9,
@@ -463,25 +464,25 @@ proptest! {
         let limits = TriggerLimits { branches_per_trigger: per_trigger, ..TriggerLimits::default() };
         let branches = |set: &BTreeSet<usize>| set.iter().flat_map(|n| names(*n..n + 1)).collect::<Vec<_>>();
         let (before, now) = (branches(&before), branches(&now));
-        let foreigners: Vec<_> = (0..foreign_before).map(foreign).collect();
-        let first = wanted_with(&policy(), limits, &before, &foreigners).unwrap();
+        let foreign_count: Vec<_> = (0..foreign_before).map(foreign).collect();
+        let first = desired_with(&policy(), limits, &before, &foreign_count).unwrap();
         let mut present = first.triggers;
         present.extend((0..foreign_now).map(foreign));
 
-        let wanted = wanted_with(&policy(), limits, &now, &present).unwrap();
-        assert_covers(&wanted, &now);
-        prop_assert!(wanted.triggers.len() + foreign_now <= limits.triggers);
-        prop_assert!(wanted.triggers.iter().all(|t| t.branches.len() <= per_trigger));
-        if wanted.mode != TriggerMode::AllBranches {
-            let watched: usize = wanted.triggers.iter().map(|t| t.branches.len()).sum();
-            prop_assert_eq!(watched, now.len(), "nothing else is watched");
+        let desired = desired_with(&policy(), limits, &now, &present).unwrap();
+        assert_covers(&desired, &now);
+        prop_assert!(desired.triggers.len() + foreign_now <= limits.triggers);
+        prop_assert!(desired.triggers.iter().all(|t| t.branches.len() <= per_trigger));
+        if desired.mode != TriggerMode::AllBranches {
+            let watched: usize = desired.triggers.iter().map(|t| t.branches.len()).sum();
+            prop_assert_eq!(watched, now.len(), "no other branch may be covered");
         }
-        let names: HashSet<_> = wanted.triggers.iter().map(|t| t.name.to_lowercase()).collect();
-        prop_assert_eq!(names.len(), wanted.triggers.len());
+        let names: HashSet<_> = desired.triggers.iter().map(|t| t.name.to_lowercase()).collect();
+        prop_assert_eq!(names.len(), desired.triggers.len());
 
-        let written = plan(&wanted, &present).triggers_to_put();
-        let again = wanted_with(&policy(), limits, &now, &written).unwrap();
-        prop_assert!(plan(&again, &written).is_empty(), "the second run has nothing to do");
+        let written = plan(&desired, &present).triggers_to_put();
+        let again = desired_with(&policy(), limits, &now, &written).unwrap();
+        prop_assert!(plan(&again, &written).is_empty(), "a second run must have nothing to write");
         let (_, kept) = partition_owned(&policy().prefix, &written);
         prop_assert!(is_same_set(&kept, &(0..foreign_now).map(foreign).collect::<Vec<_>>()));
     }

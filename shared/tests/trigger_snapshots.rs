@@ -35,7 +35,7 @@ fn reconciled(branches: &[&str]) -> String {
     let repository = RepositoryName::new("demo").expect("because the name is valid");
     let matching = policy.matching(&branches);
     let desired = policy
-        .wanted(
+        .desired_triggers(
             &repository,
             TriggerLimits::default(),
             &matching,

@@ -1,8 +1,8 @@
-//! What the SDK's clients send and make of refusals, over a socket with canned answers.
+//! Requests of the SDK's clients, and their errors, over a socket with canned answers.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what sets a test up fails it by panicking"
+    reason = "a failed setup fails its test by panicking"
 )]
 
 use branchline_core::ErrorKind;
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 const UPDATE: &str = "arn:aws:lambda:eu-west-1:111122223333:function:update:live";
 
-/// A service that answers one request, and what it was asked.
+/// Starts a service that answers one request; the task returns the head and body it received.
 async fn answering(status: &str, body: &str) -> (Aws, JoinHandle<(String, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -56,7 +56,7 @@ async fn answering(status: &str, body: &str) -> (Aws, JoinHandle<(String, String
 }
 
 #[tokio::test]
-async fn a_function_is_invoked_asynchronously_with_the_payload_as_it_is() {
+async fn a_function_is_invoked_asynchronously_with_the_unchanged_payload() {
     let (aws, server) = answering("202 Accepted", "").await;
     let function = FunctionArn::new(UPDATE).unwrap();
     let payload = Bytes::from_static(b"{\"Records\": []}");
@@ -108,7 +108,7 @@ async fn a_refused_invocation_names_the_action_and_the_function() {
 }
 
 #[tokio::test]
-async fn a_reconciliation_that_is_not_allowed_names_the_action_and_the_repository() {
+async fn a_denied_reconciliation_names_the_action_and_the_repository() {
     let body = "{\"__type\":\"AccessDeniedException\",\"Message\":\"no\"}";
     let (aws, _server) = answering("400 Bad Request", body).await;
     let policy = Policy {

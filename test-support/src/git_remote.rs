@@ -114,7 +114,7 @@ impl Source for GitSource {
         pack_objects.args(wanted.offset_deltas.then_some("--delta-base-offset"));
         let pack = run_with_input(&mut pack_objects, revisions.as_bytes()).map_err(git_error)?;
         let pack = Bytes::from(pack);
-        let pieces: Vec<Result<Bytes>> = (0..pack.len())
+        let pieces: Vec<branchline_core::git::Result<Bytes>> = (0..pack.len())
             .step_by(100_000)
             .map(|at| Ok(pack.slice(at..pack.len().min(at + 100_000))))
             .collect();

@@ -57,6 +57,21 @@ impl Repo {
         }
     }
 
+    /// Reads the pack of a repository that has one pack, and its index.
+    pub fn only_pack(&self) -> (Vec<u8>, Vec<u8>) {
+        let folder = std::fs::read_dir(self.path.join("objects/pack"))
+            .expect("because git creates the folder with the repository");
+        let pack = folder
+            .map(|entry| entry.expect("because the folder is readable").path())
+            .find(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "pack")
+            })
+            .expect("because the caller has packed the repository");
+        let read = |path| std::fs::read(path).expect("because git has written the file");
+        (read(pack.clone()), read(pack.with_extension("idx")))
+    }
+
     /// Returns a hermetic git command in the repository.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = git::command(&self.path);

@@ -1,4 +1,4 @@
-//! Long histories go to CodeCommit in batches, by the migration function's real bootstrap.
+//! Long histories pushed to CodeCommit in batches, by the migration function's real bootstrap.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::batches_environment::{BatchEnvironment, empty, import, linear, merged};
 use branchline_test_support::repo::Repo;
 
-/// `created`, `updated`, `deleted`, `unchanged` of a mapping that is complete.
+/// Returns `created`, `updated`, `deleted`, `unchanged` of a complete mapping.
 fn counts(answer: &Value) -> [u64; 4] {
     assert_eq!(answer["status"], "complete", "{answer}");
     let refs = &answer["refs"];
@@ -44,16 +44,20 @@ async fn each_batch_is_a_push_and_no_tag_is_left() -> Result<()> {
         .await?;
         assert_eq!(counts(&answer), [2, 0, 0, 0]);
         let objects = environment.source.objects().len();
-        assert_eq!(answer["objects"], json!(objects), "each went over once");
+        assert_eq!(
+            answer["objects"],
+            json!(objects),
+            "each object must be sent once"
+        );
         environment.check(&target)?;
-        // A look, five tags, and the refs, with which the tags go.
+        // Reading refs, five tags, and the refs, with which the tags are deleted.
         let pushes = environment.push_requests() - before.0;
-        // The second one may have been looked for beside the first one, before CodeCommit
-        // said that there is none.
+        // The second target may have been opened early, at its predicted URL, before
+        // GetRepository reported it missing.
         let guessed = u64::from(filters == "false");
         assert!((7..=7 + guessed).contains(&pushes), "{pushes} requests");
-        // Refs in two requests, the history once, a pack for each batch, and one for
-        // `light`, which no batch ends at.
+        // Refs in two requests, the history once, a pack for each batch, and one for `light`,
+        // which is not the end of a batch.
         assert_eq!(
             environment.server.requests().len() - before.1,
             2 + 1 + 5 + 1
@@ -70,14 +74,14 @@ async fn each_batch_is_a_push_and_no_tag_is_left() -> Result<()> {
         assert_eq!(
             environment.push_requests() - before,
             1,
-            "nothing to do is a look"
+            "without a difference only the refs are read"
         );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn merges_tags_of_everything_and_notes_go_over() -> Result<()> {
+async fn merges_tags_of_all_kinds_and_notes_are_migrated() -> Result<()> {
     let environment = BatchEnvironment::new(merged()).await?;
     environment
         .source
@@ -102,18 +106,18 @@ async fn merges_tags_of_everything_and_notes_go_over() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_history_below_a_tag_alone_goes_in_batches() -> Result<()> {
+async fn a_long_history_that_only_a_tag_reaches_is_pushed_in_batches() -> Result<()> {
     let source = linear(40);
     source.git(&["tag", "-a", "old", "-m", "old", "main"]);
     source.git(&["update-ref", "refs/heads/main", "main~38"]);
     let environment = BatchEnvironment::new(source).await?;
     environment.stop_after(2);
     let stopped = environment.migrate("target", 10).await;
-    stopped.expect_err("the source gives no more");
+    stopped.expect_err("the source sends no more packs");
     assert_eq!(
         environment.temporary("target")?.len(),
         2,
-        "the first one is main's"
+        "the first tag is of a batch of `main`"
     );
     environment.go_on();
     assert_eq!(environment.finish("target", 10).await?, 1);
@@ -133,7 +137,7 @@ async fn batches_stay_within_their_bytes() -> Result<()> {
         environment
             .source
             .git(&["config", "uploadpack.allowFilter", filters]);
-        // One batch by its commits, several, and one commit that alone exceeds the limit.
+        // One batch by its commits, several, and a single commit that is too large.
         for (commits, bytes) in [(100, 100_000), (5, 100_000), (5, 10)] {
             let target = format!("bytes-{filters}-{commits}-{bytes}");
             let batch = json!({ "commits": commits, "bytes": bytes });
@@ -142,7 +146,7 @@ async fn batches_stay_within_their_bytes() -> Result<()> {
             assert_eq!(counts(&answer), [2, 0, 0, 0]);
             environment.check(&target)?;
             let pushes = environment.push_requests() - before;
-            assert!(pushes > 1 + 4, "it went in parts: {pushes} requests");
+            assert!(pushes > 1 + 4, "batches must be split: {pushes} requests");
         }
     }
     Ok(())
@@ -150,7 +154,7 @@ async fn batches_stay_within_their_bytes() -> Result<()> {
 
 /// "at most 4000 references a push"
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
+async fn thousands_of_refs_are_pushed_four_thousand_at_a_time() -> Result<()> {
     const MANY: usize = 4100;
     let environment = BatchEnvironment::new(linear(12)).await?;
     let source = &environment.source;
@@ -166,10 +170,10 @@ async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
     let answer = call(&environment, &mapping, &batch).await?;
     assert_eq!(counts(&answer), [MANY as u64 + 2, 0, 0, 0]);
     environment.check("target")?;
-    // A look, the batches at 1, 6 and 12, and two pushes of refs.
+    // Reading refs, the batches at 1, 6 and 12, and two pushes of refs.
     assert_eq!(environment.push_requests() - before, 1 + 3 + 2);
 
-    // A name that is in the way of others, whose deletion is in an earlier push.
+    // A ref that conflicts with others and is deleted in an earlier push.
     let gone = create.replace("create", "delete");
     source.input(&["update-ref", "--stdin"], gone.as_bytes());
     let mut other = String::new();
@@ -182,7 +186,7 @@ async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
     let answer = call(&environment, &mapping, &batch).await?;
     assert_eq!(counts(&answer), [MANY as u64, 0, MANY as u64, 2]);
     environment.check("target")?;
-    // A look, 4,000 deletions, the last ones with the first creations, and the rest.
+    // Reading refs, 4,000 deletions, the last ones with the first creations, and the rest.
     assert_eq!(environment.push_requests() - before, 1 + 3);
 
     source.input(
@@ -195,7 +199,7 @@ async fn thousands_of_refs_go_over_in_pushes_of_four_thousand() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() -> Result<()> {
+async fn thousands_of_temporary_tags_are_deleted_four_thousand_at_a_time() -> Result<()> {
     const MANY: u64 = 4100;
     let environment = BatchEnvironment::new(linear(12)).await?;
     environment.stage.create_repository("target").await?;
@@ -208,7 +212,7 @@ async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() ->
         .server
         .codecommit()
         .repository_dir("target");
-    let place = place.context("it is there")?;
+    let place = place.context("the repository is missing")?;
     let target = Repo {
         dir: None,
         path: place,
@@ -238,11 +242,11 @@ async fn thousands_of_temporary_tags_are_cleaned_in_pushes_of_four_thousand() ->
     environment.check("target")
 }
 
-/// Objects that other refs of the target reach are not sent again.
+/// Objects reachable from other refs of the target are not sent again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
+async fn a_target_with_a_part_of_the_history_receives_the_rest() -> Result<()> {
     let source = merged();
-    // Objects that such tags name are sent whether the target has them or not.
+    // Objects of such tags are sent even if the target has them.
     source.git(&["tag", "-d", "tree", "blob"]);
     let environment = BatchEnvironment::new(source).await?;
     let source = &environment.source;
@@ -256,7 +260,7 @@ async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
         let before = environment.stage.refs(at)?;
         let had = environment.stage.server.codecommit().repository_dir(at);
         let objects = ["rev-list", "--objects", "--no-object-names", "--all"];
-        let had = git::git(&had.context("it is there")?, objects)?;
+        let had = git::git(&had.context("the repository is missing")?, objects)?;
         let answer = call(
             &environment,
             &environment.mapping(at),
@@ -272,7 +276,11 @@ async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
         ];
         let all = source.git(&branches_and_tags);
         let lacked = all.lines().filter(|id| !had.contains(id)).count();
-        assert_eq!(answer["objects"], json!(lacked), "{at}: what was lacking");
+        assert_eq!(
+            answer["objects"],
+            json!(lacked),
+            "{at}: only missing objects may be sent"
+        );
         assert!(environment.temporary(at)?.is_empty());
         for line in before.lines() {
             assert!(environment.stage.refs(at)?.contains(line), "{line} stays");
@@ -285,8 +293,8 @@ async fn a_target_that_has_a_part_by_other_refs_gets_the_rest() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_without_commits_or_branches_is_accepted() -> Result<()> {
-    // Nothing at all, then a tag of a blob alone.
+async fn a_source_without_commits_or_branches_is_not_a_failure() -> Result<()> {
+    // An empty source, then one with only a tag of a blob.
     let environment = BatchEnvironment::new(empty()).await?;
     let answer = call(
         &environment,
@@ -298,7 +306,7 @@ async fn a_source_without_commits_or_branches_is_accepted() -> Result<()> {
     assert_eq!(
         environment.stage.refs("none")?,
         "",
-        "the repository is created"
+        "the repository must be created"
     );
     let blob = environment
         .source
@@ -318,9 +326,9 @@ async fn a_source_without_commits_or_branches_is_accepted() -> Result<()> {
     environment.check("none")
 }
 
-/// `HEAD` may name a commit instead of a branch, or a branch that is not there.
+/// `HEAD` may name a commit instead of a branch, or a missing branch.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_is_not_a_branch_keeps_the_default_branch() -> Result<()> {
+async fn a_head_that_does_not_name_a_branch_leaves_the_default_branch_unchanged() -> Result<()> {
     let environment = BatchEnvironment::new(merged()).await?;
     let tip = environment.source.git(&["rev-parse", "main~3"]);
     let head = environment.source.path.join("HEAD");
@@ -340,14 +348,14 @@ async fn a_head_that_is_not_a_branch_keeps_the_default_branch() -> Result<()> {
         let input = json!({ "repositoryName": target });
         let described = environment.stage.codecommit("GetRepository", input).await?;
         let branch = &described["repositoryMetadata"]["defaultBranch"];
-        assert_ne!(branch, "nowhere", "it must be there");
+        assert_ne!(branch, "nowhere", "the default branch must exist");
     }
     Ok(())
 }
 
-/// A branch that is rewritten while it is on its way: the next look finds what it is now.
+/// A branch rewritten during a migration is migrated as it is at the next attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_rewritten_during_a_migration_is_read_again() -> Result<()> {
+async fn a_source_that_is_rewritten_meanwhile_is_read_again() -> Result<()> {
     let source = linear(25);
     source.git(&["tag", "-d", "light"]);
     let environment = BatchEnvironment::new(source).await?;
@@ -355,7 +363,7 @@ async fn a_source_rewritten_during_a_migration_is_read_again() -> Result<()> {
     environment
         .migrate("target", 10)
         .await
-        .expect_err("it stops");
+        .expect_err("the source stops");
     assert_eq!(environment.temporary("target")?.len(), 1);
     let source = &environment.source;
     let tree = source.git(&["rev-parse", "main^{tree}"]);

@@ -1,5 +1,5 @@
-//! Environment of migrations in batches: a source behind `git http-backend`, and repositories
-//! of CodeCommit on the development server.
+//! Environment of migrations in batches: a source behind `git http-backend`, and CodeCommit
+//! repositories on the development server.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::Repo;
 
-/// Prefix of temporary tags.
+/// Start of the names of temporary tags.
 pub(crate) const TEMPORARY: &str = "refs/tags/codecommit_migration_";
 
-/// A source and a development server for it to be migrated to.
+/// A source, and a development server as its target.
 pub(crate) struct BatchEnvironment {
     pub stage: TestEnvironment,
     pub source: Arc<Repo>,
     pub server: GitServer,
-    /// Number of packs that the source will still send.
+    /// Number of packs after which the source sends no more.
     packs: Arc<AtomicUsize>,
 }
 
@@ -38,7 +38,7 @@ impl BatchEnvironment {
         let packs = Arc::new(AtomicUsize::new(usize::MAX));
         let left = Arc::clone(&packs);
         let server = GitServer::with(&source, move |seen| {
-            // The rule is asked without the body first.
+            // The rule is called without the body first.
             if !wants_pack(&seen.body) {
                 return Response::Git;
             }
@@ -49,7 +49,7 @@ impl BatchEnvironment {
             }
         });
         let mut faults = setup.faults.clone();
-        // Nobody waits for the events of refs that come and go.
+        // No trigger, because these tests do not need events.
         faults.push(rule("events:lose"));
         let stage = TestEnvironment::start(Setup {
             migration: Some(setup.migration.clone().unwrap_or_default()),
@@ -65,17 +65,17 @@ impl BatchEnvironment {
         })
     }
 
-    /// Has the source refuse to send more than `packs` packs.
+    /// Makes the source refuse to send packs after `packs` of them.
     pub(crate) fn stop_after(&self, packs: usize) {
         self.packs.store(packs, Ordering::SeqCst);
     }
 
-    /// Has the source send whatever it is asked for.
+    /// Makes the source send all packs again.
     pub(crate) fn go_on(&self) {
         self.stop_after(usize::MAX);
     }
 
-    /// A mapping of the source to `codecommit://<target>`, created if it is not there.
+    /// Builds a mapping from the source to `codecommit://<target>`, with `create`.
     pub(crate) fn mapping(&self, target: &str) -> Value {
         json!({
             "source": self.server.url(),
@@ -90,14 +90,14 @@ impl BatchEnvironment {
         self.call(&self.mapping(target), &batch).await
     }
 
-    /// Calls the function and returns the answer's only mapping, or the failure.
+    /// Invokes the function; returns the only mapping of the answer, or the failure.
     pub(crate) async fn call(&self, mapping: &Value, batch: &Value) -> Result<Value, Value> {
         let event = json!({ "mappings": [mapping], "batch": batch });
         let answer = self.stage.call(MIGRATION, &event).await?;
         Ok(answer["mappings"][0].clone())
     }
 
-    /// Calls the function until the migration is complete; returns the number of calls.
+    /// Migrates until complete; returns the number of invocations.
     pub(crate) async fn finish(&self, target: &str, commits: u64) -> Result<usize> {
         for calls in 1..50 {
             let answer = self.migrate(target, commits).await;
@@ -109,7 +109,7 @@ impl BatchEnvironment {
         bail!("it does not come to an end");
     }
 
-    /// The temporary tags of a repository, as `<id> <name>` in the order of their numbers.
+    /// Lists the temporary tags of a repository, as `<id> <name>`, sorted by number.
     pub(crate) fn temporary(&self, target: &str) -> Result<Vec<String>> {
         let refs = self.stage.refs(target)?;
         let mut tags: Vec<String> = refs
@@ -121,13 +121,13 @@ impl BatchEnvironment {
         Ok(tags)
     }
 
-    /// Makes sure that a repository is sound, and has the source's refs that start with one
-    /// of `prefixes`, their objects, and nothing else.
+    /// Checks that a repository is valid, and has exactly the source's refs with one of
+    /// `prefixes`, and their objects.
     pub(crate) fn check_refs(&self, target: &str, prefixes: &[&str]) -> Result<()> {
         let place = self.stage.server.codecommit().repository_dir(target);
         let place = place.with_context(|| format!("there is no repository `{target}`"))?;
         let fsck = ["fsck", "--full", "--strict", "--no-dangling"];
-        assert_eq!(git::git(&place, fsck)?, "", "git fsck finds nothing");
+        assert_eq!(git::git(&place, fsck)?, "", "`git fsck` must find no fault");
         let selected = |line: &&str| {
             let name = line.split(' ').nth(1).unwrap_or_default();
             prefixes.iter().any(|prefix| name.starts_with(prefix))
@@ -144,19 +144,19 @@ impl BatchEnvironment {
         Ok(())
     }
 
-    /// Compares all branches and tags of `target` with the source.
+    /// Calls [`check_refs`](Self::check_refs) for all branches and tags.
     pub(crate) fn check(&self, target: &str) -> Result<()> {
         self.check_refs(target, &["refs/heads/", "refs/tags/"])
     }
 
-    /// Installs a hook `update` in a repository: a shell script, without its first line.
+    /// Installs a hook `update` in a repository: a shell script without its `#!` line.
     pub(crate) async fn hook(&self, target: &str, script: &str) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         if self.stage.refs(target).is_err() {
             self.stage.create_repository(target).await?;
         }
         let place = self.stage.server.codecommit().repository_dir(target);
-        let hooks = place.context("it was created")?.join("hooks");
+        let hooks = place.context("the repository is missing")?.join("hooks");
         std::fs::create_dir_all(&hooks)?;
         let hook = hooks.join("update");
         std::fs::write(&hook, format!("#!/bin/sh\n{script}\n"))?;
@@ -164,31 +164,33 @@ impl BatchEnvironment {
         Ok(())
     }
 
-    /// Takes the hook away.
+    /// Removes the hook.
     pub(crate) fn unhook(&self, target: &str) -> Result<()> {
         let place = self.stage.server.codecommit().repository_dir(target);
-        let hook = place.context("it is there")?.join("hooks/update");
+        let hook = place
+            .context("the repository is missing")?
+            .join("hooks/update");
         Ok(std::fs::remove_file(hook)?)
     }
 
-    /// Requests for pushes so far: for refs, for leave to push, and pushes.
+    /// Number of requests for pushes so far: of refs, of permission to push, and pushes.
     pub(crate) fn push_requests(&self) -> u64 {
         let requests = self.stage.server.requests();
         requests.count(Service::Git, "git-receive-pack")
     }
 }
 
-/// Whether a request asks for objects, and not for a history without them.
+/// Returns true if a request is for objects, not for a history without trees and blobs.
 pub(crate) fn wants_pack(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     text.contains("want ") && !text.contains("filter ")
 }
 
 pub(crate) fn rule(text: &str) -> Rule {
-    text.parse().expect("the rule is well formed")
+    text.parse().expect("because the rule is well formed")
 }
 
-/// A setup whose invocations have little time: for work, and one second to end in.
+/// Options for invocations with `work` to mirror in, and one second to end in.
 pub(crate) fn hasty(work: Duration) -> Setup {
     Setup {
         timeout: work + Duration::from_secs(1),
@@ -197,7 +199,7 @@ pub(crate) fn hasty(work: Duration) -> Setup {
     }
 }
 
-/// One line of history, and a tag.
+/// Makes a linear history with a tag.
 pub(crate) fn linear(commits: usize) -> Repo {
     let repo = empty();
     let numbers: Vec<usize> = (1..=commits).collect();
@@ -213,7 +215,7 @@ pub(crate) fn linear(commits: usize) -> Repo {
     repo
 }
 
-/// `m1`-`m3`, `side` from there, merged, `rel` from later on; with it tags of a commit, of a
+/// Makes `m1`-`m3`, a branch `side` that is merged, a later branch `rel`, tags of a commit, of a
 /// tag, of a tree and of a blob, and notes.
 pub(crate) fn merged() -> Repo {
     let repo = empty();
@@ -251,8 +253,8 @@ pub(crate) fn empty() -> Repo {
     repo
 }
 
-/// Imports commits, given by number, branch and parents, each with a file of `bytes`
-/// incompressible bytes.
+/// Imports commits, each with its number, branch, parents, and an incompressible file of `bytes`
+/// bytes.
 pub(crate) fn import(repo: &Repo, commits: &[(usize, &str, Vec<usize>)], bytes: usize) {
     let mut stream = String::new();
     let mut noise = 88_172_645_463_325_252_u64;
@@ -271,16 +273,16 @@ pub(crate) fn import(repo: &Repo, commits: &[(usize, &str, Vec<usize>)], bytes: 
             "commit refs/heads/{branch}\nmark :{number}\n\
              committer C <c@x> {date} +0000\ndata 2\nc\n"
         )
-        .expect("memory takes it");
+        .expect("because writing to memory cannot fail");
         for (word, parent) in ["from", "merge", "merge"].iter().zip(parents) {
-            writeln!(stream, "{word} :{parent}").expect("memory takes it");
+            writeln!(stream, "{word} :{parent}").expect("because writing to memory cannot fail");
         }
         write!(
             stream,
             "M 644 inline f{}\ndata {bytes}\n{text}\n",
             number % 7
         )
-        .expect("memory takes it");
+        .expect("because writing to memory cannot fail");
     }
     repo.input(&["fast-import", "--quiet", "--force"], stream.as_bytes());
 }

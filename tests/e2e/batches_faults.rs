@@ -1,5 +1,4 @@
-//! Migrations in batches while things go wrong: refusals, throttling, cut connections, and
-//! time that is over.
+//! Migrations in batches under faults: rejections, throttling, cut connections, and deadlines.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +17,7 @@ fn message(failure: &Value) -> &str {
     failure["errorMessage"].as_str().unwrap_or_default()
 }
 
-/// A hook that refuses the `k`-th ref that it is asked about, in its own words.
+/// Returns a hook that rejects the `k`-th ref, with a message of its own.
 fn refuse_nth(k: usize) -> String {
     format!(
         "printf x >> \"$GIT_DIR/asked\"\n\
@@ -27,9 +26,9 @@ fn refuse_nth(k: usize) -> String {
     )
 }
 
-/// "A ref that the target refuses is reported in its words", and the rest goes on.
+/// "A ref that the target refuses is reported in its words", and the others are migrated.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_ref_does_not_stop_the_others_and_is_retried_by_the_next_run() -> Result<()> {
+async fn any_rejected_ref_does_not_stop_the_others_and_the_next_run_completes() -> Result<()> {
     let environment = BatchEnvironment::new(merged()).await?;
     let all = environment.source.refs();
     let all = all.lines().filter(|line| !line.contains("notes")).count();
@@ -42,7 +41,7 @@ async fn a_refused_ref_does_not_stop_the_others_and_is_retried_by_the_next_run()
             .server
             .codecommit()
             .repository_dir(&target);
-        let told = place.context("it is there")?.join("refused");
+        let told = place.context("the repository is missing")?.join("refused");
         let result = environment.migrate(&target, COMMITS).await;
         let Ok(refused) = std::fs::read_to_string(told) else {
             assert_eq!(
@@ -56,8 +55,7 @@ async fn a_refused_ref_does_not_stop_the_others_and_is_retried_by_the_next_run()
         let there = environment.stage.refs(&target)?;
         match result {
             Ok(answer) => {
-                // A temporary tag, without which it went on, or whose deletion was tried
-                // again.
+                // A temporary tag, which the run skipped, or whose deletion it retried.
                 tags += 1;
                 assert!(refused.contains("codecommit_migration_"), "{refused}");
                 assert_eq!(answer["status"], "complete");
@@ -79,13 +77,17 @@ async fn a_refused_ref_does_not_stop_the_others_and_is_retried_by_the_next_run()
         assert_eq!(environment.finish(&target, COMMITS).await?, 1);
         environment.check(&target)?;
     }
-    assert_eq!((tags, refs), (3 + 3, all), "each was refused once");
+    assert_eq!(
+        (tags, refs),
+        (3 + 3, all),
+        "each ref must have been rejected once"
+    );
     Ok(())
 }
 
-/// A target that takes no tags of that kind at all gets the refs in one push.
+/// A target that rejects all temporary tags receives the refs in one push.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_refuses_every_temporary_tag_gets_all_refs() -> Result<()> {
+async fn a_target_that_rejects_every_temporary_tag_receives_all_refs() -> Result<()> {
     let source = empty();
     let table: Vec<(usize, &str, Vec<usize>)> = (1..=30)
         .map(|n| (n, "main", (1..n).last().into_iter().collect()))
@@ -105,21 +107,24 @@ async fn a_target_that_refuses_every_temporary_tag_gets_all_refs() -> Result<()>
         assert_eq!(answer["status"], "complete", "{answer}");
         environment.check(&target)?;
         let requests = environment.push_requests() - before;
-        assert!(requests < 30, "it does not go on trying: {requests}");
+        assert!(
+            requests < 30,
+            "the tags must not be tried on and on: {requests}"
+        );
     }
     Ok(())
 }
 
-/// While a ref is refused the temporary tags keep what went over for it.
+/// Temporary tags keep the objects of a rejected ref.
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_of_a_refused_branch_are_not_sent_again() -> Result<()> {
+async fn objects_of_a_rejected_branch_are_not_sent_again() -> Result<()> {
     let environment = BatchEnvironment::new(linear(25)).await?;
     environment
         .hook("target", "test \"$1\" != refs/heads/main")
         .await?;
     for _ in 0..2 {
         let failure = environment.migrate("target", 10).await;
-        let failure = failure.expect_err("the branch is refused");
+        let failure = failure.expect_err("the branch is rejected");
         let words = "`refs/heads/main`: hook declined";
         assert!(message(&failure).contains(words), "{failure}");
         assert_eq!(environment.temporary("target")?.len(), 3);
@@ -134,9 +139,9 @@ async fn objects_of_a_refused_branch_are_not_sent_again() -> Result<()> {
     environment.check("target")
 }
 
-/// Runs a migration for each request that can be struck, and sees that it ends as one that
-/// nothing happens to.
-async fn strike_each(fault: &str, operation: &str) -> Result<()> {
+/// Runs a migration with a fault at each request in turn, and checks that it ends like an
+/// undisturbed one.
+async fn fail_each(fault: &str, operation: &str) -> Result<()> {
     let environment = BatchEnvironment::new(merged()).await?;
     let faults = environment.stage.server.faults();
     for k in 1.. {
@@ -156,7 +161,7 @@ async fn strike_each(fault: &str, operation: &str) -> Result<()> {
         );
         environment.check(&target)?;
         if hits == Some(0) {
-            assert!(k > 3, "there was something to strike");
+            assert!(k > 3, "several requests must have failed");
             return Ok(());
         }
     }
@@ -165,23 +170,23 @@ async fn strike_each(fault: &str, operation: &str) -> Result<()> {
 
 /// "HTTP 429 for API AND git"
 #[tokio::test(flavor = "multi_thread")]
-async fn throttling_of_any_request_loses_nothing() -> Result<()> {
-    strike_each("throttle", "git/git-receive-pack").await?;
-    strike_each("throttle", "codecommit").await
+async fn a_migration_survives_throttling_of_any_request() -> Result<()> {
+    fail_each("throttle", "git/git-receive-pack").await?;
+    fail_each("throttle", "codecommit").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_and_lost_answers_of_any_push_lose_nothing() -> Result<()> {
+async fn a_migration_survives_failures_and_lost_answers_of_any_push() -> Result<()> {
     for fault in ["error", "drop", "lose-answer", "cut"] {
-        strike_each(fault, "git/git-receive-pack").await?;
+        fail_each(fault, "git/git-receive-pack").await?;
     }
     Ok(())
 }
 
-/// From CodeCommit to CodeCommit, the source throttles as well, and its history is read
-/// without a filter.
+/// From CodeCommit to CodeCommit the source throttles too, and its history is read without a
+/// filter.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_throttling_source_loses_nothing() -> Result<()> {
+async fn a_migration_survives_a_throttling_source() -> Result<()> {
     let environment = BatchEnvironment::new(merged()).await?;
     environment.stage.create_repository("from").await?;
     let refspecs = ["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"];
@@ -206,7 +211,7 @@ async fn a_throttling_source_loses_nothing() -> Result<()> {
             assert_eq!(answer["status"], "complete", "{k}");
             environment.check(&target)?;
             if hits == Some(0) {
-                assert!(k > 6, "there was something to strike");
+                assert!(k > 6, "several requests must have failed");
                 break;
             }
         }
@@ -214,9 +219,8 @@ async fn a_throttling_source_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A service that throttles again and again is waited for.
 #[tokio::test(flavor = "multi_thread")]
-async fn throttling_of_every_few_requests_is_waited_for() -> Result<()> {
+async fn a_migration_waits_while_every_few_requests_are_throttled() -> Result<()> {
     let environment = BatchEnvironment::new(merged()).await?;
     let faults = environment.stage.server.faults();
     for every in [4, 5, 7] {
@@ -229,12 +233,12 @@ async fn throttling_of_every_few_requests_is_waited_for() -> Result<()> {
     Ok(())
 }
 
-/// Connections to a server that may be cut on their way.
+/// A relay to a server that can cut a connection.
 struct Relay {
     address: SocketAddr,
-    /// Bytes that went to the server.
+    /// Bytes sent to the server.
     sent: Arc<AtomicU64>,
-    /// The connection that carries this one of them is cut; none when negative.
+    /// Byte at which the connection is cut; none if negative.
     cut_at: Arc<AtomicI64>,
 }
 
@@ -250,7 +254,7 @@ impl Relay {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (sent, cut_at) = (Arc::clone(&sent), Arc::clone(&cut_at));
-                // What fails is seen by the client.
+                // Ignored, because the client sees the failure.
                 std::thread::spawn(move || pass(client, server, &sent, &cut_at).ok());
             }
         });
@@ -288,7 +292,7 @@ fn pass(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_within_a_pack_lose_nothing() -> Result<()> {
+async fn a_migration_survives_connections_cut_within_a_pack() -> Result<()> {
     const CUTS: u64 = 12;
     let source = empty();
     let table: Vec<(usize, &str, Vec<usize>)> = (1..=12)
@@ -297,20 +301,27 @@ async fn connections_that_are_cut_within_a_pack_lose_nothing() -> Result<()> {
     import(&source, &table, 100_000);
     let environment = BatchEnvironment::new(source).await?;
     let server = environment.stage.server.endpoint();
-    let server = server.strip_prefix("http://").context("it is plain HTTP")?;
+    let server = server.strip_prefix("http://").context("not plain HTTP")?;
     let relay = Relay::start(server.parse()?)?;
     let codecommit = environment.stage.server.codecommit();
     codecommit.set_base_url(&format!("http://{}", relay.address));
     assert_eq!(environment.finish("whole", COMMITS).await?, 1);
     let whole = relay.sent.swap(0, Ordering::SeqCst);
-    assert!(whole > 500_000, "packs are most of it: {whole} bytes");
+    assert!(
+        whole > 500_000,
+        "packs must be most of the traffic: {whole} bytes"
+    );
     for cut in 1..CUTS {
         relay.sent.store(0, Ordering::SeqCst);
         let at = i64::try_from(whole * cut / CUTS)?;
         relay.cut_at.store(at, Ordering::SeqCst);
         let target = format!("cut-{cut}");
         assert_eq!(environment.finish(&target, COMMITS).await?, 1);
-        assert_eq!(relay.cut_at.load(Ordering::SeqCst), -1, "it was cut");
+        assert_eq!(
+            relay.cut_at.load(Ordering::SeqCst),
+            -1,
+            "the connection must have been cut"
+        );
         environment.check(&target)?;
     }
     Ok(())
@@ -318,10 +329,10 @@ async fn connections_that_are_cut_within_a_pack_lose_nothing() -> Result<()> {
 
 /// "`incomplete` means that the time was over: call it with the same event again."
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_stopped_at_any_push_is_resumed_by_the_same_event() -> Result<()> {
+async fn a_deadline_at_any_push_is_made_up_for_by_an_equal_event() -> Result<()> {
     let environment = BatchEnvironment::with(linear(25), hasty(Duration::from_secs(4))).await?;
     let faults = environment.stage.server.faults();
-    // A look, three batches, the refs, and the deletions.
+    // Reading refs, three batches, the refs, and the deletions.
     for k in 1..=6 {
         let id = faults.add(rule(&format!(
             "git/git-receive-pack:latency,ms=60000,nth={k}"
@@ -332,9 +343,13 @@ async fn a_migration_stopped_at_any_push_is_resumed_by_the_same_event() -> Resul
         assert_eq!(answer["status"], "incomplete", "{k}");
         faults.remove(id);
         let there = environment.stage.refs(&target).unwrap_or_default();
-        let created = answer["refs"]["created"].as_u64().context("a count")?;
+        let created = answer["refs"]["created"].as_u64().context("not a count")?;
         let others = there.lines().filter(|line| !line.contains("migration_"));
-        assert_eq!(others.count() as u64, created, "the count is true: {there}");
+        assert_eq!(
+            others.count() as u64,
+            created,
+            "the count must match the target: {there}"
+        );
         environment.finish(&target, 10).await?;
         environment.check(&target)?;
     }
@@ -342,13 +357,13 @@ async fn a_migration_stopped_at_any_push_is_resumed_by_the_same_event() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cleaning_is_throttled_refused_and_goes_on() -> Result<()> {
+async fn cleaning_survives_throttling_and_resumes_after_a_rejection() -> Result<()> {
     let environment = BatchEnvironment::new(linear(25)).await?;
     environment.stop_after(2);
     environment
         .migrate("target", 10)
         .await
-        .expect_err("it stops");
+        .expect_err("the source stops");
     let mut mapping = environment.mapping("target");
     mapping["clean"] = json!(true);
     let faults = environment.stage.server.faults();
@@ -358,7 +373,7 @@ async fn cleaning_is_throttled_refused_and_goes_on() -> Result<()> {
         faults.add(rule(&format!("git/git-receive-pack:throttle,nth={nth}")));
     }
     let failure = environment.call(&mapping, &json!(null)).await;
-    let failure = failure.expect_err("one is refused");
+    let failure = failure.expect_err("a deletion is rejected");
     let words = "`refs/tags/codecommit_migration_2`: hook declined";
     assert!(message(&failure).contains(words), "{failure}");
     assert!(message(&failure).contains("deleted 1 refs"), "{failure}");

@@ -1,5 +1,5 @@
-//! The script that AWS documents for migrations in increments, or its replacement: a driver
-//! of plain git, written from the script's documented behaviour.
+//! The script that AWS documents for incremental migrations, or its replacement: a driver of
+//! plain git, written from the known behaviour of the script.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,12 +11,12 @@ use branchline_test_support::git;
 
 use super::batches_environment::{BatchEnvironment, TEMPORARY};
 
-/// Form in which the script is run.
+/// Command that runs the script.
 #[derive(Debug, Clone)]
 pub(crate) enum Script {
-    /// The replacement.
+    /// The driver that replaces the script.
     Driver,
-    /// The words of a command.
+    /// A command's arguments, the program first.
     Real(Vec<String>),
 }
 
@@ -31,16 +31,16 @@ pub(crate) fn scripts() -> Vec<Script> {
     scripts
 }
 
-/// End of a run of the script.
+/// Result of a run of the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish {
     Success,
     Failure,
-    /// Stopped before a push.
+    /// Stopped before this push.
     Stopped,
 }
 
-/// A migration by the script: a mirror of the source, and where it goes.
+/// A migration by the script: a mirror of the source, and its target.
 pub(crate) struct Run {
     script: Script,
     folder: tempfile::TempDir,
@@ -86,19 +86,19 @@ impl Run {
         self.folder.path().join("r.git")
     }
 
-    /// Runs it to its end, or to where `pushes` are done.
+    /// Runs the script to its end, or until `pushes` pushes are done.
     pub(crate) async fn run(self: &Arc<Self>, pushes: Option<usize>) -> Result<Finish> {
         self.with(pushes, false).await
     }
 
-    /// The script's `-c`.
+    /// Runs the script with `-c`.
     pub(crate) async fn clean(self: &Arc<Self>) -> Result<Finish> {
         self.with(None, true).await
     }
 
     async fn with(self: &Arc<Self>, pushes: Option<usize>, clean: bool) -> Result<Finish> {
         let this = Arc::clone(self);
-        // The server runs on this very runtime.
+        // Spawned as blocking, because the server runs on this runtime.
         tokio::task::spawn_blocking(move || match &this.script {
             Script::Driver => Driver::new(&this, pushes).run(clean),
             Script::Real(words) => this.start(words, pushes, clean),
@@ -109,7 +109,7 @@ impl Run {
     fn start(&self, words: &[String], pushes: Option<usize>, clean: bool) -> Result<Finish> {
         let hook = self.place().join("hooks/pre-push");
         if let Some(pushes) = pushes {
-            // It gives up when a push fails three times.
+            // The script ends when a push fails three times.
             let count = self.folder.path().join("pushes");
             std::fs::write(&count, "")?;
             std::fs::create_dir_all(self.place().join("hooks"))?;
@@ -145,7 +145,7 @@ impl Run {
     }
 }
 
-/// Does with plain git what the script does.
+/// Replaces the script by plain git commands.
 struct Driver<'a> {
     run: &'a Run,
     left: Option<usize>,
@@ -154,7 +154,7 @@ struct Driver<'a> {
     tags: Vec<String>,
 }
 
-/// Commits, each with the number of commits that it represents.
+/// Commits with the number of commits that each represents.
 type Pending = Vec<(String, u64)>;
 
 impl<'a> Driver<'a> {
@@ -174,7 +174,7 @@ impl<'a> Driver<'a> {
         git::run(&mut command)
     }
 
-    /// One push; `false` when it was to be stopped before.
+    /// Makes one push; returns false if the run must stop before it.
     fn push(&mut self, words: &[&str]) -> Result<bool> {
         if let Some(left) = &mut self.left {
             let Some(fewer) = left.checked_sub(1) else {
@@ -187,7 +187,7 @@ impl<'a> Driver<'a> {
         Ok(true)
     }
 
-    /// The temporary tags that are there, by their names without `refs/tags/`.
+    /// Lists the target's temporary tags by name without `refs/tags/`.
     fn there(&self) -> Result<BTreeMap<String, String>> {
         let listed = self.git(&["ls-remote", "--tags", &self.run.url])?;
         let tags = listed.lines().filter_map(|line| {
@@ -249,7 +249,7 @@ impl<'a> Driver<'a> {
         Ok(heads.lines().map(str::to_owned).collect())
     }
 
-    /// The commit of `HEAD`, and then each branch's; what is left over of each is tagged.
+    /// Walks from the commit of `HEAD`, then from each branch's; tags the rest of each.
     fn walk(&mut self) -> Result<()> {
         let listed = self.git(&["rev-list", "--parents", "HEAD", "--branches"])?;
         for line in listed.lines() {
@@ -317,7 +317,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Returns the tags that the script makes, in order.
+/// Lists the tags of the script, in order.
 pub(crate) fn tags_of(place: &Path, commits: u64) -> Result<Vec<String>> {
     let run = Run {
         script: Script::Driver,

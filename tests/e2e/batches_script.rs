@@ -1,9 +1,9 @@
-//! Migrations side by side with the script that AWS documents for them
-//! (`incremental-repo-migration.py`): what either began, the other one finishes.
+//! Migrations shared with the script that AWS documents for them
+//! (`incremental-repo-migration.py`): each completes what the other started.
 //!
-//! The script's licence keeps it out of this repository. A driver of plain git replaces
-//! it, written from the script's documented behaviour. The same tests run the script itself,
-//! too, when `BRANCHLINE_MIGRATION_SCRIPT` holds the command that starts it, such as
+//! The script is not in this repository because of its licence. A driver of plain git, written
+//! from the known behaviour of the script, replaces it. The tests run the script itself too if
+//! `BRANCHLINE_MIGRATION_SCRIPT` is the command that starts it, such as
 //! `/tmp/venv/bin/python /tmp/incremental-repo-migration.py` (it needs `GitPython`).
 
 use anyhow::{Result, bail};
@@ -13,13 +13,13 @@ use super::batches_environment::{BatchEnvironment, TEMPORARY, empty, import, lin
 use super::batches_peer::{Finish, Run, Script, scripts, tags_of};
 use branchline_test_support::repo::Repo;
 
-/// Histories, each with a size of batches.
+/// Makes histories, each with a batch size.
 fn histories() -> Vec<(Repo, u64)> {
     vec![(linear(25), 10), (merged(), 4), (merged(), 6)]
 }
 
 #[test]
-fn the_driver_tags_what_the_script_is_known_to_tag() -> Result<()> {
+fn the_driver_tags_the_commits_that_the_script_is_known_to_tag() -> Result<()> {
     for (commits, most, expected) in [
         (3, 10, &[3][..]),
         (10, 10, &[10]),
@@ -72,7 +72,7 @@ fn the_driver_tags_what_the_script_is_known_to_tag() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupted_script_migration_is_resumed() -> Result<()> {
+async fn a_script_migration_stopped_at_any_push_is_completed() -> Result<()> {
     for (source, commits) in histories() {
         let environment = BatchEnvironment::new(source).await?;
         for script in scripts() {
@@ -94,14 +94,17 @@ async fn an_interrupted_script_migration_is_resumed() -> Result<()> {
                 stopped += 1;
             }
             let tags = tags_of(&environment.source.path, commits)?.len();
-            assert!(stopped > tags, "it was stopped at each push: {stopped}");
+            assert!(
+                stopped > tags,
+                "the script must be stopped at each push: {stopped}"
+            );
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_script_resumes_an_interrupted_migration_of_ours() -> Result<()> {
+async fn a_migration_stopped_at_any_batch_is_completed_by_the_script() -> Result<()> {
     for (source, commits) in histories() {
         let tags = tags_of(&source.path, commits)?;
         let environment = BatchEnvironment::new(source).await?;
@@ -110,7 +113,7 @@ async fn the_script_resumes_an_interrupted_migration_of_ours() -> Result<()> {
                 let target = format!("begun-{}-{stopped}", matches!(script, Script::Driver));
                 environment.stop_after(stopped);
                 let Err(error) = environment.migrate(&target, commits).await else {
-                    assert_eq!(stopped, tags.len(), "the refs were the last batch");
+                    assert_eq!(stopped, tags.len(), "the refs must be the last batch");
                     environment.check(&target)?;
                     environment.go_on();
                     break;
@@ -119,7 +122,7 @@ async fn the_script_resumes_an_interrupted_migration_of_ours() -> Result<()> {
                 assert_eq!(
                     environment.temporary(&target)?,
                     tags[..stopped],
-                    "the tags are the script's"
+                    "the tags must be the script's"
                 );
                 let run = Run::new(&environment, &script, &target, commits).await?;
                 assert_eq!(run.run(None).await?, Finish::Success);
@@ -131,9 +134,9 @@ async fn the_script_resumes_an_interrupted_migration_of_ours() -> Result<()> {
     Ok(())
 }
 
-/// Batches by bytes have tags of our own; they go with the script's.
+/// Parts of batches have tags of their own, which the script deletes with its tags.
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<()> {
+async fn tags_of_batch_parts_are_deleted_when_the_script_completes() -> Result<()> {
     let source = empty();
     let table: Vec<(usize, &str, Vec<usize>)> = (1..=12)
         .map(|n| (n, "main", (1..n).last().into_iter().collect()))
@@ -149,12 +152,12 @@ async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<
             let stopped = environment
                 .call(&environment.mapping(&target), &batch)
                 .await;
-            stopped.expect_err("the source gives no more");
+            stopped.expect_err("the source sends no more packs");
             environment.go_on();
             let tags = environment.temporary(&target)?;
             assert!(
                 tags.iter().any(|tag| tag.contains("migration_part_")),
-                "a batch was cut in halves: {tags:?}"
+                "a batch must be split in halves: {tags:?}"
             );
             let run = Run::new(&environment, script, &target, 5).await?;
             if clean {
@@ -173,9 +176,9 @@ async fn tags_that_cut_batches_by_bytes_go_when_the_script_finishes() -> Result<
     Ok(())
 }
 
-/// A repository without tags of its own: the script never gets beyond its own ones.
+/// A repository without tags: the script cannot continue after its temporary tags.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_that_the_script_cannot_finish_is_completed() -> Result<()> {
+async fn a_script_migration_that_cannot_continue_is_completed() -> Result<()> {
     let source = linear(25);
     source.git(&["tag", "-d", "light"]);
     let all = tags_of(&source.path, 10)?;
@@ -185,10 +188,14 @@ async fn a_migration_that_the_script_cannot_finish_is_completed() -> Result<()> 
         let run = Run::new(&environment, script, &target, 10).await?;
         let pushes = all.len() + usize::from(matches!(script, Script::Driver));
         if let Script::Real(_) = script {
-            // Its tags are there at once, and then it finds no more of them to push.
+            // The first run pushes all tags; the next ones find no tag to push.
             assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
             for _ in 0..2 {
-                assert_eq!(run.run(None).await?, Finish::Failure, "it cannot go on");
+                assert_eq!(
+                    run.run(None).await?,
+                    Finish::Failure,
+                    "the script cannot continue"
+                );
             }
         } else {
             assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
@@ -196,12 +203,12 @@ async fn a_migration_that_the_script_cannot_finish_is_completed() -> Result<()> 
         assert_eq!(
             environment.temporary(&target)?,
             all,
-            "its tags are left behind"
+            "the script's tags must be left"
         );
         let answer = environment.migrate(&target, 10).await;
         let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
         assert_eq!(answer["status"], "complete", "{answer}");
-        assert_eq!(answer["objects"], 0, "all objects are there: {answer}");
+        assert_eq!(answer["objects"], 0, "no object is missing: {answer}");
         environment.check(&target)?;
     }
     Ok(())
@@ -209,7 +216,7 @@ async fn a_migration_that_the_script_cannot_finish_is_completed() -> Result<()> 
 
 /// The script's `-c` with nothing to clean is a bare `git push`.
 #[tokio::test(flavor = "multi_thread")]
-async fn cleaning_a_clean_target_changes_nothing() -> Result<()> {
+async fn cleaning_without_temporary_tags_changes_nothing() -> Result<()> {
     let environment = BatchEnvironment::new(linear(25)).await?;
     for (at, script) in scripts().iter().enumerate() {
         let target = format!("clean-{at}");
@@ -228,7 +235,11 @@ async fn cleaning_a_clean_target_changes_nothing() -> Result<()> {
         assert_eq!(answer["status"], "complete");
         assert_eq!(answer["refs"]["deleted"], 0);
         assert_eq!(environment.stage.refs(&target)?, before.0);
-        assert_eq!(environment.push_requests(), before.1 + 1, "only a look");
+        assert_eq!(
+            environment.push_requests(),
+            before.1 + 1,
+            "only the refs are read"
+        );
         assert_eq!(environment.finish(&target, 10).await?, 1);
         environment.check(&target)?;
     }

@@ -38,7 +38,7 @@ async fn push(stage: &TestEnvironment, source: &HttpBackend) -> Result<u64> {
     Ok(reads() - before)
 }
 
-/// "A function that wrote or read a bundle before reads nothing of it again but its two ends."
+/// "A function that wrote or read a bundle before re-reads only its two ends."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_warm_function_does_not_read_the_bundle_that_it_wrote() -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -13,7 +13,7 @@ use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote, PUSH, REPLACES};
 use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::client::SdkObjectStore;
-use branchline_core::storage::{ObjectMetadata, ObjectStore as _, PutOptions};
+use branchline_core::storage::{ObjectMetadata, ObjectStore as _, ObjectStoreExt as _, PutOptions};
 use branchline_dev::server::{Options as ServerOptions, Server};
 use branchline_test_support::git;
 use bytes::Bytes;

@@ -27,6 +27,8 @@ fn documents() -> Result<Vec<Document>> {
         "README.md".to_owned(),
         "ARCHITECTURE.md".to_owned(),
         "CHANGELOG.md".to_owned(),
+        "CONTRIBUTING.md".to_owned(),
+        "SECURITY.md".to_owned(),
     ];
     for entry in std::fs::read_dir(top().join("docs"))? {
         let name = entry?.file_name();
@@ -134,6 +136,7 @@ fn proof(command: &str) -> Result<&'static str> {
     };
     if let Some(words) = command.strip_prefix("cargo xtask ") {
         understood(words)?;
+        named_things_exist(words)?;
         return Ok("the task runs what the tests run, and takes these options");
     }
     if command.strip_prefix("pip install ").is_some_and(packages) {
@@ -179,6 +182,53 @@ fn understood(words: &str) -> Result<()> {
     Ok(())
 }
 
+/// Fails if a command names a package, a test or a fuzz target that does not exist.
+fn named_things_exist(words: &str) -> Result<()> {
+    match words.split_whitespace().collect::<Vec<_>>()[..] {
+        ["test", "--package", package, ref filter @ ..] => {
+            let folder = match package.trim_start_matches("branchline-") {
+                "core" => "shared".to_owned(),
+                "dev" => "devserver".to_owned(),
+                name @ ("lifecycle" | "migration" | "update") => format!("functions/{name}"),
+                name => name.to_owned(),
+            };
+            let folder = top().join(folder);
+            let manifest =
+                std::fs::read_to_string(folder.join("Cargo.toml")).context(words.to_owned())?;
+            let has_name = manifest.contains(&format!("\nname = \"{package}\"\n"));
+            ensure!(has_name, "`{words}`: there is no package of this name");
+            for name in filter {
+                ensure!(has_test(&folder, name)?, "`{words}`: no test is called so");
+            }
+        }
+        ["fuzz", "--seconds", _, target] => {
+            let program = top().join(format!("fuzz/fuzz_targets/{target}.rs"));
+            ensure!(program.is_file(), "`{words}`: there is no such target");
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Returns whether a file of Rust below `folder` has a function whose name contains `part`.
+fn has_test(folder: &Path, part: &str) -> Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if has_test(&path, part)? {
+                return Ok(true);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path)?;
+            let mut names = text.lines().filter_map(|line| line.split_once("fn "));
+            if names.any(|(_, rest)| rest.split('(').next().unwrap_or_default().contains(part)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 #[test]
 fn every_command_is_run_by_a_test_or_marked_as_needing_an_account() -> Result<()> {
     let mut run = 0;
@@ -213,6 +263,9 @@ fn an_untested_command_is_found() {
         "pip install requests",
         "cargo xtask publish",
         "cargo xtask demo --fast",
+        "cargo xtask test --package branchline-none",
+        "cargo xtask test --package branchline-update a_name_that_no_test_has",
+        "cargo xtask fuzz --seconds 1 none",
     ] {
         assert!(proof(unknown).is_err(), "{unknown}");
     }

@@ -14,9 +14,9 @@ use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::git::HashKind;
 use branchline_core::mirror::{self, mirror};
 use branchline_core::name::{BucketName, KeyPrefix};
-use branchline_core::remote::s3_dumb::{DumbOptions, S3Dumb};
-use branchline_core::storage::ObjectStore;
+use branchline_core::remote::s3_dumb::{DumbOptions, DumbRemote};
 use branchline_core::storage::client::SdkObjectStore;
+use branchline_core::storage::{ObjectStore, ObjectStoreExt as _};
 use branchline_dev::s3::store::PublicAccess;
 use branchline_dev::server::{self, Server};
 
@@ -51,7 +51,7 @@ impl S3 {
             ..DumbOptions::default()
         };
         let bucket = BucketName::new(BUCKET)?;
-        let target = S3Dumb::new(
+        let target = DumbRemote::new(
             Arc::clone(&self.store),
             bucket,
             KeyPrefix::new(prefix)?,

@@ -14,8 +14,8 @@ use branchline_core::remote::open::{
     OpenRemote as _, OpenerConfig, RemoteOpener, RemoteSpec, S3Layout,
 };
 use branchline_core::remote::url::RemoteUrl;
-use branchline_core::storage::ObjectStore as _;
 use branchline_core::storage::client::SdkObjectStore;
+use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _};
 use branchline_dev::server::{Options as ServerOptions, Server};
 use branchline_test_support::git;
 

@@ -31,7 +31,7 @@ fn watched(triggers: &[Trigger]) -> BTreeSet<String> {
         .collect()
 }
 
-/// "A branch gets its trigger, its first push is archived, and its end takes the trigger away."
+/// "A branch gets its trigger, its first push is archived, and its deletion removes the trigger."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_gets_its_trigger_its_first_push_is_archived_and_its_end_takes_it_away()
 -> Result<()> {
@@ -201,7 +201,10 @@ async fn the_plan_is_shown_without_writing() -> Result<()> {
         "{text}"
     );
     assert_eq!(text.matches("\n+ branchline-").count(), 2, "{text}");
-    assert!(text.ends_with("one write would make it so"), "{text}");
+    assert!(
+        text.ends_with("one write would apply the difference"),
+        "{text}"
+    );
     let plan: serde_json::Value = serde_json::from_str(&show(&["--json"]).await?)?;
     assert_eq!(
         plan["difference"]["added"].as_array().map(Vec::len),
@@ -216,7 +219,7 @@ async fn the_plan_is_shown_without_writing() -> Result<()> {
         .expect("it is well");
     let text = show(&[]).await?;
     assert!(
-        text.ends_with("one write would make it so"),
+        text.ends_with("one write would apply the difference"),
         "wip/y has a trigger: {text}"
     );
     assert_eq!(text.matches("\n- ").count(), 1, "{text}");

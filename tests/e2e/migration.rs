@@ -83,7 +83,7 @@ cells! {
 
 #[test]
 fn the_readmes_table_names_every_cell() {
-    let mut table = super::readme::table("### From where to where");
+    let mut table = super::readme::table("### Tested combinations");
     for source in KINDS {
         let mut row = table.remove(0);
         assert_eq!(row.remove(0), source.title(), "the kinds are in order");
@@ -552,7 +552,7 @@ fn log(stage: &TestEnvironment) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// "A user and password in a URL are used, and never told."
+/// "A user and password in a URL are used, and never logged or returned."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_and_password_in_a_url_are_used_and_never_logged() -> Result<()> {
     let programs = tempfile::tempdir()?;

@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use anyhow::Result;
 use async_trait::async_trait;
 use branchline_core::ErrorKind;
-use branchline_core::aws::{AccessKey, Aws};
+use branchline_core::aws::{AccessKey, Aws, HttpSettings, git_http};
 use branchline_core::codecommit::CodeCommit as _;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
 use branchline_core::git::HashKind;
 use branchline_core::git::smart_http::{
-    CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+    CredentialSource, Credentials, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::Remote as _;
-use branchline_core::remote::codecommit::{Addresses, CodeCommitRemote};
+use branchline_core::remote::codecommit::{CloneUrlCache, CodeCommitRemote};
 use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::remote::url::RemoteUrl;
 use branchline_dev::faults::{Rule, Service};
@@ -54,7 +54,7 @@ impl Account {
         let RemoteUrl::CodeCommit(url) = RemoteUrl::new(&format!("codecommit://{name}"))? else {
             anyhow::bail!("it is CodeCommit's");
         };
-        let http = Http::new(&HttpSettings::default())?;
+        let http = git_http(&HttpSettings::default())?;
         let service = Arc::new(SdkCodeCommit::new(&self.aws));
         Ok(CodeCommitRemote::new(url, service, http, credentials))
     }
@@ -100,7 +100,7 @@ impl Account {
 }
 
 fn https(server: &GitServer) -> Result<HttpRemote> {
-    let http = Http::new(&HttpSettings::default())?;
+    let http = git_http(&HttpSettings::default())?;
     let url = RepositoryUrl::new(&server.url())?;
     Ok(HttpRemote::new(SmartHttp::new(
         http,
@@ -349,7 +349,7 @@ impl CredentialSource for Counting {
     async fn credentials(
         &self,
         repository: &RepositoryUrl,
-    ) -> branchline_core::Result<Option<Credentials>> {
+    ) -> branchline_core::git::Result<Option<Credentials>> {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.credentials(repository).await
     }
@@ -405,7 +405,7 @@ impl CredentialSource for ClockCorrectedLogin {
     async fn credentials(
         &self,
         repository: &RepositoryUrl,
-    ) -> branchline_core::Result<Option<Credentials>> {
+    ) -> branchline_core::git::Result<Option<Credentials>> {
         let login = if self.2.fetch_sub(1, Ordering::SeqCst) > 0 {
             &self.0
         } else {
@@ -418,7 +418,7 @@ impl CredentialSource for ClockCorrectedLogin {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guessed_clone_url_is_used_only_if_codecommit_returns_it() -> Result<()> {
     let (account, other) = (Account::new().await?, Account::new().await?);
-    let addresses = Addresses::default();
+    let addresses = CloneUrlCache::default();
     let remote = |account: &Account, name: &str| -> Result<CodeCommitRemote> {
         let remote = account.remote(name)?.with_create(true);
         Ok(remote.with_url_cache(addresses.clone()))

@@ -40,7 +40,7 @@ async fn output(mut command: Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// "AWS's own clients are served by the development server."
+/// "AWS's own clients work with the development server."
 #[tokio::test(flavor = "multi_thread")]
 async fn boto3_is_served() -> Result<()> {
     let Some(environment) = environment() else {

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use branchline_core::ErrorKind;
 use branchline_tests::environment::built_programs;
 
 pub(super) const README: &str = include_str!("../../README.md");
@@ -84,6 +85,17 @@ fn every_setting_is_in_its_functions_table_and_none_else() {
             .collect();
         assert_eq!(told, settings(files), "{heading}");
     }
+}
+
+#[test]
+fn the_list_of_error_types_is_the_list_of_kinds() {
+    let (_, list) = README
+        .split_once("`errorType` is `branchline.` and one\nof ")
+        .expect("the README lists the error types");
+    let (list, _) = list.split_once('.').expect("because a sentence ends");
+    let listed: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    let kinds = ErrorKind::ALL.map(ErrorKind::name);
+    assert_eq!(listed, kinds, "the README lists each kind, in their order");
 }
 
 #[test]

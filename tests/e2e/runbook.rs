@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use branchline_core::ErrorKind;
 use branchline_core::metrics::{Metric, NAMESPACE};
 use serde_json::Value;
 
@@ -67,6 +68,24 @@ fn the_table_of_metrics_is_the_list_of_metrics() {
         })
         .collect();
     assert_eq!(told, is);
+}
+
+#[test]
+fn the_table_of_error_types_has_each_kind_once() {
+    let (_, below) = RUNBOOK
+        .split_once("| `errorType` ends in |")
+        .expect("the runbook has a table of error types");
+    let rows = below.lines().skip_while(|line| !line.starts_with("| `"));
+    let rows = rows.take_while(|line| line.starts_with("| `"));
+    let mut listed: Vec<&str> = rows
+        .filter_map(|row| row.trim_matches('|').split(" | ").next())
+        .flat_map(|cell| cell.split(", "))
+        .map(|name| name.trim().trim_matches('`'))
+        .collect();
+    listed.sort_unstable();
+    let mut kinds = ErrorKind::ALL.map(ErrorKind::name);
+    kinds.sort_unstable();
+    assert_eq!(listed, kinds, "the runbook says of each kind what to do");
 }
 
 /// The Rust files of a folder and its folders.

@@ -461,9 +461,9 @@ async fn the_deployed_template_archives_a_branch_and_starts_the_sample_pipeline(
 /// The document about the parameters, as the template has them.
 fn parameters_document(template: &Template) -> Result<String> {
     let mut text = String::from(
-        "# Parameters\n\nWritten from `template.yaml`; `BRANCHLINE_WRITE_DOCS=1 cargo nextest run \
-         -p branchline-tests parameters` writes it anew.\nA parameter that is a setting has the \
-         setting's name: `BRANCHES_INCLUDE` is `BranchesInclude`. An empty one counts as not \
+        "# Parameters\n\nGenerated from `template.yaml`; regenerate with `BRANCHLINE_WRITE_DOCS=1 cargo nextest \
+         run -p branchline-tests parameters`.\nA parameter that is a setting has the \
+         setting's name: `BRANCHES_INCLUDE` is `BranchesInclude`. An empty value counts as not \
          set.\n",
     );
     let interface = template.at(&["Metadata", "AWS::CloudFormation::Interface"]);

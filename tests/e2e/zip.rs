@@ -172,7 +172,7 @@ async fn delete(stage: &TestEnvironment, key: &str) -> Result<()> {
     use branchline_core::aws::{AccessKey, Aws};
     use branchline_core::name::{BucketName, ObjectKey};
     use branchline_core::storage::client::SdkObjectStore;
-    use branchline_core::storage::{ObjectStore as _, Precondition};
+    use branchline_core::storage::{ObjectStoreExt as _, Precondition};
     let credentials = stage.server.credentials();
     let access = AccessKey {
         id: credentials.access_key_id.clone(),

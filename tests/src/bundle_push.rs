@@ -68,7 +68,7 @@ async fn push(
     let options = IncomingOptions {
         hash: new.kind(),
         limits: PackLimits::default(),
-        pointers: false,
+        scanner: None,
     };
     let push = Push {
         changes: vec![change],

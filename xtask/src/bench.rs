@@ -8,73 +8,75 @@ use anyhow::Result;
 use crate::process::{cargo, run, target_folder};
 use crate::setup;
 
-/// What is measured.
+/// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     subject: Subject,
 }
 
+/// Subject of a measurement.
 #[derive(Debug, clap::Subcommand)]
 enum Subject {
-    /// The archive: requests, wall time and peak memory of the update function, beside one
-    /// request at a time, `git archive` and the limit.
+    /// Measures requests, wall time and peak memory of the update function, beside one request
+    /// at a time, `git archive` and the limit.
     Archive {
-        /// The repository; one of 500 files in 100 folders is made unless given.
+        /// Git repository to archive; by default one of 500 files in 100 folders is made.
         #[arg(long)]
         repo: Option<PathBuf>,
-        /// How long CodeCommit takes to answer each request.
+        /// Time that CodeCommit takes to answer each request, in milliseconds.
         #[arg(long, default_value_t = 10)]
         latency_ms: u64,
-        /// Measures the development build, which takes a minute to make instead of ten.
+        /// Measures the development build, which compiles in a minute instead of ten.
         #[arg(long)]
         dev: bool,
     },
-    /// Mirrors into S3: the migration function beside mirror-git-to-s3, and beside
+    /// Measures mirrors into S3: the migration function beside mirror-git-to-s3, and beside
     /// `git clone --mirror` with one upload.
     Mirror {
-        /// Measures a pack of 1 GiB with one blob of 500 MiB, too.
+        /// Measures also a pack of 1 GiB with one blob of 500 MiB.
         #[arg(long)]
         large: bool,
-        /// Measures the development build, which takes a minute to make instead of ten.
+        /// Measures the development build, which compiles in a minute instead of ten.
         #[arg(long)]
         dev: bool,
     },
-    /// Remotes of bundles in S3: a change of 2 bytes in 60 MB beside git-remote-s3.
+    /// Measures a change of 2 bytes in a bundle remote of 60 MB, beside git-remote-s3.
     Remote {
-        /// Measures 51 refs that share 10 MiB, too.
+        /// Measures also 51 refs that share 10 MiB.
         #[arg(long)]
         large: bool,
-        /// Measures a bundle of more than 5 GiB, too; takes 20 GiB of disk.
+        /// Measures also a bundle of more than 5 GiB; takes 20 GiB of disk.
         #[arg(long)]
         huge: bool,
-        /// The bandwidth of the link to S3, in megabits a second each way.
+        /// Bandwidth of the link to S3, in megabits a second each way.
         #[arg(long, default_value_t = 100)]
         link_mbit: u64,
-        /// The round trip over that link.
+        /// Round-trip time of the link to S3, in milliseconds.
         #[arg(long, default_value_t = 10)]
         link_latency_ms: u64,
-        /// Measures the development build, which takes a minute to make instead of ten.
+        /// Measures the development build, which compiles in a minute instead of ten.
         #[arg(long)]
         dev: bool,
     },
-    /// Migrations to CodeCommit: 3,000 commits with 139 refs beside one plain `git push`.
+    /// Measures a migration of 3,000 commits with 139 refs to CodeCommit, beside one `git push`.
     Migrate {
-        /// How long CodeCommit takes to answer each request.
+        /// Time that CodeCommit takes to answer each request, in milliseconds.
         #[arg(long, default_value_t = 20)]
         latency_ms: u64,
-        /// The script that AWS documents for incremental migrations, to be measured, too.
+        /// Path of the script that AWS documents for incremental migrations; measured if given.
         #[arg(long, requires = "python")]
         script: Option<PathBuf>,
-        /// A Python that has `GitPython`, for the script.
+        /// Path of a Python that has `GitPython`, for the script.
         #[arg(long)]
         python: Option<PathBuf>,
-        /// Measures the development build, which takes a minute to make instead of ten.
+        /// Measures the development build, which compiles in a minute instead of ten.
         #[arg(long)]
         dev: bool,
     },
 }
 
+/// Builds and runs the measurement that `arguments` choose.
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     setup::debian_packages()?;
     match &arguments.subject {
@@ -91,7 +93,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             run(&mut bench)
         }
         Subject::Mirror { large, dev } => {
-            let peers = setup::Environment::Peers.make()?;
+            let peers = setup::PythonEnv::Peers.create()?;
             let mut bench = program("bench-mirror", "branchline-migration", *dev)?;
             bench.arg("--peers").arg(peers);
             bench.args(large.then_some("--large"));
@@ -104,7 +106,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             link_latency_ms,
             dev,
         } => {
-            let peers = setup::Environment::Peers.make()?;
+            let peers = setup::PythonEnv::Peers.create()?;
             let mut bench = program("bench-remote", "branchline-migration", *dev)?;
             bench.arg("--peers").arg(peers);
             bench.args(large.then_some("--large"));
@@ -131,9 +133,12 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Builds what a measurement needs; its command on the bootstraps of that build.
+/// Builds the program `name`, the functions that it measures and the development server, and
+/// returns a command that measures the functions of that build.
+///
+/// `function` is the package that is measured, `dev` chooses the development build of it.
 fn program(name: &str, function: &str, dev: bool) -> Result<Command> {
-    // The stage has both of the others, too.
+    // The stage starts these two in any case.
     let mut packages = vec!["branchline-update", "branchline-lifecycle"];
     packages.extend((!packages.contains(&function)).then_some(function));
     let profile = if dev { "dev" } else { "release" };

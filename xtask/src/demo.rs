@@ -7,14 +7,15 @@ use anyhow::Result;
 use crate::process::{cargo, run, target_folder};
 use crate::setup;
 
-/// Which repository to show it on.
+/// Options of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The git repository whose HEAD is pushed; this project's own unless given.
+    /// Git repository whose HEAD is pushed; by default this project's own.
     #[arg(long)]
     repo: Option<PathBuf>,
 }
 
+/// Builds the programs and runs the demo on the repository of `arguments`.
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     setup::debian_packages()?;
     let programs = [

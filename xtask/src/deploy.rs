@@ -1,4 +1,4 @@
-//! What is deployed, checked without an account: the template and the state machines.
+//! Checks of the deployed stack without an account: the template and the state machines.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::process::{run, target_folder, workspace};
-use crate::setup::{Environment, asl_validator};
+use crate::setup::{PythonEnv, asl_validator};
 
-/// A program of the deploying environment, in the workspace, with that environment's Python
-/// first on the path: cargo-lambda finds zig through it.
+/// Returns a command that runs the program `name` of a Python environment in the workspace.
+///
+/// The environment comes first on the path, because cargo-lambda finds zig through its Python.
 pub(crate) fn program(environment: &Path, name: &str) -> Result<Command> {
     let mut command = Command::new(environment.join("bin").join(name));
     command.current_dir(workspace());
@@ -19,18 +20,19 @@ pub(crate) fn program(environment: &Path, name: &str) -> Result<Command> {
     let path: OsString = std::env::join_paths(folders).context("the PATH")?;
     command.env("PATH", path);
     command.env("SAM_CLI_TELEMETRY", "0");
-    // Any will do: nothing is sent. Without one, some checks are left out.
+    // Some checks are left out without a region. Nothing is sent to it.
     command.env("AWS_DEFAULT_REGION", "us-east-1");
     Ok(command)
 }
 
-/// Checks the template and the state machines; what is let pass says so, with its reason, in
-/// the resource's own metadata.
+/// Checks the template and the state machines.
+///
+/// An exception from a check is in the metadata of its resource, with the reason.
 pub(crate) fn lint() -> Result<()> {
-    let environment = Environment::Deploy.make()?;
+    let environment = PythonEnv::Deploy.create()?;
     run(program(&environment, "sam")?.args(["validate", "--lint"]))?;
     run(program(&environment, "cfn-lint")?.arg("template.yaml"))?;
-    let checkov = Environment::Checkov.make()?;
+    let checkov = PythonEnv::Checkov.create()?;
     run(program(&checkov, "checkov")?.args([
         "--file",
         "template.yaml",
@@ -56,8 +58,8 @@ pub(crate) fn lint() -> Result<()> {
     run(&mut validator)
 }
 
-/// Fills in what the template substitutes, with values of the right form: the validator
-/// reads the ARNs.
+/// Replaces each `${..}` that the template substitutes by a value of the right form, because
+/// the validator reads ARNs.
 fn fill(definition: &str) -> String {
     let mut filled = String::with_capacity(definition.len());
     let mut rest = definition;
@@ -76,7 +78,7 @@ fn fill(definition: &str) -> String {
     filled + rest
 }
 
-/// The definitions in `statemachines/`, in the order of their names.
+/// Returns the paths of the definitions in `statemachines/`, sorted.
 fn state_machines() -> Result<Vec<PathBuf>> {
     let folder = workspace().join("statemachines");
     if !folder.is_dir() {
@@ -98,13 +100,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_template_substitutes_is_filled_in() {
+    fn substitutions_of_the_template_are_filled_in() {
         let text =
             r#"{"a":"arn:${Partition}:states:::x","b":"${MigrationFunctionArn}","c":"${Most}"}"#;
         assert_eq!(
             fill(text),
             r#"{"a":"arn:aws:states:::x","b":"arn:aws:lambda:us-east-1:111122223333:function:name","c":"1"}"#
         );
-        assert_eq!(fill("$.a"), "$.a", "a path is no substitution");
+        assert_eq!(fill("$.a"), "$.a", "a path is not a substitution");
     }
 }

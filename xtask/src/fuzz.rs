@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: libFuzzer on every parser of foreign bytes, for a while each.
+//! `cargo xtask fuzz`: libFuzzer on every parser of foreign bytes, for a limited time each.
 //!
 //! The targets are those of the package `branchline-fuzz`. Stable Rust is enough: its code
 //! has no `unsafe`, so the fuzzer needs coverage and no sanitizer.
@@ -11,19 +11,20 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::{cargo, output, run, target_folder, workspace};
 use crate::setup;
 
-/// What to fuzz, and for how long.
+/// Options of `cargo xtask fuzz`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How long each target runs.
+    /// Time that each target runs, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// The targets; all of them unless given.
+    /// Targets to run; by default all of them.
     targets: Vec<String>,
 }
 
-/// What one input may take before it counts as a finding.
+/// Limits on time and memory, beyond which an input counts as a finding.
 const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=1024", "-malloc_limit_mb=128"];
 
+/// Fuzzes the targets of `arguments`, and fails if one has a finding.
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     setup::debian_packages()?;
     setup::cargo_fuzz()?;
@@ -34,7 +35,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
         for name in &arguments.targets {
             if !all.contains(name) {
                 bail!(
-                    "there is no target `{name}`\nhint: there are {}",
+                    "the target `{name}` is missing\nhint: the targets are {}",
                     all.join(", ")
                 );
             }
@@ -67,7 +68,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
         }
         fuzzer.arg("--").args(LIMITS);
         fuzzer.arg(format!("-max_total_time={}", arguments.seconds));
-        // One line for each finding, not for each input that is new.
+        // Without these, the fuzzer prints a line for each new input.
         fuzzer.args(["-verbosity=0", "-print_funcs=0", "-print_final_stats=1"]);
         if let Err(error) = run(&mut fuzzer) {
             eprintln!("{error:#}");
@@ -94,16 +95,17 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
         "the fuzzer found something{report}\n\
          hint: see it again with `cargo xtask fuzz --seconds 1 TARGET`; to keep it as a test, \
          copy it to `fuzz/findings/TARGET/` under a name that says what it is, and run \
-         `cargo nextest run -p branchline-fuzz`"
+         `cargo xtask test -p branchline-fuzz`"
     )
 }
 
-/// The targets that `cargo fuzz` knows.
+/// Returns the names of the targets, as `cargo fuzz` lists them.
 fn targets() -> Result<Vec<String>> {
     let list = output(cargo().args(["fuzz", "list"]))?;
     Ok(list.lines().map(str::to_owned).collect())
 }
 
+/// Returns a command of cargo-fuzz: `verb` is `build` or `run`, on all targets without one.
 fn cargo_fuzz(verb: &str, target: Option<&String>) -> Command {
     let mut command = cargo();
     command
@@ -112,12 +114,13 @@ fn cargo_fuzz(verb: &str, target: Option<&String>) -> Command {
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .args(["fuzz", verb, "--sanitizer", "none", "--codegen-units", "16"])
-        .args(["--features", "libfuzzer", "--target-dir"])
+        .args(["--features", "libfuzzer,core", "--target-dir"])
         .arg(target_folder().join("fuzz"))
         .args(target);
     command
 }
 
+/// Returns the paths of the files in `folder`.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         std::fs::read_dir(folder).with_context(|| format!("the folder `{}`", folder.display()))?;

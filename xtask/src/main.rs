@@ -1,8 +1,8 @@
 //! The developer's tasks: `cargo xtask test`, `cargo xtask demo`, `cargo xtask bench`,
 //! `cargo xtask fuzz`, `cargo xtask package`.
 //!
-//! Each task installs or explains what it misses, so that a fresh machine with Rust and
-//! git is enough.
+//! Each task installs the programs that it needs, or says how, so that a fresh machine with
+//! Rust and git is enough.
 
 mod bench;
 mod demo;
@@ -27,15 +27,14 @@ struct Arguments {
 enum Task {
     /// Runs everything that CI runs: format, lints, documentation and all tests.
     Test(test::Arguments),
-    /// Shows the product's main job on a real repository: a pushed branch becomes a pinned
-    /// pipeline execution.
+    /// Shows on a real repository how a pushed branch becomes a pinned pipeline execution.
     Demo(demo::Arguments),
     /// Checks the template and the state machines alone, as the tests do.
     Template,
     /// Builds the functions as `sam deploy` uploads them, for one architecture or both, and
     /// starts each once against the development server.
     Package(package::Arguments),
-    /// Measures, side by side and in one run.
+    /// Measures the functions beside other programs, in one run.
     Bench(bench::Arguments),
     /// Fuzzes every parser of foreign bytes, a minute each.
     Fuzz(fuzz::Arguments),

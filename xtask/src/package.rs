@@ -1,4 +1,4 @@
-//! `cargo xtask package`: what `sam deploy` uploads, built and started once.
+//! `cargo xtask package`: builds the functions as `sam deploy` uploads them, and starts each.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,26 +7,26 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::deploy::program;
 use crate::process::{cargo, output, run, target_folder, workspace};
-use crate::setup::{Emulator, Environment};
+use crate::setup::{Emulator, PythonEnv};
 
-/// The functions: their folder in `functions/`, which is their binary, and their name in
-/// the template.
+/// Functions: the folder in `functions/`, which is also the binary, and the name in the
+/// template.
 const FUNCTIONS: [(&str, &str); 3] = [
     ("lifecycle", "LifecycleFunction"),
     ("update", "UpdateFunction"),
     ("migration", "MigrationFunction"),
 ];
 
-/// What to build.
+/// Options of `cargo xtask package`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// For which processor.
+    /// Processor to build for.
     #[arg(long, value_enum, default_value_t = Arch::All)]
     arch: Arch,
-    /// Builds, and does not start what was built.
+    /// Builds without starting the functions.
     #[arg(long)]
     no_start: bool,
-    /// Builds only these functions.
+    /// Builds this function alone; may be repeated.
     #[arg(long = "function")]
     functions: Vec<String>,
 }
@@ -49,7 +49,7 @@ impl Arch {
         }
     }
 
-    /// Lambda's name for it.
+    /// Returns Lambda's name of the processor.
     fn name(self) -> &'static str {
         match self {
             Self::Arm64 => "arm64",
@@ -58,7 +58,7 @@ impl Arch {
         }
     }
 
-    /// What runs its programs here; nothing for this machine's own.
+    /// Returns the emulator that runs its programs here; `None` for this machine's processor.
     fn emulator(self) -> Option<Emulator> {
         match self {
             Self::Arm64 if !cfg!(target_arch = "aarch64") => Some(Emulator::ARM64),
@@ -68,11 +68,12 @@ impl Arch {
     }
 }
 
+/// Builds the functions that `arguments` choose, reports their sizes, and starts them.
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let functions = chosen(&arguments.functions)?;
-    let environment = Environment::Deploy.make()?;
+    let environment = PythonEnv::Deploy.create()?;
     if !arguments.no_start {
-        // What is missing is better known before the long part than after it.
+        // A missing emulator fails the task before the long build, not after it.
         for arch in arguments.arch.each() {
             arch.emulator().map(Emulator::install).transpose()?;
         }
@@ -91,18 +92,20 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The functions to build: those that were named, else all.
+/// Returns the functions of these names; all without names.
 fn chosen(names: &[String]) -> Result<Vec<(&'static str, &'static str)>> {
     for name in names {
         if !FUNCTIONS.iter().any(|(function, _)| function == name) {
-            bail!("`{name}` is no function: lifecycle, update or migration");
+            bail!(
+                "`{name}` is not a function\nhint: the functions are lifecycle, update and migration"
+            );
         }
     }
     let is_chosen = |(name, _): &&(&str, &str)| names.is_empty() || names.iter().any(|n| n == name);
     Ok(FUNCTIONS.iter().filter(is_chosen).copied().collect())
 }
 
-/// Builds by `sam build`, and returns the folder with what was built.
+/// Builds the functions by `sam build`, and returns the folder with their bootstraps.
 fn build(environment: &Path, arch: Arch, functions: &[(&str, &str)]) -> Result<PathBuf> {
     let folder = target_folder().join("sam").join(arch.name());
     // sam builds one function, or all that the template has.
@@ -136,7 +139,7 @@ fn build(environment: &Path, arch: Arch, functions: &[(&str, &str)]) -> Result<P
     Ok(bootstraps)
 }
 
-/// Prints how large each bootstrap is, and how large as a zip, which is what is uploaded.
+/// Prints the size of each bootstrap, and of the zip of it that is uploaded.
 fn report(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
     for (name, _) in functions {
         let bootstrap = built.join(name);
@@ -161,7 +164,7 @@ fn report(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts each bootstrap against the development server: natively, or under qemu.
+/// Starts each bootstrap against the development server, under qemu for another processor.
 fn start(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
     let mut command = Command::new(target_folder().join("debug/smoke-test-packages"));
     command.current_dir(workspace());

@@ -1,4 +1,4 @@
-//! Runs other programs: shown before, timed after, and an error that says how it ended.
+//! Running other programs: printed before, timed, and an error that says how one ended.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -7,24 +7,29 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-/// The top folder of the workspace.
+/// Returns the top folder of the workspace.
 pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("because this crate lies in the workspace's top folder")
+        .expect("because this crate is in a folder of the workspace")
 }
 
-/// Where cargo puts what it builds.
+/// Returns cargo's target folder.
 pub(crate) fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
-/// A cargo command in the workspace.
+/// Returns a cargo command in the workspace.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    in_workspace(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Returns a command of cargo, or of a plugin of cargo, in the workspace.
+pub(crate) fn in_workspace(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(workspace());
-    // git sets them for its hooks and for `rebase --exec`; a test that makes a repository
-    // of its own would work on this one instead.
+    // git sets these for its hooks and for `rebase --exec`. A test that makes a repository
+    // would work on this one instead.
     for variable in [
         "GIT_DIR",
         "GIT_WORK_TREE",
@@ -36,8 +41,8 @@ pub(crate) fn cargo() -> Command {
     ] {
         command.env_remove(variable);
     }
-    // `cargo run` sets them for this program; build scripts that look at them would run
-    // again, and most crates be built anew, each time one is started from here.
+    // `cargo run` sets these for this program. Build scripts that read them would run again,
+    // and most crates would be compiled again, each time that a task starts cargo.
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -47,13 +52,13 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Whether a program of that name can be started.
-pub(crate) fn is_there(program: &str) -> bool {
+/// Returns whether the path has a program of this name.
+pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// Runs a command to its end; an error unless it succeeds.
+/// Runs a command to its end, and fails unless the command succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("\x1b[2m$ {shown}\x1b[0m");
@@ -67,7 +72,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns what it printed.
+/// Runs a command, and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command
@@ -79,9 +84,10 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed no text"))
+    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed what is not text"))
 }
 
+/// Returns the command as a line to be read, with the name of the program alone.
 fn show(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let program = program.file_name().unwrap_or(program.as_os_str());

@@ -1,14 +1,14 @@
-//! What the tasks need beyond Rust and git, installed where they can do it themselves and
-//! explained where they cannot.
+//! Installation of the programs that the tasks need beyond Rust and git. Where a task cannot
+//! install one, the error says how.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{cargo, is_there, output, run, target_folder, workspace};
+use crate::process::{cargo, in_workspace, is_installed, output, run, target_folder, workspace};
 
-/// Programs, and the Debian package that has each.
+/// Programs, each with the Debian package that has it.
 const DEBIAN_PACKAGES: [(&str, &str); 4] = [
     ("git", "git"),
     ("git-lfs", "git-lfs"),
@@ -20,19 +20,20 @@ const DEBIAN_PACKAGES: [(&str, &str); 4] = [
 pub(crate) fn debian_packages() -> Result<()> {
     let missing: Vec<&str> = DEBIAN_PACKAGES
         .iter()
-        .filter(|(program, _)| !is_there(program))
+        .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| *package)
         .collect();
     install(&missing)
 }
 
+/// Installs Debian packages, or fails with the command that installs them.
 fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
     let list = packages.join(" ");
     let root = output(Command::new("id").arg("-u"))?.trim() == "0";
-    if !root || !is_there("apt-get") {
+    if !root || !is_installed("apt-get") {
         bail!("these programs are missing: {list}\nhint: sudo apt-get install {list}");
     }
     run(Command::new("apt-get").args(["update", "-q"]))?;
@@ -43,16 +44,43 @@ fn install(packages: &[&str]) -> Result<()> {
         .args(packages))
 }
 
-/// Installs cargo-nextest if it is missing.
-pub(crate) fn nextest() -> Result<()> {
-    let there = Command::new("cargo")
-        .args(["nextest", "--version"])
-        .output();
-    if there.is_ok_and(|output| output.status.success()) {
-        return Ok(());
+/// A plugin of cargo that tests need.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CargoPlugin {
+    /// cargo-nextest, which runs the tests.
+    Nextest,
+    /// cargo-deny, which checks licences, banned crates and registries.
+    Deny,
+}
+
+impl CargoPlugin {
+    /// Returns the word that follows `cargo`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nextest => "nextest",
+            Self::Deny => "deny",
+        }
     }
-    run(cargo().args(["install", "cargo-nextest", "--locked"]))
-        .context("cargo-nextest is missing and cannot be installed")
+
+    /// Returns a command that runs the plugin in the workspace, and installs the plugin if
+    /// it is missing: from a wheel, because a build of either takes minutes.
+    pub(crate) fn command(self) -> Result<Command> {
+        let name = self.name();
+        let version = cargo().args([name, "--version"]).output();
+        let mut command = if version.is_ok_and(|output| output.status.success()) {
+            cargo()
+        } else {
+            let folder = PythonEnv::CargoPlugins.create().with_context(|| {
+                format!(
+                    "cargo-{name} is missing, and no wheel of it could be installed\n\
+                     hint: cargo install --locked cargo-{name}"
+                )
+            })?;
+            in_workspace(folder.join("bin").join(format!("cargo-{name}")))
+        };
+        command.arg(name);
+        Ok(command)
+    }
 }
 
 /// Installs cargo-fuzz if it is missing.
@@ -65,12 +93,12 @@ pub(crate) fn cargo_fuzz() -> Result<()> {
         .context("cargo-fuzz is missing and cannot be installed")
 }
 
-/// What runs the programs of another processor.
+/// Emulator that runs the programs of another processor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Emulator {
-    /// The emulator.
+    /// Name of the program.
     pub(crate) program: &'static str,
-    /// Where that processor's system libraries lie.
+    /// Folder of the other processor's system libraries.
     pub(crate) system: &'static str,
     packages: [&'static str; 3],
 }
@@ -87,40 +115,43 @@ impl Emulator {
         packages: ["qemu-user", "libc6-amd64-cross", "libgcc-s1-amd64-cross"],
     };
 
-    /// Installs it with its libraries, unless both are there.
+    /// Installs the emulator and the system libraries, unless both exist.
     pub(crate) fn install(self) -> Result<()> {
-        if is_there(self.program) && Path::new(self.system).join("lib").is_dir() {
+        if is_installed(self.program) && Path::new(self.system).join("lib").is_dir() {
             return Ok(());
         }
         install(&self.packages)
     }
 }
 
-/// A Python environment of its own, since what is in one cannot be installed beside what
-/// is in another.
+/// Python environment below the target folder. There are several, because packages of one
+/// cannot be installed beside those of another.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Environment {
-    /// The peers that tests talk to: moto, boto3, the AWS CLI.
+pub(crate) enum PythonEnv {
+    /// Peers that tests talk to: moto, boto3, the AWS CLI.
     Peers,
-    /// What checks the template, builds for Lambda, and links for arm64.
+    /// Programs that check the template, build for Lambda, and link for arm64.
     Deploy,
-    /// What looks for risks in the template.
+    /// Checker for risks in the template.
     Checkov,
+    /// Plugins of cargo that tests need.
+    CargoPlugins,
 }
 
-impl Environment {
-    /// The list of its packages, and its folder under `target/`.
+impl PythonEnv {
+    /// Returns the path of the list of packages, and the name of the folder.
     fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::Peers => ("xtask/requirements.txt", "peers"),
             Self::Deploy => ("xtask/requirements-deploy.txt", "deploy"),
             Self::Checkov => ("xtask/requirements-checkov.txt", "checkov"),
+            Self::CargoPlugins => ("xtask/requirements-cargo.txt", "cargo-plugins"),
         }
     }
 
-    /// Makes it, unless it is there, and returns its folder. It is made anew when the list
+    /// Creates the environment, and returns its folder. One that exists is kept until the list
     /// of packages changes.
-    pub(crate) fn make(self) -> Result<PathBuf> {
+    pub(crate) fn create(self) -> Result<PathBuf> {
         let (list, name) = self.place();
         let wanted = std::fs::read_to_string(workspace().join(list)).context(list)?;
         let folder = target_folder().join(name);
@@ -131,10 +162,11 @@ impl Environment {
         if folder.exists() {
             std::fs::remove_dir_all(&folder).context("the outdated Python environment")?;
         }
-        let make = |folder: &PathBuf| run(Command::new("python3").args(["-m", "venv"]).arg(folder));
-        if make(&folder).is_err() {
+        let create =
+            |folder: &PathBuf| run(Command::new("python3").args(["-m", "venv"]).arg(folder));
+        if create(&folder).is_err() {
             install(&["python3-venv"])?;
-            make(&folder)?;
+            create(&folder)?;
         }
         let mut pip = Command::new(folder.join("bin/pip"));
         pip.current_dir(workspace());
@@ -146,16 +178,16 @@ impl Environment {
             list,
         ]);
         run(&mut pip)?;
-        // Last, so that an interrupted installation is not taken for a whole one.
+        // Written last, because an interrupted installation must not be taken for a whole one.
         std::fs::write(&stamp, wanted).context("the Python environment's stamp")?;
         Ok(folder)
     }
 }
 
-/// Installs the npm package that reads state machines, and returns its program.
+/// Installs the npm package that checks state machines, and returns the path of its program.
 pub(crate) fn asl_validator() -> Result<PathBuf> {
     const PACKAGE: &str = "asl-validator@4.0.0";
-    if !is_there("npm") {
+    if !is_installed("npm") {
         install(&["npm"])?;
     }
     let folder = target_folder().join("asl-validator");

@@ -1,15 +1,26 @@
-//! `cargo xtask test`: everything that CI runs.
+//! `cargo xtask test`: everything that CI runs, or the tests of some packages.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::process::{cargo, run};
+use crate::setup::CargoPlugin;
 use crate::{deploy, setup};
 
-/// What to run; without options, everything.
+/// The package that makes cargo resolve the features of the whole workspace.
+const FEATURES: &str = "branchline-features";
+
+/// The package whose tests run the programs of the other packages.
+const END_TO_END: &str = "branchline-tests";
+
+/// The selection of checks and tests; without options, everything.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// Builds and runs the tests of this package alone; may be repeated.
+    #[arg(short, long = "package", value_name = "PACKAGE")]
+    packages: Vec<String>,
     /// Runs the tests alone, without format, lints and documentation.
     #[arg(long)]
     tests_only: bool,
@@ -17,6 +28,24 @@ pub(crate) struct Arguments {
     filter: Option<String>,
 }
 
+/// Runs the checks and tests that `arguments` select.
+pub(crate) fn task(arguments: &Arguments) -> Result<()> {
+    let begin = Instant::now();
+    let mut peers = None;
+    step("set up", || {
+        setup::debian_packages()?;
+        peers = Some(setup::PythonEnv::Peers.create()?);
+        Ok(())
+    })?;
+    if !arguments.tests_only && arguments.packages.is_empty() {
+        checks()?;
+    }
+    step("tests", || tests(arguments, peers.as_deref()))?;
+    eprintln!("\x1b[1mAll passed in {:.0?}.\x1b[0m", begin.elapsed());
+    Ok(())
+}
+
+/// Runs `body` between two lines that name it and say how long it took.
 fn step(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     eprintln!("\x1b[1m== {name}\x1b[0m");
     let begin = Instant::now();
@@ -25,66 +54,77 @@ fn step(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn run_all(arguments: &Arguments) -> Result<()> {
-    let mut peers = None;
-    step("set up", || {
-        setup::debian_packages()?;
-        setup::nextest()?;
-        peers = Some(setup::Environment::Peers.make()?);
-        Ok(())
+/// Runs everything of CI that is not a test: format, lints, template, documentation.
+fn checks() -> Result<()> {
+    step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    // Known weaknesses of crates are left out: their list is fetched from a server, and would
+    // fail a change for the reason of another.
+    step("dependencies", || {
+        let lists = ["bans", "licenses", "sources"];
+        run(CargoPlugin::Deny
+            .command()?
+            .args(["--locked", "check"])
+            .args(lists))
     })?;
-    if !arguments.tests_only {
-        step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
-        step("lints", || {
-            let lints = [
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ];
-            run(cargo().args(lints))
-        })?;
-        step("template and state machines", deploy::lint)?;
-        step("documentation", || {
-            let mut doc = cargo();
-            doc.args([
-                "doc",
-                "--workspace",
-                "--no-deps",
-                "--locked",
-                "--document-private-items",
-            ]);
-            run(doc.env("RUSTDOCFLAGS", "-D warnings"))
-        })?;
-        step("documentation's examples", || {
-            run(cargo().args(["test", "--workspace", "--doc", "--locked", "--quiet"]))
-        })?;
-    }
-    step("tests", || {
-        // The functions' bootstraps and the development server are run by the tests.
-        run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
-        let mut tests = cargo();
-        tests.args([
-            "nextest",
-            "run",
+    step("lints", || {
+        let lints = [
+            "clippy",
             "--workspace",
+            "--all-targets",
             "--locked",
-            "--no-fail-fast",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        run(cargo().args(lints))
+    })?;
+    step("template and state machines", deploy::lint)?;
+    step("documentation", || {
+        let mut doc = cargo();
+        doc.args([
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--locked",
+            "--document-private-items",
         ]);
-        tests.args(arguments.filter.as_deref());
-        if let Some(peers) = &peers {
-            tests.env("BRANCHLINE_VENV", peers);
-        }
-        run(&mut tests)
+        run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    step("documentation's examples", || {
+        run(cargo().args(["test", "--workspace", "--doc", "--locked", "--quiet"]))
     })
 }
 
-pub(crate) fn task(arguments: &Arguments) -> Result<()> {
-    let begin = Instant::now();
-    run_all(arguments)?;
-    eprintln!("\x1b[1mAll passed in {:.0?}.\x1b[0m", begin.elapsed());
-    Ok(())
+/// Builds and runs the selected tests. `peers` is the Python environment of the tests that
+/// need one.
+///
+/// Every command resolves the features of the whole workspace and of its tests, so that
+/// none of them compiles a crate that another one has compiled.
+fn tests(arguments: &Arguments, peers: Option<&Path>) -> Result<()> {
+    let packages = &arguments.packages;
+    if packages.is_empty() || packages.iter().any(|name| name == END_TO_END) {
+        let mut build = cargo();
+        build.args(["build", "--workspace", "--bins", "--locked"]);
+        // A target that is a test makes cargo resolve the features of tests.
+        if packages.is_empty() {
+            build.arg("--tests");
+        } else {
+            build.args(["--test", "runner"]);
+        }
+        run(&mut build)?;
+    }
+    let mut tests = CargoPlugin::Nextest.command()?;
+    tests.args(["run", "--locked", "--no-fail-fast"]);
+    if packages.is_empty() {
+        tests.arg("--workspace");
+    } else {
+        for package in packages.iter().map(String::as_str).chain([FEATURES]) {
+            tests.args(["--package", package]);
+        }
+    }
+    tests.args(arguments.filter.as_deref());
+    if let Some(peers) = peers {
+        tests.env("BRANCHLINE_VENV", peers);
+    }
+    run(&mut tests)
 }

@@ -1,4 +1,4 @@
-//! Commands that ask a running server.
+//! Commands that query a running server.
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
@@ -10,10 +10,10 @@ use serde_json::json;
 
 use crate::faults::Rule;
 
-/// Which server.
+/// Address of a running server.
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
-    /// Where the server listens, http://127.0.0.1:PORT.
+    /// URL of the server, http://127.0.0.1:PORT.
     #[arg(long, env = "BRANCHLINE_DEV_ENDPOINT", value_name = "URL")]
     pub(super) endpoint: String,
 }
@@ -43,7 +43,7 @@ enum FaultsCommand {
 }
 
 impl ServerArgs {
-    /// Prints what the server knows of `what`, or forgets it first.
+    /// Prints the server's list `what`, or deletes its entries first.
     pub(super) async fn show(&self, what: &str, forget: bool) -> anyhow::Result<()> {
         let method = if forget { Method::DELETE } else { Method::GET };
         self.ask(method, what, String::new()).await
@@ -55,7 +55,7 @@ impl ServerArgs {
             .method(method)
             .uri(format!("{endpoint}/_dev/{what}"))
             .body(Full::new(bytes::Bytes::from(body)))
-            .with_context(|| format!("`{endpoint}` is no URL"))?;
+            .with_context(|| format!("`{endpoint}` is not a valid URL"))?;
         let client = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(request).await.with_context(|| {
             format!("no server answers at {endpoint}; start one with `branchline-dev serve`")
@@ -71,7 +71,7 @@ impl ServerArgs {
     }
 }
 
-/// Carries out `faults`.
+/// Runs `faults`.
 pub(super) async fn faults(args: FaultsArgs) -> anyhow::Result<()> {
     let server = &args.server;
     match args.command {

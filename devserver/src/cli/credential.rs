@@ -6,7 +6,8 @@ use std::io::BufRead as _;
 use anyhow::Context as _;
 use branchline_core::codecommit::git_credentials::{Endpoint, SigningKey, sign};
 
-/// Answers git on standard output. Only `get` has an answer: passwords are made, not kept.
+/// Answers git on standard output. Only `get` has an answer, because passwords are computed
+/// and not stored.
 pub(super) fn run(operation: &str) -> anyhow::Result<()> {
     if operation != "get" {
         return Ok(());

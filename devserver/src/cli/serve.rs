@@ -1,4 +1,4 @@
-//! `serve`: options, greeting, and a clean end.
+//! `serve`: options, banner, and an orderly shutdown.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -22,14 +22,14 @@ use crate::server::{Options, Server};
 /// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Keeps everything in this folder; without it, in a temporary one that goes with the
-    /// server.
+    /// Keeps all data in this folder; without it, in a temporary folder that is deleted with
+    /// the server.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The port on 127.0.0.1; 0: the system chooses one.
+    /// Port on 127.0.0.1; with 0 the system chooses one.
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// The account's number.
+    /// Account number, 12 digits.
     #[arg(long, default_value = "123456789012", value_parser = account_id)]
     account: String,
     /// The region.
@@ -47,7 +47,7 @@ pub struct ServeArgs {
     /// The memory setting of a function in MB (512).
     #[arg(long, value_name = "NAME=MB", value_parser = pair)]
     memory: Vec<(String, String)>,
-    /// The reserved concurrency of a function: its most instances, 0 throttles it.
+    /// The reserved concurrency of a function: its maximum number of instances; 0 throttles it.
     #[arg(long, value_name = "NAME=N", value_parser = pair)]
     reserved: Vec<(String, String)>,
     /// Sends EventBridge's `CodeCommit Repository State Change` to a function: all, or
@@ -58,8 +58,8 @@ pub struct ServeArgs {
     /// "environment"?,"timeout"?,"memory"?,"reserved"?}],"rules"?:[..],"faults"?:[..]}.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A bucket that everyone may read without signing, as a bucket policy would allow.
-    /// With `=list` they may list it, too; without, what is missing is 403, as at S3.
+    /// A bucket with public read, as a bucket policy would allow. With `=list` it may be
+    /// listed, too; without, a missing key is answered with 403, as at S3.
     #[arg(long, value_name = "NAME[=list]", value_parser = public_bucket)]
     public_bucket: Vec<(String, PublicAccess)>,
     /// A fault: `SERVICE[/OPERATION]:FAULT[,ms=N][,rate=R|,every=N|,nth=K]`. Services:
@@ -68,20 +68,20 @@ pub struct ServeArgs {
     /// reorder, delay.
     #[arg(long, value_name = "FAULT", verbatim_doc_comment)]
     fault: Vec<Rule>,
-    /// The seed of all faults; a random one is chosen and printed.
+    /// Seed of all faults; without it, a random one is chosen and printed.
     #[arg(long)]
     seed: Option<u64>,
     /// Multiplies the pauses between attempts of an asynchronous invocation (1 and 2
     /// minutes at AWS).
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = scale)]
     retry_delay_scale: f64,
-    /// The most instances of a function without reserved concurrency.
+    /// Maximum number of instances of a function without reserved concurrency.
     #[arg(long, value_name = "N", default_value_t = 10)]
     unreserved: u32,
-    /// The most executions of one pipeline at a time; no limit without it.
+    /// Maximum number of concurrent executions of one pipeline; no limit without it.
     #[arg(long, value_name = "N")]
     max_executions: Option<usize>,
-    /// The form of the log on standard error.
+    /// Format of the log on standard error.
     #[arg(long, value_enum, default_value = "text")]
     log: log::Format,
     /// Logs what functions print, too.
@@ -124,7 +124,7 @@ fn scale(text: &str) -> Result<f64, String> {
     Err("it must not be negative".into())
 }
 
-/// The file of `--config`.
+/// Content of the `--config` file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -140,7 +140,7 @@ struct Config {
 #[serde(deny_unknown_fields)]
 struct ConfigFunction {
     name: String,
-    /// Relative to the file's folder.
+    /// Path of the bootstrap, relative to the folder of the `--config` file.
     bootstrap: PathBuf,
     #[serde(default)]
     environment: BTreeMap<String, String>,
@@ -218,22 +218,22 @@ fn named<'a>(
 ) -> anyhow::Result<&'a mut FunctionConfig> {
     match functions.iter_mut().find(|function| function.name == name) {
         Some(function) => Ok(function),
-        None => bail!("there is no function `{name}`; define it with `--function {name}=..`"),
+        None => bail!("unknown function `{name}`; define it with `--function {name}=..`"),
     }
 }
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> anyhow::Result<T> {
     match value.parse() {
         Ok(number) => Ok(number),
-        Err(_) => bail!("`{name}={value}`: `{value}` is no fitting number"),
+        Err(_) => bail!("`{name}={value}`: `{value}` is not a number, or out of range"),
     }
 }
 
-/// Runs the server until it is told to stop.
+/// Runs the server until SIGINT or SIGTERM.
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let filter = std::env::var("RUST_LOG").ok();
     log::init(args.log, args.verbose, filter.as_deref());
-    // Before anything starts, so that no early signal leaves processes behind.
+    // Registered before anything starts, so that an early signal leaves no processes behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let server = Server::start(args.options()?).await?;
@@ -247,7 +247,8 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what a user needs, and leaves the variables in the data folder.
+/// Prints the endpoint and the variables to export, and writes the variables to the data
+/// folder.
 fn print_banner(server: &Server) -> anyhow::Result<()> {
     let endpoint = server.endpoint();
     let credentials = server.credentials();

@@ -1,5 +1,5 @@
-//! What the lifecycle function would do about a repository's triggers, by the function's
-//! own code.
+//! Prints what the lifecycle function would do about a repository's triggers, computed by
+//! the function's own code.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use branchline_core::trigger::{Policy, Preview, TriggerLimits, preview};
 use clap::Args;
 use serde_json::json;
 
-/// `triggers`.
+/// Options of `triggers`.
 #[derive(Debug, Args)]
 pub(super) struct TriggersArgs {
     /// The repository.
@@ -25,7 +25,7 @@ pub(super) struct TriggersArgs {
     /// environment count as well.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Prints JSON for machines.
+    /// Prints JSON for scripts.
     #[arg(long)]
     json: bool,
 }
@@ -61,32 +61,32 @@ pub(super) async fn run(args: TriggersArgs) -> Result<()> {
     let found = preview(&codecommit, &policy, TriggerLimits::default(), &repository).await;
     let found = found.map_err(explain)?;
     if args.json {
-        let all = json!({
-            "mode": found.wanted.mode,
+        let report = json!({
+            "mode": found.desired.mode,
             "present": found.present,
-            "wanted": found.wanted.triggers,
+            "wanted": found.desired.triggers,
             "difference": found.plan,
         });
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", show(&found, &policy.destination));
     }
     Ok(())
 }
 
-/// The triggers as lines: `=` kept, `+` added, `~` changed, `-` removed, `.` foreign.
+/// Formats the triggers as lines: `=` kept, `+` added, `~` changed, `-` removed, `.` foreign.
 fn show(found: &Preview, destination: &FunctionArn) -> String {
     let Preview {
         present,
-        wanted,
+        desired,
         plan,
     } = found;
     let mut text = String::new();
-    let mode = serde_json::to_value(wanted.mode).unwrap_or_default();
+    let mode = serde_json::to_value(desired.mode).unwrap_or_default();
     let _ = writeln!(text, "mode     {}", mode.as_str().unwrap_or_default());
     let _ = writeln!(text, "calls    {destination}");
     let _ = writeln!(text, "present  {}", present.len());
-    let _ = writeln!(text, "wanted   {}", wanted.triggers.len());
+    let _ = writeln!(text, "wanted   {}", desired.triggers.len());
     let changed: Vec<Trigger> = plan
         .changed
         .iter()
@@ -108,11 +108,11 @@ fn show(found: &Preview, destination: &FunctionArn) -> String {
             let _ = writeln!(text, "{sign} {}  ({branches})", trigger.name);
         }
     }
-    let verdict = if plan.is_empty() {
+    let summary = if plan.is_empty() {
         "nothing to write"
     } else {
-        "one write would make it so"
+        "one write would apply the difference"
     };
-    let _ = writeln!(text, "{verdict}");
+    let _ = writeln!(text, "{summary}");
     text
 }

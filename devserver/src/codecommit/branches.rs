@@ -38,7 +38,7 @@ impl CodeCommitService {
         let repository = self.named(input)?;
         let branch = input.branch_name("branchName")?;
         let commit = input.commit_id()?;
-        // The id of a commit, not of a tag that leads to one.
+        // Must be the id of a commit; the id of a tag that points to one is not accepted.
         let found = repository.commit_and_tree(&commit).await?;
         if found.is_none_or(|(id, _)| id != commit) {
             return Err(ApiError::new(
@@ -69,7 +69,8 @@ impl CodeCommitService {
         Ok(json!({}))
     }
 
-    /// Deleting a branch that is not there is no error: its model lists none.
+    /// Deletes a branch. A missing branch is not an error, because the service's model lists
+    /// none.
     pub(super) async fn delete_branch(&self, input: Input<'_>, principal_arn: &str) -> ApiResult {
         let repository = self.named(input)?;
         let branch = input.branch_name("branchName")?;
@@ -100,7 +101,8 @@ impl CodeCommitService {
         Ok(json!({}))
     }
 
-    /// Runs `git update-ref` and tells what it did, to the end even when the caller goes.
+    /// Runs `git update-ref` and reports the change to the observer, even if the caller goes
+    /// away.
     async fn change_refs(
         &self,
         repository: &Arc<Repository>,
@@ -122,7 +124,7 @@ impl CodeCommitService {
     }
 }
 
-/// The commit at the tip of `branch`.
+/// Returns the commit at the tip of `branch`.
 async fn tip(repository: &Repository, branch: &BranchName) -> Result<Option<String>, GitError> {
     let found = repository.commit_and_tree(branch.to_ref().as_str()).await?;
     Ok(found.map(|(commit, _)| commit))

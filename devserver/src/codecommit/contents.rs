@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::git::GitError;
 use super::input::{Input, object_id, path};
-use super::objects::{Found, MAX_METADATA_BYTES, ObjectType, is_object_id};
+use super::objects::{MAX_METADATA_BYTES, ObjectType, ReadObject, is_object_id};
 use super::tree::{Mode, commit_json, parse_tree};
 use super::{CodeCommitService, Repository};
 use crate::aws_json::{ApiError, ApiResult};
@@ -148,7 +148,7 @@ impl CodeCommitService {
     }
 }
 
-/// The commit that a commit specifier names, and its tree: a full commit id, a branch, a
+/// Resolves a commit specifier to a commit and its tree: a full commit id, a branch, a
 /// tag, a full ref or `HEAD`; without one, the tip of the default branch.
 pub(super) async fn resolve(
     repository: &Repository,
@@ -171,7 +171,7 @@ pub(super) async fn resolve(
         Some(short) => vec![format!("refs/heads/{short}"), format!("refs/tags/{short}")],
     };
     for candidate in &candidates {
-        // Git's revision syntax (`main~1`, `@{1}`) is no part of a legal ref name.
+        // Git's revision syntax (`main~1`, `@{1}`) cannot occur in a valid ref name.
         if !is_object_id(candidate) && RefName::new(candidate).is_err() {
             let shown: String = specifier.unwrap_or_default().chars().take(80).collect();
             return Err(ApiError::new(
@@ -188,8 +188,8 @@ pub(super) async fn resolve(
 
 async fn read_blob(repository: &Repository, id: &str) -> Result<Option<Vec<u8>>, ApiError> {
     match repository.objects.read(id, MAX_BLOB_BYTES).await? {
-        Found::Object(object) if object.kind == ObjectType::Blob => Ok(Some(object.data)),
-        Found::TooLarge(ObjectType::Blob, size) => Err(ApiError::new(
+        ReadObject::Object(object) if object.kind == ObjectType::Blob => Ok(Some(object.data)),
+        ReadObject::TooLarge(ObjectType::Blob, size) => Err(ApiError::new(
             "FileTooLargeException",
             format!("{id} has {size} bytes, more than {MAX_BLOB_BYTES}"),
         )),
@@ -199,7 +199,7 @@ async fn read_blob(repository: &Repository, id: &str) -> Result<Option<Vec<u8>>,
 
 async fn read_commit(repository: &Repository, id: &str) -> Result<Option<Value>, ApiError> {
     match repository.objects.read(id, MAX_METADATA_BYTES).await? {
-        Found::Object(object) if object.kind == ObjectType::Commit => {
+        ReadObject::Object(object) if object.kind == ObjectType::Commit => {
             let commit = commit_json(&object.id, &object.data);
             commit
                 .map(Some)

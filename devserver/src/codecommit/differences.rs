@@ -1,4 +1,4 @@
-//! `GetDifferences`: two commits compared, or all files of one.
+//! `GetDifferences`: compares two commits, or lists all files of one.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ struct Side {
     id: String,
 }
 
-/// What a token carries: the commits as they were for the first page, so that pages fit
-/// together while branches move.
+/// Content of a continuation token: the commits as they were for the first page, so that
+/// pages fit together while branches move.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cursor {
     before: Option<String>,
@@ -67,18 +67,18 @@ impl CodeCommitService {
                 offset: 0,
             },
         };
-        // A token is the client's to change: only ids may reach a command line.
+        // A client can change its token, so only ids may reach a command line.
         let mut ids = cursor.before.iter().chain([&cursor.after]);
         let only_ids = ids.all(|id| super::objects::is_object_id(id));
         drop(ids);
         if !only_ids {
             return Err(page::invalid());
         }
-        let all = compare(&repository, &cursor, before_path, after_path).await?;
-        if cursor.offset > all.len() {
+        let differences = compare(&repository, &cursor, before_path, after_path).await?;
+        if cursor.offset > differences.len() {
             return Err(page::invalid());
         }
-        let shown: Vec<Value> = all
+        let shown: Vec<Value> = differences
             .iter()
             .skip(cursor.offset)
             .take(size)
@@ -86,7 +86,7 @@ impl CodeCommitService {
             .collect();
         let end = cursor.offset + shown.len();
         let mut output = json!({ "differences": shown });
-        if end < all.len() {
+        if end < differences.len() {
             output["NextToken"] = page::token(&Cursor {
                 offset: end,
                 ..cursor
@@ -99,8 +99,8 @@ impl CodeCommitService {
 
 type Difference = (Option<Side>, Option<Side>);
 
-/// All differences, limited to `before_path` and `after_path`. One of them alone holds
-/// for both sides; two different ones compare a folder with its renamed self.
+/// Returns all differences, limited to `before_path` and `after_path`. If only one is given,
+/// it limits both sides; two different ones compare a folder with its renamed version.
 async fn compare(
     repository: &Repository,
     cursor: &Cursor,
@@ -121,12 +121,12 @@ async fn compare(
         return Ok(files);
     };
     if before_path == after_path {
-        let mut all = diff(repository, before, &cursor.after).await?;
-        all.retain(|(before, after)| {
+        let mut differences = diff(repository, before, &cursor.after).await?;
+        differences.retain(|(before, after)| {
             let side = after.as_ref().or(before.as_ref());
             side.is_some_and(|side| below(&side.path, after_path))
         });
-        if all.is_empty() && after_path.is_some() {
+        if differences.is_empty() && after_path.is_some() {
             let mut files = list(repository, &cursor.after).await?;
             files.extend(list(repository, before).await?);
             check_path(
@@ -134,7 +134,7 @@ async fn compare(
                 after_path,
             )?;
         }
-        return Ok(all);
+        return Ok(differences);
     }
     let keyed = |files: Vec<Side>, folder: Option<&str>| -> BTreeMap<String, Side> {
         let files = files.into_iter().filter_map(|file| {
@@ -147,21 +147,21 @@ async fn compare(
     let mut new = keyed(list(repository, &cursor.after).await?, after_path);
     check_path(!old.is_empty(), before_path)?;
     check_path(!new.is_empty(), after_path)?;
-    let mut all: BTreeMap<String, Difference> = BTreeMap::new();
+    let mut differences: BTreeMap<String, Difference> = BTreeMap::new();
     for (key, side) in old {
         let other = new.remove(&key);
         if other
             .as_ref()
             .is_none_or(|o| o.id != side.id || o.mode != side.mode)
         {
-            all.insert(key, (Some(side), other));
+            differences.insert(key, (Some(side), other));
         }
     }
-    all.extend(new.into_iter().map(|(key, side)| (key, (None, Some(side)))));
-    Ok(all.into_values().collect())
+    differences.extend(new.into_iter().map(|(key, side)| (key, (None, Some(side)))));
+    Ok(differences.into_values().collect())
 }
 
-/// What is left of `path` below `folder`; empty when it is `folder` itself.
+/// Returns `path` relative to `folder`; empty when both are equal.
 fn relative<'a>(path: &'a str, folder: Option<&str>) -> Option<&'a str> {
     let Some(folder) = folder else {
         return Some(path);
@@ -227,7 +227,7 @@ async fn diff(
     parse_diff(&output).ok_or_else(|| GitError::new("diff-tree", "its output has no shape"))
 }
 
-/// Reads `<mode> SP <type> SP <id> TAB <path> NUL`, again and again.
+/// Reads records of `<mode> SP <type> SP <id> TAB <path> NUL`.
 fn parse_list(output: &[u8]) -> Option<Vec<Side>> {
     records(output)
         .map(|record| {
@@ -242,10 +242,10 @@ fn parse_list(output: &[u8]) -> Option<Vec<Side>> {
         .collect()
 }
 
-/// Reads `:<mode> SP <mode> SP <id> SP <id> SP <letter> NUL <path> NUL`, again and again.
+/// Reads records of `:<mode> SP <mode> SP <id> SP <id> SP <letter> NUL <path> NUL`.
 fn parse_diff(output: &[u8]) -> Option<Vec<Difference>> {
     let mut records = records(output);
-    let mut all = Vec::new();
+    let mut differences = Vec::new();
     while let Some(head) = records.next() {
         let path = records.next()?;
         let head = head.strip_prefix(':')?;
@@ -260,9 +260,9 @@ fn parse_diff(output: &[u8]) -> Option<Vec<Difference>> {
                 id: id.to_owned(),
             })
         };
-        all.push((side(old_mode, old_id), side(new_mode, new_id)));
+        differences.push((side(old_mode, old_id), side(new_mode, new_id)));
     }
-    Some(all)
+    Some(differences)
 }
 
 fn records(output: &[u8]) -> impl Iterator<Item = String> {

@@ -1,4 +1,4 @@
-//! The one place that starts git, and what is read from its stderr.
+//! Starts git, and reads its stderr; no other module of `codecommit` runs processes.
 //!
 //! Every process runs hermetically: no system or user configuration, no prompt, no
 //! replacement objects, English messages.
@@ -9,9 +9,9 @@ use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// A git command on the bare repository `dir`, with stdin closed and both outputs piped.
+/// Builds a git command on the bare repository `dir`, with stdin closed and both outputs piped.
 ///
-/// It is killed when its handle is dropped.
+/// The process is killed when its handle is dropped.
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new("git");
     command
@@ -36,9 +36,9 @@ pub fn command(dir: &Path) -> Command {
 /// A failure of a git process.
 #[derive(Debug)]
 pub struct GitError {
-    /// What was run.
+    /// The command.
     pub what: &'static str,
-    /// What it said, or why it could not start.
+    /// Stderr of the process, or why it could not start.
     pub message: String,
 }
 
@@ -89,7 +89,7 @@ pub async fn run_with_input(
     drop(stdin);
     let output = child.wait_with_output().await.map_err(failed)?;
     let stdout = succeeded(what, output)?;
-    // Git's own complaint, above, tells more than a broken pipe.
+    // Git's own message, above, is more precise than a broken pipe.
     written.map_err(failed)?;
     Ok(stdout)
 }
@@ -98,19 +98,19 @@ fn succeeded(what: &'static str, output: Output) -> Result<Vec<u8>, GitError> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let said = complaint(&output.stderr);
+    let message = error_lines(&output.stderr);
     Err(GitError::new(
         what,
-        if said.is_empty() {
+        if message.is_empty() {
             output.status.to_string()
         } else {
-            said
+            message
         },
     ))
 }
 
-/// The lines of `stderr` that complain, on one line and without their prefixes.
-pub fn complaint(stderr: &[u8]) -> String {
+/// Returns the lines of `stderr` that report errors, on one line and without their prefixes.
+pub fn error_lines(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let strip = |line: &str| -> String {
         let line = line.trim();
@@ -129,10 +129,11 @@ pub fn complaint(stderr: &[u8]) -> String {
     lines.join("; ")
 }
 
-/// Whether `git update-ref` refused because a ref of the same name, or one whose path
-/// is in the way (`a` and `a/b`), exists.
-pub fn is_name_taken(complaint: &str) -> bool {
-    complaint.contains("reference already exists") || complaint.contains(" exists; cannot create ")
+/// Returns true if `git update-ref` refused because a ref of that name exists, or one whose
+/// path conflicts (`a` and `a/b`).
+pub fn is_name_taken(error_lines: &str) -> bool {
+    error_lines.contains("reference already exists")
+        || error_lines.contains(" exists; cannot create ")
 }
 
 #[cfg(test)]
@@ -140,16 +141,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_lose_their_prefixes_and_hints() {
+    fn errors_lose_their_prefixes_and_hints() {
         assert_eq!(
-            complaint(b"hint: do this\nerror: one\n\nfatal: two\n"),
+            error_lines(b"hint: do this\nerror: one\n\nfatal: two\n"),
             "one; two"
         );
-        assert_eq!(complaint(b"\n"), "");
+        assert_eq!(error_lines(b"\n"), "");
     }
 
     #[test]
-    fn a_ref_in_the_way_is_told_from_other_complaints() {
+    fn a_conflicting_ref_is_distinguished_from_other_errors() {
         for stderr in [
             "cannot lock ref 'refs/heads/a': reference already exists",
             "cannot lock ref 'refs/heads/a/b': 'refs/heads/a' exists; cannot create 'refs/heads/a/b'",

@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use super::objects::is_object_id;
 use crate::aws_json::ApiError;
 
-/// The members of a request.
+/// Members of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Input<'a>(pub(crate) &'a Map<String, Value>);
 
-/// A member has another type than the model says.
+/// Creates the error for a member whose type differs from the model.
 pub(crate) fn wrong_type(member: &str, expected: &str) -> ApiError {
     ApiError::new(
         "SerializationException",
@@ -20,7 +20,7 @@ pub(crate) fn wrong_type(member: &str, expected: &str) -> ApiError {
 }
 
 impl<'a> Input<'a> {
-    /// A text; `None` when it is absent or null.
+    /// Returns a text; `None` when it is absent or null.
     pub(crate) fn text(self, member: &str) -> Result<Option<&'a str>, ApiError> {
         match self.0.get(member) {
             None | Some(Value::Null) => Ok(None),
@@ -29,14 +29,14 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A text that must be there and not be empty, else the error `code`.
+    /// Returns a required, non-empty text, else the error `code`.
     pub(crate) fn required(self, member: &str, code: &str) -> Result<&'a str, ApiError> {
         self.text(member)?
             .filter(|text| !text.is_empty())
             .ok_or_else(|| ApiError::new(code, format!("{member} is required")))
     }
 
-    /// A list; `None` when it is absent or null.
+    /// Returns a list; `None` when it is absent or null.
     pub(crate) fn list(self, member: &str) -> Result<Option<&'a [Value]>, ApiError> {
         match self.0.get(member) {
             None | Some(Value::Null) => Ok(None),
@@ -45,7 +45,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A list of texts; `None` when it is absent or null.
+    /// Returns a list of texts; `None` when it is absent or null.
     pub(crate) fn texts(self, member: &str) -> Result<Option<Vec<&'a str>>, ApiError> {
         let Some(list) = self.list(member)? else {
             return Ok(None);
@@ -56,7 +56,7 @@ impl<'a> Input<'a> {
             .ok_or_else(|| wrong_type(member, "a list of strings"))
     }
 
-    /// A whole number; `None` when it is absent or null.
+    /// Returns a whole number; `None` when it is absent or null.
     pub(crate) fn integer(self, member: &str) -> Result<Option<i64>, ApiError> {
         match self.0.get(member) {
             None | Some(Value::Null) => Ok(None),
@@ -67,20 +67,20 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// `repositoryName`, required and valid.
+    /// Returns `repositoryName`, required and valid.
     pub(crate) fn repository_name(self) -> Result<RepositoryName, ApiError> {
         let name = self.required("repositoryName", "RepositoryNameRequiredException")?;
         repository_name(name)
     }
 
-    /// `branchName` (or the like), required and valid.
+    /// Returns `branchName` (or the like), required and valid.
     pub(crate) fn branch_name(self, member: &str) -> Result<BranchName, ApiError> {
         let name = self.required(member, "BranchNameRequiredException")?;
         BranchName::new(name)
             .map_err(|error| ApiError::new("InvalidBranchNameException", error.to_string()))
     }
 
-    /// `commitId`, required and 40 hexadecimal digits.
+    /// Returns `commitId`, required and 40 hexadecimal digits.
     pub(crate) fn commit_id(self) -> Result<String, ApiError> {
         object_id(
             self.required("commitId", "CommitIdRequiredException")?,
@@ -89,13 +89,13 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A valid repository name, or `InvalidRepositoryNameException`.
+/// Checks a repository name, else `InvalidRepositoryNameException`.
 pub(crate) fn repository_name(name: &str) -> Result<RepositoryName, ApiError> {
     RepositoryName::new(name)
         .map_err(|error| ApiError::new("InvalidRepositoryNameException", error.to_string()))
 }
 
-/// 40 hexadecimal digits in lower case, or the error `code`.
+/// Checks for 40 hexadecimal digits in lower case, else the error `code`.
 pub(crate) fn object_id(text: &str, code: &str) -> Result<String, ApiError> {
     if is_object_id(text) {
         return Ok(text.to_ascii_lowercase());
@@ -107,7 +107,7 @@ pub(crate) fn object_id(text: &str, code: &str) -> Result<String, ApiError> {
     ))
 }
 
-/// A path without slashes at its ends; the root is empty.
+/// Normalises a path: no slashes at its ends; the root is empty.
 ///
 /// At most 4096 characters and 20 folders deep, without `.`, `..` and empty parts.
 pub(crate) fn path(text: &str, file: bool) -> Result<&str, ApiError> {
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slashes_at_both_ends_of_a_path_mean_nothing() {
+    fn slashes_at_both_ends_of_a_path_are_ignored() {
         for (text, meant) in [
             ("", ""),
             ("/", ""),

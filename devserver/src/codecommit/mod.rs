@@ -1,8 +1,8 @@
 //! The CodeCommit API on real bare repositories.
 //!
 //! [`CodeCommitService`] holds the repositories and answers operations; the git
-//! transport (`git_http`) goes through it too, so that every change of refs has one way
-//! and is told once. Layers, each using only those below it:
+//! transport (`git_http`) uses it too, so that every change of refs takes one path
+//! and is reported to the observer once. Layers, each using only those below it:
 //!
 //! 1. `repositories`, `branches`, `contents`, `differences`, `triggers`: the operations.
 //! 2. `refs_change`: changes of refs, one at a time per repository.
@@ -42,15 +42,15 @@ pub use triggers::{TriggerTest, TriggerTester};
 /// and `GetDifferences`, which it does not, the defaults are a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most triggers of a repository: 10.
+    /// Maximum number of triggers of a repository: 10.
     pub triggers: usize,
-    /// The most branches of a trigger: 10.
+    /// Maximum number of branches of a trigger: 10.
     pub branches_per_trigger: usize,
     /// Names on a page of `ListBranches`: 100.
     pub branches_page: usize,
     /// Names on a page of `ListRepositories`: 1000.
     pub repositories_page: usize,
-    /// The most differences on a page of `GetDifferences`: 400.
+    /// Maximum number of differences on a page of `GetDifferences`: 400.
     pub differences_page: usize,
 }
 
@@ -102,7 +102,7 @@ impl CodeCommitService {
         Self::open_with(dir, account, observer, Limits::default())
     }
 
-    /// As [`open`](Self::open), with other quotas and page sizes.
+    /// Like [`open`](Self::open), with the given quotas and page sizes.
     pub fn open_with(
         dir: impl AsRef<Path>,
         account: Account,
@@ -118,7 +118,7 @@ impl CodeCommitService {
                 continue;
             };
             if file_name.starts_with(".new-") || file_name.starts_with(".deleted-") {
-                // Left by a server that was stopped in the middle.
+                // Left by a server that was killed while it created or deleted a repository.
                 std::fs::remove_dir_all(&path)?;
                 continue;
             }
@@ -142,7 +142,7 @@ impl CodeCommitService {
         })))
     }
 
-    /// Sets what `cloneUrlHttp` starts with, `http://127.0.0.1:3000`; the port is known
+    /// Sets the start of `cloneUrlHttp`, `http://127.0.0.1:3000`; the port is known
     /// only after the server listens.
     pub fn set_base_url(&self, base_url: &str) {
         let base_url = base_url.trim_end_matches('/').to_owned();
@@ -150,7 +150,7 @@ impl CodeCommitService {
         *held.unwrap_or_else(PoisonError::into_inner) = base_url;
     }
 
-    /// Sets who runs `TestRepositoryTriggers`' tests. Until then all tests fail.
+    /// Sets the runner of `TestRepositoryTriggers`. Until then all tests fail.
     pub fn set_trigger_tester(&self, tester: Arc<dyn TriggerTester>) {
         let mut held = self
             .0
@@ -160,34 +160,34 @@ impl CodeCommitService {
         *held = Some(tester);
     }
 
-    /// The names of all repositories, sorted.
+    /// Returns the names of all repositories, sorted.
     pub fn repositories(&self) -> Vec<String> {
-        self.all().keys().cloned().collect()
+        self.open_repositories().keys().cloned().collect()
     }
 
-    /// The triggers of a repository; `None` when there is no such repository.
+    /// Returns the triggers of a repository; `None` if it does not exist.
     pub fn triggers(&self, repository: &str) -> Option<TriggerSet> {
         self.find(repository).map(|found| found.triggers())
     }
 
-    /// The `repositoryId` (a UUID) of a repository.
+    /// Returns the `repositoryId` (a UUID) of a repository.
     pub fn repository_id(&self, repository: &str) -> Option<String> {
         self.find(repository).map(|found| found.metadata().id)
     }
 
-    /// The folder of a repository's bare git repository.
+    /// Returns the folder of a repository's bare git repository.
     pub fn repository_dir(&self, repository: &str) -> Option<PathBuf> {
         self.find(repository).map(|found| found.dir.clone())
     }
 
-    /// Where git reaches a repository.
+    /// Returns the URL at which git reaches a repository.
     pub fn clone_url(&self, repository: &str) -> String {
         let base_url = self.0.base_url.read();
         let base_url = base_url.unwrap_or_else(PoisonError::into_inner);
         format!("{base_url}/v1/repos/{repository}")
     }
 
-    /// Answers one operation (`GetFolder`) that `principal_arn` asks for.
+    /// Answers one operation (`GetFolder`) requested by `principal_arn`.
     pub async fn call(&self, operation: &str, input: Value, principal_arn: &str) -> ApiResult {
         let Value::Object(members) = &input else {
             return Err(ApiError::new(
@@ -223,12 +223,12 @@ impl CodeCommitService {
         }
     }
 
-    /// The repository of that name.
+    /// Finds an open repository by name.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Repository>> {
-        self.all().get(name).cloned()
+        self.open_repositories().get(name).cloned()
     }
 
-    /// The repository that `repositoryName` names, or the error for why not.
+    /// Finds the repository that `repositoryName` names, or returns the operation's error.
     fn named(&self, input: Input<'_>) -> Result<Arc<Repository>, ApiError> {
         let name = input.repository_name()?;
         self.find(name.as_str()).ok_or_else(|| {
@@ -239,7 +239,9 @@ impl CodeCommitService {
         })
     }
 
-    fn all(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Repository>>> {
+    fn open_repositories(
+        &self,
+    ) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Repository>>> {
         let repositories = self.0.repositories.read();
         repositories.unwrap_or_else(PoisonError::into_inner)
     }

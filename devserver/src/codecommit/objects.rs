@@ -1,4 +1,4 @@
-//! Reads objects through a few `git cat-file` processes that stay alive, so that a
+//! Reads objects through a few long-lived `git cat-file` processes, so that a
 //! request costs a write and a read on a pipe instead of a process.
 
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use tokio::sync::Semaphore;
 
 use super::git::{self, GitError};
 
-/// The most processes per repository; more would only wait for the machine's cores.
+/// Maximum number of processes per repository; more would only wait for the machine's cores.
 const MAX_PROCESSES: usize = 4;
 
-/// How long a process waits for its next request.
-const IDLE: Duration = Duration::from_secs(20);
+/// Time that a process may stay idle.
+const MAX_IDLE: Duration = Duration::from_secs(20);
 
 /// The longest header line of `cat-file`: a path of 4096 characters in UTF-8, and change.
 const MAX_HEADER_BYTES: u64 = 20_000;
@@ -24,7 +24,7 @@ const MAX_HEADER_BYTES: u64 = 20_000;
 /// Trees and commits larger than this are refused instead of read into memory.
 pub(crate) const MAX_METADATA_BYTES: u64 = 256 * 1024 * 1024;
 
-/// What an object is.
+/// Type of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectType {
     Blob,
@@ -35,22 +35,22 @@ pub(crate) enum ObjectType {
 
 /// An object that was read.
 #[derive(Debug)]
-pub(crate) struct Object {
+pub(crate) struct GitObject {
     pub(crate) id: String,
     pub(crate) kind: ObjectType,
     pub(crate) data: Vec<u8>,
 }
 
-/// What reading an object gave.
+/// Result of reading an object.
 #[derive(Debug)]
-pub(crate) enum Found {
-    Object(Object),
+pub(crate) enum ReadObject {
+    Object(GitObject),
     Missing,
-    /// It is larger than asked for: its type and size.
+    /// Larger than the limit of the call: type and size.
     TooLarge(ObjectType, u64),
 }
 
-/// The processes of one repository.
+/// The `git cat-file` processes of one repository.
 #[derive(Debug)]
 pub(crate) struct Objects {
     dir: PathBuf,
@@ -76,15 +76,19 @@ impl Objects {
 
     /// Reads the object that `spec` names: an id, a ref, or `<tree id>:<path>`.
     ///
-    /// `spec` must hold no line feed. An object of more than `limit` bytes is not read.
-    pub(crate) async fn read(self: &Arc<Self>, spec: &str, limit: u64) -> Result<Found, GitError> {
+    /// `spec` must not contain a line feed. An object of more than `limit` bytes is not read.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        spec: &str,
+        limit: u64,
+    ) -> Result<ReadObject, GitError> {
         debug_assert!(!spec.contains('\n'), "a line feed ends a request");
         let _permit = self
             .permits
             .acquire()
             .await
             .map_err(|_| GitError::new("cat-file", "the repository was deleted"))?;
-        // A process may have died while it was idle: that costs one try on a new one.
+        // A process may have died while it was idle: that costs one retry on a new one.
         if let Some(mut process) = self.take_idle()
             && let Ok(found) = process.request(spec, limit).await
         {
@@ -98,7 +102,7 @@ impl Objects {
         Ok(found)
     }
 
-    /// Ends all processes, now and from now on.
+    /// Ends all processes; no new ones are started.
     pub(crate) fn close(&self) {
         self.permits.close();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,9 +115,9 @@ impl Objects {
         idle.processes.pop().map(|(process, _)| process)
     }
 
-    fn put_back(self: &Arc<Self>, process: CatFile, found: &Found) {
-        if matches!(found, Found::TooLarge(..)) {
-            // The contents are still to come: dropping the process skips them.
+    fn put_back(self: &Arc<Self>, process: CatFile, found: &ReadObject) {
+        if matches!(found, ReadObject::TooLarge(..)) {
+            // The contents are still unread: dropping the process skips them.
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,12 +135,13 @@ impl Objects {
         let weak = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(IDLE).await;
+                tokio::time::sleep(MAX_IDLE).await;
                 let Some(objects) = weak.upgrade() else {
                     return;
                 };
                 let mut idle = objects.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.processes.retain(|(_, since)| since.elapsed() < IDLE);
+                idle.processes
+                    .retain(|(_, since)| since.elapsed() < MAX_IDLE);
                 if idle.processes.is_empty() {
                     idle.reaper_runs = false;
                     return;
@@ -172,7 +177,7 @@ impl CatFile {
         })
     }
 
-    async fn request(&mut self, spec: &str, limit: u64) -> std::io::Result<Found> {
+    async fn request(&mut self, spec: &str, limit: u64) -> std::io::Result<ReadObject> {
         self.line.clear();
         self.line.extend_from_slice(spec.as_bytes());
         self.line.push(b'\n');
@@ -183,11 +188,11 @@ impl CatFile {
             .read_until(b'\n', &mut self.line)
             .await?;
         let (id, kind, size) = match parse_header(&self.line)? {
-            Header::Missing => return Ok(Found::Missing),
+            Header::Missing => return Ok(ReadObject::Missing),
             Header::Found(id, kind, size) => (id, kind, size),
         };
         if size > limit {
-            return Ok(Found::TooLarge(kind, size));
+            return Ok(ReadObject::TooLarge(kind, size));
         }
         let length = usize::try_from(size)
             .map_err(|_| std::io::Error::other("the object is larger than memory"))?;
@@ -196,7 +201,7 @@ impl CatFile {
         if self.stdout.read_u8().await? != b'\n' {
             return Err(std::io::Error::other("cat-file lost its place"));
         }
-        Ok(Found::Object(Object { id, kind, data }))
+        Ok(ReadObject::Object(GitObject { id, kind, data }))
     }
 }
 
@@ -238,7 +243,7 @@ fn parse_header(line: &[u8]) -> std::io::Result<Header> {
     Err(broken())
 }
 
-/// Whether `text` is 40 hexadecimal digits.
+/// Returns true if `text` is 40 hexadecimal digits.
 pub(crate) fn is_object_id(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -250,7 +255,7 @@ mod tests {
     const ID: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
 
     #[test]
-    fn headers_are_told_from_missing_objects_whatever_the_path_says() {
+    fn headers_are_distinguished_from_missing_objects_for_any_path() {
         let found = format!("{ID} tree 0\n");
         assert_eq!(
             parse_header(found.as_bytes()).unwrap(),
@@ -281,7 +286,7 @@ mod tests {
         ] {
             assert!(
                 parse_header(line.as_bytes()).is_err(),
-                "{line:?} is no header"
+                "{line:?} is not a header"
             );
         }
     }

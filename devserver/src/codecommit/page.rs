@@ -1,4 +1,4 @@
-//! Continuation tokens: opaque to clients, checked when they come back.
+//! Continuation tokens: opaque to clients, checked when they are sent back.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ pub(crate) fn token<T: Serialize>(value: &T) -> Result<String, ApiError> {
     Ok(URL_SAFE_NO_PAD.encode(json))
 }
 
-/// Unpacks a token, or `InvalidContinuationTokenException`.
+/// Unpacks a token, or returns `InvalidContinuationTokenException`.
 pub(crate) fn parse<T: DeserializeOwned>(token: &str) -> Result<T, ApiError> {
     URL_SAFE_NO_PAD
         .decode(token)
@@ -22,7 +22,7 @@ pub(crate) fn parse<T: DeserializeOwned>(token: &str) -> Result<T, ApiError> {
         .ok_or_else(invalid)
 }
 
-/// The error for a token that was not made by the operation it comes to.
+/// Creates the error for a token that the called operation did not make.
 pub(crate) fn invalid() -> ApiError {
     ApiError::new(
         "InvalidContinuationTokenException",
@@ -30,9 +30,9 @@ pub(crate) fn invalid() -> ApiError {
     )
 }
 
-/// The names of one page after `after`, and the token of the next page.
+/// Returns one page of names after `after`, and the token of the next page.
 ///
-/// A token holds the last name, so that names that come or go in between shift nothing.
+/// A token holds the last name, so that names added or removed in between shift nothing.
 pub(crate) fn by_name(
     sorted: Vec<String>,
     token_in: Option<&str>,
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_survive_names_that_come_and_go() {
+    fn pages_stay_correct_while_names_are_added_and_removed() {
         let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         let (page, next) = by_name(names(&["a", "b", "c"]), None, 2).unwrap();
         assert_eq!(page, ["a", "b"]);

@@ -1,5 +1,5 @@
-//! Changes of refs: one at a time per repository, compared before and after, and told
-//! to the observer once each.
+//! Changes of refs: one at a time per repository, compared before and after, and each
+//! reported to the observer once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use super::repository::{first_default_branch, ref_changes};
 use super::{CodeCommitService, Repository};
 use crate::ref_observer::RefUpdate;
 
-/// The right to change a repository's refs.
+/// Permit to change a repository's refs.
 ///
-/// Whoever holds it must [`finish`](Self::finish), in a task of its own: a client that
-/// goes away must not keep a change from being told.
+/// The holder must call [`finish`](Self::finish) in a task of its own, because a change must
+/// be reported even if the client goes away.
 #[derive(Debug)]
-pub(crate) struct RefChange {
+pub(crate) struct RefChangePermit {
     service: CodeCommitService,
     repository: Arc<Repository>,
     before: BTreeMap<String, String>,
@@ -24,17 +24,17 @@ pub(crate) struct RefChange {
 }
 
 impl CodeCommitService {
-    /// Waits for other changes to finish and notes the refs as they are.
+    /// Waits for other changes to finish and records the present refs.
     pub(crate) async fn begin_ref_change(
         &self,
         repository: &Arc<Repository>,
-    ) -> Result<RefChange, GitError> {
+    ) -> Result<RefChangePermit, GitError> {
         let guard = Arc::clone(&repository.refs_lock).lock_owned().await;
         let current = self.find(&repository.name);
         if !current.is_some_and(|current| Arc::ptr_eq(&current, repository)) {
             return Err(GitError::new("refs", "the repository was deleted"));
         }
-        Ok(RefChange {
+        Ok(RefChangePermit {
             before: repository.refs().await?,
             service: self.clone(),
             repository: Arc::clone(repository),
@@ -43,9 +43,9 @@ impl CodeCommitService {
     }
 }
 
-impl RefChange {
-    /// Finds out what changed, gives the repository a default branch when these are its
-    /// first branches, and tells the observer.
+impl RefChangePermit {
+    /// Computes what changed, gives the repository a default branch when these are its
+    /// first branches, and notifies the observer.
     pub(crate) async fn finish(self, principal_arn: &str) -> Result<Vec<RefUpdate>, GitError> {
         let after = self.repository.refs().await?;
         let updates = ref_changes(&self.before, &after);
@@ -56,15 +56,15 @@ impl RefChange {
             None => first_default_branch(&updates),
             Some(_) => None,
         };
-        let kept = match first {
+        let stored = match first {
             Some(branch) => self.repository.set_default_branch(&branch).await,
             // Writes the time of the last modification.
             None => self.repository.update(|_| ()),
         };
-        // The refs have moved, whatever became of the metadata: that must be told.
+        // The refs have moved even if the metadata failed, so the change must be reported.
         let name = &self.repository.name;
         let observer = &self.service.0.observer;
         observer.refs_changed(name, principal_arn, &updates);
-        kept.map(|()| updates)
+        stored.map(|()| updates)
     }
 }

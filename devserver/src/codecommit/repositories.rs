@@ -8,20 +8,20 @@ use super::input::{Input, repository_name};
 use super::{CodeCommitService, Repository, page};
 use crate::aws_json::{ApiError, ApiResult};
 
-/// The most names that `BatchGetRepositories` takes.
+/// Maximum number of names that `BatchGetRepositories` takes.
 const MAX_NAMES: usize = 100;
 
-/// The longest description.
-const MAX_DESCRIPTION: usize = 1000;
+/// Maximum length of a description.
+const MAX_DESCRIPTION_CHARS: usize = 1000;
 
 impl CodeCommitService {
     pub(super) async fn create_repository(&self, input: Input<'_>) -> ApiResult {
         let name = input.repository_name()?;
         let description = input.text("repositoryDescription")?;
-        if description.is_some_and(|text| text.chars().count() > MAX_DESCRIPTION) {
+        if description.is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
             return Err(ApiError::new(
                 "InvalidRepositoryDescriptionException",
-                format!("repositoryDescription has more than {MAX_DESCRIPTION} characters"),
+                format!("repositoryDescription has more than {MAX_DESCRIPTION_CHARS} characters"),
             ));
         }
         let description = description.map(str::to_owned);
@@ -40,14 +40,15 @@ impl CodeCommitService {
         Ok(json!({ "repositoryMetadata": metadata }))
     }
 
-    /// Deleting a repository that is not there is no error: its model lists none.
+    /// Deletes a repository. A missing one is not an error, because the service's model
+    /// lists none.
     pub(super) async fn delete_repository(&self, input: Input<'_>) -> ApiResult {
         let name = input.repository_name()?;
         let _membership = self.0.membership.lock().await;
         let Some(repository) = self.find(name.as_str()) else {
             return Ok(json!({}));
         };
-        // A push that is moving refs comes first; later ones find the repository gone.
+        // A push that is moving refs finishes first; later ones find the repository deleted.
         let _refs = repository.refs_lock.lock().await;
         self.all_mut().remove(name.as_str());
         repository.objects.close();
@@ -55,7 +56,7 @@ impl CodeCommitService {
         let aside = self.0.dir.join(aside);
         std::fs::rename(&repository.dir, &aside).map_err(ApiError::internal)?;
         tokio::task::spawn_blocking(move || {
-            // What resists is removed when the server starts again.
+            // Files that cannot be removed now are removed when the server starts again.
             let _ = std::fs::remove_dir_all(aside);
         });
         Ok(json!({ "repositoryId": repository.metadata().id }))
@@ -86,7 +87,7 @@ impl CodeCommitService {
             Some(token) => page::parse::<usize>(token)?,
         };
         let mut list: Vec<(String, String, i64)> = self
-            .all()
+            .open_repositories()
             .values()
             .map(|repository| {
                 let metadata = repository.metadata();
@@ -147,7 +148,7 @@ impl CodeCommitService {
         Ok(json!({ "repositories": found, "repositoriesNotFound": missing, "errors": errors }))
     }
 
-    /// `repositoryMetadata`. There is no `cloneUrlSsh`: the server speaks no SSH.
+    /// Builds `repositoryMetadata`. There is no `cloneUrlSsh`, because the server has no SSH.
     fn metadata_json(&self, repository: &Repository) -> Value {
         let metadata = repository.metadata();
         let mut json = json!({

@@ -1,4 +1,4 @@
-//! One repository: a bare git repository, and beside its objects one file with what
+//! One repository: a bare git repository, and in its folder one file with what
 //! CodeCommit knows about it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,17 +11,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::git::{self, GitError};
-use super::objects::{Found, MAX_METADATA_BYTES, ObjectType, Objects};
+use super::objects::{MAX_METADATA_BYTES, ObjectType, Objects, ReadObject};
 use super::tree;
 use crate::ref_observer::RefUpdate;
 
-/// The file in the repository's folder.
+/// Name of the metadata file in the repository's folder.
 const METADATA: &str = "branchline.json";
 
-/// Commits whose trees are remembered, so that a walk of one commit resolves it once.
-const REMEMBERED_COMMITS: usize = 1024;
+/// Number of commits whose trees are cached, so that a walk of one commit resolves it once.
+const MAX_CACHED_TREES: usize = 1024;
 
-/// What is kept about a repository besides its objects and refs.
+/// Metadata of a repository, stored besides objects and refs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Metadata {
     pub(crate) id: String,
@@ -52,7 +52,7 @@ impl Metadata {
     }
 }
 
-/// A repository that is open.
+/// An open repository.
 #[derive(Debug)]
 pub(crate) struct Repository {
     pub(crate) name: String,
@@ -65,7 +65,7 @@ pub(crate) struct Repository {
 }
 
 impl Repository {
-    /// Creates the repository `name` in `parent`; it is there whole or not at all.
+    /// Creates the repository `name` in `parent`, atomically.
     pub(crate) async fn create(
         parent: &Path,
         name: &str,
@@ -91,18 +91,18 @@ impl Repository {
         write_metadata(draft.path(), &metadata)
             .and_then(|()| std::fs::rename(draft.path(), &dir))
             .map_err(|error| GitError::new("init", error))?;
-        // It has moved away: there is nothing left to remove.
+        // The folder was moved: there is nothing left to remove.
         let _ = draft.keep();
         Ok(Self::with_metadata(name.to_owned(), dir, metadata))
     }
 
-    /// Opens the repository in `dir`; a bare repository that someone put there is taken
-    /// over.
+    /// Opens the repository in `dir`; a bare repository without metadata is
+    /// adopted.
     pub(crate) fn open(name: String, dir: PathBuf) -> std::io::Result<Self> {
         for entry in std::fs::read_dir(dir.join("objects"))? {
             let entry = entry?;
             let file_name = entry.file_name();
-            // The quarantine of a push that was under way when the server was killed.
+            // The quarantine of a push that was running when the server was killed.
             if file_name.to_string_lossy().starts_with("tmp_objdir-") {
                 std::fs::remove_dir_all(entry.path())?;
             }
@@ -168,7 +168,7 @@ impl Repository {
         Ok(())
     }
 
-    /// All refs and what they name.
+    /// Returns all refs and the objects that they name.
     pub(crate) async fn refs(&self) -> Result<BTreeMap<String, String>, GitError> {
         let mut command = git::command(&self.dir);
         command.args(["for-each-ref", "--format=%(objectname) %(refname)"]);
@@ -180,7 +180,7 @@ impl Repository {
             .collect())
     }
 
-    /// The names of all branches, sorted by their bytes.
+    /// Returns the names of all branches, sorted by their bytes.
     pub(crate) async fn branches(&self) -> Result<Vec<String>, GitError> {
         let mut command = git::command(&self.dir);
         command.args([
@@ -197,7 +197,7 @@ impl Repository {
         Ok(names)
     }
 
-    /// The id of the commit that `spec` leads to and of its tree.
+    /// Resolves `spec` to the id of a commit and of its tree.
     pub(crate) async fn commit_and_tree(
         &self,
         spec: &str,
@@ -210,14 +210,19 @@ impl Repository {
             }
         }
         let peeled = format!("{spec}^{{commit}}");
-        let Found::Object(commit) = self.objects.read(&peeled, MAX_METADATA_BYTES).await? else {
+        let ReadObject::Object(commit) = self.objects.read(&peeled, MAX_METADATA_BYTES).await?
+        else {
             return Ok(None);
         };
-        let tree = tree::commit_tree(&commit.data)
-            .ok_or_else(|| GitError::new("cat-file", format!("{} is no commit", commit.id)))?;
+        let tree = tree::commit_tree(&commit.data).ok_or_else(|| {
+            GitError::new(
+                "cat-file",
+                format!("object {} is not a valid commit", commit.id),
+            )
+        })?;
         if is_id {
             let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
-            if trees.len() >= REMEMBERED_COMMITS {
+            if trees.len() >= MAX_CACHED_TREES {
                 trees.clear();
             }
             trees.insert(spec.to_owned(), tree.clone());
@@ -225,7 +230,7 @@ impl Repository {
         Ok(Some((commit.id, tree)))
     }
 
-    /// The raw tree at `path` below the tree `root`; `None` when no folder is there.
+    /// Returns the raw tree at `path` below the tree `root`; `None` if there is no folder.
     pub(crate) async fn folder(
         &self,
         root: &str,
@@ -242,7 +247,7 @@ impl Repository {
         self.tree(&spec).await
     }
 
-    /// As [`folder`](Self::folder) for a path that `cat-file`'s input cannot carry.
+    /// Like [`folder`](Self::folder), for a path that `cat-file`'s input cannot carry.
     async fn folder_by_steps(
         &self,
         root: &str,
@@ -267,10 +272,10 @@ impl Repository {
 
     async fn tree(&self, spec: &str) -> Result<Option<(String, Vec<u8>)>, GitError> {
         match self.objects.read(spec, MAX_METADATA_BYTES).await? {
-            Found::Object(object) if object.kind == ObjectType::Tree => {
+            ReadObject::Object(object) if object.kind == ObjectType::Tree => {
                 Ok(Some((object.id, object.data)))
             }
-            Found::TooLarge(ObjectType::Tree, size) => Err(GitError::new(
+            ReadObject::TooLarge(ObjectType::Tree, size) => Err(GitError::new(
                 "cat-file",
                 format!("the tree {spec} has {size} bytes"),
             )),
@@ -278,7 +283,7 @@ impl Repository {
         }
     }
 
-    /// Makes `branch` the default branch: `HEAD` names it, and so does the metadata.
+    /// Makes `branch` the default branch, in `HEAD` and in the metadata.
     pub(crate) async fn set_default_branch(&self, branch: &str) -> Result<(), GitError> {
         let mut command = git::command(&self.dir);
         command.args(["symbolic-ref", "HEAD", &format!("refs/heads/{branch}")]);
@@ -287,7 +292,7 @@ impl Repository {
     }
 }
 
-/// What changed from `before` to `after`, by name.
+/// Compares the refs `before` and `after`, by name.
 pub(crate) fn ref_changes(
     before: &BTreeMap<String, String>,
     after: &BTreeMap<String, String>,
@@ -301,8 +306,8 @@ pub(crate) fn ref_changes(
             new: Some(id.clone()),
         })
         .collect();
-    let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
-    updates.extend(gone.map(|(name, id)| RefUpdate {
+    let deleted = before.iter().filter(|(name, _)| !after.contains_key(*name));
+    updates.extend(deleted.map(|(name, id)| RefUpdate {
         name: name.clone(),
         old: Some(id.clone()),
         new: None,
@@ -311,7 +316,7 @@ pub(crate) fn ref_changes(
     updates
 }
 
-/// The branch that becomes the default one when a repository gets its first branches:
+/// Chooses the default branch when a repository gets its first branches:
 /// `main`, else `master`, else the first by name.
 pub(crate) fn first_default_branch(updates: &[RefUpdate]) -> Option<String> {
     let created: Vec<&str> = updates
@@ -360,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_those_refs_whose_value_differs() {
+    fn only_refs_whose_value_differs_are_changes() {
         let before = refs(&[
             ("refs/heads/a", "1"),
             ("refs/heads/b", "1"),
@@ -371,12 +376,12 @@ mod tests {
             ("refs/heads/b", "2"),
             ("refs/tags/t", "3"),
         ]);
-        let told: Vec<String> = ref_changes(&before, &after)
+        let changes: Vec<String> = ref_changes(&before, &after)
             .iter()
             .map(|u| format!("{} {:?} {:?}", u.name, u.old, u.new))
             .collect();
         assert_eq!(
-            told,
+            changes,
             [
                 r#"refs/heads/b Some("1") Some("2")"#,
                 r#"refs/heads/c Some("1") None"#,
@@ -386,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn main_is_preferred_as_the_first_default_branch_and_tags_are_none() {
+    fn main_is_preferred_as_the_first_default_branch_and_tags_are_ignored() {
         let created = |names: &[&str]| {
             let after: BTreeMap<String, String> = names
                 .iter()

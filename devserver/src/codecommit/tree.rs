@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// The modes that a tree entry can have, as CodeCommit tells them apart.
+/// Modes of a tree entry that CodeCommit distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Tree,
@@ -13,7 +13,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// By the file type first, then the owner's execute bit, as git itself reads modes
+    /// Classifies by the file type first, then by the owner's execute bit, as git reads modes
     /// (old repositories hold 100664).
     fn from_bits(bits: u32) -> Option<Self> {
         Some(match bits & 0o170_000 {
@@ -26,7 +26,7 @@ impl Mode {
         })
     }
 
-    /// `GetFolder` and `GetFile`'s word for a file's mode.
+    /// Returns the mode as `GetFolder` and `GetFile` name it.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Executable => "EXECUTABLE",
@@ -45,13 +45,13 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// The id in hexadecimal.
+    /// Returns the id in hexadecimal.
     pub(crate) fn id(&self) -> String {
         hex::encode(self.id)
     }
 }
 
-/// Reads a raw tree: `<octal mode> SP <name> NUL <20 bytes of id>`, again and again.
+/// Reads a raw tree: entries of `<octal mode> SP <name> NUL <20 bytes of id>`.
 pub(crate) fn parse_tree(mut data: &[u8]) -> Result<Vec<Entry<'_>>, &'static str> {
     let mut entries = Vec::new();
     while !data.is_empty() {
@@ -92,17 +92,17 @@ pub(crate) fn parse_tree(mut data: &[u8]) -> Result<Vec<Entry<'_>>, &'static str
     Ok(entries)
 }
 
-/// The tree that a raw commit records.
+/// Returns the tree that a raw commit records.
 pub(crate) fn commit_tree(data: &[u8]) -> Option<String> {
     let id = data.strip_prefix(b"tree ")?.get(..40)?;
     let id = std::str::from_utf8(id).ok()?;
     super::objects::is_object_id(id).then(|| id.to_owned())
 }
 
-/// A raw commit as `GetCommit` answers it.
+/// Converts a raw commit to the answer of `GetCommit`.
 ///
-/// Headers that have no member of their own (`gpgsig`, `encoding`, ..) go to
-/// `additionalData` as they are. Bytes that are no UTF-8 become U+FFFD.
+/// Headers without a member of their own (`gpgsig`, `encoding`, ..) go to
+/// `additionalData` unchanged. Bytes that are not UTF-8 are replaced by U+FFFD.
 pub(crate) fn commit_json(id: &str, data: &[u8]) -> Option<Value> {
     let tree = commit_tree(data)?;
     let split = data.windows(2).position(|pair| pair == b"\n\n");
@@ -133,7 +133,7 @@ pub(crate) fn commit_json(id: &str, data: &[u8]) -> Option<Value> {
     }))
 }
 
-/// `Name <email> 1484167798 -0800` in three members.
+/// Parses `Name <email> 1484167798 -0800` into three members.
 fn person_json(person: &str) -> Value {
     let (name, rest) = person.split_once('<').unwrap_or((person, ""));
     let (email, date) = rest.rsplit_once('>').unwrap_or((rest, ""));
@@ -187,7 +187,7 @@ mod tests {
         for length in 1..raw.len() {
             assert!(
                 parse_tree(&raw[..length]).is_err(),
-                "{length} bytes are no entry"
+                "{length} bytes are not an entry"
             );
         }
         assert!(parse_tree(&entry("777", b"x")).is_err());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commits_headers_find_their_members() {
+    fn headers_of_a_commit_are_mapped_to_members() {
         let raw = format!(
             "tree {t}\nparent {p}\nauthor A <b> C <a@x> 1484167798 -0800\ncommitter D <d@x> 5 +0000\n\
              encoding latin1\ngpgsig -----BEGIN\n line\n\nsubject\n\nbody\n",

@@ -1,4 +1,4 @@
-//! The operations on triggers, and who tests them.
+//! The operations on triggers, and the trait that tests them.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
@@ -12,33 +12,33 @@ use super::input::{Input, wrong_type};
 use super::{CodeCommitService, contents};
 use crate::aws_json::{ApiError, ApiResult};
 
-/// The longest name of a trigger.
-const MAX_NAME: usize = 100;
+/// Maximum length of a trigger's name.
+const MAX_NAME_CHARS: usize = 100;
 
-/// The longest custom data.
-const MAX_CUSTOM_DATA: usize = 1000;
+/// Maximum length of the custom data.
+const MAX_CUSTOM_DATA_CHARS: usize = 1000;
 
-/// A test of one trigger, as `TestRepositoryTriggers` asks for it.
+/// A test of one trigger, as `TestRepositoryTriggers` requests it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerTest {
     /// The repository's name.
     pub repository: String,
-    /// Who asks for it.
+    /// ARN of the principal that requests the test.
     pub principal_arn: String,
     /// The id of the repository's present set of triggers.
     pub configuration_id: String,
-    /// What is tested; it need not be one of the repository's triggers.
+    /// Trigger under test; it need not be one of the repository's triggers.
     pub trigger: Trigger,
-    /// The default branch, `refs/heads/main`; that name while there is none.
+    /// Default branch, `refs/heads/main`; also while the repository has none.
     pub reference: String,
-    /// The default branch's tip; 40 zeros while there is none.
+    /// Tip of the default branch; 40 zeros while there is none.
     pub commit: String,
 }
 
-/// Sends what `TestRepositoryTriggers` tests.
+/// Sends the events of `TestRepositoryTriggers`.
 #[async_trait]
 pub trait TriggerTester: Send + Sync {
-    /// Sends one `TriggerEventTest`. Errors: what the caller reads in `failureMessage`.
+    /// Sends one `TriggerEventTest`. Errors are returned to the caller as `failureMessage`.
     async fn test(&self, test: &TriggerTest) -> Result<(), String>;
 }
 
@@ -101,7 +101,7 @@ impl CodeCommitService {
         Ok(json!({ "successfulExecutions": successful, "failedExecutions": failed }))
     }
 
-    /// `triggers`, required and valid.
+    /// Reads `triggers`, required and valid.
     fn read_triggers(&self, input: Input<'_>) -> Result<Vec<Trigger>, ApiError> {
         let list = input.list("triggers")?.ok_or_else(|| {
             ApiError::new(
@@ -137,7 +137,7 @@ impl CodeCommitService {
     fn read_trigger(&self, input: Input<'_>) -> Result<Trigger, ApiError> {
         let name = input.required("name", "RepositoryTriggerNameRequiredException")?;
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if name.len() > MAX_NAME || !name.chars().all(legal) {
+        if name.len() > MAX_NAME_CHARS || !name.chars().all(legal) {
             return Err(ApiError::new(
                 "InvalidRepositoryTriggerNameException",
                 "Repository trigger names have 1 to 100 letters, digits, periods, underscores \
@@ -150,11 +150,11 @@ impl CodeCommitService {
         )?;
         self.check_destination(arn)?;
         let custom_data = input.text("customData")?;
-        if custom_data.is_some_and(|data| data.chars().count() > MAX_CUSTOM_DATA) {
+        if custom_data.is_some_and(|data| data.chars().count() > MAX_CUSTOM_DATA_CHARS) {
             return Err(ApiError::new(
                 "InvalidRepositoryTriggerCustomDataException",
                 format!(
-                    "Repository trigger custom data has more than {MAX_CUSTOM_DATA} characters"
+                    "Repository trigger custom data has more than {MAX_CUSTOM_DATA_CHARS} characters"
                 ),
             ));
         }
@@ -195,7 +195,7 @@ impl CodeCommitService {
             .collect()
     }
 
-    /// `arn:<partition>:lambda:<region>:<account>:function:<name>[:<qualifier>]` or
+    /// Checks for `arn:<partition>:lambda:<region>:<account>:function:<name>[:<qualifier>]` or
     /// `arn:<partition>:sns:<region>:<account>:<topic>`, in the repository's region.
     fn check_destination(&self, arn: &str) -> Result<(), ApiError> {
         let parts: Vec<&str> = arn.split(':').collect();
@@ -248,7 +248,7 @@ impl CodeCommitService {
     }
 }
 
-/// `events`, required and valid: `all` alone, or some of the others.
+/// Reads `events`, required and valid: `all` alone, or some of the others.
 fn read_events(input: Input<'_>) -> Result<Vec<TriggerEvent>, ApiError> {
     let list = input.list("events")?.ok_or_else(|| {
         ApiError::new(

@@ -22,12 +22,12 @@ use crate::faults::{Fault, Faults, Service};
 use crate::lambda::AsyncInvocations;
 use crate::ref_observer::{RefObserver, RefUpdate};
 
-/// Where the triggers of repositories are.
+/// Source of the triggers of repositories.
 pub trait TriggerSource: Send + Sync {
-    /// The triggers of a repository; `None` when there is no such repository.
+    /// Returns the triggers of a repository; `None` if it does not exist.
     fn triggers(&self, repository: &str) -> Option<TriggerSet>;
 
-    /// The UUID of a repository.
+    /// Returns the UUID of a repository.
     fn repository_id(&self, repository: &str) -> Option<String>;
 }
 
@@ -36,7 +36,7 @@ pub trait TriggerSource: Send + Sync {
 pub struct EventRule {
     /// The function, by name or ARN.
     pub function: String,
-    /// The values of `detail.event` that match; empty: all.
+    /// Values of `detail.event` that match; empty: all.
     pub events: BTreeSet<String>,
 }
 
@@ -56,10 +56,7 @@ impl std::str::FromStr for EventRule {
             .map(str::to_owned)
             .collect();
         if let Some(event) = events.iter().find(|event| !KNOWN.contains(&event.as_str())) {
-            return Err(format!(
-                "`{event}` is no event of a reference; there are {}",
-                KNOWN.join(", ")
-            ));
+            return Err(format!("unknown event `{event}`: use {}", KNOWN.join(", ")));
         }
         Ok(Self {
             function: function.to_owned(),
@@ -68,7 +65,7 @@ impl std::str::FromStr for EventRule {
     }
 }
 
-/// Sends what a change of refs causes.
+/// Sends the events that a change of refs causes.
 #[derive(Clone)]
 pub struct Delivery(Arc<Inner>);
 
@@ -85,8 +82,8 @@ struct Inner {
 }
 
 impl Delivery {
-    /// A delivery that knows no triggers until [`set_source`](Self::set_source). Must be
-    /// called within a tokio runtime.
+    /// Creates a delivery without triggers until [`set_source`](Self::set_source) is called.
+    /// Must be called within a tokio runtime.
     pub fn new(
         account: Account,
         faults: Arc<Faults>,
@@ -106,25 +103,25 @@ impl Delivery {
         }))
     }
 
-    /// Says where the triggers are; only the first call counts.
+    /// Sets the source of triggers; only the first call counts.
     pub fn set_source(&self, source: Arc<dyn TriggerSource>) {
         let _ = self.0.source.set(source);
     }
 
-    /// How many events wait to be sent (delayed, reordered, or just on their way).
+    /// Returns the number of events that wait to be sent: delayed, reordered, or in transit.
     pub fn pending(&self) -> usize {
         self.0.tasks.len()
     }
 
-    /// Gives up what is delayed.
+    /// Drops the delayed events.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
 
-    /// Sends a `TriggerEventTest` to a trigger's destination, past all faults: whoever
-    /// tests a trigger asks whether it can work.
+    /// Sends a `TriggerEventTest` to a trigger's destination. Faults do not apply, because
+    /// a test asks whether the trigger can work.
     ///
     /// Errors: a sentence for `failureMessage`.
     pub fn test(&self, event: &TestEvent<'_>) -> Result<(), String> {
@@ -159,11 +156,11 @@ impl Delivery {
             for _ in 0..copies {
                 let _ = inner.submit(&function, &payload);
             }
-            // Those who wait to be overtaken have been.
+            // The events that waited to be overtaken were overtaken.
             inner.sent.notify_waiters();
             return;
         }
-        // Waits from here on, so that the very next event counts.
+        // Registered before sending, so that the very next event counts.
         let overtaken = matches!(fault, Some(Fault::Reorder(_)))
             .then(|| Arc::clone(&inner.sent).notified_owned());
         let runtime = inner.runtime.clone();
@@ -278,8 +275,8 @@ impl RefObserver for Delivery {
     }
 }
 
-/// Whether a trigger watches this change. Tags are covered by triggers for all branches
-/// only, since a trigger names branches.
+/// Returns true if a trigger watches this change. Only triggers for all branches cover tags,
+/// because a trigger names branches.
 fn fires(trigger: &Trigger, update: &RefUpdate) -> bool {
     let event = match (&update.old, &update.new) {
         (None, _) => TriggerEvent::CreateReference,

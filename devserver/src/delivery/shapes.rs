@@ -12,12 +12,12 @@ use uuid::Uuid;
 use crate::account::Account;
 use crate::ref_observer::RefUpdate;
 
-/// What `TestRepositoryTriggers` sends about.
+/// Data of a `TestRepositoryTriggers` event.
 #[derive(Debug, Clone, Copy)]
 pub struct TestEvent<'a> {
     /// The repository.
     pub repository: &'a str,
-    /// Who asks for the test.
+    /// ARN of the principal that requests the test.
     pub principal_arn: &'a str,
     /// The id of the trigger set.
     pub configuration_id: &'a str,
@@ -25,13 +25,13 @@ pub struct TestEvent<'a> {
     pub trigger: &'a Trigger,
     /// The default branch, `refs/heads/main`.
     pub reference: &'a str,
-    /// Its tip, or zeros.
+    /// Tip of the default branch, or 40 zeros.
     pub commit: &'a str,
 }
 
-/// One record for one trigger and one push, with the refs that match it.
+/// Builds one record for one trigger and one push, with the refs that match it.
 ///
-/// A deleted ref carries the commit that it named last. AWS documents neither that nor
+/// A deleted ref carries the last commit that it named. AWS documents neither that nor
 /// another value; readers must not depend on it.
 pub fn trigger_record(
     account: &Account,
@@ -61,7 +61,7 @@ pub fn trigger_record(
     record(account, "ReferenceChanges", &event, references)
 }
 
-/// The record of a trigger that is being tested.
+/// Builds the record of a trigger under test.
 pub fn test_record(account: &Account, event: &TestEvent<'_>) -> Bytes {
     let references = vec![TriggerReference {
         commit: Some(event.commit.to_owned()),
@@ -87,7 +87,7 @@ fn record(
         event_part_number: Some(1),
         event_source: Some("aws:codecommit".to_owned()),
         event_source_arn: account.repository_arn(event.repository),
-        // Milliseconds, and a zone without a colon.
+        // EventBridge has milliseconds, and a zone without a colon.
         event_time: Some(
             Timestamp::now()
                 .strftime("%Y-%m-%dT%H:%M:%S%.3f+0000")
@@ -104,7 +104,7 @@ fn record(
     })
 }
 
-/// The EventBridge event of one ref, and its `detail.event`.
+/// Builds the EventBridge event of one ref, and returns its `detail.event`.
 pub fn state_change(
     account: &Account,
     repository: &str,

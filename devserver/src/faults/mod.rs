@@ -1,8 +1,8 @@
-//! What goes wrong on purpose, and what was asked of the server.
+//! Injected faults, and counts of the requests to the server.
 //!
-//! Every decision comes from one seed. It is drawn per rule and per call of that rule, not
-//! from one stream that all services share: the k-th matching call meets the same fate in
-//! every run with that seed, however calls to other services fall between.
+//! Every decision is derived from one seed, the rule and the number of the rule's call, not
+//! from one stream that all services share: the k-th matching call gets the same decision in
+//! every run with that seed, whatever calls to other services happen in between.
 
 mod requests;
 mod rule;
@@ -17,30 +17,30 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 
-/// What is to happen to one call.
+/// Decision about one call.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FaultDecision {
-    /// Wait so long before anything else.
+    /// Delay before anything else.
     pub latency: Duration,
-    /// Then do this, if anything.
+    /// Fault that follows the delay.
     pub fault: Option<Fault>,
 }
 
-/// A rule with its number and what it has done so far.
+/// A rule with its number, and its counts so far.
 #[derive(Debug, Clone, Serialize, PartialEq)]
 pub struct RuleState {
-    /// Its number, which stays when others go.
+    /// Number of the rule; stable when other rules are removed.
     pub id: u64,
     /// The rule.
     #[serde(flatten)]
     pub rule: Rule,
-    /// How many calls it matched.
+    /// Number of calls that it matched.
     pub calls: u64,
-    /// How many of them it made fail.
+    /// Number of matched calls that it made fail.
     pub hits: u64,
 }
 
-/// All rules in force.
+/// All active rules.
 #[derive(Debug)]
 pub struct Faults {
     seed: u64,
@@ -54,7 +54,7 @@ struct State {
 }
 
 impl Faults {
-    /// No rules yet; decisions will come from `seed`.
+    /// Creates an empty set of rules that decides by `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -62,12 +62,12 @@ impl Faults {
         }
     }
 
-    /// The seed.
+    /// Returns the seed.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Puts a rule in force; returns its number.
+    /// Adds a rule; returns its number.
     pub fn add(&self, rule: Rule) -> u64 {
         let mut state = self.state();
         state.next_id += 1;
@@ -81,13 +81,13 @@ impl Faults {
         id
     }
 
-    /// Takes all rules out of force. Numbers start anew, so that the same rules added
+    /// Removes all rules. Numbers restart at 1, so that the same rules added
     /// again repeat the same faults.
     pub fn clear(&self) {
         *self.state() = State::default();
     }
 
-    /// Takes one rule out of force; whether it was there.
+    /// Removes one rule; returns whether it existed.
     pub fn remove(&self, id: u64) -> bool {
         let mut state = self.state();
         let before = state.rules.len();
@@ -95,15 +95,15 @@ impl Faults {
         state.rules.len() < before
     }
 
-    /// The rules in force.
+    /// Returns the active rules.
     pub fn rules(&self) -> Vec<RuleState> {
         self.state().rules.clone()
     }
 
     /// Decides about one call. Latencies add up; of the other faults the first that
-    /// strikes wins, but every matching rule counts the call.
+    /// applies is taken, but every matching rule counts the call.
     pub fn decide(&self, service: Service, operation: &str) -> FaultDecision {
-        let mut verdict = FaultDecision::default();
+        let mut decision = FaultDecision::default();
         for state in &mut self.state().rules {
             if !state.rule.matches(service, operation) {
                 continue;
@@ -121,19 +121,19 @@ impl Faults {
             match state.rule.fault {
                 Fault::Latency(ms) => {
                     state.hits += 1;
-                    verdict.latency += Duration::from_millis(ms);
+                    decision.latency += Duration::from_millis(ms);
                 }
-                fault if verdict.fault.is_none() => {
+                fault if decision.fault.is_none() => {
                     state.hits += 1;
-                    verdict.fault = Some(fault);
+                    decision.fault = Some(fault);
                 }
                 _ => {}
             }
         }
-        verdict
+        decision
     }
 
-    /// A number in 0..1 that depends on the seed, the rule and the call alone.
+    /// Returns a number in 0..1 that depends only on seed, rule and call.
     fn draw(&self, rule: u64, call: u64) -> f64 {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_calls_fail() {
         assert_eq!(run(7), run(7), "a seed repeats its run");
-        assert_ne!(run(7), run(8), "another seed is another run");
+        assert_ne!(run(7), run(8), "another seed gives different faults");
         let share = run(7).iter().filter(|hit| **hit).count();
         assert!(
             (80..=160).contains(&share),
@@ -188,9 +188,9 @@ mod tests {
                 None,
                 "another operation is left alone"
             );
-            let verdict = faults.decide(Service::CodeCommit, "GetBlob");
-            assert_eq!(verdict.latency, Duration::from_millis(5));
-            seen.push(verdict.fault);
+            let decision = faults.decide(Service::CodeCommit, "GetBlob");
+            assert_eq!(decision.latency, Duration::from_millis(5));
+            seen.push(decision.fault);
         }
         assert_eq!(
             seen,
@@ -202,7 +202,7 @@ mod tests {
             ]
         );
         let hits: Vec<u64> = faults.rules().iter().map(|rule| rule.hits).collect();
-        assert_eq!(hits, [2, 1, 8], "each rule tells how often it struck");
+        assert_eq!(hits, [2, 1, 8], "each rule counts the calls that it failed");
         assert!(faults.remove(1) && !faults.remove(1));
     }
 }

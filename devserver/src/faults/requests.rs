@@ -1,4 +1,4 @@
-//! Counts what was asked: per service and operation, by whom, and how much at once.
+//! Request counts by service, operation and principal, and concurrent requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,23 +16,23 @@ pub struct RequestLine {
     pub operation: String,
     /// The IAM action, `codecommit:GetFolder`.
     pub action: String,
-    /// Who asked; `None` for requests without known credentials.
+    /// ARN of the principal; `None` for requests without known credentials.
     pub principal: Option<String>,
-    /// How often.
+    /// Number of requests.
     pub count: u64,
-    /// How many of them ended in a 4xx or 5xx, or without an answer.
+    /// Number of requests that ended in a 4xx or 5xx, or without an answer.
     pub failed: u64,
-    /// `X-Amzn-Trace-Id` of the last one that had it.
+    /// `X-Amzn-Trace-Id` of the last request that had it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
-    /// The ARNs that IAM checks the action against, as far as the request tells them; of
-    /// very many only some.
+    /// ARNs that IAM checks the action against, as far as the request identifies them;
+    /// at most 10,000 of them.
     #[serde(skip)]
     pub resources: BTreeSet<String>,
 }
 
-/// The most ARNs that are kept for one kind of request.
-const RESOURCES: usize = 10_000;
+/// Maximum number of ARNs that are stored for one kind of request.
+const MAX_RESOURCES: usize = 10_000;
 
 type Key = (Service, String, String, Option<String>);
 
@@ -55,7 +55,7 @@ struct Counts {
 pub struct RequestLog(Arc<Mutex<Counts>>);
 
 impl RequestLog {
-    /// Counts a request; it is in flight until the answer is dropped.
+    /// Counts a request; it is in flight until the returned guard is dropped.
     pub fn begin(
         &self,
         service: Service,
@@ -76,7 +76,7 @@ impl RequestLog {
         }
     }
 
-    /// The counts, by service and operation.
+    /// Returns the counts, by service and operation.
     pub fn lines(&self) -> Vec<RequestLine> {
         self.counts()
             .lines
@@ -96,7 +96,7 @@ impl RequestLog {
             .collect()
     }
 
-    /// How many requests of an operation there were.
+    /// Returns the number of requests of an operation.
     pub fn count(&self, service: Service, operation: &str) -> u64 {
         self.lines()
             .iter()
@@ -105,7 +105,7 @@ impl RequestLog {
             .sum()
     }
 
-    /// The most requests of a service that were in flight at one time.
+    /// Returns the maximum number of concurrent requests of a service.
     pub fn max_in_flight(&self, service: Service) -> u64 {
         self.counts()
             .in_flight
@@ -113,7 +113,7 @@ impl RequestLog {
             .map_or(0, |(_, most)| *most)
     }
 
-    /// Forgets all counts; what is in flight stays so.
+    /// Resets all counts; requests in flight stay in flight.
     pub fn reset(&self) {
         let mut counts = self.counts();
         counts.lines.clear();
@@ -141,17 +141,17 @@ impl InFlight {
         self.failed = true;
     }
 
-    /// Notes the trace that the request belongs to.
+    /// Records the trace that the request belongs to.
     pub fn trace(&self, header: &str) {
         if let Some(tally) = self.log.counts().lines.get_mut(&self.key) {
             tally.trace = Some(header.to_owned());
         }
     }
 
-    /// Notes what the request is about.
+    /// Records the resources of the request.
     pub fn resource(&self, arn: String) {
         if let Some(tally) = self.log.counts().lines.get_mut(&self.key)
-            && tally.resources.len() < RESOURCES
+            && tally.resources.len() < MAX_RESOURCES
         {
             tally.resources.insert(arn);
         }
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_in_flight_and_the_failed_are_told() {
+    fn maximum_in_flight_and_failed_requests_are_counted() {
         let log = RequestLog::default();
         let action = "s3:GetObject";
         let first = log.begin(Service::S3, "GetObject", action, None);

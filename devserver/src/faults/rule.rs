@@ -1,11 +1,11 @@
-//! One rule: where, what, and when.
+//! A rule: the calls that it matches, its fault, and when the fault applies.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a rule is about.
+/// Service that a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Service {
@@ -19,7 +19,7 @@ pub enum Service {
     CodePipeline,
     /// The Lambda API.
     Lambda,
-    /// What CodeCommit sends by itself; operations are `trigger` and `eventbridge`.
+    /// Events that CodeCommit sends; operations are `trigger` and `eventbridge`.
     Events,
 }
 
@@ -33,7 +33,7 @@ impl Service {
         Self::Events,
     ];
 
-    /// The name, as in a rule.
+    /// Returns the name, as in a rule.
     pub fn name(self) -> &'static str {
         match self {
             Self::CodeCommit => "codecommit",
@@ -46,18 +46,18 @@ impl Service {
     }
 }
 
-/// What goes wrong.
+/// Fault of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The answer comes so many milliseconds later.
+    /// The answer is delayed by this many milliseconds.
     Latency(u64),
-    /// The service asks for fewer requests, in its own words.
+    /// The service throttles, with its own error code.
     Throttle,
     /// The service fails with a 5xx.
     Error,
-    /// The service says that someone else is changing the same thing.
+    /// The service reports a conflicting concurrent change.
     Conflict,
-    /// The connection closes without an answer; nothing was done.
+    /// The connection closes without an answer; the request was not carried out.
     Drop,
     /// The connection closes without an answer; the request was carried out.
     LoseAnswer,
@@ -67,14 +67,14 @@ pub enum Fault {
     Lose,
     /// The event is sent twice.
     Double,
-    /// The event is held back until a later one has been sent, or so many milliseconds.
+    /// The event is held back until a later one was sent, at most this many milliseconds.
     Reorder(u64),
-    /// The event is sent so many milliseconds later.
+    /// The event is delayed by this many milliseconds.
     Delay(u64),
 }
 
 impl Fault {
-    /// The name, as in a rule.
+    /// Returns the name, as in a rule.
     pub fn name(self) -> &'static str {
         match self {
             Self::Latency(_) => "latency",
@@ -106,7 +106,7 @@ impl Fault {
     }
 }
 
-/// Which of the matching calls a rule strikes.
+/// Condition under which a matching call gets the fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum When {
     /// All of them.
@@ -120,21 +120,21 @@ pub enum When {
 }
 
 /// A rule: `SERVICE[/OPERATION]:FAULT[,ms=N][,rate=R|,every=N|,nth=K]`, where the service
-/// `*` stands for all but events. The text is its form in JSON, too.
+/// `*` matches all but events. Its JSON form is the same text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// The service; `None`: all that answer requests.
     pub service: Option<Service>,
     /// The operation; `None`: all of them.
     pub operation: Option<String>,
-    /// What goes wrong.
+    /// The fault.
     pub fault: Fault,
-    /// When it does.
+    /// Condition under which it applies.
     pub when: When,
 }
 
 impl Rule {
-    /// Whether the rule speaks about this call.
+    /// Returns true if the rule matches this call.
     pub fn matches(&self, service: Service, operation: &str) -> bool {
         let of_service = match self.service {
             Some(wanted) => wanted == service,
@@ -189,7 +189,7 @@ impl FromStr for Rule {
                     .find(|service| service.name() == name)
                     .ok_or_else(|| {
                         let known = Service::ALL.map(Service::name).join(", ");
-                        format!("`{name}` is no service; there are {known} and `*`")
+                        format!("unknown service `{name}`: use {known} or `*`")
                     })?,
             ),
         };
@@ -218,7 +218,7 @@ impl FromStr for Rule {
                 }
                 "every" => when = When::Every(count()?),
                 "nth" => when = When::Nth(count()?),
-                _ => return Err(wrong("there are `ms`, `rate`, `every` and `nth`")),
+                _ => return Err(wrong("use `ms`, `rate`, `every` or `nth`")),
             }
         }
         let fault = match name {
@@ -235,8 +235,8 @@ impl FromStr for Rule {
             "delay" => Fault::Delay(ms.unwrap_or(1000)),
             _ => {
                 return Err(format!(
-                    "`{name}` is no fault; there are latency, throttle, error, conflict, drop, \
-                     lose-answer, cut, and for events lose, double, reorder, delay"
+                    "unknown fault `{name}`: use latency, throttle, error, conflict, drop, \
+                     lose-answer or cut; for events lose, double, reorder or delay"
                 ));
             }
         };
@@ -301,8 +301,8 @@ mod tests {
     fn a_wrong_rule_is_refused_with_the_reason() {
         for (text, part) in [
             ("codecommit", "no `:`"),
-            ("sqs:error", "no service"),
-            ("s3:melt", "no fault"),
+            ("sqs:error", "unknown service"),
+            ("s3:melt", "unknown fault"),
             ("s3:latency", "needs `ms=`"),
             ("s3:error,rate=2", "between 0 and 1"),
             ("s3:error,nth=0", "above 0"),

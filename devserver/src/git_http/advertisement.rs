@@ -1,15 +1,15 @@
-//! What CodeCommit advertises, and whether a client keeps to it.
+//! The capabilities that CodeCommit advertises, and the check of a client against them.
 
 use super::pkt_line::{self, Packet};
 
 /// git's two services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Service {
+pub(super) enum GitService {
     UploadPack,
     ReceivePack,
 }
 
-impl Service {
+impl GitService {
     pub(super) fn from_name(name: &str) -> Option<Self> {
         match name {
             "git-upload-pack" => Some(Self::UploadPack),
@@ -18,7 +18,7 @@ impl Service {
         }
     }
 
-    /// `git-upload-pack`.
+    /// Returns the service's name, `git-upload-pack`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::UploadPack => "git-upload-pack",
@@ -26,7 +26,7 @@ impl Service {
         }
     }
 
-    /// The git command, `upload-pack`.
+    /// Returns the git command, `upload-pack`.
     pub(super) fn command(self) -> &'static str {
         match self {
             Self::UploadPack => "upload-pack",
@@ -34,7 +34,7 @@ impl Service {
         }
     }
 
-    /// Exactly what CodeCommit offers (the lists were read off its answers).
+    /// Capabilities of CodeCommit, as its answers list them.
     pub(super) fn capabilities(self) -> &'static [&'static str] {
         match self {
             Self::UploadPack => &[
@@ -49,7 +49,7 @@ impl Service {
         }
     }
 
-    /// The first capability among `asked` that is not offered.
+    /// Returns the first capability of `asked` that is not offered.
     pub(super) fn unoffered<'a>(self, asked: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let offered = self.capabilities();
         let mut asked = asked;
@@ -57,9 +57,9 @@ impl Service {
     }
 }
 
-/// Rewrites git's own advertisement (of `--http-backend-info-refs`) to what CodeCommit
-/// sends: the same refs, its capabilities. `None` when `own` has another shape.
-pub(super) fn rewrite(service: Service, own: &[u8]) -> Option<Vec<u8>> {
+/// Rewrites git's own advertisement (of `--http-backend-info-refs`) to CodeCommit's:
+/// the same refs, CodeCommit's capabilities. `None` if `own` has another shape.
+pub(super) fn rewrite(service: GitService, own: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(own.len() + 64);
     pkt_line::write(
         &mut out,
@@ -89,7 +89,7 @@ mod tests {
         pkt_line::write(&mut own, b"1111 HEAD\0multi_ack ofs-delta agent=git/2\n");
         pkt_line::write(&mut own, b"1111 refs/heads/main\n");
         pkt_line::flush(&mut own);
-        let rewritten = rewrite(Service::UploadPack, &own).unwrap();
+        let rewritten = rewrite(GitService::UploadPack, &own).unwrap();
         assert_eq!(
             String::from_utf8(rewritten).unwrap(),
             "001e# service=git-upload-pack\n0000\
@@ -97,7 +97,7 @@ mod tests {
              allow-tip-sha1-in-want allow-reachable-sha1-in-want\n\
              00191111 refs/heads/main\n0000"
         );
-        assert_eq!(rewrite(Service::UploadPack, b"0000"), None);
-        assert_eq!(rewrite(Service::UploadPack, b""), None);
+        assert_eq!(rewrite(GitService::UploadPack, b"0000"), None);
+        assert_eq!(rewrite(GitService::UploadPack, b""), None);
     }
 }

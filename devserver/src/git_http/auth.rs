@@ -8,14 +8,14 @@ use jiff::Timestamp;
 
 use crate::account::Account;
 
-/// What a request's `Authorization` says.
+/// Result of checking a request's `Authorization` header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Identity {
-    /// It is missing: the client should ask its user.
+    /// The header is missing: the client should ask its user.
     None,
-    /// It is not valid, for the reason that is logged (the client is not told).
+    /// The header is invalid; the reason is logged and not sent to the client.
     Refused(String),
-    /// It is valid.
+    /// The header is valid.
     Principal(String),
 }
 
@@ -64,8 +64,8 @@ fn check(
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
-        .ok_or("there is no Host header")?;
-    // AWS's credential helper signs the host without its port; a client that was told
+        .ok_or("the Host header is missing")?;
+    // AWS's credential helper signs the host without its port; a client that was given
     // its endpoint by hand may have signed both.
     let bare = host.rsplit_once(':').map_or(host, |(name, port)| {
         let is_port = port.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Request bodies: any body as a stream of bytes, gunzipped where it says so.
+//! Request bodies as streams of bytes, decompressed if the headers say gzip.
 
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
@@ -8,18 +8,17 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use std::io::Write as _;
 
-/// The error of any body.
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::http_body::BoxError;
 
-/// How much compressed data is inflated at once: deflate makes at most 1032 times as
-/// much of it, and that is held in memory.
-const GZIP_PIECE: usize = 4096;
+/// Compressed bytes inflated at once: deflate expands them at most 1032 times, and the
+/// result is held in memory.
+const GZIP_CHUNK_BYTES: usize = 4096;
 
 /// A request's body.
 pub(super) struct RequestBody {
     body: UnsyncBoxBody<Bytes, BoxError>,
     gzip: Option<MultiGzDecoder<Vec<u8>>>,
-    /// Received and not inflated yet.
+    /// Received bytes that are not inflated yet.
     compressed: Bytes,
 }
 
@@ -43,12 +42,12 @@ impl RequestBody {
         })
     }
 
-    /// The next piece, never an empty one; `None` at the end.
+    /// Returns the next piece, never an empty one; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, BoxError> {
         loop {
             if let Some(gzip) = &mut self.gzip {
                 while !self.compressed.is_empty() {
-                    let length = self.compressed.len().min(GZIP_PIECE);
+                    let length = self.compressed.len().min(GZIP_CHUNK_BYTES);
                     gzip.write_all(&self.compressed.split_to(length))?;
                     let made = std::mem::take(gzip.get_mut());
                     if !made.is_empty() {
@@ -64,7 +63,7 @@ impl RequestBody {
                 let made = std::mem::take(gzip.get_mut());
                 return Ok((!made.is_empty()).then(|| made.into()));
             };
-            // Trailers carry nothing.
+            // Trailers are not used.
             let Ok(data) = frame?.into_data() else {
                 continue;
             };
@@ -78,8 +77,8 @@ impl RequestBody {
         }
     }
 
-    /// Reads to the end and throws it away: git reads an answer only after it has sent
-    /// its whole request.
+    /// Reads to the end and discards the bytes, because git reads an answer only after it
+    /// has sent its whole request.
     pub(super) async fn drain(&mut self) -> Result<(), BoxError> {
         while self.next().await?.is_some() {}
         Ok(())

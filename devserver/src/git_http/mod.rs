@@ -1,9 +1,9 @@
 //! git over HTTP, as CodeCommit offers it.
 //!
 //! Protocol version 0, its capabilities only, Basic credentials signed by the `SigV4`
-//! scheme "GIT", at `/v1/repos/<name>`. Behind it stand real `git upload-pack` and
-//! `git receive-pack`; their streams pass through, never whole in memory. Refs change
-//! through [`CodeCommitService`] alone, so that every push is told once.
+//! scheme "GIT", at `/v1/repos/<name>`. Requests are passed to real `git upload-pack` and
+//! `git receive-pack` processes; their streams are never held whole in memory. Refs change
+//! through [`CodeCommitService`] only, so that every push is reported to the observer once.
 
 mod advertisement;
 mod auth;
@@ -28,16 +28,17 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::account::{Account, Credentials};
 use crate::codecommit::{CodeCommitService, Repository};
+use crate::http_body::BoxError;
 
-use advertisement::Service;
+use advertisement::GitService;
 use auth::Identity;
-use body::{BoxError, RequestBody};
+use body::RequestBody;
 use process::GitProcess;
 
-/// The body of an answer.
+/// Body of an answer.
 pub type BoxBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// What all paths start with.
+/// Start of all paths.
 const PREFIX: &str = "/v1/repos/";
 
 /// Serves git's smart HTTP protocol over the repositories of a [`CodeCommitService`].
@@ -47,16 +48,16 @@ pub struct GitHttp {
     account: Account,
 }
 
-/// What a request asks for.
+/// Operation that a request's path selects.
 #[derive(Debug, PartialEq, Eq)]
 struct Route<'a> {
     repository: &'a str,
-    service: Service,
+    service: GitService,
     only_refs: bool,
 }
 
 impl GitHttp {
-    /// Serves the repositories of `service` to those who have credentials of `account`.
+    /// Creates a server of the repositories of `service`, open to the credentials of `account`.
     pub fn new(service: CodeCommitService, account: Account) -> Self {
         Self { service, account }
     }
@@ -101,8 +102,8 @@ impl GitHttp {
             Err(error) => return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error.to_string()),
         };
         answer(match route.service {
-            Service::UploadPack => fetch(&repository, body).await,
-            Service::ReceivePack => {
+            GitService::UploadPack => fetch(&repository, body).await,
+            GitService::ReceivePack => {
                 let done = receive::serve(&self.service, &repository, &principal, body).await;
                 done.map(|report| result(route.service, full(report)))
             }
@@ -110,7 +111,7 @@ impl GitHttp {
     }
 }
 
-/// Finds what `path` asks for; `None` for what CodeCommit does not know (`<name>.git`,
+/// Parses `path`; `None` for paths that CodeCommit does not serve (`<name>.git`,
 /// dumb HTTP, a slash too many).
 fn route<'a>(method: &Method, path: &'a str, query: &str) -> Option<Route<'a>> {
     let (repository, rest) = path.strip_prefix(PREFIX)?.split_once('/')?;
@@ -119,9 +120,9 @@ fn route<'a>(method: &Method, path: &'a str, query: &str) -> Option<Route<'a>> {
         (&Method::GET, "info/refs") => {
             let mut pairs = query.split('&');
             let name = pairs.find_map(|pair| pair.strip_prefix("service="))?;
-            (Service::from_name(name)?, true)
+            (GitService::from_name(name)?, true)
         }
-        (&Method::POST, name) => (Service::from_name(name)?, false),
+        (&Method::POST, name) => (GitService::from_name(name)?, false),
         _ => return None,
     };
     Some(Route {
@@ -132,16 +133,16 @@ fn route<'a>(method: &Method, path: &'a str, query: &str) -> Option<Route<'a>> {
 }
 
 async fn advertise(
-    service: Service,
+    service: GitService,
     repository: &Repository,
 ) -> Result<Response<BoxBody>, BoxError> {
     let (process, stdin, mut stdout) = GitProcess::start(service, &repository.dir, true)?;
     drop(stdin);
     let mut own = Vec::new();
     stdout.read_to_end(&mut own).await?;
-    let (status, complaint) = process.finish().await?;
+    let (status, error_lines) = process.finish().await?;
     if !status.success() {
-        return Err(format!("git {}: {complaint}", service.command()).into());
+        return Err(format!("git {}: {error_lines}", service.command()).into());
     }
     let refs = advertisement::rewrite(service, &own).ok_or("git's refs have no known shape")?;
     let kind = format!("application/x-{}-advertisement", service.name());
@@ -158,14 +159,14 @@ async fn fetch(
             body.drain().await?;
             let mut line = Vec::new();
             pkt_line::write(&mut line, format!("ERR upload-pack: {why}\n").as_bytes());
-            return Ok(result(Service::UploadPack, full(line)));
+            return Ok(result(GitService::UploadPack, full(line)));
         }
     };
     let body = StreamBody::new(answer.map_ok(Frame::data)).boxed_unsync();
-    Ok(result(Service::UploadPack, body))
+    Ok(result(GitService::UploadPack, body))
 }
 
-fn result(service: Service, body: BoxBody) -> Response<BoxBody> {
+fn result(service: GitService, body: BoxBody) -> Response<BoxBody> {
     response(&format!("application/x-{}-result", service.name()), body)
 }
 
@@ -179,7 +180,7 @@ fn response(kind: &str, body: BoxBody) -> Response<BoxBody> {
     response
 }
 
-/// Turns a failure of the server into an answer. Its cause is logged here.
+/// Converts a failure of the server to an answer, and logs its cause.
 fn answer(result: Result<Response<BoxBody>, BoxError>) -> Response<BoxBody> {
     result.unwrap_or_else(|error| {
         tracing::warn!(error, "a git request failed");
@@ -207,8 +208,8 @@ fn full(bytes: Vec<u8>) -> BoxBody {
     body.map_err(|never| match never {}).boxed_unsync()
 }
 
-/// User name and password that open `repository` on `host` (without a port) for 15
-/// minutes from `time` on.
+/// Signs a user name and password for `repository` on `host` (without a port), valid for
+/// 15 minutes from `time`.
 pub fn git_credentials(
     account: &Account,
     repository: &str,
@@ -230,8 +231,8 @@ pub fn git_credentials(
 }
 
 impl GitHttp {
-    /// A URL for stock git, with credentials in it that are good for 15 minutes from
-    /// `time` on. It starts with what `set_base_url` was given.
+    /// Returns a URL for stock git with credentials that are valid for 15 minutes from
+    /// `time`. It starts with the value of `set_base_url`.
     pub fn git_url(&self, repository: &str, credentials: &Credentials, time: Timestamp) -> String {
         let url = self.service.clone_url(repository);
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
@@ -268,7 +269,7 @@ mod tests {
         let push = route(&Method::POST, "/v1/repos/demo/git-receive-pack", "").unwrap();
         assert_eq!(
             (push.service, push.only_refs),
-            (Service::ReceivePack, false)
+            (GitService::ReceivePack, false)
         );
         assert_eq!(route(&Method::POST, "/v1/repos/demo/info/refs", ""), None);
     }

@@ -1,21 +1,21 @@
-//! Looks through a pack as it passes by, for entries that CodeCommit does not take.
+//! Scans a pack while it streams through, for entries that CodeCommit does not accept.
 //!
-//! The pack's entries have no index: to find the next one, the present one must be
-//! inflated. What comes out is thrown away, so memory does not grow with the pack.
+//! The entries of a pack have no index: to find the next one, the present one must be
+//! inflated. The inflated bytes are discarded, so memory does not grow with the pack.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// Why a pack is refused.
+/// Reason to refuse a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PackError {
-    /// It holds an `OFS_DELTA` entry.
+    /// The pack contains an `OFS_DELTA` entry.
     OffsetDelta,
-    /// It is no pack, or contradicts itself.
+    /// The bytes are not a pack, or are inconsistent.
     Corrupt(&'static str),
 }
 
 impl PackError {
-    /// As a server says it after `unpack `.
+    /// Returns the text that a server sends after `unpack `.
     pub(super) fn message(self) -> String {
         match self {
             Self::OffsetDelta => {
@@ -33,29 +33,29 @@ enum State {
         have: usize,
         bytes: [u8; 12],
     },
-    /// The type and size of an entry, 7 bits of size a byte after the first.
+    /// Type and size of an entry, 7 bits of size a byte after the first.
     Entry {
         kind: Option<u8>,
         size: u64,
         shift: u32,
     },
-    /// The id of a `REF_DELTA`'s base.
+    /// Id of a `REF_DELTA`'s base.
     Base {
         left: usize,
         size: u64,
     },
-    /// The deflated data of an entry; `left` bytes are still to come out.
+    /// Deflated data of an entry; `left` inflated bytes are missing.
     Data {
         left: u64,
     },
-    /// The SHA-1 of all before.
+    /// SHA-1 of all bytes before.
     Trailer {
         left: usize,
     },
     Done,
 }
 
-/// A scanner of one pack, fed in pieces.
+/// Scanner of one pack, fed in pieces.
 pub(super) struct PackScanner {
     state: State,
     entries_left: u32,
@@ -76,12 +76,12 @@ impl PackScanner {
         }
     }
 
-    /// Whether the pack has ended.
+    /// Returns true when the pack has ended.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
-    /// Looks at the next piece.
+    /// Scans the next piece.
     pub(super) fn feed(&mut self, mut piece: &[u8]) -> Result<(), PackError> {
         while !piece.is_empty() {
             let used = self.step(piece)?;
@@ -90,7 +90,7 @@ impl PackScanner {
         Ok(())
     }
 
-    /// Takes some of `piece`, which is not empty, or makes other progress.
+    /// Consumes part of `piece`, which is not empty, or makes other progress.
     fn step(&mut self, piece: &[u8]) -> Result<usize, PackError> {
         let first = piece.first().copied().unwrap_or_default();
         match &mut self.state {
@@ -102,7 +102,7 @@ impl PackScanner {
                 if *have == bytes.len() {
                     let (magic, count) = bytes.split_at(8);
                     if magic != b"PACK\0\0\0\x02" && magic != b"PACK\0\0\0\x03" {
-                        return Err(PackError::Corrupt("this is no pack of version 2 or 3"));
+                        return Err(PackError::Corrupt("not a pack of version 2 or 3"));
                     }
                     let count = count.first_chunk::<4>().copied().unwrap_or_default();
                     self.entries_left = u32::from_be_bytes(count);
@@ -150,7 +150,7 @@ impl PackScanner {
                 }
                 Ok(used)
             }
-            State::Done => Err(PackError::Corrupt("there are bytes after the pack's end")),
+            State::Done => Err(PackError::Corrupt("unexpected bytes after the pack's end")),
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// A pack of entries of `kinds`, each of 20 bytes of data.
+    /// Builds a pack of entries of `kinds`, each of 20 bytes of data.
     fn pack(kinds: &[u8]) -> Vec<u8> {
         let mut raw = b"PACK\0\0\0\x02".to_vec();
         raw.extend_from_slice(&u32::try_from(kinds.len()).unwrap().to_be_bytes());
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_cut_a_pack_gives_the_same_verdict() {
+    fn every_way_to_split_a_pack_gives_the_same_verdict() {
         let good = pack(&[1, 2, 3, 4, 7]);
         let offset = pack(&[1, 7, 6, 2]);
         for piece in [1, 2, 3, 7, 20, 1000] {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pack_is_refused() {
+    fn bytes_that_are_not_a_pack_are_refused() {
         let mut long = pack(&[1]);
         long.push(0);
         let mut lying = pack(&[1]);
@@ -264,7 +264,7 @@ mod tests {
         ] {
             assert!(
                 matches!(scan(raw, 9), Err(PackError::Corrupt(_))),
-                "{raw:?} is no pack"
+                "{raw:?} is not a pack"
             );
         }
     }

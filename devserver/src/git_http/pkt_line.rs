@@ -1,21 +1,21 @@
 //! pkt-lines: four hexadecimal digits of length, then the payload; `0000` is a flush.
 
-/// The longest payload of a line.
-pub(super) const MAX_PAYLOAD: usize = 65516;
+/// Maximum payload of a line, in bytes.
+pub(super) const MAX_PAYLOAD_BYTES: usize = 65516;
 
-/// What starts a buffer.
+/// First packet of a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Packet<'a> {
     Flush,
     Line(&'a [u8]),
 }
 
-/// A length that no version 0 line has.
+/// A length that protocol version 0 does not define.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLength;
 
-/// Takes the first packet off `buffer`: the packet and the bytes that it takes up;
-/// `None` when it is not whole yet.
+/// Parses the first packet of `buffer`: the packet and its length in bytes;
+/// `None` when it is incomplete.
 pub(super) fn take(buffer: &[u8]) -> Result<Option<(Packet<'_>, usize)>, BadLength> {
     let Some(digits) = buffer.first_chunk::<4>() else {
         return Ok(None);
@@ -30,7 +30,7 @@ pub(super) fn take(buffer: &[u8]) -> Result<Option<(Packet<'_>, usize)>, BadLeng
     match length {
         0 => Ok(Some((Packet::Flush, 4))),
         1..=3 => Err(BadLength),
-        _ if length - 4 > MAX_PAYLOAD => Err(BadLength),
+        _ if length - 4 > MAX_PAYLOAD_BYTES => Err(BadLength),
         _ => Ok(buffer
             .get(4..length)
             .map(|payload| (Packet::Line(payload), length))),
@@ -40,7 +40,7 @@ pub(super) fn take(buffer: &[u8]) -> Result<Option<(Packet<'_>, usize)>, BadLeng
 /// Appends a line; `payload` must fit into one.
 pub(super) fn write(out: &mut Vec<u8>, payload: &[u8]) {
     debug_assert!(
-        payload.len() <= MAX_PAYLOAD,
+        payload.len() <= MAX_PAYLOAD_BYTES,
         "a line holds at most 65516 bytes"
     );
     out.extend_from_slice(format!("{:04x}", payload.len() + 4).as_bytes());
@@ -54,7 +54,7 @@ pub(super) fn flush(out: &mut Vec<u8>) {
 
 /// Appends `payload` on a channel of side-band-64k, in as many lines as it needs.
 pub(super) fn write_band(out: &mut Vec<u8>, band: u8, payload: &[u8]) {
-    for part in payload.chunks(MAX_PAYLOAD - 1) {
+    for part in payload.chunks(MAX_PAYLOAD_BYTES - 1) {
         out.extend_from_slice(format!("{:04x}", part.len() + 5).as_bytes());
         out.push(band);
         out.extend_from_slice(part);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_back_as_written_and_waited_for_when_cut() {
+    fn lines_are_read_back_as_written_and_incomplete_ones_wait() {
         let mut out = Vec::new();
         write(&mut out, b"hello\n");
         flush(&mut out);
@@ -77,13 +77,13 @@ mod tests {
             assert_eq!(
                 take(&out[..length]),
                 Ok(None),
-                "{length} bytes are no line yet"
+                "{length} bytes are not a line yet"
             );
         }
     }
 
     #[test]
-    fn lengths_that_no_line_has_are_refused() {
+    fn invalid_line_lengths_are_refused() {
         for bad in [&b"0001"[..], b"0003", b"+010", b"fff1", b"zzzz", b"PACK"] {
             assert_eq!(take(bad), Err(BadLength), "{bad:?}");
         }
@@ -92,11 +92,11 @@ mod tests {
     #[test]
     fn a_long_report_is_split_into_lines_of_the_band() {
         let mut out = Vec::new();
-        write_band(&mut out, 1, &vec![b'x'; MAX_PAYLOAD]);
+        write_band(&mut out, 1, &vec![b'x'; MAX_PAYLOAD_BYTES]);
         let Ok(Some((Packet::Line(first), used))) = take(&out) else {
             panic!("the first line is whole");
         };
-        assert_eq!((first[0], first.len()), (1, MAX_PAYLOAD));
+        assert_eq!((first[0], first.len()), (1, MAX_PAYLOAD_BYTES));
         assert_eq!(take(&out[used..]), Ok(Some((Packet::Line(b"\x01x"), 6))));
     }
 }

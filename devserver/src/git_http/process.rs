@@ -1,4 +1,4 @@
-//! A running git service: its pipes, and its end when the client goes away.
+//! A running git service: its pipes, and its termination when the client disconnects.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -9,22 +9,21 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 
-use super::advertisement::Service;
+use super::advertisement::GitService;
 use crate::codecommit::git;
 
-/// How much of a service's stderr is kept for the log.
-const MAX_STDERR: u64 = 16 * 1024;
+/// Bytes of a service's stderr that are kept for the log.
+const MAX_STDERR_BYTES: u64 = 16 * 1024;
 
-/// How long `git receive-pack` may take to clean up once its input has ended.
-const CLEAN_UP: Duration = Duration::from_secs(30);
+/// Time that `git receive-pack` has for its cleanup once its input has ended.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running `git upload-pack` or `git receive-pack`, with the processes that it starts.
-///
-/// Dropping it ends all of them: the first by SIGTERM; the second by the end of its
-/// input, which its owner drops too, since git removes its quarantine only when no
+/// Dropping it ends all of them: `git upload-pack` by SIGTERM; `git receive-pack` by the end
+/// of its input, which the owner drops too, because git removes its quarantine only when no
 /// signal ends it.
 pub(super) struct GitProcess {
-    service: Service,
+    service: GitService,
     child: Option<Child>,
     stderr: JoinHandle<Vec<u8>>,
 }
@@ -32,7 +31,7 @@ pub(super) struct GitProcess {
 impl GitProcess {
     /// Starts a service on `dir` for one request, or for the list of refs alone.
     pub(super) fn start(
-        service: Service,
+        service: GitService,
         dir: &Path,
         only_refs: bool,
     ) -> std::io::Result<(Self, ChildStdin, ChildStdout)> {
@@ -47,7 +46,7 @@ impl GitProcess {
         let mut child = command
             .arg(dir)
             .stdin(Stdio::piped())
-            // SIGKILL would leave the children behind; see `Drop`.
+            // SIGKILL would leave the child processes running; see `Drop`.
             .kill_on_drop(false)
             .process_group(0)
             .spawn()?;
@@ -55,12 +54,12 @@ impl GitProcess {
         let stdout = child.stdout.take().expect("because `command` pipes stdout");
         let stderr = child.stderr.take().expect("because `command` pipes stderr");
         let stderr = tokio::spawn(async move {
-            let mut kept = Vec::new();
-            let mut head = stderr.take(MAX_STDERR);
-            let _ = head.read_to_end(&mut kept).await;
-            // A pipe that nobody reads would stop git.
+            let mut text = Vec::new();
+            let mut head = stderr.take(MAX_STDERR_BYTES);
+            let _ = head.read_to_end(&mut text).await;
+            // A full pipe would block git, so stderr is always read.
             let _ = tokio::io::copy(&mut head.into_inner(), &mut tokio::io::sink()).await;
-            kept
+            text
         });
         let process = Self {
             service,
@@ -70,13 +69,13 @@ impl GitProcess {
         Ok((process, stdin, stdout))
     }
 
-    /// Waits for the end; returns what it complained about.
+    /// Waits for the end; returns the errors that git printed.
     pub(super) async fn finish(mut self) -> std::io::Result<(ExitStatus, String)> {
         let child = self.child.as_mut();
         let child = child.expect("because only `drop` takes it");
         let status = child.wait().await?;
         let stderr = (&mut self.stderr).await.unwrap_or_default();
-        Ok((status, git::complaint(&stderr)))
+        Ok((status, git::error_lines(&stderr)))
     }
 }
 
@@ -85,20 +84,23 @@ impl Drop for GitProcess {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        // A process that was waited for has no id any more.
+        // The id of a process that was waited for may be reused.
         let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else {
             return;
         };
-        let patient = matches!(self.service, Service::ReceivePack);
+        let patient = matches!(self.service, GitService::ReceivePack);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if patient => {
                 runtime.spawn(async move {
-                    if tokio::time::timeout(CLEAN_UP, child.wait()).await.is_err() {
+                    if tokio::time::timeout(CLEANUP_TIMEOUT, child.wait())
+                        .await
+                        .is_err()
+                    {
                         let _ = kill_process_group(group, Signal::TERM);
                     }
                 });
             }
-            // It may have ended by itself meanwhile; the runtime reaps it either way.
+            // The process may have ended meanwhile; the runtime reaps it either way.
             _ => {
                 let _ = kill_process_group(group, Signal::TERM);
             }
@@ -106,21 +108,21 @@ impl Drop for GitProcess {
     }
 }
 
-fn settings(service: Service) -> &'static [&'static str] {
+fn settings(service: GitService) -> &'static [&'static str] {
     match service {
-        Service::UploadPack => &[
+        GitService::UploadPack => &[
             "uploadpack.allowTipSHA1InWant=true",
             "uploadpack.allowReachableSHA1InWant=true",
             "uploadpack.allowFilter=false",
         ],
-        Service::ReceivePack => &[
+        GitService::ReceivePack => &[
             "receive.advertiseAtomic=false",
             "receive.advertisePushOptions=false",
-            // Nothing may run behind the server's back.
+            // `gc` must not run in the background, after the server's own work.
             "receive.autoGC=false",
             "maintenance.auto=false",
-            // 4000 refs would take 4000 waits for the disk. A push survives the end of
-            // the server all the same, though not that of the machine.
+            // Syncing 4000 refs would wait 4000 times for the disk. A push survives a crash of
+            // the server without it, but not a crash of the machine.
             "core.fsync=none",
         ],
     }

@@ -1,5 +1,5 @@
-//! Pushes: the commands are checked, the pack is looked through while it streams into
-//! `git receive-pack`, and what changed is told once.
+//! Pushes: checks the commands, scans the pack while it streams into
+//! `git receive-pack`, and reports the changes once.
 
 use std::sync::Arc;
 
@@ -8,30 +8,31 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 
-use super::advertisement::Service;
-use super::body::{BoxError, RequestBody};
+use super::advertisement::GitService;
+use super::body::RequestBody;
 use super::pack_scanner::PackScanner;
 use super::pkt_line::{self, BadLength, Packet};
 use super::process::GitProcess;
 use crate::codecommit::{CodeCommitService, Repository};
+use crate::http_body::BoxError;
 
-/// The most refs that one push may create, update and delete.
+/// Maximum number of refs that one push may create, update and delete.
 pub(super) const MAX_COMMANDS: usize = 4000;
 
-/// The longest list of commands that is kept to answer each of them.
+/// Maximum size of a command list that is kept to answer each of its commands.
 const MAX_COMMANDS_BYTES: usize = 32 * 1024 * 1024;
 
-/// The longest answer of git: a report of 4000 refs, and progress.
-const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+/// Maximum size of git's answer: a report of 4000 refs, and progress.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 const ZERO_ID: &[u8] = b"0000000000000000000000000000000000000000";
 
 /// The commands of a push.
 #[derive(Debug, Default)]
 struct Commands {
-    /// Everything up to the flush, and what came with it of the pack.
+    /// Bytes up to the flush, and the start of the pack if it was read with them.
     buffer: BytesMut,
-    /// Where the commands end and the pack starts.
+    /// Offset at which the commands end and the pack starts.
     end: usize,
     refs: Vec<String>,
     has_pack: bool,
@@ -54,11 +55,12 @@ pub(super) async fn serve(
         return Ok(refusal(&commands, why));
     }
     if commands.refs.is_empty() {
-        // Git's probe before a large push.
+        // Git sends this probe before a large push.
         body.drain().await?;
         return Ok(Vec::new());
     }
-    let (process, stdin, stdout) = GitProcess::start(Service::ReceivePack, &repository.dir, false)?;
+    let (process, stdin, stdout) =
+        GitProcess::start(GitService::ReceivePack, &repository.dir, false)?;
     let mut push = Push {
         stdin,
         answer: tokio::spawn(read_answer(stdout)),
@@ -66,20 +68,21 @@ pub(super) async fn serve(
         held: Bytes::new(),
     };
     if let Err(why) = push.forward(&commands, &mut body).await? {
-        // The pack never ends for git, which gives up and removes what it has.
+        // Git's input ends without the rest of the pack, so git aborts and removes its
+        // quarantine.
         drop(push);
         body.drain().await?;
         tracing::info!(repository.name = repository.name, "push refused: {why}");
         return Ok(refusal(&commands, &why));
     }
-    // From here on the push is done to its end, even when the client goes away.
+    // From here on the push is completed even when the client disconnects.
     let (service, repository) = (service.clone(), Arc::clone(repository));
     let principal_arn = principal_arn.to_owned();
     let change = async move { push.commit(&service, &repository, &principal_arn).await };
     tokio::spawn(change).await?
 }
 
-/// A push whose last piece git has not seen yet.
+/// A push whose last piece was not sent to git yet.
 struct Push {
     stdin: ChildStdin,
     answer: JoinHandle<std::io::Result<Vec<u8>>>,
@@ -88,9 +91,9 @@ struct Push {
 }
 
 impl Push {
-    /// Sends all but the last piece to git. The inner error is why the push is refused.
+    /// Sends all but the last piece to git. The inner error is the reason to refuse the push.
     ///
-    /// Without its last piece git cannot move a ref: so the refs are locked only when a
+    /// Git cannot move a ref without the last piece, so the refs are locked only when a
     /// slow client has sent everything, and a refused pack is never completed.
     async fn forward(
         &mut self,
@@ -120,7 +123,7 @@ impl Push {
             }
             let ready = std::mem::replace(&mut self.held, piece);
             if let Err(error) = self.stdin.write_all(&ready).await {
-                // Git gave up early (a full disk); its report says why.
+                // Git stopped reading early (a full disk); its report has the reason.
                 tracing::debug!("git receive-pack stopped reading: {error}");
                 body.drain().await?;
                 self.held = Bytes::new();
@@ -134,7 +137,7 @@ impl Push {
         Ok(Ok(()))
     }
 
-    /// Lets git finish while no other change of refs is under way.
+    /// Lets git finish while no other change of refs is running.
     async fn commit(
         mut self,
         service: &CodeCommitService,
@@ -142,11 +145,11 @@ impl Push {
         principal_arn: &str,
     ) -> Result<Vec<u8>, BoxError> {
         let change = service.begin_ref_change(repository).await?;
-        // When git does not want it, its report says why.
+        // If git does not read the piece, its report has the reason.
         let _ = self.stdin.write_all(&self.held).await;
         drop(self.stdin);
         let answer = self.answer.await;
-        let (status, complaint) = self.process.finish().await?;
+        let (status, error_lines) = self.process.finish().await?;
         let updates = change.finish(principal_arn).await?;
         tracing::debug!(
             repository.name = repository.name,
@@ -156,7 +159,7 @@ impl Push {
         if !status.success() {
             tracing::warn!(
                 repository.name = repository.name,
-                "git receive-pack: {complaint}"
+                "git receive-pack: {error_lines}"
             );
         }
         Ok(answer??)
@@ -165,7 +168,10 @@ impl Push {
 
 async fn read_answer(stdout: ChildStdout) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
-    stdout.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    stdout
+        .take(MAX_ANSWER_BYTES)
+        .read_to_end(&mut answer)
+        .await?;
     Ok(answer)
 }
 
@@ -219,7 +225,7 @@ impl Commands {
             let text = String::from_utf8_lossy(capabilities);
             self.report_status |= text.split(' ').any(|word| word == "report-status");
             self.side_band |= text.split(' ').any(|word| word == "side-band-64k");
-            if let Some(name) = Service::ReceivePack.unoffered(text.split(' ')) {
+            if let Some(name) = GitService::ReceivePack.unoffered(text.split(' ')) {
                 let why = format!("error: protocol error (the capability {name} is not offered)");
                 self.refused.get_or_insert(why);
             }
@@ -247,7 +253,7 @@ fn split_command(command: &[u8]) -> Option<(&[u8], &[u8])> {
     (is_id(old) && is_id(new) && !name.is_empty()).then_some((new, name))
 }
 
-/// The answer to a push of which nothing is done.
+/// Builds the answer to a push that is refused as a whole.
 fn refusal(commands: &Commands, why: &str) -> Vec<u8> {
     let mut report = Vec::new();
     pkt_line::write(&mut report, format!("unpack {why}\n").as_bytes());

@@ -1,4 +1,4 @@
-//! Clones and fetches: the request into `git upload-pack`, what it says out again.
+//! Clones and fetches: streams the request into `git upload-pack` and the output back.
 
 use std::io;
 use std::pin::Pin;
@@ -10,24 +10,25 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio_util::io::ReaderStream;
 
-use super::advertisement::Service;
-use super::body::{BoxError, RequestBody};
+use super::advertisement::GitService;
+use super::body::RequestBody;
 use super::pkt_line::{self, BadLength, Packet};
 use super::process::GitProcess;
 use crate::codecommit::Repository;
+use crate::http_body::BoxError;
 
-/// The longest list of wants; a want takes 50 bytes.
+/// Maximum size of the list of wants; a want takes 50 bytes.
 const MAX_WANTS_BYTES: usize = 32 * 1024 * 1024;
 
-/// What the client asks for, checked.
+/// First section of a fetch request, checked.
 pub(super) enum Wants {
-    /// The request as far as it was read.
+    /// Bytes that were read so far.
     Accepted(BytesMut),
-    /// Why it is refused.
+    /// Reason to refuse the request.
     Refused(String),
 }
 
-/// Reads a request's first section and checks that it keeps to what was offered.
+/// Reads a request's first section and checks it against the advertised capabilities.
 pub(super) async fn read_wants(body: &mut RequestBody) -> Result<Wants, BoxError> {
     let mut buffer = BytesMut::new();
     let mut at = 0;
@@ -49,7 +50,7 @@ pub(super) async fn read_wants(body: &mut RequestBody) -> Result<Wants, BoxError
                 }
                 match body.next().await? {
                     Some(piece) => buffer.extend_from_slice(&piece),
-                    // Git says itself what is wrong with a request that is cut off.
+                    // Git itself reports what is wrong with a truncated request.
                     None => return Ok(Wants::Accepted(buffer)),
                 }
             }
@@ -63,7 +64,7 @@ fn refuse_line(line: &[u8]) -> Option<String> {
     match words.next().unwrap_or_default() {
         // Git takes capabilities from every want, not from the first alone.
         "want" => {
-            let unoffered = Service::UploadPack.unoffered(words.skip(1));
+            let unoffered = GitService::UploadPack.unoffered(words.skip(1));
             unoffered.map(|name| format!("the capability {name} is not offered"))
         }
         "shallow" | "deepen" => None,
@@ -71,14 +72,15 @@ fn refuse_line(line: &[u8]) -> Option<String> {
     }
 }
 
-/// Starts `git upload-pack` on the rest of the request; returns what it answers, as it
-/// comes. When the answer is dropped, git ends.
+/// Starts `git upload-pack` on the rest of the request; returns its output as a
+/// stream. Dropping the stream ends git.
 pub(super) fn serve(
     repository: &Repository,
     read: BytesMut,
     body: RequestBody,
-) -> io::Result<Answer> {
-    let (process, stdin, stdout) = GitProcess::start(Service::UploadPack, &repository.dir, false)?;
+) -> io::Result<UploadPackOutput> {
+    let (process, stdin, stdout) =
+        GitProcess::start(GitService::UploadPack, &repository.dir, false)?;
     let name = repository.name.clone();
     tokio::spawn(async move {
         if let Err(error) = feed(stdin, read.freeze(), body).await {
@@ -89,7 +91,7 @@ pub(super) fn serve(
             );
         }
     });
-    Ok(Answer {
+    Ok(UploadPackOutput {
         stdout: ReaderStream::with_capacity(stdout, 64 * 1024),
         process: Some(process),
         repository: repository.name.clone(),
@@ -99,7 +101,7 @@ pub(super) fn serve(
 async fn feed(mut stdin: ChildStdin, read: Bytes, mut body: RequestBody) -> Result<(), BoxError> {
     stdin.write_all(&read).await?;
     while let Some(piece) = body.next().await? {
-        // Git may have all that it needs.
+        // Git may have stopped reading because it has all that it needs.
         if stdin.write_all(&piece).await.is_err() {
             return body.drain().await;
         }
@@ -107,14 +109,14 @@ async fn feed(mut stdin: ChildStdin, read: Bytes, mut body: RequestBody) -> Resu
     Ok(())
 }
 
-/// What `git upload-pack` says.
-pub(super) struct Answer {
+/// Output of `git upload-pack`.
+pub(super) struct UploadPackOutput {
     stdout: ReaderStream<ChildStdout>,
     process: Option<GitProcess>,
     repository: String,
 }
 
-impl Stream for Answer {
+impl Stream for UploadPackOutput {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -125,9 +127,12 @@ impl Stream for Answer {
             let repository = std::mem::take(&mut self.repository);
             tokio::spawn(async move {
                 match process.finish().await {
-                    Ok((status, complaint)) if !status.success() => {
-                        // Git has told the client too.
-                        tracing::info!(repository.name = repository, "fetch refused: {complaint}");
+                    Ok((status, error_lines)) if !status.success() => {
+                        // Git has reported the error to the client, too.
+                        tracing::info!(
+                            repository.name = repository,
+                            "fetch refused: {error_lines}"
+                        );
                     }
                     _ => {}
                 }

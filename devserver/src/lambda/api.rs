@@ -15,7 +15,7 @@ use super::host::{InvokeError, LambdaHost};
 use super::queue::AsyncInvocations;
 use super::{MAX_ASYNC_PAYLOAD_BYTES, MAX_SYNC_PAYLOAD_BYTES, Outcome};
 
-/// The path under which the API lives.
+/// Path prefix of the API.
 const PREFIX: &str = "/2015-03-31/functions";
 
 /// Answers requests of the AWS CLI and SDKs.
@@ -25,15 +25,15 @@ pub struct LambdaApi {
     queue: AsyncInvocations,
 }
 
-type Answer = Response<Bytes>;
+type ApiResponse = Response<Bytes>;
 
 impl LambdaApi {
-    /// An API over `host`, whose `Event` invocations go to `queue`.
+    /// Creates an API over `host`, whose `Event` invocations go to `queue`.
     pub fn new(host: LambdaHost, queue: AsyncInvocations) -> Self {
         Self { host, queue }
     }
 
-    /// The operation that a request names.
+    /// Returns the operation that a request names.
     pub fn operation(method: &Method, path: &str) -> &'static str {
         let rest = path.strip_prefix(PREFIX).unwrap_or(path);
         let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
@@ -47,7 +47,7 @@ impl LambdaApi {
     }
 
     /// Carries out one request.
-    pub async fn call(&self, request: &Parts, body: Bytes) -> Answer {
+    pub async fn call(&self, request: &Parts, body: Bytes) -> ApiResponse {
         let path = request.uri.path();
         let rest = path.strip_prefix(PREFIX).unwrap_or(path);
         let name = rest.split('/').find(|part| !part.is_empty());
@@ -75,7 +75,7 @@ impl LambdaApi {
         }
     }
 
-    fn with(&self, name: &str, then: impl FnOnce(&FunctionConfig) -> Answer) -> Answer {
+    fn with(&self, name: &str, then: impl FnOnce(&FunctionConfig) -> ApiResponse) -> ApiResponse {
         match FunctionRef::parse(name, self.host.account())
             .and_then(|function| self.host.function(&function.name))
         {
@@ -84,7 +84,7 @@ impl LambdaApi {
         }
     }
 
-    fn not_found(&self, name: &str) -> Answer {
+    fn not_found(&self, name: &str) -> ApiResponse {
         let arn = match FunctionRef::parse(name, self.host.account()) {
             Some(function) => function.arn(self.host.account()),
             None => name.to_owned(),
@@ -97,7 +97,7 @@ impl LambdaApi {
         )
     }
 
-    async fn invoke(&self, request: &Parts, name: &str, body: Bytes) -> Answer {
+    async fn invoke(&self, request: &Parts, name: &str, body: Bytes) -> ApiResponse {
         let header = |name: &str| request.headers.get(name).and_then(|v| v.to_str().ok());
         let Some(mut function) = FunctionRef::parse(name, self.host.account()) else {
             return self.not_found(name);
@@ -121,7 +121,7 @@ impl LambdaApi {
                 json!({ "Type": "User" }),
             );
         }
-        // Lambda gives a function that was called with nothing an empty object.
+        // Lambda passes an empty object to a function that is invoked without a payload.
         let payload = if body.is_empty() {
             Bytes::from_static(b"{}")
         } else {
@@ -151,13 +151,13 @@ impl LambdaApi {
             other => refuse(
                 StatusCode::BAD_REQUEST,
                 "InvalidParameterValueException",
-                &format!("`{other}` is no invocation type: use RequestResponse, Event or DryRun"),
+                &format!("unknown invocation type `{other}`: use RequestResponse, Event or DryRun"),
                 json!({ "Type": "User" }),
             ),
         }
     }
 
-    async fn invoke_now(&self, function: &FunctionRef, payload: Bytes, tail: bool) -> Answer {
+    async fn invoke_now(&self, function: &FunctionRef, payload: Bytes, tail: bool) -> ApiResponse {
         let request_id = Uuid::new_v4().to_string();
         match self.host.invoke(function, payload, request_id).await {
             Ok(invoked) => {
@@ -210,8 +210,8 @@ impl LambdaApi {
     }
 }
 
-/// The answer of a throttled invocation.
-pub(crate) fn throttled(reason: &str) -> Answer {
+/// Builds the answer of a throttled invocation.
+pub(crate) fn throttled(reason: &str) -> ApiResponse {
     let mut response = refuse(
         StatusCode::TOO_MANY_REQUESTS,
         "TooManyRequestsException",
@@ -223,8 +223,8 @@ pub(crate) fn throttled(reason: &str) -> Answer {
     response
 }
 
-/// The answer of a service that failed.
-pub(crate) fn service_error(message: &str) -> Answer {
+/// Builds the answer of a service failure.
+pub(crate) fn service_error(message: &str) -> ApiResponse {
     refuse(
         StatusCode::INTERNAL_SERVER_ERROR,
         "ServiceException",
@@ -241,14 +241,14 @@ fn query(request: &Parts, wanted: &str) -> Option<String> {
     })
 }
 
-fn ok(value: &Value) -> Answer {
+fn ok(value: &Value) -> ApiResponse {
     let mut response = Response::new(Bytes::from(value.to_string()));
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
 }
 
-fn empty(status: StatusCode, request_id: &str) -> Answer {
+fn empty(status: StatusCode, request_id: &str) -> ApiResponse {
     Response::builder()
         .status(status)
         .header("x-amzn-RequestId", request_id)
@@ -257,8 +257,13 @@ fn empty(status: StatusCode, request_id: &str) -> Answer {
         .expect("because a UUID is a legal header value")
 }
 
-/// An error in REST-JSON: the code in a header, the rest in the body.
-pub(crate) fn refuse(status: StatusCode, code: &str, message: &str, mut body: Value) -> Answer {
+/// Builds a REST-JSON error: the code in a header, the rest in the body.
+pub(crate) fn refuse(
+    status: StatusCode,
+    code: &str,
+    message: &str,
+    mut body: Value,
+) -> ApiResponse {
     body["message"] = message.into();
     body["Message"] = message.into();
     Response::builder()

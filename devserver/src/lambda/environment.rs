@@ -10,22 +10,22 @@ use tokio::time::timeout_at;
 
 use super::process::Process;
 use super::runtime_api::{PendingInvocation, ProcessEvent, RuntimeApi};
-use super::{Failure, Invoked, Outcome};
+use super::{FunctionError, Invoked, Outcome};
 
-/// How long a process may take until it first asks for work (Lambda's init phase).
+/// Time that a process has until it first requests work (Lambda's init phase).
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An execution environment that waits for work.
+/// An idle execution environment.
 pub(super) struct Environment {
     process: Process,
     api: RuntimeApi,
-    /// What `/tmp` is at AWS: it goes with the environment.
+    /// The environment's `/tmp`, deleted with it.
     _temporary: tempfile::TempDir,
-    /// How long the cold start took; told with the first invocation.
+    /// Duration of the cold start; reported with the first invocation.
     init: Option<Duration>,
 }
 
-/// What one invocation needs to know.
+/// Data of one invocation.
 pub(super) struct Call {
     pub(super) request_id: String,
     pub(super) payload: Bytes,
@@ -35,8 +35,8 @@ pub(super) struct Call {
 }
 
 impl Environment {
-    /// Starts a process and waits until it asks for work. `prepare` makes the command for
-    /// a given `AWS_LAMBDA_RUNTIME_API` and a folder for temporary files, which is made in
+    /// Starts a process and waits until it requests work. `prepare` builds the command for
+    /// a given `AWS_LAMBDA_RUNTIME_API` and a folder for temporary files, which is created in
     /// `temporary`.
     pub(super) async fn start(
         prepare: impl FnOnce(&str, &Path) -> Command,
@@ -44,11 +44,14 @@ impl Environment {
         log: &Path,
         temporary: &Path,
         request_id: &str,
-    ) -> Result<Self, (Failure, Vec<u8>)> {
+    ) -> Result<Self, (FunctionError, Vec<u8>)> {
         let started = Instant::now();
         let entry_failed = |error: std::io::Error| {
             let message = format!("RequestId: {request_id} Error: fork/exec bootstrap: {error}");
-            (Failure::new("Runtime.InvalidEntrypoint", message), vec![])
+            (
+                FunctionError::new("Runtime.InvalidEntrypoint", message),
+                vec![],
+            )
         };
         let mut api = RuntimeApi::start().await.map_err(entry_failed)?;
         let temporary = tempfile::tempdir_in(temporary).map_err(entry_failed)?;
@@ -71,7 +74,7 @@ impl Environment {
                 Ok(ProcessEvent::InitFailed(failure)) => failure,
                 _ => exit_error(request_id, status),
             },
-            () = tokio::time::sleep(INIT_TIMEOUT) => Failure::new(
+            () = tokio::time::sleep(INIT_TIMEOUT) => FunctionError::new(
                 "Sandbox.Timedout",
                 format!(
                     "RequestId: {request_id} Error: Init timed out after {:.2} seconds",
@@ -84,7 +87,7 @@ impl Environment {
         Err((failure, process.tail.take()))
     }
 
-    /// Whether the process still runs.
+    /// Returns true while the process runs.
     pub(super) fn is_alive(&mut self) -> bool {
         self.process.is_running()
     }
@@ -94,8 +97,8 @@ impl Environment {
         self.process.stop().await;
     }
 
-    /// Gives the process one invocation and waits until it is done with it: it answered
-    /// and asked for the next, exited, or was killed at its deadline. Returns the
+    /// Gives the process one invocation and waits for the result: the process answered
+    /// and requested the next one, exited, or was killed at its deadline. Returns the
     /// environment if it can serve again.
     pub(super) async fn invoke(mut self, call: Call) -> (Invoked, Option<Self>) {
         let started = Instant::now();
@@ -119,7 +122,7 @@ impl Environment {
             function_arn: call.function_arn,
             trace_id: trace_id(),
         };
-        // The process is either waiting for this or about to be seen dead.
+        // The process either waits for this or is about to be seen dead.
         let _ = self.api.work.try_send(work);
         let (outcome, reusable) = self.wait(&call.request_id, call.timeout, deadline).await;
         let duration = started.elapsed();
@@ -135,7 +138,7 @@ impl Environment {
             call.memory_mb,
             id = call.request_id,
         );
-        // It asked for more or ended: what it printed is in the pipes by now.
+        // The process requested work or ended: its output is in the pipes by now.
         self.process.drain();
         self.process.tail.push(report.as_bytes());
         let invoked = Invoked {
@@ -166,7 +169,7 @@ impl Environment {
             });
             match next.await {
                 Ok(Ok(Some(ProcessEvent::Finished(outcome)))) => finished = Some(outcome),
-                // A poll while it still has work (a client that lost the answer to its
+                // A poll during an invocation (a client that lost the answer to its
                 // first one) changes nothing.
                 Ok(Ok(Some(ProcessEvent::Polled))) => {
                     if let Some(outcome) = finished.take() {
@@ -182,11 +185,12 @@ impl Environment {
                 }
                 Ok(Ok(None)) => {
                     self.process.kill().await;
-                    let failure = Failure::new("Runtime.ExitError", "the Runtime API is gone");
+                    let failure =
+                        FunctionError::new("Runtime.ExitError", "the Runtime API is gone");
                     return (Outcome::Failed(failure), false);
                 }
                 Ok(Err(status)) => {
-                    // Its last answer may have arrived together with its end.
+                    // The last answer may have arrived together with the process's end.
                     while let Ok(happening) = self.api.happenings.try_recv() {
                         if let ProcessEvent::Finished(outcome) = happening {
                             return (outcome, false);
@@ -197,7 +201,7 @@ impl Environment {
                 Err(_elapsed) => {
                     self.process.kill().await;
                     let outcome = finished.unwrap_or_else(|| {
-                        Outcome::Failed(Failure::new(
+                        Outcome::Failed(FunctionError::new(
                             "Sandbox.Timedout",
                             format!(
                                 "RequestId: {request_id} Error: Task timed out after {:.2} seconds",
@@ -212,7 +216,7 @@ impl Environment {
     }
 }
 
-fn exit_error(request_id: &str, status: std::io::Result<ExitStatus>) -> Failure {
+fn exit_error(request_id: &str, status: std::io::Result<ExitStatus>) -> FunctionError {
     use std::os::unix::process::ExitStatusExt as _;
     let how = match status {
         Ok(status) => match (status.code(), status.signal()) {
@@ -223,7 +227,7 @@ fn exit_error(request_id: &str, status: std::io::Result<ExitStatus>) -> Failure 
         },
         Err(error) => format!("Runtime exited: {error}"),
     };
-    Failure::new(
+    FunctionError::new(
         "Runtime.ExitError",
         format!("RequestId: {request_id} Error: {how}"),
     )

@@ -1,4 +1,4 @@
-//! What a function is, and how it is named.
+//! Definitions and names of functions.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,22 +9,22 @@ use crate::account::Account;
 /// The definition of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionConfig {
-    /// Its name: 1 to 64 of `[A-Za-z0-9_-]`.
+    /// Name: 1 to 64 of `[A-Za-z0-9_-]`.
     pub name: String,
     /// The executable that speaks the Runtime API.
     pub bootstrap: PathBuf,
-    /// Its own environment variables.
+    /// Environment variables of the function's configuration.
     pub environment: BTreeMap<String, String>,
-    /// How long an invocation may take: 1 to 900 seconds (shorter ones serve tests).
+    /// Timeout of an invocation: 1 to 900 seconds (shorter ones serve tests).
     pub timeout: Duration,
-    /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`; told, not enforced.
+    /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` in MB; reported, not enforced.
     pub memory_mb: u32,
-    /// The most environments at once: `Some(0)` throttles every invocation.
+    /// Maximum number of environments at once: `Some(0)` throttles every invocation.
     pub reserved_concurrency: Option<u32>,
 }
 
 impl FunctionConfig {
-    /// A function with Lambda's usual settings for this product: 60 seconds, 512 MB.
+    /// Creates a function with this product's usual settings: 60 seconds, 512 MB.
     pub fn new(name: impl Into<String>, bootstrap: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -36,7 +36,7 @@ impl FunctionConfig {
         }
     }
 
-    /// Checks what Lambda would check on `CreateFunction`.
+    /// Checks the definition as `CreateFunction` would.
     ///
     /// Errors: a sentence that names the function and what is wrong with it.
     pub fn validate(&self) -> Result<(), String> {
@@ -44,7 +44,7 @@ impl FunctionConfig {
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
             return Err(format!(
-                "`{name}` is no function name: use 1 to 64 letters, digits, `-` and `_`"
+                "invalid function name `{name}`: use 1 to 64 letters, digits, `-` and `_`"
             ));
         }
         if self.timeout.is_zero() || self.timeout > Duration::from_mins(15) {
@@ -68,7 +68,7 @@ impl FunctionConfig {
         }
         if !self.bootstrap.is_file() {
             return Err(format!(
-                "function `{name}`: there is no file `{}`; build it first",
+                "function `{name}`: the file `{}` does not exist; build it first",
                 self.bootstrap.display()
             ));
         }
@@ -77,7 +77,7 @@ impl FunctionConfig {
 }
 
 /// Variables that Lambda does not let a function's configuration set (developer guide,
-/// "Defined runtime environment variables"), as far as they are set here.
+/// "Defined runtime environment variables"), as far as this server sets them.
 fn is_reserved(variable: &str) -> bool {
     matches!(
         variable,
@@ -94,7 +94,7 @@ fn is_reserved(variable: &str) -> bool {
 /// A function as a request names it: name, partial ARN or ARN, each with an optional
 /// qualifier.
 ///
-/// Aliases and versions are not kept apart here: every qualifier is the one code there is.
+/// Aliases and versions are not distinguished: every qualifier runs the same code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionRef {
     /// The function's name.
@@ -104,7 +104,7 @@ pub struct FunctionRef {
 }
 
 impl FunctionRef {
-    /// Reads `text`; `None` if it names nothing of this account and region.
+    /// Parses `text`; `None` if it does not name a function of this account and region.
     pub fn parse(text: &str, account: &Account) -> Option<Self> {
         let parts: Vec<&str> = text.split(':').collect();
         let here = |region: &str, id: &str| region == account.region && id == account.id;
@@ -131,7 +131,7 @@ impl FunctionRef {
         })
     }
 
-    /// The ARN under which it was invoked, qualifier included.
+    /// Returns the ARN under which the function was invoked, qualifier included.
     pub fn arn(&self, account: &Account) -> String {
         let arn = account.function_arn(&self.name);
         match &self.qualifier {
@@ -185,7 +185,7 @@ mod tests {
             change(&mut config);
             config.validate().unwrap_err()
         };
-        assert!(with(|f| f.name = "a b".into()).contains("no function name"));
+        assert!(with(|f| f.name = "a b".into()).contains("invalid function name"));
         assert!(with(|f| f.timeout = Duration::from_secs(901)).contains("900 seconds"));
         assert!(with(|f| f.memory_mb = 64).contains("128 to 10240"));
         assert!(with(|f| f.bootstrap = "/nowhere/bootstrap".into()).contains("build it first"));

@@ -18,20 +18,20 @@ use crate::account::{Account, Credentials};
 /// Settings of the host.
 #[derive(Debug, Clone)]
 pub struct HostOptions {
-    /// `AWS_ENDPOINT_URL` of the functions: the server itself.
+    /// `AWS_ENDPOINT_URL` of the functions: the server's own URL.
     pub endpoint: String,
-    /// Where the functions' output is kept.
+    /// Folder of the functions' output.
     pub data: PathBuf,
-    /// The most environments of a function without reserved concurrency.
+    /// Maximum number of environments of a function without reserved concurrency.
     pub unreserved_concurrency: u32,
 }
 
-/// Why an invocation did not take place.
+/// Reason why an invocation did not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvokeError {
-    /// There is no such function.
+    /// The function does not exist.
     NotFound(String),
-    /// All environments that the function may have are busy; `true`: of a reserve.
+    /// All environments that the function may have are busy; `true`: because of a reserve.
     Throttled(bool),
     /// The host is shutting down.
     ShuttingDown,
@@ -62,7 +62,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct LambdaHost(Arc<Inner>);
 
-/// Frees the place of a busy environment, whatever happens to it.
+/// Slot of a busy environment; freed on drop.
 struct ConcurrencySlot(Arc<Function>);
 
 impl Drop for ConcurrencySlot {
@@ -73,10 +73,10 @@ impl Drop for ConcurrencySlot {
 }
 
 impl LambdaHost {
-    /// A host without functions.
+    /// Creates a host without functions.
     pub fn new(account: Account, options: HostOptions) -> std::io::Result<Self> {
         std::fs::create_dir_all(options.data.join("logs"))?;
-        // What a server left that was killed.
+        // Left by a server that was killed.
         let temporary = temporary(&options.data);
         if temporary.exists() {
             std::fs::remove_dir_all(&temporary)?;
@@ -91,10 +91,10 @@ impl LambdaHost {
         })))
     }
 
-    /// Adds a function, or replaces the one of that name: warm environments of the old
-    /// one serve nothing any more. Its role gets credentials of its own.
+    /// Adds a function, or replaces the one of that name: warm environments of the replaced
+    /// function serve no more invocations. Its role gets credentials of its own.
     ///
-    /// Errors: a sentence that says what is wrong with the definition.
+    /// Errors: a sentence that names the wrong part of the definition.
     pub fn add(&self, mut config: FunctionConfig) -> Result<(), String> {
         config.validate()?;
         config.bootstrap = std::path::absolute(&config.bootstrap)
@@ -126,7 +126,7 @@ impl LambdaHost {
         Ok(())
     }
 
-    /// The definitions, by name.
+    /// Returns the definitions, by name.
     pub fn functions(&self) -> Vec<FunctionConfig> {
         lock(&self.0.functions)
             .values()
@@ -134,18 +134,18 @@ impl LambdaHost {
             .collect()
     }
 
-    /// The definition of one function.
+    /// Returns the definition of one function.
     pub fn function(&self, name: &str) -> Option<FunctionConfig> {
         self.find(name).map(|function| function.config.clone())
     }
 
-    /// The principal as which a function calls AWS.
+    /// Returns the ARN of the principal as which a function calls AWS.
     pub fn principal_of(&self, name: &str) -> Option<String> {
         self.find(name)
             .map(|function| function.credentials.principal_arn.clone())
     }
 
-    /// The account that the functions live in.
+    /// Returns the account of the functions.
     pub fn account(&self) -> &Account {
         &self.0.account
     }
@@ -154,8 +154,8 @@ impl LambdaHost {
         lock(&self.0.functions).get(name).cloned()
     }
 
-    /// Invokes a function and waits for it. The invocation goes on when the caller gives
-    /// up, as it does at AWS.
+    /// Invokes a function and waits for the result. The invocation continues if the caller
+    /// disconnects, as it does at AWS.
     pub async fn invoke(
         &self,
         function: &FunctionRef,
@@ -246,7 +246,7 @@ impl LambdaHost {
                 max_memory_bytes: None,
             },
         };
-        // Before the caller hears of the end, so that its next call finds a place.
+        // Freed before the caller gets the result, so that its next call finds a slot.
         drop(place);
         report(config, &invoked);
         invoked
@@ -305,8 +305,8 @@ impl LambdaHost {
         command
     }
 
-    /// Stops accepting invocations, waits a moment for those that run, kills what runs
-    /// then, and ends the idle processes.
+    /// Stops accepting invocations, waits a moment for the running ones, kills the
+    /// rest, and ends the idle processes.
     pub async fn shutdown(&self, grace: std::time::Duration) {
         self.0.running.close();
         let _ = tokio::time::timeout(grace, self.0.running.wait()).await;
@@ -324,7 +324,7 @@ impl LambdaHost {
     }
 }
 
-/// Where environments have their temporary files.
+/// Returns the folder of the environments' temporary files.
 fn temporary(data: &Path) -> PathBuf {
     data.join("tmp")
 }

@@ -1,11 +1,11 @@
 //! Runs functions as the real bootstrap binaries.
 //!
-//! - [`FunctionConfig`]: what a function is.
-//! - `environment`, `runtime_api`, `process`, `output`: one execution environment: a process, its
-//!   own Runtime API, and what it prints.
+//! - [`FunctionConfig`]: the definition of a function.
+//! - `environment`, `runtime_api`, `process`, `output`: one execution environment: a
+//!   process, its own Runtime API, and its output.
 //! - [`LambdaHost`]: the environments of all functions, warm and cold.
 //! - [`AsyncInvocations`]: the queue of `Event` invocations, with Lambda's retries.
-//! - [`LambdaApi`]: `Invoke` and its neighbours over HTTP.
+//! - [`LambdaApi`]: `Invoke` and the other operations over HTTP.
 
 mod api;
 mod environment;
@@ -31,18 +31,18 @@ pub const MAX_SYNC_PAYLOAD_BYTES: usize = 6 * 1024 * 1024;
 /// The largest payload of an asynchronous invocation, in bytes (1 MiB).
 pub const MAX_ASYNC_PAYLOAD_BYTES: usize = 1024 * 1024;
 
-/// How an invocation ended, as far as the function is concerned.
+/// Result of an invocation, as far as the function is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The function answered.
     Answer(Bytes),
     /// The function, or its runtime, failed.
-    Failed(Failure),
+    Failed(FunctionError),
 }
 
-/// A function error: what `X-Amz-Function-Error: Unhandled` goes with.
+/// A function error, as reported with `X-Amz-Function-Error: Unhandled`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct FunctionError {
     /// `errorType`.
     pub error_type: String,
     /// `errorMessage`.
@@ -51,8 +51,8 @@ pub struct Failure {
     pub payload: Bytes,
 }
 
-impl Failure {
-    /// A failure that Lambda itself reports.
+impl FunctionError {
+    /// Creates a failure that Lambda itself reports.
     pub(crate) fn new(error_type: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let payload = serde_json::json!({ "errorType": error_type, "errorMessage": message });
@@ -63,7 +63,7 @@ impl Failure {
         }
     }
 
-    /// A failure that the function reported.
+    /// Creates a failure that the function reported.
     pub(crate) fn reported(payload: Bytes, header: Option<&str>, default_type: &str) -> Self {
         let value: serde_json::Value = serde_json::from_slice(&payload).unwrap_or_default();
         let text = |name: &str| value.get(name).and_then(|v| v.as_str()).map(str::to_owned);
@@ -86,16 +86,16 @@ impl Failure {
 /// One finished invocation.
 #[derive(Debug, Clone)]
 pub struct Invoked {
-    /// Its request id.
+    /// Request id of the invocation.
     pub request_id: String,
-    /// How it ended.
+    /// Result of the invocation.
     pub outcome: Outcome,
-    /// The last 4 KiB of what the function printed.
+    /// The last 4 KiB of the function's output.
     pub log_tail: Vec<u8>,
-    /// How long it took, without a cold start.
+    /// Duration without the cold start.
     pub duration: std::time::Duration,
-    /// How long the cold start took, if there was one.
+    /// Duration of the cold start, if there was one.
     pub init: Option<std::time::Duration>,
-    /// The most memory that its environment has had so far, where the system tells.
+    /// Maximum memory of the environment so far, where the system reports it.
     pub max_memory_bytes: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! What a function prints: into the invocation's tail, the function's log file and, at
+//! Output of a function: written to the invocation's tail, the function's log file and, at
 //! debug level, the server's own log.
 
 use std::collections::VecDeque;
@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
-/// How much of the output an invocation's answer can carry.
+/// Bytes of output that an invocation's answer can carry.
 const TAIL_BYTES: usize = 4096;
 
-/// The most of a line that is kept until its end comes: CloudWatch's largest event.
-const LONGEST_LINE: usize = 256 * 1024;
+/// Maximum bytes of a line that are buffered until it ends: CloudWatch's largest event.
+const MAX_LINE_BYTES: usize = 256 * 1024;
 
-/// The end of what a function printed since the last reset.
+/// End of the function's output since the last reset.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tail(Arc<Mutex<VecDeque<u8>>>);
 
@@ -33,21 +33,21 @@ impl Tail {
     }
 }
 
-/// One stream of a process, read as soon as there is something in it.
+/// One output stream of a process, read as soon as data is available.
 pub(super) struct Output {
     pipe: Arc<Pipe>,
     task: JoinHandle<()>,
 }
 
 struct Pipe {
-    /// Says when there is something.
+    /// Waits until data is available.
     receiver: pipe::Receiver,
-    /// The same pipe, for reads that ask the pipe itself and not what was last known of it.
+    /// A duplicate of the pipe, whose reads ask the pipe itself and not its last known state.
     direct: File,
     tail: Tail,
     function: String,
-    /// Whoever holds this reads: what was read by one is in the tail before another
-    /// finds the pipe empty.
+    /// Held while reading, so that bytes taken by one reader are in the tail before another
+    /// reader finds the pipe empty.
     reading: Mutex<Reading>,
 }
 
@@ -80,7 +80,7 @@ impl Output {
             let pipe = Arc::clone(&pipe);
             async move {
                 while pipe.receiver.readable().await.is_ok() {
-                    // Through the receiver, so that it learns when the pipe is empty.
+                    // Read through the receiver, so that it learns when the pipe is empty.
                     if pipe.drain(|buffer| pipe.receiver.try_read(buffer)) {
                         return;
                     }
@@ -90,7 +90,7 @@ impl Output {
         Ok(Self { pipe, task })
     }
 
-    /// Takes in everything that was printed until now.
+    /// Reads everything that was printed until now.
     pub(super) fn drain(&self) {
         self.pipe.drain(|buffer| (&self.pipe.direct).read(buffer));
     }
@@ -103,7 +103,7 @@ impl Drop for Output {
 }
 
 impl Pipe {
-    /// Reads what there is; whether the stream is at its end.
+    /// Reads the available bytes; returns true at the end of the stream.
     fn drain(&self, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> bool {
         let mut reading = lock(&self.reading);
         let mut buffer = [0; 4096];
@@ -128,15 +128,15 @@ impl Pipe {
         self.tail.push(text);
         for part in text.split_inclusive(|byte| *byte == b'\n') {
             reading.line.extend_from_slice(part);
-            // A stream without any line end is not kept in memory for ever.
-            if part.ends_with(b"\n") || reading.line.len() > LONGEST_LINE {
+            // A stream without line ends must not fill the memory.
+            if part.ends_with(b"\n") || reading.line.len() > MAX_LINE_BYTES {
                 self.end_line(reading);
             }
         }
     }
 
-    /// Hands on what there is of a line; whole, since environments of one function share a
-    /// log file.
+    /// Writes the buffered part of a line at once, because environments of one function
+    /// share a log file.
     fn end_line(&self, reading: &mut Reading) {
         if reading.line.is_empty() {
             return;

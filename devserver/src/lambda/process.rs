@@ -11,10 +11,10 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use super::output::{Output, Tail};
 
-/// How long a process has between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_millis(500);
+/// Time between SIGTERM and SIGKILL.
+const TERMINATION_GRACE: Duration = Duration::from_millis(500);
 
-/// A running process in a process group of its own: a Ctrl-C at the terminal is for the
+/// A running process in its own process group: a Ctrl-C at the terminal reaches only the
 /// server, which then stops its functions in order.
 pub(super) struct Process {
     child: Child,
@@ -57,45 +57,45 @@ impl Process {
         Ok(process)
     }
 
-    /// The most memory that it has had so far, in bytes.
+    /// Returns the maximum memory of the process so far, in bytes.
     pub(super) fn peak_memory(&self) -> Option<u64> {
         peak_memory(self.child.id()?)
     }
 
-    /// Whether it still runs.
+    /// Returns true while the process runs.
     pub(super) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits until it exits by itself.
+    /// Waits until the process exits.
     pub(super) async fn exited(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// Brings everything that it printed until now into the tail.
+    /// Moves everything printed until now to the tail.
     pub(super) fn drain(&self) {
         for output in &self.outputs {
             output.drain();
         }
     }
 
-    /// Kills it, and whatever it started.
+    /// Kills the process, and the processes that it started.
     pub(super) async fn kill(&mut self) {
         self.signal(Signal::KILL);
         let _ = self.child.kill().await;
     }
 
-    /// Asks it to end, and kills it if it does not.
+    /// Sends SIGTERM, and kills the process if it does not exit.
     pub(super) async fn stop(&mut self) {
         if self.is_running() {
             self.signal(Signal::TERM);
-            let _ = tokio::time::timeout(GRACE, self.child.wait()).await;
+            let _ = tokio::time::timeout(TERMINATION_GRACE, self.child.wait()).await;
         }
         self.kill().await;
     }
 
     fn signal(&self, signal: Signal) {
-        // Until `wait` has collected the leader its id names no other group.
+        // The leader's id is not reused for another group until `wait` has reaped it.
         if let Some(group) = self.group
             && self.child.id().is_some()
         {
@@ -104,8 +104,8 @@ impl Process {
     }
 }
 
-/// The most physical memory that a process has had so far, in bytes (`VmHWM` of proc(5));
-/// `None` where the system does not tell.
+/// Returns the maximum physical memory of a process, in bytes (`VmHWM` of proc(5));
+/// `None` where the system does not report it.
 pub fn peak_memory(process_id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).ok()?;
     let line = status

@@ -1,10 +1,10 @@
 //! Asynchronous invocations: a queue with Lambda's rules (developer guide, "How Lambda
 //! handles errors and retries with asynchronous invocation").
 //!
-//! A function error is tried again after one and after two more minutes; a throttled event
-//! goes back into the queue with growing pauses until it is six hours old. What is given
-//! up lands in the list of dead letters. Events wait in the data folder, so that they
-//! survive a restart, and are delivered at least once.
+//! A function error is retried after one and after two more minutes; a throttled event goes
+//! back into the queue with growing pauses until it is six hours old. Events that failed for
+//! good are added to the list of dead letters. Events are stored in the data folder, so that
+//! they survive a restart, and are delivered at least once.
 
 use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,14 +20,14 @@ use uuid::Uuid;
 
 use super::function::FunctionRef;
 use super::host::{InvokeError, LambdaHost};
-use super::{Failure, Outcome};
+use super::{FunctionError, Outcome};
 
 /// Settings of the queue.
 #[derive(Debug, Clone)]
 pub struct QueueOptions {
     /// The data folder.
     pub data: PathBuf,
-    /// All delays times this: 1 is Lambda's own, 0.001 turns minutes into 60 ms.
+    /// Factor of all delays: 1 is Lambda's own, 0.001 turns minutes into 60 ms.
     pub delay_scale: f64,
 }
 
@@ -36,28 +36,28 @@ const MAX_EVENT_AGE: Duration = Duration::from_hours(6);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_mins(5);
 
-/// An event that was given up.
+/// An event that failed for good.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// The request id of the invocation.
     pub request_id: String,
-    /// The function, as it was named.
+    /// Name of the function, as the invocation named it.
     pub function: String,
-    /// Why: `RetriesExhausted`, `EventAgeExceeded` or `FunctionNotFound`.
+    /// Reason: `RetriesExhausted`, `EventAgeExceeded` or `FunctionNotFound`.
     pub condition: String,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
     /// The last `errorType`.
     pub error_type: String,
     /// The last `errorMessage`.
     pub error_message: String,
-    /// When it was given up, in seconds since the epoch.
+    /// Time of the failure, in seconds since the epoch.
     pub time: u64,
     /// The event.
     pub payload: Box<RawValue>,
 }
 
-/// An event in the queue, as it lies in the data folder.
+/// An event of the queue, as stored in the data folder.
 #[derive(Serialize, Deserialize)]
 struct Queued {
     request_id: String,
@@ -79,7 +79,7 @@ struct Inner {
 pub struct AsyncInvocations(Arc<Inner>);
 
 impl AsyncInvocations {
-    /// Opens the queue of the data folder; events that waited there are delivered by
+    /// Opens the queue of the data folder; stored events are delivered by
     /// [`resume`](Self::resume).
     pub fn open(host: LambdaHost, options: QueueOptions) -> std::io::Result<Self> {
         std::fs::create_dir_all(options.data.join("queue"))?;
@@ -93,7 +93,7 @@ impl AsyncInvocations {
         })))
     }
 
-    /// Goes on with the events of an earlier run; returns how many there were.
+    /// Resumes the events of an earlier run; returns their number.
     pub fn resume(&self) -> std::io::Result<usize> {
         let mut events = Vec::new();
         for entry in std::fs::read_dir(self.0.options.data.join("queue"))? {
@@ -114,7 +114,7 @@ impl AsyncInvocations {
 
     /// Accepts an event; it is durable when this returns. The payload must be JSON.
     ///
-    /// A function that does not exist is a dead letter: nobody waits for the answer.
+    /// An event for a missing function becomes a dead letter, because the caller does not wait.
     pub fn submit(&self, function: &str, payload: &Bytes) -> std::io::Result<String> {
         let text = std::str::from_utf8(payload)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
@@ -179,7 +179,7 @@ impl AsyncInvocations {
                     tracing::info!(
                         function.name = function.name,
                         invocation.request_id = event.request_id,
-                        "`{}` is tried again in {} s",
+                        "`{}` is retried in {} s",
                         function.name,
                         self.scaled(*delay).as_secs_f64()
                     );
@@ -187,7 +187,8 @@ impl AsyncInvocations {
                 }
                 Err(InvokeError::Throttled(_)) => {
                     if self.is_too_old(&event, backoff) {
-                        let failure = Failure::new("TooManyRequestsException", "Rate Exceeded.");
+                        let failure =
+                            FunctionError::new("TooManyRequestsException", "Rate Exceeded.");
                         return self.send_to_dead_letters(
                             event,
                             "EventAgeExceeded",
@@ -202,7 +203,7 @@ impl AsyncInvocations {
                     let failure = not_found(&event.function);
                     return self.send_to_dead_letters(event, "FunctionNotFound", attempts, failure);
                 }
-                // It stays in the data folder for the next run.
+                // The event stays in the data folder for the next run.
                 Err(InvokeError::ShuttingDown) => return,
             }
         }
@@ -213,7 +214,7 @@ impl AsyncInvocations {
     }
 
     async fn pause(&self, delay: Duration) {
-        // Never a busy loop, however small the scale.
+        // A lower bound, so that a small scale does not make a busy loop.
         let delay = self.scaled(delay).max(Duration::from_millis(1));
         tokio::time::sleep(delay).await;
     }
@@ -228,7 +229,7 @@ impl AsyncInvocations {
         event: Queued,
         condition: &str,
         attempts: u32,
-        failure: Failure,
+        failure: FunctionError,
     ) {
         tracing::warn!(
             function.name = event.function,
@@ -251,7 +252,7 @@ impl AsyncInvocations {
         let request_id = letter.request_id.clone();
         let mut dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = append(&dead_letter_file(&self.0.options.data), &letter) {
-            tracing::error!("a dead letter could not be kept: {error}");
+            tracing::error!("a dead letter could not be stored: {error}");
         }
         dead.push(letter);
         drop(dead);
@@ -267,25 +268,25 @@ impl AsyncInvocations {
         self.0.options.data.join("queue").join(name)
     }
 
-    /// The events that were given up, oldest first.
+    /// Returns the dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         let dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
         dead.clone()
     }
 
-    /// Forgets the dead letters.
+    /// Deletes the dead letters.
     pub fn clear_dead_letters(&self) -> std::io::Result<()> {
         let mut dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
         dead.clear();
         std::fs::write(dead_letter_file(&self.0.options.data), b"")
     }
 
-    /// How many events are under way or wait for their next attempt.
+    /// Returns the number of events that are running or wait for their next attempt.
     pub fn pending(&self) -> usize {
         self.0.events.len()
     }
 
-    /// Stops delivering; what was not delivered stays in the data folder.
+    /// Stops delivering; undelivered events stay in the data folder.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
         self.0.events.close();
@@ -293,8 +294,8 @@ impl AsyncInvocations {
     }
 }
 
-fn not_found(function: &str) -> Failure {
-    Failure::new(
+fn not_found(function: &str) -> FunctionError {
+    FunctionError::new(
         "ResourceNotFoundException",
         format!("Function not found: {function}"),
     )
@@ -327,7 +328,7 @@ fn read_dead_letters(path: &Path) -> std::io::Result<Vec<DeadLetter>> {
     };
     let mut letters = Vec::new();
     for line in std::io::BufReader::new(file).lines() {
-        // The last line may be torn by a crash; the event is then still in the queue.
+        // A crash may have torn the last line; the event is then still in the queue.
         match serde_json::from_str(&line?) {
             Ok(letter) => letters.push(letter),
             Err(error) => tracing::warn!("a dead letter is not readable: {error}"),

@@ -1,6 +1,6 @@
 //! The Lambda Runtime API (2018-06-01) of one execution environment.
 //!
-//! Each environment has a listener of its own, because `AWS_LAMBDA_RUNTIME_API` is a host
+//! Each environment has its own listener, because `AWS_LAMBDA_RUNTIME_API` is a host
 //! and a port without a path.
 
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{Failure, MAX_SYNC_PAYLOAD_BYTES, Outcome};
+use super::{FunctionError, MAX_SYNC_PAYLOAD_BYTES, Outcome};
 
-/// What a process is given to do.
+/// An invocation that waits for the process.
 #[derive(Debug, Clone)]
 pub(super) struct PendingInvocation {
     pub(super) request_id: String,
@@ -27,15 +27,15 @@ pub(super) struct PendingInvocation {
     pub(super) trace_id: String,
 }
 
-/// What a process did.
+/// Event that a process reports.
 #[derive(Debug)]
 pub(super) enum ProcessEvent {
-    /// It asked for work: it is initialised, and done with what it had.
+    /// Requested work: initialised, and done with the previous invocation.
     Polled,
-    /// It finished the invocation that it had.
+    /// Finished its invocation.
     Finished(Outcome),
-    /// It cannot start.
-    InitFailed(Failure),
+    /// Failed to initialise.
+    InitFailed(FunctionError),
 }
 
 struct Shared {
@@ -97,10 +97,10 @@ impl RuntimeApi {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+type RuntimeResponse = Response<Full<Bytes>>;
 
 impl Shared {
-    async fn call(&self, request: Request<Incoming>) -> Answer {
+    async fn call(&self, request: Request<Incoming>) -> RuntimeResponse {
         let path = request.uri().path().to_owned();
         let Some(path) = path.strip_prefix("/2018-06-01/runtime/") else {
             return refuse(StatusCode::NOT_FOUND, "NotFound", "no such resource");
@@ -114,7 +114,7 @@ impl Shared {
             }
             (&Method::POST, ["invocation", id, "error"]) => {
                 self.finish(id, request, |body, error_type| {
-                    Outcome::Failed(Failure::reported(body, error_type, "Runtime.Unknown"))
+                    Outcome::Failed(FunctionError::reported(body, error_type, "Runtime.Unknown"))
                 })
                 .await
             }
@@ -122,8 +122,11 @@ impl Shared {
                 let error_type = error_type_of(&request);
                 match read(request).await {
                     Ok(body) => {
-                        let failure =
-                            Failure::reported(body, error_type.as_deref(), "Runtime.InitError");
+                        let failure = FunctionError::reported(
+                            body,
+                            error_type.as_deref(),
+                            "Runtime.InitError",
+                        );
                         let _ = self.happenings.send(ProcessEvent::InitFailed(failure));
                         accepted()
                     }
@@ -134,7 +137,7 @@ impl Shared {
         }
     }
 
-    async fn next(&self) -> Answer {
+    async fn next(&self) -> RuntimeResponse {
         let mut work = self.work.lock().await;
         let _ = self.happenings.send(ProcessEvent::Polled);
         let Some(work) = work.recv().await else {
@@ -156,7 +159,7 @@ impl Shared {
         id: &str,
         request: Request<Incoming>,
         outcome: impl FnOnce(Bytes, Option<&str>) -> Outcome,
-    ) -> Answer {
+    ) -> RuntimeResponse {
         if self.current().as_deref() != Some(id) {
             return refuse(
                 StatusCode::BAD_REQUEST,
@@ -168,7 +171,7 @@ impl Shared {
         let (outcome, answer) = match read(request).await {
             Ok(body) => (outcome(body, error_type.as_deref()), accepted()),
             Err(answer) => {
-                let failure = Failure::new(
+                let failure = FunctionError::new(
                     "Function.ResponseSizeTooLarge",
                     format!(
                         "Response payload size exceeded maximum allowed payload size \
@@ -178,7 +181,7 @@ impl Shared {
                 (Outcome::Failed(failure), answer)
             }
         };
-        // Of two answers to one request only the first counts.
+        // Of two answers to one request only the first is valid.
         if self.current().take().as_deref() == Some(id) {
             let _ = self.happenings.send(ProcessEvent::Finished(outcome));
         }
@@ -197,7 +200,7 @@ fn error_type_of(request: &Request<Incoming>) -> Option<String> {
     value.to_str().ok().map(str::to_owned)
 }
 
-async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {
+async fn read(request: Request<Incoming>) -> Result<Bytes, RuntimeResponse> {
     match Limited::new(request.into_body(), MAX_SYNC_PAYLOAD_BYTES)
         .collect()
         .await
@@ -211,13 +214,13 @@ async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {
     }
 }
 
-fn accepted() -> Answer {
+fn accepted() -> RuntimeResponse {
     let mut response = Response::new(Full::new(Bytes::from_static(b"{\"status\":\"OK\"}\n")));
     *response.status_mut() = StatusCode::ACCEPTED;
     response
 }
 
-fn refuse(status: StatusCode, error_type: &str, message: &str) -> Answer {
+fn refuse(status: StatusCode, error_type: &str, message: &str) -> RuntimeResponse {
     let body = serde_json::json!({ "errorType": error_type, "errorMessage": message });
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! Where artifacts come from, as a small trait.
+//! Source of artifacts, as a small trait.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use bytes::Bytes;
 /// An object that a source action reads.
 #[derive(Debug, Clone)]
 pub struct Artifact {
-    /// Its bytes.
+    /// Content.
     pub bytes: Bytes,
-    /// Its version; `None` where the bucket keeps none.
+    /// Version; `None` where the bucket is not versioned.
     pub version_id: Option<String>,
-    /// Its entity tag, without quotes.
+    /// Entity tag, without quotes.
     pub etag: String,
-    /// When it was written, in seconds since the epoch.
+    /// Time of writing, in seconds since the epoch.
     pub last_modified: i64,
-    /// Its user metadata, names in lower case.
+    /// User metadata, names in lower case.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Why a source action cannot read its object, in words for a pipeline's user.
+/// Reason why a source action cannot read its object, in words for a pipeline's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArtifactError(pub String);
 
 /// A store of artifacts.
 #[async_trait]
 pub trait Artifacts: Send + Sync {
-    /// Whether the bucket keeps versions. Errors: the bucket is not there.
+    /// Returns true if the bucket is versioned. Errors: the bucket does not exist.
     async fn is_versioned(&self, bucket: &str) -> Result<bool, ArtifactError>;
 
     /// Reads an object, at a version or the latest.

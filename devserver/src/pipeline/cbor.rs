@@ -7,11 +7,11 @@ use serde_json::{Map, Number, Value};
 
 use crate::aws_json::{ApiError, ApiResult};
 
-/// The path under which operations live: `<PREFIX>/<Op>`.
+/// Path prefix of operations: `<PREFIX>/<Op>`.
 pub const PREFIX: &str = "/service/CodePipeline_20150709/operation/";
 
 /// CBOR's tag of a time in seconds since the epoch.
-const EPOCH_TAG: u64 = 1;
+const EPOCH_TIME_TAG: u64 = 1;
 
 /// Members of CodePipeline's shapes that are timestamps.
 const TIMESTAMPS: [&str; 4] = ["created", "updated", "startTime", "lastUpdateTime"];
@@ -45,7 +45,7 @@ fn to_json(value: Cbor) -> Result<Value, String> {
         }
         Cbor::Float(value) => Number::from_f64(value).map_or(Value::Null, Value::Number),
         Cbor::Text(value) => value.into(),
-        Cbor::Tag(EPOCH_TAG, value) => to_json(*value)?,
+        Cbor::Tag(EPOCH_TIME_TAG, value) => to_json(*value)?,
         Cbor::Array(items) => items
             .into_iter()
             .map(to_json)
@@ -54,12 +54,14 @@ fn to_json(value: Cbor) -> Result<Value, String> {
         Cbor::Map(members) => {
             let mut map = Map::new();
             for (key, value) in members {
-                let key = key.into_text().map_err(|_| "a key is no text".to_owned())?;
+                let key = key
+                    .into_text()
+                    .map_err(|_| "a map key is not a text".to_owned())?;
                 map.insert(key, to_json(value)?);
             }
             map.into()
         }
-        // No input of CodePipeline has a blob, and no other tag is of the protocol.
+        // CodePipeline's inputs have no blobs, and the protocol uses no other tag.
         other => return Err(format!("{other:?} has no place here")),
     })
 }
@@ -70,7 +72,7 @@ fn from_json(name: &str, value: &Value) -> Cbor {
         Value::Bool(value) => Cbor::Bool(*value),
         Value::Number(number) if TIMESTAMPS.contains(&name) => {
             let seconds = Cbor::Float(number.as_f64().unwrap_or_default());
-            Cbor::Tag(EPOCH_TAG, Box::new(seconds))
+            Cbor::Tag(EPOCH_TIME_TAG, Box::new(seconds))
         }
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {
             (Some(whole), _) => Cbor::Integer(whole.into()),

@@ -1,4 +1,4 @@
-//! One execution's source stage: fetch the artifact, read it, or say why not.
+//! The source stage of an execution: fetches the artifact and reads it, or fails with a reason.
 
 use std::io::Cursor;
 
@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use super::artifact::{ArtifactError, Artifacts};
 use super::model::{Action, Execution, FetchedSource, Pipeline};
 
-/// The most entries that a source's zip may have.
+/// Maximum number of entries in a source's zip.
 const MAX_ENTRIES: usize = 100_000;
 
 /// Fetches every source of `pipeline` as `execution` pins it.
 ///
-/// Errors: a sentence for `statusSummary`, with what was fetched before.
+/// Errors: a sentence for `statusSummary`, with the artifacts that were fetched before.
 pub(super) async fn fetch_sources(
     pipeline: &Pipeline,
     execution: &Execution,
@@ -73,7 +73,7 @@ async fn fetch(
     let (sha256, entries) = tokio::task::spawn_blocking(move || read_zip(&bytes))
         .await
         .map_err(|error| error.to_string())?
-        .map_err(|why| format!("s3://{bucket}/{key} is no readable zip: {why}"))?;
+        .map_err(|why| format!("s3://{bucket}/{key} is not a readable zip: {why}"))?;
     Ok(FetchedSource {
         action: action.name.to_owned(),
         bucket,
@@ -91,7 +91,7 @@ async fn fetch(
     })
 }
 
-/// Reads every entry to its end, so that each checksum is compared.
+/// Reads every entry to its end, so that each checksum is verified.
 fn read_zip(bytes: &Bytes) -> Result<(String, usize), String> {
     let sha256 = hex::encode(Sha256::digest(bytes));
     let mut archive =

@@ -1,13 +1,13 @@
 //! CodePipeline, enough to start and watch executions.
 //!
 //! - [`PipelineService`]: the operations.
-//! - `model`: what is kept, and the shapes it has on the wire.
-//! - `validate`: what CodePipeline refuses.
+//! - `model`: pipelines and executions, as stored and as sent.
+//! - `validate`: the checks of requests.
 //! - `execution`: an execution's source stage: fetch the artifact, read it, or fail.
 //! - [`cbor`]: the protocol `smithy-rpc-v2-cbor`, which newer clients prefer.
 //!
-//! Only sources are carried out; an execution succeeds once its artifacts were fetched and
-//! read. What later stages would do with them is not simulated.
+//! Only sources are executed; an execution succeeds once its artifacts were fetched and
+//! read. Later stages are not simulated.
 
 mod artifact;
 pub mod cbor;

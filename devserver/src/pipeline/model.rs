@@ -1,4 +1,4 @@
-//! Pipelines and executions as they are kept, and as they look on the wire.
+//! Pipelines and executions, as stored and as sent.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,10 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// A pipeline: its declaration as it was given, and what the service adds.
+/// A pipeline: its declaration as received, and the service's additions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Pipeline {
-    /// The declaration (`PipelineDeclaration`), defaults filled in.
+    /// Declaration (`PipelineDeclaration`), defaults filled in.
     pub(super) declaration: Value,
     /// Seconds since the epoch.
     pub(super) created: f64,
@@ -17,7 +17,7 @@ pub(super) struct Pipeline {
     pub(super) updated: f64,
 }
 
-/// An action of a pipeline, as far as it matters here.
+/// An action of a pipeline, reduced to the members that the service uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Action<'a> {
     pub(super) name: &'a str,
@@ -43,7 +43,7 @@ impl Pipeline {
         self.declaration[member].as_str().unwrap_or_default()
     }
 
-    /// All actions, with the name of their stage.
+    /// Returns all actions, with the name of their stage.
     pub(super) fn actions(&self) -> impl Iterator<Item = (&str, Action<'_>)> {
         list(&self.declaration["stages"]).flat_map(|stage| {
             let stage_name = stage["name"].as_str().unwrap_or_default();
@@ -51,14 +51,14 @@ impl Pipeline {
         })
     }
 
-    /// The actions that fetch a source.
+    /// Returns the actions that fetch a source.
     pub(super) fn sources(&self) -> impl Iterator<Item = Action<'_>> {
         self.actions()
             .map(|(_, action)| action)
             .filter(|action| action.category == "Source")
     }
 
-    /// The declared variables: name, and default if there is one.
+    /// Returns the declared variables: name, and default if there is one.
     pub(super) fn variables(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         list(&self.declaration["variables"]).map(|variable| {
             (
@@ -68,7 +68,7 @@ impl Pipeline {
         })
     }
 
-    /// One line of `ListPipelines`.
+    /// Builds one entry of `ListPipelines`.
     pub(super) fn summary(&self) -> Value {
         json!({
             "name": self.name(),
@@ -105,10 +105,10 @@ fn configuration(map: &Map<String, Value>) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-/// The state of an execution.
+/// State of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
-    /// It runs.
+    /// Running.
     InProgress,
     /// All sources were fetched and read.
     Succeeded,
@@ -126,7 +126,7 @@ impl Status {
     }
 }
 
-/// What a source action was told to read instead of what it would find.
+/// Pinned revision that a source action reads instead of the latest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Override {
@@ -135,7 +135,7 @@ pub(super) struct Override {
     pub(super) revision_value: String,
 }
 
-/// Where the bytes of an artifact came from, and what they are.
+/// Origin and identity of an artifact's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchedSource {
     /// The source action.
@@ -146,52 +146,52 @@ pub struct FetchedSource {
     pub key: String,
     /// The version that was read.
     pub version_id: Option<String>,
-    /// Its entity tag.
+    /// Entity tag, without quotes.
     pub etag: String,
-    /// Its size.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// Its SHA-256, hexadecimal.
+    /// SHA-256, hexadecimal.
     pub sha256: String,
-    /// How many entries the zip has.
+    /// Number of entries in the zip.
     pub entries: usize,
     /// The object's `codepipeline-artifact-revision-summary`.
     pub revision_summary: Option<String>,
-    /// When the object was written, in seconds since the epoch.
+    /// Time of writing, in seconds since the epoch.
     pub last_modified: i64,
 }
 
 /// An execution of a pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Execution {
-    /// Its id, a UUID.
+    /// Id, a UUID.
     pub id: String,
-    /// Its pipeline.
+    /// Name of the pipeline.
     pub pipeline: String,
     /// The pipeline's version when it started.
     pub pipeline_version: u64,
     /// The pipeline's mode.
     pub execution_mode: String,
-    /// Its state.
+    /// Present state.
     pub status: Status,
-    /// Why it failed.
+    /// Reason of a failure.
     pub status_summary: Option<String>,
-    /// When it started, in seconds since the epoch.
+    /// Start, in seconds since the epoch.
     pub started: f64,
-    /// When its state changed last.
+    /// Last change of the state, in seconds since the epoch.
     pub updated: f64,
-    /// Who started it.
+    /// ARN of the principal that started it.
     pub principal_arn: String,
-    /// Its variables, defaults included.
+    /// Variables, defaults included.
     pub variables: BTreeMap<String, String>,
-    /// What was fetched so far.
+    /// Artifacts that were fetched so far.
     pub sources: Vec<FetchedSource>,
     pub(super) overrides: Vec<Override>,
-    /// `clientRequestToken` and the parameters that came with it.
+    /// `clientRequestToken` and the parameters that were sent with it.
     pub(super) token: Option<(String, Value)>,
 }
 
 impl Execution {
-    /// `PipelineExecution`.
+    /// Builds `PipelineExecution`.
     pub(super) fn detail(&self) -> Value {
         let variables: Vec<Value> = self
             .variables
@@ -225,7 +225,7 @@ impl Execution {
         }))
     }
 
-    /// `PipelineExecutionSummary`.
+    /// Builds `PipelineExecutionSummary`.
     pub(super) fn summary(&self) -> Value {
         let revisions: Vec<Value> = self
             .sources
@@ -274,7 +274,7 @@ impl FetchedSource {
     }
 }
 
-/// Leaves out members that are null: AWS's protocols do not send them.
+/// Removes members that are null, because AWS's protocols do not send them.
 pub(super) fn prune(mut value: Value) -> Value {
     if let Value::Object(members) = &mut value {
         members.retain(|_, member| !member.is_null());
@@ -282,7 +282,7 @@ pub(super) fn prune(mut value: Value) -> Value {
     value
 }
 
-/// Seconds since the epoch, with milliseconds.
+/// Returns seconds since the epoch, with milliseconds.
 pub(super) fn now() -> f64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -21,7 +21,7 @@ use crate::aws_json::{ApiError, ApiResult};
 pub struct PipelineOptions {
     /// The data folder.
     pub data: PathBuf,
-    /// The most executions of one pipeline at a time; AWS publishes no number.
+    /// Maximum number of concurrent executions of one pipeline; AWS publishes no number.
     pub max_concurrent_executions: Option<usize>,
 }
 
@@ -40,8 +40,8 @@ struct Inner {
 }
 
 impl PipelineService {
-    /// Opens the pipelines of the data folder and goes on with the executions that were
-    /// cut off. Must be called within a tokio runtime.
+    /// Opens the pipelines of the data folder and resumes interrupted
+    /// executions. Must be called within a tokio runtime.
     pub fn open(
         account: Account,
         options: PipelineOptions,
@@ -69,7 +69,7 @@ impl PipelineService {
         Ok(service)
     }
 
-    /// Answers one operation (`StartPipelineExecution`) that `principal_arn` asks for.
+    /// Answers one operation (`StartPipelineExecution`) requested by `principal_arn`.
     pub fn call(&self, operation: &str, input: &Value, principal_arn: &str) -> ApiResult {
         match operation {
             "CreatePipeline" => self.create(input),
@@ -88,17 +88,17 @@ impl PipelineService {
         }
     }
 
-    /// All executions of all pipelines, in the order of their start.
+    /// Returns all executions of all pipelines, in the order of their start.
     pub fn executions(&self) -> Vec<Execution> {
         self.state().executions.clone()
     }
 
-    /// How many executions run.
+    /// Returns the number of running executions.
     pub fn pending(&self) -> usize {
         self.0.running.len()
     }
 
-    /// Stops the executions that run; they go on when the data folder is opened again.
+    /// Stops the running executions; they resume when the data folder is opened again.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
         self.0.running.close();
@@ -178,7 +178,7 @@ impl PipelineService {
     fn delete(&self, input: &Value) -> ApiResult {
         let name = validate::pipeline_name(input, "name")?;
         let mut state = self.state();
-        // A pipeline that is not there is no error.
+        // Deleting a missing pipeline is not an error.
         state.pipelines.remove(name);
         state
             .executions
@@ -311,7 +311,7 @@ impl PipelineService {
         }
         if let Err(error) = self.save(&state) {
             tracing::error!(
-                "the end of execution {id} could not be kept: {}",
+                "the end of execution {id} could not be stored: {}",
                 error.message
             );
         }
@@ -360,7 +360,7 @@ impl PipelineService {
         let mut stages: Vec<Value> = Vec::new();
         for (stage, action) in pipeline.actions() {
             if stages.last().is_none_or(|last| last["stageName"] != stage) {
-                // Only the source stage is ever entered here.
+                // Only the source stage is executed.
                 let entered = latest.filter(|_| action.category == "Source");
                 stages.push(prune(json!({
                     "stageName": stage,
@@ -411,7 +411,7 @@ impl PipelineService {
     }
 }
 
-/// One page of `all`: the token is the place of the next item.
+/// Returns one page of `all`: the token is the index of the next item.
 fn page(input: &Value, all: &[Value], most: usize) -> Result<(Vec<Value>, Value), ApiError> {
     let start = match input["nextToken"].as_str() {
         None => 0,

@@ -1,4 +1,4 @@
-//! What is kept over a restart: one file, replaced as a whole.
+//! Persistent state: one file, replaced atomically.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Execution, Pipeline};
 
-/// Pipelines by name, executions in the order of their start.
+/// Pipelines by name, and executions in the order of their start.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) pipelines: BTreeMap<String, Pipeline>,
     pub(super) executions: Vec<Execution>,
 }
 
-/// The file that holds the state.
+/// File of the state.
 #[derive(Debug)]
 pub(super) struct StateFile(PathBuf);
 
 impl StateFile {
-    /// Opens the state in a folder; it is empty if there is none yet.
+    /// Opens the state in a folder; empty if there is none yet.
     pub(super) fn open(data: &std::path::Path) -> std::io::Result<(Self, State)> {
         std::fs::create_dir_all(data)?;
         let path = data.join("pipelines.json");
@@ -31,7 +31,7 @@ impl StateFile {
         Ok((Self(path), state))
     }
 
-    /// Replaces what is kept.
+    /// Replaces the stored state.
     pub(super) fn save(&self, state: &State) -> std::io::Result<()> {
         let temporary = self.0.with_extension("new");
         std::fs::write(&temporary, serde_json::to_vec(state)?)?;

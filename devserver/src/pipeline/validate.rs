@@ -1,4 +1,4 @@
-//! What CodePipeline refuses, and how it says so.
+//! Checks of CodePipeline's requests, with the service's errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new("ValidationException", message)
 }
 
-/// 1 to 100 of `[A-Za-z0-9.@_-]`.
+/// Checks for 1 to 100 of `[A-Za-z0-9.@_-]`.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 100
@@ -191,7 +191,7 @@ pub(super) fn overrides(input: &Value, pipeline: &Pipeline) -> Result<Vec<Overri
             "S3_OBJECT_VERSION_ID" | "S3_OBJECT_KEY" => action.provider == "S3",
             "COMMIT_ID" => matches!(action.provider, "CodeCommit" | "CodeStarSourceConnection"),
             "IMAGE_DIGEST" => action.provider == "ECR",
-            other => return Err(invalid(format!("{other} is no revisionType"))),
+            other => return Err(invalid(format!("unknown revisionType {other}"))),
         };
         if !fits {
             return Err(invalid(format!(

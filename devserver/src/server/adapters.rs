@@ -1,4 +1,4 @@
-//! How the services see each other: each knows only a small trait of its neighbour.
+//! Adapters between the services, which each depend only on a small trait of another.
 
 use async_trait::async_trait;
 use branchline_core::codecommit::TriggerSet;
@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::body::Body;
+use super::body::ServerBody;
 use super::dispatch::{HttpService, JsonService};
 use crate::aws_json::ApiResult;
 use crate::codecommit::{CodeCommitService, TriggerTest, TriggerTester};
@@ -53,7 +53,7 @@ impl JsonService for CodeCommitService {
 
 #[async_trait]
 impl HttpService for GitHttp {
-    async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn call(&self, request: Request<Incoming>) -> Response<ServerBody> {
         let response = GitHttp::call(self, request).await;
         response.map(|body| body.map_err(Into::into).boxed_unsync())
     }
@@ -61,7 +61,7 @@ impl HttpService for GitHttp {
 
 #[async_trait]
 impl HttpService for S3Service {
-    async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn call(&self, request: Request<Incoming>) -> Response<ServerBody> {
         S3Service::call(self, request).await
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of answers: boxed, counted while they last, and cut where a fault wants it.
+//! Bodies of answers: boxed, counted until they end, and cut if a fault requires it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,15 +9,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 
 use crate::faults::InFlight;
+use crate::http_body::BoxError;
 
-/// An error of any kind.
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Body of an answer.
+pub(super) type ServerBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The body of an answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
-
-/// A body of these bytes.
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+/// Creates a body of these bytes.
+pub(super) fn full(bytes: impl Into<Bytes>) -> ServerBody {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed_unsync()
@@ -25,17 +23,17 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// A body that keeps its request in flight until its end.
 pub(super) struct TrackedBody {
-    inner: Body,
-    /// How many more bytes pass before the connection is cut.
+    inner: ServerBody,
+    /// Remaining bytes before the connection is cut.
     cut_after: Option<u64>,
-    /// Whether what passed so far had its chance to leave.
+    /// True once the bytes so far had a chance to be flushed.
     flushed: bool,
     _in_flight: InFlight,
 }
 
 impl TrackedBody {
-    /// Wraps `inner`; with `cut`, about half of it arrives.
-    pub(super) fn new(inner: Body, cut: bool, in_flight: InFlight) -> Self {
+    /// Wraps `inner`; with `cut`, the connection is cut after about half of it.
+    pub(super) fn new(inner: ServerBody, cut: bool, in_flight: InFlight) -> Self {
         let cut_after = cut.then(|| inner.size_hint().exact().unwrap_or(1024) / 2);
         Self {
             inner,
@@ -56,7 +54,7 @@ impl HttpBody for TrackedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.cut_after == Some(0) {
             if !self.flushed {
-                // An error right now would take the first half with it: a pending body
+                // An immediate error would discard the first half, too: a pending body
                 // makes the connection flush.
                 self.flushed = true;
                 context.waker().wake_by_ref();

@@ -1,4 +1,4 @@
-//! Which service and operation a request is for, and which IAM action it needs.
+//! Classifies a request: service, operation, and IAM action.
 
 use http::request::Parts;
 use http::{HeaderMap, Method};
@@ -7,17 +7,17 @@ use crate::faults::Service;
 use crate::lambda::LambdaApi;
 use crate::pipeline::cbor;
 
-/// What a request asks for.
+/// Service and operation of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct RequestTarget {
     pub(super) service: Service,
     pub(super) operation: String,
     pub(super) action: String,
-    /// Whether it came in CBOR.
+    /// True if the body is CBOR.
     pub(super) cbor: bool,
 }
 
-impl Target {
+impl RequestTarget {
     fn new(service: Service, operation: &str, action: String) -> Self {
         Self {
             service,
@@ -28,8 +28,8 @@ impl Target {
     }
 }
 
-/// Finds out what a request asks for.
-pub(super) fn classify(request: &Parts) -> Target {
+/// Classifies a request by method, path and headers.
+pub(super) fn classify(request: &Parts) -> RequestTarget {
     let path = request.uri.path();
     if let Some(target) = text(&request.headers, "x-amz-target")
         && request.method == Method::POST
@@ -40,15 +40,15 @@ pub(super) fn classify(request: &Parts) -> Target {
             ("CodePipeline_20150709.", Service::CodePipeline),
         ] {
             if let Some(operation) = target.strip_prefix(prefix) {
-                return Target::new(service, operation, api_action(service, operation));
+                return RequestTarget::new(service, operation, api_action(service, operation));
             }
         }
     }
     if let Some(operation) = path.strip_prefix(cbor::PREFIX) {
         let action = api_action(Service::CodePipeline, operation);
-        return Target {
+        return RequestTarget {
             cbor: true,
-            ..Target::new(Service::CodePipeline, operation, action)
+            ..RequestTarget::new(Service::CodePipeline, operation, action)
         };
     }
     if path.starts_with("/v1/repos/") {
@@ -60,7 +60,7 @@ pub(super) fn classify(request: &Parts) -> Target {
             "Invoke" => "lambda:InvokeFunction".to_owned(),
             other => format!("lambda:{other}"),
         };
-        return Target::new(Service::Lambda, operation, action);
+        return RequestTarget::new(Service::Lambda, operation, action);
     }
     s3(request)
 }
@@ -69,24 +69,24 @@ fn api_action(service: Service, operation: &str) -> String {
     format!("{}:{operation}", service.name())
 }
 
-fn git(request: &Parts) -> Target {
+fn git(request: &Parts) -> RequestTarget {
     let query = request.uri.query().unwrap_or_default();
     let pushes = request.uri.path().ends_with("/git-receive-pack")
         || query.contains("service=git-receive-pack");
     if pushes {
-        Target::new(
+        RequestTarget::new(
             Service::Git,
             "git-receive-pack",
             "codecommit:GitPush".into(),
         )
     } else {
-        Target::new(Service::Git, "git-upload-pack", "codecommit:GitPull".into())
+        RequestTarget::new(Service::Git, "git-upload-pack", "codecommit:GitPull".into())
     }
 }
 
-/// S3's operations, as its API reference tells them apart, with the action that its user
+/// Names of S3's operations, as its API reference lists them, with the action that its user
 /// guide names for each ("Required permissions for Amazon S3 API operations").
-fn s3(request: &Parts) -> Target {
+fn s3(request: &Parts) -> RequestTarget {
     let path = request.uri.path().trim_start_matches('/');
     let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
     let query = request.uri.query().unwrap_or_default();
@@ -150,11 +150,11 @@ fn s3(request: &Parts) -> Target {
             _ => ("GetObject", versioned("GetObject", "GetObjectVersion")),
         }
     };
-    Target::new(Service::S3, operation, format!("s3:{action}"))
+    RequestTarget::new(Service::S3, operation, format!("s3:{action}"))
 }
 
-/// The access key id that a request names, whether or not it is known: `SigV4`'s header or
-/// query, or the user of git's Basic credentials.
+/// Returns the access key id that a request names, whether or not it is known: `SigV4`'s
+/// header or query, or the user of git's Basic credentials.
 pub(super) fn access_key_id(request: &Parts) -> Option<String> {
     use base64::Engine as _;
     if let Some(value) = text(&request.headers, "authorization") {

@@ -1,4 +1,4 @@
-//! `/_dev/`: what tests, benchmarks and the command line ask of the server itself.
+//! `/_dev/`: control of the server itself, for tests, benchmarks and the command line.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::body::{Body, full};
+use super::body::{ServerBody, full};
 use crate::delivery::Delivery;
 use crate::faults::{Faults, RequestLog, Rule, Service};
 use crate::lambda::AsyncInvocations;
 use crate::pipeline::PipelineService;
 
-/// What the control paths act on.
+/// State that the control paths read and change.
 pub(super) struct Control {
     pub(super) faults: Arc<Faults>,
     pub(super) log: RequestLog,
@@ -32,7 +32,7 @@ struct NewRules {
 type Refusal = (StatusCode, String);
 
 impl Control {
-    pub(super) async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn call(&self, request: Request<Incoming>) -> Response<ServerBody> {
         let (status, value) = match self.answer(request).await {
             Ok(value) => (StatusCode::OK, value),
             Err((status, message)) => (status, json!({ "message": message })),
@@ -48,8 +48,8 @@ impl Control {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Value, Refusal> {
-        // A page in a browser could otherwise steer the server: these paths need no
-        // signature.
+        // These paths need no signature, so a page in a browser must be kept from calling
+        // them.
         if request.headers().contains_key(header::ORIGIN) {
             let why = "not for web pages".to_owned();
             return Err((StatusCode::FORBIDDEN, why));
@@ -111,7 +111,7 @@ impl Control {
                 }
                 Err((
                     StatusCode::NOT_FOUND,
-                    "there are faults, requests, dead-letters, executions and status".into(),
+                    "unknown path: use faults, requests, dead-letters, executions or status".into(),
                 ))
             }
         }

@@ -1,4 +1,4 @@
-//! The developer's credentials: made once per data folder and kept there.
+//! The developer's credentials: created once per data folder and stored there.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,10 +15,10 @@ struct StoredCredentials {
     secret_access_key: String,
 }
 
-/// Reads the credentials of a data folder, or makes them (file mode 0600).
+/// Reads the credentials of a data folder, or creates them (file mode 0600).
 pub(super) fn load_or_create(data: &Path, account_id: &str) -> std::io::Result<Credentials> {
     let path = data.join("credentials.json");
-    let kept = match std::fs::read(&path) {
+    let stored = match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(&path)?,
         Err(error) => return Err(error),
@@ -26,7 +26,7 @@ pub(super) fn load_or_create(data: &Path, account_id: &str) -> std::io::Result<C
     let StoredCredentials {
         access_key_id,
         secret_access_key,
-    } = kept;
+    } = stored;
     Ok(Credentials {
         access_key_id,
         secret_access_key,
@@ -38,7 +38,7 @@ pub(super) fn load_or_create(data: &Path, account_id: &str) -> std::io::Result<C
 fn create(path: &Path) -> std::io::Result<StoredCredentials> {
     let id = Uuid::new_v4().simple().to_string().to_uppercase();
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let kept = StoredCredentials {
+    let stored = StoredCredentials {
         access_key_id: format!("AKIA{}", &id[..16]),
         secret_access_key: secret[..40].to_owned(),
     };
@@ -47,6 +47,6 @@ fn create(path: &Path) -> std::io::Result<StoredCredentials> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(&serde_json::to_vec_pretty(&kept)?)?;
-    Ok(kept)
+    file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
+    Ok(stored)
 }

@@ -1,4 +1,4 @@
-//! One request: counted, perhaps failed on purpose, and answered by its service.
+//! Dispatches a request: counts it, applies faults, and calls its service.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::body::{Body, TrackedBody, full};
-use super::classify::{Target, access_key_id, classify, text};
+use super::body::{ServerBody, TrackedBody, full};
+use super::classify::{RequestTarget, access_key_id, classify, text};
 use super::control::Control;
 use super::resource;
 use crate::account::{Account, Credentials};
@@ -30,13 +30,13 @@ pub(super) trait JsonService: Send + Sync {
     async fn call(&self, operation: &str, input: Value, principal_arn: &str) -> ApiResult;
 }
 
-/// A service that reads requests and writes answers by itself.
+/// A service that reads requests and writes answers itself.
 #[async_trait]
 pub(super) trait HttpService: Send + Sync {
-    async fn call(&self, request: Request<Incoming>) -> Response<Body>;
+    async fn call(&self, request: Request<Incoming>) -> Response<ServerBody>;
 }
 
-/// Everything that requests go to.
+/// All services.
 pub(super) struct Dispatcher {
     pub(super) account: Account,
     pub(super) faults: Arc<Faults>,
@@ -49,7 +49,7 @@ pub(super) struct Dispatcher {
     pub(super) s3: Arc<dyn HttpService>,
 }
 
-/// The connection is to be closed without an answer.
+/// Error of a connection that is closed without an answer.
 #[derive(Debug)]
 pub(super) struct ConnectionDropped;
 
@@ -66,7 +66,7 @@ impl Dispatcher {
     pub(super) async fn call(
         &self,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, ConnectionDropped> {
+    ) -> Result<Response<ServerBody>, ConnectionDropped> {
         if request.uri().path().starts_with("/_dev") {
             return Ok(self.control.call(request).await);
         }
@@ -87,15 +87,15 @@ impl Dispatcher {
         for arn in resource::of_request(&target, &parts, &self.account) {
             in_flight.resource(arn);
         }
-        let verdict = self.faults.decide(target.service, &target.operation);
-        if !verdict.latency.is_zero() {
-            tokio::time::sleep(verdict.latency).await;
+        let decision = self.faults.decide(target.service, &target.operation);
+        if !decision.latency.is_zero() {
+            tokio::time::sleep(decision.latency).await;
         }
-        if let Some(fault) = verdict.fault {
+        if let Some(fault) = decision.fault {
             let (service, operation) = (target.service.name(), &target.operation);
             tracing::info!("fault: {service} {operation}: {}", fault.name());
         }
-        let response = match verdict.fault {
+        let response = match decision.fault {
             Some(Fault::Drop) => {
                 in_flight.fail();
                 return Err(ConnectionDropped);
@@ -109,18 +109,18 @@ impl Dispatcher {
                     .await
             }
         };
-        if verdict.fault == Some(Fault::LoseAnswer) {
+        if decision.fault == Some(Fault::LoseAnswer) {
             in_flight.fail();
-            // A streamed answer may still be at work.
+            // A streamed answer may still be changing state.
             let _ = response.into_body().collect().await;
             return Err(ConnectionDropped);
         }
-        let cut = verdict.fault == Some(Fault::Cut);
+        let cut = decision.fault == Some(Fault::Cut);
         if cut || response.status().is_client_error() || response.status().is_server_error() {
             in_flight.fail();
         }
         if cut && http_body::Body::is_end_stream(response.body()) {
-            // There is no middle of nothing.
+            // An empty body has no middle.
             return Err(ConnectionDropped);
         }
         Ok(response.map(|body| TrackedBody::new(body, cut, in_flight).boxed_unsync()))
@@ -128,18 +128,19 @@ impl Dispatcher {
 
     async fn execute(
         &self,
-        target: &Target,
+        target: &RequestTarget,
         credentials: Option<Credentials>,
         request: Request<Incoming>,
         in_flight: &InFlight,
-    ) -> Response<Body> {
+    ) -> Response<ServerBody> {
         match target.service {
             Service::Git => return self.git.call(request).await,
             Service::S3 | Service::Events => return self.s3.call(request).await,
             _ => {}
         }
         let (parts, body) = request.into_parts();
-        // The body is read in any case: a client that is still sending sees no answer.
+        // The body is always read, because a client that is still sending does not read the
+        // answer.
         let body = Limited::new(body, MAX_API_BODY_BYTES).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes);
         let principal = authenticate(&parts, credentials);
@@ -171,8 +172,8 @@ impl Dispatcher {
     }
 }
 
-/// Finds the principal of a signed API request. The signature is not checked here: who
-/// knows the key id of a development account may use it.
+/// Finds the principal of a signed request. The signature is not verified: knowing the key
+/// id of a development account is enough.
 fn authenticate(request: &Parts, credentials: Option<Credentials>) -> Result<String, ApiError> {
     let refuse = |status, code: &str, message: &str| ApiError {
         status,
@@ -215,7 +216,7 @@ fn too_large() -> ApiError {
     }
 }
 
-fn api_response(target: &Target, result: ApiResult) -> Response<Body> {
+fn api_response(target: &RequestTarget, result: ApiResult) -> Response<ServerBody> {
     if target.cbor {
         return cbor::response(result).map(full);
     }
@@ -223,11 +224,11 @@ fn api_response(target: &Target, result: ApiResult) -> Response<Body> {
     aws_json::response(result).map(full)
 }
 
-fn lambda_error(error: &ApiError) -> Response<Body> {
+fn lambda_error(error: &ApiError) -> Response<ServerBody> {
     crate::lambda::refuse(error.status, &error.code, &error.message, json!({})).map(full)
 }
 
-fn throttled(target: &Target) -> Response<Body> {
+fn throttled(target: &RequestTarget) -> Response<ServerBody> {
     let status = match target.service {
         Service::CodePipeline => StatusCode::BAD_REQUEST,
         _ => StatusCode::TOO_MANY_REQUESTS,
@@ -250,7 +251,7 @@ fn throttled(target: &Target) -> Response<Body> {
     }
 }
 
-fn failed(target: &Target) -> Response<Body> {
+fn failed(target: &RequestTarget) -> Response<ServerBody> {
     let message = "We encountered an internal error. Please try again.";
     let status = StatusCode::INTERNAL_SERVER_ERROR;
     match target.service {
@@ -261,7 +262,7 @@ fn failed(target: &Target) -> Response<Body> {
     }
 }
 
-fn conflicting(target: &Target) -> Response<Body> {
+fn conflicting(target: &RequestTarget) -> Response<ServerBody> {
     let status = StatusCode::CONFLICT;
     let error = |code: &str, message: &str| ApiError {
         status,
@@ -293,7 +294,7 @@ fn conflicting(target: &Target) -> Response<Body> {
     }
 }
 
-fn s3_error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+fn s3_error(status: StatusCode, code: &str, message: &str) -> Response<ServerBody> {
     let id = uuid::Uuid::new_v4().simple().to_string();
     let xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
@@ -312,7 +313,7 @@ fn s3_error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     response
 }
 
-fn git_error(status: StatusCode, message: &str) -> Response<Body> {
+fn git_error(status: StatusCode, message: &str) -> Response<ServerBody> {
     let mut response = Response::new(full(Bytes::from(message.to_owned())));
     *response.status_mut() = status;
     response

@@ -1,15 +1,19 @@
-//! What a request is about, as the ARNs that IAM checks its action against.
+//! Resources of a request, as the ARNs that IAM checks its action against.
 
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use super::classify::{Target, text};
+use super::classify::{RequestTarget, text};
 use crate::account::Account;
 use crate::faults::Service;
 
-/// What path and headers tell.
-pub(super) fn of_request(target: &Target, request: &Parts, account: &Account) -> Vec<String> {
+/// Returns the resources that path and headers identify.
+pub(super) fn of_request(
+    target: &RequestTarget,
+    request: &Parts,
+    account: &Account,
+) -> Vec<String> {
     let path = request.uri.path().trim_start_matches('/');
     match target.service {
         Service::S3 => {
@@ -35,8 +39,8 @@ pub(super) fn of_request(target: &Target, request: &Parts, account: &Account) ->
     }
 }
 
-/// What the input of an operation tells.
-pub(super) fn of_input(target: &Target, input: &Value, account: &Account) -> Option<String> {
+/// Returns the resources that the input of an operation identifies.
+pub(super) fn of_input(target: &RequestTarget, input: &Value, account: &Account) -> Option<String> {
     let name = |field: &str| input[field].as_str();
     match target.service {
         Service::CodeCommit => Some(match name("repositoryName") {
@@ -52,7 +56,7 @@ pub(super) fn of_input(target: &Target, input: &Value, account: &Account) -> Opt
     }
 }
 
-/// A bucket, or an object in it.
+/// Returns the ARN of a bucket, or of an object in it.
 fn of_s3(place: &str) -> Option<String> {
     let place = decoded(place.trim_matches('/'));
     (!place.is_empty()).then(|| format!("arn:aws:s3:::{place}"))
@@ -70,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_tells_what_it_is_about() {
+    fn the_resources_of_a_request_are_identified() {
         let account = Account::new("123456789012", "us-east-1");
         for (method, uri, header, wanted) in [
             ("GET", "/b?list-type=2", ("a", "b"), &["arn:aws:s3:::b"][..]),
@@ -124,8 +128,8 @@ mod tests {
             let request = http::Request::builder().method("POST").uri("/");
             let request = request.header("x-amz-target", operation).body(());
             let (parts, ()) = request.expect("it is a request").into_parts();
-            let told = of_input(&classify(&parts), &input, &account);
-            assert_eq!(told.as_deref(), Some(wanted), "{operation}");
+            let arn = of_input(&classify(&parts), &input, &account);
+            assert_eq!(arn.as_deref(), Some(wanted), "{operation}");
         }
     }
 }

@@ -58,14 +58,18 @@ async fn the_sdk_creates_reads_lists_and_deletes_repositories() {
         .await
         .unwrap();
     assert_eq!(deleted.repository_id(), read.repository_id());
-    assert!(!dir.exists(), "its objects are gone");
+    assert!(!dir.exists(), "the objects are deleted");
     let again = sdk
         .delete_repository()
         .repository_name("demo")
         .send()
         .await
         .unwrap();
-    assert_eq!(again.repository_id(), None, "deleting nothing is no error");
+    assert_eq!(
+        again.repository_id(),
+        None,
+        "deleting a missing repository is not an error"
+    );
     let error = sdk
         .get_repository()
         .repository_name("demo")
@@ -234,7 +238,7 @@ async fn required_members_are_checked_in_order_the_repository_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn branches_made_and_deleted_by_the_api_are_told_like_pushes() {
+async fn branches_created_and_deleted_by_the_api_are_reported_like_pushes() {
     let (server, local) = Server::with_fixture().await;
     let sdk = server.sdk();
     let tip = run(&local, &["rev-parse", "main"]);
@@ -356,7 +360,7 @@ async fn branches_are_paged_in_the_order_of_their_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_there_after_a_restart() {
+async fn repositories_are_complete_after_a_restart() {
     let (server, local) = Server::with_fixture().await;
     let triggers = json!([{
         "name": "t", "branches": [], "events": ["all"], "customData": "x",
@@ -370,13 +374,13 @@ async fn everything_is_there_after_a_restart() {
     for question in questions {
         before.push(server.call(question, name.clone()).await.unwrap());
     }
-    // A server that was killed left halves of a creation and of a deletion.
+    // Leftovers of a server that was killed during a creation and a deletion.
     let home = server.dir.path().join("repositories");
     std::fs::create_dir_all(home.join(".new-x/objects")).unwrap();
     std::fs::create_dir_all(home.join(".deleted-x/objects")).unwrap();
     let quarantine = home.join("demo.git/objects/tmp_objdir-incoming-x/pack");
     std::fs::create_dir_all(&quarantine).unwrap();
-    // And someone put a bare repository there.
+    // A bare repository that was copied into the folder.
     run(
         &home,
         &[
@@ -405,7 +409,7 @@ async fn everything_is_there_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cat_file_process_that_dies_is_replaced_and_a_deleted_repository_has_none() {
+async fn a_dead_cat_file_process_is_replaced_and_a_deleted_repository_has_none() {
     let (server, _) = Server::with_fixture().await;
     let dir = server.service.repository_dir("demo").unwrap();
     let folder = json!({ "repositoryName": "demo", "folderPath": "", "commitSpecifier": "main" });
@@ -440,7 +444,10 @@ async fn a_cat_file_process_that_dies_is_replaced_and_a_deleted_repository_has_n
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    assert!(readers().is_empty(), "nobody reads a deleted repository");
+    assert!(
+        readers().is_empty(),
+        "no process reads a deleted repository"
+    );
     server.call("CreateRepository", name).await.unwrap();
     let error = server.error("GetFolder", folder).await;
     assert_eq!(

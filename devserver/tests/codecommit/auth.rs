@@ -1,4 +1,4 @@
-//! Who may come in.
+//! Authentication of git clients.
 
 use base64::Engine as _;
 use branchline_dev::account::Credentials;
@@ -130,7 +130,7 @@ async fn wrong_and_expired_passwords_are_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_credentials_stock_git_is_asked_for_them() {
+async fn stock_git_without_credentials_is_asked_for_them() {
     let server = Server::with_demo().await;
     let url = format!("{}/v1/repos/demo", server.url);
     assert_eq!(send(get(&url, REFS)).await.0, 401);
@@ -139,7 +139,7 @@ async fn without_credentials_stock_git_is_asked_for_them() {
         stderr.contains("could not read Username"),
         "git asks its user: {stderr}"
     );
-    // And a helper's answer opens the door: the port is not part of what is signed.
+    // The credential helper's answer is accepted, because the port is not signed.
     let signed = server.git_url("demo");
     let (userinfo, _) = signed[7..].split_once('@').unwrap();
     let (username, password) = userinfo.split_once(':').unwrap();

@@ -1,4 +1,4 @@
-//! Folders, files, blobs, commits and differences, compared with what git says.
+//! Folders, files, blobs, commits and differences, compared with git.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Server, git, run, run_with};
 
-/// `ls-tree -r -t` as lines of mode word, id and path, names lossy.
+/// Returns `ls-tree -r -t` as lines of mode name, id and path, names lossy.
 fn listed_by_git(local: &Path, commit: &str) -> BTreeSet<String> {
     let output = git(local)
         .args(["ls-tree", "-r", "-t", "-z", commit])
@@ -32,7 +32,7 @@ fn listed_by_git(local: &Path, commit: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The same by `GetFolder`, folder by folder.
+/// Lists like [`listed_by_git`], by `GetFolder`, folder by folder.
 async fn listed_by_folders(server: &Server, specifier: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     let mut todo = vec![String::new()];
@@ -143,7 +143,7 @@ async fn every_file_reads_as_git_reads_it_by_path_and_by_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_named() {
+async fn missing_names_are_in_the_error() {
     let (server, local) = Server::with_fixture().await;
     let tree = run(&local, &["rev-parse", "main^{tree}"]);
     let blob = run(&local, &["rev-parse", "main:README.md"]);
@@ -326,27 +326,28 @@ async fn files_over_six_mebibytes_are_refused_and_the_next_request_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_tell_what_git_log_tells() {
+async fn commits_equal_git_log() {
     let (server, local) = Server::with_fixture().await;
     let format = "--format=%H%x00%T%x00%P%x00%an%x00%ae%x00%ad%x00%cn%x00%ce%x00%cd%x00%B";
     let mut ids = Vec::new();
     for commit in run(&local, &["rev-list", "--all"]).lines() {
         let log = run(&local, &["log", "-1", "--date=raw", format, commit]);
-        let told: Vec<&str> = log.split('\0').collect();
+        let fields: Vec<&str> = log.split('\0').collect();
         let input = json!({ "repositoryName": "demo", "commitId": commit });
         let output = server.call("GetCommit", input).await.unwrap();
         let read = &output["commit"];
-        assert_eq!(read["commitId"], told[0]);
-        assert_eq!(read["treeId"], told[1]);
-        let parents: Vec<&str> = told[2].split_whitespace().collect();
+        assert_eq!(read["commitId"], fields[0]);
+        assert_eq!(read["treeId"], fields[1]);
+        let parents: Vec<&str> = fields[2].split_whitespace().collect();
         assert_eq!(read["parents"], json!(parents));
         for (role, at) in [("author", 3), ("committer", 6)] {
-            let person = json!({ "name": told[at], "email": told[at + 1], "date": told[at + 2] });
+            let person =
+                json!({ "name": fields[at], "email": fields[at + 1], "date": fields[at + 2] });
             assert_eq!(read[role], person);
         }
         assert_eq!(
             read["message"].as_str().unwrap().trim_end(),
-            told[9].trim_end()
+            fields[9].trim_end()
         );
         ids.push(commit.to_owned());
     }
@@ -360,7 +361,7 @@ async fn commits_tell_what_git_log_tells() {
     );
 }
 
-/// All pages of `GetDifferences`, a line per difference.
+/// Returns all pages of `GetDifferences`, a line per difference.
 async fn differences(server: &Server, input: &Value, page: u32) -> Vec<String> {
     let mut all = Vec::new();
     let mut input = input.clone();

@@ -37,7 +37,7 @@ async fn shallow_and_incremental_fetches_work_and_partial_ones_are_not_offered()
     assert_eq!(run(&shallow, &["rev-list", "--count", "main"]), "1");
     run(&shallow, &["fetch", "--quiet", "--depth=2", url, "main"]);
     assert_eq!(run(&shallow, &["rev-list", "--count", "FETCH_HEAD"]), "2");
-    // A commit that is no tip may be asked for.
+    // A commit that is not a tip may be requested.
     run(server.dir.path(), &["init", "--quiet", "--bare", "one"]);
     let one = server.dir.path().join("one");
     let first = run(&local, &["rev-parse", "main~1"]);
@@ -46,7 +46,7 @@ async fn shallow_and_incremental_fetches_work_and_partial_ones_are_not_offered()
     let stderr = fail(&one, &["fetch", url, &"1".repeat(40)]);
     assert!(stderr.contains("not our ref"), "{stderr}");
     run(&one, &["fetch", "--quiet", url, "main"]);
-    // `--filter` is dropped by git with a warning: everything comes.
+    // git drops `--filter` with a warning: every object is sent.
     let output = git(server.dir.path())
         .args([
             "clone",
@@ -100,7 +100,7 @@ async fn the_advertisement_is_codecommits_to_the_byte() {
         ),
     ] {
         let request = crate::auth::get(&url, &format!("info/refs?service={service}"));
-        // Version 2 is asked for, as stock git does, and not spoken.
+        // Version 2 is requested, as stock git does, and ignored by the server.
         let (mut parts, body) = request.into_parts();
         parts
             .headers

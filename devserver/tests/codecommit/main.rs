@@ -1,4 +1,4 @@
-//! CodeCommit's API and git transport, asked by the AWS SDK and by stock git.
+//! CodeCommit's API and git transport, called by the AWS SDK and by stock git.
 
 #![expect(
     clippy::unwrap_used,

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::support::{Server, ZERO, fail, git, http, run, run_with};
 
-/// A work tree with one commit on `main`.
+/// Creates a work tree with one commit on `main`.
 pub(crate) fn work(server: &Server) -> PathBuf {
     let local = server.dir.path().join("work");
     run(
@@ -31,7 +31,7 @@ fn commit(local: &Path, content: &str) -> String {
     run(local, &["rev-parse", "HEAD"])[..7].to_owned()
 }
 
-/// A request to the git endpoint by hand, with good credentials.
+/// Sends a request to the git endpoint without git, with valid credentials.
 async fn post(server: &Server, service: &str, body: Vec<u8>) -> Response<Bytes> {
     let url = server.git_url("demo");
     let (userinfo, rest) = url
@@ -52,7 +52,7 @@ pub(crate) fn line(payload: &str) -> String {
     format!("{:04x}{payload}", payload.len() + 4)
 }
 
-/// No quarantine is left, and no refs but `refs` are there.
+/// Asserts that no quarantine is left, and that `refs` are the only refs.
 fn assert_untouched(server: &Server, refs: &str) {
     let dir = server.service.repository_dir("demo").unwrap();
     assert_eq!(run(&dir, &["for-each-ref", "--format=%(refname)"]), refs);
@@ -64,18 +64,18 @@ fn assert_untouched(server: &Server, refs: &str) {
             .filter(|name| name.starts_with("tmp_"))
             .collect::<Vec<_>>()
     };
-    // Git removes it when it learns of the end, which nobody waits for.
+    // Git removes it asynchronously, after the request has ended.
     for _ in 0..100 {
         if left().is_empty() {
             return;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    panic!("a refused push leaves nothing behind: {:?}", left());
+    panic!("a refused push leaves no quarantine: {:?}", left());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_push_is_told_once_with_exactly_the_refs_that_changed() {
+async fn each_push_is_reported_once_with_exactly_the_refs_that_changed() {
     let server = Server::with_demo().await;
     let local = work(&server);
     let url = &server.git_url("demo");
@@ -128,13 +128,13 @@ async fn each_push_is_told_once_with_exactly_the_refs_that_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_ref_is_not_told_while_the_others_of_its_push_are() {
+async fn a_refused_ref_is_not_reported_but_the_others_of_its_push_are() {
     let server = Server::with_demo().await;
     let local = work(&server);
     let url = &server.git_url("demo");
     run(&local, &["push", "--quiet", url, "main:main", "main:a"]);
     server.observer.take();
-    // `a/b` cannot be beside `a`, and the branch of HEAD is not deleted by a push.
+    // `a/b` conflicts with `a`, and the branch of HEAD is not deleted by a push.
     let stderr = fail(&local, &["push", url, "main:a/b", "main:c", ":main"]);
     assert!(stderr.contains("remote rejected"), "{stderr}");
     let one = run(&local, &["rev-parse", "HEAD"])[..7].to_owned();
@@ -158,7 +158,7 @@ async fn the_first_branch_becomes_the_default_one_and_main_is_preferred() {
         let get = || server.call("GetRepository", json!({ "repositoryName": "demo" }));
         let metadata = get().await.unwrap();
         let default = metadata["repositoryMetadata"].get("defaultBranch");
-        assert_eq!(default, None, "a tag is no branch");
+        assert_eq!(default, None, "a tag is not a branch");
         run(&local, &[&["push", "--quiet", &url], pushed].concat());
         let metadata = get().await.unwrap();
         assert_eq!(metadata["repositoryMetadata"]["defaultBranch"], expected);
@@ -171,7 +171,7 @@ async fn the_first_branch_becomes_the_default_one_and_main_is_preferred() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pushes_at_the_same_time_are_each_told_with_their_own_refs() {
+async fn concurrent_pushes_are_each_reported_with_their_own_refs() {
     let server = Server::with_demo().await;
     let local = work(&server);
     let url = server.git_url("demo");
@@ -239,7 +239,7 @@ async fn offset_deltas_are_refused_for_every_ref() {
     for n in 0..2000 {
         writeln!(text, "line {n} of a file that changes little").unwrap();
     }
-    // So large that git has begun to write it when the first delta comes.
+    // Large enough that git has begun to write it when the first delta arrives.
     std::fs::write(local.join("aaa"), noise(4 << 20, 1)).unwrap();
     run(&local, &["add", "."]);
     for n in 0..3 {
@@ -307,7 +307,7 @@ async fn offset_deltas_are_refused_for_every_ref() {
     );
     assert_untouched(&server, "");
     assert!(server.observer.take().is_empty(), "nothing of it was done");
-    // The same objects with REF_DELTA entries are taken.
+    // The same objects with REF_DELTA entries are accepted.
     let answer = post(
         &server,
         "git-receive-pack",
@@ -320,7 +320,7 @@ async fn offset_deltas_are_refused_for_every_ref() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stock_git_is_told_that_atomic_and_push_options_are_not_there() {
+async fn stock_git_reports_that_atomic_and_push_options_are_unsupported() {
     let server = Server::with_demo().await;
     let local = work(&server);
     let url = &server.git_url("demo");
@@ -331,7 +331,7 @@ async fn stock_git_is_told_that_atomic_and_push_options_are_not_there() {
     assert!(server.observer.take().is_empty());
 }
 
-/// Data that does not compress, the same for the same seed.
+/// Returns data that does not compress, determined by `seed`.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = 0x0139_408d_cbbf_7a44_u64 ^ (seed << 20);
     let mut data = Vec::with_capacity(length);
@@ -344,7 +344,7 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     data
 }
 
-/// A work tree with `mebibytes` of data that does not compress.
+/// Creates a work tree with `mebibytes` of data that does not compress.
 fn large(server: &Server, mebibytes: usize) -> PathBuf {
     let local = server.dir.path().join("large");
     run(
@@ -360,7 +360,7 @@ fn large(server: &Server, mebibytes: usize) -> PathBuf {
     local
 }
 
-/// The most memory that this process ever had, in KiB.
+/// Returns the peak memory of this process, in KiB.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -371,7 +371,7 @@ fn peak_kib() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_megabytes_pass_through_both_ways_without_being_held() {
+async fn fifty_megabytes_are_streamed_both_ways_with_bounded_memory() {
     let server = Server::with_demo().await;
     let local = large(&server, 50);
     let url = &server.git_url("demo");
@@ -404,7 +404,7 @@ async fn fifty_megabytes_pass_through_both_ways_without_being_held() {
     );
 }
 
-/// The command lines of git processes on `dir`.
+/// Returns the command lines of git processes on `dir`.
 fn processes_on(dir: &Path) -> Vec<String> {
     let needle = dir.to_str().unwrap().to_owned();
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
@@ -426,7 +426,7 @@ fn wait_for_none(dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn git_ends_when_the_client_goes_away() {
+async fn git_ends_when_the_client_disconnects() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let server = Server::with_demo().await;
     let local = large(&server, 50);
@@ -449,7 +449,7 @@ async fn git_ends_when_the_client_goes_away() {
         )
     };
 
-    // A clone that is not read: the answer stops, and so does git.
+    // The answer of a clone is not read, so it stops, and git with it.
     let want = line(&format!("want {id} side-band-64k\n")) + "0000" + &line("done\n");
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = head("git-upload-pack", want.len()) + &want;
@@ -469,7 +469,7 @@ async fn git_ends_when_the_client_goes_away() {
     drop(stream);
     wait_for_none(&dir);
 
-    // A push that is cut off in the middle of its pack.
+    // A push whose connection closes within its pack.
     let pack = git(&local)
         .args([
             "pack-objects",

@@ -1,4 +1,4 @@
-//! How fast the reading operations are. Nothing is asserted about time: the figures are
+//! Duration of the reading operations. Time is not asserted: the figures are
 //! printed (`--no-capture`).
 
 use std::time::Instant;

@@ -24,7 +24,7 @@ use serde_json::Value;
 pub(crate) const PRINCIPAL: &str = "arn:aws:iam::123456789012:user/dev";
 pub(crate) const ZERO: &str = "0000000000000000000000000000000000000000";
 
-/// Remembers what it is told.
+/// Observer that records its notifications.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Vec<(String, String, Vec<RefUpdate>)>>);
 
@@ -40,7 +40,7 @@ impl RefObserver for Recorder {
 }
 
 impl Recorder {
-    /// What it was told since the last time, a line per call.
+    /// Takes the notifications since the last call, a line each.
     pub(crate) fn take(&self) -> Vec<String> {
         let short = |id: &Option<String>| id.as_deref().map_or("-".into(), |id| id[..7].to_owned());
         let told = std::mem::take(&mut *self.0.lock().unwrap());
@@ -126,7 +126,7 @@ impl Server {
         }
     }
 
-    /// A server that has the empty repository `demo`.
+    /// Starts a server that has the empty repository `demo`.
     pub(crate) async fn with_demo() -> Self {
         let server = Self::start().await;
         let input = serde_json::json!({ "repositoryName": "demo" });
@@ -164,7 +164,7 @@ impl Server {
         Client::from_conf(config)
     }
 
-    /// A repository with the fixture in it, as git sees it on the client's side.
+    /// Starts a server with the fixture pushed to `demo`; returns the client's local repository, too.
     pub(crate) async fn with_fixture() -> (Self, PathBuf) {
         let server = Self::with_demo().await;
         let local = fixture(server.dir.path());
@@ -214,7 +214,7 @@ async fn route(
     })
 }
 
-/// A plain HTTP client.
+/// Returns a plain HTTP client.
 pub(crate) fn http() -> hyper_util::client::legacy::Client<
     hyper_util::client::legacy::connect::HttpConnector,
     Full<Bytes>,
@@ -222,10 +222,10 @@ pub(crate) fn http() -> hyper_util::client::legacy::Client<
     hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http()
 }
 
-/// A hermetic stock git in `dir`.
+/// Builds a hermetic command of stock git in `dir`.
 pub(crate) fn git(dir: &Path) -> Command {
     let mut command = branchline_test_support::git::command(dir);
-    // 4000 refs would take 4000 waits for the disk.
+    // Syncing 4000 refs would wait 4000 times for the disk.
     command.args(["-c", "core.fsync=none"]);
     command
 }
@@ -269,8 +269,8 @@ pub(crate) fn run_with(dir: &Path, arguments: &[&str], input: &[u8]) -> Output {
     output
 }
 
-/// A bare repository of two commits on `main` and a branch `feature/x`, with each kind of
-/// entry, names that are hard to carry, and a file of no bytes.
+/// Creates a bare repository of two commits on `main` and a branch `feature/x`, with each kind of
+/// entry, names with special characters, and an empty file.
 pub(crate) fn fixture(parent: &Path) -> PathBuf {
     let local = parent.join("local.git");
     run(

@@ -1,4 +1,4 @@
-//! Triggers: what is stored, what is refused, how they are tested.
+//! Triggers: storing, checks and `TestRepositoryTriggers`.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! Who may ask.
+//! Authentication and public access.
 
 use std::time::Duration;
 
@@ -89,8 +89,8 @@ async fn anonymous_requests_are_refused() {
     assert_eq!(server.text("a").await, "1");
 }
 
-/// As under a bucket policy that lets everyone get objects, with and without the right to
-/// list them.
+/// Compares with a bucket policy of public `s3:GetObject`, with and without
+/// `s3:ListBucket`.
 #[tokio::test]
 async fn public_buckets_are_read_without_a_signature() {
     let server = Server::start().await;
@@ -111,8 +111,16 @@ async fn public_buckets_are_read_without_a_signature() {
         assert_eq!(ask("HEAD", object).await, expected, "{access:?}");
         assert_eq!(ask("GET", others[0]).await, missing, "{access:?}");
         assert_eq!(ask("GET", others[1]).await, list, "{access:?}");
-        assert_eq!(ask("GET", "").await, 403, "buckets are nobody's business");
-        assert_eq!(ask("PUT", "artifacts/a").await, 403, "nobody may write");
+        assert_eq!(
+            ask("GET", "").await,
+            403,
+            "buckets cannot be listed anonymously"
+        );
+        assert_eq!(
+            ask("PUT", "artifacts/a").await,
+            403,
+            "anonymous writes are refused"
+        );
         assert_eq!(ask("DELETE", "artifacts/info/refs").await, 403);
         assert_eq!(ask("GET", "artifacts?versions").await, 403);
     }
@@ -163,7 +171,7 @@ async fn another_owner_is_refused() {
 }
 
 #[tokio::test]
-async fn nonsense_is_never_an_internal_error() {
+async fn malformed_requests_are_never_an_internal_error() {
     let server = Server::start().await;
     for (method, path) in [
         ("GET", "%ff"),

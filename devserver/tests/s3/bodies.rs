@@ -1,4 +1,4 @@
-//! Bytes on their way in: verified, and never half there.
+//! Uploaded bytes: verified, and stored whole or not at all.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{BUCKET, KEY_ID, SECRET, Server, client, code, refusal};
 
-/// A file is sent `aws-chunked`, every chunk signed, with the checksum behind it.
+/// Sends a file `aws-chunked`, every chunk signed, with the checksum as a trailer.
 #[tokio::test]
 async fn chunked_bodies_with_trailers_are_stored_decoded() {
     let server = Server::start().await;
@@ -92,7 +92,7 @@ async fn a_wrong_checksum_writes_nothing() {
     assert_eq!(refusal(none).0, 404, "and no object");
 }
 
-/// A client whose requests, once signed, lose `from` for `to` on their way to the server.
+/// Creates a client that replaces `from` by `to` in its requests after signing them.
 async fn tampering(server: &Server, from: &[u8], to: &[u8]) -> Client {
     assert_eq!(from.len(), to.len(), "lengths are in the headers");
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -133,7 +133,7 @@ async fn tampering(server: &Server, from: &[u8], to: &[u8]) -> Client {
 }
 
 #[tokio::test]
-async fn bytes_other_than_those_signed_write_nothing() {
+async fn bytes_that_differ_from_the_signed_ones_are_not_written() {
     let server = Server::start().await;
     let put = async |body: ByteStream, from: &[u8], to: &[u8]| {
         let client = tampering(&server, from, to).await;
@@ -166,11 +166,11 @@ async fn bytes_other_than_those_signed_write_nothing() {
         code(403, "SignatureDoesNotMatch"),
         "so is the trailer"
     );
-    assert_eq!(server.blobs(), 0, "nothing is left of any of them");
+    assert_eq!(server.blobs(), 0, "refused uploads leave no blobs");
 }
 
 #[tokio::test]
-async fn a_document_other_than_the_one_signed_does_nothing() {
+async fn a_document_that_differs_from_the_signed_one_is_refused() {
     let server = Server::start().await;
     server.put("a", "1").await;
     server.put("b", "2").await;
@@ -183,13 +183,13 @@ async fn a_document_other_than_the_one_signed_does_nothing() {
     assert_eq!(
         refusal(forged.send().await).0,
         400,
-        "it is no error of the server"
+        "the error is not a 5xx"
     );
     assert_eq!(server.text("b").await, "2");
 }
 
 #[tokio::test]
-async fn a_cut_upload_leaves_nothing() {
+async fn an_interrupted_upload_leaves_no_files() {
     let server = Server::start().await;
     let put = server
         .client

@@ -1,4 +1,4 @@
-//! S3 of the development server, asked by the AWS SDK for Rust and by plain sockets.
+//! S3 of the development server, called by the AWS SDK for Rust and through plain sockets.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,9 +7,11 @@
 
 mod access;
 mod bodies;
+mod copies;
 mod lists;
 mod multipart;
 mod objects;
 mod races;
 mod support;
+mod tags;
 mod versions;

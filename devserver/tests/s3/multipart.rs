@@ -146,7 +146,7 @@ async fn parts_become_one_object() {
         server.store.uploads(BUCKET).unwrap().is_empty(),
         "a completed upload is gone"
     );
-    assert_eq!(server.blobs(), 2, "parts that were replaced are gone");
+    assert_eq!(server.blobs(), 2, "replaced parts are deleted");
 }
 
 async fn part_with_crc(
@@ -201,7 +201,7 @@ async fn a_completion_whose_answer_was_lost_can_be_repeated() {
     assert_eq!(
         refusal(complete.multipart_upload(all([other])).send().await),
         code(404, "NoSuchUpload"),
-        "other parts are another request"
+        "a completion with other parts is a different request"
     );
 }
 
@@ -254,7 +254,7 @@ async fn lists_of_parts_are_checked() {
         100,
         "a single part may be small"
     );
-    assert_eq!(server.blobs(), 1, "parts that were not chosen are gone");
+    assert_eq!(server.blobs(), 1, "unlisted parts are deleted");
     let late = server
         .client
         .upload_part()
@@ -268,7 +268,7 @@ async fn lists_of_parts_are_checked() {
 }
 
 #[tokio::test]
-async fn an_aborted_upload_leaves_nothing() {
+async fn an_aborted_upload_leaves_no_files() {
     let server = Server::start().await;
     let upload = begin(&server, "a").await;
     part(&server, "a", &upload, 1, vec![1; 100]).await;
@@ -291,7 +291,7 @@ async fn an_aborted_upload_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_checksum_that_was_promised_must_come() {
+async fn an_announced_checksum_must_be_sent() {
     let server = Server::start().await;
     let created = server
         .client

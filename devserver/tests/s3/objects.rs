@@ -1,17 +1,14 @@
-//! Objects: what is written is what is read.
+//! Objects and buckets: content, attributes, ranges and conditions.
 
 use std::collections::HashMap;
 
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, MetadataDirective, ObjectAttributes, ServerSideEncryption,
-    Tag, Tagging,
-};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ObjectAttributes, ServerSideEncryption};
 
 use crate::support::{BUCKET, Server, code, refusal};
 
 #[tokio::test]
-async fn what_is_written_with_an_object_is_read_with_it() {
+async fn attributes_are_read_as_written() {
     let server = Server::start().await;
     server
         .client
@@ -254,7 +251,7 @@ async fn large_objects_are_read_whole_and_in_part() {
 }
 
 #[tokio::test]
-async fn attributes_are_answered_as_asked() {
+async fn get_object_attributes_returns_the_requested_ones() {
     let server = Server::start().await;
     server.put("a", "123").await;
     let asked = server
@@ -304,7 +301,7 @@ async fn conditions_of_reads_hold() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named() {
+async fn missing_names_are_in_the_error() {
     let server = Server::start().await;
     let client = &server.client;
     let key = client.get_object().bucket(BUCKET).key("none").send().await;
@@ -356,12 +353,12 @@ async fn what_is_not_there_is_named() {
             .send()
             .await
             .is_ok(),
-        "deleting what is not there is no error"
+        "deleting a missing object is not an error"
     );
 }
 
 #[tokio::test]
-async fn buckets_come_and_go() {
+async fn buckets_are_created_and_deleted() {
     let server = Server::start().await;
     let client = &server.client;
     assert_eq!(
@@ -408,140 +405,4 @@ async fn buckets_come_and_go() {
         refusal(client.head_bucket().bucket(BUCKET).send().await).0,
         404
     );
-}
-
-#[tokio::test]
-async fn tags_are_replaced_without_a_new_version() {
-    let server = Server::versioned().await;
-    let client = &server.client;
-    let first = server.put("a", "1").await;
-    let second = server.put("a", "2").await;
-    let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build().unwrap();
-    let put = client
-        .put_object_tagging()
-        .bucket(BUCKET)
-        .key("a")
-        .tagging(
-            Tagging::builder()
-                .tag_set(tag("branchline-execution", "e-1"))
-                .build()
-                .unwrap(),
-        )
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(put.version_id, second, "tags go to the current version");
-    let get = client.get_object_tagging().bucket(BUCKET).key("a");
-    let tags = get.clone().send().await.unwrap();
-    assert_eq!(tags.tag_set(), [tag("branchline-execution", "e-1")]);
-    let old = get.clone().set_version_id(first).send().await.unwrap();
-    assert!(old.tag_set().is_empty(), "other versions keep their tags");
-    client
-        .delete_object_tagging()
-        .bucket(BUCKET)
-        .key("a")
-        .send()
-        .await
-        .unwrap();
-    assert!(get.send().await.unwrap().tag_set().is_empty());
-    let many = (0..11).fold(Tagging::builder(), |all, i| {
-        all.tag_set(tag(&i.to_string(), ""))
-    });
-    let many = client
-        .put_object_tagging()
-        .bucket(BUCKET)
-        .key("a")
-        .tagging(many.build().unwrap())
-        .send()
-        .await;
-    assert_eq!(refusal(many), code(400, "BadRequest"));
-    let versions = client
-        .list_object_versions()
-        .bucket(BUCKET)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(versions.versions().len(), 2, "tagging makes no version");
-}
-
-#[tokio::test]
-async fn copies_carry_or_replace_what_is_beside_the_bytes() {
-    let server = Server::versioned().await;
-    let client = &server.client;
-    let put = client.put_object().bucket(BUCKET).key("from ü");
-    let old = put
-        .body(ByteStream::from_static(b"old"))
-        .content_type("text/x-old")
-        .metadata("m", "1")
-        .tagging("t=1")
-        .send()
-        .await
-        .unwrap();
-    server.put("from ü", "new").await;
-    let version = old.version_id().unwrap();
-    let copied = client
-        .copy_object()
-        .bucket(BUCKET)
-        .key("to")
-        .copy_source(format!("{BUCKET}/from%20%C3%BC?versionId={version}"))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(copied.copy_source_version_id(), Some(version));
-    assert_eq!(
-        server.text("to").await,
-        "old",
-        "the version that was named is copied"
-    );
-    let head = client
-        .head_object()
-        .bucket(BUCKET)
-        .key("to")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(head.content_type(), Some("text/x-old"));
-    assert_eq!(head.metadata().unwrap()["m"], "1");
-    let itself = client
-        .copy_object()
-        .bucket(BUCKET)
-        .key("to")
-        .copy_source("artifacts/to");
-    assert_eq!(
-        refusal(itself.clone().send().await),
-        code(400, "InvalidRequest")
-    );
-    itself
-        .metadata_directive(MetadataDirective::Replace)
-        .metadata("n", "2")
-        .send()
-        .await
-        .unwrap();
-    let head = client
-        .head_object()
-        .bucket(BUCKET)
-        .key("to")
-        .send()
-        .await
-        .unwrap();
-    assert!(
-        !head.metadata().unwrap().contains_key("m"),
-        "metadata is replaced whole"
-    );
-    assert_eq!(head.content_type(), Some("binary/octet-stream"));
-    let copy = client
-        .copy_object()
-        .bucket(BUCKET)
-        .key("to")
-        .copy_source("artifacts/from%20%C3%BC");
-    let refused = copy.clone().copy_source_if_match("\"x\"").send().await;
-    assert_eq!(refusal(refused), code(412, "PreconditionFailed"));
-    let refused = copy.clone().if_none_match("*").send().await;
-    assert_eq!(
-        refusal(refused),
-        code(412, "PreconditionFailed"),
-        "the target is there"
-    );
-    assert!(copy.if_match(head.e_tag().unwrap()).send().await.is_ok());
-    assert_eq!(server.text("to").await, "new");
 }

@@ -90,7 +90,7 @@ async fn one_of_16_uploads_becomes_the_object() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_of_16_conditional_deletes_happens() {
+async fn one_of_16_conditional_deletes_succeeds() {
     let server = Server::versioned().await;
     server.put("ref", "old").await;
     let head = server

@@ -20,7 +20,7 @@ pub(crate) const KEY_ID: &str = "AKIAEXAMPLE000000001";
 pub(crate) const SECRET: &str = "a secret only for tests";
 pub(crate) const BUCKET: &str = "artifacts";
 
-/// A server; it stops with its value.
+/// A server that stops on drop.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
@@ -60,7 +60,7 @@ impl Server {
         }
     }
 
-    /// The same, with versioning on.
+    /// Like [`start`](Self::start), with versioning enabled.
     pub(crate) async fn versioned() -> Self {
         let server = Self::start().await;
         server.set_versioning(BucketVersioningStatus::Enabled).await;
@@ -97,7 +97,7 @@ impl Server {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// The files that hold bytes in the bucket's folder.
+    /// Returns the number of blob files in the bucket's folder.
     pub(crate) fn blobs(&self) -> usize {
         let blobs = self
             .folder
@@ -124,7 +124,7 @@ async fn serve(listener: TcpListener, service: S3Service) {
                 let service = service.clone();
                 async move { Ok::<_, std::convert::Infallible>(service.call(request).await) }
             });
-            // Tests cut connections on purpose.
+            // Errors are expected, because tests cut connections.
             let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;
@@ -132,7 +132,7 @@ async fn serve(listener: TcpListener, service: S3Service) {
     }
 }
 
-/// A client with these credentials that does not retry.
+/// Creates a client with these credentials that does not retry.
 pub(crate) fn client(address: SocketAddr, credentials: Credentials) -> Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -146,7 +146,7 @@ pub(crate) fn client(address: SocketAddr, credentials: Credentials) -> Client {
     Client::from_conf(config)
 }
 
-/// The status and code of a refusal.
+/// Returns the status and code of an error.
 pub(crate) fn refusal<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
     result: Result<T, SdkError<E, HttpResponse>>,
 ) -> (u16, String) {
@@ -159,7 +159,7 @@ pub(crate) fn refusal<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::De
     }
 }
 
-/// A refusal to compare with.
+/// Builds the expected value of [`refusal`].
 pub(crate) fn code(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }

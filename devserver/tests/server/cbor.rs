@@ -52,7 +52,7 @@ async fn answers_are_cbor_with_tagged_times() {
     assert_eq!(tag, 1, "a time is tagged as seconds since the epoch");
     assert!(time.as_float().unwrap() > 1.7e9);
 
-    // The same in a map and texts of indefinite length, as streaming encoders write.
+    // The same map with indefinite lengths, as streaming encoders write.
     let body = b"\xbf\x7f\x62na\x62me\xff\x64demo\xff".to_vec();
     let (status, _, _) = call(&server, "GetPipeline", body).await;
     assert_eq!(status, 200);

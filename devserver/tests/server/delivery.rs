@@ -1,4 +1,4 @@
-//! From a change of refs to the functions that hear of it.
+//! Delivery of ref changes to functions.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::{codecommit, function, git, quick};
 
-/// A server whose function `listener` keeps what it hears in a file.
+/// A server whose function `listener` appends its events to a file.
 struct Heard {
     server: Server,
     file: PathBuf,
@@ -26,7 +26,7 @@ impl Heard {
         let mut listener = function("listener");
         let path = file.to_str().unwrap().to_owned();
         listener.environment.insert("RECORD".into(), path);
-        // One at a time, so that the file keeps the order of invocations.
+        // One at a time, so that the file has the order of invocations.
         listener.reserved_concurrency = Some(1);
         let mut options = quick(vec![listener]);
         change(&mut options);
@@ -55,7 +55,7 @@ impl Heard {
             .unwrap();
     }
 
-    /// What the function heard, once all is quiet.
+    /// Waits until the server is idle, and returns the events of the function.
     async fn events(&self) -> Vec<Value> {
         assert!(self.server.settle(Duration::from_secs(20)).await);
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
@@ -113,7 +113,7 @@ fn work_tree(folder: &Path) -> PathBuf {
     tree
 }
 
-// git blocks its thread while the server answers it from another.
+// git blocks its thread while the server answers on another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_push_reaches_a_function_in_one_record() {
     let heard = Heard::start(|_| {}).await;
@@ -309,7 +309,7 @@ async fn events_are_lost_doubled_reordered_and_delayed_on_demand() {
             .await;
         for n in 0..3 {
             heard.push(&[(&format!("refs/heads/{n}"), true, true)]);
-            // Lambda keeps no order; what was sent arrives before the next push.
+            // Lambda keeps no order, so each event must arrive before the next push.
             let queue = heard.server.queue();
             crate::support::until("it arrived", || queue.pending() == 0).await;
         }

@@ -1,4 +1,4 @@
-//! Each kind of fault as a client meets it, and the counts of requests.
+//! Each kind of fault as a client observes it, and the counts of requests.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ async fn add(server: &Server, rule: &str) {
     .await;
 }
 
-/// Sends `request` over a socket and returns all that comes back until it closes.
+/// Sends `request` over a socket and returns all bytes that are received until it closes.
 async fn raw(server: &Server, request: String) -> String {
     let address = server.endpoint().replace("http://", "");
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -45,7 +45,7 @@ fn create_repository(server: &Server, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_service_throttles_in_its_own_words() {
+async fn each_service_throttles_with_its_own_error() {
     let server = Server::start(quick(vec![function("f")])).await.unwrap();
     add(&server, "*:throttle").await;
     let error = codecommit(&server)
@@ -92,7 +92,7 @@ async fn each_service_throttles_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn failures_and_conflicts_are_told_apart() {
+async fn failures_and_conflicts_have_different_errors() {
     let server = Server::start(quick(vec![])).await.unwrap();
     add(&server, "codecommit/GetBranch:error").await;
     add(&server, "codepipeline/StartPipelineExecution:conflict").await;
@@ -147,7 +147,7 @@ async fn a_dropped_request_was_not_carried_out_and_a_lost_answer_was() {
 }
 
 #[tokio::test]
-async fn a_cut_answer_ends_in_the_middle_of_its_body() {
+async fn a_cut_answer_ends_within_its_body() {
     let server = Server::start(quick(vec![])).await.unwrap();
     add(&server, "codecommit/CreateRepository:cut").await;
     let answer = raw(&server, create_repository(&server, "cut")).await;
@@ -203,7 +203,7 @@ async fn a_cut_answer_ends_in_the_middle_of_its_body() {
 }
 
 #[tokio::test]
-async fn latency_delays_and_sdk_retries_get_through() {
+async fn latency_delays_requests_and_sdk_retries_succeed() {
     let server = Server::start(quick(vec![])).await.unwrap();
     add(&server, "codecommit:latency,ms=120").await;
     let started = Instant::now();
@@ -262,7 +262,7 @@ async fn the_same_seed_makes_the_same_requests_fail() {
         server.shutdown().await;
     }
     assert_eq!(runs[0], runs[1], "a seed repeats its run");
-    assert_ne!(runs[0], runs[2], "another seed is another run");
+    assert_ne!(runs[0], runs[2], "another seed gives different faults");
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn the_control_paths_refuse_web_pages_and_wrong_rules() {
     let wrong = json!({ "rules": [{ "rule": "s3:melt" }] }).to_string();
     let (status, _, body) = http("POST", &url, &[], wrong).await;
     assert_eq!(status, 400);
-    assert!(String::from_utf8_lossy(&body).contains("`melt` is no fault"));
+    assert!(String::from_utf8_lossy(&body).contains("unknown fault `melt`"));
     assert!(server.faults().rules().is_empty());
     server.shutdown().await;
 }

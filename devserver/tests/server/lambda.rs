@@ -70,7 +70,7 @@ async fn a_function_sees_lambdas_environment_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_invocation_knows_its_deadline_request_and_arn() {
+async fn an_invocation_gets_its_deadline_request_id_and_arn() {
     let mut config = function("context");
     config.timeout = Duration::from_secs(30);
     let server = Server::start(quick(vec![config])).await.unwrap();
@@ -85,7 +85,7 @@ async fn an_invocation_knows_its_deadline_request_and_arn() {
         (before + 30_000..before + 45_000).contains(&deadline),
         "the deadline is the timeout from now: {deadline}, {before}"
     );
-    assert_eq!(context["arn"], arn, "the qualifier is told");
+    assert_eq!(context["arn"], arn, "the context has the qualifier");
     assert!(context["trace"].as_str().unwrap().starts_with("Root=1-"));
     assert_eq!(context["requestId"].as_str().unwrap().len(), 36);
     server.shutdown().await;
@@ -128,7 +128,7 @@ async fn errors_panics_and_exits_are_function_errors() {
 }
 
 #[tokio::test]
-async fn a_function_that_cannot_start_says_why() {
+async fn a_function_that_cannot_start_reports_the_reason() {
     let mut exits = function("exits");
     exits.environment.insert("INIT".into(), "exit".into());
     let mut fails = function("fails");
@@ -174,7 +174,7 @@ async fn a_function_over_its_timeout_is_killed() {
         text.ends_with("Task timed out after 0.30 seconds"),
         "{text}"
     );
-    assert!(!is_running(pid), "the process is gone");
+    assert!(!is_running(pid), "the process was killed");
     server.shutdown().await;
 }
 
@@ -200,7 +200,7 @@ async fn environments_are_reused_when_idle_and_added_when_busy() {
 }
 
 #[tokio::test]
-async fn the_reserve_limits_and_says_so() {
+async fn reserved_concurrency_limits_and_is_named_in_the_error() {
     let mut one = function("one");
     one.reserved_concurrency = Some(1);
     let mut none = function("none");
@@ -239,7 +239,7 @@ async fn the_reserve_limits_and_says_so() {
 }
 
 #[tokio::test]
-async fn what_a_function_prints_is_in_the_log_tail_and_the_log_file() {
+async fn the_output_of_a_function_is_in_the_log_tail_and_the_log_file() {
     let server = Server::start(quick(vec![function("talker")]))
         .await
         .unwrap();
@@ -408,7 +408,7 @@ async fn a_request_without_known_credentials_is_refused() {
 }
 
 #[tokio::test]
-async fn an_invocation_outlives_the_caller_that_gave_up() {
+async fn an_invocation_continues_after_its_caller_disconnects() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("calls");
     let server = Server::start(quick(vec![function("f")])).await.unwrap();

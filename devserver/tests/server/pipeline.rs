@@ -191,13 +191,13 @@ async fn a_token_starts_one_execution_only() {
 }
 
 #[tokio::test]
-async fn a_source_that_cannot_be_read_fails_visibly() {
+async fn an_unreadable_source_fails_its_execution_with_the_reason() {
     let server = Server::start(quick(vec![])).await.unwrap();
     bucket(&server, "artifacts", true).await;
     bucket(&server, "plain", false).await;
     put(&server, "text.zip", b"no zip".to_vec(), "x").await;
     let mut broken = zip("a", &[7; 1000]);
-    // The last byte of the entry's own data: its checksum no longer holds.
+    // The last byte of the entry's data: its checksum does not match.
     let at = broken.windows(4).position(|w| w == b"PK\x01\x02").unwrap() - 1;
     broken[at] ^= 0xff;
     put(&server, "broken.zip", broken, "x").await;
@@ -215,12 +215,12 @@ async fn a_source_that_cannot_be_read_fails_visibly() {
             "s3://nowhere cannot be read",
         ),
         ("no-versions", "plain", "a.zip", "not versioned"),
-        ("no-zip", "artifacts", "text.zip", "no readable zip"),
+        ("no-zip", "artifacts", "text.zip", "is not a readable zip"),
         (
             "broken",
             "artifacts",
             "broken.zip",
-            "no readable zip: entry a",
+            "is not a readable zip: entry a",
         ),
     ] {
         create(&server, pipeline(name, bucket, key, false)).await;

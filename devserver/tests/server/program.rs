@@ -1,4 +1,4 @@
-//! The program `branchline-dev` from outside.
+//! The program `branchline-dev`, as a process.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -44,7 +44,7 @@ fn serve(data: &Path, arguments: &[&str]) -> Running {
             panic!("it names its endpoint first: {line}{stderr}")
         })
         .to_owned();
-    // The greeting is written in one go; nobody needs to read on.
+    // The banner is written at once, so the rest need not be read.
     std::mem::forget(out);
     Running { child, endpoint }
 }
@@ -74,7 +74,7 @@ impl Running {
 }
 
 #[test]
-fn a_user_pushes_clones_and_asks_with_what_the_program_prints() {
+fn the_printed_variables_let_a_user_push_clone_and_query() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     std::fs::create_dir(&data).unwrap();
@@ -179,7 +179,7 @@ fn create_repository(endpoint: &str, data: &Path) {
 }
 
 #[test]
-fn credentials_and_secrets_are_for_the_owner_only_and_stay() {
+fn credentials_and_secrets_are_readable_by_the_owner_only_and_persist() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();
@@ -201,7 +201,7 @@ fn credentials_and_secrets_are_for_the_owner_only_and_stay() {
 }
 
 #[test]
-fn a_stopped_program_leaves_no_function_behind() {
+fn a_stopped_program_leaves_no_function_running() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");
     std::fs::write(
@@ -241,7 +241,7 @@ fn wrong_arguments_are_refused_with_the_remedy() {
     for (arguments, part) in [
         (&["serve", "--function", "f=/nowhere"][..], "build it first"),
         (&["serve", "--env", "f:A=B"], "--function f=.."),
-        (&["serve", "--fault", "s3:melt"], "`melt` is no fault"),
+        (&["serve", "--fault", "s3:melt"], "unknown fault `melt`"),
         (&["serve", "--account", "12"], "12 digits"),
         (
             &["requests", "--endpoint", "http://127.0.0.1:1"],
@@ -261,6 +261,6 @@ fn wrong_arguments_are_refused_with_the_remedy() {
         "credential-helper",
         "faults add",
     ] {
-        assert!(help.contains(part), "`--help` tells `{part}`");
+        assert!(help.contains(part), "`--help` contains `{part}`");
     }
 }

@@ -26,7 +26,7 @@ async fn a_failed_event_is_tried_twice_more_after_one_and_two_minutes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("calls");
     let mut options = quick(vec![function("flaky")]);
-    // A minute lasts 120 ms.
+    // One minute is scaled to 120 ms.
     options.retry_delay_scale = 0.002;
     let server = Server::start(options).await.unwrap();
     let started = Instant::now();
@@ -100,11 +100,11 @@ async fn reserved_concurrency_one_serialises_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_event_that_stays_throttled_grows_too_old() {
+async fn an_event_that_stays_throttled_reaches_the_maximum_age() {
     let mut config = function("off");
     config.reserved_concurrency = Some(0);
     let mut options = quick(vec![config]);
-    // Six hours last 216 ms.
+    // Six hours are scaled to 216 ms.
     options.retry_delay_scale = 0.000_01;
     let server = Server::start(options).await.unwrap();
     send(&server, "off", &json!({})).await;
@@ -119,7 +119,7 @@ async fn an_event_that_stays_throttled_grows_too_old() {
 }
 
 #[tokio::test]
-async fn events_that_wait_survive_a_restart() {
+async fn waiting_events_survive_a_restart() {
     let data = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("calls");
@@ -149,13 +149,13 @@ async fn events_that_wait_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_busy_server_stops_soon_and_leaves_no_process() {
+async fn a_busy_server_stops_within_its_grace_period_and_leaves_no_process() {
     let mut config = function("busy");
     config.timeout = Duration::from_mins(15);
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("bootstrap");
     let pid_file = folder.path().join("pid");
-    // The process names itself before it works, and does not mind SIGTERM.
+    // The process prints its id before it works, and ignores SIGTERM.
     std::fs::write(
         &script,
         format!(

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-/// The function of `examples/bootstrap.rs`.
+/// Returns the path of the function of `examples/bootstrap.rs`.
 pub(crate) fn bootstrap() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
@@ -28,12 +28,12 @@ pub(crate) fn bootstrap() -> PathBuf {
     path
 }
 
-/// The test function under a name of its own.
+/// Returns the test function, named `name`.
 pub(crate) fn function(name: &str) -> FunctionConfig {
     FunctionConfig::new(name, bootstrap())
 }
 
-/// Options under which a minute lasts 30 ms.
+/// Returns options that scale a minute to 30 ms.
 pub(crate) fn quick(functions: Vec<FunctionConfig>) -> Options {
     Options {
         functions,
@@ -43,7 +43,7 @@ pub(crate) fn quick(functions: Vec<FunctionConfig>) -> Options {
     }
 }
 
-/// What SDK clients are made of; they do not retry unless a test says so.
+/// Returns the configuration of SDK clients; they do not retry unless a test enables it.
 pub(crate) fn sdk(server: &Server) -> aws_config::SdkConfig {
     let found = server.credentials();
     let credentials = Credentials::new(
@@ -82,7 +82,7 @@ pub(crate) fn s3(server: &Server) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config)
 }
 
-/// A plain request; status, body.
+/// Sends a plain request; returns status and body.
 pub(crate) async fn http(
     method: &str,
     url: &str,
@@ -101,7 +101,7 @@ pub(crate) async fn http(
     (parts.status.as_u16(), parts.headers, body)
 }
 
-/// One of the server's own paths, read as JSON.
+/// Calls one of the server's control paths, and reads its answer as JSON.
 pub(crate) async fn dev(server: &Server, method: &str, path: &str, body: Value) -> Value {
     let url = format!("{}/_dev/{path}", server.endpoint());
     let body = if body.is_null() {
@@ -114,7 +114,7 @@ pub(crate) async fn dev(server: &Server, method: &str, path: &str, body: Value) 
     serde_json::from_slice(&body).unwrap()
 }
 
-/// An `Authorization` header as API requests carry it, without a real signature.
+/// Returns an `Authorization` header of an API request, without a real signature.
 pub(crate) fn authorization(server: &Server) -> String {
     format!(
         "AWS4-HMAC-SHA256 Credential={}/20260101/us-east-1/x/aws4_request, SignedHeaders=host, \
@@ -132,10 +132,10 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process of that id runs.
+/// Returns true while a process of that id runs.
 pub(crate) fn is_running(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // A zombie has ended.
+    // A zombie process has ended.
     stat.rsplit(')').next().is_some_and(|rest| {
         let state = rest.trim_start().chars().next();
         state.is_some_and(|state| state != 'Z')
@@ -148,7 +148,7 @@ pub(crate) fn git(folder: &Path, arguments: &[&str]) -> String {
     output.trim().to_owned()
 }
 
-/// A pipeline with one S3 source action named `Source` and a second stage.
+/// Declares a pipeline with one S3 source action named `Source` and a second stage.
 pub(crate) fn pipeline(name: &str, bucket: &str, key: &str, allow_key: bool) -> Value {
     json!({
         "name": name,
@@ -196,7 +196,7 @@ pub(crate) async fn call_pipeline(server: &Server, operation: &str, input: Value
     (status, serde_json::from_slice(&body).unwrap())
 }
 
-/// A zip with one entry.
+/// Builds a zip with one entry.
 pub(crate) fn zip(name: &str, content: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));

@@ -1,22 +1,25 @@
-//! The settings of the `lifecycle` function, read once at init.
+//! The settings of the `lifecycle` function, read once at initialisation.
 
 use branchline_core::pattern::RepositoryPatterns;
 use branchline_core::settings::Settings;
 use branchline_core::trigger::Policy;
 use branchline_core::{Error, ErrorKind, Result};
 
-/// What the function was set up to do.
+/// Settings of the function.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`, `TRIGGER_PREFIX`, `UPDATE_FUNCTION_ARN`,
-    /// `TRIGGER_CUSTOM_DATA`: what the triggers are for.
+    /// `TRIGGER_CUSTOM_DATA`: determine the desired triggers.
     pub policy: Policy,
-    /// `REPOSITORIES`: which repositories a schedule covers.
+    /// `REPOSITORIES`: selects the repositories of a schedule.
     pub repositories: RepositoryPatterns,
 }
 
 impl Config {
-    /// Reads the environment variables of `settings`; an error names its variable.
+    /// Reads the environment variables of `settings`.
+    ///
+    /// # Errors
+    /// `Config`, naming the variable.
     pub fn read(settings: &Settings) -> Result<Self> {
         Ok(Self {
             policy: Policy::read(settings)?,
@@ -26,7 +29,7 @@ impl Config {
         })
     }
 
-    /// Refuses an update function elsewhere than in the region of the repositories.
+    /// Rejects an update function outside the region of the repositories.
     pub fn check_region(&self, region: &str) -> Result<()> {
         let function = &self.policy.destination;
         if function.region() == region {
@@ -35,8 +38,8 @@ impl Config {
         Err(Error::new(
             ErrorKind::Config,
             format!(
-                "`UPDATE_FUNCTION_ARN` is not valid: `{function}` lies in region `{}`, the \
-                 repositories in `{region}`",
+                "`UPDATE_FUNCTION_ARN` is not valid: `{function}` is in region `{}`, the \
+                 repositories are in `{region}`",
                 function.region()
             ),
         )
@@ -59,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_defaults_cover_everything() {
-        let config = read(&[]).expect("the ARN is enough");
+        let config = read(&[]).expect("because only the ARN is required");
         assert_eq!(config.policy.prefix.as_str(), "branchline");
         assert_eq!(config.policy.branches, BranchPatterns::default());
         assert_eq!(config.policy.custom_data, None);
@@ -96,11 +99,11 @@ mod tests {
 
     #[test]
     fn a_function_in_another_region_is_refused() {
-        let config = read(&[]).expect("it is valid");
+        let config = read(&[]).expect("because the settings are valid");
         assert!(config.check_region("eu-west-1").is_ok());
         let error = config
             .check_region("us-east-1")
-            .expect_err("it is elsewhere");
+            .expect_err("the function is in another region");
         assert_eq!(error.kind(), ErrorKind::Config);
         for part in ["`UPDATE_FUNCTION_ARN`", "`eu-west-1`", "`us-east-1`"] {
             assert!(error.to_string().contains(part), "{error}");

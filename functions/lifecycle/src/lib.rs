@@ -1,8 +1,8 @@
-//! The `lifecycle` function: a branch was created or deleted, or it is time to look at
-//! everything, so a repository's triggers become what its branches need.
+//! The `lifecycle` function: reconciles a repository's triggers with its branches, on branch
+//! events and on a schedule.
 //!
-//! An event only says which repository to look at; what is done follows from its branches
-//! and triggers, so that an event may be lost, doubled, late or out of order.
+//! An event only names the repository. The work follows from the branches and triggers that
+//! are read, so that an event may be lost, doubled, late or out of order.
 
 mod config;
 mod request;
@@ -30,24 +30,24 @@ use serde_json::Value;
 pub use config::Config;
 pub use request::{Answer, RepositoryAnswer, Task};
 
-/// How many repositories are looked at at once.
+/// Maximum number of repositories reconciled concurrently.
 const CONCURRENT_REPOSITORIES: usize = 8;
 
-/// The most requests to CodeCommit, and to Lambda, in flight.
+/// Maximum number of concurrent requests to CodeCommit, and to Lambda.
 const CONCURRENT_REQUESTS: usize = 16;
 
-/// Time to give up in order, kept free before the function's deadline.
+/// Time before the function's deadline at which a run ends, so that its error is reported.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 
-/// What all invocations of one execution environment share.
+/// Settings, services and state that all invocations of an execution environment share.
 pub struct Context {
     config: Config,
     codecommit: Arc<dyn CodeCommit>,
     functions: Arc<dyn Functions>,
     jitter: fn() -> f64,
-    // What the service refused once, it need not be asked again.
+    // Lowered by refusals, so that later runs do not repeat a refused write.
     limits: Mutex<TriggerLimits>,
-    owed: Mutex<BTreeMap<RepositoryName, PendingInvocations>>,
+    pending: Mutex<BTreeMap<RepositoryName, PendingInvocations>>,
     metrics: Metrics,
 }
 
@@ -58,18 +58,19 @@ impl HasMetrics for Context {
 }
 
 impl Context {
-    /// A context over AWS, as the `AWS_*` environment variables describe it.
+    /// Builds a context over AWS, as the `AWS_*` environment variables configure it.
     ///
-    /// Errors: `Config` when the update function lies in another region.
+    /// # Errors
+    /// `Config` if the update function is in another region.
     pub async fn connect(config: Config) -> Result<Self> {
         let aws = Aws::load(aws::AwsOverrides::default()).await?;
         config.check_region(aws.region())?;
-        let paces = [
+        let limiters = [
             RetryPolicy::new(CONCURRENT_REQUESTS),
             RetryPolicy::new(CONCURRENT_REQUESTS),
         ];
-        let metrics = Metrics::with_limiters(&paces);
-        let [codecommit, functions] = paces;
+        let metrics = Metrics::with_limiters(&limiters);
+        let [codecommit, functions] = limiters;
         let codecommit = Retrying::new(SdkCodeCommit::new(&aws), codecommit);
         let functions = Retrying::new(SdkFunctions::new(&aws), functions);
         Ok(Self {
@@ -78,7 +79,7 @@ impl Context {
         })
     }
 
-    /// A context over given services.
+    /// Builds a context over given services.
     pub fn new(
         config: Config,
         codecommit: Arc<dyn CodeCommit>,
@@ -90,19 +91,19 @@ impl Context {
             functions,
             jitter: rand::random,
             limits: Mutex::default(),
-            owed: Mutex::default(),
+            pending: Mutex::default(),
             metrics: Metrics::default(),
         }
     }
 
-    /// Lets the service be thought to accept `limits`.
+    /// Sets the limits that the service is assumed to have.
     #[must_use]
     pub fn with_limits(mut self, limits: TriggerLimits) -> Self {
         self.limits = Mutex::new(limits);
         self
     }
 
-    /// Draws the share of each wait from `jitter` instead of at random.
+    /// Replaces the random jitter of waits.
     #[must_use]
     pub fn with_jitter(mut self, jitter: fn() -> f64) -> Self {
         self.jitter = jitter;
@@ -114,27 +115,30 @@ impl Context {
         repository: &RepositoryName,
         deadline: Instant,
     ) -> Result<RepositoryAnswer> {
-        let mut owed = lock(&self.owed).remove(repository).unwrap_or_default();
+        let mut pending = lock(&self.pending).remove(repository).unwrap_or_default();
         let end = deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline);
-        let run = self.reconcile_and_invoke(repository, &mut owed);
+        let run = self.reconcile_and_invoke(repository, &mut pending);
         let result = tokio::time::timeout_at(end.into(), run).await;
-        if !owed.is_empty() {
-            let mut all = lock(&self.owed);
-            all.entry(repository.clone()).or_default().merge(owed);
+        if !pending.is_empty() {
+            let mut by_repository = lock(&self.pending);
+            by_repository
+                .entry(repository.clone())
+                .or_default()
+                .merge(pending);
         }
         result.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Deadline,
-                format!("the time ran out over repository `{repository}`"),
+                format!("the deadline came while reconciling repository `{repository}`"),
             )
-            .with_hint("the next event or schedule goes on; raise the function's timeout"))
+            .with_hint("the next event or schedule continues; raise the function's timeout"))
         })
     }
 
     async fn reconcile_and_invoke(
         &self,
         repository: &RepositoryName,
-        owed: &mut PendingInvocations,
+        pending: &mut PendingInvocations,
     ) -> Result<RepositoryAnswer> {
         let reconciler = Reconciler {
             codecommit: &*self.codecommit,
@@ -142,8 +146,8 @@ impl Context {
             limits: *lock(&self.limits),
             jitter: self.jitter,
         };
-        let done = match reconciler.run(repository, owed).await? {
-            ReconcileOutcome::Gone => {
+        let done = match reconciler.run(repository, pending).await? {
+            ReconcileOutcome::RepositoryMissing => {
                 return Ok(RepositoryAnswer::skipped(
                     repository,
                     "the repository is gone",
@@ -154,10 +158,10 @@ impl Context {
         *lock(&self.limits) = done.limits;
         self.metrics
             .add(Metric::TriggersChanged, done.changes as u64);
-        let invoked = self.invoke(&reconciler, repository, &done, owed).await?;
+        let invoked = self.invoke(&reconciler, repository, &done, pending).await?;
         Ok(RepositoryAnswer {
             repository: repository.clone(),
-            mode: Some(done.wanted.mode),
+            mode: Some(done.desired.mode),
             created: done.created,
             removed: done.removed,
             kept: done.kept,
@@ -167,16 +171,16 @@ impl Context {
         })
     }
 
-    /// Invokes update for each branch that is owed; stops at the first that fails, since
-    /// the next would fail alike.
+    /// Invokes update for each pending branch; stops at the first failure, because the others
+    /// would fail for the same reason.
     async fn invoke(
         &self,
         reconciler: &Reconciler<'_>,
         repository: &RepositoryName,
         done: &Reconciled,
-        owed: &mut PendingInvocations,
+        pending: &mut PendingInvocations,
     ) -> Result<Vec<BranchName>> {
-        let invocations = stream::iter(owed.branches().clone()).map(|branch| async move {
+        let invocations = stream::iter(pending.branches().clone()).map(|branch| async move {
             let event = reconciler.initial_push_event(repository, &branch, done);
             let function = &reconciler.policy.destination;
             match self.functions.invoke_async(function, event).await {
@@ -190,7 +194,7 @@ impl Context {
         let mut invoked = Vec::new();
         while let Some(result) = results.next().await {
             let branch = result?;
-            owed.mark_invoked(&branch);
+            pending.mark_invoked(&branch);
             invoked.push(branch);
         }
         Ok(invoked)
@@ -201,10 +205,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does what one event asks for.
+/// Handles one event.
 ///
-/// One repository's failure does not stop the others; when any failed, so does the
-/// invocation, so that Lambda tries again.
+/// One repository's failure does not stop the others. If any repository failed, the invocation
+/// fails after the last one, so that Lambda retries.
 pub async fn handle(
     context: Arc<Context>,
     event: Value,
@@ -221,8 +225,9 @@ pub async fn handle(
             Ok(Task::Schedule) => match all_repositories(&*context.codecommit).await {
                 Err(error) => results.push(Err(error.context("listing the repositories"))),
                 Ok(all) => {
-                    let meant = |name: &RepositoryName| context.config.repositories.matches(name);
-                    repositories.extend(all.into_iter().filter(meant));
+                    let selected =
+                        |name: &RepositoryName| context.config.repositories.matches(name);
+                    repositories.extend(all.into_iter().filter(selected));
                 }
             },
         }
@@ -249,7 +254,7 @@ fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, InvocationEr
             foreign = answer.foreign,
             invoked = answer.invoked.len(),
             reason = answer.reason,
-            "looked at a repository's triggers"
+            "reconciled a repository's triggers"
         );
     }
     lambda::collect_results(results).map(|repositories| Answer { repositories })

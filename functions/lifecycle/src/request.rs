@@ -1,26 +1,29 @@
-//! What the function is asked and what it answers.
+//! The tasks of an event, and the answer.
 
+use branchline_core::arn::ArnParts;
 use branchline_core::event::{self, Request};
 use branchline_core::function::FunctionArn;
+use branchline_core::git::escaped_excerpt;
 use branchline_core::name::{BranchName, RepositoryName};
 use branchline_core::trigger::TriggerMode;
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-/// What is to be looked at.
+/// Repositories to reconcile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// One repository.
     Repository(RepositoryName),
-    /// Every repository that the settings cover.
+    /// All repositories that the settings select.
     Schedule,
 }
 
-/// Reads an event into tasks; one bad item does not hide the others.
+/// Reads the tasks of an event; an invalid record does not hide the others.
 ///
-/// An event from another region than `function`'s is refused (`Config`): a repository of
-/// the same name here is another one.
+/// # Errors
+/// `Config` for an event from another region than `function`'s, because a repository of that
+/// name in this region is a different one; `InvalidEvent`, naming the field.
 pub(crate) fn tasks(event: &Value, function: &FunctionArn) -> Result<Vec<Result<Task>>> {
     let check = |arn: &str| check_region(arn, function);
     let mut event = event.clone();
@@ -55,7 +58,7 @@ pub(crate) fn tasks(event: &Value, function: &FunctionArn) -> Result<Vec<Result<
 fn task(request: Request) -> Option<Task> {
     Some(match request {
         Request::TriggerTest { repository } => {
-            tracing::info!(repository.name = %repository, "the trigger's test arrived");
+            tracing::info!(repository.name = %repository, "received the trigger's test event");
             return None;
         }
         Request::Schedule => Task::Schedule,
@@ -66,51 +69,46 @@ fn task(request: Request) -> Option<Task> {
     })
 }
 
-/// Refuses a CodeCommit ARN of another region than the function's. What is no such ARN is
-/// judged by whoever reads the event.
+/// Rejects a CodeCommit ARN of another region than the function's. Other ARNs are left to the
+/// event parser.
 fn check_region(arn: &str, function: &FunctionArn) -> Result<()> {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", _, "codecommit", region, _, _] = parts[..] else {
-        return Ok(());
-    };
-    if region == function.region() {
-        return Ok(());
+    match ArnParts::split(arn) {
+        Some(parts) if parts.service == "codecommit" && parts.region != function.region() => {}
+        _ => return Ok(()),
     }
-    let shown: String = arn.chars().take(200).flat_map(char::escape_debug).collect();
+    let shown = escaped_excerpt(arn.as_bytes());
     Err(Error::new(
         ErrorKind::Config,
-        format!(
-            "repository `{shown}` lies in another region than `UPDATE_FUNCTION_ARN`, `{function}`"
-        ),
+        format!("repository `{shown}` is not in the region of `UPDATE_FUNCTION_ARN`, `{function}`"),
     )
     .with_hint("a trigger calls only its own region: deploy branchline in each"))
 }
 
-/// What the function answers.
+/// Answer to an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// One for each repository that was looked at.
+    /// One entry for each repository.
     pub repositories: Vec<RepositoryAnswer>,
 }
 
-/// What became of one repository's triggers.
+/// Result of reconciling one repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RepositoryAnswer {
-    /// The repository.
+    /// Name of the repository.
     pub repository: RepositoryName,
-    /// How its branches are divided among triggers; null when it is gone.
+    /// Division of the branches among triggers; null if the repository is missing.
     pub mode: Option<TriggerMode>,
-    /// Branches that pushes are now seen of, and were not before.
+    /// Branches that are covered by a trigger now and were not before.
     pub created: Vec<BranchName>,
-    /// Branches that had a trigger and need none: deleted, or no longer meant.
+    /// Branches that had a trigger and need none: deleted, or no longer selected.
     pub removed: Vec<String>,
-    /// How many branches pushes were seen of before and are now.
+    /// Number of branches that were covered before and are now.
     pub kept: usize,
-    /// How many triggers are not branchline's.
+    /// Number of foreign triggers.
     pub foreign: usize,
     /// Branches for which update was invoked.
     pub invoked: Vec<BranchName>,
-    /// Why nothing was done.
+    /// Reason why nothing was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

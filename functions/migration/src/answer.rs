@@ -1,74 +1,74 @@
-//! What the function answers.
+//! The answer: one entry for each mapping, with counts.
 
 use branchline_core::mirror::MirrorStats;
 use branchline_core::{Error, ErrorKind};
 use serde::Serialize;
 
-/// The answer to a request.
+/// Answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// `complete` when all mappings are.
+    /// `complete` if all mappings are complete, else `incomplete`.
     pub status: Status,
-    /// Each mapping, in the order of the request.
+    /// Mappings in the order of the request.
     pub mappings: Vec<MappingAnswer>,
 }
 
-/// How far a mapping came.
+/// Progress of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The target is as the source was.
+    /// The target's selected refs equal the source's.
     Complete,
-    /// The time was over: the same request goes on from here.
+    /// The deadline came first: an equal request resumes from here.
     Incomplete,
-    /// The error says why.
+    /// See the error.
     Failed,
 }
 
-/// What became of a mapping.
+/// Result of one mapping.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MappingAnswer {
     /// The source's URL, without a user or password.
     pub source: String,
     /// The target's URL, without a user or password.
     pub target: String,
-    /// How far it came.
+    /// Progress.
     pub status: Status,
-    /// Counts of refs.
-    pub refs: Refs,
-    /// Objects that were sent.
+    /// Refs by outcome.
+    pub refs: RefCounts,
+    /// Number of objects sent.
     pub objects: u64,
-    /// Bytes of packs that were sent.
+    /// Bytes of packs sent.
     pub bytes: u64,
-    /// Why it failed.
+    /// The error and its hint, without a user or password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Counts of refs.
+/// Number of refs by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Refs {
-    /// Refs that are new.
+pub struct RefCounts {
+    /// Refs that were created.
     pub created: u64,
-    /// Refs that moved.
+    /// Refs that were moved.
     pub updated: u64,
     /// Refs that were deleted.
     pub deleted: u64,
-    /// Refs that were as they should be.
+    /// Refs that were equal already.
     pub unchanged: u64,
-    /// Refs that the target refused.
+    /// Refs that the target rejected.
     pub rejected: u64,
 }
 
-/// How many refused refs an error names.
-const SHOWN: usize = 10;
+/// Maximum number of rejected refs that an error names.
+const MAX_NAMED_REFS: usize = 10;
 
 impl MappingAnswer {
-    /// What was done, and why it failed if it did.
+    /// Builds the answer from the counts and the error of a mirroring.
     pub(crate) fn new(
         source: String,
         target: String,
-        outcome: &MirrorStats,
+        stats: &MirrorStats,
         error: Option<&Error>,
     ) -> Self {
         Self {
@@ -76,33 +76,33 @@ impl MappingAnswer {
             target,
             status: if error.is_some() {
                 Status::Failed
-            } else if outcome.complete {
+            } else if stats.complete {
                 Status::Complete
             } else {
                 Status::Incomplete
             },
-            refs: Refs {
-                created: outcome.created,
-                updated: outcome.updated,
-                deleted: outcome.deleted,
-                unchanged: outcome.unchanged,
-                rejected: outcome.rejected.len() as u64,
+            refs: RefCounts {
+                created: stats.created,
+                updated: stats.updated,
+                deleted: stats.deleted,
+                unchanged: stats.unchanged,
+                rejected: stats.rejected.len() as u64,
             },
-            objects: outcome.objects,
-            bytes: outcome.bytes,
+            objects: stats.objects,
+            bytes: stats.bytes,
             error: error.map(Error::report),
         }
     }
 }
 
-/// A mapping as its error names it: with what was done all the same.
-pub(crate) fn describe(answer: &MappingAnswer, outcome: &MirrorStats) -> String {
+/// Describes a mapping in an error, including what was done before it.
+pub(crate) fn describe(answer: &MappingAnswer, stats: &MirrorStats) -> String {
     let mut name = format!("{} -> {}", answer.source, answer.target);
     let did = [
-        ("created", outcome.created, "refs"),
-        ("updated", outcome.updated, "refs"),
-        ("deleted", outcome.deleted, "refs"),
-        ("sent", outcome.objects, "objects"),
+        ("created", stats.created, "refs"),
+        ("updated", stats.updated, "refs"),
+        ("deleted", stats.deleted, "refs"),
+        ("sent", stats.objects, "objects"),
     ];
     let did = did.iter().filter(|(_, count, _)| *count > 0);
     let did: Vec<String> = did
@@ -114,23 +114,26 @@ pub(crate) fn describe(answer: &MappingAnswer, outcome: &MirrorStats) -> String 
     name
 }
 
-/// The failure of a mapping some of whose refs the target refused, in its words.
-pub(crate) fn rejected_refs_error(outcome: &MirrorStats) -> Option<Error> {
-    if outcome.rejected.is_empty() {
+/// Returns the error of a mapping whose target rejected refs, with the target's reasons.
+pub(crate) fn rejected_refs_error(stats: &MirrorStats) -> Option<Error> {
+    if stats.rejected.is_empty() {
         return None;
     }
-    let mut named: Vec<String> = outcome
+    let mut named: Vec<String> = stats
         .rejected
         .iter()
-        .take(SHOWN)
+        .take(MAX_NAMED_REFS)
         .map(|(name, reason)| format!("`{name}`: {reason}"))
         .collect();
-    if outcome.rejected.len() > SHOWN {
-        named.push(format!("and {} more", outcome.rejected.len() - SHOWN));
+    if stats.rejected.len() > MAX_NAMED_REFS {
+        named.push(format!(
+            "and {} more",
+            stats.rejected.len() - MAX_NAMED_REFS
+        ));
     }
     let message = format!(
         "the target refused {} refs: {}",
-        outcome.rejected.len(),
+        stats.rejected.len(),
         named.join("; ")
     );
     Some(Error::new(ErrorKind::Conflict, message))
@@ -141,8 +144,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_ref_fails_its_mapping_in_the_servers_words() {
-        let mut outcome = MirrorStats {
+    fn a_rejected_ref_fails_its_mapping_with_the_reason_of_the_target() {
+        let mut stats = MirrorStats {
             complete: true,
             created: 3,
             unchanged: 1,
@@ -150,11 +153,11 @@ mod tests {
             bytes: 512,
             ..MirrorStats::default()
         };
-        let rejected = &mut outcome.rejected;
+        let rejected = &mut stats.rejected;
         rejected.insert("refs/heads/main".into(), "protected branch".into());
-        let error = rejected_refs_error(&outcome);
-        let answer = MappingAnswer::new("a".into(), "b".into(), &outcome, error.as_ref());
-        let json = serde_json::to_string(&answer).expect("it is plain data");
+        let error = rejected_refs_error(&stats);
+        let answer = MappingAnswer::new("a".into(), "b".into(), &stats, error.as_ref());
+        let json = serde_json::to_string(&answer).expect("because an answer is plain data");
         assert_eq!(
             json,
             r#"{"source":"a","target":"b","status":"failed","refs":{"created":3,"updated":0,"#
@@ -162,18 +165,18 @@ mod tests {
                 + r#""deleted":0,"unchanged":1,"rejected":1},"objects":7,"bytes":512,"#
                 + r#""error":"the target refused 1 refs: `refs/heads/main`: protected branch"}"#
         );
-        let name = describe(&answer, &outcome);
+        let name = describe(&answer, &stats);
         assert_eq!(name, "a -> b (created 3 refs, sent 7 objects)");
-        let rejected = &mut outcome.rejected;
+        let rejected = &mut stats.rejected;
         rejected.extend((0..30).map(|n| (format!("refs/x/{n:02}").into(), "no".to_owned())));
-        let error = rejected_refs_error(&outcome)
+        let error = rejected_refs_error(&stats)
             .expect("refs were refused")
             .to_string();
         assert!(error.contains("refused 31 refs") && error.ends_with("and 21 more"));
-        outcome.rejected.clear();
+        stats.rejected.clear();
         assert!(
-            rejected_refs_error(&outcome).is_none(),
-            "nothing was refused"
+            rejected_refs_error(&stats).is_none(),
+            "no rejected ref, no error"
         );
     }
 }

@@ -1,33 +1,36 @@
-//! The settings of the `migration` function, read once at init.
+//! The settings of the `migration` function, read once at initialisation.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use branchline_core::git::smart_http::HttpSettings;
+use branchline_core::aws::HttpSettings;
 use branchline_core::name::KmsKey;
 use branchline_core::settings::Settings;
 use branchline_core::{Error, ErrorKind, Result};
 
-/// The least that pack data can do with, in MiB.
+/// Minimum of `MIGRATION_MEMORY_MIB`.
 const MIN_MEMORY_MIB: u32 = 32;
 
-/// What the function was set up to do.
+/// Settings of the function.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `MIGRATION_MEMORY_MIB`: pack data held at once, in bytes.
+    /// `MIGRATION_MEMORY_MIB`, in bytes: limit of the pack data in memory.
     pub memory: usize,
-    /// `DEADLINE_MARGIN_SECONDS`: so long before the deadline work stops.
+    /// `DEADLINE_MARGIN_SECONDS`: time before the deadline at which mirroring stops.
     pub margin: Duration,
-    /// `KMS_KEY_ID`: what objects are encrypted with.
+    /// `KMS_KEY_ID`: key that encrypts the objects in S3.
     pub kms_key_id: Option<String>,
-    /// `TMPDIR`: the folder for temporary files; `/tmp` when there is none.
+    /// `TMPDIR`: directory for temporary files; `/tmp` by default.
     pub temporary: PathBuf,
-    /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: how git servers are reached.
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: proxies for git servers.
     pub http: HttpSettings,
 }
 
 impl Config {
-    /// Reads the environment variables of `settings`; an error names its variable.
+    /// Reads the environment variables of `settings`.
+    ///
+    /// # Errors
+    /// `Config`, naming the variable.
     pub fn read(settings: &Settings) -> Result<Self> {
         let function = settings.function_memory_mib()?;
         let half = (function / 2).max(MIN_MEMORY_MIB);
@@ -37,7 +40,7 @@ impl Config {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!(
-                    "`MIGRATION_MEMORY_MIB` is {memory}, and the function has {function} MiB in all"
+                    "`MIGRATION_MEMORY_MIB` is {memory}, but the function has only {function} MiB"
                 ),
             )
             .with_hint("leave `MIGRATION_MEMORY_MIB` out to use half of the function's memory"));
@@ -65,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_half_of_the_functions_unless_it_is_said() {
+    fn memory_is_half_of_the_function_memory_unless_it_is_set() {
         let mib = 1024 * 1024;
         let of = |variables: &[_]| read(variables).expect("it is valid").memory / mib;
         assert_eq!(of(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024")]), 512);
@@ -99,7 +102,7 @@ mod tests {
             &[("KMS_KEY_ID", "a key")][..],
             &[("KMS_KEY_ID", key), ("AWS_REGION", "us-east-1")],
         ] {
-            let error = read(variables).expect_err("it can encrypt nothing");
+            let error = read(variables).expect_err("the key is not valid or of another region");
             assert_eq!(error.kind(), ErrorKind::Config);
             assert!(error.to_string().starts_with("`KMS_KEY_ID`"), "{error}");
         }

@@ -1,10 +1,12 @@
 //! The `migration` function: mirrors git remotes, in any direction.
 //!
-//! A mapping names a source and a target. What is done is read off the target itself, so
-//! the same request goes on where an earlier one stopped.
+//! One invocation goes event -> [`Request`] -> [`Mapping`] -> two opened remotes ->
+//! [`mirror::run`] -> [`Answer`]. Progress is read from the target itself, so an equal request
+//! resumes where an earlier one stopped.
 
 mod answer;
 mod config;
+mod mapping;
 mod request;
 
 use std::collections::BTreeMap;
@@ -22,23 +24,24 @@ use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
-pub use answer::{Answer, MappingAnswer, Refs, Status};
+pub use answer::{Answer, MappingAnswer, RefCounts, Status};
 pub use config::Config;
-pub use request::{Mapping, MirrorTask, Request};
+pub use mapping::{Mapping, MappingError, MirrorTask};
+pub use request::Request;
 
-/// The most mappings at once; each gets its share of the memory.
-const MAPPINGS_AT_ONCE: usize = 4;
-/// What a mapping needs at least, in bytes, before there is room for another one.
+/// Maximum number of concurrent mappings; the memory is divided among them.
+const CONCURRENT_MAPPINGS: usize = 4;
+/// Memory in bytes that each concurrent mapping must have.
 const MIN_MEMORY_PER_MAPPING: usize = 32 << 20;
 
-/// The folder, among temporary ones, for copies of packs in S3: what one invocation leaves
-/// there the next ones of the same environment need not read again.
+/// Directory of the pack cache below `TMPDIR`. Later invocations of the same execution
+/// environment reuse the packs.
 const PACK_CACHE_DIR: &str = "branchline-packs";
 
-/// What part of the memory holds files on their way into an archive; one is made at a time.
+/// Divisor of the memory: this share holds the files of the one archive being written.
 const ARCHIVE_MEMORY_DIVISOR: usize = 8;
 
-/// What all invocations share.
+/// Settings, remotes and metrics that all invocations share.
 pub struct Context {
     config: Config,
     remotes: Arc<dyn OpenRemote>,
@@ -52,22 +55,22 @@ impl HasMetrics for Context {
 }
 
 impl Context {
-    /// A context over AWS, as the `AWS_*` environment variables describe it.
+    /// Builds a context over AWS, as the `AWS_*` environment variables configure it.
     pub async fn connect(config: Config) -> Result<Self> {
         let aws = Aws::load(aws::AwsOverrides::default()).await?;
-        let settings = OpenerConfig {
+        let opener_config = OpenerConfig {
             http: config.http.clone(),
             kms_key_id: config.kms_key_id.clone(),
-            copies: Some(config.temporary.join(PACK_CACHE_DIR)),
+            pack_cache: Some(config.temporary.join(PACK_CACHE_DIR)),
         };
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
-        let remotes = RemoteOpener::new(aws, &settings)?.with_archiver(Arc::new(archiver));
+        let remotes = RemoteOpener::new(aws, &opener_config)?.with_archiver(Arc::new(archiver));
         let metrics = Metrics::with_limiters(remotes.limiters());
         let context = Self::new(config, Arc::new(remotes));
         Ok(Self { metrics, ..context })
     }
 
-    /// A context over given remotes.
+    /// Builds a context that opens remotes with `remotes`.
     pub fn new(config: Config, remotes: Arc<dyn OpenRemote>) -> Self {
         Self {
             config,
@@ -77,20 +80,20 @@ impl Context {
     }
 }
 
-/// What became of one mapping: its answer, and its failure if it has one.
+/// Answer of one mapping, and its error if it failed.
 type MappingResult = (MappingAnswer, Option<Error>);
 
-/// Does what one event asks for.
+/// Handles one event.
 ///
-/// One mapping's failure does not stop the others; when any failed, so does the
-/// invocation, so that Lambda tries again.
+/// One mapping's failure does not stop the others. If any mapping failed, the invocation
+/// fails after the last one, so that Lambda retries.
 pub async fn handle(
     context: Arc<Context>,
     event: Value,
     deadline: Instant,
 ) -> Result<Answer, InvocationError> {
     let Some(request) = request::parse(&event)? else {
-        tracing::info!("the trigger's test arrived");
+        tracing::info!("received the trigger's test event");
         return Ok(Answer {
             status: Status::Complete,
             mappings: Vec::new(),
@@ -110,45 +113,48 @@ pub async fn handle(
             )
             .with_hint("raise the function's timeout, or lower `DEADLINE_MARGIN_SECONDS`")
         })?;
-    answer(run(&context, &request, stop.into()).await)
+    answer(run_mappings(&context, &request, stop.into()).await)
 }
 
-/// Works on all mappings. Those with one target take turns: they would only get in each
-/// other's way.
-async fn run(
+/// Runs all mappings. Mappings with the same target run one after the other, because
+/// concurrent pushes to one target conflict.
+async fn run_mappings(
     context: &Context,
     request: &Request,
     stop: tokio::time::Instant,
 ) -> Vec<MappingResult> {
-    let mut turns: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (at, mapping) in request.mappings.iter().enumerate() {
-        turns.entry(&mapping.target).or_default().push(at);
+    let mut by_target: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, mapping) in request.mappings.iter().enumerate() {
+        by_target.entry(&mapping.target).or_default().push(index);
     }
-    let room = (context.config.memory / MIN_MEMORY_PER_MAPPING).max(1);
-    let at_once = turns.len().min(MAPPINGS_AT_ONCE).min(room).max(1);
-    let share = context.config.memory / at_once;
-    let turns = stream::iter(turns.into_values()).map(|turn| async move {
-        let mut done = Vec::new();
-        for at in turn {
-            let mapping = &request.mappings[at];
-            done.push((
-                at,
-                run_mapping(context, mapping, request.batch, share, stop).await,
-            ));
+    let max_concurrent = (context.config.memory / MIN_MEMORY_PER_MAPPING).max(1);
+    let concurrent = by_target
+        .len()
+        .min(CONCURRENT_MAPPINGS)
+        .min(max_concurrent)
+        .max(1);
+    let memory = context.config.memory / concurrent;
+    let targets = stream::iter(by_target.into_values()).map(|indices| async move {
+        let mut results = Vec::new();
+        for index in indices {
+            let mapping = &request.mappings[index];
+            let result = run_mapping(context, mapping, request.batch, memory, stop).await;
+            results.push((index, result));
         }
-        done
+        results
     });
-    let mut done: Vec<(usize, MappingResult)> = turns
-        .buffer_unordered(at_once)
+    let mut results: Vec<(usize, MappingResult)> = targets
+        .buffer_unordered(concurrent)
         .collect::<Vec<_>>()
         .await
         .into_iter()
         .flatten()
         .collect();
-    done.sort_unstable_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, done)| done).collect()
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// Mirrors one mapping, counts it and logs it.
 async fn run_mapping(
     context: &Context,
     mapping: &Mapping,
@@ -156,76 +162,76 @@ async fn run_mapping(
     memory: usize,
     stop: tokio::time::Instant,
 ) -> MappingResult {
-    let shown = || (mapping.source.clone(), mapping.target.clone());
     let started = Instant::now();
-    let MirrorResult { outcome, error } = match &mapping.work {
+    let MirrorResult { stats, error } = match &mapping.task {
         Err(invalid) => failed(invalid.error()),
-        Ok(work) => mirror_mapping(context, work, batch, memory, stop).await,
+        Ok(task) => mirror_mapping(context, task, batch, memory, stop).await,
     };
-    let (source, target) = shown();
-    let error = error.or_else(|| answer::rejected_refs_error(&outcome));
-    let answer = MappingAnswer::new(source, target, &outcome, error.as_ref());
-    // What was done counts, whatever came of it.
+    let (source, target) = (mapping.source.clone(), mapping.target.clone());
+    let error = error.or_else(|| answer::rejected_refs_error(&stats));
+    let answer = MappingAnswer::new(source, target, &stats, error.as_ref());
+    // Bytes count for failed mappings too, because they were sent.
     let unfinished = u64::from(answer.status == Status::Incomplete);
     let mirrored = u64::from(answer.status != Status::Failed);
     context.metrics.add(Metric::Mirrors, mirrored);
     context.metrics.add(Metric::IncompleteMirrors, unfinished);
-    context.metrics.add(Metric::MirrorBytes, outcome.bytes);
+    context.metrics.add(Metric::MirrorBytes, stats.bytes);
     tracing::info!(
         source.url = answer.source,
         target.url = answer.target,
         status = ?answer.status,
-        refs.created = outcome.created,
-        refs.updated = outcome.updated,
-        refs.deleted = outcome.deleted,
-        refs.unchanged = outcome.unchanged,
-        refs.rejected = outcome.rejected.len(),
-        objects = outcome.objects,
-        size_bytes = outcome.bytes,
-        lfs.objects = outcome.lfs.objects,
-        lfs.size_bytes = outcome.lfs.bytes,
-        lfs.left_out = outcome.lfs.left_out,
+        refs.created = stats.created,
+        refs.updated = stats.updated,
+        refs.deleted = stats.deleted,
+        refs.unchanged = stats.unchanged,
+        refs.rejected = stats.rejected.len(),
+        objects = stats.objects,
+        size_bytes = stats.bytes,
+        lfs.objects = stats.lfs.objects,
+        lfs.size_bytes = stats.lfs.bytes,
+        lfs.left_out = stats.lfs.left_out,
         duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "worked on a mapping"
     );
-    let error = error.map(|error| error.context(answer::describe(&answer, &outcome)));
+    let error = error.map(|error| error.context(answer::describe(&answer, &stats)));
     (answer, error)
 }
 
-/// A mapping of which nothing was done.
+/// Result of a mapping that failed before anything was mirrored.
 fn failed(error: Error) -> MirrorResult {
     MirrorResult {
-        outcome: MirrorStats::default(),
+        stats: MirrorStats::default(),
         error: Some(error),
     }
 }
 
+/// Opens both remotes of a mapping and mirrors one into the other.
 async fn mirror_mapping(
     context: &Context,
-    work: &MirrorTask,
+    task: &MirrorTask,
     batch: BatchLimits,
     memory: usize,
     stop: tokio::time::Instant,
 ) -> MirrorResult {
-    // A secret or a layout may have to be read first.
+    // Opening counts against `stop`, because it may read a secret or list a bucket.
     let remotes = &context.remotes;
     let open = async {
-        if work.clean {
-            return Ok((None, remotes.open(&work.target, memory).await?));
+        if task.clean {
+            return Ok((None, remotes.open(&task.target, memory).await?));
         }
         let (source, target) = tokio::try_join!(
-            remotes.open(&work.source, memory),
-            remotes.open(&work.target, memory)
+            remotes.open(&task.source, memory),
+            remotes.open(&task.target, memory)
         )?;
         Ok((Some(source), target))
     };
     let (source, target) = match tokio::time::timeout_at(stop, open).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return failed(error),
-        // Nothing was done, and it is not complete.
+        // No error: the mapping is incomplete, and an equal request resumes it.
         Err(_) => {
             return MirrorResult {
-                outcome: MirrorStats::default(),
+                stats: MirrorStats::default(),
                 error: None,
             };
         }
@@ -234,10 +240,10 @@ async fn mirror_mapping(
         return mirror::clean(&*target, Some(stop)).await;
     };
     let options = mirror::MirrorOptions {
-        refs: work.refs.clone(),
-        prune: work.prune,
-        lfs: work.lfs.then_some(LfsOptions { memory: memory / 4 }),
-        // What is left is for parts under way and for what is read back.
+        refs: task.refs.clone(),
+        prune: task.prune,
+        lfs: task.lfs.then_some(LfsOptions { memory: memory / 4 }),
+        // The last quarter is for upload parts in flight and for objects read back.
         limits: PackLimits::default().with_memory(memory / 2),
         batch,
         ..mirror::MirrorOptions::default()
@@ -245,8 +251,8 @@ async fn mirror_mapping(
     mirror::run(&*source, &*target, &options, Some(stop)).await
 }
 
-fn answer(done: Vec<MappingResult>) -> Result<Answer, InvocationError> {
-    let results = done
+fn answer(results: Vec<MappingResult>) -> Result<Answer, InvocationError> {
+    let results = results
         .into_iter()
         .map(|(answer, error)| error.map_or(Ok(answer), Err))
         .collect();

@@ -1,139 +1,111 @@
-//! What the function is asked.
+//! The request: an event's mappings and batch limits.
 
-use branchline_core::mirror::{BatchLimits, RefSelection};
-use branchline_core::remote::open::{RemoteSpec, S3Layout};
-use branchline_core::remote::url::RemoteUrl;
-use branchline_core::secret::SecretArn;
+use std::num::NonZeroU64;
+
+use branchline_core::git::escaped_excerpt;
+use branchline_core::mirror::BatchLimits;
 use branchline_core::{Error, ErrorKind, Result};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::Value;
 
-/// The most mappings of one request.
+use crate::mapping::Mapping;
+
+/// Maximum number of mappings in one request.
 const MAX_MAPPINGS: usize = 1000;
 
-/// What is to be done.
+/// Maximum number of characters of a message about a field, which may repeat the event.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// The mappings to mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// One bad mapping does not hide the others.
+    /// Mappings in the order of the event. An invalid one does not hide the others.
     pub mappings: Vec<Mapping>,
-    /// How much goes over at once.
+    /// Commits and bytes of one push.
     pub batch: BatchLimits,
 }
 
-/// One source and one target, as they may be shown, and what to do or what is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapping {
-    /// The source's URL without a user or password.
-    pub source: String,
-    /// The target's URL without a user or password.
-    pub target: String,
-    /// The work.
-    pub work: std::result::Result<MirrorTask, MappingError>,
+/// The fields of a request. Mappings are read one by one, so that each has its own error.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestFields {
+    mappings: Option<Vec<Value>>,
+    batch: Option<Value>,
 }
 
-/// What is wrong with a mapping: the message of an `InvalidEvent`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MappingError {
-    /// What is wrong, the field named.
-    pub message: String,
-    /// What to do.
-    pub hint: Option<String>,
+/// The fields of `batch`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchFields {
+    commits: Option<NonZeroU64>,
+    bytes: Option<NonZeroU64>,
 }
 
-impl MappingError {
-    /// As an error.
-    pub fn error(&self) -> Error {
-        let error = Error::new(ErrorKind::InvalidEvent, &self.message);
-        match &self.hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        }
-    }
-}
-
-/// One source and one target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MirrorTask {
-    /// Where refs and objects come from.
-    pub source: RemoteSpec,
-    /// Where they go.
-    pub target: RemoteSpec,
-    /// Which refs.
-    pub refs: RefSelection,
-    /// Whether refs that are gone at the source are deleted.
-    pub prune: bool,
-    /// Whether the objects of git LFS are copied.
-    pub lfs: bool,
-    /// Whether only what an earlier, unfinished migration left behind is removed.
-    pub clean: bool,
-}
-
-/// Reads an event; `None` for the test of a trigger.
+/// Reads an event; `None` for the test event of a trigger.
 ///
 /// # Errors
-/// `InvalidEvent`, naming the field, when the shape as a whole is not known.
+/// `InvalidEvent`, naming the field, when the event as a whole cannot be read.
 pub(crate) fn parse(event: &Value) -> Result<Option<Request>> {
-    let Some(object) = event.as_object() else {
-        return Err(unknown_shape("it is no JSON object"));
-    };
-    if let Some(records) = object.get("Records") {
-        return from_records(records);
+    match event.get("Records") {
+        Some(records) => from_records(records),
+        None => from_value(event).map(Some),
     }
-    from_object(object).map(Some)
 }
 
-/// Trigger records carry the request in their `customData`.
+/// Reads the requests that trigger records carry in their `customData`.
 fn from_records(records: &Value) -> Result<Option<Request>> {
     let records = records
         .as_array()
-        .ok_or_else(|| unknown_shape("`Records` is no list"))?;
+        .ok_or_else(|| unknown_shape("`Records` must be a list"))?;
     let is_test = |record: &Value| {
         record.get("eventName").and_then(Value::as_str) == Some("TriggerEventTest")
     };
     if !records.is_empty() && records.iter().all(is_test) {
         return Ok(None);
     }
-    let mut request: Option<Request> = None;
+    let mut merged: Option<Request> = None;
     for record in records.iter().filter(|record| !is_test(record)) {
-        let object = record
+        let value = record
             .get("customData")
             .and_then(Value::as_str)
-            .and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok())
+            .and_then(|text| serde_json::from_str::<Value>(text).ok())
+            .filter(Value::is_object)
             .ok_or_else(|| {
-                unknown_shape("the record's `customData` is no JSON object with `mappings`")
+                unknown_shape("the record's `customData` must be a JSON object with `mappings`")
             })?;
-        let read = from_object(&object)?;
-        match &mut request {
-            None => request = Some(read),
-            Some(request) => {
-                for mapping in read.mappings {
-                    // Several records of one trigger carry the same text.
-                    if !request.mappings.contains(&mapping) {
-                        request.mappings.push(mapping);
+        let request = from_value(&value)?;
+        match &mut merged {
+            None => merged = Some(request),
+            Some(merged) => {
+                for mapping in request.mappings {
+                    // Several records of one trigger carry equal custom data.
+                    if !merged.mappings.contains(&mapping) {
+                        merged.mappings.push(mapping);
                     }
                 }
             }
         }
     }
-    request
+    merged
         .map(Some)
         .ok_or_else(|| unknown_shape("`Records` is empty"))
 }
 
-fn from_object(object: &Map<String, Value>) -> Result<Request> {
-    for name in object.keys() {
-        if !matches!(name.as_str(), "mappings" | "batch") {
-            let shown: String = name.chars().take(80).collect();
-            return Err(unknown_shape(&format!(
-                "`{}` is not known here",
-                shown.escape_debug()
-            )));
-        }
+fn from_value(value: &Value) -> Result<Request> {
+    if !value.is_object() {
+        return Err(unknown_shape("it must be a JSON object"));
     }
-    let mappings = match object.get("mappings") {
-        Some(Value::Array(mappings)) if !mappings.is_empty() => mappings,
-        Some(_) => return Err(invalid_field("mappings", "it must be a list of mappings")),
-        None => return Err(unknown_shape("`mappings` is missing")),
-    };
+    let fields: RequestFields =
+        read_fields("", value).map_err(|error| error.with_hint(example()))?;
+    let mappings = fields
+        .mappings
+        .ok_or_else(|| unknown_shape("`mappings` is missing"))?;
+    if mappings.is_empty() {
+        return Err(invalid_field(
+            "mappings",
+            "it must have at least one mapping",
+        ));
+    }
     if mappings.len() > MAX_MAPPINGS {
         return Err(invalid_field(
             "mappings",
@@ -145,239 +117,58 @@ fn from_object(object: &Map<String, Value>) -> Result<Request> {
         .with_hint("run a fleet of functions over them with Step Functions"));
     }
     Ok(Request {
-        batch: batch(object.get("batch"))?,
+        batch: match &fields.batch {
+            None => BatchLimits::default(),
+            Some(batch) => read_batch(batch)?,
+        },
         mappings: mappings
             .iter()
             .enumerate()
-            .map(|(at, mapping)| read_mapping(at, mapping))
+            .map(|(index, mapping)| Mapping::read(&format!("mappings[{index}]"), mapping))
             .collect(),
     })
 }
 
-fn batch(value: Option<&Value>) -> Result<BatchLimits> {
-    let mut batch = BatchLimits::default();
-    let object = match value {
-        None | Some(Value::Null) => return Ok(batch),
-        Some(Value::Object(object)) => object,
-        Some(_) => return Err(invalid_field("batch", "it must be an object")),
-    };
-    for (name, value) in object {
-        if !matches!(name.as_str(), "commits" | "bytes") {
-            return Err(invalid_field(
-                "batch",
-                "it has `commits` and `bytes` and nothing else",
-            ));
-        }
-        let number = value.as_u64().filter(|number| *number > 0);
-        let number = number.ok_or_else(|| {
-            invalid_field(
-                &format!("batch.{name}"),
-                "it must be a whole number above 0",
-            )
-        })?;
-        if name == "commits" {
-            batch.commits = number;
-        } else {
-            batch.bytes = Some(number);
-        }
-    }
-    Ok(batch)
+fn read_batch(value: &Value) -> Result<BatchLimits> {
+    let fields: BatchFields = read_fields("batch", value).map_err(|error| {
+        error.with_hint("`batch` has `commits` and `bytes`, whole numbers above 0")
+    })?;
+    let default = BatchLimits::default();
+    Ok(BatchLimits {
+        commits: fields.commits.map_or(default.commits, NonZeroU64::get),
+        bytes: fields.bytes.map(NonZeroU64::get).or(default.bytes),
+    })
 }
 
-fn read_mapping(at: usize, value: &Value) -> Mapping {
-    let field = |name: &str| format!("mappings[{at}].{name}");
-    let Some(object) = value.as_object() else {
-        let error = invalid_field(&format!("mappings[{at}]"), "it must be an object");
-        return unreadable("?".to_owned(), "?".to_owned(), &error);
-    };
-    let url = |name: &str| -> Result<RemoteUrl> {
-        match object.get(name) {
-            Some(Value::String(text)) => {
-                RemoteUrl::new(text).map_err(|error| in_field(&field(name), &error))
-            }
-            Some(_) => Err(invalid_field(&field(name), "it must be a URL")),
-            None => Err(invalid_field(&field(name), "it is missing")),
-        }
-    };
-    let (source, target) = (url("source"), url("target"));
-    let shown = |url: &Result<RemoteUrl>| match url {
-        Ok(url) => url.to_string(),
-        Err(_) => "?".to_owned(),
-    };
-    let (source_shown, target_shown) = (shown(&source), shown(&target));
-    let work = || -> Result<MirrorTask> {
-        let fields = MappingFields {
-            object,
-            field: &field,
-        };
-        fields.check_names()?;
-        fields.work(source?, target?)
-    };
-    match work() {
-        Ok(work) => Mapping {
-            source: source_shown,
-            target: target_shown,
-            work: Ok(work),
-        },
-        Err(error) => unreadable(source_shown, target_shown, &error),
+/// Deserializes the JSON object that is at `path` of the event.
+///
+/// # Errors
+/// `InvalidEvent`, naming the path of the field.
+pub(crate) fn read_fields<'a, T: Deserialize<'a>>(path: &str, value: &'a Value) -> Result<T> {
+    if !value.is_object() {
+        return Err(invalid_field(path, "it must be an object"));
     }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let below = error.path().to_string();
+        let field = match (path, below.as_str()) {
+            (path, ".") => path.to_owned(),
+            ("", below) => below.to_owned(),
+            (path, below) => format!("{path}.{below}"),
+        };
+        let message = error.inner().to_string();
+        let printable: String = message
+            .chars()
+            .take(MAX_MESSAGE_CHARS)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        invalid_field(&escaped_excerpt(field.as_bytes()), &printable)
+    })
 }
 
-fn unreadable(source: String, target: String, error: &Error) -> Mapping {
-    Mapping {
-        source,
-        target,
-        work: Err(MappingError {
-            message: error.to_string(),
-            hint: error.hint().map(str::to_owned),
-        }),
-    }
-}
-
-/// The fields of a mapping.
-struct MappingFields<'a, F> {
-    object: &'a Map<String, Value>,
-    field: &'a F,
-}
-
-impl<F: Fn(&str) -> String> MappingFields<'_, F> {
-    fn check_names(&self) -> Result<()> {
-        const KNOWN: [&str; 9] = [
-            "source",
-            "target",
-            "layout",
-            "refs",
-            "prune",
-            "credentials",
-            "create",
-            "lfs",
-            "clean",
-        ];
-        for name in self.object.keys() {
-            if !KNOWN.contains(&name.as_str()) {
-                let shown: String = name.chars().take(80).collect();
-                let shown = shown.escape_debug().to_string();
-                return Err(invalid_field(&(self.field)(&shown), "it is not known")
-                    .with_hint(format!("a mapping has {}", KNOWN.join(", "))));
-            }
-        }
-        Ok(())
-    }
-
-    fn work(&self, source: RemoteUrl, target: RemoteUrl) -> Result<MirrorTask> {
-        for (name, url) in [("source", &source), ("target", &target)] {
-            let profile = match url {
-                RemoteUrl::CodeCommit(url) => url.profile.as_ref(),
-                RemoteUrl::S3(url) => url.profile.as_ref(),
-                RemoteUrl::Http(_) => None,
-                RemoteUrl::Local(_) => {
-                    return Err(invalid_field(
-                        &(self.field)(name),
-                        "the function has no repositories of its own",
-                    ));
-                }
-            };
-            if profile.is_some() {
-                return Err(invalid_field(
-                    &(self.field)(name),
-                    "the function has a role and no profiles",
-                ));
-            }
-        }
-        let is_s3 = |url: &RemoteUrl| matches!(url, RemoteUrl::S3(_));
-        let layout = self.text("layout", S3Layout::new)?;
-        if layout.is_some() && !is_s3(&source) && !is_s3(&target) {
-            return Err(invalid_field(
-                &(self.field)("layout"),
-                "neither the source nor the target lies in S3",
-            ));
-        }
-        let credentials = self.text("credentials", SecretArn::new)?;
-        let is_http = |url: &RemoteUrl| matches!(url, RemoteUrl::Http(_));
-        // They are the source's, unless that needs none.
-        let (source_credentials, target_credentials) = match credentials {
-            None => (None, None),
-            some if is_http(&source) => (some, None),
-            some if is_http(&target) => (None, some),
-            Some(_) => {
-                return Err(invalid_field(
-                    &(self.field)("credentials"),
-                    "only a remote at `https://` is logged in to with a secret",
-                ));
-            }
-        };
-        let create = self.flag("create", false)?;
-        if create && !matches!(target, RemoteUrl::CodeCommit(_)) {
-            return Err(invalid_field(
-                &(self.field)("create"),
-                "only a target in CodeCommit can be created",
-            ));
-        }
-        // Where only one side lies in S3, the layout is that side's.
-        let (source_layout, target_layout) = if is_s3(&target) {
-            (None, layout)
-        } else {
-            (layout, None)
-        };
-        for (url, layout) in [(&source, source_layout), (&target, target_layout)] {
-            if let RemoteUrl::S3(url) = url {
-                S3Layout::of(url, layout)
-                    .map_err(|error| in_field(&(self.field)("layout"), &error))?;
-            }
-        }
-        Ok(MirrorTask {
-            source: RemoteSpec {
-                credentials: source_credentials,
-                layout: source_layout,
-                create: false,
-                url: source,
-            },
-            target: RemoteSpec {
-                credentials: target_credentials,
-                layout: target_layout,
-                create,
-                url: target,
-            },
-            refs: self.refs()?,
-            prune: self.flag("prune", false)?,
-            lfs: self.flag("lfs", true)?,
-            clean: self.flag("clean", false)?,
-        })
-    }
-
-    fn text<T>(&self, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
-        match self.object.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => read(text)
-                .map(Some)
-                .map_err(|error| in_field(&(self.field)(name), &error)),
-            Some(_) => Err(invalid_field(&(self.field)(name), "it must be a string")),
-        }
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        match self.object.get(name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(_) => Err(invalid_field(
-                &(self.field)(name),
-                "it must be `true` or `false`",
-            )),
-        }
-    }
-
-    fn refs(&self) -> Result<RefSelection> {
-        let field = (self.field)("refs");
-        let patterns = match self.object.get("refs") {
-            None | Some(Value::Null) => return Ok(RefSelection::default()),
-            Some(Value::Array(patterns)) => patterns,
-            Some(_) => return Err(invalid_field(&field, "it must be a list of patterns")),
-        };
-        let patterns: Option<Vec<&str>> = patterns.iter().map(Value::as_str).collect();
-        let patterns =
-            patterns.ok_or_else(|| invalid_field(&field, "its patterns must be strings"))?;
-        RefSelection::new(patterns).map_err(|error| in_field(&field, &error))
-    }
+/// The smallest request, as the hint of an event that cannot be read.
+fn example() -> &'static str {
+    "send {\"mappings\":[{\"source\":\"codecommit://repo\",\
+     \"target\":\"s3://bucket/prefix\",\"layout\":\"dumb\"}]}"
 }
 
 fn unknown_shape(why: &str) -> Error {
@@ -385,26 +176,15 @@ fn unknown_shape(why: &str) -> Error {
         ErrorKind::InvalidEvent,
         format!("the event is not understood: {why}"),
     )
-    .with_hint(
-        "send {\"mappings\":[{\"source\":\"codecommit://repo\",\
-         \"target\":\"s3://bucket/prefix\",\"layout\":\"dumb\"}]}",
-    )
+    .with_hint(example())
 }
 
-fn invalid_field(field: &str, why: &str) -> Error {
+/// The error about the field at a path of the event.
+pub(crate) fn invalid_field(path: &str, why: &str) -> Error {
     Error::new(
         ErrorKind::InvalidEvent,
-        format!("field `{field}` of the event: {why}"),
+        format!("field `{path}` of the event: {why}"),
     )
-}
-
-/// A lower layer's refusal of a field. Its message does not repeat a password.
-fn in_field(field: &str, error: &Error) -> Error {
-    let wrapped = invalid_field(field, &error.to_string());
-    match error.hint() {
-        Some(hint) => wrapped.with_hint(hint),
-        None => wrapped,
-    }
 }
 
 #[cfg(test)]

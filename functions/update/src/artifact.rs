@@ -1,19 +1,20 @@
-//! Where an artifact lies and what is written beside its bytes.
+//! Location, identity and metadata of an artifact.
 
 use std::collections::BTreeMap;
 
 use branchline_core::Result;
-use branchline_core::codecommit::Commit;
+use branchline_core::git::object::Commit;
 use branchline_core::name::{BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
+use branchline_core::pipeline::{REVISION_SUMMARY, revision_summary};
 use branchline_core::storage::{ObjectHead, encode_rfc2047};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, KeyTemplate};
 
-/// The tag that carries the id of the execution that was started on an artifact.
+/// The tag with the id of the execution that was started on an artifact.
 pub(crate) const EXECUTION_TAG: &str = "branchline-execution";
-/// The tag that carries the pipeline of that execution.
+/// The tag with the pipeline whose execution was started on an artifact.
 pub(crate) const PIPELINE_TAG: &str = "branchline-pipeline";
 
 pub(crate) const REPOSITORY: &str = "branchline-repository";
@@ -21,17 +22,22 @@ pub(crate) const BRANCH: &str = "branchline-branch";
 const COMMIT: &str = "branchline-commit";
 const SETTINGS: &str = "branchline-settings";
 pub(crate) const FILES: &str = "branchline-files";
-/// What CodePipeline shows as the summary of an S3 source's revision.
-const SUMMARY: &str = "codepipeline-artifact-revision-summary";
 
-/// The most bytes of user metadata, names and values together (S3 user guide, "Working
+/// Maximum size of user metadata, names and values together, in bytes (S3 user guide, "Working
 /// with object metadata").
 const MAX_METADATA_BYTES: usize = 2048;
 
-/// Counts what changes the bytes of an archive of the same commit.
-const FORMAT: u32 = 1;
+/// Maximum length of a revision summary, in bytes. CodePipeline allows 2,048 characters, but
+/// lists show few.
+const MAX_SUMMARY_BYTES: usize = 256;
 
-/// Where an artifact lies.
+/// Number of hexadecimal digits of a commit id in a revision summary.
+const ABBREVIATED_DIGITS: usize = 7;
+
+/// Version of the archive format; incremented when the bytes for the same commit change.
+const FORMAT_VERSION: u32 = 1;
+
+/// Bucket and key of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct S3Location {
     pub(crate) bucket: BucketName,
@@ -39,13 +45,13 @@ pub(crate) struct S3Location {
 }
 
 impl S3Location {
-    /// A key of its own for a temporary object, which starts as the artifact's.
+    /// Returns a random key for a temporary object, with the artifact's key as its start.
     pub(crate) fn temporary_key(&self) -> Result<ObjectKey> {
-        /// The longest key of S3, in bytes.
-        const LONGEST: usize = 1024;
+        /// Maximum length of a key in S3, in bytes.
+        const MAX_KEY_BYTES: usize = 1024;
         let end = format!(".pack-{:016x}", rand::random::<u64>());
         let mut start = self.key.as_str();
-        while start.len() + end.len() > LONGEST {
+        while start.len() + end.len() > MAX_KEY_BYTES {
             let mut letters = start.chars();
             letters.next_back();
             start = letters.as_str();
@@ -60,10 +66,10 @@ impl std::fmt::Display for S3Location {
     }
 }
 
-/// What an artifact is of: equal origins have equal bytes.
+/// Identity of an artifact: equal identities give equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ArtifactIdentity {
-    // Keys name the commit and not the branch: branches at one commit share an artifact.
+    // The key names the commit but not the branch, so branches at one commit share an artifact.
     any_branch: bool,
     repository: String,
     branch: String,
@@ -79,7 +85,10 @@ impl ArtifactIdentity {
         branch: &BranchName,
         commit: CommitId,
     ) -> Self {
-        let settings = format!("{FORMAT}\0{}\0{}", config.commit_info, config.prefix);
+        let settings = format!(
+            "{FORMAT_VERSION}\0{}\0{}",
+            config.commit_info, config.prefix
+        );
         Self {
             any_branch: key.has_commit() && !key.has_branch(),
             repository: repository.to_string(),
@@ -89,7 +98,7 @@ impl ArtifactIdentity {
         }
     }
 
-    /// Whether `head` describes an artifact of this origin.
+    /// Returns true when `head` describes an artifact of this identity.
     pub(crate) fn matches(&self, head: &ObjectHead) -> bool {
         let user = &head.metadata.user;
         [
@@ -102,7 +111,8 @@ impl ArtifactIdentity {
         .all(|(name, value)| user.get(name) == Some(value) || (name == BRANCH && self.any_branch))
     }
 
-    /// The commit of an artifact of the same branch.
+    /// Returns the commit of `head` when it describes an artifact of the same branch at another
+    /// commit.
     pub(crate) fn previous_commit(&self, head: &ObjectHead) -> Option<CommitId> {
         let user = &head.metadata.user;
         let is_same = user.get(REPOSITORY) == Some(&self.repository)
@@ -113,7 +123,7 @@ impl ArtifactIdentity {
             .flatten()
     }
 
-    /// The user metadata of a new artifact, but for [`FILES`], for which it leaves room.
+    /// Returns the user metadata of a new artifact, with room for [`FILES`].
     pub(crate) fn metadata(&self, commit: &Commit) -> BTreeMap<String, String> {
         let mut user: BTreeMap<_, _> = [
             (REPOSITORY, self.repository.clone()),
@@ -123,44 +133,33 @@ impl ArtifactIdentity {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        let taken: usize = user
+        let used: usize = user
             .iter()
             .map(|(name, value)| name.len() + value.len())
             .sum();
         let files = FILES.len() + u64::MAX.to_string().len();
-        let room = MAX_METADATA_BYTES.saturating_sub(taken + files + SUMMARY.len());
-        user.insert(SUMMARY.to_owned(), revision_summary(commit, room));
+        let room = MAX_METADATA_BYTES.saturating_sub(used + files + REVISION_SUMMARY.len());
+        let id = commit.id.to_hex_with_len(ABBREVIATED_DIGITS).to_string();
+        let summary = revision_summary(&id, commit);
+        let summary = encode_rfc2047(&summary, room.min(MAX_SUMMARY_BYTES));
+        user.insert(REVISION_SUMMARY.to_owned(), summary);
         user
     }
 }
 
-/// How many files an artifact holds, as its metadata says.
+/// Returns the number of files of an artifact from its metadata.
 pub(crate) fn files(head: &ObjectHead) -> Option<u64> {
     head.metadata.user.get(FILES)?.parse().ok()
 }
 
-/// `<abbreviated id> <subject>`, as git's `%h %s`, in at most `room` bytes.
-fn revision_summary(commit: &Commit, room: usize) -> String {
-    /// CodePipeline's `revisionSummary` has at most 2,048 characters, but a list shows few.
-    const LONGEST: usize = 256;
-    let id = commit.commit_id.to_string();
-    let lines = commit.message.trim_start().lines();
-    let subject: Vec<&str> = lines
-        .map(str::trim)
-        .take_while(|line| !line.is_empty())
-        .collect();
-    let text = format!("{} {}", &id[..7], subject.join(" "));
-    encode_rfc2047(&text, room.min(LONGEST))
-}
-
-/// A branch's name as metadata keeps it to the letter: S3 decodes and encodes other than
-/// ASCII values as it likes, so those bytes are percent-encoded.
+/// Encodes a branch's name for metadata. Bytes other than ASCII are percent-encoded, because S3
+/// may change the encoding of such values.
 fn branch_text(branch: &BranchName) -> String {
-    /// Leaves room for the summary. Such a name has hundreds of letters beyond ASCII.
-    const LONGEST: usize = 1024;
+    /// Maximum length of the encoded name, in bytes, which leaves room for the summary.
+    const MAX_TEXT_BYTES: usize = 1024;
     const PLAIN: &AsciiSet = &CONTROLS.add(b'%');
     let text = utf8_percent_encode(branch.as_str(), PLAIN).to_string();
-    if text.len() > LONGEST {
+    if text.len() > MAX_TEXT_BYTES {
         return format!(
             "{HASHED_BRANCH_PREFIX}{}",
             hex::encode(Sha256::digest(branch.as_str()))
@@ -169,10 +168,10 @@ fn branch_text(branch: &BranchName) -> String {
     text
 }
 
-/// What stands in front of the hash of a branch's name; no name has a colon.
+/// Prefix of the hash of a branch's name. A branch's name cannot contain a colon.
 const HASHED_BRANCH_PREFIX: &str = "sha256:";
 
-/// Undoes [`branch_text`], unless only a hash was kept.
+/// Inverse of [`branch_text`]; `None` if only a hash was stored.
 pub(crate) fn decode_branch(text: &str) -> Option<BranchName> {
     if text.starts_with(HASHED_BRANCH_PREFIX) {
         return None;
@@ -183,10 +182,16 @@ pub(crate) fn decode_branch(text: &str) -> Option<BranchName> {
 
 #[cfg(test)]
 mod tests {
-    use branchline_core::codecommit::Signature;
-    use branchline_core::name::TreeId;
+    use branchline_core::git::object::Signature;
+
+    use branchline_core::git::ObjectId;
 
     use super::*;
+
+    fn id(digits: &str) -> ObjectId {
+        let id = CommitId::new(&digits.repeat(20));
+        id.expect("it is valid").object_id()
+    }
 
     fn commit(message: &str) -> Commit {
         let ana = Signature {
@@ -195,35 +200,30 @@ mod tests {
             date: "0 +0000".into(),
         };
         Commit {
-            commit_id: CommitId::new(&"ab".repeat(20)).expect("it is valid"),
-            tree_id: TreeId::new(&"cd".repeat(20)).expect("it is valid"),
+            id: id("ab"),
+            tree: id("cd"),
             parents: Vec::new(),
             message: message.into(),
             author: ana.clone(),
             committer: ana,
-            additional_data: String::new(),
+            extra_headers: String::new(),
         }
     }
 
     #[test]
     fn a_summary_is_the_short_id_and_the_subject() {
-        assert_eq!(
-            revision_summary(&commit("Fix it\n\nBecause."), 256),
-            "abababa Fix it"
-        );
-        assert_eq!(
-            revision_summary(&commit("\n\nTwo\nlines\n\nx"), 256),
-            "abababa Two lines"
-        );
-        assert_eq!(revision_summary(&commit(""), 256), "abababa");
-        assert_eq!(
-            revision_summary(&commit("a\tb\x07\r\nc"), 256),
-            "abababa a b  c"
-        );
+        let summary = |message| {
+            let summary = revision_summary("abababa", &commit(message));
+            encode_rfc2047(&summary, MAX_SUMMARY_BYTES)
+        };
+        assert_eq!(summary("Fix it\n\nBecause."), "abababa Fix it");
+        assert_eq!(summary("\n\nTwo\nlines\n\nx"), "abababa Two lines");
+        assert_eq!(summary(""), "abababa");
+        assert_eq!(summary("a\tb\x07\r\nc"), "abababa a b  c");
     }
 
     #[test]
-    fn a_branch_is_read_back_to_the_letter() {
+    fn an_encoded_branch_is_decoded_unchanged() {
         for name in ["main", "feature/x", "größe/日本", "100%", "%41", "a'b\"c"] {
             let branch = BranchName::new(name).expect("it is valid");
             let text = branch_text(&branch);
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(
             decode_branch(&branch_text(&long)),
             None,
-            "only a hash is kept"
+            "only a hash is stored"
         );
     }
 
@@ -248,9 +248,9 @@ mod tests {
         let repository = RepositoryName::new(&"r".repeat(100)).expect("it is valid");
         let commit = commit(&"é".repeat(500));
         let config = config.expect("it is valid");
-        let origin =
-            ArtifactIdentity::new(&config, &config.key, &repository, &branch, commit.commit_id);
-        let mut user = origin.metadata(&commit);
+        let identity =
+            ArtifactIdentity::new(&config, &config.key, &repository, &branch, commit.id.into());
+        let mut user = identity.metadata(&commit);
         user.insert(FILES.to_owned(), u64::MAX.to_string());
         let bytes: usize = user
             .iter()

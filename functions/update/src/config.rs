@@ -1,6 +1,6 @@
 //! The settings of the `update` function, read once at init.
 
-use branchline_core::git::smart_http::HttpSettings;
+use branchline_core::aws::HttpSettings;
 use branchline_core::name::{
     BranchName, BucketName, CommitId, KmsKey, ObjectKey, PipelineName, RepositoryName,
 };
@@ -8,52 +8,52 @@ use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::settings::Settings;
 use branchline_core::{Error, ErrorKind, Result};
 
-/// The most requests to CodeCommit in flight, unless `CODECOMMIT_CONCURRENCY` says otherwise.
+/// Default of `CODECOMMIT_CONCURRENCY`.
 const DEFAULT_CONCURRENCY: u32 = 32;
 
-/// What the function was set up to do.
+/// Settings of the update function.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`: which branches are archived.
+    /// `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`: the branches to archive.
     pub branches: BranchPatterns,
-    /// `REPOSITORIES`: which repositories a schedule covers.
+    /// `REPOSITORIES`: the repositories that a schedule covers.
     pub repositories: RepositoryPatterns,
-    /// `ARTIFACT_BUCKET`: where artifacts go.
+    /// `ARTIFACT_BUCKET`: the bucket of the artifacts.
     pub bucket: BucketName,
-    /// `ARTIFACT_KEY`: their keys.
+    /// `ARTIFACT_KEY`: the keys of the artifacts.
     pub key: KeyTemplate,
     /// `ARCHIVE_PREFIX`: as `git archive --prefix`.
     pub prefix: String,
     /// `ARCHIVE_COMMIT_INFO`: whether `commit_info.json` is added.
     pub commit_info: bool,
-    /// `PIPELINE_NAME`: what is started; nothing when `None`.
+    /// `PIPELINE_NAME`: the pipeline to start; `None` starts nothing.
     pub pipeline: Option<KeyTemplate>,
     /// `PIPELINE_SOURCE_ACTION`: the action that is pinned.
     pub source_action: String,
-    /// `PIPELINE_PIN`: to what it is pinned; `None`: as the key asks for.
+    /// `PIPELINE_PIN`: the revision that the action is pinned to; `None` depends on the key.
     pub pin: Option<RevisionPin>,
     /// `PIPELINE_VARIABLES`: whether `REPOSITORY_NAME`, `BRANCH_NAME` and `COMMIT_ID` are passed.
     pub variables: bool,
-    /// `DELETE_ARTIFACTS`: whether the schedule marks the artifacts of gone branches deleted.
+    /// `DELETE_ARTIFACTS`: whether the schedule marks artifacts of missing branches deleted.
     pub delete_artifacts: bool,
-    /// `KMS_KEY_ID`: what artifacts are encrypted with.
+    /// `KMS_KEY_ID`: the key that encrypts artifacts.
     pub kms_key_id: Option<String>,
-    /// `CODECOMMIT_CONCURRENCY`: the most requests to CodeCommit in flight.
+    /// `CODECOMMIT_CONCURRENCY`: maximum number of concurrent requests to CodeCommit.
     pub concurrency: u32,
     /// The function's memory, in bytes.
     pub function_memory: usize,
-    /// The proxies of the environment: how git is reached.
+    /// The proxies of the environment, for git.
     pub http: HttpSettings,
 }
 
-/// What a pipeline's source action is pinned to.
+/// Revision that a pipeline's source action is pinned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevisionPin {
     /// The object's key and version.
     KeyAndVersion,
-    /// The object's version; the action's own configuration names the key.
+    /// The object's version; the configuration of the action names the key.
     Version,
-    /// Nothing: the action reads what it finds.
+    /// Nothing: the action reads the newest version.
     None,
 }
 
@@ -103,13 +103,13 @@ impl Config {
         Ok(config)
     }
 
-    /// Refuses what cannot work together.
+    /// Rejects contradictory settings.
     fn check(&self) -> Result<()> {
         if self.delete_artifacts && !self.key.has_branch() {
             return Err(Error::new(
                 ErrorKind::Config,
                 "`DELETE_ARTIFACTS` is `true`, but `ARTIFACT_KEY` has no `{branch}`: the artifact of \
-                 a gone branch cannot be told from that of another",
+                 a missing branch cannot be distinguished from that of another",
             )
             .with_hint("put `{branch}` into `ARTIFACT_KEY`, or set `DELETE_ARTIFACTS` to `false`"));
         }
@@ -129,7 +129,7 @@ impl Config {
         Ok(())
     }
 
-    /// What a source action is pinned to, for artifacts under `key`.
+    /// Returns the pin of the source action for artifacts at `key`.
     pub fn pin_for(&self, key: &KeyTemplate) -> RevisionPin {
         self.pin.unwrap_or(if key.has_placeholders() {
             RevisionPin::KeyAndVersion
@@ -163,7 +163,7 @@ pub struct KeyTemplate(String);
 const PLACEHOLDERS: [&str; 3] = ["{repository}", "{branch}", "{commit}"];
 
 impl KeyTemplate {
-    /// Reads the template of an object's key.
+    /// Parses the template of an object's key.
     pub fn object_key(text: &str) -> Result<Self> {
         let template = Self::new(text)?;
         template.sample(|filled| ObjectKey::new(filled).map(drop))?;
@@ -176,7 +176,7 @@ impl KeyTemplate {
         Ok(template)
     }
 
-    /// Reads the template of a pipeline's name.
+    /// Parses the template of a pipeline's name.
     pub fn parse_pipeline_name(text: &str) -> Result<Self> {
         let template = Self::new(text)?;
         template.sample(|filled| PipelineName::new(filled).map(drop))?;
@@ -207,13 +207,13 @@ impl KeyTemplate {
         Ok(Self(text.to_owned()))
     }
 
-    /// Tries the template with short values.
+    /// Checks the template with short values.
     fn sample(&self, check: impl FnOnce(&str) -> Result<()>) -> Result<()> {
         check(&self.fill("r", "b", "c"))
     }
 
     fn fill(&self, repository: &str, branch: &str, commit: &str) -> String {
-        // No value has a brace but a branch's name, so branches come last.
+        // Last the branch, because of all values only a branch's name can contain a brace.
         self.0
             .replace("{repository}", repository)
             .replace("{commit}", commit)
@@ -224,27 +224,27 @@ impl KeyTemplate {
         self.0.contains(placeholder)
     }
 
-    /// Whether keys differ from commit to commit.
+    /// Returns true when keys depend on the commit.
     pub fn has_commit(&self) -> bool {
         self.has("{commit}")
     }
 
-    /// Whether keys differ from branch to branch.
+    /// Returns true when keys depend on the branch.
     pub fn has_branch(&self) -> bool {
         self.has("{branch}")
     }
 
-    /// Whether there is any placeholder.
+    /// Returns true when there is a placeholder.
     pub fn has_placeholders(&self) -> bool {
         PLACEHOLDERS.iter().any(|placeholder| self.has(placeholder))
     }
 
-    /// What all keys of this template start with.
+    /// Returns the text before the first placeholder.
     pub fn literal_start(&self) -> &str {
         self.0.split('{').next().unwrap_or_default()
     }
 
-    /// The key for a commit of a branch.
+    /// Returns the key for `commit` of `branch`.
     pub fn key_of(
         &self,
         repository: &RepositoryName,
@@ -261,13 +261,13 @@ impl KeyTemplate {
         })
     }
 
-    /// The key for any commit of a branch, `{commit}` left in place.
+    /// Returns the key for any commit of `branch`, with `{commit}` in place of the id.
     pub fn pattern_of(&self, repository: &RepositoryName, branch: &BranchName) -> String {
         self.fill(repository.as_str(), branch.as_str(), "{commit}")
     }
 
-    /// The pipeline for a commit of a branch. Characters of a branch's name that no
-    /// pipeline's name has, such as `/`, become `-`.
+    /// Returns the pipeline for `commit` of `branch`. Characters of a branch's name that a
+    /// pipeline's name cannot contain, such as `/`, become `-`.
     pub fn pipeline_name(
         &self,
         repository: &RepositoryName,
@@ -286,7 +286,7 @@ impl KeyTemplate {
     }
 }
 
-/// Checks a prefix for entry names: whoever unpacks the archive stays inside the folder.
+/// Checks a prefix of entry names, so that an archive unpacks inside the target folder.
 fn archive_prefix(text: &str) -> Result<&str> {
     let escapes = text.starts_with('/')
         || text.contains('\\')
@@ -295,22 +295,19 @@ fn archive_prefix(text: &str) -> Result<&str> {
     if escapes || text.len() > 1024 {
         return Err(Error::new(
             ErrorKind::Config,
-            format!(
-                "`{}` is no relative path inside the archive",
-                text.escape_debug()
-            ),
+            format!("`{}` must be a relative path", text.escape_debug()),
         ));
     }
     Ok(text)
 }
 
-/// Checks an action's name: 1 to 100 of `[A-Za-z0-9.@_-]`, as a pipeline's.
+/// Checks an action's name: 1 to 100 of `[A-Za-z0-9.@_-]`, as for a pipeline.
 fn action_name(text: &str) -> Result<&str> {
     PipelineName::new(text).map(|_| text).map_err(|_| {
         Error::new(
             ErrorKind::Config,
             format!(
-                "`{}` is no action name: 1 to 100 letters, digits, `.`, `@`, `_` and `-`",
+                "`{}` must be an action name: 1 to 100 letters, digits, `.`, `@`, `_` and `-`",
                 text.chars().take(80).collect::<String>().escape_debug()
             ),
         )

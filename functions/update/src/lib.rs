@@ -1,8 +1,8 @@
-//! The `update` function: a branch moved, so its tip is archived into S3, and CodePipeline
-//! starts on exactly that object.
+//! The `update` function: archives the tip of a moved branch into S3, and starts CodePipeline on
+//! exactly this object.
 //!
-//! An event only says where to look; what is done follows from what is there (the tip, the
-//! artifact, its tags), so that an event may be lost, doubled, late or out of order.
+//! An event only names a branch. Each action depends on the observed state (the tip, the
+//! artifact, its tags), so events may be lost, duplicated, late or out of order.
 
 mod artifact;
 mod branch;
@@ -38,24 +38,24 @@ pub use request::{
     Answer, ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester, UpdateTask,
 };
 
-/// How many branches are looked at at once; archives are built one at a time.
+/// Maximum number of concurrent branches; archives are built one at a time.
 const CONCURRENT_BRANCHES: usize = 8;
 
-/// The most requests to S3 and CodePipeline in flight.
-const OTHER_REQUESTS: usize = 16;
+/// Maximum number of concurrent requests to S3 and CodePipeline.
+const CONCURRENT_OTHER_REQUESTS: usize = 16;
 
-/// The least that reading by git can do with, in bytes.
-const LEAST_GIT_MEMORY: usize = 64 * 1024 * 1024;
+/// Minimum memory for reading by git, in bytes.
+const MIN_GIT_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 
-/// What all invocations of one execution environment share.
+/// State that all invocations of an execution environment share.
 pub struct Context {
     config: Config,
     codecommit: Arc<dyn CodeCommit>,
     store: Arc<dyn ObjectStore>,
     pipelines: Arc<dyn Pipelines>,
-    // For files that CodeCommit's API does not serve.
+    // Reads files that CodeCommit's API does not serve.
     git: Option<GitAccess>,
-    // One archive at a time: its memory is bounded, that of many is not.
+    // One archive at a time, because the memory limit is per archive.
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
     metrics: Metrics,
@@ -68,13 +68,13 @@ impl HasMetrics for Context {
 }
 
 impl Context {
-    /// A context over AWS, as the `AWS_*` environment variables describe it.
+    /// Makes a context with AWS clients, configured by the `AWS_*` environment variables.
     pub async fn connect(config: Config) -> Result<Self> {
         let aws = Aws::load(aws::AwsOverrides::default()).await?;
         let codecommit = RetryPolicy::new(config.concurrency as usize);
-        let others = RetryPolicy::new(OTHER_REQUESTS);
+        let others = RetryPolicy::new(CONCURRENT_OTHER_REQUESTS);
         let metrics = Metrics::with_limiters([&codecommit, &others]);
-        let http = Http::new(&config.http)?;
+        let http = aws::git_http(&config.http)?;
         let context = Self::new(
             config,
             Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit)),
@@ -85,7 +85,7 @@ impl Context {
         Ok(Self { metrics, ..context })
     }
 
-    /// Reads files by git that CodeCommit's API does not serve, within half of the
+    /// Enables reading by git for files that CodeCommit's API does not serve, with half of the
     /// function's memory.
     #[must_use]
     pub fn with_git(mut self, http: Http, credentials: Arc<dyn CredentialSource>) -> Self {
@@ -93,12 +93,12 @@ impl Context {
             service: Arc::clone(&self.codecommit),
             http,
             credentials,
-            memory: (self.config.function_memory / 2).max(LEAST_GIT_MEMORY),
+            memory_bytes: (self.config.function_memory / 2).max(MIN_GIT_MEMORY_BYTES),
         });
         self
     }
 
-    /// A context over given services.
+    /// Makes a context with the given services.
     pub fn new(
         config: Config,
         codecommit: Arc<dyn CodeCommit>,
@@ -117,7 +117,7 @@ impl Context {
         }
     }
 
-    /// Refuses a bucket without versions, before anything is written to it.
+    /// Fails for a bucket without versions, before anything is written to it.
     async fn require_versions(&self, bucket: &BucketName, pipeline: &PipelineName) -> Result<()> {
         let known = || {
             self.versioned
@@ -134,27 +134,28 @@ impl Context {
         Ok(())
     }
 
-    /// Brings the branches of all tasks up to date, in their order.
-    async fn bring_up_to_date(
+    /// Updates the branches of all tasks; returns the results in the order of the tasks.
+    async fn update_branches(
         &self,
         tasks: &[BranchTask],
         deadline: Instant,
     ) -> Vec<Result<BranchAnswer>> {
-        // Branches with one key would take the object from each other: they take turns.
-        let mut shelves = HashSet::new();
-        let shared = !tasks
+        // Branches that share a key are updated one at a time, because concurrent updates of an
+        // object conflict.
+        let mut locations = HashSet::new();
+        let is_shared = !tasks
             .iter()
-            .all(|task| shelves.insert(branch::artifact_location(self, task)));
-        let at_once = if shared { 1 } else { CONCURRENT_BRANCHES };
-        let looks = stream::iter(tasks).map(|task| branch::update_branch(self, task, deadline));
-        looks.buffered(at_once).collect().await
+            .all(|task| locations.insert(branch::artifact_location(self, task)));
+        let concurrency = if is_shared { 1 } else { CONCURRENT_BRANCHES };
+        let updates = stream::iter(tasks).map(|task| branch::update_branch(self, task, deadline));
+        updates.buffered(concurrency).collect().await
     }
 }
 
-/// Does what one event asks for.
+/// Handles one event.
 ///
-/// One item's failure does not stop the others; when any failed, so does the invocation,
-/// so that Lambda tries again.
+/// A failed item does not stop the others. If any item failed, the invocation fails after the
+/// last one, so that Lambda retries.
 pub async fn handle(
     context: Arc<Context>,
     event: Value,
@@ -168,12 +169,12 @@ pub async fn handle(
             Err(error) => results.push(Err(error)),
             Ok(UpdateTask::Skip(answer)) => results.push(Ok(answer)),
             Ok(UpdateTask::Schedule) => schedule = true,
-            // The same branch twice would only compete with itself.
+            // A duplicate task would only conflict with the first one.
             Ok(UpdateTask::Branch(task)) if branches.contains(&task) => {}
             Ok(UpdateTask::Branch(task)) => branches.push(task),
         }
     }
-    results.extend(context.bring_up_to_date(&branches, deadline).await);
+    results.extend(context.update_branches(&branches, deadline).await);
     if schedule {
         results.extend(schedule::run(&context, deadline).await);
     }
@@ -191,7 +192,7 @@ fn answer(results: Vec<Result<BranchAnswer>>) -> Result<Answer, InvocationError>
             artifact.key = answer.artifact.as_ref().map(|artifact| artifact.key.as_str()),
             size_bytes = answer.artifact.as_ref().map(|artifact| artifact.size_bytes),
             execution.id = answer.execution_id,
-            "looked at a branch"
+            "handled a branch"
         );
     }
     lambda::collect_results(results).map(|results| Answer { results })

@@ -1,4 +1,4 @@
-//! What the function is asked and what it answers.
+//! Tasks from events, and the response.
 
 use branchline_core::event::{self, Change, Request};
 use branchline_core::name::{BranchName, BucketName, CommitId, RepositoryName};
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::config::KeyTemplate;
 
-/// What is to be looked at.
+/// Work derived from an event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum UpdateTask {
     /// One branch.
     Branch(BranchTask),
-    /// Everything that the settings cover.
+    /// All branches that the settings cover.
     Schedule,
-    /// Nothing, for the reason in the answer.
+    /// Nothing, for the reason in the response.
     Skip(BranchAnswer),
 }
 
@@ -26,40 +26,40 @@ pub struct BranchTask {
     pub repository: RepositoryName,
     /// The branch.
     pub branch: BranchName,
-    /// The commit that the event saw at the tip.
+    /// The commit that the event names as the tip.
     pub commit: Option<CommitId>,
-    /// What the trigger's `customData` sets otherwise.
+    /// Settings from the trigger's `customData`.
     pub overrides: Overrides,
-    /// Who asks.
-    pub asked: Requester,
+    /// The cause of the update.
+    pub requester: Requester,
 }
 
-/// Who asks for a branch.
+/// Cause of the update of a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requester {
-    /// An event: the branch may be gone by now.
+    /// An event: the branch may be missing by now.
     ByEvent,
-    /// A person, who named the branch: that it is missing is an error.
+    /// A manual request: a missing branch is an error.
     ByHand,
-    /// The schedule, which knows no trigger's custom data: whichever pipeline was started
-    /// on the tip, it was started.
+    /// The schedule, which does not read custom data: an execution of any pipeline on the tip
+    /// counts as started.
     BySchedule,
 }
 
-/// What a trigger's `customData` sets for its events.
+/// Settings that a trigger's `customData` replaces for its events.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Overrides {
-    /// Instead of `ARTIFACT_BUCKET`.
+    /// Replaces `ARTIFACT_BUCKET`.
     pub bucket: Option<BucketName>,
-    /// Instead of `ARTIFACT_KEY`.
+    /// Replaces `ARTIFACT_KEY`.
     pub key: Option<KeyTemplate>,
-    /// Instead of `PIPELINE_NAME`.
+    /// Replaces `PIPELINE_NAME`.
     pub pipeline: Option<KeyTemplate>,
 }
 
 impl Overrides {
-    /// Reads `bucket`, `key` and `pipeline_name` of a JSON object; any other text sets
-    /// nothing, and neither do other members.
+    /// Reads `bucket`, `key` and `pipeline_name` from a JSON object. Other members are ignored,
+    /// and so is text that is not a JSON object.
     pub fn read(custom_data: Option<&str>) -> Result<Self> {
         let Some(Ok(Value::Object(object))) = custom_data.map(serde_json::from_str) else {
             return Ok(Self::default());
@@ -93,7 +93,7 @@ fn member<T>(
     }
 }
 
-/// Reads an event into tasks; one bad item does not hide the others.
+/// Converts an event to tasks, with a result for each item.
 pub(crate) fn tasks(event: &Value) -> Result<Vec<Result<UpdateTask>>> {
     let requests = event::parse(event)?;
     Ok(requests
@@ -105,7 +105,7 @@ pub(crate) fn tasks(event: &Value) -> Result<Vec<Result<UpdateTask>>> {
 fn task(request: Request) -> Result<Option<UpdateTask>> {
     Ok(Some(match request {
         Request::TriggerTest { repository } => {
-            tracing::info!(repository.name = %repository, "the trigger's test arrived");
+            tracing::info!(repository.name = %repository, "received the test event of a trigger");
             return Ok(None);
         }
         Request::Schedule => UpdateTask::Schedule,
@@ -125,7 +125,7 @@ fn task(request: Request) -> Result<Option<UpdateTask>> {
             branch,
             commit,
             overrides: Overrides::default(),
-            asked: Requester::ByHand,
+            requester: Requester::ByHand,
         }),
         Request::RefEvent(change) => {
             let skip = |reason: &str| {
@@ -149,73 +149,73 @@ fn task(request: Request) -> Result<Option<UpdateTask>> {
                     commit: change.commit,
                     overrides: Overrides::read(change.custom_data.as_deref())?,
                     repository: change.repository,
-                    asked: Requester::ByEvent,
+                    requester: Requester::ByEvent,
                 }),
             }
         }
     }))
 }
 
-/// What the function answers.
+/// Response of the function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// One for each branch that was looked at.
+    /// One result for each branch.
     pub results: Vec<BranchAnswer>,
 }
 
-/// What became of one branch.
+/// Result of one branch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BranchAnswer {
     /// The repository.
     pub repository: RepositoryName,
-    /// The branch's short name; the full name of a ref that is no branch.
+    /// The branch's short name; the full name of a ref that is not a branch.
     pub branch: String,
-    /// The commit that was looked at, when it is known.
+    /// The commit that was handled, if known.
     pub commit: Option<CommitId>,
-    /// What was done.
+    /// The action on the branch.
     pub outcome: Outcome,
-    /// Why nothing was done.
+    /// The reason why nothing was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The artifact, when there is one.
+    /// The artifact, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactAnswer>,
-    /// The execution that was started on it.
+    /// The execution that was started on the artifact.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution_id: Option<String>,
 }
 
-/// What was done about a branch.
+/// Action on a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// A pipeline execution was started on the artifact.
     Started,
-    /// An artifact was uploaded, and there is no pipeline to start.
+    /// An artifact was uploaded; no pipeline is configured.
     Uploaded,
-    /// The artifact is the tip already, and its execution was started already.
+    /// The artifact was current, and its execution was started before.
     Unchanged,
-    /// The tip is another commit by now.
+    /// The tip has moved to a newer commit.
     Superseded,
     /// There was nothing to do, for the `reason`.
     Skipped,
-    /// The branch is gone, and its artifact was marked deleted.
+    /// The branch is missing, and its artifact was marked deleted.
     Deleted,
 }
 
-/// An artifact.
+/// An artifact in a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ArtifactAnswer {
-    /// Its bucket.
+    /// The name of the bucket.
     pub bucket: String,
-    /// Its key.
+    /// The key in the bucket.
     pub key: String,
-    /// Its version; null where the bucket is not versioned.
+    /// The object's version; null in an unversioned bucket.
     pub version_id: Option<String>,
-    /// Its entity tag.
+    /// The object's `ETag`, with its quotes.
     pub etag: String,
-    /// Its size.
+    /// The size of the zip.
     pub size_bytes: u64,
-    /// How many files and symbolic links it holds; null where that was not recorded.
+    /// Number of files and symbolic links; null if not recorded.
     pub files: Option<u64>,
 }

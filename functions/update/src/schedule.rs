@@ -1,24 +1,23 @@
-//! The schedule: every branch that the settings cover is brought up to date, and the
-//! artifacts of gone branches are marked deleted. What an event lost, this finds.
+//! The schedule: updates every branch that the settings cover, and marks the artifacts of missing
+//! branches deleted. This repairs the effects of lost events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use branchline_core::codecommit::{all_branches, all_repositories};
 use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
-use branchline_core::storage::{ObjectHead, Precondition};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
+use branchline_core::{ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 
 use crate::Context;
 use crate::artifact::{self, BRANCH, REPOSITORY};
-use crate::branch::is_branch_missing;
 use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester};
 
-/// How many branches or objects are looked at at once.
+/// Maximum number of concurrent requests for branches or objects.
 const CONCURRENT_CHECKS: usize = 16;
 
-/// Brings all branches up to date; each failure stands in its place.
+/// Updates all branches; returns a result for each branch.
 pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<BranchAnswer>> {
     let mut results = Vec::new();
     let repositories = match all_repositories(&*context.codecommit).await {
@@ -55,28 +54,30 @@ pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<Bran
             branch: branch.clone(),
             commit: None,
             overrides: Overrides::default(),
-            asked: Requester::BySchedule,
+            requester: Requester::BySchedule,
         })
     });
-    match leave_shared_keys(context, tasks.collect()).await {
-        Ok((tasks, left)) => {
-            results.extend(left.into_iter().map(Ok));
-            results.extend(context.bring_up_to_date(&tasks, deadline).await);
+    match skip_shared_keys(context, tasks.collect()).await {
+        Ok((tasks, skipped)) => {
+            results.extend(skipped.into_iter().map(Ok));
+            results.extend(context.update_branches(&tasks, deadline).await);
         }
-        Err(error) => results.push(Err(error.context("looking at keys that branches share"))),
+        Err(error) => results.push(Err(error.context("checking keys that branches share"))),
     }
     if context.config.delete_artifacts {
         match delete_artifacts(context, &branches).await {
             Ok(deleted) => results.extend(deleted),
-            Err(error) => results.push(Err(error.context("deleting artifacts of gone branches"))),
+            Err(error) => {
+                results.push(Err(error.context("deleting artifacts of missing branches")))
+            }
         }
     }
     results
 }
 
-/// Leaves a key that several branches share to the branch that lies there: which one that
-/// is, events decide. Without this each schedule would archive all of them in turn.
-async fn leave_shared_keys(
+/// Skips the branches of a shared key, except the branch whose artifact is stored there. Events
+/// decide which branch that is; otherwise each schedule would archive all of them in turn.
+async fn skip_shared_keys(
     context: &Context,
     tasks: Vec<BranchTask>,
 ) -> Result<(Vec<BranchTask>, Vec<BranchAnswer>)> {
@@ -84,38 +85,38 @@ async fn leave_shared_keys(
     if template.has_commit() {
         return Ok((tasks, Vec::new()));
     }
-    let mut shelves: BTreeMap<ObjectKey, Vec<BranchTask>> = BTreeMap::new();
+    let mut tasks_by_key: BTreeMap<ObjectKey, Vec<BranchTask>> = BTreeMap::new();
     for task in tasks {
         let key = template.key_of(&task.repository, &task.branch, None)?;
-        shelves.entry(key).or_default().push(task);
+        tasks_by_key.entry(key).or_default().push(task);
     }
     let mut kept = Vec::new();
-    let mut left = Vec::new();
-    for (key, tasks) in shelves {
-        let mut there = None;
+    let mut skipped = Vec::new();
+    for (key, tasks) in tasks_by_key {
+        let mut stored = None;
         if tasks.len() > 1 {
-            there = context
+            stored = context
                 .store
                 .head(bucket, &key)
                 .await?
                 .as_ref()
-                .and_then(origin);
+                .and_then(branch_of);
         }
-        let is_there = |task: &BranchTask| {
+        let is_stored = |task: &BranchTask| {
             let own = |(repository, branch): &(RepositoryName, BranchName)| {
                 *repository == task.repository && *branch == task.branch
             };
-            there.as_ref().is_some_and(own)
+            stored.as_ref().is_some_and(own)
         };
-        if !tasks.iter().any(is_there) {
+        if !tasks.iter().any(is_stored) {
             kept.extend(tasks);
             continue;
         }
         for task in tasks {
-            if is_there(&task) {
+            if is_stored(&task) {
                 kept.push(task);
             } else {
-                left.push(BranchAnswer {
+                skipped.push(BranchAnswer {
                     repository: task.repository,
                     branch: task.branch.to_string(),
                     commit: None,
@@ -127,13 +128,13 @@ async fn leave_shared_keys(
             }
         }
     }
-    Ok((kept, left))
+    Ok((kept, skipped))
 }
 
-/// The branches of each repository; `None` where they could not be listed.
+/// The branches of each repository; `None` if they could not be listed.
 type Branches = BTreeMap<RepositoryName, Option<Vec<BranchName>>>;
 
-/// Puts delete markers on artifacts of ours whose branch is gone.
+/// Deletes the artifacts of this function whose branch is missing.
 async fn delete_artifacts(
     context: &Context,
     branches: &Branches,
@@ -145,7 +146,7 @@ async fn delete_artifacts(
             live.insert(config.key.pattern_of(repository, branch));
         }
     }
-    let mut suspects = Vec::new();
+    let mut candidates = Vec::new();
     let mut next: Option<String> = None;
     loop {
         let start = config.key.literal_start();
@@ -154,19 +155,20 @@ async fn delete_artifacts(
             .list(&config.bucket, start, None, next.as_deref())
             .await?;
         let keys = page.objects.into_iter().map(|object| object.key);
-        suspects.extend(keys.filter(|key| !live.contains(&without_commit_ids(key.as_str()))));
+        candidates.extend(keys.filter(|key| !live.contains(&without_commit_ids(key.as_str()))));
         match page.next {
             Some(token) => next = Some(token),
             None => break,
         }
     }
-    let looks = stream::iter(suspects).map(|key| delete_if_gone(context, branches, key));
-    let results: Vec<_> = looks.buffered(CONCURRENT_CHECKS).collect().await;
+    let checks =
+        stream::iter(candidates).map(|key| delete_if_branch_missing(context, branches, key));
+    let results: Vec<_> = checks.buffered(CONCURRENT_CHECKS).collect().await;
     Ok(results.into_iter().filter_map(Result::transpose).collect())
 }
 
-/// Deletes one artifact if it is ours and its branch is gone.
-async fn delete_if_gone(
+/// Deletes an object if it is an artifact of this function whose branch is missing.
+async fn delete_if_branch_missing(
     context: &Context,
     branches: &Branches,
     key: ObjectKey,
@@ -175,34 +177,34 @@ async fn delete_if_gone(
     let Some(head) = context.store.head(bucket, &key).await? else {
         return Ok(None);
     };
-    let Some((repository, branch)) = origin(&head) else {
+    let Some((repository, branch)) = branch_of(&head) else {
         return Ok(None);
     };
     if !context.config.repositories.matches(&repository) {
         return Ok(None);
     }
     match branches.get(&repository) {
-        // Its branches could not be listed: nothing is known.
+        // The branches could not be listed, so the branch may exist.
         Some(None) => return Ok(None),
         Some(Some(found)) if found.contains(&branch) => return Ok(None),
         _ => {}
     }
-    // The list is older than the object may be: a branch that came since is asked for.
+    // The branch is read again, because it may have been created after the list was read.
     match context.codecommit.get_branch(&repository, &branch).await {
         Ok(_) => return Ok(None),
-        Err(error) if is_branch_missing(&error) || is_repository_gone(&error) => {}
+        Err(error) if error.is_branch_missing() || error.is_repository_missing() => {}
         Err(error) => return Err(error),
     }
     let precondition = Precondition::Matches(head.etag.clone());
     match context.store.delete(bucket, &key, &precondition).await {
         Ok(()) => {}
-        // It was written anew: someone needs it.
+        // The artifact was replaced meanwhile, so it is still in use.
         Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
         Err(error) => return Err(error),
     }
     tracing::info!(
         repository.name = %repository, branch.name = %branch, artifact.key = %key,
-        "the branch is gone; its artifact is marked deleted"
+        "the branch is missing; its artifact is marked deleted"
     );
     Ok(Some(BranchAnswer {
         repository,
@@ -213,8 +215,8 @@ async fn delete_if_gone(
         artifact: Some(ArtifactAnswer {
             bucket: bucket.to_string(),
             key: key.to_string(),
-            version_id: head.version_id.clone(),
-            etag: head.etag.0.clone(),
+            version_id: head.version_id.clone().map(String::from),
+            etag: head.etag.to_string(),
             size_bytes: head.size_bytes,
             files: artifact::files(&head),
         }),
@@ -222,19 +224,15 @@ async fn delete_if_gone(
     }))
 }
 
-fn is_repository_gone(error: &Error) -> bool {
-    error.aws_code() == Some("RepositoryDoesNotExistException")
-}
-
-/// Whose artifact an object is; `None` for what is not ours.
-fn origin(head: &ObjectHead) -> Option<(RepositoryName, BranchName)> {
+/// Returns the branch of an artifact; `None` for an object of another writer.
+fn branch_of(head: &ObjectHead) -> Option<(RepositoryName, BranchName)> {
     let user = &head.metadata.user;
     let repository = RepositoryName::new(user.get(REPOSITORY)?).ok()?;
     let branch = artifact::decode_branch(user.get(BRANCH)?)?;
     Some((repository, branch))
 }
 
-/// A key in which each commit id is `{commit}` again.
+/// Replaces each commit id in `key` by `{commit}`.
 fn without_commit_ids(key: &str) -> String {
     let mut pattern = String::with_capacity(key.len());
     let mut rest = key;

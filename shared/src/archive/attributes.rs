@@ -1,9 +1,9 @@
-//! What `.gitattributes` says about a path, as `git archive` reads it: from the tree
+//! Attributes of a path from `.gitattributes`, as `git archive` reads them: from the tree
 //! itself (git's `GIT_ATTR_INDEX` direction), never from a work tree or configuration.
 //!
-//! Parsing and matching are `gix-attributes`'. What differs when git reads from a tree
-//! instead of a file is put right before the bytes get there: no byte order mark is
-//! skipped, the first NUL ends the file, and lines of 2,048 bytes and more are ignored.
+//! `gix-attributes` parses and matches. Git reads a file from a tree in another way than from
+//! disk, so the bytes are changed before they are parsed: no byte order mark is skipped, the
+//! first NUL ends the file, and lines of 2,048 bytes and more are ignored.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const SELECTED: [&str; 7] = [
     "working-tree-encoding",
 ];
 
-/// What an attribute is set to for a path.
+/// State of an attribute for a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     Unspecified,
@@ -54,12 +54,12 @@ pub(super) struct AttributeMatch {
 #[derive(Debug)]
 pub(super) struct Rules {
     above: Option<Arc<Rules>>,
-    // How many bytes of a path lead to the folder, final slash included.
+    // Length of the folder's path in bytes, with the final slash.
     base_bytes: usize,
     search: Search,
 }
 
-/// All attribute names seen so far, and the state of a lookup.
+/// All attribute names so far, and the state of a lookup.
 pub(super) struct Attributes {
     collection: MetadataCollection,
     outcome: Outcome,
@@ -92,7 +92,7 @@ impl Attributes {
     }
 
     /// Adds the `.gitattributes` of the folder at `folder` (empty for the root) to the
-    /// rules from above. Macros count only in the root's.
+    /// rules `above`. Macros are defined only in the root's.
     pub(super) fn add(
         &mut self,
         above: &Arc<Rules>,
@@ -127,7 +127,7 @@ impl Attributes {
         }))
     }
 
-    /// Looks `path` up; submodules are folders here, as for git.
+    /// Returns the attributes of `path`. A submodule counts as a folder, as for git.
     pub(super) fn find(&mut self, rules: &Rules, path: &str, is_folder: bool) -> AttributeMatch {
         self.outcome.reset();
         let mut next = Some(rules);
@@ -165,7 +165,7 @@ impl Attributes {
         }
     }
 
-    /// Prepares for lookups after the collection has grown.
+    /// Resets the match outcome after the collection has grown.
     fn reset_outcome(&mut self) {
         self.outcome = Outcome::default();
         self.outcome
@@ -173,10 +173,10 @@ impl Attributes {
     }
 }
 
-/// Leaves of a `.gitattributes` what git reads when it comes from a tree.
+/// Removes from a `.gitattributes` what git ignores when reading it from a tree.
 fn strip_unsupported_lines(bytes: &[u8]) -> Vec<u8> {
     let end = bytes.find_byte(0).unwrap_or(bytes.len());
-    // The leading line feed keeps a byte order mark from being recognised.
+    // A byte order mark is not skipped after a line feed.
     let mut kept = Vec::with_capacity(end + 1);
     kept.push(b'\n');
     for line in bytes[..end].split(|&byte| byte == b'\n') {
@@ -193,13 +193,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_rules_override_those_above_and_macros_count_only_at_the_top() {
+    fn nested_rules_override_those_above_and_macros_are_defined_only_at_the_root() {
         let (mut attributes, built_in) = Attributes::new().unwrap();
         let root = attributes
             .add(
                 &built_in,
                 "",
-                b"[attr]gone export-ignore\n*.c gone\n*.b binary\n",
+                b"[attr]removed export-ignore\n*.c removed\n*.b binary\n",
             )
             .unwrap();
         let nested = attributes

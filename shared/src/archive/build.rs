@@ -1,145 +1,121 @@
-//! Puts an archive together: lists, fetches, compresses and sends, all at the same time.
+//! Makes an archive: lists, fetches, compresses and sends concurrently.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
-use super::export_subst;
 use super::fetch::{Fetcher, NextContent};
-use super::plan::{ArchiveItem, ArchivePlan, ExtraFile, plan};
-use super::streamed_entry::{FileBody, LargeFiles};
+use super::plan::{ArchiveItem, ArchivePlan, plan};
+use super::request::ArchiveRequest;
+use super::streamed_entry::FileBody;
 use super::tree_source::{CodeCommitTree, TreeSource};
-use super::upload::{ArchiveDestination, ArchiveUpload, PartSink};
+use super::upload::{ArchiveDestination, CountedUpload, PartSink};
 use super::walk::{Tree, walk};
 use super::zip::{EntryDefaults, PackedEntry, ZipEntryWriter};
-use crate::codecommit::{CodeCommit, Commit, EntryMode};
+use crate::codecommit::CodeCommit;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::object::EntryMode;
 use crate::name::RepositoryName;
+use crate::storage::multipart::MultipartWriter;
 use crate::storage::{ObjectStore, PutResult};
 
-/// What to archive, and how.
-#[derive(Debug, Clone)]
-pub struct ArchiveRequest {
-    /// The repository.
-    pub repository: RepositoryName,
-    /// The commit; everything is read at its id, never at a branch.
-    pub commit: Commit,
-    /// What every path starts with, as `git archive --prefix`; empty for nothing.
-    pub prefix: String,
-    /// Files that are added at the end; one replaces a file of the same path.
-    pub extra_files: Vec<ExtraFile>,
-    /// How many requests to begin at once. The service's pace may let fewer through.
-    pub concurrency: usize,
-    /// How many bytes fetched but unwritten files may hold, in bytes.
-    pub memory_bytes: u64,
-    /// When to give up.
-    pub deadline: Option<Instant>,
-    /// Where files are read that the API refuses as too large. Without it they end the
-    /// archive with `FileTooLarge`.
-    pub large_files: Option<Arc<dyn LargeFiles>>,
-}
-
-impl ArchiveRequest {
-    /// The archive of `commit` without prefix and extra files: 32 requests at once,
-    /// 16 MiB, no deadline.
-    pub fn new(repository: RepositoryName, commit: Commit) -> Self {
-        Self {
-            repository,
-            commit,
-            prefix: String::new(),
-            extra_files: Vec::new(),
-            concurrency: 32,
-            memory_bytes: 16 * 1024 * 1024,
-            deadline: None,
-            large_files: None,
-        }
-    }
-}
-
-/// What an archive turned out to be.
+/// Counts of a finished archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
     /// The size of the zip.
     pub size_bytes: u64,
-    /// Files and symbolic links in it.
+    /// Number of files and symbolic links.
     pub files: u64,
-    /// All entries, folders and submodules included.
+    /// Number of all entries, including folders and submodules.
     pub entries: u64,
-    /// Requests made to CodeCommit, not counting what its pace tried again.
+    /// Requests made to CodeCommit, without retries.
     pub requests: u64,
-    /// The most bytes that fetched but unwritten files held at once, as accounted.
+    /// Maximum size that fetched but unwritten files had at any time, as accounted.
     pub peak_held_bytes: u64,
 }
 
-/// An archive that has become an object.
+/// An archive that was written as an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
-    /// What the store answered.
+    /// `ETag` and version of the object.
     pub written: PutResult,
-    /// What is in it.
+    /// Counts of the archive.
     pub summary: Summary,
     /// Requests made to the object store for the archive itself.
     pub store_requests: u64,
 }
 
-/// Archives a commit as one object of `store`.
+/// Archives a commit of `repository` as one object of `store`.
 ///
-/// Errors leave neither an object nor an upload behind; so does dropping the future, as
-/// far as the runtime goes on. `FileTooLarge` names the file that the API does not serve
-/// (or that cannot be held, where it must be, when [`ArchiveRequest::large_files`] does),
-/// `Conflict` means that the precondition did not hold, `Deadline` that time was up.
+/// Neither an error nor dropping the future leaves an object or an upload behind, as long as
+/// the runtime continues.
+///
+/// # Errors
+/// `FileTooLarge`, with the path, for a file that neither the API nor
+/// [`ArchiveRequest::large_files`] can serve, or that is too large to be converted in memory;
+/// `Conflict` when the precondition fails; `Deadline` after [`ArchiveRequest::deadline`].
 pub async fn build(
     codecommit: &dyn CodeCommit,
+    repository: &RepositoryName,
     store: &Arc<dyn ObjectStore>,
     request: &ArchiveRequest,
-    target: &ArchiveDestination,
+    destination: &ArchiveDestination,
 ) -> Result<Built> {
-    let mut upload = ArchiveUpload::new(Arc::clone(store), target.clone());
-    let built = in_time(request, async {
-        let files = files(codecommit, request);
-        let (summary, next, rest) = Box::pin(stream(&files, &request.job(), &upload)).await?;
-        let written = upload.complete(next, rest).await?;
+    let (bucket, key) = (destination.bucket.clone(), destination.key.clone());
+    let mut writer = MultipartWriter::new(Arc::clone(store), bucket, key);
+    let built = with_deadline(request, async {
+        let files = codecommit_tree(codecommit, repository, request);
+        let sink = CountedUpload {
+            destination,
+            writer: &writer,
+        };
+        let (summary, last, rest) = Box::pin(stream(&files, request, &sink)).await?;
+        let written = writer.complete(last, rest).await?;
         Ok((written, summary))
     })
     .await;
     match built {
         Ok((written, summary)) => {
-            upload.forget();
+            writer.disarm();
             Ok(Built {
                 written,
                 summary,
-                store_requests: upload.requests(),
+                store_requests: writer.requests(),
             })
         }
         Err(error) => {
-            upload.abort().await;
-            let commit = request.commit.commit_id;
-            Err(error.context(format!("archiving `{}` at {commit}", request.repository)))
+            writer.abort().await;
+            let commit = request.commit.id;
+            Err(error.context(format!("archiving `{repository}` at {commit}")))
         }
     }
 }
 
-/// Archives a commit into `sink`.
+/// Archives a commit of `repository` into `sink`.
 pub async fn write(
     codecommit: &dyn CodeCommit,
+    repository: &RepositoryName,
     request: &ArchiveRequest,
     sink: &dyn PartSink,
 ) -> Result<Summary> {
-    in_time(request, async {
-        let files = files(codecommit, request);
-        let (summary, next, rest) = Box::pin(stream(&files, &request.job(), sink)).await?;
+    with_deadline(request, async {
+        let files = codecommit_tree(codecommit, repository, request);
+        let (summary, last, rest) = Box::pin(stream(&files, request, sink)).await?;
         if !rest.is_empty() {
-            sink.part(next, rest).await?;
+            sink.part(last, rest).await?;
         }
         Ok(summary)
     })
     .await
 }
 
-async fn in_time<T>(request: &ArchiveRequest, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn with_deadline<T>(
+    request: &ArchiveRequest,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let done = match request.deadline {
         None => work.await,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
@@ -157,69 +133,43 @@ fn deadline_error() -> Error {
         .with_hint("give the function more time and memory: memory brings processors")
 }
 
-fn files<'a>(codecommit: &'a dyn CodeCommit, request: &'a ArchiveRequest) -> CodeCommitTree<'a> {
+fn codecommit_tree<'a>(
+    service: &'a dyn CodeCommit,
+    repository: &'a RepositoryName,
+    request: &ArchiveRequest,
+) -> CodeCommitTree<'a> {
     CodeCommitTree {
-        service: codecommit,
-        repository: &request.repository,
-        commit: request.commit.commit_id,
-    }
-}
-
-/// What to archive, wherever its files are read.
-#[derive(Clone, Copy)]
-pub(super) struct ArchiveJob<'a> {
-    pub(super) commit: &'a Commit,
-    pub(super) prefix: &'a str,
-    pub(super) extra_files: &'a [ExtraFile],
-    pub(super) concurrency: usize,
-    pub(super) memory_bytes: u64,
-    pub(super) large_files: Option<&'a dyn LargeFiles>,
-}
-
-impl ArchiveRequest {
-    fn job(&self) -> ArchiveJob<'_> {
-        ArchiveJob {
-            commit: &self.commit,
-            prefix: &self.prefix,
-            extra_files: &self.extra_files,
-            concurrency: self.concurrency,
-            memory_bytes: self.memory_bytes,
-            large_files: self.large_files.as_deref(),
-        }
+        service,
+        repository,
+        commit: request.commit.id.into(),
     }
 }
 
 /// Sends all parts but the last, which is returned with its number.
 pub(super) async fn stream(
     files: &dyn TreeSource,
-    job: &ArchiveJob<'_>,
+    request: &ArchiveRequest,
     sink: &dyn PartSink,
 ) -> Result<(Summary, u32, Bytes)> {
-    let commit = job.commit;
-    let seconds = export_subst::seconds(&commit.committer.date).ok_or_else(|| {
+    let commit = &request.commit;
+    let seconds = commit.committer.seconds().ok_or_else(|| {
         Error::new(
             ErrorKind::Corrupt,
-            format!("commit {} has no committer date", commit.commit_id),
+            format!("commit {} has no committer date", commit.id),
         )
     })?;
-    let stamp = EntryDefaults::new(seconds);
-    let tree = walk(files, commit.tree_id, job.concurrency).await?;
-    let plan = plan(&tree, job.prefix, job.extra_files)?;
+    let defaults = EntryDefaults::new(seconds);
+    let tree = walk(files, commit.tree, request.concurrency).await?;
+    let plan = plan(&tree, &request.prefix, &request.extra_files)?;
     sink.set_file_count(plan.files());
-    let fetcher = Fetcher::new(
-        (files, job.large_files),
-        commit,
-        stamp,
-        (&tree, &plan),
-        (job.concurrency, job.memory_bytes),
-    );
-    let run = ArchiveWriter {
-        job: *job,
+    let fetcher = Fetcher::new(files, request, defaults, &tree, &plan);
+    let writer = ArchiveWriter {
+        request,
         tree: &tree,
         plan: &plan,
-        stamp,
+        defaults,
         fetcher,
-        archive: ZipEntryWriter::new(stamp),
+        archive: ZipEntryWriter::new(defaults),
         streaming: None,
         next: 0,
         files: 0,
@@ -227,31 +177,29 @@ pub(super) async fn stream(
         sink,
         sending: FuturesUnordered::new(),
     };
-    Box::pin(run.run()).await
+    Box::pin(writer.run()).await
 }
 
-/// An archive under way.
-struct ArchiveWriter<'a, S> {
-    job: ArchiveJob<'a>,
+/// Writes the entries of a plan in order.
+struct ArchiveWriter<'a> {
+    request: &'a ArchiveRequest,
     tree: &'a Tree,
     plan: &'a ArchivePlan,
-    stamp: EntryDefaults,
+    defaults: EntryDefaults,
     fetcher: Fetcher<'a>,
     archive: ZipEntryWriter,
-    // What is left of the content of the last item, when that is a large file.
+    // Remaining content of the last item, when that is a large file.
     streaming: Option<FileBody>,
-    // The item to write next.
+    // Index of the item to write next.
     next: usize,
     files: u64,
-    // The number of the part that is being filled.
+    // Number of the part that is being filled.
     part: u32,
     sink: &'a dyn PartSink,
-    sending: FuturesUnordered<S>,
+    sending: FuturesUnordered<BoxFuture<'a, Result<()>>>,
 }
 
-type Sending<'a> = futures_util::future::BoxFuture<'a, Result<()>>;
-
-impl<'a> ArchiveWriter<'a, Sending<'a>> {
+impl ArchiveWriter<'_> {
     async fn run(mut self) -> Result<(Summary, u32, Bytes)> {
         loop {
             while self.send() && self.write_next()? {}
@@ -262,9 +210,7 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
             self.fetcher.start(self.next, awaited.is_some());
             self.progress(awaited).await?;
         }
-        let size_bytes = self
-            .archive
-            .finish(&self.job.commit.commit_id.to_string())?;
+        let size_bytes = self.archive.finish(&self.request.commit.id.to_string())?;
         while !self.send() || !self.sending.is_empty() {
             self.progress(None).await?;
         }
@@ -279,7 +225,7 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
         Ok((summary, self.part, rest.into()))
     }
 
-    /// Sends full parts; returns whether there is room for more.
+    /// Starts sending the parts that are full; returns true when another part may be filled.
     fn send(&mut self) -> bool {
         loop {
             let size = self.sink.part_bytes(self.part);
@@ -295,7 +241,7 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
         }
     }
 
-    /// What the next item needs.
+    /// Returns the content that the next item needs, if any.
     fn next_content(&self) -> Option<u32> {
         match self.plan.items.get(self.next) {
             Some(&ArchiveItem::File(_, _, content)) => Some(content),
@@ -303,7 +249,7 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
         }
     }
 
-    /// Writes the next item, if there is one and what it needs is there.
+    /// Writes the next item; returns false when there is none, or its content is pending.
     fn write_next(&mut self) -> Result<bool> {
         if self.streaming.is_some() {
             return Ok(false);
@@ -311,22 +257,25 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
         let Some(item) = self.plan.items.get(self.next) else {
             return Ok(false);
         };
-        let extra = self.job.extra_files;
-        let path = || self.plan.path(self.next, self.tree, self.job.prefix, extra);
+        let extra = &self.request.extra_files;
+        let path = || {
+            self.plan
+                .path(self.next, self.tree, &self.request.prefix, extra)
+        };
         match *item {
             ArchiveItem::Prefix | ArchiveItem::Folder(_) | ArchiveItem::Submodule(..) => {
                 let path = path();
                 self.archive.add_folder(&path)?;
             }
             ArchiveItem::File(_, _, content) => {
-                let Some(taken) = self.fetcher.take(content) else {
+                let Some(ready) = self.fetcher.take(content) else {
                     return Ok(false);
                 };
                 let path = path();
-                match taken {
+                match ready {
                     NextContent::Packed(packed) => self.archive.add_file(&path, &packed)?,
                     NextContent::Large(large) => {
-                        self.archive.add_header(&path, large.kind, large.measured)?;
+                        self.archive.add_header(&path, large.mode, large.sizes)?;
                         self.streaming = Some(large.packed());
                     }
                 }
@@ -334,7 +283,7 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
             }
             ArchiveItem::Extra(index) => {
                 let file = &extra[index as usize];
-                let packed = PackedEntry::new(&file.bytes, EntryMode::File, self.stamp)?;
+                let packed = PackedEntry::new(&file.bytes, EntryMode::Blob, self.defaults)?;
                 self.archive.add_file(&file.path, &packed)?;
                 self.files += 1;
             }
@@ -366,7 +315,7 @@ impl<'a> ArchiveWriter<'a, Sending<'a>> {
             Some(done) = self.fetcher.progress(awaited) => done,
             else => Err(Error::new(
                 ErrorKind::Internal,
-                "the archive waits for something that was never asked for",
+                "the archive waits for a content that was never requested",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! Archives for remotes that keep one beside each ref.
+//! Archives that the bundle layout keeps next to each bundle (`s3+zip` remotes).
 
 use std::sync::Arc;
 
@@ -6,37 +6,37 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::build::{ArchiveJob, stream};
+use super::build::stream;
 use super::odb_source::DatabaseFiles;
-use super::upload::PartSink;
-use super::{commit, export_subst};
-use crate::codecommit::{Commit, MAX_BLOB_BYTES};
+use super::request::ArchiveRequest;
+use crate::codecommit::MAX_BLOB_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::object::ObjectKind;
+use crate::git::object::{Commit, ObjectKind};
 use crate::git::odb::Database;
+use crate::pipeline::revision_summary;
 use crate::remote::s3_bundle;
 use crate::storage::multipart::MultipartWriter;
 
-/// What unwritten files may hold, at least and at most.
-const MEMORY: std::ops::RangeInclusive<u64> = (4 << 20)..=(16 << 20);
-/// How many files are looked at, at once: a database reads one after the other.
-const READS: usize = 8;
+/// Bounds of the memory for unwritten files, in bytes.
+const MEMORY_BYTES: std::ops::RangeInclusive<u64> = (4 << 20)..=(16 << 20);
+/// Maximum number of files that are fetched concurrently; a database reads one at a time.
+const CONCURRENT_READS: usize = 8;
 
-/// Makes archives of what lies in an object database, one at a time.
+/// Makes archives of commits in an object database, one at a time.
 #[derive(Debug)]
 pub struct ZipArchiver {
     memory_bytes: u64,
-    turn: Arc<Semaphore>,
+    build_slot: Arc<Semaphore>,
 }
 
 impl ZipArchiver {
-    /// Holds about `memory` bytes of unwritten files (at least 4 MiB, at most 16), and
-    /// beside them what every archive takes: see [`crate::archive`].
-    pub fn new(memory: usize) -> Self {
+    /// Limits the bytes of unwritten files to about `memory_bytes` (at least 4 MiB, at most
+    /// 16). Each archive takes more than that: see [`crate::archive`].
+    pub fn new(memory_bytes: usize) -> Self {
         Self {
-            memory_bytes: (memory as u64).clamp(*MEMORY.start(), *MEMORY.end()),
-            turn: Arc::new(Semaphore::new(1)),
+            memory_bytes: (memory_bytes as u64).clamp(*MEMORY_BYTES.start(), *MEMORY_BYTES.end()),
+            build_slot: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -53,64 +53,47 @@ impl s3_bundle::Archiver for ZipArchiver {
             return Ok(None);
         }
         let content = objects.read_kind(id, ObjectKind::Commit).await?;
-        let commit = commit::parse(id, &content)?;
-        let subject = export_subst::subject(&commit.message).0;
-        let subject = String::from_utf8_lossy(&subject);
-        Ok(Some(Box::new(Prepared {
-            summary: format!("{} {subject}", objects.abbreviated(id)),
-            commit,
-            // What is held elsewhere is held here: in other pieces, a file may deflate to
-            // other bytes.
-            files: DatabaseFiles::new(Arc::clone(objects), MAX_BLOB_BYTES),
-            memory_bytes: self.memory_bytes,
-            turn: Arc::clone(&self.turn),
+        let commit = Commit::decode(id, &content)?;
+        // The limit is that of the API, because a file that is deflated in other pieces may
+        // deflate to other bytes.
+        let files = Arc::new(DatabaseFiles::new(Arc::clone(objects), MAX_BLOB_BYTES));
+        Ok(Some(Box::new(PreparedArchive {
+            summary: revision_summary(&objects.abbreviated(id), &commit),
+            request: ArchiveRequest {
+                concurrency: CONCURRENT_READS,
+                memory_bytes: self.memory_bytes,
+                large_files: Some(Arc::clone(&files) as _),
+                ..ArchiveRequest::new(commit)
+            },
+            files,
+            build_slot: Arc::clone(&self.build_slot),
         })))
     }
 }
 
-/// An archive that was not made yet.
-struct Prepared {
-    commit: Commit,
+/// An archive that is not yet made.
+struct PreparedArchive {
     summary: String,
-    files: DatabaseFiles,
-    memory_bytes: u64,
-    turn: Arc<Semaphore>,
+    request: ArchiveRequest,
+    files: Arc<DatabaseFiles>,
+    build_slot: Arc<Semaphore>,
 }
 
 #[async_trait]
-impl s3_bundle::CommitArchive for Prepared {
+impl s3_bundle::CommitArchive for PreparedArchive {
     fn summary(&self) -> &str {
         &self.summary
     }
 
     async fn send(&self, upload: &MultipartWriter) -> Result<(u32, Bytes)> {
-        let _turn = self.turn.acquire().await.map_err(|error| {
-            Error::new(ErrorKind::Internal, "archives are made no more").with_source(error)
+        let _slot = self.build_slot.acquire().await.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the archiver was closed").with_source(error)
         })?;
-        let job = ArchiveJob {
-            commit: &self.commit,
-            prefix: "",
-            extra_files: &[],
-            concurrency: READS,
-            memory_bytes: self.memory_bytes,
-            large_files: Some(&self.files),
-        };
-        let sink = Parts(upload);
-        let sent = Box::pin(stream(&self.files, &job, &sink)).await;
+        let sent = Box::pin(stream(&*self.files, &self.request, upload)).await;
         let (_, last, rest) = sent.map_err(|error| {
-            let commit = self.commit.commit_id;
+            let commit = self.request.commit.id;
             error.context(format!("archiving {commit}"))
         })?;
         Ok((last, rest))
-    }
-}
-
-/// The parts of an upload.
-struct Parts<'a>(&'a MultipartWriter);
-
-#[async_trait]
-impl PartSink for Parts<'_> {
-    async fn part(&self, number: u32, bytes: Bytes) -> Result<()> {
-        self.0.part(number, bytes).await
     }
 }

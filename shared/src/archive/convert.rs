@@ -1,28 +1,27 @@
-//! A blob's bytes as they appear in an archive: git's conversions towards the work tree
-//! (`ident`, then line ends, then `working-tree-encoding`), then `export-subst`.
+//! Converts a blob to the bytes of an archive: git's conversions to the work tree (`ident`, line
+//! ends, `working-tree-encoding`, in this order), then `export-subst`.
 //!
-//! Filter drivers (`filter=lfs`) need a configuration that names a program; without one
-//! git passes the bytes through, and so does this.
+//! A filter driver (`filter=lfs`) needs a configuration that names a program; without one the
+//! bytes are unchanged, as with git.
 //!
 //! # Encodings
-//! UTF-16 and UTF-32 in all of git's spellings, ISO-8859-1 and US-ASCII are done here; the
-//! rest is `encoding_rs`'s (ISO-8859-2 to -16, windows-125x, KOI8, SHIFT-JIS, EUC-JP,
-//! EUC-KR, GBK, GB18030, Big5). git asks the C library, which knows more. As with git, an
-//! unknown encoding, and a text that the encoding cannot express, leave the bytes as they
-//! are.
+//! UTF-16 and UTF-32 in all of git's spellings, ISO-8859-1 and US-ASCII are encoded here, and
+//! the others by `encoding_rs` (ISO-8859-2 to -16, windows-125x, KOI8, SHIFT-JIS, EUC-JP,
+//! EUC-KR, GBK, GB18030, Big5). git uses the C library, which supports more. As with git, the
+//! bytes are unchanged if the encoding is unknown or cannot express the text.
 
 use std::borrow::Cow;
 
 use encoding_rs::EncoderResult;
 use gix_filter::eol;
-use gix_hash::ObjectId;
 
 use super::attributes::{AttributeMatch, State};
 use super::export_subst;
-use crate::codecommit::Commit;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::git::object::Commit;
 
-/// What happens to a blob on its way into the archive.
+/// The conversions of a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Conversion {
     ident: bool,
@@ -40,20 +39,20 @@ enum Encoding {
     Other(&'static encoding_rs::Encoding),
 }
 
-/// How a file is converted that is too large to be held without need.
+/// Way to convert a large file.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Streamed {
-    /// Piece by piece: at most its line ends change.
+pub(super) enum LargeConversion {
+    /// In pieces, because only line ends may change.
     LineEnds(eol::AttributesDigest),
-    /// All of it at once, because of that attribute.
-    Held(&'static str),
+    /// In memory, because of the named attribute.
+    InMemory(&'static str),
 }
 
-/// The distinct conversions of a tree; files name theirs by index.
+/// The distinct conversions of a tree; files refer to them by index.
 #[derive(Debug)]
 pub(super) struct Conversions(Vec<Conversion>);
 
-/// The index of the conversion that changes nothing.
+/// Index of the conversion that changes nothing.
 pub(super) const UNCHANGED: u32 = 0;
 
 impl Conversion {
@@ -64,7 +63,10 @@ impl Conversion {
         subst: false,
     };
 
-    /// Reads what `found` asks for. Errors: `Config` where git gives up.
+    /// Reads the conversions of the file at `path` from its attributes.
+    ///
+    /// # Errors
+    /// `Config` where git fails.
     pub(super) fn new(found: &AttributeMatch, path: &str) -> Result<Self> {
         Ok(Self {
             ident: found.ident,
@@ -74,16 +76,16 @@ impl Conversion {
         })
     }
 
-    /// How a large file is converted.
-    pub(super) fn streamed(&self) -> Streamed {
+    /// Returns the way to convert a large file.
+    pub(super) fn of_large_file(&self) -> LargeConversion {
         if self.subst {
-            Streamed::Held("export-subst")
+            LargeConversion::InMemory("export-subst")
         } else if self.encoding.is_some() {
-            Streamed::Held("working-tree-encoding")
+            LargeConversion::InMemory("working-tree-encoding")
         } else if self.ident {
-            Streamed::Held("ident")
+            LargeConversion::InMemory("ident")
         } else {
-            Streamed::LineEnds(self.eol)
+            LargeConversion::LineEnds(self.eol)
         }
     }
 
@@ -119,7 +121,7 @@ impl Conversion {
                 tracing::warn!(
                     blob.id = %id,
                     ?encoding,
-                    "the file does not fit its working-tree-encoding, and is archived as it is"
+                    "the file cannot be encoded in its working-tree-encoding, and is archived unchanged"
                 );
             }
         }
@@ -137,7 +139,7 @@ impl Conversions {
         Self(vec![Conversion::NONE])
     }
 
-    /// The index of `conversion`, which is added when it is new.
+    /// Returns the index of `conversion`, and adds it if it is new.
     pub(super) fn intern(&mut self, conversion: Conversion) -> u32 {
         let index = self
             .0
@@ -155,7 +157,7 @@ impl Conversions {
     }
 }
 
-/// `text`, `crlf` and `eol` in one, by git's rules for a configuration that says nothing.
+/// Combines `text`, `crlf` and `eol` by git's rules for an empty configuration.
 fn line_ends(found: &AttributeMatch) -> eol::AttributesDigest {
     use eol::AttributesDigest as Digest;
     let text = |state: &State| match state {
@@ -188,7 +190,7 @@ fn encoding(found: &AttributeMatch, path: &str) -> Result<Option<Encoding>> {
                 ErrorKind::Config,
                 format!("`{path}` has the attribute `working-tree-encoding` without a value"),
             )
-            .with_hint("name an encoding in .gitattributes, `working-tree-encoding=UTF-16`"));
+            .with_hint("name an encoding in .gitattributes: `working-tree-encoding=UTF-16`"));
         }
         State::Value(name) => name.to_string().to_ascii_uppercase(),
     };
@@ -231,7 +233,7 @@ fn encoding(found: &AttributeMatch, path: &str) -> Result<Option<Encoding>> {
             Some(Encoding::Latin1)
         }
         "US-ASCII" | "ASCII" | "ANSI_X3.4-1968" => Some(Encoding::Ascii),
-        // Names under which encoding_rs means windows-125x, as browsers do.
+        // encoding_rs reads these names as windows-125x, as browsers do.
         "ISO-8859-9" | "ISO8859-9" | "LATIN5" | "ISO-8859-11" | "TIS-620" | "" => None,
         name => encoding_rs::Encoding::for_label_no_replacement(name.as_bytes())
             .filter(|encoding| {
@@ -244,7 +246,7 @@ fn encoding(found: &AttributeMatch, path: &str) -> Result<Option<Encoding>> {
     })
 }
 
-/// `bytes`, which should be UTF-8, in `encoding`; `None` when that is not possible.
+/// Encodes `bytes` from UTF-8 to `encoding`; `None` when that is not possible.
 fn encode(bytes: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mark = |wanted: bool| wanted.then_some('\u{feff}');
@@ -281,7 +283,7 @@ fn encode(bytes: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
             .collect(),
         Encoding::Ascii => text.is_ascii().then(|| bytes.to_vec()),
         Encoding::Other(encoding) => {
-            // Browsers give the holes in these tables to control characters; iconv does not.
+            // encoding_rs maps unassigned bytes to control characters, whereas iconv fails.
             let windows = encoding.name().starts_with("windows-");
             if windows && text.chars().any(|c| ('\u{80}'..='\u{9f}').contains(&c)) {
                 return None;
@@ -296,9 +298,9 @@ fn encode(bytes: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
     }
 }
 
-/// Expands `$Id$` and renews `$Id: ..$`; `None` when there is neither.
+/// Expands `$Id$` and replaces `$Id: ..$`; `None` when there is neither.
 ///
-/// An expansion with spaces inside is another system's, and stays.
+/// An expansion that contains spaces is unchanged, because another system made it.
 fn expand_ident(bytes: &[u8], id: ObjectId) -> Option<Vec<u8>> {
     let mut expanded = Vec::new();
     let mut copied = 0;

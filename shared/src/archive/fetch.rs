@@ -1,11 +1,12 @@
-//! Fetches, converts and compresses what an archive needs next, many at once, and hands
-//! it out in order.
+//! Fetches, converts and compresses the next contents of an archive concurrently, and returns
+//! them in order.
 //!
-//! Each distinct blob is fetched once. What is needed again later is kept compressed, up
-//! to [`RETAINED_BYTES`]; what does not fit is fetched again when its turn comes.
+//! Each distinct blob is fetched once. A content that is needed again later is retained
+//! compressed, up to [`MAX_RETAINED_BYTES`] in all; beyond that the blob is fetched again
+//! for the later entry.
 //!
-//! A file that the API refuses as too large is opened elsewhere, if there is such a place.
-//! Only what a header needs to know of it is made ready ahead.
+//! A file that the API refuses as too large is opened with [`LargeFiles`]. Of such a file
+//! only the checksum and the sizes are computed ahead.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,34 +15,37 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use gix_hash::ObjectId;
 use tokio::sync::Semaphore;
 
-use super::convert::{Conversion, Streamed, UNCHANGED};
+use super::convert::{Conversion, LargeConversion, UNCHANGED};
 use super::memory_budget::{MemoryBudget, Reservation};
 use super::plan::{ArchiveItem, ArchivePlan};
+use super::request::ArchiveRequest;
 use super::streamed_entry::{
     LargeEntry, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, read_into_memory,
 };
 use super::tree_source::TreeSource;
 use super::walk::Tree;
 use super::zip::{EntryDefaults, PackedEntry};
-use crate::codecommit::{BlobAdmission as _, Commit, EntryMode};
+use crate::codecommit::BlobAdmission as _;
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::BlobId;
+use crate::git::ObjectId;
+use crate::git::object::{Commit, EntryMode};
 
-/// How many compressed bytes are kept for entries that come again.
-const RETAINED_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum size of compressed contents that are retained for later entries, in bytes.
+const MAX_RETAINED_BYTES: usize = 8 * 1024 * 1024;
 
-/// How far ahead of the archive entries are looked at.
-const LOOK_AHEAD: usize = 4096;
+/// Maximum distance between the entry that is written and an entry that is fetched.
+const MAX_ITEMS_AHEAD: usize = 4096;
 
-/// Contents up to this size are compressed in place: handing them over takes longer.
-const INLINE_BYTES: usize = 4096;
+/// Maximum size of a content that is compressed on the current thread, in bytes, because
+/// moving a smaller one to the blocking pool takes longer than compressing it.
+const MAX_INLINE_BYTES: usize = 4096;
 
-/// One fetch under way.
+/// A blob that is being fetched or compressed.
 struct PendingFetch {
-    ticket: u64,
+    // The number of its reservation.
+    number: u64,
 }
 
 struct FetchedBlob {
@@ -50,9 +54,9 @@ struct FetchedBlob {
     result: Result<FetchResult>,
 }
 
-/// What a fetch led to.
+/// Result of a fetch.
 enum FetchResult {
-    Held(Bytes, Reservation),
+    InMemory(Bytes, Reservation),
     Large(Arc<dyn LargeFile>),
 }
 
@@ -63,7 +67,7 @@ struct Compressed {
     result: Result<PreparedContent>,
 }
 
-/// What is ready to be written.
+/// Content that is ready to be written.
 enum PreparedContent {
     Packed(Vec<(u32, PackedEntry)>, Reservation),
     Large(LargeEntry),
@@ -75,66 +79,66 @@ pub(super) enum NextContent {
     Large(LargeEntry),
 }
 
-/// How one content of a blob is made.
+/// Instructions to make one content of a blob.
 #[derive(Clone, Copy)]
 struct ContentRecipe {
     content: u32,
-    kind: EntryMode,
+    mode: EntryMode,
     conversion: Option<Conversion>,
 }
 
-/// Gets the contents of a plan.
+/// Fetches the contents of a plan.
 pub(super) struct Fetcher<'a> {
     files: &'a dyn TreeSource,
     large_files: Option<&'a dyn LargeFiles>,
     commit: Arc<Commit>,
-    stamp: EntryDefaults,
+    defaults: EntryDefaults,
     tree: &'a Tree,
     plan: &'a ArchivePlan,
     concurrency: usize,
     budget: Arc<MemoryBudget>,
     processors: Arc<Semaphore>,
-    // Large files are read through one after the other.
+    // Large files are measured one at a time.
     reader: Arc<Semaphore>,
     fetches: FuturesUnordered<BoxFuture<'a, FetchedBlob>>,
     compressions: FuturesUnordered<BoxFuture<'a, Compressed>>,
-    flights: HashMap<ObjectId, PendingFetch>,
-    // What the archive needs next, packed, with the bytes it holds of the budget.
+    pending: HashMap<ObjectId, PendingFetch>,
+    // Contents that are needed next, compressed, each with its part of the budget.
     ready: HashMap<u32, (PackedEntry, Reservation)>,
-    // Large files by blob, and those that are ready by content.
+    // Large files by blob, and the measured ones by content.
     opened: HashMap<ObjectId, Arc<dyn LargeFile>>,
     measured: HashMap<u32, LargeEntry>,
     retained: HashMap<u32, PackedEntry>,
     retained_bytes: usize,
     uses_left: Vec<u32>,
     cursor: usize,
-    tickets: u64,
+    fetches_started: u64,
     requests: u64,
 }
 
 impl<'a> Fetcher<'a> {
     pub(super) fn new(
-        (files, large_files): (&'a dyn TreeSource, Option<&'a dyn LargeFiles>),
-        commit: &Commit,
-        stamp: EntryDefaults,
-        (tree, plan): (&'a Tree, &'a ArchivePlan),
-        (concurrency, memory_bytes): (usize, u64),
+        files: &'a dyn TreeSource,
+        request: &'a ArchiveRequest,
+        defaults: EntryDefaults,
+        tree: &'a Tree,
+        plan: &'a ArchivePlan,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             files,
-            large_files,
-            commit: Arc::new(commit.clone()),
-            stamp,
+            large_files: request.large_files.as_deref(),
+            commit: Arc::new(request.commit.clone()),
+            defaults,
             tree,
             plan,
-            concurrency: concurrency.max(1),
-            budget: MemoryBudget::new(memory_bytes),
+            concurrency: request.concurrency.max(1),
+            budget: MemoryBudget::new(request.memory_bytes),
             processors: Arc::new(Semaphore::new(processors)),
             reader: Arc::new(Semaphore::new(1)),
             fetches: FuturesUnordered::new(),
             compressions: FuturesUnordered::new(),
-            flights: HashMap::new(),
+            pending: HashMap::new(),
             ready: HashMap::new(),
             opened: HashMap::new(),
             measured: HashMap::new(),
@@ -142,22 +146,22 @@ impl<'a> Fetcher<'a> {
             retained_bytes: 0,
             uses_left: plan.uses.clone(),
             cursor: 0,
-            tickets: 0,
+            fetches_started: 0,
             requests: 0,
         }
     }
 
-    /// How many requests were made so far.
+    /// Returns the number of requests so far.
     pub(super) fn requests(&self) -> u64 {
         self.requests + self.large_files.map_or(0, LargeFiles::requests)
     }
 
-    /// The most bytes of the budget that were held at once.
+    /// Returns the maximum size of the budget that was in use at any time, in bytes.
     pub(super) fn peak_bytes(&self) -> u64 {
         self.budget.peak()
     }
 
-    /// The content of `item`, when it is there; it counts as used then.
+    /// Returns `content` when it is ready, and counts the use.
     pub(super) fn take(&mut self, content: u32) -> Option<NextContent> {
         let at = content as usize;
         if let Some(large) = self.measured.get(&content) {
@@ -175,24 +179,24 @@ impl<'a> Fetcher<'a> {
                 self.retained_bytes -= packed.len();
             }
         } else if !self.retained.contains_key(&content) && !self.retain(content, &packed) {
-            // It will be fetched again: look once more at what was passed over.
+            // The content is fetched again later, so entries that were passed over are rechecked.
             self.cursor = 0;
         }
         Some(NextContent::Packed(packed))
     }
 
-    /// Starts what can be started; the archive has come to item `next`, and waits for it
-    /// when `awaited`.
+    /// Starts fetches for `next` and the items after it. `awaited` says that the archive
+    /// cannot continue without the content of `next`.
     pub(super) fn start(&mut self, next: usize, awaited: bool) {
         if awaited && let Some(&ArchiveItem::File(_, _, content)) = self.plan.items.get(next) {
             self.fetch(next, content);
             let blob = self.plan.contents[content as usize].blob;
-            if let Some(flight) = self.flights.get(&blob) {
-                self.budget.prioritize(flight.ticket);
+            if let Some(fetch) = self.pending.get(&blob) {
+                self.budget.prioritize(fetch.number);
             }
         }
         self.cursor = self.cursor.max(next);
-        let end = self.plan.items.len().min(next + LOOK_AHEAD);
+        let end = self.plan.items.len().min(next + MAX_ITEMS_AHEAD);
         while self.cursor < end && self.fetches.len() < self.concurrency {
             if let ArchiveItem::File(_, _, content) = self.plan.items[self.cursor] {
                 self.fetch(self.cursor, content);
@@ -201,7 +205,7 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Waits for one step of progress; `None` when nothing is under way.
+    /// Waits until a fetch or compression ends; `None` when none is running.
     pub(super) async fn progress(&mut self, awaited: Option<u32>) -> Option<Result<()>> {
         if self.fetches.is_empty() && self.compressions.is_empty() {
             return None;
@@ -213,45 +217,45 @@ impl<'a> Fetcher<'a> {
         Some(done)
     }
 
-    /// Fetches `content` unless it is there or on its way.
+    /// Fetches `content` unless it is ready or being fetched.
     fn fetch(&mut self, item: usize, content: u32) {
         let blob = self.plan.contents[content as usize].blob;
         if self.ready.contains_key(&content)
             || self.retained.contains_key(&content)
             || self.measured.contains_key(&content)
-            || self.flights.contains_key(&blob)
+            || self.pending.contains_key(&blob)
         {
             return;
         }
-        // A blob of which one content is there may have lost another: so numbers are new
-        // each time, and still in the order of need.
-        self.tickets += 1;
-        let number = ((item as u64) << 24) | (self.tickets & 0xff_ffff);
-        self.flights.insert(blob, PendingFetch { ticket: number });
+        // A blob may be fetched twice, because only one of its contents was retained: so each
+        // fetch has a number of its own, in the order of the items.
+        self.fetches_started += 1;
+        let number = ((item as u64) << 24) | (self.fetches_started & 0xff_ffff);
+        self.pending.insert(blob, PendingFetch { number });
         if let Some(file) = self.opened.get(&blob) {
             let file = Arc::clone(file);
-            self.stream(item, content, number, file);
+            self.prepare_large(item, content, number, file);
             return;
         }
-        let ticket = self.budget.ticket(number);
+        let pending = self.budget.reserve(number);
         let known = if blob.is_empty_blob() {
             Some(Bytes::new())
         } else {
             self.tree.kept.get(&blob).cloned()
         };
         if let Some(bytes) = known {
-            let grant = ticket.into_grant(bytes.len());
-            self.compress(item, content, bytes, grant);
+            let reservation = pending.into_reservation(bytes.len());
+            self.compress(item, content, bytes, reservation);
             return;
         }
         self.requests += 1;
         let (files, large_files) = (self.files, self.large_files);
         self.fetches.push(Box::pin(async move {
-            let result = files.file(BlobId::from(blob), &ticket).await;
+            let result = files.file(blob, &pending).await;
             let result = match (result, large_files) {
                 (Ok(bytes), _) => {
-                    let grant = ticket.into_grant(bytes.len());
-                    Ok(FetchResult::Held(bytes, grant))
+                    let reservation = pending.into_reservation(bytes.len());
+                    Ok(FetchResult::InMemory(bytes, reservation))
                 }
                 (Err(error), Some(large)) if error.kind() == ErrorKind::FileTooLarge => {
                     large.open(blob).await.map(FetchResult::Large)
@@ -262,16 +266,16 @@ impl<'a> Fetcher<'a> {
         }));
     }
 
-    /// Makes a large file ready.
-    fn stream(&mut self, item: usize, content: u32, number: u64, file: Arc<dyn LargeFile>) {
+    /// Measures a large file, or reads it into memory when its conversion needs that.
+    fn prepare_large(&mut self, item: usize, content: u32, number: u64, file: Arc<dyn LargeFile>) {
         let wanted = self.plan.contents[content as usize];
         let blob = wanted.blob;
-        match self.tree.conversions.get(wanted.conversion).streamed() {
-            Streamed::LineEnds(digest) => {
+        match self.tree.conversions.get(wanted.conversion).of_large_file() {
+            LargeConversion::LineEnds(digest) => {
                 let reader = Arc::clone(&self.reader);
                 self.compressions.push(Box::pin(async move {
-                    let _turn = reader.acquire_owned().await;
-                    let large = LargeEntry::measure(file, wanted.kind, digest).await;
+                    let _permit = reader.acquire_owned().await;
+                    let large = LargeEntry::measure(file, wanted.mode, digest).await;
                     Compressed {
                         item,
                         content,
@@ -280,17 +284,17 @@ impl<'a> Fetcher<'a> {
                     }
                 }));
             }
-            Streamed::Held(attribute) => {
-                let ticket = self.budget.ticket(number);
+            LargeConversion::InMemory(attribute) => {
+                let pending = self.budget.reserve(number);
                 self.fetches.push(Box::pin(async move {
                     let size = file.size_bytes();
                     let result = if size > MAX_CONVERTED_BYTES {
                         Err(cannot_convert(size, attribute))
                     } else {
-                        ticket.admit(size).await;
+                        pending.admit(size).await;
                         read_into_memory(file).await.map(|bytes| {
-                            let grant = ticket.into_grant(bytes.len());
-                            FetchResult::Held(bytes, grant)
+                            let reservation = pending.into_reservation(bytes.len());
+                            FetchResult::InMemory(bytes, reservation)
                         })
                     };
                     FetchedBlob { item, blob, result }
@@ -305,17 +309,19 @@ impl<'a> Fetcher<'a> {
             return Err(Error::new(ErrorKind::Internal, "only files are fetched"));
         };
         match result.map_err(|error| self.with_path(item, error))? {
-            FetchResult::Held(bytes, grant) => self.compress(item, content, bytes, grant),
+            FetchResult::InMemory(bytes, reservation) => {
+                self.compress(item, content, bytes, reservation);
+            }
             FetchResult::Large(file) => {
                 self.opened.insert(blob, Arc::clone(&file));
-                let number = self.flights.get(&blob).map_or(0, |flight| flight.ticket);
-                self.stream(item, content, number, file);
+                let number = self.pending.get(&blob).map_or(0, |fetch| fetch.number);
+                self.prepare_large(item, content, number, file);
             }
         }
         Ok(())
     }
 
-    /// Says which file an error is about.
+    /// Adds the path of the file to an error.
     fn with_path(&self, item: usize, error: Error) -> Error {
         let ArchiveItem::File(folder, entry, _) = self.plan.items[item] else {
             return error;
@@ -325,8 +331,8 @@ impl<'a> Fetcher<'a> {
         error.context(format!("file `{}`", path.escape_debug()))
     }
 
-    /// Makes every content of a blob that is still needed; `content` is one of them.
-    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut grant: Reservation) {
+    /// Compresses `content`, and the other contents of its blob that are still needed.
+    fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut reservation: Reservation) {
         let blob = self.plan.contents[content as usize].blob;
         let is_large = self.opened.contains_key(&blob);
         let mut recipes = vec![];
@@ -342,7 +348,7 @@ impl<'a> Fetcher<'a> {
                 let conversion = wanted.conversion;
                 recipes.push(ContentRecipe {
                     content: sibling,
-                    kind: wanted.kind,
+                    mode: wanted.mode,
                     conversion: (conversion != UNCHANGED)
                         .then(|| self.tree.conversions.get(conversion)),
                 });
@@ -352,15 +358,15 @@ impl<'a> Fetcher<'a> {
                 break;
             }
         }
-        let (commit, stamp) = (Arc::clone(&self.commit), self.stamp);
+        let (commit, defaults) = (Arc::clone(&self.commit), self.defaults);
         let processors = Arc::clone(&self.processors);
         self.compressions.push(Box::pin(async move {
             let size = bytes.len();
-            let work = move || pack(&recipes, blob, &bytes, &commit, stamp);
-            let result = if size <= INLINE_BYTES {
+            let work = move || pack(&recipes, blob, &bytes, &commit, defaults);
+            let result = if size <= MAX_INLINE_BYTES {
                 work()
             } else {
-                let _turn = processors.acquire_owned().await;
+                let _permit = processors.acquire_owned().await;
                 let span = tracing::Span::current();
                 tokio::task::spawn_blocking(move || span.in_scope(work))
                     .await
@@ -371,8 +377,8 @@ impl<'a> Fetcher<'a> {
             };
             let result = result.map(|packed| {
                 let held: usize = packed.iter().map(|(_, packed)| packed.len()).sum();
-                grant.shrink(held as u64);
-                PreparedContent::Packed(packed, grant)
+                reservation.shrink(held as u64);
+                PreparedContent::Packed(packed, reservation)
             });
             Compressed {
                 item,
@@ -384,22 +390,22 @@ impl<'a> Fetcher<'a> {
     }
 
     fn compressed(&mut self, compressed: Compressed, awaited: Option<u32>) -> Result<()> {
-        self.flights.remove(&compressed.blob);
+        self.pending.remove(&compressed.blob);
         if self.opened.contains_key(&compressed.blob) {
-            // Its other contents are made one by one, and were passed over meanwhile.
+            // The other contents of the blob are made one at a time, and were passed over.
             self.cursor = 0;
         }
         let made = compressed.result;
-        let (packed, mut grant) =
+        let (packed, mut reservation) =
             match made.map_err(|error| self.with_path(compressed.item, error))? {
-                PreparedContent::Packed(packed, grant) => (packed, grant),
+                PreparedContent::Packed(packed, reservation) => (packed, reservation),
                 PreparedContent::Large(large) => {
                     self.measured.insert(compressed.content, large);
                     return Ok(());
                 }
             };
-        // What the archive waits for stays for sure, even if another content of the same
-        // blob was the reason for the fetch.
+        // The awaited content is never dropped, even if another content of the blob was the
+        // reason for the fetch.
         let first = match awaited {
             Some(awaited) if packed.iter().any(|(content, _)| *content == awaited) => awaited,
             _ => compressed.content,
@@ -413,14 +419,15 @@ impl<'a> Fetcher<'a> {
             }
         }
         if let Some(packed) = kept {
-            grant.shrink(packed.len() as u64);
-            self.ready.insert(first, (packed, grant));
+            reservation.shrink(packed.len() as u64);
+            self.ready.insert(first, (packed, reservation));
         }
         Ok(())
     }
 
+    /// Keeps a compressed content for a later entry; returns false when there is no room.
     fn retain(&mut self, content: u32, packed: &PackedEntry) -> bool {
-        let fits = self.retained_bytes + packed.len() <= RETAINED_BYTES;
+        let fits = self.retained_bytes + packed.len() <= MAX_RETAINED_BYTES;
         if fits {
             self.retained_bytes += packed.len();
             self.retained.insert(content, packed.clone());
@@ -433,12 +440,12 @@ fn cannot_convert(size: u64, attribute: &str) -> Error {
     Error::new(
         ErrorKind::FileTooLarge,
         format!(
-            "has {size} bytes and the attribute `{attribute}`, for which it must be held, and \
-             {MAX_CONVERTED_BYTES} bytes are the most that is"
+            "has {size} bytes; files with the attribute `{attribute}` are converted in memory, \
+             up to {MAX_CONVERTED_BYTES} bytes"
         ),
     )
     .with_hint(format!(
-        "take the attribute off the file in .gitattributes: `-{attribute}`"
+        "unset the attribute for the file in .gitattributes: `-{attribute}`"
     ))
 }
 
@@ -447,7 +454,7 @@ fn pack(
     blob: ObjectId,
     bytes: &[u8],
     commit: &Commit,
-    stamp: EntryDefaults,
+    defaults: EntryDefaults,
 ) -> Result<Vec<(u32, PackedEntry)>> {
     recipes
         .iter()
@@ -455,9 +462,9 @@ fn pack(
             let packed = match recipe.conversion {
                 Some(conversion) => {
                     let bytes = conversion.apply(blob, bytes, commit)?;
-                    PackedEntry::new(&bytes, recipe.kind, stamp)?
+                    PackedEntry::new(&bytes, recipe.mode, defaults)?
                 }
-                None => PackedEntry::new(bytes, recipe.kind, stamp)?,
+                None => PackedEntry::new(bytes, recipe.mode, defaults)?,
             };
             Ok((recipe.content, packed))
         })

@@ -1,13 +1,12 @@
-//! Files of one commit that CodeCommit's API does not serve, read by git over HTTPS.
+//! Reads files of one commit that CodeCommit's API does not serve by git over HTTPS.
 //!
-//! One shallow fetch of the commit by its id, on the first file that is asked for: its pack
-//! is verified as it arrives and put aside in a [`Spool`]. A file that is whole in the pack
-//! is then inflated from where it lies, a piece at a time; one that is a delta is held
-//! while it is read, as far as memory allows.
+//! The first file that is opened causes one shallow fetch of the commit by its id. The pack is
+//! verified as it arrives and stored in a [`Spool`]. A file that is stored whole in the pack is
+//! then inflated in pieces; one that is stored as a delta is read into memory.
 //!
-//! Memory: a quarter of what is allowed holds the pack while it is small, and half is for
-//! deltas and what they stand on. Beside it there are the parts on their way to S3 (20 MiB)
-//! while a larger pack arrives, and about 80 bytes for each object of the commit.
+//! Memory: of [`GitAccess::memory_bytes`], a quarter is for a small pack, and half is for deltas
+//! and their bases. Not included are the parts of a larger pack that are being sent to S3
+//! (20 MiB), and about 80 bytes for each object of the commit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,12 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
 use super::{FileBody, LargeFile, LargeFiles};
-use crate::codecommit::CodeCommit;
-use crate::error::{Error, ErrorKind, Result};
+use crate::codecommit::{CodeCommit, git_client};
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Version;
 use crate::git::object::ObjectKind;
 use crate::git::odb::{in_pieces, inflated};
@@ -28,46 +28,45 @@ use crate::git::pack::{
     ContentCache, EntryEncoding, NoBases, PackIndexer, PackLayout, PackLimits, PackObject,
 };
 use crate::git::smart_http::{CredentialSource, FetchRequest, Http, PackStream, TipNegotiator};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::name::{CommitId, RepositoryName};
-use crate::remote::codecommit::git_client;
-use crate::remote::{Spool, SpoolConfig, SpoolWriter};
+use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
-/// How CodeCommit's repositories are reached by git.
+/// Access to the repositories of CodeCommit by git.
 #[derive(Clone)]
 pub struct GitAccess {
-    /// Finds the repository's address.
+    /// Returns the clone URL of a repository.
     pub service: Arc<dyn CodeCommit>,
-    /// The connections.
+    /// The HTTP client.
     pub http: Http,
-    /// Logs in.
+    /// Signs requests.
     pub credentials: Arc<dyn CredentialSource>,
-    /// About how many bytes may be held, see the module.
-    pub memory: usize,
+    /// Approximate limit of memory, in bytes; the module lists what it includes.
+    pub memory_bytes: usize,
 }
 
 impl fmt::Debug for GitAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GitAccess")
-            .field("memory", &self.memory)
+            .field("memory_bytes", &self.memory_bytes)
             .finish_non_exhaustive()
     }
 }
 
-/// The large files of one commit.
+/// Reads the large files of one commit.
 pub struct GitLargeFiles {
     access: GitAccess,
     repository: RepositoryName,
     commit: CommitId,
-    place: SpoolConfig,
-    // Held while it is fetched: others wait for the same pack.
+    spool: SpoolConfig,
+    // Locked during the fetch, so that concurrent callers wait for the same pack.
     fetched: Mutex<Option<Arc<FetchedPack>>>,
     requests: AtomicU64,
 }
 
 impl fmt::Debug for GitLargeFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GitFiles")
+        f.debug_struct("GitLargeFiles")
             .field("repository", &self.repository)
             .field("commit", &self.commit)
             .finish_non_exhaustive()
@@ -75,26 +74,26 @@ impl fmt::Debug for GitLargeFiles {
 }
 
 impl GitLargeFiles {
-    /// The files of a commit. What does not fit into memory lies at `place` until
+    /// Reads files of `commit`. A pack that does not fit into memory is stored at `spool` until
     /// [`close`](LargeFiles::close).
     pub fn new(
         access: GitAccess,
         repository: RepositoryName,
         commit: CommitId,
-        place: SpoolConfig,
+        spool: SpoolConfig,
     ) -> Self {
         Self {
             access,
             repository,
             commit,
-            place,
+            spool,
             fetched: Mutex::new(None),
             requests: AtomicU64::new(0),
         }
     }
 
     fn limits(&self) -> PackLimits {
-        PackLimits::default().with_memory(self.access.memory / 2)
+        PackLimits::default().with_memory(self.access.memory_bytes / 2)
     }
 
     fn count(&self, requests: u64) {
@@ -106,21 +105,21 @@ impl GitLargeFiles {
         if let Some(fetched) = &*fetched {
             return Ok(Arc::clone(fetched));
         }
-        let fresh = Arc::new(self.fetch().await?);
-        *fetched = Some(Arc::clone(&fresh));
-        Ok(fresh)
+        let pack = Arc::new(self.fetch().await?);
+        *fetched = Some(Arc::clone(&pack));
+        Ok(pack)
     }
 
     async fn fetch(&self) -> Result<FetchedPack> {
         let access = &self.access;
         self.count(1);
         let repository = access.service.get_repository(&self.repository).await?;
-        // The newer version of the protocol would ask for the refs by a request of its own,
-        // and they are of no use here.
+        // Protocol v2 would list the refs in a separate request, and they are not needed here.
         let client =
             git_client(&repository, &access.http, &access.credentials)?.with_version(Version::V0);
         self.count(1);
-        let server = client.upload_pack(&[]).await.map_err(may_pull)?;
+        let server = client.upload_pack(&[]).await;
+        let server = server.map_err(|error| may_pull(error.into()))?;
         let request = FetchRequest {
             wants: vec![self.commit.object_id()],
             depth: Some(1),
@@ -130,7 +129,7 @@ impl GitLargeFiles {
         self.count(1);
         let mut no_haves = TipNegotiator::default();
         let answer = server.fetch(&request, &mut no_haves).await;
-        let answer = answer.map_err(may_pull)?;
+        let answer = answer.map_err(|error| may_pull(error.into()))?;
         let hash = server.advertisement.hash;
         let fetched = self.receive(hash, answer.pack).await?;
         tracing::info!(
@@ -139,7 +138,7 @@ impl GitLargeFiles {
             size_bytes = fetched.pack.spool.size_bytes(),
             objects = fetched.layout.len(),
             staged = fetched.pack.spool.place().is_some(),
-            "fetched the commit by git, for files that the API does not serve"
+            "fetched the commit by git for files that the API does not serve"
         );
         Ok(fetched)
     }
@@ -147,19 +146,21 @@ impl GitLargeFiles {
     async fn receive(&self, hash: HashKind, mut pack: PackStream) -> Result<FetchedPack> {
         let limits = self.limits();
         let mut receiver = PackIndexer::new(hash, limits);
-        let mut writer = SpoolWriter::new(self.place.clone(), self.access.memory / 4);
-        let mut nobody = |_: PackObject<'_>| Ok(());
+        let mut writer = SpoolWriter::new(self.spool.clone(), self.access.memory_bytes / 4);
+        let mut ignore = |_: PackObject<'_>| Ok(());
         while let Some(bytes) = pack.chunk().await? {
-            receiver.push(&bytes, &mut nobody)?;
+            receiver.push(&bytes, &mut ignore)?;
             writer.push(bytes).await?;
         }
         let arrived = receiver.finish()?;
-        let pack = Staged {
+        let pack = StagedPack {
             spool: writer.finish().await?,
             is_removed: false,
         };
-        let resolved = arrived.resolve(&pack.spool, &NoBases, &mut nobody).await;
-        let index = resolved.map_err(|error| self.beyond_memory(error))?.index;
+        let resolved = arrived.resolve(&pack.spool, &NoBases, &mut ignore).await;
+        let index = resolved
+            .map_err(|error| self.beyond_memory(error.into()))?
+            .index;
         Ok(FetchedPack {
             layout: PackLayout::new(index, pack.spool.size_bytes())?,
             limits,
@@ -173,15 +174,15 @@ impl GitLargeFiles {
             return error;
         }
         error
-            .context("a file is stored as its difference to another")
+            .context("a file is stored as a delta, which is read in memory")
             .with_hint(format!(
-                "give the function more memory, of which {} MiB are for such files now",
+                "give the function more memory; {} MiB of it are for such files now",
                 self.limits().memory >> 20
             ))
     }
 }
 
-/// Says what an answer of git that refuses means here.
+/// Adds the missing permission to an error of git.
 fn may_pull(error: Error) -> Error {
     if error.kind() == ErrorKind::AccessDenied {
         return error.with_hint("allow the function's role `codecommit:GitPull`");
@@ -209,30 +210,30 @@ impl LargeFiles for GitLargeFiles {
 
     async fn close(&self) {
         let fetched = self.fetched.lock().await.take();
-        // Where someone still reads, the last one to let go removes it.
+        // If a reader still has the pack, dropping its last reference removes it.
         if let Some(fetched) = fetched.and_then(Arc::into_inner) {
             fetched.pack.remove().await;
         }
     }
 }
 
-/// A pack that was put aside; removed when it is dropped.
-struct Staged {
+/// A stored pack; removed when dropped.
+struct StagedPack {
     spool: Spool,
     is_removed: bool,
 }
 
-impl Staged {
+impl StagedPack {
     async fn remove(mut self) {
         if let Some(removal) = self.spool.detached_remove() {
             self.is_removed = true;
-            // What is begun goes on, even if the caller goes away.
+            // A task, because the removal must continue when the caller is dropped.
             let _ = tokio::spawn(removal.in_current_span()).await;
         }
     }
 }
 
-impl Drop for Staged {
+impl Drop for StagedPack {
     fn drop(&mut self) {
         if !self.is_removed
             && let Some(removal) = self.spool.detached_remove()
@@ -248,24 +249,24 @@ struct FetchedPack {
     layout: PackLayout,
     limits: PackLimits,
     cache: Mutex<ContentCache>,
-    pack: Staged,
+    pack: StagedPack,
 }
 
 impl FetchedPack {
     async fn open(self: Arc<Self>, id: ObjectId) -> Result<Arc<dyn LargeFile>> {
         let missing = || {
             corrupt(format!(
-                "git did not send {id}, which is part of the commit"
+                "object {id} of the commit is missing in the fetched pack"
             ))
         };
         let entry = self.layout.find(id).ok_or_else(missing)?;
         let stored = self.layout.stored(&self.pack.spool, entry).await?;
         match stored {
             EntryEncoding::Whole { kind, .. } if kind != ObjectKind::Blob => {
-                return Err(corrupt(format!("{id} is a {kind}, and used as a file")));
+                return Err(corrupt(format!("{id} is used as a file, but is a {kind}")));
             }
             EntryEncoding::Whole { .. } => {}
-            // Whether there is memory for it shows at once.
+            // Read now, because a lack of memory must fail before the header is written.
             EntryEncoding::Delta { .. } => drop(self.read(entry).await?),
         }
         Ok(Arc::new(PackedFile {
@@ -276,7 +277,7 @@ impl FetchedPack {
         }))
     }
 
-    /// Reads a blob whole.
+    /// Reads a whole blob into memory.
     async fn read(&self, entry: u32) -> Result<Bytes> {
         let mut cache = self.cache.lock().await;
         let spool = &self.pack.spool;
@@ -286,7 +287,7 @@ impl FetchedPack {
             .await?;
         match read {
             (ObjectKind::Blob, content) => Ok(content),
-            (kind, _) => Err(corrupt(format!("a {kind} is used as a file"))),
+            (kind, _) => Err(corrupt(format!("a file of the commit is a {kind}"))),
         }
     }
 }
@@ -305,14 +306,15 @@ impl LargeFile for PackedFile {
 
     fn content(self: Arc<Self>) -> FileBody {
         let (fetched, entry) = (Arc::clone(&self.fetched), self.entry);
-        match &self.stored {
-            EntryEncoding::Delta { .. } => in_pieces(async move { fetched.read(entry).await }),
+        let content = match &self.stored {
+            EntryEncoding::Delta { .. } => in_pieces(async move { Ok(fetched.read(entry).await?) }),
             EntryEncoding::Whole { size, zlib, .. } => {
                 inflated(self.id, *size, zlib.clone(), move |range| {
                     let fetched = Arc::clone(&fetched);
-                    async move { fetched.pack.spool.read_through(range).await }
+                    async move { Ok(fetched.pack.spool.read_through(range).await?) }
                 })
             }
-        }
+        };
+        content.map_err(Into::into).boxed()
     }
 }

@@ -1,8 +1,8 @@
-//! Decides which answers may be read into memory: a budget of bytes, given out in the
-//! order in which the archive needs them.
+//! Limits the bytes of responses in memory. Reservations are granted in the order in which the
+//! archive needs the entries.
 //!
-//! The entry that the archive needs next is always let in, so that a budget that is used
-//! up by later entries can never hold it back.
+//! The entry that the archive needs next is always admitted, so it never waits for bytes that
+//! later entries hold.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 
 use crate::codecommit::BlobAdmission;
 
-/// What an answer costs besides its content.
-const OVERHEAD: u64 = 512;
+/// Memory of a response apart from its content, in bytes.
+const OVERHEAD_BYTES: u64 = 512;
 
-/// The bytes that fetched but unwritten entries may hold.
+/// Budget for fetched but unwritten entries, in bytes.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
-    limit: u64,
+    max_bytes: u64,
     state: Mutex<State>,
 }
 
@@ -26,19 +26,19 @@ pub(super) struct MemoryBudget {
 struct State {
     held: u64,
     peak: u64,
-    // The ticket that the archive waits for.
+    // Number of the reservation that the archive waits for.
     urgent: Option<u64>,
     waiting: BTreeMap<u64, (u64, oneshot::Sender<Reservation>)>,
 }
 
-/// The right to hold some bytes; given back when dropped.
+/// A granted part of the budget; released when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: Arc<MemoryBudget>,
     bytes: u64,
 }
 
-/// Asks for the bytes of one fetch. Tickets with lower numbers are served first.
+/// A request for the bytes of one fetch. Lower numbers are granted first.
 #[derive(Debug)]
 pub(super) struct PendingReservation {
     budget: Arc<MemoryBudget>,
@@ -47,15 +47,15 @@ pub(super) struct PendingReservation {
 }
 
 impl MemoryBudget {
-    pub(super) fn new(limit: u64) -> Arc<Self> {
+    pub(super) fn new(max_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            max_bytes,
             state: Mutex::default(),
         })
     }
 
-    /// A ticket; no two that are out at the same time have the same number.
-    pub(super) fn ticket(self: &Arc<Self>, number: u64) -> PendingReservation {
+    /// Makes a request; `number` must differ from those of all other pending requests.
+    pub(super) fn reserve(self: &Arc<Self>, number: u64) -> PendingReservation {
         PendingReservation {
             budget: Arc::clone(self),
             number,
@@ -63,7 +63,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Lets the ticket `number` in, whatever it costs.
+    /// Admits the request `number` even if that exceeds the budget.
     pub(super) fn prioritize(self: &Arc<Self>, number: u64) {
         let mut state = self.lock();
         if state.urgent != Some(number) {
@@ -72,7 +72,7 @@ impl MemoryBudget {
         }
     }
 
-    /// The most bytes that were held at once.
+    /// Returns the maximum of bytes that were reserved at any time.
     pub(super) fn peak(&self) -> u64 {
         self.lock().peak
     }
@@ -90,7 +90,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Lets in whoever may: the urgent one, then the others in order while they fit.
+    /// Admits the urgent request, then the others in order while they fit.
     fn admit(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let mut admitted = Vec::new();
         let urgent = state.urgent;
@@ -99,7 +99,7 @@ impl MemoryBudget {
         }
         while let Some(first) = state.waiting.first_entry() {
             let bytes = first.get().0;
-            if state.held + bytes > self.limit {
+            if state.held + bytes > self.max_bytes {
                 break;
             }
             let Some((_, (bytes, sender))) = state.waiting.pop_first() else {
@@ -109,14 +109,14 @@ impl MemoryBudget {
         }
         drop(state);
         for (grant, sender) in admitted {
-            // Who has gone away gives the bytes back, by the drop of what was sent.
+            // If the receiver was dropped, so is the reservation, which releases its bytes.
             drop(sender.send(grant));
         }
     }
 }
 
 impl Reservation {
-    /// Keeps only `bytes`.
+    /// Releases all but `bytes`.
     pub(super) fn shrink(&mut self, bytes: u64) {
         if bytes < self.bytes {
             let mut state = self.budget.lock();
@@ -134,8 +134,8 @@ impl Drop for Reservation {
 }
 
 impl PendingReservation {
-    /// What was granted; for an answer that never asked, what its `bytes` cost.
-    pub(super) fn into_grant(self, bytes: usize) -> Reservation {
+    /// Returns the granted reservation, or makes one for `bytes` if none was requested.
+    pub(super) fn into_reservation(self, bytes: usize) -> Reservation {
         let grant = self
             .grant
             .into_inner()
@@ -147,15 +147,15 @@ impl PendingReservation {
     }
 
     fn put(&self, grant: Option<Reservation>) -> Option<Reservation> {
-        let mut place = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *place, grant)
+        let mut slot = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *slot, grant)
     }
 }
 
 #[async_trait]
 impl BlobAdmission for PendingReservation {
     async fn admit(&self, size_bytes: u64) {
-        // A second try of the same request starts anew.
+        // A retry of the request reserves again, so the first reservation is released.
         drop(self.put(None));
         let receiver = {
             let (sender, receiver) = oneshot::channel();
@@ -172,10 +172,10 @@ impl BlobAdmission for PendingReservation {
     }
 }
 
-/// What an answer holds while it is decoded: its text in base64 and its bytes, and some
-/// of it twice where a buffer grows.
+/// Returns the memory of a response while it is decoded, in bytes: the base64 text, the
+/// content, and a part of both twice while a buffer grows.
 fn cost(bytes: u64) -> u64 {
-    OVERHEAD + bytes.saturating_mul(11) / 4
+    OVERHEAD_BYTES + bytes.saturating_mul(11) / 4
 }
 
 #[cfg(test)]
@@ -185,41 +185,56 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_urgent_ticket_is_let_in_and_the_others_wait_in_order() {
+    async fn an_urgent_reservation_is_admitted_and_the_others_wait_in_order() {
         let budget = MemoryBudget::new(10_000);
-        let [first, second, third] = [0, 1, 2].map(|number| budget.ticket(number));
+        let [first, second, third] = [0, 1, 2].map(|number| budget.reserve(number));
         third.admit(3000).await;
         let mut waiting_second = Box::pin(second.admit(2000));
         let mut waiting_first = Box::pin(first.admit(2000));
-        assert!(poll!(&mut waiting_second).is_pending(), "it does not fit");
-        assert!(poll!(&mut waiting_first).is_pending(), "it does not fit");
+        assert!(
+            poll!(&mut waiting_second).is_pending(),
+            "the budget is exceeded"
+        );
+        assert!(
+            poll!(&mut waiting_first).is_pending(),
+            "the budget is exceeded"
+        );
         budget.prioritize(0);
         waiting_first.await;
-        assert!(poll!(&mut waiting_second).is_pending(), "it does not fit");
-        drop(first.into_grant(2000));
-        assert!(poll!(&mut waiting_second).is_pending(), "it does not fit");
-        let mut grant = third.into_grant(3000);
+        assert!(
+            poll!(&mut waiting_second).is_pending(),
+            "the budget is exceeded"
+        );
+        drop(first.into_reservation(2000));
+        assert!(
+            poll!(&mut waiting_second).is_pending(),
+            "the budget is exceeded"
+        );
+        let mut grant = third.into_reservation(3000);
         grant.shrink(100);
         waiting_second.await;
         drop((grant, second));
-        assert_eq!(budget.lock().held, 0, "everything was given back");
+        assert_eq!(budget.lock().held, 0, "all bytes are released");
     }
 
     #[tokio::test]
-    async fn a_ticket_that_went_away_holds_nothing() {
+    async fn a_dropped_reservation_releases_its_bytes() {
         let budget = MemoryBudget::new(1000);
-        let (first, second, third) = (budget.ticket(0), budget.ticket(1), budget.ticket(2));
+        let (first, second, third) = (budget.reserve(0), budget.reserve(1), budget.reserve(2));
         budget.prioritize(0);
         first.admit(5000).await;
         {
-            let mut gone = Box::pin(second.admit(100));
-            assert!(poll!(&mut gone).is_pending(), "the first holds everything");
+            let mut dropped = Box::pin(second.admit(100));
+            assert!(
+                poll!(&mut dropped).is_pending(),
+                "the first reservation exceeds the budget"
+            );
         }
         drop(second);
         drop(first);
         budget.prioritize(2);
         third.admit(5000).await;
         drop(third);
-        assert_eq!(budget.lock().held, 0, "everything was given back");
+        assert_eq!(budget.lock().held, 0, "all bytes are released");
     }
 }

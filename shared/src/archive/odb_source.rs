@@ -1,82 +1,61 @@
-//! The files of a commit, out of the objects of git.
+//! Reads the trees and blobs of a commit from an object database.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bstr::ByteSlice as _;
 use bytes::Bytes;
-use gix_hash::ObjectId;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::streamed_entry::{FileBody, LargeFile, LargeFiles};
 use super::tree_source::TreeSource;
-use crate::codecommit::{BlobAdmission, EntryMode, TreeListing};
-use crate::error::{Error, ErrorKind, Result};
-use crate::git::corrupt;
-use crate::git::object::{ObjectKind, tree_entries};
+use crate::codecommit::BlobAdmission;
+use crate::error::{Error, ErrorKind, Result, corrupt};
+use crate::git::ObjectId;
+use crate::git::object::{ObjectKind, TreeListing};
 use crate::git::odb::{BlobReader, Database};
-use crate::name::{BlobId, TreeId};
 
-/// What lies in a database that has all that the commit needs.
+/// Reads a commit from a database that has all objects of the commit's tree.
 #[derive(Debug)]
 pub(super) struct DatabaseFiles {
     database: Arc<Database>,
-    // Files that are larger are streamed.
-    held_bytes: u64,
+    // Larger files are streamed.
+    max_in_memory_bytes: u64,
 }
 
 impl DatabaseFiles {
-    /// Files up to `held_bytes` are held.
-    pub(super) fn new(database: Arc<Database>, held_bytes: u64) -> Self {
+    /// Reads files of up to `max_in_memory_bytes` into memory, and streams larger ones.
+    pub(super) fn new(database: Arc<Database>, max_in_memory_bytes: u64) -> Self {
         Self {
             database,
-            held_bytes,
+            max_in_memory_bytes,
         }
     }
 
     async fn blob(&self, id: ObjectId) -> Result<BlobReader> {
         let blob = self.database.open(id).await?;
-        blob.ok_or_else(|| corrupt(format!("blob {id} is part of the commit and not there")))
+        blob.ok_or_else(|| corrupt(format!("blob {id} of the commit's tree is missing")))
     }
 }
 
 #[async_trait]
 impl TreeSource for DatabaseFiles {
-    async fn folder(&self, _path: &str, tree: TreeId) -> Result<TreeListing> {
-        let id = tree.object_id();
-        let mut folder = TreeListing {
-            tree_id: tree,
-            folders: Vec::new(),
-            blobs: Vec::new(),
-            submodules: Vec::new(),
-        };
-        // Git knows it without having it.
-        if id.is_empty_tree() {
-            return Ok(folder);
+    async fn folder(&self, _path: &str, tree: ObjectId) -> Result<TreeListing> {
+        // The empty tree need not be stored: git knows its content.
+        if tree.is_empty_tree() {
+            return Ok(TreeListing::decode(tree, b"")?);
         }
-        let content = self.database.read_kind(id, ObjectKind::Tree).await?;
-        tree_entries(id.kind(), &content, |entry| {
-            let name = entry.name.to_str_lossy().into_owned();
-            let kind = match entry.mode & 0o170_000 {
-                0o040_000 => return folder.folders.push((name, entry.id.into())),
-                0o160_000 => return folder.submodules.push((name, entry.id.into())),
-                0o120_000 => EntryMode::Symlink,
-                _ if entry.mode & 0o100 != 0 => EntryMode::Executable,
-                _ => EntryMode::File,
-            };
-            folder.blobs.push((name, kind, entry.id.into()));
-        })?;
-        Ok(folder)
+        let content = self.database.read_kind(tree, ObjectKind::Tree).await?;
+        Ok(TreeListing::decode(tree, &content)?)
     }
 
-    async fn file(&self, id: BlobId, admission: &dyn BlobAdmission) -> Result<Bytes> {
-        let id = id.object_id();
+    async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes> {
         let size = self.blob(id).await?.size_bytes();
-        if size > self.held_bytes {
+        if size > self.max_in_memory_bytes {
             let message = format!("blob {id} has {size} bytes");
             return Err(Error::new(ErrorKind::FileTooLarge, message));
         }
         admission.admit(size).await;
-        self.database.read_kind(id, ObjectKind::Blob).await
+        Ok(self.database.read_kind(id, ObjectKind::Blob).await?)
     }
 }
 
@@ -99,6 +78,6 @@ impl LargeFile for BlobReader {
     }
 
     fn content(self: Arc<Self>) -> FileBody {
-        BlobReader::content(&self)
+        BlobReader::content(&self).map_err(Into::into).boxed()
     }
 }

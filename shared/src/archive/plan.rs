@@ -1,22 +1,21 @@
-//! What an archive consists of, in order: decided from the listed tree alone, before the
-//! first file is fetched.
+//! The entries of an archive in order, computed from the listed tree before the first file is
+//! fetched.
 
 use std::collections::HashMap;
 
-use gix_hash::ObjectId;
-
 use super::convert::UNCHANGED;
 use super::walk::{Tree, WalkedEntry};
-use crate::codecommit::EntryMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::git::object::EntryMode;
 
 /// A file that is in the archive but not in the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtraFile {
-    /// Its whole path in the archive: the prefix is not added, as with git's
+    /// The whole path in the archive; the prefix is not added, as with git's
     /// `--add-virtual-file`.
     pub path: String,
-    /// What is in it.
+    /// The content.
     pub bytes: bytes::Bytes,
 }
 
@@ -25,23 +24,23 @@ pub struct ExtraFile {
 pub(super) enum ArchiveItem {
     /// The folder that the prefix names.
     Prefix,
-    /// A folder, by its index in the tree.
+    /// A folder, by index in the tree.
     Folder(u32),
     /// Entry `1` of folder `0`: a submodule.
     Submodule(u32, u32),
-    /// Entry `1` of folder `0`: a file or symbolic link; what it holds, by index in
+    /// Entry `1` of folder `0`: a file or symbolic link, with the index of the content in
     /// [`ArchivePlan::contents`].
     File(u32, u32, u32),
-    /// An extra file, by its index in the request.
+    /// An extra file, by index in the request.
     Extra(u32),
 }
 
-/// What a file holds: a blob, and how it is put into the archive. Equal ones are fetched,
+/// The content of a file: a blob, its mode and its conversion. Equal contents are fetched,
 /// converted and compressed once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PlannedContent {
     pub(super) blob: ObjectId,
-    pub(super) kind: EntryMode,
+    pub(super) mode: EntryMode,
     pub(super) conversion: u32,
 }
 
@@ -50,7 +49,7 @@ pub(super) struct PlannedContent {
 pub(super) struct ArchivePlan {
     pub(super) items: Vec<ArchiveItem>,
     pub(super) contents: Vec<PlannedContent>,
-    /// How many items use each content.
+    /// Number of items that use each content.
     pub(super) uses: Vec<u32>,
     /// For each content, the next one of the same blob, in a ring.
     pub(super) siblings: Vec<u32>,
@@ -58,8 +57,8 @@ pub(super) struct ArchivePlan {
 
 /// Orders the entries of `tree` as `git archive` does.
 ///
-/// A folder is written once something in it is met that is no folder, even when that is
-/// left out; so an empty folder is not written, and one whose files are all ignored is.
+/// A folder is written before the first file or submodule below it, even when that one is
+/// ignored: so an empty folder is not written, and one whose files are all ignored is.
 pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<ArchivePlan> {
     check_names(prefix, extra)?;
     let mut plan = ArchivePlan {
@@ -73,7 +72,7 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
     if prefix.ends_with('/') {
         plan.items.push(ArchiveItem::Prefix);
     }
-    // Folders entered: index, next entry, whether it is written already.
+    // The open folders: index, next entry, whether the folder is written.
     let mut stack: Vec<(u32, usize, bool)> = vec![(0, 0, true)];
     while let Some((index, next, _)) = stack.last_mut() {
         let (index, at) = (*index, *next);
@@ -99,8 +98,8 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
             continue;
         }
         let number = count(at);
-        let (kind, blob, conversion) = match entry.node {
-            WalkedEntry::Blob(kind, blob, conversion) => (kind, blob, conversion),
+        let (mode, blob, conversion) = match entry.node {
+            WalkedEntry::Blob(mode, blob, conversion) => (mode, blob, conversion),
             WalkedEntry::Folder(..) | WalkedEntry::Submodule => {
                 plan.items.push(ArchiveItem::Submodule(index, number));
                 continue;
@@ -114,7 +113,7 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
         }
         let content = PlannedContent {
             blob,
-            kind,
+            mode,
             conversion: if blob.is_empty_blob() {
                 UNCHANGED
             } else {
@@ -139,14 +138,14 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
 }
 
 impl ArchivePlan {
-    /// How many files and symbolic links there are.
+    /// Returns the number of files and symbolic links.
     pub(super) fn files(&self) -> u64 {
         let is_file =
             |item: &&ArchiveItem| matches!(item, ArchiveItem::File(..) | ArchiveItem::Extra(_));
         self.items.iter().filter(is_file).count() as u64
     }
 
-    /// The path of an item in the archive.
+    /// Returns the path of an item in the archive.
     pub(super) fn path(
         &self,
         number: usize,
@@ -173,23 +172,26 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).expect("because four billion entries do not fit into memory")
 }
 
-/// Refuses what would unpack outside of the target folder.
+/// Rejects names that would unpack outside of the target folder.
 fn check_names(prefix: &str, extra: &[ExtraFile]) -> Result<()> {
     let prefix_ends = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty() && !is_inside(prefix_ends) {
         return Err(Error::new(
             ErrorKind::Config,
-            format!("the prefix `{}` is no relative path", prefix.escape_debug()),
+            format!(
+                "the prefix `{}` must be a relative path",
+                prefix.escape_debug()
+            ),
         )
         .with_hint("give a prefix such as `name/`, without `..` and without a slash in front"));
     }
     for (number, file) in extra.iter().enumerate() {
-        let twice = extra[..number].iter().any(|other| other.path == file.path);
-        if twice || !is_inside(&file.path) {
+        let is_duplicate = extra[..number].iter().any(|other| other.path == file.path);
+        if is_duplicate || !is_inside(&file.path) {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!(
-                    "the extra file `{}` is named twice or by no relative path",
+                    "the path `{}` of an extra file must be relative and unique",
                     file.path.escape_debug()
                 ),
             ));

@@ -1,9 +1,8 @@
-//! Files that CodeCommit's API does not serve: read from elsewhere, and put into the
-//! archive as a stream, without ever being held.
+//! Files that CodeCommit's API does not serve, streamed into the archive from another source.
 //!
-//! A header of the zip carries the checksum and the sizes of what follows, so a file is
-//! read twice: once to learn them, and once to be written. Both times it is deflated in
-//! the same steps, which gives the same bytes as for a file that was held.
+//! A zip header contains the checksum and the sizes of the content, so a file is read twice:
+//! first to compute them, then to be written. Both times the content is deflated in the same
+//! steps, which gives the same bytes as for a file in memory.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,40 +13,40 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, try_unfold};
 use gix_filter::eol;
-use gix_hash::ObjectId;
 
-use super::zip::{EntrySizes, LEVEL};
-use crate::codecommit::EntryMode;
+use super::zip::{DEFLATE_LEVEL, EntrySizes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
+use crate::git::object::EntryMode;
 
-/// The largest file that is held to be converted, in bytes. Line ends are converted in
+/// Maximum size of a file that is converted in memory, in bytes. Line ends are converted in
 /// files of any size.
 pub(super) const MAX_CONVERTED_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The content of a file, from its start.
 pub type FileBody = BoxStream<'static, Result<Bytes>>;
 
-/// Where files are read that CodeCommit's API refuses as too large.
+/// A source of the files that CodeCommit's API refuses as too large.
 #[async_trait]
 pub trait LargeFiles: fmt::Debug + Send + Sync {
-    /// Opens the file that is the blob `id`.
+    /// Opens the file whose blob is `id`.
     async fn open(&self, id: ObjectId) -> Result<Arc<dyn LargeFile>>;
 
-    /// How many requests to CodeCommit this took so far.
+    /// Returns the number of requests to CodeCommit so far.
     fn requests(&self) -> u64;
 
-    /// Removes what was put aside. Called once, when the archive is complete or given up;
-    /// where it could not be called, dropping must do the same.
+    /// Removes temporary data. Called once, when the archive is complete or abandoned; a
+    /// source that is dropped without this call must remove the data as well.
     async fn close(&self);
 }
 
-/// A file that is too large to be held.
+/// A file that is streamed, not held in memory.
 pub trait LargeFile: Send + Sync {
-    /// Its size.
+    /// Returns the size in bytes.
     fn size_bytes(&self) -> u64;
 
-    /// Reads it, verified, in pieces of a few hundred kilobytes at most. Each call starts
-    /// anew.
+    /// Reads and verifies the content, in pieces of a few hundred kilobytes at most. Each
+    /// call starts at the beginning.
     fn content(self: Arc<Self>) -> FileBody;
 }
 
@@ -56,71 +55,72 @@ pub trait LargeFile: Send + Sync {
 pub(super) struct LargeEntry {
     file: Arc<dyn LargeFile>,
     to_crlf: bool,
-    pub(super) kind: EntryMode,
-    pub(super) measured: EntrySizes,
+    pub(super) mode: EntryMode,
+    pub(super) sizes: EntrySizes,
 }
 
 impl LargeEntry {
-    /// Reads `file` to learn what its header needs; converts its line ends as `digest`
-    /// says.
+    /// Reads `file` to compute checksum and sizes for the header, after the conversion of
+    /// line ends by `digest`.
     pub(super) async fn measure(
         file: Arc<dyn LargeFile>,
-        kind: EntryMode,
+        mode: EntryMode,
         digest: eol::AttributesDigest,
     ) -> Result<Self> {
         let to_crlf = to_crlf(&file, digest).await?;
-        let deflates = kind != EntryMode::Symlink;
-        let mut packing = DeflateStream::new(Arc::clone(&file).content(), to_crlf, deflates);
+        let deflates = mode != EntryMode::Link;
+        let mut deflating = DeflateStream::new(Arc::clone(&file).content(), to_crlf, deflates);
         loop {
-            let (piece, next) = packing.step().await?;
-            packing = next;
+            let (piece, next) = deflating.step().await?;
+            deflating = next;
             if piece.is_none() {
                 break;
             }
         }
-        let mut measured = packing.measured();
+        let mut sizes = deflating.sizes();
         // Stored where that is shorter, as small files are.
-        if measured.packed_size >= measured.size {
-            measured.deflated = false;
-            measured.packed_size = measured.size;
+        if sizes.packed_size >= sizes.size {
+            sizes.deflated = false;
+            sizes.packed_size = sizes.size;
         }
         Ok(Self {
             file,
             to_crlf,
-            kind,
-            measured,
+            mode,
+            sizes,
         })
     }
 
-    /// What follows the header.
+    /// Reads `file` again for the content after the header.
     pub(super) fn packed(&self) -> FileBody {
-        let expected = self.measured;
+        let expected = self.sizes;
         let content = Arc::clone(&self.file).content();
-        let packing = DeflateStream::new(content, self.to_crlf, expected.deflated);
-        Box::pin(try_unfold(packing, move |packing| async move {
-            let (piece, packing) = packing.step().await?;
-            if piece.is_none() && packing.measured() != expected {
-                let message = "a large file was another when it was read again";
+        let deflating = DeflateStream::new(content, self.to_crlf, expected.deflated);
+        Box::pin(try_unfold(deflating, move |deflating| async move {
+            let (piece, deflating) = deflating.step().await?;
+            if piece.is_none() && deflating.sizes() != expected {
+                let message = "a large file changed between its two reads";
                 return Err(Error::new(ErrorKind::Corrupt, message));
             }
-            Ok(piece.map(|piece| (piece, packing)))
+            Ok(piece.map(|piece| (piece, deflating)))
         }))
     }
 }
 
-/// Reads a file whole.
+/// Reads a whole file into memory.
 pub(super) async fn read_into_memory(file: Arc<dyn LargeFile>) -> Result<Bytes> {
     let size = usize::try_from(file.size_bytes())
         .map_err(|_| Error::new(ErrorKind::FileTooLarge, "the file does not fit into memory"))?;
-    let mut held = Vec::with_capacity(size);
+    let mut bytes = Vec::with_capacity(size);
     let mut content = file.content();
     while let Some(piece) = content.next().await.transpose()? {
-        held.extend_from_slice(&piece);
+        bytes.extend_from_slice(&piece);
     }
-    Ok(held.into())
+    Ok(bytes.into())
 }
 
-/// Whether the line ends of a file become CRLF: for `text=auto` that depends on all of it.
+/// Returns true when the line ends of a file become CRLF. With `text=auto` this depends on the
+/// whole content.
 async fn to_crlf(file: &Arc<dyn LargeFile>, digest: eol::AttributesDigest) -> Result<bool> {
     let configuration = eol::Configuration::default();
     if digest.to_eol(configuration) != Some(eol::Mode::CrLf) {
@@ -136,16 +136,16 @@ async fn to_crlf(file: &Arc<dyn LargeFile>, digest: eol::AttributesDigest) -> Re
         .will_convert_lf_to_crlf(digest, configuration))
 }
 
-/// Counts over pieces what [`eol::Stats`] counts over a whole file.
+/// Computes [`eol::Stats`] of a file from its pieces.
 #[derive(Default)]
 struct EolStats {
     stats: eol::Stats,
-    // The end of the last piece, when it is a `\r` whose fate is open.
+    // The last piece ended in a `\r`, which is not counted yet.
     carriage_return: bool,
     last: Option<u8>,
 }
 
-/// The end-of-file mark of DOS, which does not count at the end of a file.
+/// The end-of-file mark of DOS, which is not counted at the end of a file.
 const DOS_END: u8 = 0x1a;
 
 impl EolStats {
@@ -178,7 +178,7 @@ impl EolStats {
         self.stats.lone_lf += lone_lf;
         self.stats.crlf += crlf;
         self.stats.printable += printable;
-        // It left the mark out at the end of this piece.
+        // `from_bytes` does not count the mark at the end of this piece.
         self.stats.non_printable += non_printable + usize::from(rest.last() == Some(&DOS_END));
     }
 
@@ -191,20 +191,24 @@ impl EolStats {
     }
 }
 
-/// A file on its way into the archive.
+/// Converts and deflates a file piece by piece.
 struct DeflateStream {
     content: FileBody,
-    work: Work,
+    encoder: PieceEncoder,
     ended: bool,
 }
 
 impl DeflateStream {
     fn new(content: FileBody, to_crlf: bool, deflates: bool) -> Self {
-        let deflate =
-            deflates.then(|| Compress::new(Compression::new(LEVEL), /* zlib header */ false));
+        let deflate = deflates.then(|| {
+            Compress::new(
+                Compression::new(DEFLATE_LEVEL),
+                /* zlib header */ false,
+            )
+        });
         Self {
             content,
-            work: Work {
+            encoder: PieceEncoder {
                 line_ends: to_crlf.then(LineEnds::default),
                 crc: crc32fast::Hasher::new(),
                 size: 0,
@@ -215,39 +219,39 @@ impl DeflateStream {
         }
     }
 
-    /// The next bytes, which may be none yet; `None` after the last ones.
+    /// Returns the next bytes, which may be empty, and the stream; `None` at the end.
     async fn step(mut self) -> Result<(Option<Bytes>, Self)> {
         if self.ended {
             return Ok((None, self));
         }
         let piece = self.content.next().await.transpose()?;
         self.ended = piece.is_none();
-        let mut work = self.work;
+        let mut encoder = self.encoder;
         let span = tracing::Span::current();
         let done = tokio::task::spawn_blocking(move || {
             span.in_scope(|| {
-                let packed = work.push(piece);
-                (packed, work)
+                let packed = encoder.push(piece);
+                (packed, encoder)
             })
         });
-        let (packed, work) = done.await.map_err(|error| {
+        let (packed, encoder) = done.await.map_err(|error| {
             Error::new(ErrorKind::Internal, "compressing failed").with_source(error)
         })?;
-        Ok((Some(packed), Self { work, ..self }))
+        Ok((Some(packed), Self { encoder, ..self }))
     }
 
-    fn measured(&self) -> EntrySizes {
+    fn sizes(&self) -> EntrySizes {
         EntrySizes {
-            crc: self.work.crc.clone().finalize(),
-            size: self.work.size,
-            packed_size: self.work.packed_size,
-            deflated: self.work.deflate.is_some(),
+            crc: self.encoder.crc.clone().finalize(),
+            size: self.encoder.size,
+            packed_size: self.encoder.packed_size,
+            deflated: self.encoder.deflate.is_some(),
         }
     }
 }
 
-/// What is done with each piece.
-struct Work {
+/// State of the conversion and compression between two pieces.
+struct PieceEncoder {
     line_ends: Option<LineEnds>,
     crc: crc32fast::Hasher,
     size: u64,
@@ -255,8 +259,8 @@ struct Work {
     deflate: Option<Compress>,
 }
 
-impl Work {
-    /// Takes a piece in, or the end.
+impl PieceEncoder {
+    /// Encodes a piece, or the end of the file.
     fn push(&mut self, piece: Option<Bytes>) -> Bytes {
         let ends = piece.is_none();
         let mut piece = piece.unwrap_or_default();
@@ -299,7 +303,7 @@ fn deflated(deflate: &mut Compress, mut input: &[u8], ends: bool) -> Vec<u8> {
     }
 }
 
-/// Turns LF into CRLF, where it is not already.
+/// Converts LF to CRLF, and leaves CRLF unchanged.
 #[derive(Default)]
 struct LineEnds {
     after_cr: bool,
@@ -339,7 +343,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn line_ends_in_pieces_are_those_of_the_whole(bytes in text(), size in 1_usize..7) {
+        fn line_ends_of_pieces_are_counted_and_converted_as_those_of_the_file(bytes in text(), size in 1_usize..7) {
             let mut counted = EolStats::default();
             bytes.chunks(size).for_each(|piece| counted.push(piece));
             prop_assert_eq!(counted.finish(), eol::Stats::from_bytes(&bytes));

@@ -1,25 +1,29 @@
-//! Where an archive reads its folders and files.
+//! Source of the trees and blobs of an archive.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::codecommit::{BlobAdmission, CodeCommit, TreeListing};
+use crate::codecommit::{BlobAdmission, CodeCommit};
 use crate::error::Result;
-use crate::name::{BlobId, CommitId, RepositoryName, TreeId};
+use crate::git::ObjectId;
+use crate::git::object::TreeListing;
+use crate::name::{BlobId, CommitId, RepositoryName};
 
-/// The folders and files of one commit.
+/// The trees and blobs of one commit.
 #[async_trait]
 pub(super) trait TreeSource: Send + Sync {
-    /// Lists the folder at `path`, which is empty for the root and has no slash at its
-    /// ends; `tree` is its id.
-    async fn folder(&self, path: &str, tree: TreeId) -> Result<TreeListing>;
+    /// Lists the folder at `path`, whose tree is `tree`. `path` is empty for the root and has
+    /// no slash at its ends.
+    async fn folder(&self, path: &str, tree: ObjectId) -> Result<TreeListing>;
 
-    /// Reads a file or symbolic link, once `admission` lets it in. Errors: `FileTooLarge`
-    /// for one that is to be read from [`LargeFiles`](super::LargeFiles), if at all.
-    async fn file(&self, id: BlobId, admission: &dyn BlobAdmission) -> Result<Bytes>;
+    /// Reads a file or symbolic link, once `admission` admits its size.
+    ///
+    /// # Errors
+    /// `FileTooLarge` for a file that only [`LargeFiles`](super::LargeFiles) can read.
+    async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes>;
 }
 
-/// The files of a commit, as CodeCommit's API serves them.
+/// Reads a commit over CodeCommit's API.
 pub(super) struct CodeCommitTree<'a> {
     pub(super) service: &'a dyn CodeCommit,
     pub(super) repository: &'a RepositoryName,
@@ -28,13 +32,15 @@ pub(super) struct CodeCommitTree<'a> {
 
 #[async_trait]
 impl TreeSource for CodeCommitTree<'_> {
-    async fn folder(&self, path: &str, _tree: TreeId) -> Result<TreeListing> {
-        let folder = self.service.get_folder(self.repository, self.commit, path);
-        folder.await
+    async fn folder(&self, path: &str, _tree: ObjectId) -> Result<TreeListing> {
+        let listing = self.service.get_folder(self.repository, self.commit, path);
+        listing.await
     }
 
-    async fn file(&self, id: BlobId, admission: &dyn BlobAdmission) -> Result<Bytes> {
-        let file = self.service.get_blob(self.repository, id, admission);
-        file.await
+    async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes> {
+        let blob = BlobId::from(id);
+        self.service
+            .get_blob(self.repository, blob, admission)
+            .await
     }
 }

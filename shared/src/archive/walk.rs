@@ -1,9 +1,9 @@
-//! Lists the tree of a commit, folder by folder, as many at once as the service lets us.
+//! Lists the tree of a commit with concurrent requests.
 //!
-//! A folder is listed as soon as the one above it is known; one with a `.gitattributes`
-//! holds its subfolders back until that file is read, so that a folder that is not
-//! archived (`export-ignore`) is never asked for, and the requests of a tree are always
-//! the same: one for each archived folder, one for each distinct `.gitattributes`.
+//! A folder is listed as soon as its parent is. The subfolders of a folder with a
+//! `.gitattributes` are listed after that file is read, so a folder that is not archived
+//! (`export-ignore`) is never requested. The requests of a tree are therefore always the
+//! same: one for each archived folder, and one for each distinct `.gitattributes`.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -12,33 +12,32 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use gix_hash::ObjectId;
 
 use super::attributes::{Attributes, Rules};
 use super::convert::{Conversion, Conversions, UNCHANGED};
 use super::memory_budget::{MemoryBudget, Reservation};
 use super::tree_source::TreeSource;
-use crate::codecommit::{self, EntryMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{BlobId, TreeId};
+use crate::git::ObjectId;
+use crate::git::object::{EntryMode, ListedEntry, TreeListing, tree_id};
 
-/// How deep a tree may be; git's own limit (`core.maxTreeDepth`).
+/// Maximum depth of a tree, as git's default (`core.maxTreeDepth`).
 const MAX_DEPTH: u32 = 2048;
 
-/// How many bytes of `.gitattributes` are kept, for folders that have the same and for
-/// the archive itself; what is beyond is fetched again.
-const KEPT_BYTES: usize = 2 * 1024 * 1024;
+/// Maximum size of `.gitattributes` that are kept for other folders and for the archive
+/// itself, in bytes; others are fetched again.
+const MAX_KEPT_BYTES: usize = 2 * 1024 * 1024;
 
-/// How many bytes of `.gitattributes` may be on their way into memory at once; one that
-/// needs more is let in alone.
-const READING_BYTES: u64 = 4 * 1024 * 1024;
+/// Maximum size of `.gitattributes` that are read concurrently, in bytes; a larger one is
+/// read alone.
+const MAX_READING_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What an entry of a folder is.
+/// Kind of an entry of a folder, with the data that an archive needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WalkedEntry {
-    /// A folder: its tree, and its index unless it is not archived.
+    /// A folder: the id of the tree, and the index in [`Tree::folders`] if it is archived.
     Folder(ObjectId, Option<u32>),
-    /// A file or symbolic link and the index of its conversion.
+    /// A file or symbolic link, with the index of the conversion.
     Blob(EntryMode, ObjectId, u32),
     /// A submodule.
     Submodule,
@@ -70,14 +69,14 @@ pub(super) struct Tree {
     /// The root is the first.
     pub(super) folders: Vec<WalkedFolder>,
     pub(super) conversions: Conversions,
-    /// `.gitattributes` that were read already.
+    /// Contents of `.gitattributes` that were kept, by blob.
     pub(super) kept: HashMap<ObjectId, Bytes>,
-    /// How many requests it took.
+    /// Number of requests.
     pub(super) requests: u64,
 }
 
 impl WalkedFolder {
-    /// The path of an entry of this folder.
+    /// Returns the path of the entry `name`.
     pub(super) fn join(&self, name: &str) -> String {
         if self.path.is_empty() {
             name.to_owned()
@@ -94,33 +93,38 @@ enum WalkTask {
 }
 
 enum WalkResult {
-    Listed(u32, Result<codecommit::TreeListing>),
+    Listed(u32, Result<TreeListing>),
     Read(ObjectId, u64, Result<(Bytes, Reservation)>),
 }
 
-/// Who waits for a `.gitattributes`.
-enum Blob {
-    Awaited(Vec<u32>),
-    Here(Bytes),
+/// A `.gitattributes`, by blob.
+enum RulesFile {
+    // The folders that wait for the content.
+    Pending(Vec<u32>),
+    Kept(Bytes),
 }
 
 struct Walk<'a> {
     files: &'a dyn TreeSource,
     tree: Tree,
-    // Beside `tree.folders`: the rules that hold in each, until its children are known.
+    // The rules of each folder by its index, until its entries are matched.
     rules: Vec<Option<Arc<Rules>>>,
     attributes: Attributes,
-    jobs: VecDeque<WalkTask>,
-    blobs: HashMap<ObjectId, Blob>,
+    tasks: VecDeque<WalkTask>,
+    rules_files: HashMap<ObjectId, RulesFile>,
     kept_bytes: usize,
     budget: Arc<MemoryBudget>,
-    // Numbers of the `.gitattributes` that are being read.
+    // Numbers of the pending reservations for `.gitattributes`.
     reading: BTreeSet<u64>,
 }
 
-/// Lists the tree of a commit, whose root is `root`, with at most `concurrency` requests at
-/// once.
-pub(super) async fn walk(files: &dyn TreeSource, root: TreeId, concurrency: usize) -> Result<Tree> {
+/// Lists the tree `root` and everything below it, with up to `concurrency` concurrent
+/// requests.
+pub(super) async fn walk(
+    files: &dyn TreeSource,
+    root: ObjectId,
+    concurrency: usize,
+) -> Result<Tree> {
     let (attributes, built_in) = Attributes::new()?;
     let mut walk = Walk {
         files,
@@ -132,21 +136,21 @@ pub(super) async fn walk(files: &dyn TreeSource, root: TreeId, concurrency: usiz
         },
         rules: Vec::new(),
         attributes,
-        jobs: VecDeque::new(),
-        blobs: HashMap::new(),
+        tasks: VecDeque::new(),
+        rules_files: HashMap::new(),
         kept_bytes: 0,
-        budget: MemoryBudget::new(READING_BYTES),
+        budget: MemoryBudget::new(MAX_READING_BYTES),
         reading: BTreeSet::new(),
     };
-    walk.add_folder(Box::default(), root.object_id(), None, built_in)?;
+    walk.add_folder(Box::default(), root, None, built_in)?;
     let mut running = FuturesUnordered::new();
     loop {
         while running.len() < concurrency.max(1) {
-            let Some(job) = walk.jobs.pop_front() else {
+            let Some(task) = walk.tasks.pop_front() else {
                 break;
             };
             walk.tree.requests += 1;
-            running.push(walk.start(job));
+            running.push(walk.start(task));
         }
         match running.next().await {
             None => return Ok(walk.finish()),
@@ -166,12 +170,12 @@ pub(super) async fn walk(files: &dyn TreeSource, root: TreeId, concurrency: usiz
 }
 
 impl<'a> Walk<'a> {
-    fn start(&mut self, job: WalkTask) -> BoxFuture<'a, WalkResult> {
+    fn start(&mut self, task: WalkTask) -> BoxFuture<'a, WalkResult> {
         let files = self.files;
-        match job {
+        match task {
             WalkTask::List(index) => {
                 let folder = &self.tree.folders[index as usize];
-                let (path, tree) = (folder.path.clone(), TreeId::from(folder.tree));
+                let (path, tree) = (folder.path.clone(), folder.tree);
                 Box::pin(async move {
                     let folder = files.folder(&path, tree).await;
                     WalkResult::Listed(index, folder)
@@ -179,14 +183,14 @@ impl<'a> Walk<'a> {
             }
             WalkTask::Read(id) => {
                 let number = self.tree.requests;
-                let ticket = self.budget.ticket(number);
+                let pending = self.budget.reserve(number);
                 self.reading.insert(number);
                 self.prioritize_first();
                 Box::pin(async move {
-                    let bytes = files.file(BlobId::from(id), &ticket).await;
+                    let bytes = files.file(id, &pending).await;
                     let answer = bytes.map(|bytes| {
-                        let grant = ticket.into_grant(bytes.len());
-                        (bytes, grant)
+                        let reservation = pending.into_reservation(bytes.len());
+                        (bytes, reservation)
                     });
                     WalkResult::Read(id, number, answer)
                 })
@@ -194,7 +198,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whatever its size, the first of those that are being read is let in.
+    /// Gives the oldest pending request priority over the budget.
     fn prioritize_first(&self) {
         if let Some(&first) = self.reading.first() {
             self.budget.prioritize(first);
@@ -213,7 +217,7 @@ impl<'a> Walk<'a> {
         if let Some(above) = above {
             depth = self.tree.folders[above as usize].depth + 1;
         }
-        // No tree holds itself: its id depends on what it holds.
+        // A tree cannot contain itself, because its id depends on its content.
         while let Some(index) = next {
             let folder = &self.tree.folders[index as usize];
             if folder.tree == tree {
@@ -222,10 +226,10 @@ impl<'a> Walk<'a> {
             next = folder.above;
         }
         if depth > MAX_DEPTH {
-            return Err(corrupt(&path, "lies too deep"));
+            return Err(corrupt(&path, "is nested too deeply"));
         }
         let index = u32::try_from(self.tree.folders.len())
-            .map_err(|_| corrupt(&path, "is one folder too many"))?;
+            .map_err(|_| corrupt(&path, "exceeds the maximum number of folders"))?;
         self.tree.folders.push(WalkedFolder {
             path,
             entries: Vec::new(),
@@ -234,15 +238,15 @@ impl<'a> Walk<'a> {
             depth,
         });
         self.rules.push(Some(rules));
-        self.jobs.push_back(WalkTask::List(index));
+        self.tasks.push_back(WalkTask::List(index));
         Ok(index)
     }
 
-    fn listed(&mut self, index: u32, listing: codecommit::TreeListing) -> Result<()> {
+    fn listed(&mut self, index: u32, listing: TreeListing) -> Result<()> {
         let folder = &mut self.tree.folders[index as usize];
         let entries = sorted(&folder.path, folder.tree, listing)?;
         let rules_file = entries.iter().find_map(|entry| match entry.node {
-            // git reads a symbolic link's target as if it were the file.
+            // git parses the target of a symbolic link like a file.
             WalkedEntry::Blob(_, id, _) if &*entry.name == ".gitattributes" => Some(id),
             _ => None,
         });
@@ -250,47 +254,48 @@ impl<'a> Walk<'a> {
         let Some(id) = rules_file.filter(|id| !id.is_empty_blob()) else {
             return self.descend(index, None);
         };
-        match self.blobs.get_mut(&id) {
-            Some(Blob::Here(bytes)) => {
+        match self.rules_files.get_mut(&id) {
+            Some(RulesFile::Kept(bytes)) => {
                 let bytes = bytes.clone();
                 self.descend(index, Some(&bytes))
             }
-            Some(Blob::Awaited(folders)) => {
+            Some(RulesFile::Pending(folders)) => {
                 folders.push(index);
                 Ok(())
             }
             None => {
-                self.blobs.insert(id, Blob::Awaited(vec![index]));
-                self.jobs.push_front(WalkTask::Read(id));
+                self.rules_files.insert(id, RulesFile::Pending(vec![index]));
+                self.tasks.push_front(WalkTask::Read(id));
                 Ok(())
             }
         }
     }
 
     fn read(&mut self, id: ObjectId, answer: Result<(Bytes, Reservation)>) -> Result<()> {
-        let Some(Blob::Awaited(folders)) = self.blobs.remove(&id) else {
+        let Some(RulesFile::Pending(folders)) = self.rules_files.remove(&id) else {
             return Ok(());
         };
         let path = folders.first().map_or_else(String::new, |&folder| {
             self.tree.folders[folder as usize].join(".gitattributes")
         });
-        let (bytes, _grant) = answer.map_err(|error| error.context(format!("reading `{path}`")))?;
+        let (bytes, _reservation) =
+            answer.map_err(|error| error.context(format!("reading `{path}`")))?;
         for folder in folders {
             self.descend(folder, Some(&bytes))?;
         }
-        if self.kept_bytes + bytes.len() <= KEPT_BYTES {
+        if self.kept_bytes + bytes.len() <= MAX_KEPT_BYTES {
             self.kept_bytes += bytes.len();
-            self.blobs.insert(id, Blob::Here(bytes));
+            self.rules_files.insert(id, RulesFile::Kept(bytes));
         }
         Ok(())
     }
 
-    /// Finds what the rules say about each entry of a folder, and lists its subfolders.
+    /// Matches each entry of a folder against the rules, and lists the subfolders.
     fn descend(&mut self, index: u32, rules_file: Option<&Bytes>) -> Result<()> {
         let at = index as usize;
         let mut rules = self.rules[at]
             .take()
-            .expect("because a folder is descended into once");
+            .expect("because each folder is listed once");
         let path = self.tree.folders[at].path.clone();
         if let Some(bytes) = rules_file {
             rules = self.attributes.add(&rules, &path, bytes)?;
@@ -314,9 +319,9 @@ impl<'a> Walk<'a> {
                         Arc::clone(&rules),
                     )?);
                 }
-                WalkedEntry::Blob(kind, _, conversion) if *kind != EntryMode::Symlink => {
-                    let wanted = Conversion::new(&found, &path)?;
-                    *conversion = self.tree.conversions.intern(wanted);
+                WalkedEntry::Blob(mode, _, conversion) if *mode != EntryMode::Link => {
+                    let selected = Conversion::new(&found, &path)?;
+                    *conversion = self.tree.conversions.intern(selected);
                 }
                 WalkedEntry::Blob(..) | WalkedEntry::Submodule => {}
             }
@@ -326,50 +331,25 @@ impl<'a> Walk<'a> {
     }
 
     fn finish(mut self) -> Tree {
-        let kept = self.blobs.into_iter().filter_map(|(id, blob)| match blob {
-            Blob::Here(bytes) => Some((id, bytes)),
-            Blob::Awaited(_) => None,
-        });
+        let kept = self
+            .rules_files
+            .into_iter()
+            .filter_map(|(id, blob)| match blob {
+                RulesFile::Kept(bytes) => Some((id, bytes)),
+                RulesFile::Pending(_) => None,
+            });
         self.tree.kept = kept.collect();
         self.tree
     }
 }
 
-/// The entries of a listing in git's order, checked.
-fn sorted(path: &str, tree: ObjectId, listing: codecommit::TreeListing) -> Result<Vec<Entry>> {
-    let folders = listing
-        .folders
-        .into_iter()
-        .map(|(name, id)| (name, WalkedEntry::Folder(id.object_id(), None)));
-    let blobs = listing
-        .blobs
-        .into_iter()
-        .map(|(name, kind, id)| (name, WalkedEntry::Blob(kind, id.object_id(), UNCHANGED)));
-    // Submodules are rare: their ids are needed only to recompute a tree's.
-    let submodules: HashMap<String, ObjectId> = listing
-        .submodules
-        .into_iter()
-        .map(|(name, id)| (name, id.object_id()))
-        .collect();
-    let mut entries: Vec<Entry> = folders
-        .chain(blobs)
-        .chain(
-            submodules
-                .keys()
-                .cloned()
-                .map(|name| (name, WalkedEntry::Submodule)),
-        )
-        .map(|(name, node)| Entry {
-            name: name.into(),
-            node,
-            ignored: false,
-        })
-        .collect();
-    entries.sort_unstable_by(|a, b| sort_key(a).cmp(sort_key(b)));
+/// Checks the entries of a listing and returns them in git's order.
+fn sorted(path: &str, tree: ObjectId, listing: TreeListing) -> Result<Vec<Entry>> {
+    let mut listed = listing.entries;
+    listed.sort_unstable_by(ListedEntry::git_order);
 
-    let mut names = HashSet::with_capacity(entries.len());
-    for entry in &entries {
-        let name = &*entry.name;
+    let mut names = HashSet::with_capacity(listed.len());
+    for ListedEntry { name, .. } in &listed {
         if name.is_empty()
             || name == "."
             || name == ".."
@@ -388,8 +368,10 @@ fn sorted(path: &str, tree: ObjectId, listing: codecommit::TreeListing) -> Resul
             ));
         }
     }
-    if entries.iter().any(|entry| entry.name.contains('\u{fffd}'))
-        && tree_id(&entries, &submodules, tree.kind()) != Some(tree)
+    // A name with U+FFFD may be the true one, or text in place of bytes that are not UTF-8:
+    // only for the true one the id matches.
+    if names.iter().any(|name| name.contains('\u{fffd}'))
+        && tree_id(tree.kind(), &listed).ok() != Some(tree)
     {
         return Err(
             corrupt(path, "has an entry whose name is not UTF-8").with_hint(
@@ -397,40 +379,20 @@ fn sorted(path: &str, tree: ObjectId, listing: codecommit::TreeListing) -> Resul
             ),
         );
     }
-    Ok(entries)
-}
-
-/// git compares a folder's name as if it ended in a slash.
-fn sort_key(entry: &Entry) -> impl Iterator<Item = u8> + '_ {
-    let slash = matches!(entry.node, WalkedEntry::Folder(..)).then_some(b'/');
-    entry.name.bytes().chain(slash)
-}
-
-/// The id of the tree object that holds these entries.
-fn tree_id(
-    entries: &[Entry],
-    submodules: &HashMap<String, ObjectId>,
-    kind: gix_hash::Kind,
-) -> Option<ObjectId> {
-    let mut tree = Vec::new();
-    for entry in entries {
-        let (mode, id) = match entry.node {
-            WalkedEntry::Folder(id, _) => ("40000", id),
-            WalkedEntry::Blob(EntryMode::File, id, _) => ("100644", id),
-            WalkedEntry::Blob(EntryMode::Executable, id, _) => ("100755", id),
-            WalkedEntry::Blob(EntryMode::Symlink, id, _) => ("120000", id),
-            WalkedEntry::Submodule => ("160000", *submodules.get(&*entry.name)?),
-        };
-        tree.extend_from_slice(mode.as_bytes());
-        tree.push(b' ');
-        tree.extend_from_slice(entry.name.as_bytes());
-        tree.push(0);
-        tree.extend_from_slice(id.as_slice());
-    }
-    let mut hasher = gix_hash::hasher(kind);
-    hasher.update(format!("tree {}\0", tree.len()).as_bytes());
-    hasher.update(&tree);
-    hasher.try_finalize().ok()
+    let entries = listed
+        .into_iter()
+        .map(|ListedEntry { name, mode, id }| Entry {
+            name: name.into(),
+            node: match mode {
+                EntryMode::Tree => WalkedEntry::Folder(id, None),
+                EntryMode::Commit => WalkedEntry::Submodule,
+                EntryMode::Blob | EntryMode::BlobExecutable | EntryMode::Link => {
+                    WalkedEntry::Blob(mode, id, UNCHANGED)
+                }
+            },
+            ignored: false,
+        });
+    Ok(entries.collect())
 }
 
 fn corrupt(path: &str, what: &str) -> Error {

@@ -1,14 +1,14 @@
-//! Writes a zip as a stream: bytes that are out are never changed again, so that they can
-//! leave as parts while the rest is being fetched.
+//! Writes a zip as a stream: bytes that were taken are never changed, so they can be sent as
+//! parts while the remaining files are fetched.
 //!
-//! Every header is the `zip` crate's. It keeps some hundred bytes for each entry until
-//! the end, which would let memory grow with the number of files; so a writer of its is
-//! closed after [`ENTRIES_PER_WRITER`] entries, its part of the central directory is kept
-//! as it is on disk (about 60 bytes and the name), and the next writer goes on at the
-//! same offset. Only the end of the central directory is put together here.
+//! The `zip` crate writes every header. A `ZipWriter` keeps some hundred bytes for each entry
+//! until the end, so memory would grow with the number of files. Therefore a `ZipWriter` is
+//! closed after [`ENTRIES_PER_WRITER`] entries, its part of the central directory is kept as
+//! encoded (about 60 bytes and the name for each entry), and the next `ZipWriter` continues
+//! at the same offset. Only the records after the central directory are encoded here.
 //!
-//! Sizes and checksums stand in the local headers, never in data descriptors, which some
-//! readers refuse for stored entries.
+//! Sizes and checksums are in the local headers, never in data descriptors, because some
+//! readers refuse data descriptors for stored entries.
 
 use std::io::{self, Cursor, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,32 +20,32 @@ use zip::result::ZipError;
 use zip::write::{FileOptions, FullFileOptions, PreparedZipFile, ZipWriter};
 use zip::{CompressionMethod, DateTime, System};
 
-use crate::codecommit::EntryMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::object::EntryMode;
 
 const ENTRIES_PER_WRITER: usize = 1024;
 
-/// How much room is added at once to bytes that wait; doubling would waste megabytes.
-const GROWTH: usize = 1024 * 1024;
+/// Growth of the buffer of waiting bytes, in bytes; doubling would waste megabytes.
+const GROWTH_BYTES: usize = 1024 * 1024;
 
-/// How hard entries are deflated.
-pub(super) const LEVEL: u32 = 6;
+/// Compression level of deflate, 0 to 9.
+pub(super) const DEFLATE_LEVEL: u32 = 6;
 
 /// The extra field of the modification time, "UT".
 const TIME_FIELD: [u8; 2] = *b"UT";
 
-/// What "UT" is called until a header is in the stream: the crate leaves out fields that
-/// it knows when it copies an entry without unpacking it.
+/// Temporary id of the "UT" field until a header is in the stream, because the crate drops
+/// the extra fields it knows when it copies an entry without unpacking it.
 const TIME_FIELD_IN_CRATE: [u8; 2] = *b"bl";
 
-/// Above these, the end of the central directory needs its 64-bit form.
+/// Maximum values of a central directory without the 64-bit records.
 const MAX_ENTRIES_32: u64 = 0xffff;
 const MAX_OFFSET_32: u64 = 0xffff_ffff;
 
-/// What makes an entry need sizes of 64 bits.
+/// Size from which an entry needs sizes of 64 bits, in bytes.
 const MAX_SIZE_32: u64 = 0xffff_ffff;
 
-/// What all entries of an archive have in common.
+/// Fields that all entries of an archive share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EntryDefaults {
     seconds: i64,
@@ -57,8 +57,8 @@ pub(super) struct EntryDefaults {
 pub(super) struct PackedEntry(Box<[u8]>);
 
 impl EntryDefaults {
-    /// The time of `seconds` since the epoch, in UTC: DOS fields know no zone. They reach
-    /// from 1980 to 2107; times outside become the nearest.
+    /// Dates entries at `seconds` since the epoch, in UTC because DOS fields have no zone.
+    /// DOS times range from 1980 to 2107; other times are clamped.
     pub(super) fn new(seconds: i64) -> Self {
         let first = DateTime::DEFAULT;
         let last = DateTime::from_date_and_time(2107, 12, 31, 23, 59, 58).unwrap_or(first);
@@ -85,17 +85,19 @@ impl EntryDefaults {
         }
     }
 
-    /// Options as git's own headers: made by DOS, and by Unix for what needs a mode.
-    fn options(
-        self,
-        system: System,
-        attributes: u32,
-    ) -> ZipResult<FullFileOptions<'static, 'static>> {
+    /// Returns the options of a header, equal to those that git writes.
+    fn options(self, mode: EntryMode) -> ZipResult<FullFileOptions<'static, 'static>> {
+        let (system, attributes) = match mode {
+            EntryMode::Blob => (System::Dos, 0),
+            EntryMode::BlobExecutable => (System::Unix, 0o100_755 << 16),
+            EntryMode::Link => (System::Unix, 0o120_777 << 16),
+            EntryMode::Tree | EntryMode::Commit => (System::Dos, 0x10),
+        };
         let mut options = FileOptions::default()
             .system(system)
             .external_attributes(attributes)
             .last_modified_time(self.dos);
-        // Only the modification time follows, 32 bits of it.
+        // Flag 1: only the modification time is present, as 32 bits.
         let mut extra = [1, 0, 0, 0, 0];
         extra[1..].copy_from_slice(&self.seconds.to_le_bytes()[..4]);
         options.add_extra_field(u16::from_le_bytes(TIME_FIELD_IN_CRATE), extra, false)?;
@@ -106,10 +108,10 @@ impl EntryDefaults {
 type ZipResult<T> = std::result::Result<T, ZipError>;
 
 impl PackedEntry {
-    /// Compresses `bytes`; stores them where that is shorter, as git does.
-    pub(super) fn new(bytes: &[u8], kind: EntryMode, stamp: EntryDefaults) -> Result<Self> {
-        let pack = |method| Self::with_method(bytes, kind, stamp, method);
-        let stores = kind == EntryMode::Symlink || bytes.is_empty();
+    /// Deflates `bytes`, or stores them where that is shorter, as git does.
+    pub(super) fn new(bytes: &[u8], mode: EntryMode, defaults: EntryDefaults) -> Result<Self> {
+        let pack = |method| Self::with_method(bytes, mode, defaults, method);
+        let stores = mode == EntryMode::Link || bytes.is_empty();
         if !stores {
             let packed = pack(CompressionMethod::Deflated).map_err(defect)?;
             let archive = ZipArchive::new(Cursor::new(&*packed.0));
@@ -126,21 +128,16 @@ impl PackedEntry {
 
     fn with_method(
         bytes: &[u8],
-        kind: EntryMode,
-        stamp: EntryDefaults,
+        mode: EntryMode,
+        defaults: EntryDefaults,
         method: CompressionMethod,
     ) -> ZipResult<Self> {
-        let (system, attributes) = match kind {
-            EntryMode::File => (System::Dos, 0),
-            EntryMode::Executable => (System::Unix, 0o100_755 << 16),
-            EntryMode::Symlink => (System::Unix, 0o120_777 << 16),
-        };
         let deflates = method == CompressionMethod::Deflated;
-        let options = stamp
-            .options(system, attributes)?
+        let options = defaults
+            .options(mode)?
             .compression_method(method)
-            .compression_level(deflates.then_some(LEVEL.into()));
-        // Hardly ever exceeded; pages that are not written take no memory.
+            .compression_level(deflates.then_some(DEFLATE_LEVEL.into()));
+        // Rarely exceeded; pages that are not written take no memory.
         let capacity = bytes.len() + 512;
         let mut writer = ZipWriter::new(Cursor::new(Vec::with_capacity(capacity)));
         writer.start_file("", options)?;
@@ -148,7 +145,7 @@ impl PackedEntry {
         Ok(Self(writer.finish()?.into_inner().into_boxed_slice()))
     }
 
-    /// How many bytes this holds.
+    /// Returns the size in memory, in bytes.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -161,13 +158,13 @@ pub(super) struct ZipEntryWriter {
     entries_of_writer: usize,
     entries: u64,
     directory: Vec<u8>,
-    // What the writer does not know: its entries, by number, that came as streams.
+    // Sizes of streamed entries, by number of the entry, which the writer does not know.
     streamed: Vec<(usize, EntrySizes)>,
-    stamp: EntryDefaults,
+    defaults: EntryDefaults,
 }
 
 impl ZipEntryWriter {
-    pub(super) fn new(stamp: EntryDefaults) -> Self {
+    pub(super) fn new(defaults: EntryDefaults) -> Self {
         let stream = Stream::default();
         Self {
             writer: ZipWriter::new(stream.clone()),
@@ -176,19 +173,20 @@ impl ZipEntryWriter {
             entries: 0,
             directory: Vec::new(),
             streamed: Vec::new(),
-            stamp,
+            defaults,
         }
     }
 
     /// Adds a folder or submodule; `path` ends in a slash.
     pub(super) fn add_folder(&mut self, path: &str) -> Result<()> {
         let options = self
-            .stamp
-            .options(System::Dos, 0x10)
+            .defaults
+            .options(EntryMode::Tree)
             .map_err(|error| refused(path, error))?
             .compression_method(CompressionMethod::Stored);
         let start = self.waiting();
-        // A prepared file is written in one go; a started one is patched later.
+        // A prepared file is written at once, whereas the header of a started file is patched
+        // later.
         PreparedZipFile::from_data(path, options, b"")
             .and_then(|folder| self.writer.add_prepared_file(folder))
             .map_err(|error| refused(path, error))?;
@@ -206,31 +204,28 @@ impl ZipEntryWriter {
         self.added(start)
     }
 
-    /// Adds the header of an entry whose content follows by [`append`](Self::append): so
-    /// many bytes as were measured, before the next entry is added.
+    /// Adds the header of an entry. The content, whose checksum and sizes are `sizes`, must
+    /// be added by [`append`](Self::append) before the next entry.
     pub(super) fn add_header(
         &mut self,
         path: &str,
-        kind: EntryMode,
-        measured: EntrySizes,
+        mode: EntryMode,
+        sizes: EntrySizes,
     ) -> Result<()> {
-        if measured.size >= MAX_SIZE_32 || measured.packed_size >= MAX_SIZE_32 {
+        if sizes.size >= MAX_SIZE_32 || sizes.packed_size >= MAX_SIZE_32 {
             let path = path.escape_debug();
             return Err(Error::new(
                 ErrorKind::FileTooLarge,
-                format!(
-                    "`{path}` has {} bytes, and 4 GiB are the most",
-                    measured.size
-                ),
+                format!("`{path}` has {} bytes; the maximum is 4 GiB", sizes.size),
             ));
         }
-        let method = if measured.deflated {
+        let method = if sizes.deflated {
             CompressionMethod::Deflated
         } else {
             CompressionMethod::Stored
         };
-        // An empty entry has the same header, but for what was measured.
-        let empty = PackedEntry::with_method(b"", kind, self.stamp, method).map_err(defect)?;
+        // The header of an empty entry differs only in checksum and sizes.
+        let empty = PackedEntry::with_method(b"", mode, self.defaults, method).map_err(defect)?;
         let mut source = ZipArchive::new(Cursor::new(&*empty.0)).map_err(defect)?;
         let file = source.by_index_raw(0).map_err(defect)?;
         let start = self.waiting();
@@ -240,14 +235,14 @@ impl ZipEntryWriter {
         let patched = self.stream.with(|state| {
             let header = &mut state.bytes[start..];
             let length = 30 + short(header, 26)? + short(header, 28)?;
-            measured.write_to(header.get_mut(14..26)?);
-            let gone = header.len().checked_sub(length)?;
+            sizes.write_to(header.get_mut(14..26)?);
+            let removed = header.len().checked_sub(length)?;
             state.bytes.truncate(start + length);
-            state.position -= gone as u64;
+            state.position -= removed as u64;
             Some(())
         });
         patched.ok_or_else(no_header)?;
-        self.streamed.push((self.entries_of_writer, measured));
+        self.streamed.push((self.entries_of_writer, sizes));
         self.added(start)
     }
 
@@ -257,25 +252,25 @@ impl ZipEntryWriter {
         written.map_err(|error| defect(error.into()))
     }
 
-    /// How many bytes wait to be taken.
+    /// Returns the number of bytes that wait to be taken.
     pub(super) fn waiting(&self) -> usize {
         self.stream.with(|state| state.bytes.len())
     }
 
-    /// Takes the first `most` bytes that wait, or all of them.
-    pub(super) fn take(&mut self, most: usize) -> Vec<u8> {
+    /// Takes up to `max_bytes` of the waiting bytes.
+    pub(super) fn take(&mut self, max_bytes: usize) -> Vec<u8> {
         self.stream.with(|state| {
-            if state.bytes.len() <= most {
+            if state.bytes.len() <= max_bytes {
                 return std::mem::take(&mut state.bytes);
             }
-            // A copy of its own size: a part must not keep the capacity of what waits.
-            let part = state.bytes[..most].to_vec();
-            state.bytes.drain(..most);
+            // A copy, because a part must not keep the capacity of the whole buffer.
+            let part = state.bytes[..max_bytes].to_vec();
+            state.bytes.drain(..max_bytes);
             part
         })
     }
 
-    /// Ends the archive with `comment`; returns how many bytes it has in all.
+    /// Ends the archive with `comment`; returns the size of the archive in bytes.
     pub(super) fn finish(&mut self, comment: &str) -> Result<u64> {
         self.close_writer()?;
         let start = self.stream.with(|state| state.position);
@@ -289,7 +284,7 @@ impl ZipEntryWriter {
         Ok(self.stream.with(|state| state.position))
     }
 
-    /// Counts the entry whose local header starts at `start` of what waits.
+    /// Counts the entry whose local header starts at `start` of the waiting bytes.
     fn added(&mut self, start: usize) -> Result<()> {
         self.stream
             .with(|state| name_time_field(&mut state.bytes[start..], 26, 30))
@@ -302,7 +297,7 @@ impl ZipEntryWriter {
         Ok(())
     }
 
-    /// Lets the writer write its central directory, but not into the stream.
+    /// Closes the writer, and moves its central directory from the stream to `directory`.
     fn close_writer(&mut self) -> Result<()> {
         let next = ZipWriter::new(self.stream.clone());
         let writer = std::mem::replace(&mut self.writer, next);
@@ -319,8 +314,8 @@ impl ZipEntryWriter {
         let mut streamed = std::mem::take(&mut self.streamed).into_iter().peekable();
         for number in 0..entries {
             let record = &mut tail[length..];
-            if let Some((_, measured)) = streamed.next_if(|(streamed, _)| *streamed == number) {
-                measured.write_to(record.get_mut(16..28).ok_or_else(no_header)?);
+            if let Some((_, sizes)) = streamed.next_if(|(streamed, _)| *streamed == number) {
+                sizes.write_to(record.get_mut(16..28).ok_or_else(no_header)?);
             }
             length += directory_record(record).ok_or_else(no_time)?;
         }
@@ -329,8 +324,7 @@ impl ZipEntryWriter {
     }
 }
 
-/// Puts the record of the central directory at the start of `bytes` right; returns how
-/// long it is.
+/// Corrects the record of the central directory at the start of `bytes`; returns its length.
 fn directory_record(bytes: &mut [u8]) -> Option<usize> {
     if !bytes.starts_with(b"PK\x01\x02") {
         return None;
@@ -339,8 +333,8 @@ fn directory_record(bytes: &mut [u8]) -> Option<usize> {
     Some(46 + short(bytes, 28)? + short(bytes, 30)? + short(bytes, 32)?)
 }
 
-/// Gives the time field its true name, in a header with the length of the entry's name at
-/// `length_at` and the name itself at `name_at`.
+/// Sets the id of the time field, in a header with the length of the entry's name at
+/// `length_at` and the name at `name_at`.
 fn name_time_field(header: &mut [u8], length_at: usize, name_at: usize) -> Option<()> {
     let at = name_at + short(header, length_at)?;
     let field = header.get_mut(at..at + 2)?;
@@ -356,7 +350,7 @@ fn short(bytes: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
 }
 
-/// What a header of the zip says of an entry's content.
+/// Checksum and sizes of an entry, as its headers record them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntrySizes {
     pub(super) crc: u32,
@@ -366,7 +360,7 @@ pub(super) struct EntrySizes {
 }
 
 impl EntrySizes {
-    /// Writes checksum and sizes into the twelve bytes that headers have for them.
+    /// Encodes checksum and sizes into the twelve bytes of a header.
     fn write_to(&self, fields: &mut [u8]) {
         let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes();
         fields[..4].copy_from_slice(&self.crc.to_le_bytes());
@@ -376,7 +370,7 @@ impl EntrySizes {
 }
 
 fn no_header() -> Error {
-    Error::new(ErrorKind::Internal, "a header of the zip is cut off")
+    Error::new(ErrorKind::Internal, "a header of the zip is truncated")
 }
 
 fn no_time() -> Error {
@@ -416,7 +410,7 @@ fn end_of_directory(entries: u64, start: u64, length: u64, comment: &str) -> Vec
 fn refused(path: &str, error: ZipError) -> Error {
     Error::new(
         ErrorKind::Config,
-        format!("`{}` does not fit into a zip", path.escape_debug()),
+        format!("`{}` cannot be an entry of a zip", path.escape_debug()),
     )
     .with_source(error)
 }
@@ -425,7 +419,7 @@ fn defect(error: ZipError) -> Error {
     Error::new(ErrorKind::Internal, "the zip cannot be written").with_source(error)
 }
 
-/// Where a zip writer writes: bytes that wait to be taken, at a position that only grows.
+/// The output of a zip writer: bytes that wait to be taken, at a position that only grows.
 #[derive(Debug, Clone, Default)]
 struct Stream(Arc<Mutex<StreamState>>);
 
@@ -444,10 +438,10 @@ impl Stream {
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.with(|state| {
-            if state.bytes.len() > GROWTH {
+            if state.bytes.len() > GROWTH_BYTES {
                 let free = state.bytes.capacity() - state.bytes.len();
                 if free < bytes.len() {
-                    state.bytes.reserve_exact(bytes.len().max(GROWTH));
+                    state.bytes.reserve_exact(bytes.len().max(GROWTH_BYTES));
                 }
             }
             state.bytes.extend_from_slice(bytes);
@@ -469,7 +463,7 @@ impl Seek for Stream {
             SeekFrom::Start(start) if start == position => Ok(position),
             _ => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "what is written is on its way",
+                "written bytes cannot be changed",
             )),
         }
     }

@@ -4,7 +4,17 @@
 //! The SDK's own retries are off: [`crate::retry`] decides. Used by the `client` modules
 //! of the services and by programs; nothing else sees an SDK type.
 
+mod git_http;
+#[cfg(feature = "client")]
+#[cfg_attr(
+    not(feature = "codecommit"),
+    expect(
+        dead_code,
+        reason = "the client of CodeCommit alone holds answers back"
+    )
+)]
 mod response_body;
+#[cfg(feature = "client")]
 mod sdk_error;
 
 use std::time::Duration;
@@ -21,48 +31,55 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::retry::RetryConfig;
+#[cfg(feature = "s3")]
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub(crate) use response_body::{BodyGate, IdleTimeout};
-pub(crate) use sdk_error::{ApiCall, SdkFailure, corrupt};
+pub use git_http::{HttpSettings, git_http};
+#[cfg(feature = "codecommit")]
+pub(crate) use response_body::BodyGate;
+#[cfg(feature = "client")]
+pub(crate) use response_body::IdleTimeout;
+#[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
+pub(crate) use sdk_error::corrupt;
+#[cfg(feature = "client")]
+pub(crate) use sdk_error::{ApiCall, SdkFailure};
 
-/// The longest wait for a connection. A host that is there answers within milliseconds;
-/// longer than one lost SYN (1 s) and its repetition.
+/// Maximum wait for a connection: longer than one lost SYN (1 s) and its repetition,
+/// because a reachable host answers within milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
 
-/// The longest wait from the first byte of a request to the headers of its answer. It
-/// covers the sending of a part of 64 MiB at 10 Mbit/s and the time that S3 takes over
+/// Maximum wait from the first byte of a request to the headers of its answer. Covers
+/// sending a part of 64 MiB at 10 Mbit/s, and the time that S3 needs for
 /// `CompleteMultipartUpload`.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The longest silence in the middle of an answer. It runs only while the answer is being
-/// read: one that branchline itself holds back (see
-/// [`BlobAdmission`](crate::codecommit::BlobAdmission)) is not cut. That is why the SDK's attempt
-/// timeout and stalled-stream protection, which cannot tell the two apart, are off.
+/// Maximum pause within an answer. The timer runs only while the answer is being read, so
+/// that an answer that branchline itself delays (see
+/// [`BlobAdmission`](crate::codecommit::BlobAdmission)) is not cut. The SDK's attempt timeout and
+/// stalled-stream protection are off, because they cannot distinguish the two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a program may say beside what the `AWS_*` variables say.
+/// Overrides of the `AWS_*` variables.
 #[derive(Debug, Clone, Default)]
 pub struct AwsOverrides {
-    /// The region; `AWS_REGION` or the profile's when `None`.
+    /// Region; `AWS_REGION` or the profile's when `None`.
     pub region: Option<String>,
-    /// The profile; `AWS_PROFILE` when `None`.
+    /// Profile; `AWS_PROFILE` when `None`.
     pub profile: Option<String>,
-    /// The endpoint of all services; `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, .. when
+    /// Endpoint of all services; `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, .. when
     /// `None`.
     pub endpoint_url: Option<String>,
 }
 
-/// The access key that [`Aws::fixed`] signs with.
+/// Access key that [`Aws::fixed`] signs with.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the names are AWS's")]
 pub struct AccessKey {
-    /// The access key id.
     pub id: String,
-    /// The secret access key.
     pub secret: String,
-    /// The session token of temporary credentials.
+    /// Set for temporary credentials.
     pub session_token: Option<String>,
 }
 
@@ -72,7 +89,7 @@ impl std::fmt::Debug for AccessKey {
     }
 }
 
-/// The configuration of the SDK, shared by all clients.
+/// Configuration of the SDK, shared by all clients.
 #[derive(Debug, Clone)]
 pub struct Aws {
     sdk: SdkConfig,
@@ -82,23 +99,23 @@ pub struct Aws {
 impl Aws {
     /// Reads the environment and the profile files as AWS documents it for its SDKs
     /// (`AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL_S3`,
-    /// `AWS_REQUEST_CHECKSUM_CALCULATION`, ..). Makes no request: credentials are looked
-    /// for when the first one is made. With a region and keys in the environment, as in
-    /// Lambda, the instance metadata service is never asked.
-    pub async fn load(settings: AwsOverrides) -> Result<Self> {
+    /// `AWS_REQUEST_CHECKSUM_CALCULATION`, ..). Makes no request: credentials are resolved
+    /// with the first one. With a region and keys in the environment, as in Lambda, the
+    /// instance metadata service is never called.
+    pub async fn load(overrides: AwsOverrides) -> Result<Self> {
         let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http_client())
             .app_name(app_name())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        if let Some(region) = settings.region {
+        if let Some(region) = overrides.region {
             loader = loader.region(Region::new(region));
         }
-        if let Some(profile) = settings.profile {
+        if let Some(profile) = overrides.profile {
             loader = loader.profile_name(profile);
         }
-        if let Some(endpoint_url) = settings.endpoint_url {
+        if let Some(endpoint_url) = overrides.endpoint_url {
             loader = loader.endpoint_url(endpoint_url);
         }
         let sdk = loader.load().await;
@@ -112,7 +129,8 @@ impl Aws {
         })
     }
 
-    /// A configuration that reads nothing: one endpoint for all services, one key.
+    /// Makes a configuration without reading the environment: one endpoint for all services,
+    /// one key.
     pub fn fixed(region: &str, endpoint_url: &str, key: &AccessKey) -> Self {
         let credentials = Credentials::new(
             &key.id,
@@ -138,7 +156,7 @@ impl Aws {
         }
     }
 
-    /// The same in another region.
+    /// Returns this configuration with another region.
     #[must_use]
     pub fn with_region(&self, region: &str) -> Self {
         let builder = self.sdk.to_builder();
@@ -148,30 +166,33 @@ impl Aws {
         }
     }
 
-    /// Shortens or lengthens the longest silence in the middle of an answer.
+    /// Sets the maximum pause within an answer.
     #[must_use]
     pub fn with_idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = idle_timeout;
         self
     }
 
-    /// The SDK's own form, for a program that makes further clients of it.
+    /// Returns the SDK's configuration, for programs that make further clients.
     pub fn sdk(&self) -> &SdkConfig {
         &self.sdk
     }
 
-    /// The region.
+    /// Returns the region.
     pub fn region(&self) -> &str {
         self.sdk.region().map_or("", AsRef::as_ref)
     }
 
-    /// What every client of ours adds: cuts answers that fall silent.
+    /// Returns the interceptor that every client adds, which fails answers that pause too
+    /// long.
+    #[cfg(feature = "client")]
     pub(crate) fn idle_timeout(&self) -> IdleTimeout {
         IdleTimeout(self.idle_timeout)
     }
 
-    /// Whether requests to a service go somewhere else than to AWS, as the SDK finds it
-    /// out: `id` as in `AWS_ENDPOINT_URL_<ID>`.
+    /// Returns whether requests to a service go elsewhere than to AWS, by the SDK's rules;
+    /// `id` as in `AWS_ENDPOINT_URL_<ID>`.
+    #[cfg(feature = "s3")]
     pub(crate) fn has_endpoint_override(&self, id: &str) -> bool {
         let of_service = || {
             let key = ServiceConfigKey::builder()
@@ -197,8 +218,8 @@ fn timeouts() -> TimeoutConfig {
         .build()
 }
 
-/// The one HTTP client: rustls over ring with the system's certificates; speaks plain
-/// HTTP where an endpoint says `http://`.
+/// Makes the HTTP client: rustls over ring with the system's certificates, and plain HTTP
+/// for endpoints with `http://`.
 fn http_client() -> SharedHttpClient {
     let client = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(
@@ -208,9 +229,9 @@ fn http_client() -> SharedHttpClient {
     SharedHttpClient::new(OnFirstRequest(client))
 }
 
-/// Reads the system's certificates when the first request is made, not when a client is:
-/// that is most of the time that a function's start would take. The client itself does so
-/// while its configuration is validated, which is left out here.
+/// HTTP client that reads the system's certificates with the first request, because reading
+/// them is most of a function's start time. The inner client reads them when its
+/// configuration is validated, which is left out here.
 #[derive(Debug)]
 struct OnFirstRequest(SharedHttpClient);
 

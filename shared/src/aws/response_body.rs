@@ -1,4 +1,4 @@
-//! Bodies of answers: cut when they fall silent, held back until they are admitted.
+//! Response bodies: idle timeout, and admission before reading.
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
-/// Fails an answer that sends nothing for this long while it is being read.
+/// Fails an answer that pauses longer than this while it is being read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdleTimeout(pub(crate) Duration);
 
@@ -39,7 +39,7 @@ impl Intercept for IdleTimeout {
         *body = SdkBody::from_body_1_x(IdleBody {
             inner: Box::pin(inner),
             limit: self.0,
-            silence: None,
+            pause: None,
         });
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Intercept for IdleTimeout {
 struct IdleBody {
     inner: Pin<Box<SdkBody>>,
     limit: Duration,
-    silence: Option<Pin<Box<Sleep>>>,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body for IdleBody {
@@ -61,15 +61,15 @@ impl Body for IdleBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if let Poll::Ready(frame) = this.inner.as_mut().poll_frame(cx) {
-            this.silence = None;
+            this.pause = None;
             return Poll::Ready(frame);
         }
         let limit = this.limit;
-        let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(silence.as_mut().poll(cx));
+        let pause = this.pause.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(pause.as_mut().poll(cx));
         let error = io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("the answer fell silent for {} s", limit.as_secs_f32()),
+            format!("the answer paused for {} s", limit.as_secs_f32()),
         );
         Poll::Ready(Some(Err(error.into())))
     }
@@ -83,20 +83,20 @@ impl Body for IdleBody {
     }
 }
 
-/// Holds the body of one successful answer back until its reader is told to go on.
+/// Delays the body of one successful answer until the caller admits it.
 ///
-/// The body lives inside the SDK's future and must be `'static`; who admits it is only
-/// borrowed. So the two talk over channels: the gate sends the answer's length and waits,
-/// the caller admits and opens.
+/// The body is part of the SDK's future and must be `'static`, but the caller's admission
+/// is borrowed. Therefore the two communicate over channels: the gate sends the answer's
+/// length and waits; the caller admits the answer and opens the gate.
 #[derive(Debug)]
 pub(crate) struct BodyGate(Mutex<Option<GateChannels>>);
 
 type GateChannels = (oneshot::Sender<Option<u64>>, oneshot::Receiver<()>);
 
-/// The caller's side of a [`BodyGate`].
+/// Caller's side of a [`BodyGate`].
 #[derive(Debug)]
 pub(crate) struct BodyAdmitter {
-    /// Receives the answer's length in bytes, `None` when its headers do not tell.
+    /// Receives the answer's length in bytes; `None` if its headers lack it.
     pub(crate) length: oneshot::Receiver<Option<u64>>,
     /// Opens the gate.
     pub(crate) open: oneshot::Sender<()>,
@@ -104,9 +104,9 @@ pub(crate) struct BodyAdmitter {
 
 impl BodyGate {
     pub(crate) fn new() -> (Self, BodyAdmitter) {
-        let (tell, length) = oneshot::channel();
+        let (send_length, length) = oneshot::channel();
         let (open, opened) = oneshot::channel();
-        let gate = Self(Mutex::new(Some((tell, opened))));
+        let gate = Self(Mutex::new(Some((send_length, opened))));
         (gate, BodyAdmitter { length, open })
     }
 }
@@ -114,7 +114,7 @@ impl BodyGate {
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
 impl Intercept for BodyGate {
     fn name(&self) -> &'static str {
-        "Gate"
+        "BodyGate"
     }
 
     fn modify_before_deserialization(
@@ -124,21 +124,20 @@ impl Intercept for BodyGate {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response_mut();
-        // An error's answer is small, and nobody waits to admit it.
+        // The body of an error is small, and the caller does not wait to admit it.
         if !response.status().is_success() {
             return Ok(());
         }
-        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((tell, opened)) = ends else {
+        let channels = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((send_length, opened)) = channels else {
             return Ok(());
         };
         let length = response
             .headers()
             .get("content-length")
             .and_then(|text| text.parse().ok());
-        // Fails when the call is gone: then its future, and this body with it, is about to
-        // be dropped.
-        let _ = tell.send(length);
+        // Fails when the call was dropped; then this body is dropped too.
+        let _ = send_length.send(length);
         let body = response.body_mut();
         let inner = std::mem::replace(body, SdkBody::taken());
         *body = SdkBody::from_body_1_x(GatedBody {

@@ -1,6 +1,5 @@
-//! What the SDK's errors say, in plain words: the part of the conversion to
-//! [`Error`] that all services share. What a code means for one service is in that
-//! service's `client` module.
+//! Conversion of the SDK's errors to [`Error`], as far as all services share it. Codes of
+//! one service are converted in that service's `client` module.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,7 +11,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::error::{Error, ErrorKind};
 
-/// Codes by which services ask for fewer requests, beside HTTP status 429.
+/// Codes of throttled requests, in addition to HTTP status 429.
 const THROTTLING: &[&str] = &[
     "BandwidthLimitExceeded",
     "LimitExceededException",
@@ -29,7 +28,7 @@ const THROTTLING: &[&str] = &[
     "TooManyRequestsException",
 ];
 
-/// Codes of failures of the service, some of which come with status 400.
+/// Codes of failures of the service, some of which have status 400.
 const FAILING: &[&str] = &[
     "InternalError",
     "InternalFailure",
@@ -42,7 +41,7 @@ const FAILING: &[&str] = &[
     "ServiceUnavailableException",
 ];
 
-/// Codes that refuse the request's signature, not what it asks for.
+/// Codes that refuse the request's signature.
 const CREDENTIALS: &[&str] = &[
     "ExpiredToken",
     "ExpiredTokenException",
@@ -60,37 +59,37 @@ const CREDENTIALS: &[&str] = &[
     "UnrecognizedClientException",
 ];
 
-/// The request that failed, for the message.
+/// A request, as error messages describe it.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiCall {
-    /// The service as people call it, `CodeCommit`.
+    /// Name of the service, `CodeCommit`.
     pub(crate) service: &'static str,
-    /// The operation, `GetBranch`.
+    /// Name of the operation, `GetBranch`.
     pub(crate) operation: &'static str,
-    /// What it is allowed by, `codecommit:GetBranch`.
+    /// Permission that allows the operation, `codecommit:GetBranch`.
     pub(crate) permission: &'static str,
-    /// What it is about, "branch `x` of repository `r`".
+    /// Object of the operation, "branch `x` of repository `r`".
     pub(crate) subject: String,
-    /// On what the permission must be granted, an ARN or words.
+    /// Resource that the permission must be granted on, an ARN or words.
     pub(crate) resource: String,
 }
 
-/// How far a request came.
+/// Stage at which a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FailureStage {
-    /// It was not sent: no credentials, or none that can be used.
+    /// Before sending: credentials are missing or unusable.
     Credentials,
-    /// It was not sent.
+    /// Before sending.
     Construction,
-    /// Nothing, or only a part of the answer came back.
+    /// In transit: no answer, or only a part of one.
     Transport,
     /// The service answered with an error.
     Refused,
-    /// The service answered, and we could not read it.
+    /// The service answered, and the answer is unreadable.
     Unreadable,
 }
 
-/// An SDK error taken apart.
+/// Parts of an SDK error.
 #[derive(Debug)]
 pub(crate) struct SdkFailure {
     stage: FailureStage,
@@ -100,8 +99,8 @@ pub(crate) struct SdkFailure {
     cause: Cause,
 }
 
-/// The cause of an error as text: the SDK's own errors carry the raw answer, which has no
-/// place in a log.
+/// Cause of an error as text. The SDK's own errors contain the raw answer, which must not be
+/// logged.
 #[derive(Debug)]
 struct Cause(String);
 
@@ -114,7 +113,7 @@ impl fmt::Display for Cause {
 impl StdError for Cause {}
 
 impl SdkFailure {
-    /// Takes an SDK error apart.
+    /// Splits an SDK error into its parts.
     pub(crate) fn of<E>(error: &SdkError<E, HttpResponse>) -> Self
     where
         E: StdError + ProvideErrorMetadata + 'static,
@@ -127,13 +126,13 @@ impl SdkFailure {
         let status = response.map(|response| response.status().as_u16());
         let code = error.code().filter(|code| !code.is_empty());
         let stage = match error {
-            _ if is_credentials(error) => FailureStage::Credentials,
+            _ if is_missing_credentials(error) => FailureStage::Credentials,
             SdkError::ConstructionFailure(_) => FailureStage::Construction,
             SdkError::ServiceError(_) if code.is_some() => FailureStage::Refused,
-            SdkError::ServiceError(_) => unnamed(status),
-            // The body is in memory only when all of it came.
+            SdkError::ServiceError(_) => stage_without_code(status),
+            // The body is in memory only when it is complete.
             SdkError::ResponseError(answer) if answer.raw().body().bytes().is_some() => {
-                unnamed(status)
+                stage_without_code(status)
             }
             _ => FailureStage::Transport,
         };
@@ -151,24 +150,24 @@ impl SdkFailure {
         }
     }
 
-    /// The AWS code, empty when there is none.
+    /// Returns the AWS code, empty if there is none.
     pub(crate) fn code(&self) -> &str {
         self.code.as_deref().unwrap_or_default()
     }
 
-    /// The HTTP status of the answer, 0 when none came.
+    /// Returns the HTTP status of the answer, 0 if there is none.
     pub(crate) fn status(&self) -> u16 {
         self.status.unwrap_or_default()
     }
 
-    /// Makes the error of a kind and message that the service's own table gave.
+    /// Makes an error with a kind and message chosen by the service's module.
     pub(crate) fn into_error(self, kind: ErrorKind, message: impl Into<String>) -> Error {
         Error::new(kind, message)
             .with_aws(self.code.as_deref(), self.request_id.as_deref())
             .with_source(self.cause)
     }
 
-    /// Makes the error that follows from what all services share.
+    /// Makes the error by the codes and statuses that all services share.
     pub(crate) fn into_common_error(self, call: &ApiCall) -> Error {
         let ApiCall {
             service,
@@ -197,7 +196,7 @@ impl SdkFailure {
                 self.into_error(kind, format!("{service} failed in `{operation}` of {subject}"))
             }
             (_, kind @ ErrorKind::Transport) => {
-                self.into_error(kind, format!("`{operation}` of {subject} got no whole answer"))
+                self.into_error(kind, format!("`{operation}` of {subject} got no complete answer"))
             }
             (_, kind @ ErrorKind::NotFound) => self.into_error(kind, format!("{subject} does not exist")),
             (_, kind @ ErrorKind::Conflict) => {
@@ -235,13 +234,13 @@ impl SdkFailure {
     }
 }
 
-/// An error's causes on one line. Not the SDK's own `DisplayErrorContext`: that adds the
-/// whole answer, with what is in the file that it carries.
+/// Formats an error and its causes on one line. The SDK's own `DisplayErrorContext` is not
+/// used, because it adds the whole answer, with the contents of files.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
-        // Several layers only repeat their cause.
+        // Left out where a layer only repeats its cause.
         let line = error.to_string();
         if !text.ends_with(&line) {
             text = format!("{text}: {line}");
@@ -251,9 +250,9 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-/// How far a request came whose whole answer names no code: a proxy's page, or the empty
-/// body of an answer to HEAD. Some statuses say enough by themselves.
-fn unnamed(status: Option<u16>) -> FailureStage {
+/// Returns the stage of a complete answer without a code: a proxy's page, or the empty body
+/// of an answer to HEAD. These statuses are sufficient without a code.
+fn stage_without_code(status: Option<u16>) -> FailureStage {
     match status {
         Some(301 | 307 | 401 | 403 | 404 | 405 | 409 | 412 | 416 | 429 | 500..) => {
             FailureStage::Refused
@@ -262,9 +261,9 @@ fn unnamed(status: Option<u16>) -> FailureStage {
     }
 }
 
-/// Whether no credentials could be had; a provider that failed on the way is not meant,
-/// since trying again can help.
-fn is_credentials(error: &(dyn StdError + 'static)) -> bool {
+/// Returns whether credentials are missing or misconfigured. A provider that failed in
+/// transit does not count, because a retry can succeed.
+fn is_missing_credentials(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<CredentialsError>() {
@@ -279,12 +278,13 @@ fn is_credentials(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// The error for an answer that lacks something or holds something impossible.
-pub(crate) fn corrupt(call: &ApiCall, what: impl fmt::Display) -> Error {
+/// Makes the error for an answer with a missing or impossible value.
+#[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
+pub(crate) fn corrupt(call: &ApiCall, defect: impl fmt::Display) -> Error {
     Error::new(
         ErrorKind::Corrupt,
         format!(
-            "the answer to `{}` of {} is unreadable: {what}",
+            "the answer to `{}` of {} is unreadable: {defect}",
             call.operation, call.subject
         ),
     )

@@ -5,27 +5,26 @@ use aws_sdk_codecommit::Client;
 use aws_sdk_codecommit::types::{
     FileModeTypeEnum, RepositoryMetadata, RepositoryTrigger, RepositoryTriggerEventEnum, UserInfo,
 };
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
 
+use super::client_error::{convert, convert_in};
 use super::{
-    BlobAdmission, CodeCommit, Commit, EntryMode, MAX_BLOB_BYTES, Page, Repository, Signature,
-    TreeListing, Trigger, TriggerEvent, TriggerSet,
+    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerEvent, TriggerSet,
 };
-use crate::aws::{ApiCall, Aws, BodyGate, SdkFailure, corrupt};
-use crate::error::{Error, ErrorKind, Result};
+use crate::aws::{ApiCall, Aws, BodyGate, corrupt};
+use crate::error::Result;
+use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
+use crate::git::{ObjectId, escaped_excerpt};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
 
-/// The CodeCommit of an AWS account and region.
+/// AWS CodeCommit of one account and region.
 #[derive(Debug, Clone)]
 pub struct SdkCodeCommit {
     client: Client,
 }
 
 impl SdkCodeCommit {
-    /// Makes a client; cheap to clone.
+    /// Makes a client.
     pub fn new(aws: &Aws) -> Self {
         let config = aws_sdk_codecommit::config::Builder::from(aws.sdk())
             .interceptor(aws.idle_timeout())
@@ -187,18 +186,18 @@ impl CodeCommit for SdkCodeCommit {
             .commit
             .ok_or_else(|| corrupt(&call(), "no `commit`"))?;
         Ok(Commit {
-            commit_id: parse(&call, "commitId", answer.commit_id, CommitId::new)?,
-            tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
+            id: parse(&call, "commitId", answer.commit_id, CommitId::new)?.object_id(),
+            tree: parse(&call, "treeId", answer.tree_id, TreeId::new)?.object_id(),
             parents: answer
                 .parents
                 .unwrap_or_default()
                 .into_iter()
-                .map(|id| parse(&call, "parents", Some(id), CommitId::new))
+                .map(|id| parse(&call, "parents", Some(id), CommitId::new).map(CommitId::object_id))
                 .collect::<Result<_>>()?,
             message: answer.message.unwrap_or_default(),
             author: signature(answer.author),
             committer: signature(answer.committer),
-            additional_data: answer.additional_data.unwrap_or_default(),
+            extra_headers: answer.additional_data.unwrap_or_default(),
         })
     }
 
@@ -231,42 +230,41 @@ impl CodeCommit for SdkCodeCommit {
                 format!("it is about commit `{}`", answer.commit_id),
             ));
         }
-        let mut folder = TreeListing {
-            tree_id: parse(&call, "treeId", answer.tree_id, TreeId::new)?,
-            folders: Vec::new(),
-            blobs: Vec::new(),
-            submodules: Vec::new(),
+        let id = parse(&call, "treeId", answer.tree_id, TreeId::new)?.object_id();
+        let mut entries = Vec::new();
+        let mut list = |name: String, mode: EntryMode, id: ObjectId| {
+            entries.push(ListedEntry::new(name, mode, id));
         };
         for entry in answer.sub_folders.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
             let tree = parse(&call, "treeId", entry.tree_id, TreeId::new)?;
-            folder.folders.push((name, tree));
+            list(name, EntryMode::Tree, tree.object_id());
         }
         for entry in answer.files.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
-            let kind = match entry.file_mode {
-                Some(FileModeTypeEnum::Normal) => EntryMode::File,
-                Some(FileModeTypeEnum::Executable) => EntryMode::Executable,
-                Some(FileModeTypeEnum::Symlink) => EntryMode::Symlink,
+            let mode = match entry.file_mode {
+                Some(FileModeTypeEnum::Normal) => EntryMode::Blob,
+                Some(FileModeTypeEnum::Executable) => EntryMode::BlobExecutable,
+                Some(FileModeTypeEnum::Symlink) => EntryMode::Link,
                 mode => {
                     let mode = mode.as_ref().map_or("no mode", |mode| mode.as_str());
                     return Err(corrupt(&call(), format!("`{name}` has the mode `{mode}`")));
                 }
             };
             let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
-            folder.blobs.push((name, kind, blob));
+            list(name, mode, blob.object_id());
         }
         for entry in answer.symbolic_links.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
             let blob = parse(&call, "blobId", entry.blob_id, BlobId::new)?;
-            folder.blobs.push((name, EntryMode::Symlink, blob));
+            list(name, EntryMode::Link, blob.object_id());
         }
         for entry in answer.sub_modules.unwrap_or_default() {
             let name = entry_name(&call, entry.relative_path, entry.absolute_path)?;
-            let id = parse(&call, "commitId", entry.commit_id, CommitId::new)?;
-            folder.submodules.push((name, id));
+            let commit = parse(&call, "commitId", entry.commit_id, CommitId::new)?;
+            list(name, EntryMode::Commit, commit.object_id());
         }
-        Ok(folder)
+        Ok(TreeListing { id, entries })
     }
 
     async fn get_blob(
@@ -279,7 +277,7 @@ impl CodeCommit for SdkCodeCommit {
             subject: format!("blob {blob} of repository `{repository}`"),
             ..of_repository("GetBlob", "codecommit:GetBlob", repository)
         };
-        let (gate, keeper) = BodyGate::new();
+        let (gate, admitter) = BodyGate::new();
         let request = self
             .client
             .get_blob()
@@ -289,13 +287,13 @@ impl CodeCommit for SdkCodeCommit {
             .interceptor(gate)
             .send();
         let admit = async {
-            // No length arrives when the call ends without an answer to read.
-            if let Ok(length) = keeper.length.await {
-                // The content comes as base64: three bytes in four. An answer that does not
-                // tell its length may be as large as they get.
+            // Fails when the call ends without a body.
+            if let Ok(length) = admitter.length.await {
+                // The content is base64, with three bytes in four characters. Without a
+                // length the largest size is assumed.
                 let size = length.map_or(MAX_BLOB_BYTES, |length| length / 4 * 3);
                 admission.admit(size).await;
-                let _ = keeper.open.send(());
+                let _ = admitter.open.send(());
             }
             std::future::pending::<std::convert::Infallible>().await
         };
@@ -367,7 +365,7 @@ impl CodeCommit for SdkCodeCommit {
                     .name(&trigger.name)
                     .destination_arn(&trigger.destination_arn)
                     .set_custom_data(trigger.custom_data.clone())
-                    // Sent even when empty: without the member the service refuses.
+                    // Sent even when empty, because the service requires the member.
                     .set_branches(Some(trigger.branches.clone()))
                     .set_events(Some(
                         trigger.events.iter().copied().map(event_to_sdk).collect(),
@@ -420,106 +418,6 @@ fn of_repository(
     }
 }
 
-fn convert_in<E>(
-    error: &SdkError<E, HttpResponse>,
-    call: &ApiCall,
-    repository: &RepositoryName,
-) -> Error
-where
-    E: std::error::Error + ProvideErrorMetadata + 'static,
-{
-    let failure = SdkFailure::of(error);
-    if failure.code() == "RepositoryDoesNotExistException" {
-        return failure
-            .into_error(
-                ErrorKind::NotFound,
-                format!("repository `{repository}` does not exist"),
-            )
-            .with_hint("check its name, the region and the account");
-    }
-    convert(error, call)
-}
-
-/// The conversion of CodeCommit's errors (API reference, "Errors" of each operation).
-fn convert<E>(error: &SdkError<E, HttpResponse>, call: &ApiCall) -> Error
-where
-    E: std::error::Error + ProvideErrorMetadata + 'static,
-{
-    let failure = SdkFailure::of(error);
-    let subject = &call.subject;
-    let missing = |failure: SdkFailure, hint: &str| {
-        failure
-            .into_error(ErrorKind::NotFound, format!("{subject} does not exist"))
-            .with_hint(hint)
-    };
-    match failure.code() {
-        "RepositoryDoesNotExistException" => {
-            missing(failure, "check its name, the region and the account")
-        }
-        "RepositoryNameExistsException" => {
-            failure.into_error(ErrorKind::Conflict, format!("{subject} exists already"))
-        }
-        "RepositoryLimitExceededException" => failure
-            .into_error(
-                ErrorKind::Config,
-                format!("{subject} is one more than the account may have"),
-            )
-            .with_hint("delete some, or ask AWS for a higher quota"),
-        "BranchDoesNotExistException" => missing(failure, "it was deleted, or never pushed"),
-        "CommitDoesNotExistException" | "CommitIdDoesNotExistException" => missing(
-            failure,
-            "push it; a repository without any commit has none to read",
-        ),
-        "FolderDoesNotExistException" | "PathDoesNotExistException" => {
-            missing(failure, "the commit's tree has no such folder")
-        }
-        "BlobIdDoesNotExistException" => missing(failure, "the repository has no such object"),
-        "FileTooLargeException" => failure
-            .into_error(
-                ErrorKind::FileTooLarge,
-                format!("{subject} is larger than the 6 MiB that the CodeCommit API serves"),
-            )
-            .with_hint("only git can read it"),
-        "EncryptionKeyAccessDeniedException" => failure
-            .into_error(
-                ErrorKind::AccessDenied,
-                format!("the KMS key of {subject} may not be used"),
-            )
-            .with_hint("grant `kms:Decrypt` on the repository's key to the caller's role"),
-        "EncryptionKeyDisabledException"
-        | "EncryptionKeyNotFoundException"
-        | "EncryptionKeyUnavailableException"
-        | "EncryptionKeyInvalidIdException"
-        | "EncryptionKeyInvalidUsageException" => failure
-            .into_error(
-                ErrorKind::Config,
-                format!("the KMS key of {subject} cannot be used"),
-            )
-            .with_hint("enable the key, or give the repository another one"),
-        "MaximumRepositoryTriggersExceededException" => failure
-            .into_error(
-                ErrorKind::Config,
-                format!("{subject} are more than a repository can have"),
-            )
-            .with_hint("a repository can have 10; remove some, or let one cover more branches"),
-        "MaximumBranchesExceededException" => failure
-            .into_error(
-                ErrorKind::Config,
-                format!("one of {subject} names more branches than a trigger can"),
-            )
-            .with_hint("a trigger can name 10 branches; without any it covers all"),
-        code if code.starts_with("InvalidRepositoryTrigger")
-            || code.starts_with("RepositoryTrigger") =>
-        {
-            failure.into_error(
-                ErrorKind::Config,
-                format!("CodeCommit does not accept {subject}"),
-            )
-        }
-        _ => failure.into_common_error(call),
-    }
-}
-
 fn required<T>(call: &impl Fn() -> ApiCall, member: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| corrupt(&call(), format!("no `{member}`")))
 }
@@ -534,8 +432,8 @@ fn parse<T>(
     new(&text).map_err(|error| corrupt(&call(), format!("`{member}`: {error}")))
 }
 
-/// The name of an entry in its folder: the last segment of the path that the service gave,
-/// whichever folder that path starts at (the documentation is vague about it).
+/// Returns the name of an entry in its folder: the last segment of the service's path,
+/// because the documentation does not define the folder that the path starts at.
 fn entry_name(
     call: &impl Fn() -> ApiCall,
     relative: Option<String>,
@@ -545,11 +443,8 @@ fn entry_name(
     let trimmed = path.trim_end_matches('/');
     let name = trimmed.rsplit_once('/').map_or(trimmed, |(_, name)| name);
     if name.is_empty() || name == "." || name == ".." || name.contains('\0') {
-        let path = path.escape_debug();
-        return Err(corrupt(
-            &call(),
-            format!("`{path}` is no entry of a folder"),
-        ));
+        let path = escaped_excerpt(path.as_bytes());
+        return Err(corrupt(&call(), format!("`{path}` is not a tree entry")));
     }
     Ok(name.to_owned())
 }

@@ -1,7 +1,7 @@
-//! Logs in to CodeCommit's git endpoint with the credentials of the AWS SDK: each request
-//! gets a password of its own, signed at that moment.
+//! Git credentials for CodeCommit from the credentials of the AWS SDK: each request gets its
+//! own password, signed at that moment.
 //!
-//! Beside [`client`](super::client) the one place that knows the SDK.
+//! Besides [`client`](super::client), only this module uses the SDK.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::aws::Aws;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::smart_http::{CredentialSource, Credentials, RepositoryUrl};
 
-/// Temporary credentials are asked for anew when they are good for less than that.
+/// Temporary credentials are refreshed when they expire within this time.
 const REFRESH: Duration = Duration::from_mins(5);
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Signs with what the SDK is configured with: a role's credentials in Lambda.
+/// Signs with the SDK's credentials: a role's credentials in Lambda.
 #[derive(Clone)]
 pub struct CodeCommitCredentials {
     region: String,
     provider: Option<SharedCredentialsProvider>,
-    // Those that say when they end: asking for them again may take requests.
+    // Cached only if they have an expiry, because loading them may take requests.
     held: Arc<Mutex<Option<SdkCredentials>>>,
     clock: Clock,
 }
@@ -42,7 +42,7 @@ impl fmt::Debug for CodeCommitCredentials {
 }
 
 impl CodeCommitCredentials {
-    /// Logs in to the region of `aws`.
+    /// Makes the credentials for the region of `aws`.
     pub fn new(aws: &Aws) -> Self {
         Self {
             region: aws.region().to_owned(),
@@ -52,7 +52,7 @@ impl CodeCommitCredentials {
         }
     }
 
-    /// Takes the time from there.
+    /// Uses `clock` for the time of signatures.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
@@ -71,7 +71,7 @@ impl CodeCommitCredentials {
         if let Some(credentials) = held.as_ref().filter(good) {
             return Ok(credentials.clone());
         }
-        let none = "there are no AWS credentials to sign a git password with";
+        let none = "AWS credentials to sign a git password are missing";
         let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
         let provider = self
             .provider
@@ -89,7 +89,10 @@ impl CodeCommitCredentials {
 
 #[async_trait]
 impl CredentialSource for CodeCommitCredentials {
-    async fn credentials(&self, repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        repository: &RepositoryUrl,
+    ) -> crate::git::Result<Option<Credentials>> {
         let key = self.key().await?;
         let key = SigningKey {
             id: key.access_key_id(),
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn temporary_credentials_are_held_until_shortly_before_their_end() {
+    async fn temporary_credentials_are_cached_until_shortly_before_their_expiry() {
         for (lasts, expected) in [
             (Some(3600), ["AKID0", "AKID0", "AKID1", "AKID1"]),
             (None, ["AKID0", "AKID1", "AKID2", "AKID3"]),

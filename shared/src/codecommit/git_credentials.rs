@@ -1,8 +1,8 @@
 //! Git passwords made from AWS credentials: the `SigV4` scheme "GIT" that CodeCommit's
-//! HTTPS endpoint takes as Basic authentication.
+//! HTTPS endpoint accepts as Basic authentication.
 //!
-//! The client's side is [`sign`], the server's [`verify`]. Plain values in: the time is
-//! the caller's, so that a password can be made again.
+//! Clients use [`sign`], servers [`verify`]. The time is a parameter, so that a password can
+//! be reproduced.
 
 use std::fmt;
 
@@ -13,24 +13,24 @@ use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-/// How long CodeCommit takes a password after the time that it names.
+/// Time for which CodeCommit accepts a password, from the time in the password on.
 pub const PASSWORD_LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 
-/// What stays as it is in a URL's userinfo (RFC 3986, "unreserved").
+/// Characters that a URL's userinfo does not escape (RFC 3986, "unreserved").
 const USERINFO: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// What an AWS client signs with.
+/// Key that an AWS client signs with.
 #[derive(Clone, Copy)]
 pub struct SigningKey<'a> {
     /// `AWS_ACCESS_KEY_ID`.
     pub id: &'a str,
     /// `AWS_SECRET_ACCESS_KEY`.
     pub secret: &'a str,
-    /// `AWS_SESSION_TOKEN`, for those of a role.
+    /// `AWS_SESSION_TOKEN`, for temporary credentials.
     pub session_token: Option<&'a str>,
 }
 
@@ -42,28 +42,28 @@ impl fmt::Debug for SigningKey<'_> {
     }
 }
 
-/// What a password is good for: one repository on one host.
+/// Repository that a password is valid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint<'a> {
     /// `us-east-1`.
     pub region: &'a str,
-    /// The host without its port, `git-codecommit.us-east-1.amazonaws.com`.
+    /// Host without its port, `git-codecommit.us-east-1.amazonaws.com`.
     pub host: &'a str,
     /// `/v1/repos/<repository>`.
     pub path: &'a str,
 }
 
-/// User name and password for git, as Basic authentication carries them.
+/// User name and password for Basic authentication.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GitCredentials {
-    /// The access key id, then `%` and the session token when there is one.
+    /// Access key id, and `%` with the session token if there is one.
     pub username: String,
-    /// The time, `Z` and the signature: `20240102T030405Z0f58..`.
+    /// Time, `Z` and signature: `20240102T030405Z0f58..`.
     pub password: String,
 }
 
 impl GitCredentials {
-    /// `username:password`, percent-encoded for a URL before its `@`.
+    /// Formats `username:password`, percent-encoded for a URL.
     pub fn userinfo(&self) -> String {
         format!(
             "{}:{}",
@@ -75,21 +75,21 @@ impl GitCredentials {
 
 impl fmt::Debug for GitCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The user name may hold a session token.
+        // Without the user name, which may contain a session token.
         f.debug_struct("GitCredentials")
             .field("access_key_id", &split_username(&self.username).0)
             .finish_non_exhaustive()
     }
 }
 
-/// Why a password is refused.
+/// Reason for refusing a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PasswordError {
-    /// It is not a time, `Z` and 64 hexadecimal digits.
+    /// The password is not a time, `Z` and 64 hexadecimal digits.
     Malformed,
-    /// Its time is further from now than [`PASSWORD_LIFETIME`].
+    /// The password's time is further from now than [`PASSWORD_LIFETIME`].
     Expired,
-    /// It was made with another key, or for another repository, host or region.
+    /// The password was made with another key, or for another repository, host or region.
     Mismatch,
 }
 
@@ -97,7 +97,7 @@ impl fmt::Display for PasswordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed => "the password is not a time and a signature",
-            Self::Expired => "the password's time is over 15 minutes away from now",
+            Self::Expired => "the password's time is more than 15 minutes from now",
             Self::Mismatch => "the password was made with another key or for another endpoint",
         })
     }
@@ -105,7 +105,7 @@ impl fmt::Display for PasswordError {
 
 impl std::error::Error for PasswordError {}
 
-/// Makes the credentials that open `endpoint` for 15 minutes from `time` on.
+/// Makes credentials that are valid for `endpoint` for 15 minutes from `time` on.
 pub fn sign(key: &SigningKey<'_>, endpoint: &Endpoint<'_>, time: Timestamp) -> GitCredentials {
     let stamp = time.strftime("%Y%m%dT%H%M%S").to_string();
     let signature = signer(key.secret, endpoint, &stamp).finalize().into_bytes();
@@ -161,7 +161,7 @@ fn parse_stamp(stamp: &str) -> Option<Timestamp> {
     Some(civil.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// The HMAC over the string to sign; `stamp` has no `Z`.
+/// Computes the HMAC over the string to sign; `stamp` has no `Z`.
 fn signer(secret: &str, endpoint: &Endpoint<'_>, stamp: &str) -> Hmac<Sha256> {
     let canonical = canonical_request(endpoint);
     let date = stamp.get(..8).unwrap_or(stamp);
@@ -177,7 +177,7 @@ fn signer(secret: &str, endpoint: &Endpoint<'_>, stamp: &str) -> Hmac<Sha256> {
     hmac(&key.finalize().into_bytes(), &to_sign)
 }
 
-/// The request that is signed: no query, one header, and no hash of a body.
+/// Formats the request to sign: no query, one header, and no hash of a body.
 fn canonical_request(endpoint: &Endpoint<'_>) -> String {
     format!("GIT\n{}\n\nhost:{}\n\nhost\n", endpoint.path, endpoint.host)
 }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_good_for_its_endpoint_secret_and_quarter_of_an_hour_only() {
+    fn a_password_is_refused_for_another_endpoint_secret_or_time() {
         let secret = demo_key(None).secret;
         let check = |secret: &str, endpoint: &Endpoint<'_>, seconds: i64| {
             let now = demo_time() + SignedDuration::from_secs(seconds);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_password_is_told_from_a_wrong_one() {
+    fn a_malformed_password_is_not_a_mismatch() {
         for password in [
             "",
             "secret",
@@ -333,7 +333,7 @@ mod tests {
             assert_eq!(
                 verify("secret", &DEMO, password, demo_time()),
                 Err(PasswordError::Malformed),
-                "`{password}` has no shape of a password"
+                "`{password}` is malformed"
             );
         }
     }
@@ -345,7 +345,7 @@ mod tests {
         let shown = format!("{key:?} {made:?}");
         assert!(
             shown.contains("AKIDEXAMPLE"),
-            "the key id tells who it is: {shown}"
+            "the key id is shown: {shown}"
         );
         for secret in ["wJalr", "SESSION", "0f588bef"] {
             assert!(!shown.contains(secret), "`{secret}` is in {shown}");

@@ -1,98 +1,49 @@
-//! CodeCommit as a trait in plain types.
+//! CodeCommit, as a trait in plain types.
 //!
-//! Shapes and error names follow the CodeCommit API reference (2015-04-13); [`client`]
-//! speaks to the service, the testkit has an implementation in memory.
+//! Shapes and error names follow the CodeCommit API reference (2015-04-13). [`client`] calls
+//! the service; the testkit has an implementation in memory.
 
+#[cfg(feature = "codecommit")]
 pub mod client;
+#[cfg(feature = "codecommit")]
+mod client_error;
+mod git_client;
 pub mod git_credential_source;
 pub mod git_credentials;
 mod retrying;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub(crate) use git_client::git_client;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+use crate::git::object::{Commit, TreeListing};
+use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 
-/// The largest file that `GetFile` and `GetBlob` serve, in bytes (6 MiB).
+/// Largest file that `GetFile` and `GetBlob` serve, in bytes (6 MiB).
 pub const MAX_BLOB_BYTES: u64 = 6 * 1024 * 1024;
 
-/// The most triggers that a repository can have.
+/// Maximum number of triggers of a repository.
 pub const MAX_TRIGGERS: usize = 10;
 
-/// The most branches that one trigger can name.
+/// Maximum number of branches that one trigger can name.
 pub const MAX_BRANCHES_PER_TRIGGER: usize = 10;
 
-/// One page of a list, and where the next one starts.
+/// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The items of this page.
+    /// Items of this page.
     pub items: Vec<T>,
-    /// What to ask the next page with; `None` on the last one.
+    /// Token of the next page; `None` on the last one.
     pub next: Option<String>,
 }
 
-/// A name and time, as git writes them into a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    /// The person's name.
-    pub name: String,
-    /// The person's address.
-    pub email: String,
-    /// Seconds since the epoch and the zone, `1484167798 -0800`.
-    pub date: String,
-}
-
-/// A commit, as `GetCommit` answers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Commit {
-    /// The commit's id.
-    pub commit_id: CommitId,
-    /// The tree that it records.
-    pub tree_id: TreeId,
-    /// Its parents, in order.
-    pub parents: Vec<CommitId>,
-    /// The message, subject and body.
-    pub message: String,
-    /// Who wrote the change, and when.
-    pub author: Signature,
-    /// Who recorded it, and when.
-    pub committer: Signature,
-    /// Headers that have no member of their own (`gpgsig`, ..).
-    pub additional_data: String,
-}
-
-/// What an entry of a folder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EntryMode {
-    /// A file, mode 100644.
-    File,
-    /// A file, mode 100755.
-    Executable,
-    /// A symbolic link, mode 120000; its blob is the target.
-    Symlink,
-}
-
-/// One level of a tree, as `GetFolder` answers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeListing {
-    /// The id of the folder's own tree.
-    pub tree_id: TreeId,
-    /// Folders in it: name and tree id.
-    pub folders: Vec<(String, TreeId)>,
-    /// Files and symbolic links in it: name, kind and blob id.
-    pub blobs: Vec<(String, EntryMode, BlobId)>,
-    /// Submodules in it: name and commit id.
-    pub submodules: Vec<(String, CommitId)>,
-}
-
-/// What fires a trigger.
+/// Event that fires a trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TriggerEvent {
-    /// Everything.
+    /// All events.
     All,
     /// A ref moved.
     UpdateReference,
@@ -102,57 +53,57 @@ pub enum TriggerEvent {
     DeleteReference,
 }
 
-/// A repository trigger.
+/// Trigger of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trigger {
-    /// Its name, unique in the repository.
+    /// Name, unique in the repository.
     pub name: String,
-    /// The Lambda function or SNS topic that it calls.
+    /// ARN of the Lambda function or SNS topic to call.
     pub destination_arn: String,
-    /// Text that is passed on in each record.
+    /// Text that each record carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_data: Option<String>,
-    /// The branches that it watches; empty: all of them, and tags.
+    /// Watched branches; all branches and tags when empty.
     pub branches: Vec<String>,
-    /// What fires it.
+    /// Events that fire the trigger.
     pub events: Vec<TriggerEvent>,
 }
 
-/// A repository's triggers and the id of this set of them.
+/// Triggers of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerSet {
-    /// Changes with each `PutRepositoryTriggers`.
+    /// Id of the set, which changes with each `PutRepositoryTriggers`.
     pub configuration_id: String,
-    /// The triggers.
+    /// Triggers of the set.
     pub triggers: Vec<Trigger>,
 }
 
-/// What `GetRepository` tells of a repository.
+/// Answer of `GetRepository`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// Its name.
+    /// Name of the repository.
     pub name: RepositoryName,
-    /// Its ARN, `arn:aws:codecommit:<region>:<account>:<name>`.
+    /// ARN, `arn:aws:codecommit:<region>:<account>:<name>`.
     pub arn: String,
-    /// Where git reaches it, `https://git-codecommit.<region>.amazonaws.com/v1/repos/<name>`.
+    /// URL for git, `https://git-codecommit.<region>.amazonaws.com/v1/repos/<name>`.
     pub clone_url_http: String,
-    /// The branch that `HEAD` names; `None` while the repository is empty.
+    /// Branch that `HEAD` names; `None` while the repository is empty.
     pub default_branch: Option<String>,
 }
 
-/// Decides when the body of an answer may be read into memory.
+/// Decides when the body of an answer is read into memory.
 ///
-/// The size of a blob is known only when its answer starts to arrive. An implementation
-/// of [`CodeCommit::get_blob`] calls [`admit`](BlobAdmission::admit) with that size, or a little
-/// more, before it reads on: at most once in a call, however often it tries.
+/// The size of a blob is known only from the headers of its answer. An implementation of
+/// [`CodeCommit::get_blob`] calls [`admit`](BlobAdmission::admit) with that size, or a little
+/// more, before it reads the body: at most once in a call, including retries.
 #[async_trait]
 pub trait BlobAdmission: Send + Sync {
-    /// Returns once `size_bytes` of answer may be read.
+    /// Returns once a body of `size_bytes` may be read.
     async fn admit(&self, size_bytes: u64);
 }
 
-/// An [`BlobAdmission`] that never waits.
+/// [`BlobAdmission`] that never waits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unlimited;
 
@@ -161,29 +112,29 @@ impl BlobAdmission for Unlimited {
     async fn admit(&self, _size_bytes: u64) {}
 }
 
-/// The operations of CodeCommit that branchline uses.
+/// Operations of CodeCommit that branchline uses.
 ///
-/// Every method is one request. Errors: `NotFound` when the repository, branch, commit,
-/// folder or blob is not there; `AccessDenied`, `Throttled`, `Transport` as everywhere.
+/// Every method is one request. Errors: `NotFound` for a missing repository, branch, commit,
+/// folder or blob; `AccessDenied`, `Throttled`, `Transport` as everywhere.
 #[async_trait]
 pub trait CodeCommit: Send + Sync {
-    /// Names the repositories of the account, a page at a time.
+    /// Lists the names of the account's repositories, one page from the token `next`.
     async fn list_repositories(&self, next: Option<&str>) -> Result<Page<RepositoryName>>;
 
     /// Describes one repository.
     async fn get_repository(&self, repository: &RepositoryName) -> Result<Repository>;
 
-    /// Creates an empty repository. Errors: `Conflict` when there is one of that name.
+    /// Creates an empty repository. Errors: `Conflict` for an existing name.
     async fn create_repository(&self, repository: &RepositoryName) -> Result<Repository>;
 
-    /// Sets the branch that `HEAD` names; it must be there.
+    /// Sets the branch that `HEAD` names. Errors: `NotFound` for a missing branch.
     async fn update_default_branch(
         &self,
         repository: &RepositoryName,
         branch: &BranchName,
     ) -> Result<()>;
 
-    /// Names the branches, a page at a time.
+    /// Lists the names of the branches, one page from the token `next`.
     async fn list_branches(
         &self,
         repository: &RepositoryName,
@@ -241,7 +192,7 @@ pub async fn all_branches(
             .await?;
         branches.extend(page.items);
         next = match page.next {
-            // A service that repeats its token would keep us here for ever.
+            // Ends at a repeated token, because it would be followed forever.
             Some(token) if next.as_deref() != Some(token.as_str()) => Some(token),
             _ => break,
         };

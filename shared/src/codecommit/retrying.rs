@@ -1,4 +1,4 @@
-//! [`CodeCommit`] under a [`RetryPolicy`](crate::retry::RetryPolicy): limited and tried again.
+//! [`CodeCommit`] under a [`RetryPolicy`](crate::retry::RetryPolicy): limited and retried.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,29 +7,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{
-    BlobAdmission, CodeCommit, Commit, Page, Repository, TreeListing, Trigger, TriggerSet,
-};
+use super::{BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet};
 use crate::error::Result;
+use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 use crate::retry::{Permit, Retrying};
 
 #[async_trait]
 impl<C: CodeCommit> CodeCommit for Retrying<C> {
     async fn list_repositories(&self, next: Option<&str>) -> Result<Page<RepositoryName>> {
-        self.pace.run(|| self.inner.list_repositories(next)).await
+        self.policy.run(|| self.inner.list_repositories(next)).await
     }
 
     async fn get_repository(&self, repository: &RepositoryName) -> Result<Repository> {
-        self.pace
+        self.policy
             .run(|| self.inner.get_repository(repository))
             .await
     }
 
-    // After a lost answer it says that the repository exists, which its caller must expect
-    // of a race anyhow.
+    // A retry after a lost answer fails with `Conflict`, which callers handle, because
+    // another client may create the repository too.
     async fn create_repository(&self, repository: &RepositoryName) -> Result<Repository> {
-        self.pace
+        self.policy
             .run(|| self.inner.create_repository(repository))
             .await
     }
@@ -39,7 +38,7 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
         repository: &RepositoryName,
         branch: &BranchName,
     ) -> Result<()> {
-        self.pace
+        self.policy
             .run(|| self.inner.update_default_branch(repository, branch))
             .await
     }
@@ -49,7 +48,7 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
         repository: &RepositoryName,
         next: Option<&str>,
     ) -> Result<Page<BranchName>> {
-        self.pace
+        self.policy
             .run(|| self.inner.list_branches(repository, next))
             .await
     }
@@ -59,13 +58,13 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
         repository: &RepositoryName,
         branch: &BranchName,
     ) -> Result<CommitId> {
-        self.pace
+        self.policy
             .run(|| self.inner.get_branch(repository, branch))
             .await
     }
 
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit> {
-        self.pace
+        self.policy
             .run(|| self.inner.get_commit(repository, commit))
             .await
     }
@@ -76,7 +75,7 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
         commit: CommitId,
         path: &str,
     ) -> Result<TreeListing> {
-        self.pace
+        self.policy
             .run(|| self.inner.get_folder(repository, commit, path))
             .await
     }
@@ -89,9 +88,9 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
     ) -> Result<Bytes> {
         let admitted = AtomicBool::new(false);
         let admitted = &admitted;
-        self.pace
+        self.policy
             .run_with_permit(|permit| async move {
-                let admission = Yielding {
+                let admission = ReleasingAdmission {
                     inner: admission,
                     permit: &permit,
                     admitted,
@@ -102,35 +101,36 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
     }
 
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {
-        self.pace.run(|| self.inner.get_triggers(repository)).await
+        self.policy
+            .run(|| self.inner.get_triggers(repository))
+            .await
     }
 
-    // Made once: it replaces whatever is there, so that its caller must read what that is
-    // before trying again.
+    // Not retried, because it replaces all triggers: the caller must re-read them first.
     async fn put_triggers(
         &self,
         repository: &RepositoryName,
         triggers: &[Trigger],
     ) -> Result<String> {
-        self.pace
+        self.policy
             .run_once(|| self.inner.put_triggers(repository, triggers))
             .await
     }
 }
 
-/// Gives the place in flight back while an answer waits to be admitted.
+/// Releases the permit while an answer waits to be admitted.
 ///
-/// Otherwise answers that wait could hold all places, while the one whose reading would
-/// let them in cannot get one.
-struct Yielding<'a> {
+/// Otherwise waiting answers could hold all permits, while the call whose end would admit
+/// them cannot get one.
+struct ReleasingAdmission<'a> {
     inner: &'a dyn BlobAdmission,
     permit: &'a Arc<Permit>,
-    // What was admitted stays so when the answer is cut and asked for again.
+    // Admitted once per call, because retries of a cut answer keep the admission.
     admitted: &'a AtomicBool,
 }
 
 #[async_trait]
-impl BlobAdmission for Yielding<'_> {
+impl BlobAdmission for ReleasingAdmission<'_> {
     async fn admit(&self, size_bytes: u64) {
         if self.admitted.load(Ordering::Acquire) {
             return;

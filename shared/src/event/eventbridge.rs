@@ -8,13 +8,13 @@ use super::{Change, RefEvent, Request, invalid_field};
 use crate::error::Result;
 use crate::name::{CommitId, RefName, RepositoryName};
 
-/// The event as a whole.
+/// The whole event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateChange {
     /// `0`.
     #[serde(default)]
     pub version: Option<String>,
-    /// An id of this event.
+    /// The id of the event.
     #[serde(default)]
     pub id: Option<String>,
     /// `CodeCommit Repository State Change`.
@@ -35,15 +35,15 @@ pub struct StateChange {
     /// The repository's ARN.
     #[serde(default)]
     pub resources: Vec<String>,
-    /// What happened.
+    /// The change.
     pub detail: StateChangeDetail,
 }
 
-/// What happened.
+/// The change of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StateChangeDetail {
-    /// Who did it.
+    /// The ARN of the user.
     #[serde(default)]
     pub caller_user_arn: Option<String>,
     /// `referenceCreated`, `referenceUpdated`, `referenceDeleted`, ..
@@ -62,10 +62,10 @@ pub struct StateChangeDetail {
     /// The full name.
     #[serde(default)]
     pub reference_full_name: Option<String>,
-    /// The commit after the change; missing for a deleted ref.
+    /// The commit after the change; missing for a deleted reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_id: Option<String>,
-    /// The commit before the change; missing for a new ref.
+    /// The commit before the change; missing for a new reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old_commit_id: Option<String>,
 }
@@ -73,7 +73,7 @@ pub struct StateChangeDetail {
 /// The `detail-type` of this event.
 pub(super) const DETAIL_TYPE: &str = "CodeCommit Repository State Change";
 
-/// Reads the event.
+/// Parses the event.
 pub(super) fn parse(event: &Value) -> Result<Request> {
     match event.get("detail-type").and_then(Value::as_str) {
         Some(DETAIL_TYPE) => {}

@@ -1,4 +1,4 @@
-//! Requests made by hand or by a schedule.
+//! Manual requests and the schedule.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::{Request, invalid_field, unknown_shape};
 use crate::error::{Error, Result};
 use crate::name::{BranchName, CommitId, RepositoryName};
 
-/// Reads `{"schedule":true}`, `{"repository":".."}` or
+/// Parses `{"schedule":true}`, `{"repository":".."}` or
 /// `{"repository":"..","branch":"..","commit":".."}`.
 pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
     const KNOWN: [&str; 4] = ["schedule", "repository", "branch", "commit"];
@@ -22,7 +22,7 @@ pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
             return Err(invalid_field("schedule", "it must be `true`"));
         }
         if object.len() > 1 {
-            return Err(invalid_field("schedule", "it must stand alone"));
+            return Err(invalid_field("schedule", "it must be the only field"));
         }
         return Ok(Request::Schedule);
     }
@@ -38,7 +38,7 @@ pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
             commit,
         }),
         (None, None) => Ok(Request::Repository(repository)),
-        (None, Some(_)) => Err(invalid_field("commit", "it needs `branch` beside it")),
+        (None, Some(_)) => Err(invalid_field("commit", "it requires the field `branch`")),
     }
 }
 

@@ -1,8 +1,8 @@
-//! What the functions are asked: CodeCommit trigger records, EventBridge state changes
-//! and manual requests, all read into [`Request`]s.
+//! Events of the functions: CodeCommit trigger records, EventBridge state changes and manual
+//! requests, all parsed to [`Request`]s.
 //!
-//! The types are our own because those of `aws_lambda_events` lose a reference's
-//! `deleted`. They serialise too: the development server sends what the functions read.
+//! The types of `aws_lambda_events` are not used, because they lose a reference's `deleted`. The
+//! types also serialise, because the development server sends these events.
 
 mod eventbridge;
 mod manual;
@@ -16,67 +16,68 @@ use serde_json::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BranchName, CommitId, RefName, RepositoryName};
 
-/// The most references that one event may name; CodeCommit takes 4,000 in a push.
+/// Maximum number of references in one event; CodeCommit accepts 4,000 in a push.
 pub const MAX_REFERENCES: usize = 10_000;
 
-/// What happened to a reference.
+/// Change of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It is new.
+    /// The reference is new.
     Created,
-    /// It moved, or it is not said what happened.
+    /// The reference moved, or the event does not contain the change.
     Updated,
-    /// It is gone.
+    /// The reference was deleted.
     Deleted,
 }
 
-/// A reference that changed: where to look, never what is there.
+/// A changed reference. It may have changed again since, so its state must be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefEvent {
     /// The repository.
     pub repository: RepositoryName,
     /// The reference.
     pub reference: RefName,
-    /// The commit that it named when the event was made.
+    /// The commit of the reference when the event was made.
     pub commit: Option<CommitId>,
-    /// What happened.
+    /// The change.
     pub change: Change,
-    /// The trigger's `customData`, as it came.
+    /// The trigger's `customData`, unchanged.
     pub custom_data: Option<String>,
 }
 
-/// One thing that a function is asked to do.
+/// One item of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// A reference changed.
     RefEvent(RefEvent),
-    /// Someone asks for a branch by hand.
+    /// A manual request for a branch.
     Branch {
         /// The repository.
         repository: RepositoryName,
         /// The branch.
         branch: BranchName,
-        /// The commit that is expected at its tip.
+        /// The commit that is expected as the tip.
         commit: Option<CommitId>,
     },
-    /// Someone asks for a whole repository by hand.
+    /// A manual request for a whole repository.
     Repository(RepositoryName),
-    /// It is time to look at everything.
+    /// A scheduled check of everything.
     Schedule,
-    /// A trigger is being tested; there is nothing to do.
+    /// A test of a trigger; there is nothing to do.
     TriggerTest {
         /// The repository.
         repository: RepositoryName,
     },
 }
 
-/// Reads an event of any known shape. One item that is not valid does not hide the
-/// others: each has a result of its own.
+/// Parses an event of any known shape; returns a result for each item, so that an invalid item
+/// does not hide the others.
 ///
-/// Errors: `InvalidEvent`, naming the field, when the shape as a whole is not known.
+/// # Errors
+/// `InvalidEvent`, naming the field, when the shape as a whole is not known.
 pub fn parse(event: &Value) -> Result<Vec<Result<Request>>> {
     let Some(object) = event.as_object() else {
-        return Err(unknown_shape("it is no JSON object"));
+        return Err(unknown_shape("it must be a JSON object"));
     };
     if object.contains_key("Records") {
         trigger::parse(event)
@@ -90,7 +91,7 @@ pub fn parse(event: &Value) -> Result<Vec<Result<Request>>> {
 fn unknown_shape(why: &str) -> Error {
     Error::new(
         ErrorKind::InvalidEvent,
-        format!("the event is not understood: {why}"),
+        format!("the shape of the event is not known: {why}"),
     )
     .with_hint(
         "send a CodeCommit trigger record, an EventBridge `CodeCommit Repository State \

@@ -1,4 +1,4 @@
-//! Every file of `events/` is read as its name says, and what is malformed is named.
+//! Parses each file of `events/`, and malformed events.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ const B: &str = "f5ba0d1e2c3b4a5968778695a4b3c2d1e0f00112";
 const LOGIN: &str = "refs/heads/feature/login";
 
 #[test]
-fn trigger_records_are_read_whole() {
+fn trigger_records_are_parsed_completely() {
     use Change::{Created, Deleted, Updated};
     assert_eq!(
         requests(&file("trigger-branch-updated")),
@@ -72,7 +72,7 @@ fn trigger_records_are_read_whole() {
 }
 
 #[test]
-fn state_changes_are_read() {
+fn state_changes_are_parsed() {
     use Change::{Created, Deleted, Updated};
     assert_eq!(
         requests(&file("eventbridge-branch-created")),
@@ -93,7 +93,7 @@ fn state_changes_are_read() {
 }
 
 #[test]
-fn requests_by_hand_are_read() {
+fn manual_requests_are_parsed() {
     let repository = RepositoryName::new("demo").expect("it is valid");
     let branch = BranchName::new("feature/login").expect("it is valid");
     assert_eq!(
@@ -120,7 +120,7 @@ fn requests_by_hand_are_read() {
 }
 
 #[test]
-fn every_event_file_is_understood() {
+fn every_event_file_is_parsed() {
     let folder = format!("{}/../events", env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).expect("the folder is there") {
@@ -130,7 +130,7 @@ fn every_event_file_is_understood() {
             .expect("it is text")
             .trim_end_matches(".json")
             .to_owned();
-        // Those of the migration function have a shape of their own.
+        // Events of the migration function have another shape.
         if !name.starts_with("migration-") {
             requests(&file(&name));
             seen += 1;
@@ -140,7 +140,7 @@ fn every_event_file_is_understood() {
 }
 
 #[test]
-fn what_is_sent_is_what_is_read() {
+fn a_serialised_event_equals_the_parsed_file() {
     for name in ["trigger-many-references", "trigger-custom-data"] {
         let record: CodeCommitRecord = serde_json::from_value(file(name)).expect("it is a record");
         assert_eq!(
@@ -235,16 +235,16 @@ fn a_malformed_field_is_named() {
 }
 
 #[test]
-fn one_bad_reference_does_not_hide_the_others() {
+fn an_invalid_reference_does_not_hide_the_others() {
     let mut event = file("trigger-many-references");
     event["Records"][0]["codecommit"]["references"][1]["ref"] = json!("heads");
     let results = parse(&event).expect("the shape is known");
-    let good = results.iter().filter(|result| result.is_ok()).count();
-    assert_eq!((results.len(), good), (3, 2));
+    let valid = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!((results.len(), valid), (3, 2));
 }
 
 #[test]
-fn a_hostile_event_costs_no_more_than_it_weighs() {
+fn an_event_with_too_many_references_is_refused() {
     let reference = json!({"ref": "refs/heads/x"});
     let mut event = file("trigger-branch-updated");
     event["Records"][0]["codecommit"]["references"] = Value::Array(vec![reference; 10_001]);

@@ -8,7 +8,7 @@ use super::{Change, MAX_REFERENCES, RefEvent, Request, invalid_field};
 use crate::error::Result;
 use crate::name::{CommitId, RefName, RepositoryName};
 
-/// A trigger's event: one record a trigger and push.
+/// The event of a trigger, for one push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeCommitRecord {
     /// The records; one in practice.
@@ -16,7 +16,7 @@ pub struct CodeCommitRecord {
     pub records: Vec<Record>,
 }
 
-/// One record. Only what is read is required; everything else may be missing or null.
+/// One record. Fields that branchline does not use may be missing or null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -29,7 +29,7 @@ pub struct Record {
     /// The trigger's static text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_data: Option<String>,
-    /// An id of this event.
+    /// The id of the event.
     #[serde(default)]
     pub event_id: Option<String>,
     /// `ReferenceChanges`, or `TriggerEventTest`.
@@ -47,7 +47,7 @@ pub struct Record {
     /// `2022-01-10T18:55:09.100+0000`.
     #[serde(default)]
     pub event_time: Option<String>,
-    /// How many parts the event has.
+    /// Number of parts of the event.
     #[serde(default)]
     pub event_total_parts: Option<u32>,
     /// The trigger set's `configurationId`.
@@ -59,7 +59,7 @@ pub struct Record {
     /// `1.0`.
     #[serde(default)]
     pub event_version: Option<String>,
-    /// Who pushed.
+    /// The ARN of the user who pushed.
     #[serde(default, rename = "userIdentityARN")]
     pub user_identity_arn: Option<String>,
 }
@@ -74,13 +74,13 @@ pub struct References {
 /// One reference of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriggerReference {
-    /// The commit; its meaning for a deleted ref is not documented.
+    /// The commit; not documented for a deleted reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Whether the ref is new.
+    /// True for a new reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<bool>,
-    /// Whether the ref is gone.
+    /// True for a deleted reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<bool>,
     /// The full name.
@@ -88,7 +88,7 @@ pub struct TriggerReference {
     pub reference: String,
 }
 
-/// Reads all references of all records.
+/// Parses all references of all records.
 pub(super) fn parse(event: &Value) -> Result<Vec<Result<Request>>> {
     let records = event
         .get("Records")
@@ -144,7 +144,7 @@ fn parse_record(record: &Value, at: usize) -> Result<Vec<Result<Request>>> {
             let deleted = reference.deleted == Some(true);
             let name = format!("codecommit.references[{n}]");
             let commit = match &reference.commit {
-                // What a deleted ref carries here is not documented; it is not needed.
+                // Not used, because the commit of a deleted reference is not documented.
                 Some(_) if deleted => None,
                 Some(hex) if hex.bytes().all(|b| b == b'0') => None,
                 Some(hex) => Some(
@@ -169,15 +169,14 @@ fn parse_record(record: &Value, at: usize) -> Result<Vec<Result<Request>>> {
     Ok(requests.collect())
 }
 
-/// The repository that `arn:aws:codecommit:<region>:<account>:<name>` names.
+/// Returns the repository of `arn:aws:codecommit:<region>:<account>:<name>`.
 pub(super) fn repository_of(arn: &str) -> Result<RepositoryName, String> {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    match parts.as_slice() {
-        ["arn", _, "codecommit", _, _, name] => {
-            RepositoryName::new(name).map_err(|error| error.to_string())
+    match crate::arn::ArnParts::split(arn) {
+        Some(parts) if parts.is_of_aws() && parts.service == "codecommit" => {
+            RepositoryName::new(parts.resource).map_err(|error| error.to_string())
         }
         _ => Err(format!(
-            "`{}` is no ARN of a CodeCommit repository",
+            "`{}` is not the ARN of a CodeCommit repository",
             arn.escape_debug()
         )),
     }

@@ -10,14 +10,14 @@ use super::{FunctionArn, Functions};
 use crate::aws::{ApiCall, Aws, SdkFailure};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The Lambda of an AWS account and region.
+/// AWS Lambda of one account and region.
 #[derive(Debug, Clone)]
 pub struct SdkFunctions {
     client: Client,
 }
 
 impl SdkFunctions {
-    /// Makes a client; cheap to clone.
+    /// Makes a client.
     pub fn new(aws: &Aws) -> Self {
         let config = aws_sdk_lambda::config::Builder::from(aws.sdk())
             .interceptor(aws.idle_timeout())
@@ -50,7 +50,7 @@ impl Functions for SdkFunctions {
     }
 }
 
-/// The conversion of Lambda's errors (API reference, `Invoke`).
+/// Converts Lambda's errors (API reference, `Invoke`).
 fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
     match failure.code() {
@@ -60,13 +60,12 @@ fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
         "KMSAccessDeniedException" => failure
             .into_error(
                 ErrorKind::AccessDenied,
-                format!("the KMS key of {subject} may not be used"),
+                format!("the KMS key of {subject} cannot be used"),
             )
             .with_hint("grant `kms:Decrypt` on the function's key to the function's role"),
-        "ResourceNotReadyException" | "ResourceConflictException" => failure.into_error(
-            ErrorKind::Transport,
-            format!("{subject} is being made ready"),
-        ),
+        "ResourceNotReadyException" | "ResourceConflictException" => {
+            failure.into_error(ErrorKind::Transport, format!("{subject} is not ready yet"))
+        }
         _ => failure.into_common_error(call),
     }
 }

@@ -1,6 +1,7 @@
-//! Calling Lambda functions, as a trait in plain types; [`client`] speaks to the service,
+//! Invocations of Lambda functions, as a trait in plain types. [`client`] calls the service;
 //! the testkit has an implementation in memory.
 
+#[cfg(feature = "invoke")]
 pub mod client;
 mod retrying;
 
@@ -10,9 +11,11 @@ use std::str::FromStr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::arn::ArnParts;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
-/// The ARN of a Lambda function, with a qualifier or without:
+/// ARN of a Lambda function, with or without a qualifier:
 /// `arn:<partition>:lambda:<region>:<account>:function:<name>[:<version or alias>]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FunctionArn {
@@ -29,78 +32,60 @@ impl FunctionArn {
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
-        let word = |text: &str| {
-            !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        let parts: Vec<&str> = text.split(':').collect();
-        let rule = match parts.as_slice() {
-            [
-                arn,
-                partition,
-                service,
-                region,
-                account,
-                kind,
-                name,
-                qualifier @ ..,
-            ] => {
-                if *arn != "arn" || !partition.starts_with("aws") || !word(partition) {
+        let rule = match ArnParts::split(text) {
+            Some(arn) if arn.resource.contains(':') => {
+                let resource: Vec<&str> = arn.resource.split(':').collect();
+                let (kind, name, qualifier) = (resource[0], resource[1], &resource[2..]);
+                if !arn.is_of_aws() {
                     "it must start with `arn:aws:`"
-                } else if *service != "lambda" {
+                } else if arn.service != "lambda" {
                     "its service must be `lambda`"
-                } else if !word(region) {
+                } else if !arn.has_region() {
                     "its region is missing"
-                } else if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+                } else if !arn.has_account() {
                     "its account must have 12 digits"
-                } else if *kind != "function" {
+                } else if kind != "function" {
                     "its resource must be a `function`"
                 } else if !name_like(name, 64) {
                     "its function's name must be 1 to 64 letters, digits, `-` and `_`"
                 } else if !match qualifier {
                     [] => true,
-                    [one] => *one == "$LATEST" || name_like(one, 128),
+                    [qualifier] => *qualifier == "$LATEST" || name_like(qualifier, 128),
                     _ => false,
                 } {
-                    "what follows the function's name must be one version or alias"
+                    "the function's name may be followed by one version or alias"
                 } else {
                     return Ok(Self {
                         text: text.into(),
-                        parts: [*partition, *region, *account].map(Into::into),
+                        parts: [arn.partition, arn.region, arn.account].map(Into::into),
                     });
                 }
             }
             _ => "it must be `arn:aws:lambda:<region>:<account>:function:<name>`",
         };
-        let shown: String = text
-            .chars()
-            .take(160)
-            .flat_map(char::escape_debug)
-            .collect();
+        let shown = escaped_excerpt(text.as_bytes());
         Err(Error::new(
             ErrorKind::Config,
-            format!("`{shown}` is no ARN of a Lambda function: {rule}"),
+            format!("`{shown}` is not an ARN of a Lambda function: {rule}"),
         ))
     }
 
-    /// The ARN as text.
+    /// Returns the ARN as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The partition, `aws` in most regions.
+    /// Returns the partition, `aws` in most regions.
     pub fn partition(&self) -> &str {
         &self.parts[0]
     }
 
-    /// The region.
+    /// Returns the region.
     pub fn region(&self) -> &str {
         &self.parts[1]
     }
 
-    /// The account, 12 digits.
+    /// Returns the account, 12 digits.
     pub fn account(&self) -> &str {
         &self.parts[2]
     }
@@ -119,14 +104,14 @@ impl FromStr for FunctionArn {
     }
 }
 
-/// The operations of Lambda that branchline uses.
+/// Operations of Lambda that branchline uses.
 ///
-/// Every method is one request. Errors: `NotFound` when the function is not there;
-/// `AccessDenied`, `Throttled`, `Transport` as everywhere.
+/// Every method is one request. Errors: `NotFound` for a missing function; `AccessDenied`,
+/// `Throttled`, `Transport` as everywhere.
 #[async_trait]
 pub trait Functions: Send + Sync {
-    /// Hands `payload`, a JSON text, to the function's queue, and does not wait for the
-    /// function.
+    /// Adds `payload`, a JSON text, to the function's queue, without waiting for the
+    /// function to run.
     async fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()>;
 }
 
@@ -135,22 +120,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arn_of_a_function_is_taken_apart() {
+    fn the_parts_of_an_arn_are_returned() {
         let arn = "arn:aws-cn:lambda:cn-north-1:111122223333:function:branchline-update:live";
         let arn = FunctionArn::new(arn).expect("it is valid");
         assert_eq!(
             (arn.partition(), arn.region(), arn.account()),
             ("aws-cn", "cn-north-1", "111122223333")
         );
-        for good in ["f", "f:$LATEST", "f:7", "F_x-1:prod"] {
-            let arn = format!("arn:aws:lambda:us-east-1:111122223333:function:{good}");
+        for valid in ["f", "f:$LATEST", "f:7", "F_x-1:prod"] {
+            let arn = format!("arn:aws:lambda:us-east-1:111122223333:function:{valid}");
             assert_eq!(FunctionArn::new(&arn).expect("it is valid").as_str(), arn);
         }
     }
 
     #[test]
-    fn what_is_no_arn_of_a_function_is_refused_with_the_part_that_is_wrong() {
-        for (bad, why) in [
+    fn an_invalid_arn_is_refused_with_the_invalid_part() {
+        for (invalid, rule) in [
             ("update", "must be `arn:aws:lambda"),
             ("", "must be `arn:aws:lambda"),
             (
@@ -191,9 +176,9 @@ mod tests {
                 "start with `arn:aws:`",
             ),
         ] {
-            let error = FunctionArn::new(bad).expect_err(bad);
+            let error = FunctionArn::new(invalid).expect_err(invalid);
             assert_eq!(error.kind(), ErrorKind::Config);
-            assert!(error.to_string().contains(why), "{bad}: {error}");
+            assert!(error.to_string().contains(rule), "{invalid}: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Functions`] under a [`RetryPolicy`](crate::retry::RetryPolicy): limited and tried again.
+//! [`Functions`] under a [`RetryPolicy`](crate::retry::RetryPolicy): limited and retried.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,10 +9,10 @@ use crate::retry::Retrying;
 
 #[async_trait]
 impl<F: Functions> Functions for Retrying<F> {
-    // Trying again after a lost answer may hand the payload over twice. Lambda delivers an
-    // asynchronous event more than once anyhow, so every receiver must bear that.
+    // A retry after a lost answer may send the payload twice. Receivers accept that,
+    // because Lambda delivers asynchronous events at least once.
     async fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()> {
-        self.pace
+        self.policy
             .run(|| self.inner.invoke_async(function, payload.clone()))
             .await
     }

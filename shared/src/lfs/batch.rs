@@ -1,4 +1,4 @@
-//! git-lfs's batch API as JSON, and how long an action is good for.
+//! git-lfs's batch API as JSON, and the expiry of actions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::git::smart_http::Address;
 
-/// The media type of requests and answers.
+/// Media type of requests and answers.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
-/// An action is not begun so shortly before it expires.
-const LEEWAY: Duration = Duration::from_secs(5);
+/// An action is treated as expired this long before its expiry.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
 
-/// What is asked for.
+/// Operation of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Operation {
@@ -33,7 +33,7 @@ struct ObjectRequest<'a> {
     size: u64,
 }
 
-/// The body of a request.
+/// Formats the body of a batch request.
 pub(super) fn request(operation: Operation, pointers: &[Pointer]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Request<'a> {
@@ -45,18 +45,18 @@ pub(super) fn request(operation: Operation, pointers: &[Pointer]) -> Vec<u8> {
     let request = Request {
         operation,
         transfers: ["basic"],
-        objects: pointers.iter().map(asked).collect(),
+        objects: pointers.iter().map(object_request).collect(),
         hash_algo: "sha256",
     };
     serde_json::to_vec(&request).expect("because it is plain text and numbers")
 }
 
-/// The body of a request to verify an upload.
+/// Formats the body of a request to verify an upload.
 pub(super) fn verification(pointer: &Pointer) -> Vec<u8> {
-    serde_json::to_vec(&asked(pointer)).expect("because it is plain text and a number")
+    serde_json::to_vec(&object_request(pointer)).expect("because it is plain text and a number")
 }
 
-fn asked(pointer: &Pointer) -> ObjectRequest<'_> {
+fn object_request(pointer: &Pointer) -> ObjectRequest<'_> {
     ObjectRequest {
         oid: &pointer.oid,
         size: pointer.size_bytes,
@@ -99,67 +99,72 @@ struct ObjectError {
     message: String,
 }
 
-/// A request that a server wants to be made.
+/// Request that a server tells the client to make.
 #[derive(Debug, Clone)]
 pub(super) struct Action {
     pub(super) to: Address,
     pub(super) headers: HeaderMap,
-    /// Whether the server says that it needs no login beside `headers`.
+    /// The request needs no credentials in addition to `headers`.
     pub(super) authenticated: bool,
-    /// The body is to be sent in chunks, without its length.
+    /// The body is sent in chunks, without its length.
     pub(super) chunked: bool,
     expires: Option<Instant>,
 }
 
 impl Action {
     pub(super) fn is_expired(&self) -> bool {
-        self.expires.is_some_and(|at| at < Instant::now() + LEEWAY)
+        self.expires
+            .is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN)
     }
 }
 
-/// What a server says of an object.
+/// Answer for one object.
 pub(super) struct ObjectResponse {
-    /// What to do, by name; nothing where nothing is to be done.
+    /// Actions by name; empty where none is needed.
     pub(super) actions: HashMap<&'static str, Action>,
 }
 
-/// Reads an answer: what is said of each of `pointers`, in their order.
+/// Parses an answer; returns the result for each of `pointers`, in their order.
 pub(super) fn parse(
     server: &Address,
     pointers: &[Pointer],
     body: &[u8],
 ) -> Result<Vec<Result<ObjectResponse>>> {
     let response: Response = serde_json::from_slice(body).map_err(|error| {
-        let message = format!("{server} does not answer as an LFS server");
+        let message = format!("{server} did not answer as an LFS server");
         Error::new(ErrorKind::Config, message).with_source(error)
     })?;
-    let basic = |name: &Option<String>, known: &str| {
+    let is_supported = |name: &Option<String>, supported: &str| {
         name.as_ref()
-            .is_none_or(|name| name.is_empty() || name == known)
+            .is_none_or(|name| name.is_empty() || name == supported)
     };
-    if !basic(&response.transfer, "basic") || !basic(&response.hash_algo, "sha256") {
+    if !is_supported(&response.transfer, "basic") || !is_supported(&response.hash_algo, "sha256") {
         return Err(Error::new(
             ErrorKind::Config,
-            format!("{server} wants a way of transfer that was not offered to it"),
+            format!("{server} chose a transfer or hash that was not offered"),
         ));
     }
-    let mut told: HashMap<String, ObjectJson> = HashMap::new();
+    let mut objects: HashMap<String, ObjectJson> = HashMap::new();
     for object in response.objects {
-        told.entry(object.oid.clone()).or_insert(object);
+        objects.entry(object.oid.clone()).or_insert(object);
     }
-    let offers = pointers.iter().map(|pointer| {
-        let object = told.get(&pointer.oid).ok_or_else(|| {
-            let message = format!("{server} says nothing of LFS object {}", pointer.oid);
+    let answers = pointers.iter().map(|pointer| {
+        let object = objects.get(&pointer.oid).ok_or_else(|| {
+            let message = format!("{server} did not answer for LFS object {}", pointer.oid);
             Error::new(ErrorKind::Transport, message)
         })?;
-        offer(server, pointer, object)
+        object_response(server, pointer, object)
     });
-    Ok(offers.collect())
+    Ok(answers.collect())
 }
 
-fn offer(server: &Address, pointer: &Pointer, object: &ObjectJson) -> Result<ObjectResponse> {
+fn object_response(
+    server: &Address,
+    pointer: &Pointer,
+    object: &ObjectJson,
+) -> Result<ObjectResponse> {
     if let Some(failure) = &object.error {
-        let (code, said) = (failure.code, escaped_excerpt(failure.message.as_bytes()));
+        let (code, text) = (failure.code, escaped_excerpt(failure.message.as_bytes()));
         let kind = match code {
             404 | 410 => ErrorKind::NotFound,
             401 | 403 => ErrorKind::AccessDenied,
@@ -168,39 +173,43 @@ fn offer(server: &Address, pointer: &Pointer, object: &ObjectJson) -> Result<Obj
             408 | 500.. => ErrorKind::Transport,
             _ => ErrorKind::Config,
         };
-        let message = format!("{server} says of LFS object {}: {code} {said}", pointer.oid);
+        let message = format!("{server} refused LFS object {}: {code} {text}", pointer.oid);
         return Err(Error::new(kind, message));
     }
     let mut actions = HashMap::new();
     for name in ["download", "upload", "verify"] {
-        if let Some(told) = object.actions.as_ref().and_then(|all| all.get(name)) {
-            let action = action(server, told, object.authenticated == Some(true));
-            let named = |error: Error| error.context(format!("LFS object {}", pointer.oid));
-            actions.insert(name, action.map_err(named)?);
+        if let Some(json) = object
+            .actions
+            .as_ref()
+            .and_then(|actions| actions.get(name))
+        {
+            let action = action(server, json, object.authenticated == Some(true));
+            let with_object = |error: Error| error.context(format!("LFS object {}", pointer.oid));
+            actions.insert(name, action.map_err(with_object)?);
         }
     }
     Ok(ObjectResponse { actions })
 }
 
-fn action(server: &Address, told: &ActionJson, authenticated: bool) -> Result<Action> {
-    let bad = |what: &str| {
+fn action(server: &Address, json: &ActionJson, authenticated: bool) -> Result<Action> {
+    let invalid = |noun: &str| {
         Error::new(
             ErrorKind::Corrupt,
-            format!("{server} names {what} that is not valid"),
+            format!("{server} sent an invalid {noun}"),
         )
     };
-    let to = Address::new(&told.href).map_err(|error| bad("an address").with_source(error))?;
+    let to = Address::new(&json.href).map_err(|error| invalid("address").with_source(error))?;
     if server.url().is_secure() && !to.url().is_secure() {
         return Err(Error::new(
             ErrorKind::Transport,
-            format!("{server} leads from `https` to `http`, at {to}"),
+            format!("{server} redirects from `https` to `http`, at {to}"),
         ));
     }
     let mut headers = HeaderMap::new();
     let mut chunked = false;
-    for (name, value) in told.header.iter().flatten() {
-        let name = HeaderName::try_from(name.as_str()).map_err(|_| bad("a header"))?;
-        // How a body is framed is not the server's to say, but for this.
+    for (name, value) in json.header.iter().flatten() {
+        let name = HeaderName::try_from(name.as_str()).map_err(|_| invalid("header"))?;
+        // The client decides on the framing of a body, except for chunks.
         if name == header::TRANSFER_ENCODING {
             chunked = value == "chunked";
             continue;
@@ -208,7 +217,7 @@ fn action(server: &Address, told: &ActionJson, authenticated: bool) -> Result<Ac
         if [header::CONTENT_LENGTH, header::HOST, header::CONNECTION].contains(&name) {
             continue;
         }
-        let mut value = HeaderValue::try_from(value).map_err(|_| bad("a header"))?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| invalid("header"))?;
         value.set_sensitive(true);
         headers.insert(name, value);
     }
@@ -217,17 +226,17 @@ fn action(server: &Address, told: &ActionJson, authenticated: bool) -> Result<Ac
         headers,
         authenticated,
         chunked,
-        expires: expires(told, Timestamp::now()),
+        expires: expires(json, Timestamp::now()),
     })
 }
 
-/// Until when an action is good; seconds go before a time, as with git-lfs.
-fn expires(told: &ActionJson, now: Timestamp) -> Option<Instant> {
-    let seconds = match (told.expires_in, &told.expires_at) {
+/// Returns the expiry of an action; seconds take precedence over a time, as in git-lfs.
+fn expires(json: &ActionJson, now: Timestamp) -> Option<Instant> {
+    let seconds = match (json.expires_in, &json.expires_at) {
         (Some(seconds), _) if seconds != 0 => seconds,
         (_, Some(at)) => {
             let at: Timestamp = at.parse().ok()?;
-            // What is long past is Go's way to say "never".
+            // Go's zero time means that the action does not expire.
             if at < Timestamp::UNIX_EPOCH {
                 return None;
             }
@@ -255,16 +264,16 @@ mod tests {
     }
 
     fn answer(object: &str) -> Result<ObjectResponse> {
-        let one = pointer('a');
+        let pointer = pointer('a');
         let body = format!(
             r#"{{"transfer":"basic","objects":[{{"oid":"{}","size":3{object}}}]}}"#,
-            one.oid
+            pointer.oid
         );
-        parse(&server(), &[one], body.as_bytes())?.remove(0)
+        parse(&server(), &[pointer], body.as_bytes())?.remove(0)
     }
 
     #[test]
-    fn a_request_is_what_git_lfs_sends() {
+    fn a_request_equals_that_of_git_lfs() {
         let body = request(Operation::Download, &[pointer('a')]);
         let expected = format!(
             r#"{{"operation":"download","transfers":["basic"],"objects":[{{"oid":"{}","size":3}}],"hash_algo":"sha256"}}"#,
@@ -274,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_objects_have_kinds() {
+    fn codes_of_objects_become_kinds() {
         for (code, kind) in [
             (404, ErrorKind::NotFound),
             (410, ErrorKind::NotFound),
@@ -292,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn actions_are_read_and_hostile_ones_are_refused() {
+    fn valid_actions_are_parsed_and_hostile_ones_are_refused() {
         let action = |text: &str| {
-            let offer = answer(&format!(r#","actions":{{"download":{{{text}}}}}"#))?;
-            Ok::<_, Error>(offer.actions["download"].clone())
+            let response = answer(&format!(r#","actions":{{"download":{{{text}}}}}"#))?;
+            Ok::<_, Error>(response.actions["download"].clone())
         };
         let found = action(
             r#""href":"https://o/x?sig=s","header":{"Authorization":"A","Host":"evil",
@@ -325,26 +334,26 @@ mod tests {
             let body = format!(r#"{{{text},"objects":[]}}"#);
             assert!(parse(&server(), &[], body.as_bytes()).is_err(), "{text}");
         }
-        let silent = parse(&server(), &[pointer('b')], br#"{"objects":[]}"#).unwrap();
-        let error = silent.into_iter().next().unwrap().err().unwrap();
+        let incomplete = parse(&server(), &[pointer('b')], br#"{"objects":[]}"#).unwrap();
+        let error = incomplete.into_iter().next().unwrap().err().unwrap();
         assert_eq!(
             error.kind(),
             ErrorKind::Transport,
-            "it says nothing of the object"
+            "the object is missing in the answer"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn actions_expire_as_git_lfs_has_it() {
+    async fn actions_expire_as_in_git_lfs() {
         let now = Timestamp::from_second(1_700_000_000).unwrap();
         let at = |expires_in, expires_at: Option<&str>| {
-            let told = ActionJson {
+            let json = ActionJson {
                 href: String::new(),
                 header: None,
                 expires_in,
                 expires_at: expires_at.map(str::to_owned),
             };
-            expires(&told, now).map(|at| at.saturating_duration_since(Instant::now()).as_secs())
+            expires(&json, now).map(|at| at.saturating_duration_since(Instant::now()).as_secs())
         };
         assert_eq!(at(None, None), None);
         assert_eq!(at(Some(0), None), None);

@@ -1,6 +1,6 @@
-//! Objects on servers with git-lfs's batch API, moved by its basic transfers.
+//! LFS objects on servers with git-lfs's batch API and its basic transfers.
 //!
-//! Nothing is tried again here, but what has expired.
+//! Only expired actions are retried here.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,30 +8,32 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::batch::{self, Action, MEDIA_TYPE, ObjectResponse, Operation};
-use super::{BATCH, LfsBody, LfsStore, Pointer, not_there};
+use super::{BATCH, LfsBody, LfsStore, Pointer, missing_object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::git::smart_http::{
     Address, CallBody, HttpRequestSpec, HttpResponse, RepositoryUrl, SmartHttp,
 };
 
-/// The longest answer to a batch: 100 objects with two addresses and their headers.
-const MAX_ANSWER: usize = 4 << 20;
-/// How much of an error's body is looked at.
-const EXCERPT: usize = 4096;
-/// The longest wait that a server can ask for.
+/// Maximum size of the answer to a batch, in bytes: 100 objects with two addresses and
+/// their headers.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// Bytes of an error's body that are read.
+const EXCERPT_BYTES: usize = 4096;
+/// Maximum wait that a server can request.
 const MAX_WAIT: Duration = Duration::from_mins(2);
 
-/// The objects of a repository on a server.
+/// LFS objects of a repository on a server.
 pub struct HttpLfs {
     client: SmartHttp,
     batch: Address,
-    // What the last batches said, until it is used.
+    // Answers to the last batches that are not used yet.
     downloads: Mutex<HashMap<String, ObjectResponse>>,
     uploads: Mutex<HashMap<String, ObjectResponse>>,
 }
@@ -42,7 +44,7 @@ impl fmt::Display for HttpLfs {
     }
 }
 
-/// Where git-lfs asks for a repository's objects, unless it is told otherwise.
+/// Returns git-lfs's default URL of the batch API of a repository.
 fn batch_url(url: &RepositoryUrl) -> Result<Address> {
     let path = url.path();
     let base = match path.rsplit_once('.') {
@@ -50,11 +52,11 @@ fn batch_url(url: &RepositoryUrl) -> Result<Address> {
         _ if path.is_empty() => format!("{url}/.git"),
         _ => format!("{url}.git"),
     };
-    Address::new(&format!("{base}/info/lfs/objects/batch"))
+    Ok(Address::new(&format!("{base}/info/lfs/objects/batch"))?)
 }
 
-/// Failures that an address which has expired may have.
-fn is_refusal(error: &Error) -> bool {
+/// Returns whether an expired address may cause this failure.
+fn may_be_expired(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::AccessDenied | ErrorKind::NotFound | ErrorKind::Config
@@ -62,10 +64,10 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 impl HttpLfs {
-    /// The objects of the repository that `client` reaches.
+    /// Makes the store of the repository that `client` is for.
     ///
     /// # Errors
-    /// `Config` when its URL is none to which something can be added.
+    /// `Config` when the URL of the batch API is invalid.
     pub fn new(client: SmartHttp) -> Result<Self> {
         Ok(Self {
             batch: batch_url(client.url())?,
@@ -75,7 +77,7 @@ impl HttpLfs {
         })
     }
 
-    async fn ask(
+    async fn request_batch(
         &self,
         operation: Operation,
         pointers: &[Pointer],
@@ -98,28 +100,37 @@ impl HttpLfs {
                 return Err(error);
             }
             let first = pointers.first().map_or("", |pointer| &pointer.oid);
-            let message = format!("{self} has no objects of git LFS, such as {first}");
+            let message = format!("{self} does not serve LFS objects, such as {first}");
             return Err(Error::new(ErrorKind::NotFound, message)
                 .with_source(error)
                 .with_hint(
                     "check the credentials, or mirror without LFS objects: `\"lfs\": false`",
                 ));
         }
-        // Actions may go where this answer came from, and no less securely.
+        // The address after redirects, because actions must be as secure as that one.
         let from = answer.from().clone();
-        let body = answer.read(MAX_ANSWER).await?;
+        let body = answer.read(MAX_ANSWER_BYTES).await?;
         batch::parse(&from, pointers, &body)
     }
 
-    /// Asks for one object alone.
-    async fn ask_for(&self, operation: Operation, pointer: &Pointer) -> Result<ObjectResponse> {
-        let mut offers = self.ask(operation, std::slice::from_ref(pointer)).await?;
-        offers
-            .pop()
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "an answer was lost")))
+    /// Requests a batch of one object.
+    async fn request_object(
+        &self,
+        operation: Operation,
+        pointer: &Pointer,
+    ) -> Result<ObjectResponse> {
+        let mut offers = self
+            .request_batch(operation, std::slice::from_ref(pointer))
+            .await?;
+        offers.pop().unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "the answer to a batch is empty",
+            ))
+        })
     }
 
-    /// The headers with a login, where there is one and none is among them.
+    /// Adds the credentials for `to` to the headers, if there are any and the headers have none.
     async fn login(&self, to: &Address, mut headers: HeaderMap) -> Result<HeaderMap> {
         if !headers.contains_key(header::AUTHORIZATION)
             && let Some(login) = self.client.login(to.url()).await?
@@ -129,8 +140,8 @@ impl HttpLfs {
         Ok(headers)
     }
 
-    /// Makes the request that an action asks for.
-    async fn act(
+    /// Makes the request of an action.
+    async fn perform(
         &self,
         action: Action,
         method: Method,
@@ -148,7 +159,7 @@ impl HttpLfs {
         } else {
             self.login(&to, private).await?
         };
-        // What the server says goes before what is said by default.
+        // Headers of the action take precedence over the default ones.
         let missing = |name: &header::HeaderName| !private.contains_key(name);
         let headers = headers
             .into_iter()
@@ -172,12 +183,13 @@ impl HttpLfs {
 
     async fn download(&self, pointer: &Pointer, mut offer: ObjectResponse) -> Result<LfsBody> {
         let action = offer.actions.remove("download").ok_or_else(|| {
-            let message = format!("{self} tells no address of LFS object {}", pointer.oid);
+            let message = format!("{self} sent no address of LFS object {}", pointer.oid);
             Error::new(ErrorKind::NotFound, message)
         })?;
-        let nothing = CallBody::Bytes(bytes::Bytes::new());
-        let answer = self.act(action, Method::GET, HeaderMap::new(), nothing);
-        Ok(answer.await?.into_stream())
+        let empty = CallBody::Bytes(bytes::Bytes::new());
+        let answer = self.perform(action, Method::GET, HeaderMap::new(), empty);
+        let content = answer.await?.into_stream();
+        Ok(content.map_err(Into::into).boxed())
     }
 
     async fn upload(
@@ -191,21 +203,21 @@ impl HttpLfs {
             let octets = HeaderValue::from_static("application/octet-stream");
             headers.insert(header::CONTENT_TYPE, octets);
             let length = (!action.chunked).then_some(pointer.size_bytes);
-            let body = CallBody::Stream(content, length);
-            self.act(action, Method::PUT, headers, body).await?;
+            let body = CallBody::Stream(content.map_err(Into::into).boxed(), length);
+            self.perform(action, Method::PUT, headers, body).await?;
         }
         if let Some(action) = offer.actions.remove("verify") {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(MEDIA_TYPE));
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
             let body = CallBody::Bytes(batch::verification(pointer).into());
-            self.act(action, Method::POST, headers, body).await?;
+            self.perform(action, Method::POST, headers, body).await?;
         }
         Ok(())
     }
 
-    /// What a batch said of an object before, if that is still good.
-    fn known(
+    /// Removes the answer for an object from an earlier batch; `None` if it has expired.
+    fn take_valid(
         offers: &Mutex<HashMap<String, ObjectResponse>>,
         pointer: &Pointer,
     ) -> Option<ObjectResponse> {
@@ -222,8 +234,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[async_trait]
 impl LfsStore for HttpLfs {
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
-        debug_assert!(pointers.len() <= BATCH, "servers take no more");
-        let offers = self.ask(Operation::Upload, pointers).await?;
+        debug_assert!(pointers.len() <= BATCH, "servers accept no more");
+        let offers = self.request_batch(Operation::Upload, pointers).await?;
         let mut missing = Vec::new();
         let mut uploads = HashMap::new();
         for (pointer, offer) in pointers.iter().zip(offers) {
@@ -238,11 +250,11 @@ impl LfsStore for HttpLfs {
     }
 
     async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
-        debug_assert!(pointers.len() <= BATCH, "servers take no more");
-        let offers = self.ask(Operation::Download, pointers).await?;
+        debug_assert!(pointers.len() <= BATCH, "servers accept no more");
+        let offers = self.request_batch(Operation::Download, pointers).await?;
         let mut downloads = HashMap::new();
         for (pointer, offer) in pointers.iter().zip(offers) {
-            let offer = offer.map_err(|error| self.explained(pointer, error))?;
+            let offer = offer.map_err(|error| self.with_object(pointer, error))?;
             downloads.insert(pointer.oid.clone(), offer);
         }
         *lock(&self.downloads) = downloads;
@@ -250,34 +262,35 @@ impl LfsStore for HttpLfs {
     }
 
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
-        if let Some(offer) = Self::known(&self.downloads, pointer) {
+        if let Some(offer) = Self::take_valid(&self.downloads, pointer) {
             match self.download(pointer, offer).await {
-                // It may have expired before its time, or without having had one.
-                Err(error) if is_refusal(&error) => {}
+                // Retried below, because the address may have expired early.
+                Err(error) if may_be_expired(&error) => {}
                 done => return done,
             }
         }
         let read = async {
-            let offer = self.ask_for(Operation::Download, pointer).await?;
+            let offer = self.request_object(Operation::Download, pointer).await?;
             self.download(pointer, offer).await
         };
-        read.await.map_err(|error| self.explained(pointer, error))
+        read.await.map_err(|error| self.with_object(pointer, error))
     }
 
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
-        if let Some(offer) = Self::known(&self.uploads, pointer) {
+        if let Some(offer) = Self::take_valid(&self.uploads, pointer) {
             let done = self.upload(pointer, offer, content).await;
             return done.map_err(|error| {
-                if is_refusal(&error) {
-                    // The content is used up: who tries again asks for a new address.
-                    let message = format!("{self} refused LFS object {} at first", pointer.oid);
+                if may_be_expired(&error) {
+                    // Not retried here, because the content is consumed. `Transport` makes
+                    // the caller retry, which requests a new address.
+                    let message = format!("{self} refused LFS object {}", pointer.oid);
                     Error::new(ErrorKind::Transport, message).with_source(error)
                 } else {
                     error
                 }
             });
         }
-        let offer = self.ask_for(Operation::Upload, pointer).await?;
+        let offer = self.request_object(Operation::Upload, pointer).await?;
         self.upload(pointer, offer, content)
             .await
             .map_err(|error| error.context(format!("LFS object {}", pointer.oid)))
@@ -285,57 +298,57 @@ impl LfsStore for HttpLfs {
 }
 
 impl HttpLfs {
-    /// A failure to read an object, with what it means.
-    fn explained(&self, pointer: &Pointer, error: Error) -> Error {
+    /// Adds the object to the error of a read.
+    fn with_object(&self, pointer: &Pointer, error: Error) -> Error {
         if error.kind() == ErrorKind::NotFound {
-            not_there(pointer, self).with_source(error)
+            missing_object(pointer, self).with_source(error)
         } else {
             error.context(format!("LFS object {}", pointer.oid))
         }
     }
 }
 
-/// The error that an answer tells of. Where the server says how long to wait, that is done.
+/// Converts an answer to an error, after the wait that the server requests.
 async fn failure(answer: HttpResponse) -> Error {
     #[derive(Deserialize)]
-    struct Said {
+    struct ErrorBody {
         message: String,
     }
     let (status, from) = (answer.status(), answer.from().clone());
     let wait = answer
         .header("retry-after")
-        .and_then(|text| seconds(text, Timestamp::now()));
+        .and_then(|text| parse_retry_after(text, Timestamp::now()));
     let number = status.as_u16();
     let (kind, hint) = match number {
         404 | 410 => (ErrorKind::NotFound, "check the URL and the credentials"),
         401 => (
             ErrorKind::AccessDenied,
-            "give credentials, or check those that were given",
+            "provide credentials, or check the provided ones",
         ),
         403 | 407 => (
             ErrorKind::AccessDenied,
-            "check the credentials and what they allow",
+            "check the credentials and their permissions",
         ),
         413 => (
             ErrorKind::FileTooLarge,
-            "the server takes no such large objects",
+            "the object is larger than the server accepts",
         ),
         507 | 509 => (
             ErrorKind::AccessDenied,
             "the server's quota for LFS objects is used up",
         ),
         429 => (ErrorKind::Throttled, "try again later"),
-        300..=399 => (ErrorKind::Transport, "use the URL to which it redirects"),
+        300..=399 => (ErrorKind::Transport, "use the URL of the redirect"),
         408 | 425 | 500.. => (ErrorKind::Transport, "try again later"),
         _ => (
             ErrorKind::Config,
-            "is this a server with git-lfs's batch API?",
+            "check that this is a server with git-lfs's batch API",
         ),
     };
-    let body = answer.excerpt(EXCERPT).await;
+    let body = answer.excerpt(EXCERPT_BYTES).await;
     let mut message = format!("{from} answers {status}");
-    if let Ok(said) = serde_json::from_slice::<Said>(&body) {
-        message = format!("{message}: {}", escaped_excerpt(said.message.as_bytes()));
+    if let Ok(error) = serde_json::from_slice::<ErrorBody>(&body) {
+        message = format!("{message}: {}", escaped_excerpt(error.message.as_bytes()));
     }
     if let Some(wait) = wait
         && matches!(kind, ErrorKind::Throttled | ErrorKind::Transport)
@@ -345,8 +358,8 @@ async fn failure(answer: HttpResponse) -> Error {
     Error::new(kind, message).with_hint(hint)
 }
 
-/// Reads a `Retry-After`: seconds, or a date.
-fn seconds(text: &str, now: Timestamp) -> Option<Duration> {
+/// Parses `Retry-After`: seconds, or a date.
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -360,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_asked_where_git_lfs_asks() {
+    fn the_batch_url_is_the_default_of_git_lfs() {
         for (repository, batch) in [
             ("https://h/a/b", "https://h/a/b.git"),
             ("https://h/a/b.git", "https://h/a/b.git"),
@@ -375,9 +388,9 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_seconds_or_a_date() {
+    fn retry_after_is_seconds_or_a_date() {
         let now = Timestamp::from_second(1_700_000_000).unwrap();
-        let wait = |text| seconds(text, now).map(|wait| wait.as_secs());
+        let wait = |text| parse_retry_after(text, now).map(|wait| wait.as_secs());
         assert_eq!(wait("7"), Some(7));
         assert_eq!(wait("Tue, 14 Nov 2023 22:13:27 GMT"), Some(7));
         assert_eq!(wait("Tue, 14 Nov 2023 22:13:17 GMT"), Some(0));

@@ -1,4 +1,4 @@
-//! Objects in a repository's folder, where git-lfs keeps them.
+//! LFS objects in a repository's directory, where git-lfs stores them.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -9,34 +9,36 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::{LfsBody, LfsStore, Pointer, not_there};
+use super::{LfsBody, LfsStore, Pointer, missing_object};
+use crate::blocking::try_run;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How much is read at once.
-const PIECE: usize = 256 * 1024;
+/// Bytes of a file that are read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The objects of the repository whose git folder (`.git`, or a bare repository) is given.
+/// LFS objects of a repository on disk.
 #[derive(Debug, Clone)]
 pub struct LocalLfs {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl LocalLfs {
-    /// Nothing is looked at yet.
-    pub fn new(git_folder: impl Into<PathBuf>) -> Self {
+    /// Makes the store of the repository with this gitdir (`.git`, or a bare repository),
+    /// without reading it.
+    pub fn new(gitdir: impl Into<PathBuf>) -> Self {
         Self {
-            folder: git_folder.into().join("lfs"),
+            directory: gitdir.into().join("lfs"),
         }
     }
 
     fn path(&self, pointer: &Pointer) -> PathBuf {
-        self.folder.join("objects").join(pointer.path())
+        self.directory.join("objects").join(pointer.path())
     }
 }
 
 impl fmt::Display for LocalLfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.folder.display().fmt(f)
+        self.directory.display().fmt(f)
     }
 }
 
@@ -50,26 +52,17 @@ fn failed(path: &Path, error: std::io::Error) -> Error {
     Error::new(kind, message).with_source(error)
 }
 
-/// Runs what waits for the disk where nobody waits for it.
-async fn spawn_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| {
-        Err(Error::new(ErrorKind::Internal, "a file could not be worked on").with_source(error))
-    })
-}
-
 #[async_trait]
 impl LfsStore for LocalLfs {
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
-        let (place, pointers) = (self.clone(), pointers.to_vec());
-        spawn_blocking(move || {
-            let is_there = |pointer: &Pointer| {
-                let found = fs::metadata(place.path(pointer));
+        let (store, pointers) = (self.clone(), pointers.to_vec());
+        try_run(move || {
+            let is_stored = |pointer: &Pointer| {
+                let found = fs::metadata(store.path(pointer));
                 found.is_ok_and(|found| found.is_file() && found.len() == pointer.size_bytes)
             };
-            Ok(pointers.into_iter().filter(|one| !is_there(one)).collect())
+            let missing = pointers.into_iter().filter(|pointer| !is_stored(pointer));
+            Ok(missing.collect())
         })
         .await
     }
@@ -78,20 +71,20 @@ impl LfsStore for LocalLfs {
         let path = self.path(pointer);
         let opened = {
             let path = path.clone();
-            spawn_blocking(move || File::open(&path).map_err(|error| failed(&path, error))).await
+            try_run(move || File::open(&path).map_err(|error| failed(&path, error))).await
         };
         let file = opened.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => not_there(pointer, self).with_source(error),
+            ErrorKind::NotFound => missing_object(pointer, self).with_source(error),
             _ => error,
         })?;
         Ok(Box::pin(stream::try_unfold(
             (file, path),
             |(mut file, path)| {
-                spawn_blocking(move || {
-                    let mut piece = Vec::new();
-                    let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece);
+                try_run(move || {
+                    let mut chunk = Vec::new();
+                    let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
                     read.map_err(|error| failed(&path, error))?;
-                    Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, path))))
+                    Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), (file, path))))
                 })
             },
         )))
@@ -100,18 +93,18 @@ impl LfsStore for LocalLfs {
     async fn write(&self, pointer: &Pointer, mut content: LfsBody) -> Result<()> {
         let path = self.path(pointer);
         let random: u128 = rand::random();
-        // git-lfs clears this folder of what is left behind.
-        let draft = self.folder.join("tmp");
-        let draft = draft.join(format!("{}-{random:032x}", pointer.oid));
-        let mut draft = spawn_blocking(move || TempFile::create(draft)).await?;
+        // git-lfs deletes files that are left behind in this directory.
+        let temp_path = self.directory.join("tmp");
+        let temp_path = temp_path.join(format!("{}-{random:032x}", pointer.oid));
+        let mut file = try_run(move || TempFile::create(temp_path)).await?;
         while let Some(bytes) = content.next().await.transpose()? {
-            draft = spawn_blocking(move || draft.push(&bytes)).await?;
+            file = try_run(move || file.push(&bytes)).await?;
         }
-        spawn_blocking(move || draft.publish(&path)).await
+        try_run(move || file.publish(&path)).await
     }
 }
 
-/// A file that is not called by its name yet; removed unless it is published.
+/// A temporary file, removed unless published.
 struct TempFile {
     path: PathBuf,
     file: File,
@@ -119,7 +112,7 @@ struct TempFile {
 
 impl TempFile {
     fn create(path: PathBuf) -> Result<Self> {
-        make_folder(&path)?;
+        create_parent(&path)?;
         let file = File::create_new(&path).map_err(|error| failed(&path, error))?;
         Ok(Self { path, file })
     }
@@ -131,7 +124,7 @@ impl TempFile {
     }
 
     fn publish(self, path: &Path) -> Result<()> {
-        make_folder(path)?;
+        create_parent(path)?;
         self.file
             .sync_all()
             .and_then(|()| fs::rename(&self.path, path))
@@ -141,12 +134,12 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        // Nothing is there any more when it was published.
+        // Fails for a published file, which was renamed.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn make_folder(file: &Path) -> Result<()> {
-    let folder = file.parent().unwrap_or(file);
-    fs::create_dir_all(folder).map_err(|error| failed(folder, error))
+fn create_parent(file: &Path) -> Result<()> {
+    let parent = file.parent().unwrap_or(file);
+    fs::create_dir_all(parent).map_err(|error| failed(parent, error))
 }

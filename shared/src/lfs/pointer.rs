@@ -1,5 +1,4 @@
-//! Blobs that stand for an object of git LFS, as git-lfs 3 reads them
-//! (`git lfs pointer --check`).
+//! Pointer blobs of LFS objects, parsed as by git-lfs 3 (`git lfs pointer --check`).
 
 use std::collections::BTreeMap;
 
@@ -7,48 +6,48 @@ use bstr::ByteSlice as _;
 
 use crate::git::pack::SMALL_BLOB;
 
-/// The longest blob that may be a pointer, in bytes: git-lfs reads no further.
+/// Maximum size of a pointer, in bytes: git-lfs reads no more.
 pub const MAX_POINTER: u64 = SMALL_BLOB;
 
-/// What a pointer may call its format: the name of today, and two of before its release.
+/// Accepted versions: the current one, and two of pre-releases.
 const VERSIONS: [&[u8]; 3] = [
     b"https://git-lfs.github.com/spec/v1",
     b"https://hawser.github.com/spec/v1",
     b"http://git-media.io/v/2",
 ];
 
-/// The lines that every pointer has, in their order.
+/// Keys that every pointer has, in order.
 const KEYS: [&[u8]; 3] = [b"version", b"oid", b"size"];
 
-/// The object that an LFS pointer stands for.
+/// Object that an LFS pointer names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pointer {
-    /// The SHA-256 of its content, in lower-case hexadecimal digits.
+    /// SHA-256 of the content, in lower-case hexadecimal digits.
     pub oid: String,
-    /// Its size.
+    /// Size of the content.
     pub size_bytes: u64,
 }
 
 impl Pointer {
-    /// Reads a blob; `None` when it is no pointer. An empty blob is none, though git-lfs
-    /// lets it stand for an empty object.
+    /// Parses a blob; `None` if it is not a pointer. An empty blob is not a pointer here,
+    /// although git-lfs treats it as the pointer of an empty object.
     pub fn parse(blob: &[u8]) -> Option<Self> {
         if blob.len() as u64 > MAX_POINTER {
             return None;
         }
         let mut values = Vec::with_capacity(KEYS.len());
         let mut extensions = BTreeMap::new();
-        // Lines end in LF or CR LF; empty ones do not count.
+        // Lines end in LF or CR LF; empty lines are ignored.
         for line in blob.trim().lines().filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once_str(" ")?;
-            // A line after the last one is an error, whatever it says.
+            // Any line after the last key is an error.
             if key == *KEYS.get(values.len())? {
                 values.push(value);
                 continue;
             }
             let (priority, name) = extension(key)?;
             oid(value)?;
-            // The same line twice is one to git-lfs.
+            // A repeated line counts once, as in git-lfs.
             if *extensions.entry(priority).or_insert(name) != name {
                 return None;
             }
@@ -66,7 +65,7 @@ impl Pointer {
         })
     }
 
-    /// The path below `lfs/objects` where git-lfs keeps it.
+    /// Returns the path of the object below `lfs/objects`, as in git-lfs.
     pub(super) fn path(&self) -> String {
         format!("{}/{}/{}", &self.oid[..2], &self.oid[2..4], self.oid)
     }
@@ -81,7 +80,7 @@ fn oid(value: &[u8]) -> Option<&str> {
     hex.to_str().ok()
 }
 
-/// The priority and name of an extension's line: `ext-0-name`.
+/// Parses priority and name of an extension's line: `ext-0-name`.
 fn extension(key: &[u8]) -> Option<(u8, &[u8])> {
     let rest = key.strip_prefix(b"ext-")?;
     let [priority @ b'0'..=b'9', b'-', name @ ..] = rest else {
@@ -105,7 +104,7 @@ mod tests {
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 12345\n")
     }
 
-    /// Blobs, and whether git-lfs 3.3 takes them for pointers.
+    /// Blobs, and whether git-lfs 3.3 accepts them as pointers.
     fn cases() -> Vec<(String, bool)> {
         let v1 = "version https://git-lfs.github.com/spec/v1\n";
         let sha = format!("sha256:{OID}");
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_are_told_from_other_blobs() {
+    fn only_pointers_are_parsed() {
         for (text, is_pointer) in cases() {
             let found = Pointer::parse(text.as_bytes());
             assert_eq!(found.is_some(), is_pointer, "{text:?}");
@@ -194,13 +193,13 @@ mod tests {
         assert!(Pointer::parse(padded(1024).as_bytes()).is_some());
         assert!(
             Pointer::parse(padded(1025).as_bytes()).is_none(),
-            "none is so long"
+            "a pointer has at most 1024 bytes"
         );
-        assert_eq!(Pointer::parse(b""), None, "nothing needs to be copied");
+        assert_eq!(Pointer::parse(b""), None, "an empty object is not copied");
     }
 
-    /// What git-lfs says, when it is installed.
-    fn git_lfs_takes(text: &str) -> Option<bool> {
+    /// Returns whether git-lfs accepts a pointer; `None` if git-lfs is not installed.
+    fn git_lfs_accepts(text: &str) -> Option<bool> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("blob");
         std::fs::write(&file, text).unwrap();
@@ -213,8 +212,8 @@ mod tests {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.contains("is not a git command") {
+        let message = String::from_utf8_lossy(&output.stderr);
+        if message.contains("is not a git command") {
             eprintln!("skipped: git-lfs is not installed; `cargo xtask test` installs it");
             return None;
         }
@@ -222,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn git_lfs_takes_the_same_blobs_for_pointers() {
+    fn git_lfs_accepts_the_same_pointers() {
         let mut texts: Vec<String> = cases().into_iter().map(|(text, _)| text).collect();
-        // Each line left out, twice, and at another place; each byte class put in.
+        // Each line removed, repeated and moved; each class of bytes inserted.
         let plain = format!(
             "version https://git-lfs.github.com/spec/v1\next-1-a sha256:{OID}\noid sha256:{OID}\nsize 12345\n"
         );
@@ -262,22 +261,22 @@ mod tests {
         texts.sort_unstable();
         texts.dedup();
         for text in texts {
-            let Some(expected) = git_lfs_takes(&text) else {
+            let Some(expected) = git_lfs_accepts(&text) else {
                 return;
             };
             let ours = Pointer::parse(text.as_bytes()).is_some();
-            assert_eq!(ours, expected, "git-lfs judges {text:?} otherwise");
+            assert_eq!(ours, expected, "git-lfs decides otherwise on {text:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_harm(blob in proptest::collection::vec(any::<u8>(), 0..1100)) {
+        fn random_bytes_are_not_a_pointer(blob in proptest::collection::vec(any::<u8>(), 0..1100)) {
             prop_assert_eq!(Pointer::parse(&blob), None);
         }
 
         #[test]
-        fn what_is_read_is_what_was_written(
+        fn a_written_pointer_is_parsed_back(
             oid in "[0-9a-f]{64}",
             size in 0..=i64::MAX,
             at in 0..200_usize,
@@ -288,7 +287,7 @@ mod tests {
             );
             let expected = Pointer { oid, size_bytes: u64::try_from(size).unwrap() };
             prop_assert_eq!(Pointer::parse(text.as_bytes()), Some(expected));
-            // Changed anywhere, it is another pointer or none, and its id is still one.
+            // After a change of one byte, a parsed pointer still has a valid id.
             let mut changed = text.into_bytes();
             let at = at % changed.len();
             changed[at] = byte;

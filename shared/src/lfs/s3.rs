@@ -1,4 +1,4 @@
-//! Objects in a bucket, beside a repository that lies there.
+//! LFS objects in a bucket, alongside a repository.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,26 +7,28 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{LfsBody, LfsStore, Pointer, not_there};
+use super::{LfsBody, LfsStore, Pointer, missing_object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, KeyPrefix, ObjectKey};
 use crate::storage::multipart::{MultipartWriter, part_bytes};
-use crate::storage::{MIN_PART_BYTES, ObjectMetadata, ObjectStore, PutOptions};
+use crate::storage::{
+    MIN_PART_BYTES, ObjectMetadata, ObjectStore, ObjectStoreExt as _, PutOptions,
+};
 
-/// How many objects are looked for at once.
+/// Maximum number of concurrent `HeadObject` requests.
 const CONCURRENT_HEADS: usize = 16;
 
-/// How objects are called below the repository's prefix.
+/// Keys of objects below the repository's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyScheme {
-    /// `lfs/objects/aa/bb/<oid>`, as in a repository: beside files that git clones over
-    /// plain HTTP. So mirror-git-to-s3 writes them, too.
+    /// `lfs/objects/aa/bb/<oid>`, as in a repository and as mirror-git-to-s3 writes them:
+    /// for repositories that git clones over plain HTTP.
     Fanned,
-    /// `lfs/<oid>`: beside bundles, as git-remote-s3 has them.
+    /// `lfs/<oid>`, as git-remote-s3 writes them: for repositories of bundles.
     Flat,
 }
 
-/// The objects below a prefix of a bucket.
+/// LFS objects below a prefix of a bucket.
 pub struct S3Lfs {
     store: Arc<dyn ObjectStore>,
     bucket: BucketName,
@@ -36,8 +38,8 @@ pub struct S3Lfs {
 }
 
 impl S3Lfs {
-    /// The objects of the repository below `prefix`; they are encrypted with `kms_key_id`,
-    /// or as the bucket says.
+    /// Makes the store of the repository below `prefix`. Objects are encrypted with
+    /// `kms_key_id`, or by the bucket's default.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         bucket: BucketName,
@@ -84,36 +86,36 @@ impl fmt::Display for S3Lfs {
 #[async_trait]
 impl LfsStore for S3Lfs {
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
-        let looks = stream::iter(pointers.to_vec()).map(|pointer| async move {
+        let checks = stream::iter(pointers.to_vec()).map(|pointer| async move {
             let key = self.key(&pointer)?;
             let head = self.store.head(&self.bucket, &key).await?;
-            let is_there = head.is_some_and(|head| head.size_bytes == pointer.size_bytes);
-            Ok::<_, Error>((!is_there).then_some(pointer))
+            let is_stored = head.is_some_and(|head| head.size_bytes == pointer.size_bytes);
+            Ok::<_, Error>((!is_stored).then_some(pointer))
         });
-        let looks = looks.buffered(CONCURRENT_HEADS);
-        looks
+        let checks = checks.buffered(CONCURRENT_HEADS);
+        checks
             .try_filter_map(async |missing| Ok(missing))
             .try_collect()
             .await
     }
 
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
-        let reading = Reading {
+        let reader = RangeReader {
             store: Arc::clone(&self.store),
             bucket: self.bucket.clone(),
             key: self.key(pointer)?,
             size: pointer.size_bytes,
             position: 0,
         };
-        // The first piece tells whether there is anything.
-        let first = reading.next().await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => not_there(pointer, self).with_source(error),
+        // Read now, because only the first request shows whether the object exists.
+        let first = reader.next().await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => missing_object(pointer, self).with_source(error),
             _ => error,
         })?;
         let Some((bytes, rest)) = first else {
             return Ok(Box::pin(stream::empty()));
         };
-        let rest = stream::try_unfold(rest, Reading::next);
+        let rest = stream::try_unfold(rest, RangeReader::next);
         Ok(Box::pin(stream::iter([Ok(bytes)]).chain(rest)))
     }
 
@@ -121,11 +123,11 @@ impl LfsStore for S3Lfs {
         let key = self.key(pointer)?;
         let upload = MultipartWriter::new(Arc::clone(&self.store), self.bucket.clone(), key);
         let mut upload = upload.with_options(self.options());
-        let mut pieces = ObjectReader {
+        let mut parts = PartReader {
             content,
             rest: BytesMut::new(),
         };
-        match send(&upload, &mut pieces).await {
+        match send(&upload, &mut parts).await {
             Ok(()) => {
                 upload.disarm();
                 Ok(())
@@ -138,8 +140,8 @@ impl LfsStore for S3Lfs {
     }
 }
 
-/// An object that is read in pieces.
-struct Reading {
+/// Reads an object range by range.
+struct RangeReader {
     store: Arc<dyn ObjectStore>,
     bucket: BucketName,
     key: ObjectKey,
@@ -147,7 +149,7 @@ struct Reading {
     position: u64,
 }
 
-impl Reading {
+impl RangeReader {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
         if self.position >= self.size {
             return Ok(None);
@@ -163,14 +165,14 @@ impl Reading {
     }
 }
 
-/// Content in pieces of a given size.
-struct ObjectReader {
+/// Splits content into parts.
+struct PartReader {
     content: LfsBody,
     rest: BytesMut,
 }
 
-impl ObjectReader {
-    /// So many bytes; fewer at the end.
+impl PartReader {
+    /// Returns the next `size` bytes, or fewer at the end.
     async fn next(&mut self, size: usize) -> Result<Bytes> {
         while self.rest.len() < size {
             let Some(bytes) = self.content.next().await.transpose()? else {
@@ -183,16 +185,16 @@ impl ObjectReader {
     }
 }
 
-/// Sends parts, one while the next one arrives. What is small is put whole, at the end.
-async fn send(upload: &MultipartWriter, pieces: &mut ObjectReader) -> Result<()> {
+/// Sends parts, each while the next one is received. A small object is put whole.
+async fn send(upload: &MultipartWriter, parts: &mut PartReader) -> Result<()> {
     let mut number = 1;
-    let mut piece = pieces.next(part_bytes(number)).await?;
-    while piece.len() == part_bytes(number) {
+    let mut part = parts.next(part_bytes(number)).await?;
+    while part.len() == part_bytes(number) {
         let size = part_bytes(number + 1);
-        let sent = upload.part(number, piece);
-        ((), piece) = tokio::try_join!(sent, pieces.next(size))?;
+        let sent = upload.part(number, part);
+        ((), part) = tokio::try_join!(sent, parts.next(size))?;
         number += 1;
     }
-    upload.complete(number, piece).await?;
+    upload.complete(number, part).await?;
     Ok(())
 }

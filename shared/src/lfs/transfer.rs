@@ -1,4 +1,4 @@
-//! From one place to another: what the pointers in new objects name.
+//! Transfers the LFS objects that new pointers name.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,63 +8,63 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{BATCH, LfsStore, Pointer, verify_stream};
+use super::{BATCH, LfsStore, Pointer, PointerScanner, verify_stream};
 use crate::error::Result;
-use crate::remote::{PrePublishHook, ReceivedObjects};
+use crate::git::pack::incoming::{PrePublishHook, ReceivedObjects};
 use crate::retry::RetryPolicy;
 
-/// The most objects on their way at once.
-const MOST: usize = 8;
-/// What an object on its way may hold, in bytes: a part that is sent, the one that
-/// arrives meanwhile, and what is between.
-const SHARE: usize = 16 << 20;
+/// Maximum number of concurrent transfers.
+const MAX_TRANSFERS: usize = 8;
+/// Memory of one transfer, in bytes: the part that is sent, the part that is received
+/// meanwhile, and buffers between them.
+const TRANSFER_BYTES: usize = 16 << 20;
 
-/// What was copied, and what was not.
+/// Counts of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TransferReport {
-    /// Objects that were copied.
+    /// Objects copied.
     pub objects: u64,
-    /// Their bytes.
+    /// Bytes of the copied objects.
     pub bytes: u64,
-    /// Objects that were left out, since a side has no place for them.
+    /// Objects left out because one side cannot store LFS objects.
     pub left_out: u64,
 }
 
-/// Copies the objects that new pointers stand for, before refs move. Those that are there
-/// are left alone: what was interrupted goes on where it was.
+/// Copies the objects that new pointers name, before refs move. Objects that the target has
+/// are not copied, so that an interrupted transfer is resumed.
 pub struct LfsTransfer {
-    // `None` where a side has no place for objects.
-    sides: Option<(Arc<dyn LfsStore>, Arc<dyn LfsStore>)>,
-    at_once: usize,
-    pace: RetryPolicy,
+    // Source and target; `None` where one side cannot store LFS objects.
+    stores: Option<(Arc<dyn LfsStore>, Arc<dyn LfsStore>)>,
+    concurrency: usize,
+    retry: RetryPolicy,
     objects: AtomicU64,
     bytes: AtomicU64,
-    // Each once, however often a push is tried.
+    // A set, because a push that is retried leaves the same objects out.
     left_out: Mutex<BTreeSet<Pointer>>,
 }
 
 impl fmt::Debug for LfsTransfer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LfsCopy")
-            .field("at_once", &self.at_once)
+        f.debug_struct("LfsTransfer")
+            .field("concurrency", &self.concurrency)
             .field("copied", &self.copied())
             .finish_non_exhaustive()
     }
 }
 
 impl LfsTransfer {
-    /// Copies from the first place to the second one, holding about `memory` bytes.
-    /// Without one of them all objects are left out, with a warning.
+    /// Copies from `source` to `target`, holding about `memory` bytes. If one of them is
+    /// `None`, all objects are left out, with a warning.
     pub fn new(
         source: Option<Arc<dyn LfsStore>>,
         target: Option<Arc<dyn LfsStore>>,
         memory: usize,
     ) -> Self {
-        let at_once = (memory / SHARE).clamp(1, MOST);
+        let concurrency = (memory / TRANSFER_BYTES).clamp(1, MAX_TRANSFERS);
         Self {
-            sides: source.zip(target),
-            at_once,
-            pace: RetryPolicy::new(at_once),
+            stores: source.zip(target),
+            concurrency,
+            retry: RetryPolicy::new(concurrency),
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             left_out: Mutex::default(),
@@ -75,7 +75,7 @@ impl LfsTransfer {
         self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was done so far.
+    /// Returns the counts so far.
     pub fn copied(&self) -> TransferReport {
         TransferReport {
             objects: self.objects.load(Ordering::Relaxed),
@@ -87,10 +87,10 @@ impl LfsTransfer {
     /// Copies those of `pointers` that the target lacks.
     ///
     /// # Errors
-    /// `NotFound` for one that the source does not have; `Corrupt` for one that is not
-    /// what its pointer says.
+    /// `NotFound` for an object that the source lacks; `Corrupt` for an object that does not
+    /// match its pointer.
     pub async fn copy(&self, pointers: &[Pointer]) -> Result<()> {
-        // git-lfs moves no empty objects either: everyone has them.
+        // Empty objects are not copied, because git-lfs does not store them either.
         let pointers: Vec<Pointer> = pointers
             .iter()
             .filter(|pointer| pointer.size_bytes > 0)
@@ -99,31 +99,31 @@ impl LfsTransfer {
         if pointers.is_empty() {
             return Ok(());
         }
-        let Some((source, target)) = &self.sides else {
+        let Some((source, target)) = &self.stores else {
             let mut left_out = self.left_out();
             left_out.extend(pointers);
             tracing::warn!(
                 lfs.left_out = left_out.len(),
-                "objects of git LFS are left out: one side has no place for them, as CodeCommit"
+                "LFS objects are left out, because one side (such as CodeCommit) cannot store them"
             );
             return Ok(());
         };
         for batch in pointers.chunks(BATCH) {
-            let missing = self.pace.run(|| target.missing(batch)).await?;
+            let missing = self.retry.run(|| target.missing(batch)).await?;
             if missing.is_empty() {
                 continue;
             }
-            self.pace.run(|| source.prepare(&missing)).await?;
+            self.retry.run(|| source.prepare(&missing)).await?;
             let copies = stream::iter(missing).map(|pointer| async move {
-                self.pace
+                self.retry
                     .run(|| transfer_object(&**source, &**target, &pointer))
                     .await?;
                 self.objects.fetch_add(1, Ordering::Relaxed);
                 self.bytes.fetch_add(pointer.size_bytes, Ordering::Relaxed);
-                Ok(())
+                Ok::<_, crate::Error>(())
             });
             copies
-                .buffer_unordered(self.at_once)
+                .buffer_unordered(self.concurrency)
                 .try_collect::<()>()
                 .await?;
         }
@@ -142,8 +142,9 @@ async fn transfer_object(
 
 #[async_trait]
 impl PrePublishHook for LfsTransfer {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
-        let pointers: Vec<Pointer> = watch.pointers.iter().cloned().collect();
-        self.copy(&pointers).await
+    async fn pre_publish(&self, watch: &ReceivedObjects) -> crate::git::Result<()> {
+        let scanner = watch.scanner::<PointerScanner>();
+        let pointers = scanner.map(PointerScanner::pointers).unwrap_or_default();
+        Ok(self.copy(&pointers).await?)
     }
 }

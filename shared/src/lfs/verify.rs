@@ -1,4 +1,4 @@
-//! Size and SHA-256 of what passes.
+//! Checks size and SHA-256 of a stream.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -7,20 +7,20 @@ use sha2::{Digest as _, Sha256};
 use super::{LfsBody, Pointer};
 use crate::error::{Error, ErrorKind, Result};
 
-/// `content`, held to what `pointer` says.
+/// Checks that `content` has the size and SHA-256 of `pointer`.
 ///
-/// The last bytes come only when all of it was right, so that who writes as it comes never
-/// writes the whole of something else.
+/// The last chunk is withheld until they match, so that a streaming writer never completes
+/// a wrong object.
 ///
-/// The stream fails with `Corrupt` as soon as there is too much, and at the end when there
-/// is too little or the hash is another.
+/// The stream fails with `Corrupt` as soon as it has too many bytes, and at its end when it
+/// has too few or its hash does not match.
 pub fn verify_stream(pointer: &Pointer, content: LfsBody) -> LfsBody {
     let state = State {
         pointer: pointer.clone(),
         content,
         hasher: Sha256::new(),
-        arrived: 0,
-        held: None,
+        received: 0,
+        withheld: None,
         ended: false,
     };
     Box::pin(futures_util::stream::try_unfold(state, State::next))
@@ -30,8 +30,8 @@ struct State {
     pointer: Pointer,
     content: LfsBody,
     hasher: Sha256,
-    arrived: u64,
-    held: Option<Bytes>,
+    received: u64,
+    withheld: Option<Bytes>,
     ended: bool,
 }
 
@@ -44,33 +44,33 @@ impl State {
             if bytes.is_empty() {
                 continue;
             }
-            self.arrived += bytes.len() as u64;
-            if self.arrived > self.pointer.size_bytes {
-                return Err(self.wrong("more bytes"));
+            self.received += bytes.len() as u64;
+            if self.received > self.pointer.size_bytes {
+                return Err(self.mismatch("more bytes were received"));
             }
             self.hasher.update(&bytes);
-            if let Some(before) = self.held.replace(bytes) {
+            if let Some(before) = self.withheld.replace(bytes) {
                 return Ok(Some((before, self)));
             }
         }
         self.ended = true;
-        if self.arrived < self.pointer.size_bytes {
-            return Err(self.wrong("fewer bytes"));
+        if self.received < self.pointer.size_bytes {
+            return Err(self.mismatch("fewer bytes were received"));
         }
         let hash = hex::encode(std::mem::take(&mut self.hasher).finalize());
         if hash != self.pointer.oid {
-            return Err(self.wrong("other bytes"));
+            return Err(self.mismatch("the SHA-256 of its content does not match"));
         }
-        Ok(self.held.take().map(|last| (last, self)))
+        Ok(self.withheld.take().map(|last| (last, self)))
     }
 
-    fn wrong(&self, what: &str) -> Error {
+    fn mismatch(&self, found: &str) -> Error {
         let Pointer { oid, size_bytes } = &self.pointer;
         Error::new(
             ErrorKind::Corrupt,
-            format!("LFS object {oid} of {size_bytes} bytes came with {what}"),
+            format!("LFS object {oid} should have {size_bytes} bytes, but {found}"),
         )
-        .with_hint("the source holds something else under its name: push the object anew")
+        .with_hint("the source stores another content under this name: push the object again")
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
         Box::pin(stream::iter(pieces))
     }
 
-    async fn all(mut content: LfsBody) -> (Vec<u8>, Option<ErrorKind>) {
+    async fn read_all(mut content: LfsBody) -> (Vec<u8>, Option<ErrorKind>) {
         let mut out = Vec::new();
         while let Some(piece) = content.next().await {
             match piece {
@@ -107,20 +107,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_right_passes() {
+    async fn a_correct_object_is_passed_unchanged() {
         for (text, split) in [
             ("hello", &["hel", "", "lo"][..]),
             ("x", &["x"]),
             ("", &[]),
             ("", &[""]),
         ] {
-            let passed = all(verify_stream(&pointer(text.as_bytes()), pieces(split))).await;
+            let passed = read_all(verify_stream(&pointer(text.as_bytes()), pieces(split))).await;
             assert_eq!(passed, (text.as_bytes().to_vec(), None));
         }
     }
 
     #[tokio::test]
-    async fn what_is_wrong_never_passes_whole() {
+    async fn a_wrong_object_is_never_completed() {
         let corrupt = Some(ErrorKind::Corrupt);
         let hello = pointer(b"hello");
         for (sent, passed) in [
@@ -131,11 +131,14 @@ mod tests {
             (&["hel", "lo", "o"], "hel"),
             (&[], ""),
         ] {
-            let got = all(verify_stream(&hello, pieces(sent))).await;
+            let got = read_all(verify_stream(&hello, pieces(sent))).await;
             assert_eq!(got, (passed.into(), corrupt), "{sent:?}");
         }
         let endless = stream::repeat_with(|| Ok(Bytes::from_static(b"aa")));
-        let (out, kind) = all(verify_stream(&hello, Box::pin(endless))).await;
-        assert!(out.len() < 5 && kind == corrupt, "it stops at the size");
+        let (out, kind) = read_all(verify_stream(&hello, Box::pin(endless))).await;
+        assert!(
+            out.len() < 5 && kind == corrupt,
+            "the stream fails when the size is exceeded"
+        );
     }
 }

@@ -1,10 +1,9 @@
-//! What an invocation did, in numbers, and the one line of Embedded Metric Format that
-//! tells CloudWatch.
+//! Metrics of an invocation, and the line of Embedded Metric Format that CloudWatch reads.
 //!
 //! [`Metric`] is the closed list of names, so that alarms and dashboards can be checked
-//! against it. [`Metrics`] collects while an invocation runs; [`MetricValues`] is what one
-//! invocation came to, and writes itself as a line. Nothing here prints, and nothing knows
-//! which function it counts for: [`crate::lambda`] does both.
+//! against it. [`Metrics`] counts during an invocation; [`MetricValues`] has the result of
+//! one invocation and formats the line. [`crate::lambda`] prints the line and adds the
+//! function's name.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,26 +13,24 @@ use serde_json::{Map, Value, json};
 use crate::error::ErrorKind;
 use crate::retry::{Limiter, RetryPolicy};
 
-/// The namespace of all metrics.
+/// Namespace of all metrics.
 pub const NAMESPACE: &str = "branchline";
 
-/// The one dimension. Each further one would make every metric cost once more for each of
-/// its values.
+/// The only dimension, because each value of a further one would multiply the cost of every
+/// metric.
 pub const DIMENSION: &str = "FunctionName";
 
-/// A unit, one of those that CloudWatch knows.
+/// Unit of CloudWatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are CloudWatch's")]
 pub enum Unit {
-    /// A number of things.
     Count,
-    /// A number of bytes.
     Bytes,
-    /// A time.
     Milliseconds,
 }
 
 impl Unit {
-    /// The name by which CloudWatch knows it.
+    /// Returns CloudWatch's name of the unit.
     pub fn name(self) -> &'static str {
         match self {
             Self::Count => "Count",
@@ -43,41 +40,40 @@ impl Unit {
     }
 }
 
-/// Something that is counted.
+/// Metric of an invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Metric {
-    /// How long the invocation took. The one metric that every line has.
+    /// Time of the invocation; the only metric that every line has.
     Duration,
-    /// Calls to AWS, each try counted; a call is one request, and a second one where S3 is
-    /// asked whether the bucket of a missing object is there.
+    /// Calls to AWS, including retries. A call is one request, or two where S3 has to check
+    /// the bucket of a missing object.
     ApiRequests,
-    /// How many of them were throttled.
+    /// Throttled calls among the [`ApiRequests`](Self::ApiRequests).
     Throttles,
-    /// Archives that were built and written.
+    /// Archives built and written.
     Archives,
-    /// Their size.
+    /// Total size of the archives.
     ArchiveBytes,
-    /// The time that building and writing them took, all together.
+    /// Total time of building and writing archives.
     ArchiveDuration,
-    /// Pipeline executions that were started; a start that is repeated with the same token
-    /// counts again.
+    /// Pipeline executions started; a start repeated with its token counts again.
     ExecutionsStarted,
-    /// Triggers that were added, changed, removed or put back.
+    /// Triggers added, changed, removed or restored.
     TriggersChanged,
-    /// Mappings that were brought as far as the time allowed.
+    /// Mappings processed, complete or not.
     Mirrors,
-    /// Mappings that are not finished: the same request goes on with them.
+    /// Mappings that are incomplete; the same request resumes them.
     IncompleteMirrors,
-    /// Bytes that mirrors wrote at their targets.
+    /// Bytes that mirrors wrote to their targets.
     MirrorBytes,
-    /// What failed: items of the event, or the event as a whole.
+    /// Failed items of the event, or 1 for the event as a whole.
     Failures,
-    /// How many of the [`Failures`](Self::Failures) were of this kind.
+    /// [`Failures`](Self::Failures) of this kind.
     FailuresOf(ErrorKind),
 }
 
 impl Metric {
-    /// All but [`FailuresOf`](Self::FailuresOf).
+    /// All metrics except [`FailuresOf`](Self::FailuresOf).
     const PLAIN: [Self; 12] = [
         Self::Duration,
         Self::ApiRequests,
@@ -93,13 +89,13 @@ impl Metric {
         Self::Failures,
     ];
 
-    /// Every metric there is.
+    /// Returns every metric.
     pub fn all() -> impl Iterator<Item = Self> {
         let kinds = ErrorKind::ALL.into_iter().map(Self::FailuresOf);
         Self::PLAIN.into_iter().chain(kinds)
     }
 
-    /// Its name in CloudWatch.
+    /// Returns the metric's name in CloudWatch.
     pub fn name(self) -> &'static str {
         match self {
             Self::Duration => "Duration",
@@ -130,7 +126,7 @@ impl Metric {
         }
     }
 
-    /// Its unit.
+    /// Returns the metric's unit.
     pub fn unit(self) -> Unit {
         match self {
             Self::Duration | Self::ArchiveDuration => Unit::Milliseconds,
@@ -140,16 +136,16 @@ impl Metric {
     }
 }
 
-/// What counts its work, so that a function's frame can tell it.
+/// Gives access to a context's metrics.
 pub trait HasMetrics {
-    /// Where it is counted.
+    /// Returns the metrics of this context.
     fn metrics(&self) -> &Metrics;
 }
 
-/// The counts since they were last taken.
+/// Counts since the last [`take`](Self::take).
 ///
-/// An execution environment serves one invocation at a time, so what was counted between
-/// two takings belongs to one of them.
+/// An execution environment serves one invocation at a time, so that the
+/// counts between two calls belong to one invocation.
 #[derive(Debug, Default)]
 pub struct Metrics {
     limiters: Vec<Arc<Limiter>>,
@@ -159,26 +155,28 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct State {
     values: MetricValues,
-    // Requests and throttles of all limiters that were taken before.
+    // Requests and throttled ones of all limiters at the last `take`.
     taken: (u64, u64),
 }
 
 impl Metrics {
-    /// Nothing yet; requests are counted by what runs under `paces`.
-    pub fn with_limiters<'a>(paces: impl IntoIterator<Item = &'a RetryPolicy>) -> Self {
-        let limiters = paces.into_iter().map(|pace| Arc::clone(pace.limiter()));
+    /// Starts at zero; requests are counted by the limiters of `policies`.
+    pub fn with_limiters<'a>(policies: impl IntoIterator<Item = &'a RetryPolicy>) -> Self {
+        let limiters = policies
+            .into_iter()
+            .map(|policy| Arc::clone(policy.limiter()));
         Self {
             limiters: limiters.collect(),
             state: Mutex::default(),
         }
     }
 
-    /// Counts `amount` more.
+    /// Adds `amount` to a metric.
     pub fn add(&self, metric: Metric, amount: u64) {
         self.lock().values.add(metric, amount);
     }
 
-    /// What was counted since the last taking, or the start.
+    /// Returns the counts since the last call, and resets them.
     pub fn take(&self) -> MetricValues {
         let mut state = self.lock();
         let mut values = std::mem::take(&mut state.values);
@@ -199,13 +197,12 @@ impl Metrics {
     }
 }
 
-/// What one invocation came to; what was not counted is not told, since each name that is
-/// told costs.
+/// Metrics of one invocation. Zero counts are omitted, because each reported name costs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetricValues(BTreeMap<Metric, u64>);
 
 impl MetricValues {
-    /// Counts `amount` more; nothing for zero.
+    /// Adds `amount` to a metric; zero has no effect.
     pub fn add(&mut self, metric: Metric, amount: u64) {
         if amount > 0 {
             let value = self.0.entry(metric).or_default();
@@ -213,20 +210,21 @@ impl MetricValues {
         }
     }
 
-    /// Tells a value even if it is zero.
+    /// Sets a value, which is reported even if it is zero.
     pub fn set(&mut self, metric: Metric, value: u64) {
         self.0.insert(metric, value);
     }
 
-    /// The value of a metric, zero for what was not counted.
+    /// Returns the value of a metric; zero if it was not counted.
     pub fn get(&self, metric: Metric) -> u64 {
         self.0.get(&metric).copied().unwrap_or_default()
     }
 
-    /// The line, without its end: a JSON object of CloudWatch's Embedded Metric Format.
+    /// Formats the line without its line feed: a JSON object of CloudWatch's Embedded Metric
+    /// Format.
     ///
-    /// `properties` stand in it beside the values, and are no metrics: they find the line
-    /// again in the log.
+    /// `properties` are further members by which the line is found in the log; they are not
+    /// metrics.
     pub fn to_emf(
         &self,
         function_name: &str,

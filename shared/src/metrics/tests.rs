@@ -1,4 +1,4 @@
-//! The line is held against the specification of the format, and counting against its word.
+//! Checks the line against the specification of the format, and the counts.
 
 use std::collections::BTreeSet;
 
@@ -46,8 +46,8 @@ fn is_text(value: &Value, most: usize) -> bool {
     (1..=most).contains(&text.chars().count()) && !text.trim().is_empty()
 }
 
-/// Panics where `line` is no document of the Embedded Metric Format, as its specification
-/// and the JSON schema in it have it.
+/// Panics unless `line` is a document of the Embedded Metric Format, by its specification
+/// and JSON schema.
 fn assert_is_emf(line: &str) -> Value {
     const LARGEST_EVENT: usize = 256 * 1024;
     assert!(!line.contains('\n'), "an event is one line");
@@ -141,15 +141,15 @@ fn what_was_not_counted_is_not_told() {
 
 #[tokio::test]
 async fn each_taking_has_the_requests_since_the_one_before() {
-    let paces = [RetryPolicy::new(2), RetryPolicy::new(2)];
-    let metrics = Metrics::with_limiters(&paces);
-    let ok = |pace: &RetryPolicy| {
-        let pace = pace.clone();
-        async move { pace.run(|| async { Ok(()) }).await.expect("it succeeds") }
+    let policies = [RetryPolicy::new(2), RetryPolicy::new(2)];
+    let metrics = Metrics::with_limiters(&policies);
+    let ok = |policy: &RetryPolicy| {
+        let policy = policy.clone();
+        async move { policy.run(|| async { Ok(()) }).await.expect("it succeeds") }
     };
-    ok(&paces[0]).await;
+    ok(&policies[0]).await;
     let throttled = || async { Err::<(), _>(Error::new(ErrorKind::Throttled, "slow down")) };
-    paces[1]
+    policies[1]
         .run_once(throttled)
         .await
         .expect_err("it is throttled");
@@ -159,7 +159,7 @@ async fn each_taking_has_the_requests_since_the_one_before() {
     assert_eq!(first.get(Metric::ApiRequests), 2);
     assert_eq!(first.get(Metric::Throttles), 1);
     assert_eq!(first.get(Metric::Archives), 3);
-    ok(&paces[0]).await;
+    ok(&policies[0]).await;
     let second = metrics.take();
     assert_eq!(second.get(Metric::ApiRequests), 1);
     assert_eq!(second.get(Metric::Throttles), 0);

@@ -1,4 +1,4 @@
-//! Work that looks at everything anew each time that it is tried.
+//! Retry loop for work that re-reads its target on each attempt.
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -9,62 +9,59 @@ use crate::error::Result;
 use crate::remote::Remote;
 use crate::retry::Backoff;
 
-/// What reads off its target what is still to be done.
+/// Work that derives what remains from the target, so that it can be attempted again.
 #[async_trait]
 pub(super) trait Attempt: Send {
-    /// Where refs are changed.
+    /// The remote whose refs change.
     fn target(&self) -> &dyn Remote;
 
-    /// Looks, and does what is to be done.
-    async fn attempt(&mut self, tally: &mut RefProgress) -> Result<()>;
+    /// Reads the target and does the remaining work.
+    async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()>;
 }
 
-/// Tries until it is done, cannot be helped, or `deadline` has come. Tries that have
-/// brought it forward were not in vain, and do not count.
+/// Attempts `work` until it is done, fails permanently, or `deadline` has come. Attempts that
+/// changed refs do not count against the limit of retries.
 pub(super) async fn run_until_done(
     work: &mut dyn Attempt,
     deadline: Option<Instant>,
 ) -> MirrorResult {
-    let mut tally = RefProgress::default();
-    let mut tries = 0;
+    let mut progress = RefProgress::default();
+    let mut attempts = 0;
     let error = loop {
-        let before = tally.changes_made();
-        let error = match sleep_until_or_forever(deadline, work.attempt(&mut tally)).await {
-            None => return tally.into_result(false, None),
-            Some(Ok(())) => return tally.into_result(true, None),
+        let before = progress.changes_made();
+        let error = match before_deadline(deadline, work.attempt(&mut progress)).await {
+            None => return progress.into_result(false, None),
+            Some(Ok(())) => return progress.into_result(true, None),
             Some(Err(error)) => error,
         };
-        tries = if tally.changes_made() > before {
+        attempts = if progress.changes_made() > before {
             1
         } else {
-            tries + 1
+            attempts + 1
         };
         match Backoff::for_kind_with_conflict(error.kind()) {
-            Some(backoff) if tries < backoff.tries => {
-                tracing::debug!(tries, error = %error.report(), "looking at both sides again");
-                let wait = tokio::time::sleep(backoff.wait(tries, rand::random()));
-                if sleep_until_or_forever(deadline, wait).await.is_none() {
-                    return tally.into_result(false, None);
+            Some(backoff) if attempts < backoff.tries => {
+                tracing::debug!(attempts, error = %error.report(), "attempting again");
+                let wait = tokio::time::sleep(backoff.wait(attempts, rand::random()));
+                if before_deadline(deadline, wait).await.is_none() {
+                    return progress.into_result(false, None);
                 }
             }
-            Some(_) => break error.context(format!("gave up after {tries} tries")),
+            Some(_) => break error.context(format!("failed {attempts} times in a row")),
             None => break error,
         }
     };
-    // What was asked for last may have been done all the same.
-    if tally.is_open()
-        && let Some(Ok(target)) = sleep_until_or_forever(deadline, work.target().target()).await
+    // The last request may have taken effect although its report was lost.
+    if progress.has_pending()
+        && let Some(Ok(target)) = before_deadline(deadline, work.target().target()).await
     {
-        tally.reconcile_pending(target.snapshot());
+        progress.reconcile_pending(target.snapshot());
     }
-    tally.into_result(false, Some(error))
+    progress.into_result(false, Some(error))
 }
 
-/// Waits for `work`; `None` when the deadline came first.
-async fn sleep_until_or_forever<T>(
-    deadline: Option<Instant>,
-    work: impl Future<Output = T>,
-) -> Option<T> {
+/// Runs `work`; `None` if the deadline comes first.
+async fn before_deadline<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
     match deadline {
         None => Some(work.await),
         Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),

@@ -1,10 +1,21 @@
-//! Making one remote's refs and objects equal to another's.
+//! Mirroring: makes one remote's selected refs, and their objects, equal to another's.
 //!
-//! [`mirror`] reads both sides' refs, plans the difference ([`plan()`]), and has objects go
-//! over before refs. What is done is read off the target, so the same call goes on where
-//! an earlier one stopped, and one that finds nothing to do writes nothing.
+//! [`mirror`] reads the refs of both sides, plans the difference ([`plan()`]), and transfers
+//! objects before refs. Progress is read from the target, so an equal call resumes where an
+//! earlier one stopped, and a call without a difference writes nothing.
 //!
-//! Sees remotes through [`crate::remote::Remote`] alone.
+//! | module | job |
+//! |---|---|
+//! | `attempt` | retries, each attempt with a new snapshot of both sides |
+//! | [`plan()`] | the difference, as ref updates (pure) |
+//! | `ref_selection` | patterns that select refs (pure) |
+//! | `batch` | splits long histories into pushes under temporary tags |
+//! | `transfer` | one push: fetches a pack from the source and pushes it to the target |
+//! | `prefetch` | the pack of the next push, fetched during this one |
+//! | `pack_limit` | limits of bytes and time of a pack |
+//! | `progress` | ref outcomes over all attempts |
+//!
+//! Uses remotes only through [`crate::remote::Remote`].
 
 mod attempt;
 mod batch;
@@ -29,41 +40,41 @@ pub use ref_selection::RefSelection;
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
 use crate::lfs::{LfsTransfer, TransferReport};
-use crate::remote::{BatchPolicy as Batching, PrePublishHook, ReceivedObjects, Remote};
+use crate::remote::{BatchPolicy, PrePublishHook, ReceivedObjects, Remote};
 use attempt::Attempt;
 use batch::BatchState;
 use pack_limit::PushLimit;
 use progress::RefProgress;
 use transfer::{PushedRefs, Transfer};
 
-/// How to mirror.
+/// Options of a mirroring.
 #[derive(Clone, Default)]
 pub struct MirrorOptions {
-    /// The refs that are mirrored.
+    /// Refs to mirror.
     pub refs: RefSelection,
-    /// Selected refs of the target that the source does not have are deleted.
+    /// Deletes selected refs of the target that the source does not have.
     pub prune: bool,
-    /// What verifying packs may use.
+    /// Limits of verifying packs.
     pub limits: PackLimits,
-    /// Whether objects of git LFS that new objects point to are copied. Where a side has
-    /// no place for them (CodeCommit), they are left out with a warning.
+    /// Transfers the git LFS objects that new pointers name; `None` transfers none. If a side
+    /// has no LFS store (CodeCommit), they are left out with a warning.
     pub lfs: Option<LfsOptions>,
-    /// Done when objects have arrived and before refs move.
+    /// Hook that runs when all objects of a push have arrived and before refs move.
     pub before_refs: Option<Arc<dyn PrePublishHook>>,
-    /// How much goes over at once.
+    /// Commits and bytes of one push.
     pub batch: BatchLimits,
 }
 
-/// How objects of git LFS are copied.
+/// Options of the transfer of git LFS objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LfsOptions {
-    /// About how many bytes of them are held.
+    /// Approximate limit of LFS bytes in memory.
     pub memory: usize,
 }
 
 impl std::fmt::Debug for MirrorOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options")
+        f.debug_struct("MirrorOptions")
             .field("refs", &self.refs)
             .field("prune", &self.prune)
             .field("limits", &self.limits)
@@ -72,11 +83,11 @@ impl std::fmt::Debug for MirrorOptions {
     }
 }
 
-/// What a mirroring did.
+/// Counts of a mirroring.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MirrorStats {
-    /// Whether the target is as the source was, but for what it rejected; else there was
-    /// not enough time.
+    /// True if the target's selected refs equal the source's, except rejected ones; false if
+    /// the deadline came first.
     pub complete: bool,
     /// Refs that were created.
     pub created: u64,
@@ -84,45 +95,44 @@ pub struct MirrorStats {
     pub updated: u64,
     /// Refs that were deleted.
     pub deleted: u64,
-    /// Selected refs that were as they should be before.
+    /// Selected refs that were equal before.
     pub unchanged: u64,
-    /// Refs that the target refused, with its words.
+    /// Refs that the target rejected, with its reasons.
     pub rejected: BTreeMap<BString, String>,
-    /// Objects that were sent.
+    /// Number of objects sent.
     pub objects: u64,
-    /// Bytes of packs that were sent.
+    /// Bytes of packs sent.
     pub bytes: u64,
-    /// Objects of git LFS, beside all these.
+    /// Git LFS objects; not included in `objects` and `bytes`.
     pub lfs: TransferReport,
 }
 
-/// How a mirroring ended.
+/// Result of a mirroring, with its counts also after a failure.
 #[derive(Debug)]
 pub struct MirrorResult {
-    /// What was done, whatever happened afterwards.
-    pub outcome: MirrorStats,
-    /// Why it failed; refs that the target refused are in the outcome.
+    /// Counts up to the end or the failure.
+    pub stats: MirrorStats,
+    /// Failure, if any; rejected refs are in `stats`.
     pub error: Option<Error>,
 }
 
 impl MirrorResult {
-    /// The outcome, or the failure alone.
+    /// Returns the counts, or only the failure.
     ///
     /// # Errors
-    /// The failure.
+    /// `self.error`.
     pub fn into_result(self) -> Result<MirrorStats> {
-        self.error.map_or(Ok(self.outcome), Err)
+        self.error.map_or(Ok(self.stats), Err)
     }
 }
 
-/// Mirrors `source` into `target`, until it is done or `deadline` has come.
+/// Mirrors `source` into `target` until both are equal or `deadline` has come.
 ///
-/// What fails by the way is tried again with a new look at both sides, as long as each
-/// few tries change some more refs.
+/// Failed attempts are retried with new snapshots of both sides, as long as every few attempts
+/// change more refs.
 ///
 /// # Errors
-/// Failures that trying again did not help. Refs that the target refuses are in the
-/// outcome.
+/// Failures that retries did not resolve. Refs that the target rejects are in the counts.
 pub async fn mirror(
     source: &dyn Remote,
     target: &dyn Remote,
@@ -132,56 +142,55 @@ pub async fn mirror(
     run(source, target, options, deadline).await.into_result()
 }
 
-/// As [`mirror`], and tells of a failure too what was done before it.
+/// Like [`mirror`], but also returns the counts of a failed mirroring.
 pub async fn run(
     source: &dyn Remote,
     target: &dyn Remote,
     options: &MirrorOptions,
     deadline: Option<Instant>,
 ) -> MirrorResult {
-    let lfs = options.lfs.map(|options| {
-        let copy = LfsTransfer::new(source.lfs(), target.lfs(), options.memory);
-        Arc::new(copy)
-    });
-    let before_refs: Vec<Arc<dyn PrePublishHook>> = options
+    let lfs = options
+        .lfs
+        .map(|options| Arc::new(LfsTransfer::new(source.lfs(), target.lfs(), options.memory)));
+    let hooks: Vec<Arc<dyn PrePublishHook>> = options
         .before_refs
         .iter()
         .cloned()
         .chain(lfs.clone().map(|lfs| lfs as Arc<dyn PrePublishHook>))
         .collect();
-    let before_refs = (!before_refs.is_empty()).then(|| Arc::new(InTurn(before_refs)) as _);
+    let before_refs = (!hooks.is_empty()).then(|| Arc::new(HookChain(hooks)) as _);
     let options = &MirrorOptions {
         before_refs,
         ..options.clone()
     };
-    let mut work = Mirroring {
+    let mut mirroring = Mirroring {
         source,
         target,
         options,
         batches: BatchState::default(),
         deadline,
     };
-    let mut ended = attempt::run_until_done(&mut work, deadline).await;
+    let mut result = attempt::run_until_done(&mut mirroring, deadline).await;
     if let Some(lfs) = lfs {
-        ended.outcome.lfs = lfs.copied();
+        result.stats.lfs = lfs.copied();
     }
-    ended
+    result
 }
 
-/// Several things to be done before refs move.
-struct InTurn(Vec<Arc<dyn PrePublishHook>>);
+/// Hooks that run one after the other.
+struct HookChain(Vec<Arc<dyn PrePublishHook>>);
 
 #[async_trait]
-impl PrePublishHook for InTurn {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
-        for one in &self.0 {
-            one.pre_publish(watch).await?;
+impl PrePublishHook for HookChain {
+    async fn pre_publish(&self, objects: &ReceivedObjects) -> crate::git::Result<()> {
+        for hook in &self.0 {
+            hook.pre_publish(objects).await?;
         }
         Ok(())
     }
 }
 
-/// One source, one target, and what is known of the way between them.
+/// A mirroring in progress: both remotes, and the batches pushed so far.
 struct Mirroring<'a> {
     source: &'a dyn Remote,
     target: &'a dyn Remote,
@@ -196,7 +205,7 @@ impl Attempt for Mirroring<'_> {
         self.target
     }
 
-    async fn attempt(&mut self, tally: &mut RefProgress) -> Result<()> {
+    async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()> {
         let options = self.options;
         let prefixes = options.refs.prefixes();
         let (source, mut target) =
@@ -207,61 +216,71 @@ impl Attempt for Mirroring<'_> {
             &options.refs,
             options.prune,
         )?;
-        tally.planned(&plan, source.snapshot(), target.snapshot());
-        let accepts = target.accepts();
+        progress.start_planned_attempt(&plan, source.snapshot(), target.snapshot());
+        let capabilities = target.accepts();
         let mut transfer = Transfer {
             source: &*source,
             options,
-            bytes: options.batch.bytes_for(accepts.batches),
+            max_bytes: options.batch.bytes_for(capabilities.batches),
             deadline: self.deadline,
-            ahead: None,
+            prefetch: None,
         };
-        if accepts.batches == Batching::ByCommits {
+        if capabilities.batches == BatchPolicy::ByCommits {
             let batches = &mut self.batches;
             batches
-                .push(&mut transfer, &mut *target, &plan.changes, tally)
+                .push(&mut transfer, &mut *target, &plan.changes, progress)
                 .await?;
         }
         let mut rest = plan.changes;
         let mut head = plan.head.filter(|head| target.accepts_head(head));
-        let wanted = &source.snapshot().refs;
-        let mut gone = Vec::new();
+        let source_refs = &source.snapshot().refs;
+        let mut deleted_tags = Vec::new();
         while !rest.is_empty() || head.is_some() {
-            let later = rest.split_off(rest.len().min(accepts.max_changes.max(1)));
+            let later = rest.split_off(rest.len().min(capabilities.max_changes.max(1)));
             let changes = std::mem::replace(&mut rest, later);
-            // `HEAD` last, when what it names is there.
+            // `HEAD` with the last push, because the ref that it names must exist.
             let head = if rest.is_empty() { head.take() } else { None };
-            let is_last = rest.is_empty() && !tally.was_any_rejected(wanted);
-            let room = accepts.max_changes.saturating_sub(changes.len());
+            let is_last = rest.is_empty() && !progress.was_any_rejected(source_refs);
+            let free_changes = capabilities.max_changes.saturating_sub(changes.len());
             let mut refs = PushedRefs {
                 changes,
                 head,
                 ..PushedRefs::default()
             };
-            let most = transfer.push_limit();
+            let limit = transfer.push_limit();
             if is_last {
-                refs.gone = self.batches.deletions(&*target, room);
+                refs.deleted_tags = self.batches.deletions(&*target, free_changes);
             }
-            if let Some(over) = transfer.refs(&mut *target, &refs, most, tally).await? {
+            if let Some(exceeded) = transfer
+                .push_refs(&mut *target, &refs, limit, progress)
+                .await?
+            {
                 let batches = &mut self.batches;
                 batches
-                    .push_by_size(&mut transfer, &mut *target, (&refs.changes, over), tally)
+                    .push_by_size(
+                        &mut transfer,
+                        &mut *target,
+                        (&refs.changes, exceeded),
+                        progress,
+                    )
                     .await?;
-                let most = PushLimit::default();
+                let unlimited = PushLimit::default();
                 if is_last {
-                    refs.gone = self.batches.deletions(&*target, room);
+                    refs.deleted_tags = self.batches.deletions(&*target, free_changes);
                 }
-                transfer.refs(&mut *target, &refs, most, tally).await?;
+                transfer
+                    .push_refs(&mut *target, &refs, unlimited, progress)
+                    .await?;
             }
-            gone = refs.gone;
+            deleted_tags = refs.deleted_tags;
         }
-        if tally.was_any_rejected(wanted) {
-            // What went over for refs that were refused would be lost with the tags.
-            batch::restore(&mut *target, &gone, tally).await;
+        if progress.was_any_rejected(source_refs) {
+            // The tags keep the objects of rejected refs reachable for the next run.
+            batch::restore(&mut *target, &deleted_tags, progress).await;
         } else {
-            batch::delete(&mut *target, tally, false).await?;
+            batch::delete(&mut *target, progress, false).await?;
         }
-        let kept: Vec<BString> = target
+        let mirrored: Vec<BString> = target
             .snapshot()
             .refs
             .keys()
@@ -269,6 +288,6 @@ impl Attempt for Mirroring<'_> {
             .filter(|name| !batch::is_temporary(name.as_ref()))
             .cloned()
             .collect();
-        target.refresh_archives(&kept).await
+        target.refresh_archives(&mirrored).await
     }
 }

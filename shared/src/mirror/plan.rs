@@ -1,26 +1,26 @@
-//! The difference between two remotes, as changes of refs. Pure.
+//! The difference between two remotes, as ref updates. Pure.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mirror::RefSelection;
 use crate::mirror::batch::is_temporary;
 use crate::remote::{Head, RefUpdate, Snapshot};
 
-/// What is to be done so that the target's selected refs equal the source's.
+/// Ref updates that make the target's selected refs equal the source's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorPlan {
-    /// Deletions first (a name may be in the way of a folder of names), then the branch
-    /// that `HEAD` names, then the others in the order of their names.
+    /// Deletions first, because a deleted ref may conflict with a new one (`a` with `a/b`);
+    /// then the branch that `HEAD` names; then the others, sorted by name.
     pub changes: Vec<RefUpdate>,
-    /// What `HEAD` shall say, where it says something else.
+    /// New target of `HEAD`, if it differs.
     pub head: Option<Head>,
-    /// Selected refs that are as they should be.
+    /// Number of selected refs that are equal already.
     pub unchanged: u64,
 }
 
-/// Plans.
+/// Plans the updates of `selection`; with `prune`, deletions too.
 ///
 /// # Errors
-/// `Config` when the two sides use different hash functions.
+/// `Config` if the two sides use different hash functions.
 pub fn plan(
     source: &Snapshot,
     target: &Snapshot,
@@ -35,18 +35,18 @@ pub fn plan(
                 source.hash, target.hash
             ),
         )
-        .with_hint("git cannot translate between them: use an empty target"));
+        .with_hint("git cannot convert between them: use an empty target"));
     }
-    // Temporary tags of a migration are no part of what is mirrored, on either side.
+    // Temporary tags of a migration are not mirrored, on either side.
     let selected =
         |name: &bstr::BString| selection.selects(name.as_ref()) && !is_temporary(name.as_ref());
     let mut changes = Vec::new();
     if prune {
-        let gone = target
+        let deleted = target
             .refs
             .iter()
             .filter(|(name, _)| selected(name) && !source.refs.contains_key(*name));
-        changes.extend(gone.map(|(name, was)| RefUpdate {
+        changes.extend(deleted.map(|(name, was)| RefUpdate {
             name: name.clone(),
             old: Some(was.id),
             new: None,
@@ -54,19 +54,19 @@ pub fn plan(
     }
     let deletions = changes.len();
     let mut unchanged = 0;
-    for (name, wanted) in &source.refs {
+    for (name, new) in &source.refs {
         if !selected(name) {
             continue;
         }
         let old = target.refs.get(name).map(|was| was.id);
-        if old == Some(wanted.id) {
+        if old == Some(new.id) {
             unchanged += 1;
             continue;
         }
         changes.push(RefUpdate {
             name: name.clone(),
             old,
-            new: Some(*wanted),
+            new: Some(*new),
         });
     }
     let head = source.head.clone().filter(|head| match head {
@@ -102,7 +102,7 @@ mod tests {
         ObjectId::from_hex(format!("{number:040x}").as_bytes()).unwrap()
     }
 
-    fn side(refs: &[(&str, u8)], head: Option<Head>) -> Snapshot {
+    fn snapshot(refs: &[(&str, u8)], head: Option<Head>) -> Snapshot {
         let refs = refs.iter().map(|(name, number)| {
             let target = RefTarget {
                 id: id(*number),
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn deletions_come_first_and_then_the_branch_of_head() {
-        let source = side(
+        let source = snapshot(
             &[
                 ("refs/heads/a", 1),
                 ("refs/heads/b/c", 2),
@@ -140,7 +140,7 @@ mod tests {
             ],
             symbolic("refs/heads/main"),
         );
-        let target = side(
+        let target = snapshot(
             &[
                 ("refs/heads/b", 2),
                 ("refs/heads/same", 4),
@@ -159,20 +159,33 @@ mod tests {
             "refs/tags/v1",
         ];
         assert_eq!(names(&pruned), expected);
-        assert_eq!(pruned.changes[0].new, None, "it is gone at the source");
-        assert_eq!(pruned.changes[4].old, Some(id(9)), "what it was is known");
+        assert_eq!(pruned.changes[0].new, None, "the source does not have it");
+        assert_eq!(
+            pruned.changes[4].old,
+            Some(id(9)),
+            "the old id is in the update"
+        );
         assert_eq!(pruned.head, symbolic("refs/heads/main"));
         assert_eq!(pruned.unchanged, 1);
         let kept = plan(&source, &target, &selection, false).unwrap();
-        assert_eq!(names(&kept), expected[1..], "nothing is deleted unasked");
+        assert_eq!(
+            names(&kept),
+            expected[1..],
+            "nothing may be deleted without `prune`"
+        );
     }
 
     #[test]
-    fn head_changes_where_it_says_something_else_and_is_selected() {
+    fn head_changes_if_it_differs_and_is_selected() {
         let selection = RefSelection::new(["refs/heads/a*"]).unwrap();
         let head_of = |source: Option<Head>, target: Option<Head>| {
             let refs = [("refs/heads/a", 1)];
-            let plan = plan(&side(&refs, source), &side(&refs, target), &selection, true);
+            let plan = plan(
+                &snapshot(&refs, source),
+                &snapshot(&refs, target),
+                &selection,
+                true,
+            );
             plan.unwrap().head
         };
         let (a, b) = (symbolic("refs/heads/a"), symbolic("refs/heads/b"));
@@ -181,16 +194,20 @@ mod tests {
         assert_eq!(head_of(a.clone(), a.clone()), None);
         assert_eq!(head_of(a.clone(), None), a);
         assert_eq!(head_of(a.clone(), b.clone()), a);
-        assert_eq!(head_of(b, a.clone()), None, "it is not selected");
+        assert_eq!(
+            head_of(b, a.clone()),
+            None,
+            "`refs/heads/b` is not selected"
+        );
         assert_eq!(head_of(unborn.clone(), a.clone()), unborn);
         assert_eq!(head_of(detached.clone(), a.clone()), detached);
-        assert_eq!(head_of(None, a), None, "nobody knows");
+        assert_eq!(head_of(None, a), None, "an unknown `HEAD` is not mirrored");
     }
 
     #[test]
-    fn hash_functions_must_agree_where_there_is_something_on_both_sides() {
-        let mut source = side(&[("refs/heads/a", 1)], None);
-        let target = side(&[("refs/heads/a", 2)], None);
+    fn hash_functions_must_match_if_both_sides_have_refs() {
+        let mut source = snapshot(&[("refs/heads/a", 1)], None);
+        let target = snapshot(&[("refs/heads/a", 2)], None);
         source.hash = HashKind::Sha256;
         let selection = RefSelection::default();
         let error = plan(&source, &target, &selection, false).unwrap_err();
@@ -200,14 +217,14 @@ mod tests {
         assert!(plan(&empty, &target, &selection, true).is_ok());
     }
 
-    fn any_side() -> impl Strategy<Value = Snapshot> {
+    fn any_snapshot() -> impl Strategy<Value = Snapshot> {
         let space = prop::sample::select(vec!["refs/heads/", "refs/tags/", "refs/notes/"]);
         let name = (space, 0..6_u8).prop_map(|(space, n)| format!("{space}{n}"));
         let refs = prop::collection::btree_map(name, 1..4_u8, 0..14);
         let head = prop::option::of(0..6_u8);
         (refs, head).prop_map(|(refs, head)| {
             let refs: Vec<_> = refs.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-            side(
+            snapshot(
                 &refs,
                 head.and_then(|n| symbolic(&format!("refs/heads/{n}"))),
             )
@@ -216,9 +233,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_planned_makes_both_sides_equal_and_nothing_is_left_to_do(
-            source in any_side(),
-            target in any_side(),
+        fn an_applied_plan_makes_both_sides_equal_and_the_next_plan_is_empty(
+            source in any_snapshot(),
+            target in any_snapshot(),
             prune: bool,
         ) {
             let selection = RefSelection::default();
@@ -227,9 +244,9 @@ mod tests {
             let mut seen = BTreeMap::new();
             for (at, change) in first.changes.iter().enumerate() {
                 prop_assert!(selection.selects(change.name.as_ref()));
-                prop_assert!(seen.insert(change.name.clone(), at).is_none(), "once each");
+                prop_assert!(seen.insert(change.name.clone(), at).is_none(), "each ref is updated once");
                 prop_assert_eq!(change.old, target.refs.get(&change.name).map(|was| was.id));
-                prop_assert_ne!(change.old, change.new.map(|new| new.id), "it does something");
+                prop_assert_ne!(change.old, change.new.map(|new| new.id), "an update must change its ref");
                 match change.new {
                     Some(new) => after.refs.insert(change.name.clone(), new),
                     None => after.refs.remove(&change.name),
@@ -246,7 +263,7 @@ mod tests {
             }
             for (name, now) in &after.refs {
                 if !wanted.contains_key(name) {
-                    prop_assert_eq!(target.refs.get(name), Some(now), "what is foreign stays");
+                    prop_assert_eq!(target.refs.get(name), Some(now), "other refs must stay");
                     prop_assert!(!prune || !selection.selects(name.as_ref()));
                 }
             }

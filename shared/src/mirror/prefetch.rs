@@ -1,8 +1,7 @@
-//! A pack that is asked for while the push before it is at work.
+//! Prefetch of the pack of the next push during the current one.
 //!
-//! A server takes its time over a pack that has arrived, and the source is idle meanwhile.
-//! Only what is small is held so, whole and looked at; a large pack is asked for when its
-//! turn comes.
+//! A server processes a pack for some time after the last byte, while the source is idle. Only
+//! small packs are prefetched, as a whole, because they are held in memory.
 
 use std::pin::{Pin, pin};
 
@@ -12,48 +11,49 @@ use super::pack_limit::PackMeter;
 use crate::error::Result;
 use crate::remote::{IncomingPack, PackRequest};
 
-/// How large the pack before may be, and about how large this one.
+/// Largest pack that is prefetched, and largest push during which one is.
 const MAX_PREFETCH_BYTES: u64 = 1 << 20;
 
-/// A pack that is on its way from the source, unless that is too slow, and how much of it
-/// came.
+/// A pack that is being received, unless the request was too slow, and its meter.
 pub(super) type LimitedPack = (Option<IncomingPack>, PackMeter);
 
-/// A pack that will be wanted next.
+/// The pack that the next push probably needs.
 pub(super) struct Prefetch<'a> {
-    wanted: PackRequest,
-    before: PackMeter,
+    request: PackRequest,
+    // Meter of the current push's pack.
+    current: PackMeter,
     fetched: MaybeDone<BoxFuture<'a, Result<Option<LimitedPack>>>>,
 }
 
 impl<'a> Prefetch<'a> {
-    /// Will ask for it, and take it in, when all of the pack `before` has passed.
+    /// Prepares to request the pack and receive it, once the pack of the `current` push is
+    /// complete.
     pub(super) fn new(
-        ask: impl Future<Output = Result<LimitedPack>> + Send + 'a,
-        wanted: PackRequest,
-        before: &PackMeter,
+        fetch: impl Future<Output = Result<LimitedPack>> + Send + 'a,
+        request: PackRequest,
+        current: &PackMeter,
     ) -> Self {
-        let meter = before.clone();
+        let meter = current.clone();
         let fetched: BoxFuture<'a, _> = Box::pin(async move {
             meter.completed().await;
             if meter.bytes() > MAX_PREFETCH_BYTES {
                 return std::future::pending().await;
             }
-            let (mut pack, meter) = ask.await?;
-            let is_held = match &mut pack {
+            let (mut pack, meter) = fetch.await?;
+            let is_small = match &mut pack {
                 Some(pack) => pack.read_ahead(MAX_PREFETCH_BYTES).await,
                 None => false,
             };
-            Ok(is_held.then_some((pack, meter)))
+            Ok(is_small.then_some((pack, meter)))
         });
         Self {
-            wanted,
-            before: before.clone(),
+            request,
+            current: current.clone(),
             fetched: maybe_done(fetched),
         }
     }
 
-    /// Does `push`, and meanwhile asks. `None` with its answer when there was no time to.
+    /// Runs `push` and requests the next pack meanwhile; `None` if the push ended first.
     pub(super) async fn run_during<T>(
         mut self,
         push: Pin<Box<dyn Future<Output = T> + Send + '_>>,
@@ -62,16 +62,17 @@ impl<'a> Prefetch<'a> {
             Either::Left((done, _)) => done,
             Either::Right(((), push)) => push.await,
         };
-        let is_begun = self.before.is_complete() && self.before.bytes() <= MAX_PREFETCH_BYTES;
-        (done, is_begun.then_some(self))
+        let was_requested =
+            self.current.is_complete() && self.current.bytes() <= MAX_PREFETCH_BYTES;
+        (done, was_requested.then_some(self))
     }
 
-    /// The pack, if that is what is wanted now, and it is small.
+    /// Returns the prefetched pack if it matches `request` and is small enough.
     pub(super) async fn into_matching(
         mut self,
-        wanted: &PackRequest,
+        request: &PackRequest,
     ) -> Option<Result<LimitedPack>> {
-        if !is_same(&self.wanted, wanted) {
+        if !is_same(&self.request, request) {
             return None;
         }
         (&mut self.fetched).await;
@@ -80,12 +81,12 @@ impl<'a> Prefetch<'a> {
     }
 }
 
-/// Whether one pack serves both: the order of what a receiver has means nothing.
-fn is_same(one: &PackRequest, other: &PackRequest) -> bool {
-    let sorted = |wanted: &PackRequest| {
-        let mut wanted = wanted.clone();
-        wanted.haves.sort_unstable();
-        wanted
+/// Returns true if one pack serves both requests; the order of haves does not count.
+fn is_same(a: &PackRequest, b: &PackRequest) -> bool {
+    let sorted = |request: &PackRequest| {
+        let mut request = request.clone();
+        request.haves.sort_unstable();
+        request
     };
-    sorted(one) == sorted(other)
+    sorted(a) == sorted(b)
 }

@@ -1,4 +1,4 @@
-//! What became of refs, over all attempts of one mirroring.
+//! Counts ref outcomes over all attempts of one mirroring.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,9 +7,10 @@ use bstr::BString;
 use super::{MirrorPlan, MirrorResult, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::smart_http::RefOutcome;
+use crate::git::refs::RefOutcome;
 use crate::remote::{PushReport, RefUpdate, Refs, Snapshot};
 
+/// The count that an update of a ref adds to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RefChangeKind {
     Created,
@@ -26,7 +27,7 @@ impl RefChangeKind {
         }
     }
 
-    /// What two changes of one ref come to; `None` when they cancel out.
+    /// Combines two changes of one ref; `None` if they cancel out.
     fn then(self, later: Self) -> Option<Self> {
         match (self, later) {
             (Self::Created, Self::Deleted) => None,
@@ -37,94 +38,99 @@ impl RefChangeKind {
     }
 }
 
-/// What was asked for of a ref.
+/// A requested update whose report has not arrived.
 #[derive(Debug, Clone, Copy)]
 struct PendingChange {
-    /// What it counts as; `None` for a temporary tag, which is no ref of the outcome.
-    counts: Option<RefChangeKind>,
-    /// What it shall be; `None` when it is to be deleted.
-    wanted: Option<ObjectId>,
+    /// The count it adds to; `None` for a temporary tag, which is not counted.
+    kind: Option<RefChangeKind>,
+    /// New id; `None` for a deletion.
+    new: Option<ObjectId>,
 }
 
-/// Counts each ref once, however often its push was tried, and those too whose push was
-/// done although its answer was lost.
+/// Counts each ref once, however often it was pushed, and also if its push took effect but the
+/// report was lost.
 #[derive(Debug, Default)]
 pub(super) struct RefProgress {
-    // Changes that were asked for, of which no answer has come.
-    asked: BTreeMap<BString, PendingChange>,
+    // Requested updates without a report.
+    pending: BTreeMap<BString, PendingChange>,
     done: BTreeMap<BString, RefChangeKind>,
-    // Steps forward, for who decides whether to go on trying.
-    steps: u64,
-    outcome: MirrorStats,
+    // All updates that took effect, temporary tags included.
+    changes_made: u64,
+    stats: MirrorStats,
 }
 
 impl RefProgress {
-    /// Takes in what another look at both sides has shown.
-    pub(super) fn planned(&mut self, plan: &MirrorPlan, source: &Snapshot, target: &Snapshot) {
+    /// Starts another attempt with these snapshots and the plan between them.
+    pub(super) fn start_planned_attempt(
+        &mut self,
+        plan: &MirrorPlan,
+        source: &Snapshot,
+        target: &Snapshot,
+    ) {
         self.start_attempt(target);
         let changing: HashSet<_> = plan.changes.iter().map(|change| &change.name).collect();
-        let ours = self.done.iter().filter(|(name, done)| {
+        let made_before = self.done.iter().filter(|(name, done)| {
             **done != RefChangeKind::Deleted
                 && source.refs.contains_key(*name)
                 && !changing.contains(name)
         });
-        self.outcome.unchanged = plan.unchanged.saturating_sub(ours.count() as u64);
+        self.stats.unchanged = plan.unchanged.saturating_sub(made_before.count() as u64);
     }
 
-    /// Another try begins with that look at the target.
+    /// Starts another attempt from this snapshot of the target.
     pub(super) fn start_attempt(&mut self, target: &Snapshot) {
         self.reconcile_pending(target);
-        self.outcome.rejected.clear();
+        self.stats.rejected.clear();
     }
 
-    /// Settles what was asked for and not answered by another look at the target.
+    /// Resolves pending updates against a new snapshot of the target.
     pub(super) fn reconcile_pending(&mut self, target: &Snapshot) {
-        for (name, asked) in std::mem::take(&mut self.asked) {
-            if target.refs.get(&name).map(|there| there.id) == asked.wanted {
-                self.record(name, asked);
+        for (name, pending) in std::mem::take(&mut self.pending) {
+            if target.refs.get(&name).map(|there| there.id) == pending.new {
+                self.record(name, pending);
             }
         }
     }
 
-    /// Notes what the target is about to be asked for. Temporary refs do not count.
+    /// Records the updates about to be pushed. `temporary` refs are not counted.
     pub(super) fn record_request(&mut self, changes: &[RefUpdate], temporary: &[RefUpdate]) {
         let counted = changes
             .iter()
             .map(|change| (change, Some(RefChangeKind::of(change))));
-        let others = temporary.iter().map(|change| (change, None));
-        let asked = counted.chain(others).map(|(change, counts)| {
-            let asked = PendingChange {
-                counts,
-                wanted: change.new.map(|target| target.id),
+        let uncounted = temporary.iter().map(|change| (change, None));
+        let pending = counted.chain(uncounted).map(|(change, kind)| {
+            let pending = PendingChange {
+                kind,
+                new: change.new.map(|target| target.id),
             };
-            (change.name.clone(), asked)
+            (change.name.clone(), pending)
         });
-        self.asked = asked.collect();
+        self.pending = pending.collect();
     }
 
-    /// Whether something was asked for that was not answered.
-    pub(super) fn is_open(&self) -> bool {
-        !self.asked.is_empty()
+    /// Returns true if an update was requested and no report has arrived.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
-    /// Takes in the answer.
+    /// Records the report of a push.
     ///
     /// # Errors
-    /// `Transport` when it leaves a ref open.
+    /// `Transport` if the report leaves the outcome of a ref unknown.
     pub(super) fn record_report(&mut self, report: PushReport) -> Result<()> {
-        self.outcome.objects += report.objects;
-        self.outcome.bytes += report.bytes;
+        self.stats.objects += report.objects;
+        self.stats.bytes += report.bytes;
         let mut unknown = None;
         for (name, outcome) in report.refs {
             match outcome {
                 RefOutcome::Done => {
-                    if let Some(asked) = self.asked.remove(&name) {
-                        self.record(name, asked);
+                    if let Some(pending) = self.pending.remove(&name) {
+                        self.record(name, pending);
                     }
                 }
                 RefOutcome::Rejected(reason) => {
-                    self.asked.remove(&name);
-                    self.outcome.rejected.insert(name, reason);
+                    self.pending.remove(&name);
+                    self.stats.rejected.insert(name, reason);
                 }
                 RefOutcome::Unknown => {
                     unknown.get_or_insert(name);
@@ -134,28 +140,28 @@ impl RefProgress {
         unknown.map_or(Ok(()), |name| {
             Err(Error::new(
                 ErrorKind::Transport,
-                format!("the target does not tell whether it changed `{name}`"),
+                format!("the target does not report whether it changed `{name}`"),
             ))
         })
     }
 
-    /// Takes in the answer to the push of a temporary tag; why the target refused it, if it
-    /// did.
+    /// Records the report of a push of temporary tags; returns the target's reason if it
+    /// rejected one.
     ///
     /// # Errors
     /// As [`record_report`](Self::record_report).
-    pub(super) fn record_sent(&mut self, report: PushReport) -> Result<Option<String>> {
-        self.record_report_except_refused(report, |_| true)
+    pub(super) fn record_temporary(&mut self, report: PushReport) -> Result<Option<String>> {
+        self.record_report_with_temporary(report, |_| true)
     }
 
-    /// As [`record_report`](Self::record_report), but refusals of `temporary` refs are not told; why
-    /// the target refused one, if it did.
-    pub(super) fn record_report_except_refused(
+    /// Like [`record_report`](Self::record_report), but rejections of `temporary` refs are not
+    /// counted; returns the target's reason if it rejected one.
+    pub(super) fn record_report_with_temporary(
         &mut self,
         mut report: PushReport,
         temporary: impl Fn(&BString) -> bool,
     ) -> Result<Option<String>> {
-        let mut refused = None;
+        let mut rejected = None;
         report.refs.retain(|(name, outcome)| {
             let RefOutcome::Rejected(reason) = outcome else {
                 return true;
@@ -163,50 +169,50 @@ impl RefProgress {
             if !temporary(name) {
                 return true;
             }
-            self.asked.remove(name);
-            refused = Some(reason.clone());
+            self.pending.remove(name);
+            rejected = Some(reason.clone());
             false
         });
-        self.record_report(report).map(|()| refused)
+        self.record_report(report).map(|()| rejected)
     }
 
-    /// Whether the target has refused one of these refs since the last look.
+    /// Returns true if the target rejected one of these refs in this attempt.
     pub(super) fn was_any_rejected(&self, refs: &Refs) -> bool {
-        let mut refused = self.outcome.rejected.keys();
-        refused.any(|name| refs.contains_key(name))
+        let mut rejected = self.stats.rejected.keys();
+        rejected.any(|name| refs.contains_key(name))
     }
 
-    fn record(&mut self, name: BString, asked: PendingChange) {
-        self.steps += 1;
-        let Some(done) = asked.counts else {
+    fn record(&mut self, name: BString, made: PendingChange) {
+        self.changes_made += 1;
+        let Some(kind) = made.kind else {
             return;
         };
-        let both = match self.done.remove(&name) {
-            Some(before) => before.then(done),
-            None => Some(done),
+        let combined = match self.done.remove(&name) {
+            Some(before) => before.then(kind),
+            None => Some(kind),
         };
-        if let Some(both) = both {
-            self.done.insert(name, both);
+        if let Some(combined) = combined {
+            self.done.insert(name, combined);
         }
     }
 
-    /// How many changes of refs are known to be made.
+    /// Number of updates known to have taken effect, temporary tags included.
     pub(super) fn changes_made(&self) -> u64 {
-        self.steps
+        self.changes_made
     }
 
-    /// The counts so far, and how it ended.
+    /// Returns the counts, with how the mirroring ended.
     pub(super) fn into_result(mut self, complete: bool, error: Option<Error>) -> MirrorResult {
         for done in self.done.values() {
             *match done {
-                RefChangeKind::Created => &mut self.outcome.created,
-                RefChangeKind::Updated => &mut self.outcome.updated,
-                RefChangeKind::Deleted => &mut self.outcome.deleted,
+                RefChangeKind::Created => &mut self.stats.created,
+                RefChangeKind::Updated => &mut self.stats.updated,
+                RefChangeKind::Deleted => &mut self.stats.deleted,
             } += 1;
         }
-        self.outcome.complete = complete;
+        self.stats.complete = complete;
         MirrorResult {
-            outcome: self.outcome,
+            stats: self.stats,
             error,
         }
     }
@@ -231,13 +237,13 @@ mod tests {
         }
     }
 
-    fn look(tally: &mut RefProgress, source: &Snapshot, target: &Snapshot) -> MirrorPlan {
+    fn observe(progress: &mut RefProgress, source: &Snapshot, target: &Snapshot) -> MirrorPlan {
         let plan = plan(source, target, &RefSelection::default(), true).unwrap();
-        tally.planned(&plan, source, target);
+        progress.start_planned_attempt(&plan, source, target);
         plan
     }
 
-    fn answer(plan: &MirrorPlan, outcome: &RefOutcome) -> PushReport {
+    fn report(plan: &MirrorPlan, outcome: &RefOutcome) -> PushReport {
         let changes = plan.changes.iter();
         PushReport {
             refs: changes
@@ -248,84 +254,89 @@ mod tests {
         }
     }
 
-    fn counts(tally: RefProgress) -> [u64; 4] {
-        let outcome = tally.into_result(true, None).outcome;
-        [
-            outcome.created,
-            outcome.updated,
-            outcome.deleted,
-            outcome.unchanged,
-        ]
+    fn counts(progress: RefProgress) -> [u64; 4] {
+        let stats = progress.into_result(true, None).stats;
+        [stats.created, stats.updated, stats.deleted, stats.unchanged]
     }
 
     const NEW: &str = "refs/heads/new";
     const MOVED: &str = "refs/heads/moved";
-    const GONE: &str = "refs/heads/gone";
+    const DELETED: &str = "refs/heads/gone";
     const SAME: &str = "refs/heads/same";
 
     #[test]
-    fn what_was_done_although_its_answer_was_lost_counts_once() {
+    fn an_update_whose_report_was_lost_counts_once() {
         let source = side(&[(NEW, 1), (MOVED, 2), (SAME, 3)]);
-        let before = side(&[(MOVED, 1), (GONE, 1), (SAME, 3)]);
-        let mut tally = RefProgress::default();
-        let plan = look(&mut tally, &source, &before);
-        tally.record_request(&plan.changes, &[]);
-        assert_eq!(tally.changes_made(), 0, "nothing is known to be done");
-        // Of three changes two were made when the connection broke.
+        let before = side(&[(MOVED, 1), (DELETED, 1), (SAME, 3)]);
+        let mut progress = RefProgress::default();
+        let plan = observe(&mut progress, &source, &before);
+        progress.record_request(&plan.changes, &[]);
+        assert_eq!(
+            progress.changes_made(),
+            0,
+            "no update is known to have taken effect"
+        );
+        // Two of three updates took effect before the connection broke.
         let now = side(&[(NEW, 1), (MOVED, 1), (SAME, 3)]);
-        let plan = look(&mut tally, &source, &now);
-        assert_eq!((plan.changes.len(), tally.changes_made()), (1, 2));
-        tally.record_request(&plan.changes, &[]);
-        tally
-            .record_report(answer(&plan, &RefOutcome::Done))
+        let plan = observe(&mut progress, &source, &now);
+        assert_eq!((plan.changes.len(), progress.changes_made()), (1, 2));
+        progress.record_request(&plan.changes, &[]);
+        progress
+            .record_report(report(&plan, &RefOutcome::Done))
             .unwrap();
-        look(&mut tally, &source, &source);
-        assert_eq!(counts(tally), [1, 1, 1, 1]);
+        observe(&mut progress, &source, &source);
+        assert_eq!(counts(progress), [1, 1, 1, 1]);
     }
 
     #[test]
-    fn what_was_asked_for_and_not_done_does_not_count() {
+    fn a_requested_update_without_effect_does_not_count() {
         let source = side(&[(NEW, 1), (SAME, 3)]);
         let before = side(&[(SAME, 3)]);
-        let mut tally = RefProgress::default();
-        let plan = look(&mut tally, &source, &before);
-        tally.record_request(&plan.changes, &[]);
-        let error = tally.record_report(answer(&plan, &RefOutcome::Unknown));
+        let mut progress = RefProgress::default();
+        let plan = observe(&mut progress, &source, &before);
+        progress.record_request(&plan.changes, &[]);
+        let error = progress.record_report(report(&plan, &RefOutcome::Unknown));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Transport);
-        let plan = look(&mut tally, &source, &before);
-        tally.record_request(&plan.changes, &[]);
+        let plan = observe(&mut progress, &source, &before);
+        progress.record_request(&plan.changes, &[]);
         let refused = RefOutcome::Rejected("no".into());
-        tally.record_report(answer(&plan, &refused)).unwrap();
-        assert_eq!((tally.changes_made(), tally.outcome.rejected.len()), (0, 1));
-        look(&mut tally, &source, &source);
-        assert!(tally.outcome.rejected.is_empty(), "someone else made it");
-        assert_eq!(counts(tally), [0, 0, 0, 2]);
+        progress.record_report(report(&plan, &refused)).unwrap();
+        assert_eq!(
+            (progress.changes_made(), progress.stats.rejected.len()),
+            (0, 1)
+        );
+        observe(&mut progress, &source, &source);
+        assert!(
+            progress.stats.rejected.is_empty(),
+            "another writer made the update"
+        );
+        assert_eq!(counts(progress), [0, 0, 0, 2]);
     }
 
     #[test]
-    fn a_ref_that_changes_again_counts_by_what_it_comes_to() {
+    fn a_ref_updated_twice_counts_once_by_the_combined_change() {
         let empty = side(&[]);
         let states = [side(&[(NEW, 1)]), side(&[(NEW, 2)]), empty.clone()];
-        let all = [
-            // (where it starts, what it becomes in turn, created updated deleted)
+        let cases = [
+            // (state at the start, later states, [created, updated, deleted])
             (&empty, vec![0, 1], [1, 0, 0]),
             (&empty, vec![0, 2], [0, 0, 0]),
             (&states[0], vec![1, 0], [0, 1, 0]),
             (&states[0], vec![2, 1], [0, 1, 0]),
             (&states[0], vec![1, 2], [0, 0, 1]),
         ];
-        for (start, turns, expected) in all {
-            let mut tally = RefProgress::default();
+        for (start, turns, expected) in cases {
+            let mut progress = RefProgress::default();
             let mut target = start.clone();
             for turn in &turns {
-                let plan = look(&mut tally, &states[*turn], &target);
-                tally.record_request(&plan.changes, &[]);
-                tally
-                    .record_report(answer(&plan, &RefOutcome::Done))
+                let plan = observe(&mut progress, &states[*turn], &target);
+                progress.record_request(&plan.changes, &[]);
+                progress
+                    .record_report(report(&plan, &RefOutcome::Done))
                     .unwrap();
                 target = states[*turn].clone();
             }
-            assert_eq!(counts(tally)[..3], expected, "{turns:?}");
+            assert_eq!(counts(progress)[..3], expected, "{turns:?}");
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Which refs are mirrored.
+//! Patterns that select refs. Pure.
 
 use bstr::{BStr, BString, ByteSlice};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
-/// Names of refs, and patterns with one `*`, as in git's refspecs: the star stands for any
-/// characters, slashes too.
+/// Ref names and patterns with one `*`, as in git's refspecs: the star matches any characters,
+/// slashes too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefSelection(Vec<(BString, Option<BString>)>);
 
@@ -23,8 +24,8 @@ impl RefSelection {
     /// Validates patterns such as `refs/heads/*`, `refs/heads/main` or `refs/notes/*`.
     ///
     /// # Errors
-    /// `Config`, naming the pattern: it must start with `refs/`, be a legal name, and have
-    /// at most one `*`.
+    /// `Config`, naming the pattern: a pattern starts with `refs/`, is a legal name, and has at
+    /// most one `*`. An empty list is an error too.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut parts = Vec::new();
         for pattern in patterns {
@@ -34,7 +35,10 @@ impl RefSelection {
             if !legal {
                 return Err(Error::new(
                     ErrorKind::Config,
-                    format!("`{}` selects no refs", pattern.escape_debug()),
+                    format!(
+                        "`{}` is not a ref name or pattern",
+                        escaped_excerpt(pattern.as_bytes())
+                    ),
                 )
                 .with_hint("write full names, such as `refs/heads/main`, or `refs/heads/*`"));
             }
@@ -52,7 +56,7 @@ impl RefSelection {
         Ok(Self(parts))
     }
 
-    /// Whether a ref is selected.
+    /// Returns true if a ref is selected.
     pub fn selects(&self, name: &BStr) -> bool {
         self.0.iter().any(|(start, end)| match end {
             None => name == start,
@@ -64,7 +68,7 @@ impl RefSelection {
         })
     }
 
-    /// What all selected names start with.
+    /// Returns prefixes, sorted, one of which each selected name has.
     pub fn prefixes(&self) -> Vec<BString> {
         let mut prefixes: Vec<BString> = self.0.iter().map(|(start, _)| start.clone()).collect();
         prefixes.sort_unstable();
@@ -78,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stand_for_any_characters_once() {
+    fn a_star_matches_any_characters_and_occurs_once() {
         let selection =
             RefSelection::new(["refs/heads/*", "refs/tags/v*-rc", "refs/notes/commits"]).unwrap();
         let selects = |name: &str| selection.selects(name.into());
@@ -96,7 +100,7 @@ mod tests {
             "refs/a.lock",
         ] {
             let error = RefSelection::new([bad]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Config, "`{bad}` must be refused");
+            assert_eq!(error.kind(), ErrorKind::Config, "`{bad}` must be rejected");
         }
         assert!(RefSelection::new([]).is_err());
     }

@@ -1,4 +1,5 @@
-//! Pushes: what the target lacks is asked of the source, and refs are changed.
+//! One push: fetches the objects that the target lacks from the source, and pushes them with
+//! the ref updates.
 
 use tokio::time::{Instant, timeout};
 
@@ -8,43 +9,46 @@ use super::prefetch::{LimitedPack, Prefetch};
 use super::progress::RefProgress;
 use crate::error::Result;
 use crate::git::ObjectId;
+use crate::lfs::PointerScanner;
 use crate::remote::{
     Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefUpdate, Source, Target,
 };
 
-/// What is to be changed by one push.
+/// Ref updates of one push.
 #[derive(Debug, Default)]
 pub(super) struct PushedRefs {
     pub(super) changes: Vec<RefUpdate>,
-    /// Temporary refs that go with it.
-    pub(super) gone: Vec<RefUpdate>,
+    /// Deletions of temporary tags in the same push.
+    pub(super) deleted_tags: Vec<RefUpdate>,
     pub(super) head: Option<Head>,
-    /// They are there only until all is there.
+    /// The updated refs are temporary tags.
     pub(super) temporary: bool,
 }
 
 impl PushedRefs {
-    /// What they name.
+    /// Ids that the updates refer to.
     fn ids(&self) -> impl Iterator<Item = ObjectId> {
         let detached = match &self.head {
             Some(Head::Detached(id)) => Some(*id),
             _ => None,
         };
         let changes = self.changes.iter();
-        let named = changes.filter_map(|change| Some(change.new?.id));
-        named.chain(detached)
+        let new = changes.filter_map(|change| Some(change.new?.id));
+        new.chain(detached)
     }
 }
 
-/// Those of `ids` that are not `there`, which is in order.
-fn missing_on_target(ids: impl Iterator<Item = ObjectId>, there: &[ObjectId]) -> Vec<ObjectId> {
-    let mut lacking: Vec<_> = ids.filter(|id| there.binary_search(id).is_err()).collect();
-    lacking.sort_unstable();
-    lacking.dedup();
-    lacking
+/// Returns those of `ids` that are not in the sorted list `existing`.
+fn missing_on_target(ids: impl Iterator<Item = ObjectId>, existing: &[ObjectId]) -> Vec<ObjectId> {
+    let mut missing: Vec<_> = ids
+        .filter(|id| existing.binary_search(id).is_err())
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
 }
 
-/// Some more ids, among those that are there in order.
+/// Inserts ids into a sorted list.
 fn merge_sorted(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) -> Vec<ObjectId> {
     ids.extend(more);
     ids.sort_unstable();
@@ -52,84 +56,84 @@ fn merge_sorted(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) ->
     ids
 }
 
-/// From where, and how.
+/// Source and options of the pushes of one attempt.
 pub(super) struct Transfer<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) options: &'a MirrorOptions,
-    /// The most bytes of a push that can be cut.
-    pub(super) bytes: u64,
+    /// Maximum bytes of a push that can be split.
+    pub(super) max_bytes: u64,
     pub(super) deadline: Option<Instant>,
-    /// What the next push will want, perhaps.
-    pub(super) ahead: Option<Prefetch<'a>>,
+    /// Pack that the next push probably needs.
+    pub(super) prefetch: Option<Prefetch<'a>>,
 }
 
-/// What became of a push.
-pub(super) enum Pushed {
-    Answered(PushReport),
-    /// It was more than it might be, and nothing was changed.
-    Over(PackMeter),
+/// Result of a push.
+pub(super) enum PushResult {
+    Reported(PushReport),
+    /// The pack exceeded its limit, and no ref was changed.
+    OverLimit(PackMeter),
 }
 
 impl<'a> Transfer<'a> {
-    /// What a push may come to: its bytes, and its part of the time that is left, which
-    /// counts only where the source tells how its history can be cut.
+    /// Limits of a push: its bytes, and its share of the time left. The time is limited only if
+    /// the source lists its history cheaply, because only then a push can be split.
     pub(super) fn push_limit(&self) -> PushLimit {
         PushLimit {
-            bytes: Some(self.bytes),
+            max_bytes: Some(self.max_bytes),
             deadline: self.deadline.filter(|_| self.source.has_cheap_history()),
         }
     }
 
-    /// Sends what the refs need, and has the target change them. When that is more than
-    /// `most`, nothing was changed, and what came of it is returned.
-    pub(super) async fn refs(
+    /// Pushes ref updates with the objects that they need. If the pack exceeds `limit`, no ref
+    /// is changed, and the meter is returned.
+    pub(super) async fn push_refs(
         &mut self,
         target: &mut dyn Target,
         refs: &PushedRefs,
-        most: PushLimit,
-        tally: &mut RefProgress,
+        limit: PushLimit,
+        progress: &mut RefProgress,
     ) -> Result<Option<PackMeter>> {
-        tally.record_request(&refs.changes, &refs.gone);
-        match self.push(target, refs, most, &[]).await? {
-            Pushed::Over(over) => Ok(Some(over)),
-            // What stays of them is deleted afterwards.
-            Pushed::Answered(report) => tally
-                .record_report_except_refused(report, |name| {
-                    refs.gone.iter().any(|tag| tag.name == *name)
+        progress.record_request(&refs.changes, &refs.deleted_tags);
+        match self.push(target, refs, limit, &[]).await? {
+            PushResult::OverLimit(meter) => Ok(Some(meter)),
+            // Rejected deletions of tags are not counted, because they are retried afterwards.
+            PushResult::Reported(report) => progress
+                .record_report_with_temporary(report, |name| {
+                    refs.deleted_tags.iter().any(|tag| tag.name == *name)
                 })
                 .map(|_| None),
         }
     }
 
-    /// One push. What the `next` one will name is asked for while this one is at work.
+    /// Makes one push, and fetches the pack of the `next` one meanwhile.
     pub(super) async fn push(
         &mut self,
         target: &mut dyn Target,
         refs: &PushedRefs,
-        most: PushLimit,
+        limit: PushLimit,
         next: &[ObjectId],
-    ) -> Result<Pushed> {
-        let there = target.snapshot().tips();
-        let wants = missing_on_target(refs.ids(), &there);
-        let (mut pack, mut meter, mut ahead) = (None, PackMeter::default(), None);
+    ) -> Result<PushResult> {
+        let existing = target.snapshot().tips();
+        let wants = missing_on_target(refs.ids(), &existing);
+        let (mut pack, mut meter, mut prefetch) = (None, PackMeter::default(), None);
         if !wants.is_empty() {
             let accepts = target.accepts();
-            let wanted = PackRequest {
+            let request = PackRequest {
                 wants,
                 haves: target.haves().await?,
-                // Of a pointer that is a delta on what is not sent, nothing could be seen.
+                // Not thin with LFS: a pointer could not be read if its base is not sent.
                 thin: accepts.thin && self.options.lfs.is_none(),
                 offset_deltas: accepts.offset_deltas,
             };
-            (pack, meter) = self.request_pack(&wanted, most).await?;
+            (pack, meter) = self.request_pack(&request, limit).await?;
             if pack.is_none() {
-                return Ok(Pushed::Over(meter));
+                return Ok(PushResult::OverLimit(meter));
             }
             if !next.is_empty() {
-                ahead = self.prefetch_for(refs, next, there, wanted, &meter);
+                prefetch = self.prefetch_for(refs, next, existing, request, &meter);
             }
         }
-        let changes = refs.changes.iter().chain(&refs.gone);
+        let changes = refs.changes.iter().chain(&refs.deleted_tags);
         let push = target.push(Push {
             changes: changes.cloned().collect(),
             head: refs.head.clone(),
@@ -137,82 +141,87 @@ impl<'a> Transfer<'a> {
             before_refs: self.options.before_refs.clone(),
             temporary: refs.temporary,
         });
-        let report = match ahead {
+        let report = match prefetch {
             None => push.await,
-            Some(ahead) => {
-                let (report, ahead) = ahead.run_during(push).await;
-                self.ahead = ahead;
+            Some(prefetch) => {
+                let (report, prefetch) = prefetch.run_during(push).await;
+                self.prefetch = prefetch;
                 report
             }
         };
         match report {
-            Err(_) if meter.exceeded_limit() => Ok(Pushed::Over(meter)),
-            report => report.map(Pushed::Answered),
+            Err(_) if meter.exceeded_limit() => Ok(PushResult::OverLimit(meter)),
+            report => report.map(PushResult::Reported),
         }
     }
 
-    /// What the `next` push will want, when this one, which `wanted` that, has made its refs.
+    /// Prepares the pack request of the `next` push, assuming that this one, which made
+    /// `request`, succeeds.
     fn prefetch_for(
         &self,
         refs: &PushedRefs,
         next: &[ObjectId],
-        there: Vec<ObjectId>,
-        wanted: PackRequest,
+        existing: Vec<ObjectId>,
+        request: PackRequest,
         meter: &PackMeter,
     ) -> Option<Prefetch<'a>> {
-        let wants = missing_on_target(next.iter().copied(), &merge_sorted(there, refs.ids()));
+        let wants = missing_on_target(next.iter().copied(), &merge_sorted(existing, refs.ids()));
         if wants.is_empty() {
             return None;
         }
-        let later = PackRequest {
+        let next = PackRequest {
             wants,
-            haves: merge_sorted(wanted.haves, refs.ids()),
-            ..wanted
+            haves: merge_sorted(request.haves, refs.ids()),
+            ..request
         };
-        let ask = ask(self.source, self.options, later.clone(), self.push_limit());
-        Some(Prefetch::new(ask, later, meter))
+        let fetch = fetch_pack(self.source, self.options, next.clone(), self.push_limit());
+        Some(Prefetch::new(fetch, next, meter))
     }
 
-    /// What was asked for ahead, or else is asked for now.
-    async fn request_pack(&mut self, wanted: &PackRequest, most: PushLimit) -> Result<LimitedPack> {
-        if let Some(ahead) = self.ahead.take()
-            && let Some(asked) = ahead.into_matching(wanted).await
+    /// Takes the prefetched pack if it matches, else fetches the pack.
+    async fn request_pack(
+        &mut self,
+        request: &PackRequest,
+        limit: PushLimit,
+    ) -> Result<LimitedPack> {
+        if let Some(prefetch) = self.prefetch.take()
+            && let Some(prefetched) = prefetch.into_matching(request).await
         {
-            let (pack, meter) = asked?;
-            // It was limited, and need not be.
-            if !(most.is_unlimited() && meter.exceeded_limit()) {
+            let (pack, meter) = prefetched?;
+            // A prefetched pack that exceeded its limit does not serve an unlimited push.
+            if !(limit.is_unlimited() && meter.exceeded_limit()) {
                 return Ok((pack, meter));
             }
         }
-        ask(self.source, self.options, wanted.clone(), most).await
+        fetch_pack(self.source, self.options, request.clone(), limit).await
     }
 }
 
-/// Asks for a pack, of which no more than `most` will come; no pack when asking took all of
-/// its time.
-async fn ask(
+/// Fetches a pack that fails beyond `limit`; no pack if the request alone takes all of its
+/// time.
+async fn fetch_pack(
     source: &dyn Source,
     options: &MirrorOptions,
-    wanted: PackRequest,
-    most: PushLimit,
+    request: PackRequest,
+    limit: PushLimit,
 ) -> Result<LimitedPack> {
-    let (begin, time) = (Instant::now(), most.time());
-    let fetch = source.fetch(&wanted);
-    let body = match time {
+    let (begin, max_time) = (Instant::now(), limit.max_time());
+    let fetch = source.fetch(&request);
+    let body = match max_time {
         None => Some(fetch.await?),
-        Some(time) => timeout(time, fetch).await.ok().transpose()?,
+        Some(max_time) => timeout(max_time, fetch).await.ok().transpose()?,
     };
     let Some(body) = body else {
         let meter = PackMeter::default();
-        meter.late();
+        meter.set_exceeded_time();
         return Ok((None, meter));
     };
-    let left = time.map(|time| time.saturating_sub(begin.elapsed()));
-    let (body, meter) = limited(body, most.bytes, left);
+    let time_left = max_time.map(|max_time| max_time.saturating_sub(begin.elapsed()));
+    let (body, meter) = limited(body, limit.max_bytes, time_left);
     let options = IncomingOptions {
         hash: source.snapshot().hash,
         limits: options.limits,
-        pointers: options.lfs.is_some(),
+        scanner: options.lfs.is_some().then_some(PointerScanner::boxed),
     };
     Ok((Some(IncomingPack::new(body, &options)), meter))
 }

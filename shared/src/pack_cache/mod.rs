@@ -35,7 +35,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
-use tracing::Instrument as _;
 
 use self::directory::CacheDir;
 use self::manifest::{MOST_SEGMENTS, Manifest};
@@ -152,9 +151,7 @@ impl PackCache {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Option<T> {
-    let span = tracing::Span::current();
-    let done = tokio::task::spawn_blocking(move || span.in_scope(work));
-    match done.in_current_span().await {
+    match crate::blocking::run(work).await {
         Ok(Ok(done)) => Some(done),
         Ok(Err(error)) => {
             tracing::info!(%error, "a copy of a pack was given up");
@@ -249,7 +246,7 @@ impl CachedPack {
             return None;
         }
         let copy = Arc::clone(self);
-        let read = tokio::task::spawn_blocking(move || copy.read(range)).await;
+        let read = crate::blocking::run(move || copy.read(range)).await;
         let error = match read {
             Ok(Ok(bytes)) => return Some(bytes),
             Ok(Err(error)) if is_transient(&error) => return None,

@@ -8,14 +8,14 @@ use super::{Pipelines, StartRequest};
 use crate::aws::{ApiCall, Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The CodePipeline of an AWS account and region.
+/// AWS CodePipeline of one account and region.
 #[derive(Debug, Clone)]
 pub struct SdkPipelines {
     client: Client,
 }
 
 impl SdkPipelines {
-    /// Makes a client; cheap to clone.
+    /// Makes a client.
     pub fn new(aws: &Aws) -> Self {
         let config = aws_sdk_codepipeline::config::Builder::from(aws.sdk())
             .interceptor(aws.idle_timeout())
@@ -83,7 +83,7 @@ impl Pipelines for SdkPipelines {
     }
 }
 
-/// The conversion of CodePipeline's errors (API reference, `StartPipelineExecution`).
+/// Converts CodePipeline's errors (API reference, `StartPipelineExecution`).
 fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
     match failure.code() {
@@ -92,11 +92,11 @@ fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
             .with_hint("check PIPELINE_NAME, the region and the account"),
         "ConcurrentPipelineExecutionsLimitExceededException" => failure.into_error(
             ErrorKind::Throttled,
-            format!("{subject} runs as many executions at once as it can"),
+            format!("{subject} runs its maximum number of concurrent executions"),
         ),
         "ConflictException" | "ConcurrentModificationException" => failure
             .into_error(ErrorKind::Conflict, format!("{subject} is busy"))
-            .with_hint("it is started by the next event or schedule"),
+            .with_hint("the next event or schedule starts the pipeline"),
         "ValidationException" => failure
             .into_error(
                 ErrorKind::Config,

@@ -1,4 +1,4 @@
-//! [`Pipelines`] under a [`RetryPolicy`](crate::retry::RetryPolicy): limited and tried again.
+//! [`Pipelines`] under a [`RetryPolicy`](crate::retry::RetryPolicy): limited and retried.
 
 use async_trait::async_trait;
 
@@ -8,8 +8,8 @@ use crate::retry::Retrying;
 
 #[async_trait]
 impl<P: Pipelines> Pipelines for Retrying<P> {
-    // The request's token makes a second try start nothing twice.
+    // The request's token prevents a second execution on a retry.
     async fn start(&self, request: &StartRequest) -> Result<String> {
-        self.pace.run(|| self.inner.start(request)).await
+        self.policy.run(|| self.inner.start(request)).await
     }
 }

@@ -1,7 +1,7 @@
-//! Repositories of CodeCommit: found and created by its API, read and written by git over
+//! CodeCommit repositories: found and created through the API, read and written by git over
 //! HTTPS.
 //!
-//! CodeCommit has no place for objects of git LFS: mirrors leave them out, and say so.
+//! CodeCommit has no LFS store: mirrors leave LFS objects out, with a warning.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,30 +17,30 @@ use super::url::CodeCommitUrl;
 use super::{
     BatchPolicy, Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
-use crate::codecommit::{CodeCommit, Repository};
-use crate::error::{Error, ErrorKind, Result};
+use crate::codecommit::{CodeCommit, Repository, git_client};
+use crate::error::{ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::smart_http::{CredentialSource, Http, RepositoryUrl, SmartHttp};
 use crate::name::{BranchName, RepositoryName};
 
-/// Where git finds the repositories of each region, as CodeCommit has told it: another one
-/// is looked for there while CodeCommit is still asked.
+/// Base of the clone URLs of each region, from earlier GetRepository answers. With it the URL of
+/// a further repository is predicted, so that it can be opened while GetRepository runs.
 #[derive(Debug, Clone, Default)]
-pub struct Addresses(Arc<Mutex<HashMap<String, String>>>);
+pub struct CloneUrlCache(Arc<Mutex<HashMap<String, String>>>);
 
-impl Addresses {
+impl CloneUrlCache {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn insert(&self, region: &str, repository: &Repository) {
         let name = repository.name.as_str();
-        if let Some(start) = repository.clone_url_http.strip_suffix(name) {
-            self.lock().insert(region.to_owned(), start.to_owned());
+        if let Some(base) = repository.clone_url_http.strip_suffix(name) {
+            self.lock().insert(region.to_owned(), base.to_owned());
         }
     }
 
-    /// Where it is, most likely.
+    /// Predicts the clone URL of a repository; `None` without an earlier answer of the region.
     fn predict_url(&self, region: &str, name: &RepositoryName) -> Option<RepositoryUrl> {
         let url = format!("{}{name}", self.lock().get(region)?);
         RepositoryUrl::new(&url).ok()
@@ -54,7 +54,7 @@ pub struct CodeCommitRemote {
     service: Arc<dyn CodeCommit>,
     http: Http,
     credentials: Arc<dyn CredentialSource>,
-    addresses: Addresses,
+    clone_urls: CloneUrlCache,
     create: bool,
 }
 
@@ -74,8 +74,8 @@ impl fmt::Display for CodeCommitRemote {
 }
 
 impl CodeCommitRemote {
-    /// The repository at `url`, whose region and profile `service` and `credentials` are
-    /// for. Git goes to the address that the service tells.
+    /// Names the repository at `url`. `service` and `credentials` must be for its region and
+    /// profile; the clone URL is the one that the service returns.
     pub fn new(
         url: CodeCommitUrl,
         service: Arc<dyn CodeCommit>,
@@ -87,27 +87,27 @@ impl CodeCommitRemote {
             service,
             http,
             credentials,
-            addresses: Addresses::default(),
+            clone_urls: CloneUrlCache::default(),
             create: false,
         }
     }
 
-    /// As a target: creates the repository if it is not there, and sets its default branch
-    /// to what a push says. Else the default branch stays as it is.
+    /// As a target, creates a missing repository, and sets the default branch to the `HEAD` of a
+    /// push. Without `create` the default branch is not changed.
     #[must_use]
     pub fn with_create(mut self, create: bool) -> Self {
         self.create = create;
         self
     }
 
-    /// Shares what is known of addresses with others, of the same endpoint.
+    /// Shares a clone-URL cache with other remotes of the same endpoint.
     #[must_use]
-    pub fn with_url_cache(mut self, addresses: Addresses) -> Self {
-        self.addresses = addresses;
+    pub fn with_url_cache(mut self, clone_urls: CloneUrlCache) -> Self {
+        self.clone_urls = clone_urls;
         self
     }
 
-    /// Finds the repository and opens it; where its address can be guessed, both at once.
+    /// Calls GetRepository and opens the repository; concurrently if the URL is predictable.
     async fn open_repository<T>(
         &self,
         create: bool,
@@ -118,18 +118,18 @@ impl CodeCommitRemote {
     {
         let region = self.url.region.as_deref().unwrap_or_default();
         let name = &self.url.repository;
-        let guess = self.addresses.predict_url(region, name);
-        let early = guess.clone().map(|url| {
+        let predicted = self.clone_urls.predict_url(region, name);
+        let early = predicted.clone().map(|url| {
             let credentials = Arc::clone(&self.credentials);
             open(SmartHttp::new(self.http.clone(), url, credentials))
         });
-        let asked = self.service.get_repository(name);
-        // What was asked for early counts when the address is told and nothing else failed.
+        let get = self.service.get_repository(name);
+        // The early result counts only if GetRepository succeeds and returns the predicted URL.
         let (found, early) = match early {
-            None => (asked.await, None),
-            Some(early) => match select(asked, early).await {
+            None => (get.await, None),
+            Some(early) => match select(get, early).await {
                 Either::Left((found, early)) => (found, Some(early)),
-                Either::Right((opened, asked)) => (asked.await, Some(ready(opened).boxed())),
+                Either::Right((opened, get)) => (get.await, Some(ready(opened).boxed())),
             },
         };
         let (repository, early) = match found {
@@ -138,12 +138,12 @@ impl CodeCommitRemote {
             }
             found => (found?, early),
         };
-        self.addresses.insert(region, &repository);
+        self.clone_urls.insert(region, &repository);
         let client = git_client(&repository, &self.http, &self.credentials)?;
-        let is_right = guess.as_ref() == Some(client.url());
+        let is_right = predicted.as_ref() == Some(client.url());
         if let Some(early) = early.filter(|_| is_right) {
             match early.await {
-                // It was created meanwhile.
+                // The repository was created after the early request.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 opened => return Ok((repository, opened?)),
             }
@@ -155,7 +155,7 @@ impl CodeCommitRemote {
     async fn create(&self) -> Result<Repository> {
         let name = &self.url.repository;
         match self.service.create_repository(name).await {
-            // Someone else was faster, or an earlier answer was lost.
+            // Created by another client, or by an earlier request whose answer was lost.
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 self.service.get_repository(name).await
             }
@@ -164,31 +164,12 @@ impl CodeCommitRemote {
     }
 }
 
-/// Git at the address that the service tells.
-pub(crate) fn git_client(
-    repository: &Repository,
-    http: &Http,
-    credentials: &Arc<dyn CredentialSource>,
-) -> Result<SmartHttp> {
-    let url = RepositoryUrl::new(&repository.clone_url_http).map_err(|error| {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "CodeCommit tells no URL of repository `{}`",
-                repository.name
-            ),
-        )
-        .with_source(error)
-    })?;
-    Ok(SmartHttp::new(http.clone(), url, Arc::clone(credentials)))
-}
-
 fn default_branch(repository: &Repository) -> Option<Head> {
     let branch = BranchName::new(repository.default_branch.as_ref()?).ok()?;
     Some(Head::Symbolic(branch.to_ref().as_str().into()))
 }
 
-/// The branch that `HEAD` would name.
+/// Returns the branch that `head` names; `None` if detached or not a branch.
 fn branch(head: &Head) -> Option<BranchName> {
     let Head::Symbolic(name) = head else {
         return None;
@@ -257,8 +238,8 @@ impl Target for CodeCommitTarget {
         let head = push.head.take().filter(|head| self.accepts_head(head));
         let report = self.target.push(push).await?;
         let snapshot = &mut self.target.snapshot;
-        // The default branch must be there: `HEAD` of the source may name one that is not,
-        // and the push of one may have been refused.
+        // The default branch must exist. The source's `HEAD` may name a missing branch, and the
+        // push of the branch may have been rejected.
         if let Some(head) = head
             && let Head::Symbolic(name) = &head
             && snapshot.refs.contains_key(name)

@@ -1,32 +1,30 @@
-//! Places that hold refs and objects, behind one trait.
+//! Remotes: repositories of refs and objects, behind one trait.
 //!
-//! A [`Remote`] is opened for one of two roles. A [`Source`] knows its refs and sends
-//! packs. A [`Target`] knows its refs, takes a pack in, and moves refs, objects first. Each
-//! opening is one look at the place: its refs are read once, and a target moves refs only
-//! where they still are what was read.
+//! A [`Remote`] is opened in one of two roles. A [`Source`] lists its refs and sends packs. A
+//! [`Target`] lists its refs, receives a pack, and updates refs, objects first. Each opening
+//! reads the refs once, and a target updates a ref only if it still has the value that was
+//! read.
 //!
-//! What goes from one to the other is an [`IncomingPack`] pack, verified while it passes.
+//! Objects are transferred as an [`IncomingPack`], verified while it is streamed.
 //!
-//! May use [`crate::git`], and the services as traits; knows nothing of who mirrors what.
+//! Uses [`crate::git`], and the services as traits; does not depend on `mirror`.
 
 pub mod codecommit;
 pub mod local;
+#[cfg(feature = "connect")]
 pub mod open;
+mod ref_conflict;
 pub mod s3_bundle;
 pub mod s3_dumb;
 pub mod smart_http;
 pub mod url;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bstr::BString;
-use bytes::Bytes;
-use futures_util::Stream;
 
 pub use crate::git::pack::incoming::{
     IncomingOptions, IncomingPack, PrePublishHook, ReceivedObjects, VerifiedPack,
@@ -35,19 +33,19 @@ pub use crate::git::pack::incoming::{
 pub use crate::lfs::Pointer;
 pub use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
+pub(crate) use ref_conflict::conflicting_ref;
+
 use crate::error::Result;
-pub use crate::git::dumb_http::{Head, RefTarget, Refs};
-pub use crate::git::smart_http::RefOutcome;
+pub use crate::git::odb::{CommitGraph, PackRequest};
+pub use crate::git::pack::PackBody;
+pub use crate::git::refs::{Head, RefOutcome, RefTarget, RefUpdate, Refs};
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::LfsStore;
 
-/// The bytes of a pack as they come. It ends after the first error.
-pub type PackBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
-
-/// Tells the time, in seconds since the epoch.
+/// A clock that returns seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// The system's time, in seconds since the epoch.
+/// Returns the system's time in seconds since the epoch.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
@@ -55,23 +53,20 @@ fn now() -> i64 {
     })
 }
 
-/// Commits, each with its parents in their order.
-pub type CommitGraph = HashMap<ObjectId, Box<[ObjectId]>>;
-
-/// What a remote held when it was opened.
+/// Refs of a remote at the time it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The hash function of its ids.
+    /// Hash function of the object ids.
     pub hash: HashKind,
-    /// Its refs by full name; `HEAD` is not among them. A tag's peeled id is there only
-    /// where the remote tells it.
+    /// Refs by full name, without `HEAD`. A tag has its peeled id only if the remote advertises
+    /// it.
     pub refs: Refs,
-    /// What `HEAD` says, whether or not that exists; `None` where nobody knows.
+    /// Target of `HEAD`, even if that ref does not exist; `None` if unknown.
     pub head: Option<Head>,
 }
 
 impl Snapshot {
-    /// A remote that holds nothing.
+    /// Returns the snapshot of an empty remote.
     pub fn empty(hash: HashKind) -> Self {
         Self {
             hash,
@@ -80,7 +75,7 @@ impl Snapshot {
         }
     }
 
-    /// All ids that refs name, each once, in order.
+    /// Returns the ids of all refs, sorted, without duplicates.
     pub fn tips(&self) -> Vec<ObjectId> {
         let mut tips: Vec<_> = self.refs.values().map(|target| target.id).collect();
         tips.sort_unstable();
@@ -89,69 +84,45 @@ impl Snapshot {
     }
 }
 
-/// What a source is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PackRequest {
-    /// Objects to send, with all that they need. At least one.
-    pub wants: Vec<ObjectId>,
-    /// Objects that the receiver has with all that they need; the source may know none of
-    /// them.
-    pub haves: Vec<ObjectId>,
-    /// The pack's deltas may stand on what the receiver has.
-    pub thin: bool,
-    /// The pack's deltas may name their bases by distance.
-    pub offset_deltas: bool,
-}
-
-/// How a long history goes to a target: in several pushes under temporary tags, so that
-/// what went over once stays there whatever happens next.
+/// Split of a long history into pushes under temporary tags, so that an interrupted run keeps its
+/// progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchPolicy {
-    /// So many commits at once, as CodeCommit wants it.
+    /// By number of commits, because CodeCommit limits the time of a push.
     ByCommits,
-    /// All at once, unless that is too many bytes or takes too long.
+    /// Only if one push exceeds its bytes or its time.
     BySize,
 }
 
-/// What a target can take in.
+/// Capabilities of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetCapabilities {
-    /// Packs whose deltas stand on objects that the target has.
+    /// Accepts thin packs.
     pub thin: bool,
-    /// Deltas that name their bases by distance.
+    /// Accepts deltas that name their bases by offset (`ofs-delta`).
     pub offset_deltas: bool,
-    /// `HEAD` set to what a push says.
+    /// Accepts a new `HEAD` with a push.
     pub head: bool,
-    /// How a long history goes to it.
+    /// Split of long histories.
     pub batches: BatchPolicy,
-    /// The most refs that one push may change.
+    /// Maximum number of refs in one push.
     pub max_changes: usize,
 }
 
-/// A ref to be created, moved or deleted, if it still is what was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefUpdate {
-    /// Its full name.
-    pub name: BString,
-    /// What it was when the target was opened; `None` when it is to be created.
-    pub old: Option<ObjectId>,
-    /// What it shall be; `None` when it is to be deleted.
-    pub new: Option<RefTarget>,
-}
-
-/// What a target is asked to do, in this order: take the pack in, `before_refs`, change
-/// the refs, set `HEAD`.
+/// A push. The target receives the pack, runs `before_refs`, updates the refs and sets `HEAD`, in
+/// this order.
 #[derive(Default)]
 pub struct Push {
-    /// The refs to change. Beyond [`TargetCapabilities::max_changes`] is a defect of the caller.
+    /// Ref updates, at most [`TargetCapabilities::max_changes`].
     pub changes: Vec<RefUpdate>,
-    /// What `HEAD` shall say; only where [`TargetCapabilities::head`].
+    /// New `HEAD`; only with [`TargetCapabilities::head`].
     pub head: Option<Head>,
-    /// All that the target lacks of what `changes` name; `None` when it lacks nothing.
+    /// Objects of `changes` that the target does not have; `None` if it has all.
     pub pack: Option<IncomingPack>,
-    /// Done when all objects have arrived and no ref has moved; its failure ends the push.
+    /// Hook that runs when all objects have arrived and before refs move; its failure ends the
+    /// push.
     pub before_refs: Option<Arc<dyn PrePublishHook>>,
-    /// The refs are there for a while only: nothing is kept beside them.
+    /// The refs are temporary: no archives are written for them.
     pub temporary: bool,
 }
 
@@ -165,61 +136,62 @@ impl fmt::Debug for Push {
     }
 }
 
-/// What became of a push.
+/// Result of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PushReport {
-    /// Each of the push's changes, in its order.
+    /// Outcome of each update, in the order of the push.
     pub refs: Vec<(BString, RefOutcome)>,
-    /// How many objects the pack had.
+    /// Number of objects in the pack.
     pub objects: u64,
-    /// How many bytes of objects were sent to the target.
+    /// Bytes of objects sent to the target.
     pub bytes: u64,
 }
 
-/// A place that holds refs and objects.
+/// A repository of refs and objects.
 ///
-/// `Display` is its URL as it may be shown: without a user or a password.
+/// `Display` is its URL without a user or a password.
 #[async_trait]
 pub trait Remote: fmt::Display + Send + Sync {
-    /// Looks at it, to read from it. With `prefixes`, refs that start with none of them
-    /// may be left out, where that spares something.
+    /// Opens the remote to read from it. Refs without one of `prefixes` may be left out; an empty
+    /// list means all refs.
     ///
     /// # Errors
-    /// `NotFound` when there is no such repository. One that is there and empty is none.
+    /// `NotFound` for a missing repository; an empty repository is not an error.
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>>;
 
-    /// Looks at it, to write to it.
+    /// Opens the remote to write to it.
     ///
     /// # Errors
-    /// `NotFound` where nothing can be written to; an empty place is none.
+    /// `NotFound` if nothing can be written there; an empty location is not an error.
     async fn target(&self) -> Result<Box<dyn Target>>;
 
-    /// Where its objects of git LFS are; `None` where there is no place for any.
+    /// Returns the store of the remote's git LFS objects; `None` if it has none.
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         None
     }
 }
 
-/// A remote that was opened to be read.
+/// A remote opened for reading.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// What it held when it was opened.
+    /// Returns the refs at the time of opening.
     fn snapshot(&self) -> &Snapshot;
 
-    /// Sends a pack of everything that `wants` need and `haves` do not have. It may hold
-    /// more than that, and never less. The pack is not verified yet.
+    /// Sends a pack of everything reachable from `wants` and not from `haves`. The pack may have
+    /// more objects, never fewer, and is not verified.
     ///
     /// # Errors
-    /// `Conflict` when an object that a ref named is not there any more: open it again.
-    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody>;
+    /// `Conflict` if an object that a ref named was removed meanwhile: open the remote again.
+    async fn fetch(&self, request: &PackRequest) -> Result<PackBody>;
 
-    /// Whether [`commit_graph`](Self::commit_graph) is told, and costs little beside the objects.
+    /// Returns true if [`commit_graph`](Self::commit_graph) is supported and cheap compared with
+    /// the objects.
     fn has_cheap_history(&self) -> bool {
         false
     }
 
-    /// The commits that `wants` lead to and `haves` do not; `None` where the source cannot
-    /// tell.
+    /// Lists the commits reachable from `wants` and not from `haves`; `None` if the source cannot
+    /// list them.
     async fn commit_graph(
         &self,
         wants: &[ObjectId],
@@ -230,41 +202,41 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// A remote that was opened to be written to.
+/// A remote opened for writing.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// What it held when it was opened, and what was pushed since.
+    /// Returns the refs at the time of opening, with the updates pushed since.
     fn snapshot(&self) -> &Snapshot;
 
-    /// What it can take in.
+    /// Returns the target's capabilities.
     fn accepts(&self) -> TargetCapabilities;
 
-    /// Whether `HEAD` can be set to that; never where [`TargetCapabilities::head`] is not.
+    /// Returns true if `HEAD` can be set to `head`; never without [`TargetCapabilities::head`].
     fn accepts_head(&self, _head: &Head) -> bool {
         self.accepts().head
     }
 
-    /// Objects that it has with all that they need, newest first, for a source to leave
-    /// out: at least the tips of its refs.
+    /// Returns objects that the target has with everything reachable from them, newest first: at
+    /// least the tips of its refs.
     async fn haves(&self) -> Result<Vec<ObjectId>> {
         Ok(self.snapshot().tips())
     }
 
-    /// Takes objects in and changes refs.
+    /// Receives objects and updates refs.
     ///
-    /// Nothing is published unless all objects are known to be there. A ref that the
-    /// target refuses by itself is in the report, and the others go on.
+    /// No ref is updated before all of its objects are verified to exist. A rejected ref is in
+    /// the report and does not stop the others.
     ///
     /// # Errors
-    /// `Conflict` when someone else changed the target's refs since it was opened: open it
-    /// again. `Corrupt` when the pack does not hold what the refs need.
+    /// `Conflict` if another writer changed the refs since the opening: open the remote again.
+    /// `Corrupt` if objects that the refs need are missing from the pack.
     async fn push(&mut self, push: Push) -> Result<PushReport>;
 
-    /// Brings up to date what is kept beside refs and made of what they name, such as
-    /// archives, for the refs of these names. Nothing to do is no write.
+    /// Refreshes derived objects, such as archives, of these refs. Writes nothing if they are
+    /// current.
     ///
     /// # Errors
-    /// The first failure, when all others were done. No ref has changed.
+    /// The first failure, after all other refs were refreshed. No ref changes.
     async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
         let _ = refs;
         Ok(())

@@ -1,4 +1,4 @@
-//! From a URL to a remote.
+//! Opens the remote that a URL names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,19 +6,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::Remote;
-use super::codecommit::{Addresses, CodeCommitRemote};
+use super::codecommit::{CloneUrlCache, CodeCommitRemote};
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
-use super::s3_dumb::{self, S3Dumb};
+use super::s3_dumb::{self, DumbRemote};
 use super::smart_http::HttpRemote;
 use super::url::{CodeCommitUrl, RemoteUrl, S3Url};
-use crate::aws::Aws;
+use crate::aws::{Aws, HttpSettings, git_http};
 use crate::codecommit::client::SdkCodeCommit;
 use crate::codecommit::git_credential_source::CodeCommitCredentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 use crate::git::pack::PackLimits;
 use crate::git::smart_http::{
-    CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+    CredentialSource, Credentials, Http, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use crate::name::{KeyPrefix, ObjectKey};
 use crate::pack_cache::PackCache;
@@ -28,68 +29,68 @@ use crate::secret::{SecretArn, Secrets};
 use crate::storage::ObjectStore;
 use crate::storage::client::SdkObjectStore;
 
-/// How a remote lies in S3.
+/// Layout of a remote in S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum S3Layout {
-    /// What awslabs git-remote-s3 reads and writes.
+    /// Bundles, as awslabs git-remote-s3 reads and writes.
     Bundle,
-    /// What stock git clones over plain HTTP.
+    /// Packs, as stock git clones them over plain HTTP.
     Dumb,
-    /// The same without packs, as mirror-git-to-s3 writes it.
+    /// Like `Dumb` with loose objects instead of packs, as mirror-git-to-s3 writes.
     Loose,
 }
 
 impl S3Layout {
-    /// Reads `bundle`, `dumb` or `loose`.
+    /// Parses `bundle`, `dumb` or `loose`.
+    ///
+    /// # Errors
+    /// `Config` for another text.
     pub fn new(text: &str) -> Result<Self> {
         match text {
             "bundle" => Ok(Self::Bundle),
             "dumb" => Ok(Self::Dumb),
             "loose" => Ok(Self::Loose),
-            other => {
-                let shown: String = other.chars().take(40).collect();
-                Err(Error::new(
-                    ErrorKind::Config,
-                    format!("`{}` is no layout", shown.escape_debug()),
-                )
-                .with_hint("it is `bundle`, `dumb` or `loose`"))
-            }
+            other => Err(Error::new(
+                ErrorKind::Config,
+                format!("unknown layout `{}`", escaped_excerpt(other.as_bytes())),
+            )
+            .with_hint("use `bundle`, `dumb` or `loose`")),
         }
     }
 
-    /// The layout of a place in S3 for which `said` was given: archives are kept beside
-    /// bundles alone.
+    /// Resolves the layout from the URL and the explicit `layout`: `s3+zip://` requires `bundle`,
+    /// because archives are stored alongside bundles only. `None` if neither decides.
     ///
     /// # Errors
-    /// `Config` when something else was said of a place with archives.
-    pub fn of(url: &S3Url, said: Option<Self>) -> Result<Option<Self>> {
-        match said {
+    /// `Config` if `s3+zip://` is combined with another layout.
+    pub fn of(url: &S3Url, layout: Option<Self>) -> Result<Option<Self>> {
+        match layout {
             None | Some(Self::Bundle) if url.zip => Ok(Some(Self::Bundle)),
             Some(_) if url.zip => Err(Error::new(
                 ErrorKind::Config,
-                format!("`{url}` can have no layout but `bundle`"),
+                format!("`{url}` can only have the layout `bundle`"),
             )
-            .with_hint("leave the layout out, or write `s3://` where no `repo.zip` is wanted")),
-            said => Ok(said),
+            .with_hint("leave the layout out, or use `s3://` if no `repo.zip` is needed")),
+            layout => Ok(layout),
         }
     }
 }
 
-/// A remote to be opened.
+/// A remote's URL and settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteSpec {
-    /// Where it is.
+    /// URL of the remote.
     pub url: RemoteUrl,
-    /// How it lies in S3; read off what is there when `None`.
+    /// Layout in S3; detected from the objects if `None`.
     pub layout: Option<S3Layout>,
-    /// What to log in with.
+    /// Secret with the user and password of an HTTP remote.
     pub credentials: Option<SecretArn>,
-    /// Whether a repository that is not there is created.
+    /// Creates a missing CodeCommit repository.
     pub create: bool,
 }
 
 impl RemoteSpec {
-    /// A place about which nothing but the URL is said.
+    /// Names a remote without further settings.
     pub fn new(url: RemoteUrl) -> Self {
         Self {
             url,
@@ -103,25 +104,25 @@ impl RemoteSpec {
 /// Opens remotes.
 #[async_trait]
 pub trait OpenRemote: Send + Sync {
-    /// Opens one that may hold about `memory` bytes at once.
-    async fn open(&self, place: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>>;
+    /// Opens a remote that uses at most about `memory` bytes.
+    async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>>;
 }
 
-/// What is said beside a URL.
+/// Settings for all remotes of a [`RemoteOpener`].
 #[derive(Debug, Clone, Default)]
 pub struct OpenerConfig {
-    /// How git servers are reached.
+    /// Proxies for git servers.
     pub http: HttpSettings,
-    /// What objects in S3 are encrypted with.
+    /// Key that encrypts objects in S3; the bucket's default encryption if `None`.
     pub kms_key_id: Option<String>,
-    /// The folder for copies of packs in S3, of this user alone; none are kept without.
-    pub copies: Option<PathBuf>,
+    /// Directory of the pack cache, owned by this user only; no pack is cached if `None`.
+    pub pack_cache: Option<PathBuf>,
 }
 
-/// The most requests to S3 in flight.
-const STORE_REQUESTS: usize = 64;
-/// The most requests to CodeCommit's API in flight.
-const API_REQUESTS: usize = 8;
+/// Maximum number of concurrent requests to S3.
+const CONCURRENT_S3_REQUESTS: usize = 64;
+/// Maximum number of concurrent requests to CodeCommit's API.
+const CONCURRENT_CODECOMMIT_REQUESTS: usize = 8;
 
 /// Opens remotes over AWS and over HTTP.
 pub struct RemoteOpener {
@@ -129,56 +130,55 @@ pub struct RemoteOpener {
     http: Http,
     store: Arc<dyn ObjectStore>,
     secrets: Arc<dyn Secrets>,
-    paces: [RetryPolicy; 2],
-    addresses: Addresses,
+    limiters: [RetryPolicy; 2],
+    clone_urls: CloneUrlCache,
     kms_key_id: Option<String>,
-    copies: Option<Arc<PackCache>>,
+    pack_cache: Option<Arc<PackCache>>,
     archiver: Option<Arc<dyn Archiver>>,
 }
 
 impl std::fmt::Debug for RemoteOpener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connections")
+        f.debug_struct("RemoteOpener")
             .field("region", &self.aws.region())
             .finish_non_exhaustive()
     }
 }
 
 impl RemoteOpener {
-    /// Connections that make no request before one is opened.
+    /// Builds the clients; makes no request.
     ///
     /// # Errors
     /// `Config` for a proxy that is not valid.
-    pub fn new(aws: Aws, settings: &OpenerConfig) -> Result<Self> {
-        let paces = [
-            RetryPolicy::new(STORE_REQUESTS),
-            RetryPolicy::new(API_REQUESTS),
+    pub fn new(aws: Aws, config: &OpenerConfig) -> Result<Self> {
+        let limiters = [
+            RetryPolicy::new(CONCURRENT_S3_REQUESTS),
+            RetryPolicy::new(CONCURRENT_CODECOMMIT_REQUESTS),
         ];
-        let store = Retrying::new(SdkObjectStore::new(&aws), paces[0].clone());
+        let store = Retrying::new(SdkObjectStore::new(&aws), limiters[0].clone());
         Ok(Self {
-            http: Http::new(&settings.http)?,
+            http: git_http(&config.http)?,
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
-            kms_key_id: settings.kms_key_id.clone(),
-            copies: settings.copies.as_deref().and_then(pack_cache),
+            kms_key_id: config.kms_key_id.clone(),
+            pack_cache: config.pack_cache.as_deref().and_then(open_pack_cache),
             archiver: None,
-            addresses: Addresses::default(),
-            paces,
+            clone_urls: CloneUrlCache::default(),
+            limiters,
             aws,
         })
     }
 
-    /// The same, with what makes the archives of `s3+zip://` remotes, which cannot be
-    /// opened without.
+    /// Sets the archiver, which `s3+zip://` remotes require.
     #[must_use]
     pub fn with_archiver(mut self, archiver: Arc<dyn Archiver>) -> Self {
         self.archiver = Some(archiver);
         self
     }
 
-    /// What requests to AWS run under: S3's, and CodeCommit's.
+    /// Returns the retry policies, with their limits, of S3 and of CodeCommit.
     pub fn limiters(&self) -> &[RetryPolicy; 2] {
-        &self.paces
+        &self.limiters
     }
 
     async fn http(&self, url: &RepositoryUrl, secret: Option<&SecretArn>) -> Result<HttpRemote> {
@@ -188,7 +188,9 @@ impl RemoteOpener {
                 if !url.is_secure() && !is_loopback(url.host()) {
                     return Err(Error::new(
                         ErrorKind::Config,
-                        format!("{url} would get the password of `{arn}` in the clear"),
+                        format!(
+                            "the password of `{arn}` would be sent to {url} without encryption"
+                        ),
                     )
                     .with_hint("use `https://`"));
                 }
@@ -208,34 +210,34 @@ impl RemoteOpener {
             Some(region) => self.aws.with_region(region),
             None => self.aws.clone(),
         };
-        let service = Retrying::new(SdkCodeCommit::new(&aws), self.paces[1].clone());
+        let service = Retrying::new(SdkCodeCommit::new(&aws), self.limiters[1].clone());
         let login = Arc::new(CodeCommitCredentials::new(&aws));
         CodeCommitRemote::new(url.clone(), Arc::new(service), self.http.clone(), login)
-            .with_url_cache(self.addresses.clone())
+            .with_url_cache(self.clone_urls.clone())
             .with_create(create)
     }
 
     async fn s3(
         &self,
         url: &S3Url,
-        said: Option<S3Layout>,
+        layout: Option<S3Layout>,
         memory: usize,
     ) -> Result<Arc<dyn Remote>> {
         let prefix = url.prefix.clone().ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("`{url}` names no prefix"))
-                .with_hint("name the folder of the repository, as in `s3://bucket/repository`")
+            Error::new(ErrorKind::Config, format!("`{url}` has no prefix"))
+                .with_hint("add the prefix of the repository, as in `s3://bucket/repository`")
         })?;
         let archiver = match &self.archiver {
             _ if !url.zip => None,
             None => {
-                let message = format!("no archives are made here, and `{url}` keeps some");
-                return Err(Error::new(ErrorKind::Config, message).with_hint("write `s3://`"));
+                let message = format!("`{url}` has archives, which this program cannot write");
+                return Err(Error::new(ErrorKind::Config, message).with_hint("use `s3://`"));
             }
             archiver => archiver.clone(),
         };
-        let layout = match S3Layout::of(url, said)? {
+        let layout = match S3Layout::of(url, layout)? {
             Some(layout) => layout,
-            None => layout_of(&*self.store, url, &prefix).await?,
+            None => detect_layout(&*self.store, url, &prefix).await?,
         };
         let limits = PackLimits::default().with_memory(memory / 2);
         let store = Arc::clone(&self.store);
@@ -247,7 +249,7 @@ impl RemoteOpener {
                     kms_key_id,
                     limits,
                     archiver,
-                    copies: self.copies.clone(),
+                    copies: self.pack_cache.clone(),
                     ..BundleOptions::default()
                 };
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))
@@ -260,7 +262,7 @@ impl RemoteOpener {
                     limits,
                     ..s3_dumb::DumbOptions::default()
                 };
-                Arc::new(S3Dumb::new(store, bucket, prefix, options))
+                Arc::new(DumbRemote::new(store, bucket, prefix, options))
             }
         })
     }
@@ -268,11 +270,11 @@ impl RemoteOpener {
 
 #[async_trait]
 impl OpenRemote for RemoteOpener {
-    async fn open(&self, place: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
-        Ok(match &place.url {
-            RemoteUrl::CodeCommit(url) => Arc::new(self.codecommit(url, place.create)),
-            RemoteUrl::Http(url) => Arc::new(self.http(url, place.credentials.as_ref()).await?),
-            RemoteUrl::S3(url) => self.s3(url, place.layout, memory).await?,
+    async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        Ok(match &spec.url {
+            RemoteUrl::CodeCommit(url) => Arc::new(self.codecommit(url, spec.create)),
+            RemoteUrl::Http(url) => Arc::new(self.http(url, spec.credentials.as_ref()).await?),
+            RemoteUrl::S3(url) => self.s3(url, spec.layout, memory).await?,
             RemoteUrl::Local(path) => {
                 let limits = PackLimits::default().with_memory(memory / 2);
                 Arc::new(LocalRepository::new(path, limits))
@@ -281,18 +283,18 @@ impl OpenRemote for RemoteOpener {
     }
 }
 
-/// The copies in a folder. Where there can be none, everything is read from S3.
-fn pack_cache(folder: &Path) -> Option<Arc<PackCache>> {
-    match PackCache::open(folder) {
-        Ok(copies) => Some(Arc::new(copies)),
+/// Opens the pack cache in a directory; `None`, with a warning, if that fails.
+fn open_pack_cache(directory: &Path) -> Option<Arc<PackCache>> {
+    match PackCache::open(directory) {
+        Ok(cache) => Some(Arc::new(cache)),
         Err(error) => {
-            tracing::warn!(error = %error.report(), "no copies of packs are kept");
+            tracing::warn!(error = %error.report(), "packs are not cached");
             None
         }
     }
 }
 
-/// Whether a host is this machine, where nobody listens in.
+/// Returns true for loopback hosts, where plain HTTP is safe.
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
@@ -301,8 +303,12 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Reads off what lies under a prefix how it is laid out.
-async fn layout_of(store: &dyn ObjectStore, url: &S3Url, prefix: &KeyPrefix) -> Result<S3Layout> {
+/// Detects the layout from the objects below a prefix.
+async fn detect_layout(
+    store: &dyn ObjectStore,
+    url: &S3Url,
+    prefix: &KeyPrefix,
+) -> Result<S3Layout> {
     let prefix = prefix.as_str().trim_end_matches('/');
     let key = ObjectKey::new(&format!("{prefix}/info/refs"))?;
     if store.head(&url.bucket, &key).await?.is_some() {
@@ -317,15 +323,18 @@ async fn layout_of(store: &dyn ObjectStore, url: &S3Url, prefix: &KeyPrefix) -> 
         ErrorKind::NotFound,
         format!("there is no repository at `{url}`"),
     )
-    .with_hint("for a new one, say its `layout`: `bundle` or `dumb`"))
+    .with_hint("for a new repository, set `layout` to `bundle` or `dumb`"))
 }
 
-/// One user and password.
+/// A user and password, valid for every request.
 struct StaticCredentials(Credentials);
 
 #[async_trait]
 impl CredentialSource for StaticCredentials {
-    async fn credentials(&self, _repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        _repository: &RepositoryUrl,
+    ) -> crate::git::Result<Option<Credentials>> {
         Ok(Some(self.0.clone()))
     }
 }

@@ -1,4 +1,4 @@
-//! The URLs of remotes: which kind of remote one names, and where that is.
+//! URLs of remotes: the kind of remote, and its location.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::smart_http::RepositoryUrl;
 use crate::name::{BucketName, KeyPrefix, RepositoryName};
 
-/// The longest URL, in bytes: a key prefix may have 1024.
-const MAX_BYTES: usize = 8 * 1024;
+/// Maximum length of a URL in bytes; a key prefix may have 1024.
+const MAX_URL_BYTES: usize = 8 * 1024;
 
-/// A repository of CodeCommit: `codecommit://[profile@]repository`, or with a region
-/// `codecommit::region://[profile@]repository`, as git-remote-codecommit writes them.
+/// A CodeCommit repository: `codecommit://[profile@]repository`, or with a region
+/// `codecommit::region://[profile@]repository`, as git-remote-codecommit reads them.
 ///
-/// `Display` leaves the profile out.
+/// `Display` omits the profile.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CodeCommitUrl {
-    /// The region; the caller's own when `None`.
+    /// Region of the repository; the caller's if `None`.
     pub region: Option<String>,
-    /// The profile whose credentials are used; the caller's own when `None`.
+    /// AWS profile whose credentials are used; the caller's if `None`.
     pub profile: Option<String>,
-    /// The repository.
+    /// Name of the repository.
     pub repository: RepositoryName,
 }
 
@@ -36,19 +36,19 @@ impl fmt::Display for CodeCommitUrl {
     }
 }
 
-/// A place in S3: `s3://[profile@]bucket/prefix`, or `s3+zip://` in front where an archive
-/// is kept beside each ref, as git-remote-s3 writes them.
+/// A prefix in S3: `s3://[profile@]bucket/prefix`, or `s3+zip://..` with an archive alongside each
+/// ref, as git-remote-s3 reads them.
 ///
-/// `Display` leaves the profile out.
+/// `Display` omits the profile.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct S3Url {
-    /// The profile whose credentials are used; the caller's own when `None`.
+    /// AWS profile whose credentials are used; the caller's if `None`.
     pub profile: Option<String>,
-    /// The bucket.
+    /// Bucket of the repository.
     pub bucket: BucketName,
-    /// What the keys start with; `None` for a bucket as a whole. It is never empty.
+    /// Prefix of the keys, never empty; `None` for a whole bucket.
     pub prefix: Option<KeyPrefix>,
-    /// Whether each ref has an archive, `repo.zip`, for CodePipeline.
+    /// Each ref has an archive, `repo.zip`, for CodePipeline.
     pub zip: bool,
 }
 
@@ -65,17 +65,17 @@ impl fmt::Display for S3Url {
 
 /// The URL of a remote.
 ///
-/// `Display` and `Debug` show no user, no profile and no password, so that a URL may be
+/// `Display` and `Debug` omit the user, the profile and the password, so that a URL may be
 /// logged.
 #[derive(Clone, PartialEq, Eq)]
 pub enum RemoteUrl {
-    /// A repository of CodeCommit.
+    /// A CodeCommit repository.
     CodeCommit(CodeCommitUrl),
     /// A repository on a server: `https://…` or `http://…`.
     Http(RepositoryUrl),
-    /// A repository in a folder: `file:///path`, or the path itself.
+    /// A repository in a directory: `file:///path`, or a path.
     Local(PathBuf),
-    /// A place in S3.
+    /// A prefix in S3.
     S3(S3Url),
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for RemoteUrl {
     }
 }
 
-/// `Debug` as `Display`, which shows no secret.
+/// Implements `Debug` by `Display`, which omits secrets.
 macro_rules! debug_as_display {
     ($($type:ty),*) => {
         $(impl fmt::Debug for $type {
@@ -111,16 +111,16 @@ impl FromStr for RemoteUrl {
 }
 
 impl RemoteUrl {
-    /// Validates `text`.
+    /// Parses `text`.
     ///
     /// # Errors
-    /// `Config`, with the rule that is broken. The message does not repeat the text, which
-    /// may hold a password.
+    /// `Config`, with the rule that is broken. The message does not repeat the text, which may
+    /// contain a password.
     pub fn new(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(refused("it is empty"));
         }
-        if text.len() > MAX_BYTES {
+        if text.len() > MAX_URL_BYTES {
             return Err(refused("it is longer than 8192 bytes"));
         }
         if text.chars().any(char::is_control) {
@@ -166,12 +166,12 @@ fn profile(text: &str) -> Result<(Option<String>, &str)> {
         return Ok((None, text));
     };
     if profile.is_empty() {
-        return Err(refused("there is no profile before the `@`"));
+        return Err(refused("the profile before the `@` is empty"));
     }
     if profile.contains([':', '/', '@']) {
         return Err(
-            refused("before the `@` may stand the name of a profile, and nothing else").with_hint(
-                "requests are signed with the profile's credentials; there is no password",
+            refused("only the name of a profile is allowed before the `@`").with_hint(
+                "requests are signed with the profile's credentials; a password is not used",
             ),
         );
     }
@@ -180,7 +180,7 @@ fn profile(text: &str) -> Result<(Option<String>, &str)> {
 
 fn codecommit(region: Option<&str>, rest: &str) -> Result<RemoteUrl> {
     let (profile, name) = profile(rest)?;
-    // The error of the name itself would repeat it.
+    // The error of `RepositoryName` is replaced, because it repeats the text.
     let repository = RepositoryName::new(name).map_err(|_| {
         refused(
             "a repository's name has 1 to 100 letters, digits, `.`, `_` and `-`, and does not \
@@ -195,9 +195,9 @@ fn codecommit(region: Option<&str>, rest: &str) -> Result<RemoteUrl> {
 }
 
 fn s3(rest: &str, zip: bool) -> Result<RemoteUrl> {
-    // A key may hold `@`, a bucket's name may not.
-    let (place, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let (profile, bucket) = profile(place)?;
+    // Split first, because a key may contain `@` and a bucket's name may not.
+    let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let (profile, bucket) = profile(authority)?;
     let bucket = BucketName::new(bucket)
         .map_err(|_| refused("a bucket's name has 3 to 255 letters, digits, `.`, `_` and `-`"))?;
     let prefix = KeyPrefix::new(prefix).map_err(|_| {
@@ -211,11 +211,11 @@ fn s3(rest: &str, zip: bool) -> Result<RemoteUrl> {
     }))
 }
 
-/// The path of a `file` URL, decoded as git does.
+/// Parses the path of a `file` URL, percent-decoded as in git.
 fn file(rest: &str) -> Result<RemoteUrl> {
     let encoded = rest.strip_prefix("localhost").unwrap_or(rest);
     if !encoded.starts_with('/') {
-        return Err(refused("`file://` must be followed by a path from `/` on"));
+        return Err(refused("`file://` must be followed by an absolute path"));
     }
     let decoded = percent_decode_str(encoded)
         .decode_utf8()
@@ -227,12 +227,12 @@ fn file(rest: &str) -> Result<RemoteUrl> {
 }
 
 fn path(text: &str) -> Result<RemoteUrl> {
-    // Git reads `host:path` as a place that ssh reaches, and `helper::rest` as one for a
-    // helper; `./` before it makes a path of either.
+    // Git reads `host:path` as an ssh remote and `helper::rest` as one of a remote helper; `./`
+    // before it makes either a path.
     let first = text.split('/').next().unwrap_or_default();
     if first.contains(':') {
-        return Err(refused("places that are reached by ssh are not known")
-            .with_hint("use the `https://` URL; write `./` before a path that holds `:`"));
+        return Err(refused("ssh remotes are not supported")
+            .with_hint("use the `https://` URL; write `./` before a path that contains `:`"));
     }
     Ok(RemoteUrl::Local(Path::new(text).to_owned()))
 }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_is_read_and_shown_without_user_profile_and_password() {
+    fn each_kind_is_parsed_and_displayed_without_user_profile_and_password() {
         for (text, shown) in [
             ("codecommit://demo", "codecommit://demo"),
             ("codecommit://me@de.mo_1-x", "codecommit://de.mo_1-x"),
@@ -283,34 +283,36 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_told_apart() {
+    fn the_parts_of_a_url_are_parsed() {
         let RemoteUrl::CodeCommit(parts) = url("codecommit::us-gov-west-1://my profile@demo")
         else {
-            panic!("it is CodeCommit's");
+            panic!("the URL is CodeCommit's");
         };
         assert_eq!(parts.region.as_deref(), Some("us-gov-west-1"));
         assert_eq!(parts.profile.as_deref(), Some("my profile"));
         assert_eq!(parts.repository.as_str(), "demo");
         let RemoteUrl::S3(parts) = url("s3://me@bucket/a//b/") else {
-            panic!("it is S3's");
+            panic!("the URL is S3's");
         };
         assert_eq!(parts.profile.as_deref(), Some("me"));
         assert_eq!(parts.bucket.as_str(), "bucket");
         assert_eq!(parts.prefix.as_ref().map(KeyPrefix::as_str), Some("a//b/"));
         assert!(!parts.zip);
         let RemoteUrl::S3(parts) = url("s3+zip://me@bucket/a") else {
-            panic!("it is S3's");
+            panic!("the URL is S3's");
         };
         assert!(parts.zip && parts.profile.as_deref() == Some("me"));
         let RemoteUrl::Http(parts) = url("https://u:p%40ss@h/r") else {
-            panic!("it is a server's");
+            panic!("the URL is a server's");
         };
-        let credentials = parts.credentials().expect("the URL holds some");
+        let credentials = parts
+            .credentials()
+            .expect("because the URL has credentials");
         assert_eq!((credentials.user(), credentials.password()), ("u", "p@ss"));
     }
 
     #[test]
-    fn what_is_no_url_is_refused_by_its_rule_and_never_repeated() {
+    fn an_invalid_url_is_refused_with_the_rule_and_never_repeated() {
         for (text, rule) in [
             ("", "empty"),
             ("codecommit://", "repository's name"),
@@ -341,7 +343,7 @@ mod tests {
             ("https://u:hunter2@h h/x", "no URL"),
             ("git@hunter2:x/y.git", "ssh"),
             ("ext::sh -c hunter2", "ssh"),
-            ("file://hunter2/x", "from `/` on"),
+            ("file://hunter2/x", "absolute path"),
             ("file:///x%00hunter2", "control"),
             ("file:///x%ffhunter2", "UTF-8"),
             ("/x\nhunter2", "control"),
@@ -353,6 +355,6 @@ mod tests {
             assert!(report.contains(rule), "{text:?}: {report}");
             assert!(!report.contains("hunter2"), "{text:?}: {report}");
         }
-        assert!(RemoteUrl::new(&"x".repeat(MAX_BYTES + 1)).is_err());
+        assert!(RemoteUrl::new(&"x".repeat(MAX_URL_BYTES + 1)).is_err());
     }
 }

@@ -15,7 +15,7 @@ pub struct SdkSecrets {
 }
 
 impl SdkSecrets {
-    /// Makes the clients; cheap to clone.
+    /// Makes the clients.
     pub fn new(aws: &Aws) -> Self {
         let manager = aws_sdk_secretsmanager::config::Builder::from(aws.sdk())
             .interceptor(aws.idle_timeout())
@@ -87,13 +87,13 @@ impl Secrets for SdkSecrets {
             SecretStore::ParameterStore => self.parameter(arn).await?,
         };
         text.map(SecretText::new).ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("`{arn}` holds no text"))
+            Error::new(ErrorKind::Config, format!("secret `{arn}` has no text"))
                 .with_hint("store the secret as a string, not as binary")
         })
     }
 }
 
-/// The conversion of both services' errors (API references, `GetSecretValue` and
+/// Converts both services' errors (API references, `GetSecretValue` and
 /// `GetParameter`).
 fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
@@ -104,7 +104,7 @@ fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
         "DecryptionFailure" | "InvalidKeyId" => failure
             .into_error(
                 ErrorKind::AccessDenied,
-                format!("the KMS key of {subject} may not be used"),
+                format!("the KMS key of {subject} cannot be used"),
             )
             .with_hint("grant `kms:Decrypt` on the secret's key to the function's role"),
         _ => failure.into_common_error(call),

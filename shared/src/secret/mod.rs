@@ -1,6 +1,7 @@
-//! Reading secrets, as a trait in plain types: AWS Secrets Manager and the Parameter Store
-//! of AWS Systems Manager. [`client`] speaks to the services.
+//! Secrets, as a trait in plain types: AWS Secrets Manager and the Parameter Store of AWS
+//! Systems Manager. [`client`] calls the services.
 
+#[cfg(feature = "secrets")]
 pub mod client;
 
 use std::fmt;
@@ -8,9 +9,11 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::Deserialize;
 
+use crate::arn::ArnParts;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
-/// Where a secret lies.
+/// Service that stores a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretStore {
     /// `arn:<partition>:secretsmanager:<region>:<account>:secret:<name>`
@@ -19,7 +22,7 @@ pub enum SecretStore {
     ParameterStore,
 }
 
-/// The ARN of a secret.
+/// ARN of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretArn {
     text: Box<str>,
@@ -29,68 +32,60 @@ pub struct SecretArn {
 impl SecretArn {
     /// Validates `text`. Errors: `Config`, saying which part is wrong.
     pub fn new(text: &str) -> Result<Self> {
-        let word = |text: &str| {
-            !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        let printable = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-        let parts: Vec<&str> = text.splitn(6, ':').collect();
-        let rule = match parts.as_slice() {
-            ["arn", partition, service, region, account, resource] => {
-                let resource = match *service {
-                    "secretsmanager" => resource.strip_prefix("secret:"),
-                    "ssm" => resource.strip_prefix("parameter/"),
+        let is_printable = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+        let rule = match ArnParts::split(text) {
+            Some(arn) => {
+                let name = match arn.service {
+                    "secretsmanager" => arn.resource.strip_prefix("secret:"),
+                    "ssm" => arn.resource.strip_prefix("parameter/"),
                     _ => None,
                 };
-                if !partition.starts_with("aws") || !word(partition) {
+                if !arn.is_of_aws() {
                     "it must start with `arn:aws:`"
-                } else if resource.is_none() {
+                } else if name.is_none() {
                     "it must name a `secretsmanager` `secret:..` or an `ssm` `parameter/..`"
-                } else if !word(region) {
+                } else if !arn.has_region() {
                     "its region is missing"
-                } else if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+                } else if !arn.has_account() {
                     "its account must have 12 digits"
-                } else if resource.is_none_or(|name| name.is_empty() || !printable(name))
+                } else if name.is_none_or(|name| name.is_empty() || !is_printable(name))
                     || text.len() > 2048
                 {
-                    "its name is empty, too long, or holds a character that no name has"
+                    "its name is empty, too long, or has an invalid character"
                 } else {
                     return Ok(Self {
                         text: text.into(),
-                        region: (*region).into(),
+                        region: arn.region.into(),
                     });
                 }
             }
-            _ => "it must look like `arn:aws:secretsmanager:<region>:<account>:secret:<name>`",
+            None => "it must be `arn:aws:secretsmanager:<region>:<account>:secret:<name>`",
         };
-        // What is no ARN may be the secret itself, which is never shown.
+        // Other text is not shown, because it may be the secret itself.
         let shown = if text.starts_with("arn:") {
-            let shown: String = text.chars().take(160).collect();
-            format!("`{}`", shown.escape_debug())
+            format!("`{}`", escaped_excerpt(text.as_bytes()))
         } else {
-            "this".to_owned()
+            "the value".to_owned()
         };
         Err(Error::new(
             ErrorKind::Config,
-            format!("{shown} is no ARN of a secret: {rule}"),
+            format!("{shown} is not an ARN of a secret: {rule}"),
         ))
     }
 
-    /// The ARN as text.
+    /// Returns the ARN as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The region.
+    /// Returns the region.
     pub fn region(&self) -> &str {
         &self.region
     }
 
-    /// The service that keeps it.
+    /// Returns the service that stores the secret.
     pub fn store(&self) -> SecretStore {
-        if self.text.split(':').nth(2) == Some("ssm") {
+        if ArnParts::split(&self.text).is_some_and(|arn| arn.service == "ssm") {
             SecretStore::ParameterStore
         } else {
             SecretStore::SecretsManager
@@ -104,7 +99,7 @@ impl fmt::Display for SecretArn {
     }
 }
 
-/// The text of a secret. `Debug` does not show it.
+/// Text of a secret. `Debug` does not show the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText(String);
 
@@ -123,14 +118,13 @@ struct UserAndPassword {
 }
 
 impl SecretText {
-    /// A secret that was read.
+    /// Wraps a secret's text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The user and password that it holds: a JSON object with `username` (or `user`) and
-    /// `password` (or `token`), `user:password`, or a token alone, which goes with the user
-    /// `git`.
+    /// Parses user and password: a JSON object with `username` (or `user`) and `password` (or
+    /// `token`), `user:password`, or only a token, whose user is `git`.
     ///
     /// # Errors
     /// `Config`, without the text.
@@ -138,8 +132,8 @@ impl SecretText {
         let text = self.0.trim();
         if text.starts_with('{') {
             let read: UserAndPassword = serde_json::from_str(text).map_err(|_| {
-                Error::new(ErrorKind::Config, "a secret holds no user and password").with_hint(
-                    "store a JSON object with `username` and `password`, or a token alone",
+                Error::new(ErrorKind::Config, "the secret has no user and password").with_hint(
+                    "store a JSON object with `username` and `password`, or only a token",
                 )
             })?;
             let user = read.username.unwrap_or_else(|| "git".to_owned());
@@ -148,7 +142,7 @@ impl SecretText {
         if text.is_empty() || text.contains(char::is_control) {
             return Err(Error::new(
                 ErrorKind::Config,
-                "a secret is empty, or more than one line",
+                "the secret is empty, or has more than one line",
             ));
         }
         Ok(match text.split_once(':') {
@@ -158,7 +152,7 @@ impl SecretText {
     }
 }
 
-/// Reads secrets. Every call is one request.
+/// Service that stores secrets. Every call is one request.
 #[async_trait]
 pub trait Secrets: Send + Sync {
     /// Reads the current text of a secret.
@@ -170,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arns_of_both_services_are_told_apart() {
+    fn an_arn_names_its_service_and_region() {
         let arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:git/x-AbCdEf";
         let arn = SecretArn::new(arn).expect("it is valid");
         assert_eq!(
@@ -183,7 +177,7 @@ mod tests {
             (arn.region(), arn.store()),
             ("cn-north-1", SecretStore::ParameterStore)
         );
-        for bad in [
+        for invalid in [
             "",
             "hunter2",
             "arn:aws:s3:eu-west-1:111122223333:secret:x",
@@ -193,15 +187,15 @@ mod tests {
             "arn:aws:ssm:eu-west-1:111122223333:parameter/",
             "arn:aws:ssm:eu-west-1:111122223333:parameter/a b",
         ] {
-            let error = SecretArn::new(bad).expect_err(bad);
+            let error = SecretArn::new(invalid).expect_err(invalid);
             assert_eq!(error.kind(), ErrorKind::Config);
-            // Someone may have written the secret itself.
+            // The text may be the secret itself.
             assert!(!error.report().contains("hunter2"), "{}", error.report());
         }
     }
 
     #[test]
-    fn a_secret_is_read_in_each_of_its_forms_and_never_shown() {
+    fn a_secret_is_parsed_in_each_form_and_never_shown() {
         for (text, user, password) in [
             (r#"{"username":"u","password":"p"}"#, "u", "p"),
             (r#"{"user":"u","token":"p:q"}"#, "u", "p:q"),

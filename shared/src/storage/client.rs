@@ -1,6 +1,5 @@
 //! [`ObjectStore`] over the AWS SDK.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -8,45 +7,38 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
-    ServerSideEncryption, Tag, Tagging,
+    BucketVersioningStatus, ChecksumAlgorithm, ServerSideEncryption, Tag, Tagging,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::client_upload::SdkUpload;
 use super::error::{S3Request, convert};
 use super::{
-    ETag, ListPage, ObjectHead, ObjectMetadata, ObjectStore, ObjectSummary, Part, Precondition,
-    PutOptions, PutResult, UploadId, VersionId,
+    Deletion, ETag, GetOptions, ListPage, MultipartUpload, Object, ObjectHead, ObjectMetadata,
+    ObjectStore, ObjectSummary, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart,
+    VersionId,
 };
 use crate::aws::{Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 use crate::name::{BucketName, ObjectKey};
 
-/// What stays as it is in `x-amz-copy-source`.
-const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-/// The S3 of an AWS account and region, or a store that speaks its protocol.
+/// Amazon S3 of one account and region, or a store with S3's protocol.
 #[derive(Debug, Clone)]
 pub struct SdkObjectStore {
     client: Client,
-    // Whether multipart uploads name a checksum. Stores that break on them are used with
-    // AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
+    // Whether multipart uploads name a checksum. Stores that fail on checksums are used
+    // with AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
     checksums: bool,
 }
 
 impl SdkObjectStore {
-    /// Makes a client; cheap to clone. With an endpoint of its own the bucket's name goes
-    /// into the path: `<bucket>.<endpoint>` resolves for AWS only.
+    /// Makes a client. With an endpoint override the bucket's name is put into the path,
+    /// because `<bucket>.<endpoint>` resolves for AWS only.
     pub fn new(aws: &Aws) -> Self {
         let config = aws_sdk_s3::config::Builder::from(aws.sdk())
             .force_path_style(aws.has_endpoint_override("S3"))
@@ -64,12 +56,12 @@ impl SdkObjectStore {
         self.checksums.then_some(ChecksumAlgorithm::Crc32)
     }
 
-    /// Fails when the bucket is gone; what else the service says proves that it is there.
-    async fn require_bucket(&self, place: &S3Request<'_>) -> Result<()> {
+    /// Fails if the bucket is missing. An answer of 401 or 403 proves that it exists.
+    async fn require_bucket(&self, request: &S3Request<'_>) -> Result<()> {
         let Err(error) = self
             .client
             .head_bucket()
-            .bucket(place.bucket.as_str())
+            .bucket(request.bucket.as_str())
             .send()
             .await
         else {
@@ -80,11 +72,11 @@ impl SdkObjectStore {
             404 => Err(failure
                 .into_error(
                     ErrorKind::NotFound,
-                    format!("bucket `{}` does not exist", place.bucket),
+                    format!("bucket `{}` does not exist", request.bucket),
                 )
                 .with_hint("check its name and the account")),
             401 | 403 => Ok(()),
-            _ => Err(convert(failure, place)),
+            _ => Err(convert(failure, request)),
         }
     }
 }
@@ -92,19 +84,19 @@ impl SdkObjectStore {
 #[async_trait]
 impl ObjectStore for SdkObjectStore {
     async fn is_versioned(&self, bucket: &BucketName) -> Result<bool> {
-        let place = S3Request::bucket("GetBucketVersioning", "s3:GetBucketVersioning", bucket);
+        let request = S3Request::bucket("GetBucketVersioning", "s3:GetBucketVersioning", bucket);
         let answer = self
             .client
             .get_bucket_versioning()
             .bucket(bucket.as_str())
             .send()
             .await
-            .map_err(at(&place))?;
+            .map_err(convert_for(&request))?;
         Ok(answer.status == Some(BucketVersioningStatus::Enabled))
     }
 
     async fn head(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<ObjectHead>> {
-        let place = S3Request::object("HeadObject", "s3:GetObject", bucket, key);
+        let request = S3Request::object("HeadObject", "s3:GetObject", bucket, key);
         let answer = self
             .client
             .head_object()
@@ -117,10 +109,11 @@ impl ObjectStore for SdkObjectStore {
             Err(error) => {
                 let failure = SdkFailure::of(&error);
                 if failure.status() != 404 {
-                    return Err(convert(failure, &place));
+                    return Err(convert(failure, &request));
                 }
-                // The answer to HEAD has no body that would name what is missing.
-                self.require_bucket(&place).await?;
+                // The answer to HEAD has no body, so that it does not say whether the key or
+                // the bucket is missing.
+                self.require_bucket(&request).await?;
                 return Ok(None);
             }
         };
@@ -131,68 +124,39 @@ impl ObjectStore for SdkObjectStore {
             user: answer.metadata.unwrap_or_default().into_iter().collect(),
         };
         Ok(Some(ObjectHead {
-            etag: etag(&place, answer.e_tag)?,
-            size_bytes: size(&place, answer.content_length)?,
-            version_id: version(answer.version_id),
+            etag: etag(&request, answer.e_tag)?,
+            size_bytes: size(&request, answer.content_length)?,
+            version_id: version_id(answer.version_id),
             metadata,
             last_modified: answer.last_modified.as_ref().map_or(0, DateTime::secs),
         }))
     }
 
-    async fn get(
+    async fn get_object(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        version: Option<&str>,
-        range: Option<Range<u64>>,
-    ) -> Result<Bytes> {
+        options: &GetOptions<'_>,
+    ) -> Result<Object> {
+        let version = options.version;
         let permission = match version {
             Some(_) => "s3:GetObjectVersion",
             None => "s3:GetObject",
         };
-        let place = S3Request::object("GetObject", permission, bucket, key).version(version);
-        if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok(Bytes::new());
-        }
+        let request = S3Request::object("GetObject", permission, bucket, key).version(version);
         let answer = self
             .client
             .get_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
-            .set_range(range.map(|range| bytes_range(&range)))
+            .set_range(options.range.as_ref().map(bytes_range))
             .send()
             .await
-            .map_err(at(&place))?;
-        whole(&place, answer.body).await
-    }
-
-    async fn get_with_etag(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-    ) -> Result<Option<(Bytes, ETag)>> {
-        let place = S3Request::object("GetObject", "s3:GetObject", bucket, key);
-        let answer = self
-            .client
-            .get_object()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .send()
-            .await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                let failure = SdkFailure::of(&error);
-                // A delete marker is told in a header alone.
-                if failure.status() == 404 && matches!(failure.code(), "NoSuchKey" | "") {
-                    return Ok(None);
-                }
-                return Err(convert(failure, &place));
-            }
-        };
-        let etag = etag(&place, answer.e_tag)?;
-        Ok(Some((whole(&place, answer.body).await?, etag)))
+            .map_err(convert_for(&request))?;
+        let etag = etag(&request, answer.e_tag)?;
+        let body = read_body(&request, answer.body).await?;
+        Ok(Object { body, etag })
     }
 
     async fn list(
@@ -202,7 +166,7 @@ impl ObjectStore for SdkObjectStore {
         delimiter: Option<&str>,
         next: Option<&str>,
     ) -> Result<ListPage> {
-        let place = S3Request::bucket("ListObjectsV2", "s3:ListBucket", bucket);
+        let request = S3Request::bucket("ListObjectsV2", "s3:ListBucket", bucket);
         let answer = self
             .client
             .list_objects_v2()
@@ -212,22 +176,22 @@ impl ObjectStore for SdkObjectStore {
             .set_continuation_token(next.map(str::to_owned))
             .send()
             .await
-            .map_err(at(&place))?;
+            .map_err(convert_for(&request))?;
         let mut objects = Vec::new();
         for object in answer.contents.unwrap_or_default() {
             let key = object.key.unwrap_or_default();
             let Ok(key) = ObjectKey::new(&key) else {
                 tracing::warn!(
                     bucket.name = %bucket,
-                    object.key = %key.escape_debug(),
-                    "left out of the list: not a key that branchline would write"
+                    object.key = %escaped_excerpt(key.as_bytes()),
+                    "left out of the list: not a valid object key"
                 );
                 continue;
             };
             objects.push(ObjectSummary {
                 key,
-                etag: etag(&place, object.e_tag)?,
-                size_bytes: size(&place, object.size)?,
+                etag: etag(&request, object.e_tag)?,
+                size_bytes: size(&request, object.size)?,
                 last_modified: object.last_modified.as_ref().map_or(0, DateTime::secs),
             });
         }
@@ -252,7 +216,7 @@ impl ObjectStore for SdkObjectStore {
         body: Bytes,
         options: &PutOptions,
     ) -> Result<PutResult> {
-        let place = S3Request::object("PutObject", "s3:PutObject", bucket, key).write(options);
+        let request = S3Request::object("PutObject", "s3:PutObject", bucket, key).write(options);
         let metadata = &options.metadata;
         let (if_none_match, if_match) = conditions(&options.precondition);
         let answer = self
@@ -277,85 +241,100 @@ impl ObjectStore for SdkObjectStore {
             .body(body.into())
             .send()
             .await
-            .map_err(at(&place))?;
+            .map_err(convert_for(&request))?;
         Ok(PutResult {
-            etag: etag(&place, answer.e_tag)?,
-            version_id: version(answer.version_id),
+            etag: etag(&request, answer.e_tag)?,
+            version_id: version_id(answer.version_id),
         })
     }
 
-    async fn delete(
+    async fn delete_object(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        precondition: &Precondition,
+        deletion: Deletion<'_>,
     ) -> Result<()> {
-        let place = S3Request::object("DeleteObject", "s3:DeleteObject", bucket, key)
-            .precondition(precondition);
-        let if_match = match precondition {
-            Precondition::None => None,
-            Precondition::Matches(etag) => Some(etag.0.clone()),
-            Precondition::Absent => {
+        let permission = match deletion {
+            Deletion::Current(_) => "s3:DeleteObject",
+            Deletion::Version(_) => "s3:DeleteObjectVersion",
+        };
+        let request = S3Request::object("DeleteObject", permission, bucket, key);
+        let (version, if_match, request) = match deletion {
+            Deletion::Version(version) => (Some(version.to_owned()), None, request),
+            Deletion::Current(Precondition::None) => (None, None, request),
+            Deletion::Current(precondition @ Precondition::Matches(etag)) => {
+                let if_match = Some(etag.to_string());
+                (None, if_match, request.precondition(precondition))
+            }
+            Deletion::Current(Precondition::Absent) => {
                 return Err(Error::new(
                     ErrorKind::Internal,
-                    format!("{place} cannot be deleted on the condition that it is absent"),
+                    format!("{request} cannot be deleted on the condition that it is absent"),
                 ));
             }
         };
-        let answer = self
+        let is_conditional = if_match.is_some();
+        let deleted = self
             .client
             .delete_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
+            .set_version_id(version)
             .set_if_match(if_match)
             .send()
             .await;
-        match answer {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let failure = SdkFailure::of(&error);
-                if failure.code() == "NoSuchKey" && *precondition == Precondition::None {
-                    return Ok(());
-                }
-                Err(convert(failure, &place))
-            }
+        let Err(error) = deleted else {
+            return Ok(());
+        };
+        let failure = SdkFailure::of(&error);
+        let is_missing = match (failure.code(), deletion) {
+            ("NoSuchKey", _) => !is_conditional,
+            ("NoSuchVersion", Deletion::Version(_)) => true,
+            _ => false,
+        };
+        if is_missing {
+            return Ok(());
         }
+        Err(convert(failure, &request))
     }
 
-    async fn delete_version(
+    async fn open_upload(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        version: &str,
-    ) -> Result<()> {
-        let place = S3Request::object("DeleteObject", "s3:DeleteObjectVersion", bucket, key);
-        let answer = self
-            .client
-            .delete_object()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .version_id(version)
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let failure = SdkFailure::of(&error);
-                if matches!(failure.code(), "NoSuchKey" | "NoSuchVersion") {
-                    return Ok(());
-                }
-                Err(convert(failure, &place))
-            }
+        start: UploadStart<'_>,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        match start {
+            UploadStart::New(options) => self.create_upload(bucket, key, options).await,
+            UploadStart::Existing(id) => Ok(self.upload(bucket, key, id.clone())),
         }
     }
 
+    async fn tags(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+        replacement: Option<&Tags>,
+    ) -> Result<Tags> {
+        match replacement {
+            None => self.get_object_tags(bucket, key, version).await,
+            Some(tags) => {
+                self.put_object_tags(bucket, key, version, tags).await?;
+                Ok(tags.clone())
+            }
+        }
+    }
+}
+
+impl SdkObjectStore {
     async fn create_upload(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         options: &PutOptions,
-    ) -> Result<UploadId> {
-        let place = S3Request::object("CreateMultipartUpload", "s3:PutObject", bucket, key)
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let request = S3Request::object("CreateMultipartUpload", "s3:PutObject", bucket, key)
             .kms(options.kms_key_id.is_some());
         let metadata = &options.metadata;
         let answer = self
@@ -378,173 +357,41 @@ impl ObjectStore for SdkObjectStore {
             .set_bucket_key_enabled(options.kms_key_id.as_ref().map(|_| true))
             .send()
             .await
-            .map_err(at(&place))?;
-        answer
+            .map_err(convert_for(&request))?;
+        let id = answer
             .upload_id
             .filter(|id| !id.is_empty())
-            .map(UploadId)
-            .ok_or_else(|| corrupt(&place.call(), "no `UploadId`"))
+            .ok_or_else(|| corrupt(&request.call(), "no `UploadId`"))?;
+        Ok(self.upload(bucket, key, UploadId(id)))
     }
 
-    async fn upload_part(
+    fn upload(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        upload: &UploadId,
-        number: u32,
-        body: Bytes,
-    ) -> Result<Part> {
-        let place = S3Request::object("UploadPart", "s3:PutObject", bucket, key).upload(upload);
-        let answer = self
-            .client
-            .upload_part()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .upload_id(&upload.0)
-            .part_number(part_number(number))
-            .set_checksum_algorithm(self.checksum_algorithm())
-            .body(body.into())
-            .send()
-            .await
-            .map_err(at(&place))?;
-        Ok(Part {
-            number,
-            etag: etag(&place, answer.e_tag)?,
-            checksum_crc32: answer.checksum_crc32,
+        id: UploadId,
+    ) -> Box<dyn MultipartUpload> {
+        Box::new(SdkUpload {
+            client: self.client.clone(),
+            checksum_algorithm: self.checksum_algorithm(),
+            bucket: bucket.clone(),
+            key: key.clone(),
+            id,
         })
     }
 
-    async fn upload_part_copy(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-        number: u32,
-        source: (&BucketName, &ObjectKey, Option<&str>),
-        range: Range<u64>,
-    ) -> Result<Part> {
-        let (from_bucket, from_key, from_version) = source;
-        let place = S3Request::object("UploadPartCopy", "s3:PutObject", bucket, key)
-            .upload(upload)
-            .copied_from(from_bucket, from_key);
-        let mut copy_source = format!(
-            "{from_bucket}/{}",
-            utf8_percent_encode(from_key.as_str(), COPY_SOURCE)
-        );
-        if let Some(version) = from_version {
-            copy_source.push_str("?versionId=");
-            copy_source.extend(utf8_percent_encode(version, COPY_SOURCE));
-        }
-        let answer = self
-            .client
-            .upload_part_copy()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .upload_id(&upload.0)
-            .part_number(part_number(number))
-            .copy_source(copy_source)
-            .copy_source_range(bytes_range(&range))
-            .send()
-            .await
-            .map_err(at(&place))?;
-        let part = answer
-            .copy_part_result
-            .ok_or_else(|| corrupt(&place.call(), "no `CopyPartResult`"))?;
-        Ok(Part {
-            number,
-            etag: etag(&place, part.e_tag)?,
-            checksum_crc32: part.checksum_crc32,
-        })
-    }
-
-    async fn complete_upload(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-        parts: &[Part],
-        precondition: &Precondition,
-    ) -> Result<PutResult> {
-        let place = S3Request::object("CompleteMultipartUpload", "s3:PutObject", bucket, key)
-            .upload(upload)
-            .precondition(precondition);
-        let parts = parts
-            .iter()
-            .map(|part| {
-                CompletedPart::builder()
-                    .part_number(part_number(part.number))
-                    .e_tag(&part.etag.0)
-                    .set_checksum_crc32(part.checksum_crc32.clone())
-                    .build()
-            })
-            .collect();
-        let (if_none_match, if_match) = conditions(precondition);
-        let answer = self
-            .client
-            .complete_multipart_upload()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .upload_id(&upload.0)
-            .multipart_upload(
-                CompletedMultipartUpload::builder()
-                    .set_parts(Some(parts))
-                    .build(),
-            )
-            .set_if_none_match(if_none_match)
-            .set_if_match(if_match)
-            .send()
-            .await
-            .map_err(at(&place))?;
-        Ok(PutResult {
-            etag: etag(&place, answer.e_tag)?,
-            version_id: version(answer.version_id),
-        })
-    }
-
-    async fn abort_upload(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-    ) -> Result<()> {
-        let place = S3Request::object(
-            "AbortMultipartUpload",
-            "s3:AbortMultipartUpload",
-            bucket,
-            key,
-        )
-        .upload(upload);
-        let answer = self
-            .client
-            .abort_multipart_upload()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .upload_id(&upload.0)
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let failure = SdkFailure::of(&error);
-                if failure.code() == "NoSuchUpload" {
-                    return Ok(());
-                }
-                Err(convert(failure, &place))
-            }
-        }
-    }
-
-    async fn get_tags(
+    async fn get_object_tags(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         version: Option<&str>,
-    ) -> Result<BTreeMap<String, String>> {
+    ) -> Result<Tags> {
         let permission = match version {
             Some(_) => "s3:GetObjectVersionTagging",
             None => "s3:GetObjectTagging",
         };
-        let place = S3Request::object("GetObjectTagging", permission, bucket, key).version(version);
+        let request =
+            S3Request::object("GetObjectTagging", permission, bucket, key).version(version);
         let answer = self
             .client
             .get_object_tagging()
@@ -553,7 +400,7 @@ impl ObjectStore for SdkObjectStore {
             .set_version_id(version.map(str::to_owned))
             .send()
             .await
-            .map_err(at(&place))?;
+            .map_err(convert_for(&request))?;
         Ok(answer
             .tag_set
             .into_iter()
@@ -561,18 +408,19 @@ impl ObjectStore for SdkObjectStore {
             .collect())
     }
 
-    async fn put_tags(
+    async fn put_object_tags(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         version: Option<&str>,
-        tags: &BTreeMap<String, String>,
+        tags: &Tags,
     ) -> Result<()> {
         let permission = match version {
             Some(_) => "s3:PutObjectVersionTagging",
             None => "s3:PutObjectTagging",
         };
-        let place = S3Request::object("PutObjectTagging", permission, bucket, key).version(version);
+        let request =
+            S3Request::object("PutObjectTagging", permission, bucket, key).version(version);
         let tags = tags
             .iter()
             .map(|(name, value)| {
@@ -596,37 +444,38 @@ impl ObjectStore for SdkObjectStore {
             )
             .send()
             .await
-            .map_err(at(&place))?;
+            .map_err(convert_for(&request))?;
         Ok(())
     }
 }
 
-/// The conversion of an SDK error at a place, for `map_err`.
-fn at<'a, E>(place: &'a S3Request<'a>) -> impl Fn(SdkError<E, HttpResponse>) -> Error + 'a
+/// Returns the conversion of an SDK error of `request`, for `map_err`.
+pub(super) fn convert_for<'a, E>(
+    request: &'a S3Request<'a>,
+) -> impl Fn(SdkError<E, HttpResponse>) -> Error + 'a
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
-    |error| convert(SdkFailure::of(&error), place)
+    |error| convert(SdkFailure::of(&error), request)
 }
 
-/// Reads an answer to its end.
-async fn whole(place: &S3Request<'_>, body: ByteStream) -> Result<Bytes> {
+async fn read_body(request: &S3Request<'_>, body: ByteStream) -> Result<Bytes> {
     let body = body.collect().await.map_err(|error| {
         Error::new(
             ErrorKind::Transport,
-            format!("`GetObject` of {place} got no whole answer"),
+            format!("the answer to `GetObject` of {request} ended early"),
         )
         .with_source(error)
     })?;
     Ok(body.into_bytes())
 }
 
-/// `If-None-Match` and `If-Match`.
-fn conditions(precondition: &Precondition) -> (Option<String>, Option<String>) {
+/// Returns the values of `If-None-Match` and `If-Match`.
+pub(super) fn conditions(precondition: &Precondition) -> (Option<String>, Option<String>) {
     match precondition {
         Precondition::None => (None, None),
         Precondition::Absent => (Some("*".into()), None),
-        Precondition::Matches(etag) => (None, Some(etag.0.clone())),
+        Precondition::Matches(etag) => (None, Some(etag.to_string())),
     }
 }
 
@@ -635,27 +484,21 @@ fn user_metadata(metadata: &ObjectMetadata) -> Option<std::collections::HashMap<
     (!user.is_empty()).then(|| user.clone().into_iter().collect())
 }
 
-/// HTTP's ranges include their end.
-fn bytes_range(range: &Range<u64>) -> String {
+/// Formats a range for HTTP, whose ranges include their end.
+pub(super) fn bytes_range(range: &Range<u64>) -> String {
     format!("bytes={}-{}", range.start, range.end.saturating_sub(1))
 }
 
-fn part_number(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
+pub(super) fn etag(request: &S3Request<'_>, etag: Option<String>) -> Result<ETag> {
+    etag.and_then(|etag| ETag::new(etag).ok())
+        .ok_or_else(|| corrupt(&request.call(), "no `ETag`"))
 }
 
-fn etag(place: &S3Request<'_>, etag: Option<String>) -> Result<ETag> {
-    etag.filter(|etag| !etag.is_empty())
-        .map(ETag)
-        .ok_or_else(|| corrupt(&place.call(), "no `ETag`"))
-}
-
-fn size(place: &S3Request<'_>, size: Option<i64>) -> Result<u64> {
+fn size(request: &S3Request<'_>, size: Option<i64>) -> Result<u64> {
     let size = size.unwrap_or(0);
-    u64::try_from(size).map_err(|_| corrupt(&place.call(), format!("a size of {size}")))
+    u64::try_from(size).map_err(|_| corrupt(&request.call(), format!("a size of {size}")))
 }
 
-/// Objects written while versions are off have the version `null`.
-fn version(id: Option<String>) -> VersionId {
-    id.filter(|id| id != "null" && !id.is_empty())
+pub(super) fn version_id(id: Option<String>) -> Option<VersionId> {
+    id.and_then(VersionId::new)
 }

@@ -1,4 +1,4 @@
-//! The conversion of S3's errors (API reference, "Error responses").
+//! Conversion of S3's errors (API reference, "Error responses").
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::aws::{ApiCall, SdkFailure};
 use crate::error::{Error, ErrorKind};
 use crate::name::{BucketName, ObjectKey};
 
-/// What a request to S3 is about.
+/// A request to S3, as errors describe it.
 #[derive(Debug, Clone)]
 pub(super) struct S3Request<'a> {
     pub(super) bucket: &'a BucketName,
@@ -119,15 +119,15 @@ impl fmt::Display for S3Request<'_> {
     }
 }
 
-/// Makes the error of a failed request.
-pub(super) fn convert(failure: SdkFailure, place: &S3Request<'_>) -> Error {
-    let bucket = place.bucket;
-    let matches = matches!(place.precondition, Some(Precondition::Matches(_)));
+/// Converts the failure of a request.
+pub(super) fn convert(failure: SdkFailure, request: &S3Request<'_>) -> Error {
+    let bucket = request.bucket;
+    let matches = matches!(request.precondition, Some(Precondition::Matches(_)));
     match (failure.status(), failure.code()) {
         (_, "NoSuchBucket") => failure
             .into_error(
                 ErrorKind::NotFound,
-                match place.source {
+                match request.source {
                     Some((source, _)) if source != bucket => {
                         format!("bucket `{bucket}` or bucket `{source}` does not exist")
                     }
@@ -136,33 +136,33 @@ pub(super) fn convert(failure: SdkFailure, place: &S3Request<'_>) -> Error {
             )
             .with_hint("check its name and the account"),
         (_, "NoSuchUpload") => {
-            let upload = place.upload.map_or("", |upload| upload.0.as_str());
+            let upload = request.upload.map_or("", |upload| upload.0.as_str());
             failure
                 .into_error(
                     ErrorKind::NotFound,
-                    format!("multipart upload `{upload}` of {place} does not exist"),
+                    format!("multipart upload `{upload}` of {request} does not exist"),
                 )
-                .with_hint("it was completed or aborted; start again")
+                .with_hint("it was completed or aborted; start a new one")
         }
         (_, "PreconditionFailed") | (412, _) => {
-            let what = match place.precondition {
-                Some(Precondition::Absent) => "is there already",
+            let what = match request.precondition {
+                Some(Precondition::Absent) => "exists already",
                 _ => "was changed by someone else",
             };
-            failure.into_error(ErrorKind::Conflict, format!("{place} {what}"))
+            failure.into_error(ErrorKind::Conflict, format!("{request} {what}"))
         }
         (_, "ConditionalRequestConflict" | "OperationAborted") => failure.into_error(
             ErrorKind::Conflict,
-            format!("{place} is being changed by someone else"),
+            format!("{request} is being changed by someone else"),
         ),
         (404, _) if matches => failure.into_error(
             ErrorKind::Conflict,
-            format!("{place} was deleted by someone else"),
+            format!("{request} was deleted by someone else"),
         ),
         (404, "NoSuchKey" | "NoSuchVersion" | "NotFound" | "") | (405, _) => {
-            let what = match place.source {
+            let what = match request.source {
                 Some((bucket, key)) => format!("object `{key}` in bucket `{bucket}`"),
-                None => place.to_string(),
+                None => request.to_string(),
             };
             failure
                 .into_error(ErrorKind::NotFound, format!("{what} does not exist"))
@@ -170,7 +170,7 @@ pub(super) fn convert(failure: SdkFailure, place: &S3Request<'_>) -> Error {
         }
         (_, "InvalidRange") | (416, _) => failure.into_error(
             ErrorKind::Corrupt,
-            format!("{place} is shorter than the range asked for"),
+            format!("{request} is shorter than the requested range"),
         ),
         (301 | 307, _) | (_, "PermanentRedirect" | "AuthorizationHeaderMalformed") => failure
             .into_error(
@@ -181,24 +181,27 @@ pub(super) fn convert(failure: SdkFailure, place: &S3Request<'_>) -> Error {
         (_, code) if code.starts_with("KMS.") => failure
             .into_error(
                 ErrorKind::Config,
-                format!("the KMS key of {place} cannot be used"),
+                format!("the KMS key of {request} cannot be used"),
             )
             .with_hint("check KMS_KEY_ID: the key's region, its state and its policy"),
         (_, "BadDigest" | "XAmzContentChecksumMismatch") => failure.into_error(
             ErrorKind::Transport,
-            format!("`{}` of {place} was damaged on its way", place.operation),
+            format!(
+                "the body of `{}` of {request} was damaged in transit",
+                request.operation
+            ),
         ),
         (_, "NotImplemented") => failure.into_error(
             ErrorKind::Config,
-            format!("the store does not offer `{}`", place.operation),
+            format!("the store does not offer `{}`", request.operation),
         ),
-        (403, _) if place.operation == "HeadObject" => {
-            failure.into_common_error(&place.call()).with_hint(format!(
+        (403, _) if request.operation == "HeadObject" => failure
+            .into_common_error(&request.call())
+            .with_hint(format!(
                 "grant `s3:GetObject` on `arn:aws:s3:::{bucket}/*` and `s3:ListBucket` on \
                  `arn:aws:s3:::{bucket}` to the caller's role; without the latter S3 answers 403 \
-                 for what is not there",
-            ))
-        }
-        _ => failure.into_common_error(&place.call()),
+                 for a missing object",
+            )),
+        _ => failure.into_common_error(&request.call()),
     }
 }

@@ -1,16 +1,37 @@
-//! An object store as a trait in plain types: what branchline uses of Amazon S3.
+//! An object store as a trait in plain types: the part of Amazon S3 that branchline uses.
+//!
+//! | file | job |
+//! |---|---|
+//! | `types` | values of requests and answers |
+//! | `ext` | [`ObjectStoreExt`]: shorter forms of the trait's methods |
+//! | `client`, `client_upload`, `error` | Amazon S3 over the AWS SDK |
+//! | `retrying` | limits and retries; recognises writes whose answer was lost |
+//! | `multipart` | writes an object part by part |
+//! | `spool` | keeps a pack that is read again in memory or in S3 |
+//! | `rfc2047` | text in user metadata |
 
+#[cfg(feature = "s3")]
 pub mod client;
+#[cfg(feature = "s3")]
+mod client_upload;
+#[cfg(feature = "s3")]
 mod error;
+mod ext;
 pub mod multipart;
 mod retrying;
 mod rfc2047;
 pub mod spool;
+mod types;
 
+pub use ext::ObjectStoreExt;
 pub use retrying::WRITE_ID;
 pub use rfc2047::encode_rfc2047;
+pub use types::{
+    CopySource, Deletion, ETag, GetOptions, ListPage, MAX_PARTS, MIN_PART_BYTES, Object,
+    ObjectHead, ObjectMetadata, ObjectSummary, Part, Precondition, PutOptions, PutResult, Tags,
+    UploadId, UploadStart, VersionId,
+};
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -19,150 +40,31 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::name::{BucketName, ObjectKey};
 
-/// The smallest part of a multipart upload but the last, in bytes (5 MiB).
-pub const MIN_PART_BYTES: usize = 5 * 1024 * 1024;
-
-/// The most parts of a multipart upload.
-pub const MAX_PARTS: u32 = 10_000;
-
-/// What must hold for a write to happen; if it does not, the error is `Conflict`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Precondition {
-    /// Nothing: the last writer wins.
-    #[default]
-    None,
-    /// There is no current object of that key (`If-None-Match: *`).
-    Absent,
-    /// The current object has this ETag (`If-Match`).
-    Matches(ETag),
-}
-
-/// The entity tag of an object, quotes included, as S3 gives it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ETag(pub String);
-
-/// The id of one version of an object; `None` where the bucket is not versioned.
-pub type VersionId = Option<String>;
-
-/// What is stored beside an object's bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ObjectMetadata {
-    /// The media type; S3's own default when `None`.
-    pub content_type: Option<String>,
-    /// How a browser should offer the object.
-    pub content_disposition: Option<String>,
-    /// How caches should treat the object.
-    pub cache_control: Option<String>,
-    /// User metadata, names in lower case without `x-amz-meta-`, values US-ASCII.
-    pub user: BTreeMap<String, String>,
-}
-
-/// How an object is to be written.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PutOptions {
-    /// What is stored beside the bytes.
-    pub metadata: ObjectMetadata,
-    /// What must hold for the write to happen.
-    pub precondition: Precondition,
-    /// The KMS key to encrypt with, bucket key on; the bucket's default when `None`.
-    pub kms_key_id: Option<String>,
-}
-
-/// What is known of an object without its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectHead {
-    /// Its entity tag.
-    pub etag: ETag,
-    /// Its size.
-    pub size_bytes: u64,
-    /// Its version.
-    pub version_id: VersionId,
-    /// What is stored beside its bytes.
-    pub metadata: ObjectMetadata,
-    /// When it was written, in seconds since the epoch.
-    pub last_modified: i64,
-}
-
-/// What a write answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PutResult {
-    /// The object's entity tag.
-    pub etag: ETag,
-    /// The object's version.
-    pub version_id: VersionId,
-}
-
-/// One line of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectSummary {
-    /// The object's key.
-    pub key: ObjectKey,
-    /// Its entity tag.
-    pub etag: ETag,
-    /// Its size.
-    pub size_bytes: u64,
-    /// When it was written, in seconds since the epoch.
-    pub last_modified: i64,
-}
-
-/// One page of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListPage {
-    /// Objects, at most 1,000.
-    pub objects: Vec<ObjectSummary>,
-    /// Starts of keys that share a part up to the delimiter.
-    pub common_prefixes: Vec<String>,
-    /// What to ask the next page with; `None` on the last one.
-    pub next: Option<String>,
-}
-
-/// A multipart upload under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadId(pub String);
-
-/// A part that has arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// Its number, from 1.
-    pub number: u32,
-    /// Its entity tag.
-    pub etag: ETag,
-    /// Its CRC-32 as the service named it, base64, when it did.
-    pub checksum_crc32: Option<String>,
-}
-
-/// The operations of an object store that branchline uses.
+/// Operations of an object store that branchline uses.
 ///
-/// Every method is one request. Errors: `NotFound` for a bucket or key that is not there,
-/// `Conflict` for a precondition that does not hold.
+/// Every method is at most one request, except where noted. Errors: `NotFound` for a missing
+/// bucket or key, `Conflict` for a precondition that does not hold. [`ObjectStoreExt`] has
+/// shorter forms for callers.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
-    /// Whether the bucket keeps versions.
+    /// Returns whether the bucket keeps versions.
     async fn is_versioned(&self, bucket: &BucketName) -> Result<bool>;
 
-    /// Describes an object; `None` when there is none (or a delete marker), and `NotFound`
-    /// only when the bucket is gone (which may cost a second request).
+    /// Describes an object; `None` if absent or hidden by a delete marker, `NotFound` if
+    /// the bucket is missing (which may cost a second request).
     async fn head(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<ObjectHead>>;
 
-    /// Reads an object, or a range of its bytes: what of the range there is, nothing for an
-    /// empty one, and `Corrupt` for one that starts behind the object's end.
-    async fn get(
+    /// Reads an object, a version of an object, or a range of either. Errors: `NotFound`,
+    /// and `Corrupt` for a range that starts behind the object's end.
+    async fn get_object(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        version: Option<&str>,
-        range: Option<Range<u64>>,
-    ) -> Result<Bytes>;
+        options: &GetOptions<'_>,
+    ) -> Result<Object>;
 
-    /// Reads an object whole with its entity tag, for a write that shall replace just
-    /// this; `None` when there is none, and `NotFound` only when the bucket is gone.
-    async fn get_with_etag(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-    ) -> Result<Option<(Bytes, ETag)>>;
-
-    /// Lists keys that start with `prefix`, in the order of their bytes.
+    /// Lists keys that start with `prefix`, ordered by their bytes, one page from the token
+    /// `next`.
     async fn list(
         &self,
         bucket: &BucketName,
@@ -180,86 +82,57 @@ pub trait ObjectStore: Send + Sync {
         options: &PutOptions,
     ) -> Result<PutResult>;
 
-    /// Deletes an object: with versions, a delete marker. A key that is not there is no
-    /// error, unless the precondition is that it matches. [`Precondition::Absent`] is a
-    /// defect of the caller.
-    async fn delete(
+    /// Deletes an object or one of its versions. Deleting a missing key or version succeeds
+    /// unless the precondition is `Matches`.
+    async fn delete_object(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        precondition: &Precondition,
+        deletion: Deletion<'_>,
     ) -> Result<()>;
 
-    /// Removes one version of an object for good. One that is not there is no error.
-    async fn delete_version(
+    /// Creates a multipart upload, or opens one by its id.
+    async fn open_upload(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        version: &str,
-    ) -> Result<()>;
+        start: UploadStart<'_>,
+    ) -> Result<Box<dyn MultipartUpload>>;
 
-    /// Starts a multipart upload. The precondition in `options` is not looked at here: it is
-    /// given again on completion, and checked then.
-    async fn create_upload(
+    /// Replaces an object's tags where `replacement` is given, else reads them; returns the
+    /// tags after that.
+    async fn tags(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
-        options: &PutOptions,
-    ) -> Result<UploadId>;
+        version: Option<&str>,
+        replacement: Option<&Tags>,
+    ) -> Result<Tags>;
+}
 
-    /// Sends one part.
-    async fn upload_part(
+/// Multipart upload of one object. Every method but [`id`](Self::id) is one request.
+///
+/// An upload that is neither completed nor aborted stays in the bucket: dropping this sends
+/// nothing.
+#[async_trait]
+pub trait MultipartUpload: Send + Sync {
+    /// Returns the id by which [`ObjectStore::open_upload`] opens this upload again.
+    fn id(&self) -> UploadId;
+
+    /// Sends one part. A second part of one number replaces the first.
+    async fn part(&self, number: u32, body: Bytes) -> Result<Part>;
+
+    /// Copies a range of another object into a part, at most 5 GiB.
+    async fn part_copy(
         &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
         number: u32,
-        body: Bytes,
-    ) -> Result<Part>;
-
-    /// Makes a part of a range of another object.
-    async fn upload_part_copy(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-        number: u32,
-        source: (&BucketName, &ObjectKey, Option<&str>),
+        source: CopySource<'_>,
         range: Range<u64>,
     ) -> Result<Part>;
 
-    /// Turns the parts into the object.
-    async fn complete_upload(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-        parts: &[Part],
-        precondition: &Precondition,
-    ) -> Result<PutResult>;
+    /// Turns `parts`, in the order of their numbers, into the object.
+    async fn complete(&self, parts: &[Part], precondition: &Precondition) -> Result<PutResult>;
 
-    /// Gives an upload up. One that is not there is no error.
-    async fn abort_upload(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-    ) -> Result<()>;
-
-    /// Reads an object's tags.
-    async fn get_tags(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        version: Option<&str>,
-    ) -> Result<BTreeMap<String, String>>;
-
-    /// Replaces an object's tags.
-    async fn put_tags(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        version: Option<&str>,
-        tags: &BTreeMap<String, String>,
-    ) -> Result<()>;
+    /// Aborts the upload. Aborting an unknown upload succeeds.
+    async fn abort(&self) -> Result<()>;
 }

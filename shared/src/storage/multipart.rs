@@ -1,4 +1,4 @@
-//! Writing an object part by part, so that nothing is left behind when it is given up.
+//! Writes an object part by part, and aborts the upload when the writer is dropped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,18 +9,21 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::{MAX_PARTS, MIN_PART_BYTES, ObjectStore, Part, PutOptions, PutResult, UploadId};
+use super::{
+    CopySource, MAX_PARTS, MIN_PART_BYTES, MultipartUpload, ObjectStore, Part, PutOptions,
+    PutResult, UploadId, UploadStart,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
 
-/// The number of parts after which they grow.
+/// Number of parts of [`MIN_PART_BYTES`] before parts grow.
 const EQUAL_PARTS: u32 = 5000;
 
-/// How long an upload that is given up is waited for when it is only being created.
+/// Maximum wait of [`MultipartWriter::abort`] for an upload that is still being created.
 const CREATION_GRACE: Duration = Duration::from_secs(2);
 
-/// The size of part `number`, from 1: 5 MiB, and from part 5,001 on 1 MiB more for each
-/// 500, so that 10,000 parts hold 75 GiB and the largest has 15 MiB.
+/// Returns the size of part `number`, from 1: 5 MiB, and from part 5,001 on 1 MiB more for
+/// each 500 parts, so that 10,000 parts hold 75 GiB and the largest has 15 MiB.
 pub fn part_bytes(number: u32) -> usize {
     const MIB: usize = 1024 * 1024;
     let grown = if number > EQUAL_PARTS {
@@ -31,16 +34,16 @@ pub fn part_bytes(number: u32) -> usize {
     MIN_PART_BYTES + grown as usize * MIB
 }
 
-/// An object under way: whole when it is small, else a multipart upload that is given up
+/// Writes one object: whole when it is small, else as a multipart upload, which is aborted
 /// unless it is completed.
 pub struct MultipartWriter {
     store: Arc<dyn ObjectStore>,
     bucket: BucketName,
     key: ObjectKey,
     options: OnceLock<PutOptions>,
-    id: OnceCell<UploadId>,
-    // The request for the id. It is a task of its own: were it dropped with the part that
-    // waits for it, the store would have an upload that nobody can give up.
+    upload: OnceCell<Upload>,
+    // The request that creates the upload. It is a separate task because, were it dropped
+    // with the part that waits for it, nothing would know the upload's id to abort it.
     creation: tokio::sync::Mutex<Option<Creation>>,
     parts: Mutex<Vec<Part>>,
     requests: AtomicU64,
@@ -48,38 +51,40 @@ pub struct MultipartWriter {
 
 impl std::fmt::Debug for MultipartWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upload")
+        f.debug_struct("MultipartWriter")
             .field("bucket", &self.bucket)
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
 }
 
-type Creation = JoinHandle<Result<UploadId>>;
+type Upload = Arc<dyn MultipartUpload>;
+type Creation = JoinHandle<Result<Upload>>;
 
 impl MultipartWriter {
-    /// Nothing is written before the first part.
+    /// Makes a writer; nothing is requested before the first part.
     pub fn new(store: Arc<dyn ObjectStore>, bucket: BucketName, key: ObjectKey) -> Self {
         Self {
             store,
             bucket,
             key,
             options: OnceLock::new(),
-            id: OnceCell::new(),
+            upload: OnceCell::new(),
             creation: tokio::sync::Mutex::default(),
             parts: Mutex::new(Vec::new()),
             requests: AtomicU64::new(0),
         }
     }
 
-    /// Metadata, precondition and encryption; to be said before the first part, once.
+    /// Sets metadata, precondition and encryption; call once, before the first part.
     #[must_use]
     pub fn with_options(self, options: PutOptions) -> Self {
         self.set_options(options);
         self
     }
 
-    /// The same, by reference. Later calls change nothing.
+    /// Like [`with_options`](Self::with_options), by reference. Only the first call has an
+    /// effect.
     pub fn set_options(&self, options: PutOptions) {
         let _ = self.options.set(options);
     }
@@ -88,47 +93,44 @@ impl MultipartWriter {
         self.options.get_or_init(PutOptions::default)
     }
 
-    /// Creates the upload before its first part; its id, by which others can give it up.
+    /// Creates the upload before its first part; returns its id, by which other processes
+    /// can abort it.
     pub async fn begin(&self) -> Result<UploadId> {
-        self.id(1).await.cloned()
+        Ok(self.upload(1).await?.id())
     }
 
-    /// Sends one part, numbered from 1. All but the last have at least
-    /// [`MIN_PART_BYTES`]; they may be sent in any order and at once.
+    /// Sends part `number`, from 1. All parts but the last have at least
+    /// [`MIN_PART_BYTES`]; they may be sent in any order and concurrently.
     pub async fn part(&self, number: u32, bytes: Bytes) -> Result<()> {
-        let id = self.id(number).await?;
-        self.count();
-        let part = self
-            .store
-            .upload_part(&self.bucket, &self.key, id, number, bytes)
-            .await?;
-        self.lock().push(part);
+        let upload = self.upload(number).await?;
+        self.count_request();
+        let part = upload.part(number, bytes).await?;
+        self.lock_parts().push(part);
         Ok(())
     }
 
-    /// Makes a part of a range of another object, of 5 GiB at most, without reading it.
+    /// Copies a range of another object, at most 5 GiB, into part `number` without reading
+    /// it.
     pub async fn copy(
         &self,
         number: u32,
-        source: (&BucketName, &ObjectKey, Option<&str>),
+        source: CopySource<'_>,
         range: std::ops::Range<u64>,
     ) -> Result<()> {
-        let id = self.id(number).await?;
-        self.count();
-        let part = self
-            .store
-            .upload_part_copy(&self.bucket, &self.key, id, number, source, range)
-            .await?;
-        self.lock().push(part);
+        let upload = self.upload(number).await?;
+        self.count_request();
+        let part = upload.part_copy(number, source, range).await?;
+        self.lock_parts().push(part);
         Ok(())
     }
 
-    /// Leaves all parts out that were sent so far: they are sent anew.
+    /// Discards the parts sent so far.
     pub(crate) fn discard_parts(&self) {
-        self.lock().clear();
+        self.lock_parts().clear();
     }
 
-    async fn id(&self, number: u32) -> Result<&UploadId> {
+    /// Returns the upload that part `number` belongs to, created on the first call.
+    async fn upload(&self, number: u32) -> Result<&Upload> {
         if number > MAX_PARTS {
             return Err(Error::new(
                 ErrorKind::FileTooLarge,
@@ -138,62 +140,59 @@ impl MultipartWriter {
                 ),
             ));
         }
-        self.id.get_or_try_init(|| self.create()).await
+        self.upload.get_or_try_init(|| self.create()).await
     }
 
-    /// Sends what is left, as part `last` where there are parts, and makes the object
-    /// visible. To be called once.
+    /// Sends `rest`, as part `last` if parts were sent, and makes the object visible. To be
+    /// called once.
     pub async fn complete(&self, last: u32, rest: Bytes) -> Result<PutResult> {
         let options = self.options();
-        if self.id.get().is_none() {
-            self.count();
+        let Some(upload) = self.upload.get() else {
+            self.count_request();
             return self.store.put(&self.bucket, &self.key, rest, options).await;
-        }
+        };
         if !rest.is_empty() {
             self.part(last, rest).await?;
         }
-        let id = self.id.get().expect("because it was there just now");
-        let mut parts = self.lock().clone();
+        let mut parts = self.lock_parts().clone();
         parts.sort_unstable_by_key(|part| part.number);
-        self.count();
-        self.store
-            .complete_upload(&self.bucket, &self.key, id, &parts, &options.precondition)
-            .await
+        self.count_request();
+        upload.complete(&parts, &options.precondition).await
     }
 
-    /// How many requests were made.
+    /// Returns the number of requests made so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Nothing is left to give up: to be called when it was completed.
+    /// Disarms the abort on drop; call after completion.
     pub fn disarm(&mut self) {
-        self.id.take();
+        self.upload.take();
     }
 
-    /// Gives the upload up. What fails here is only logged: the bucket's lifecycle rule
-    /// for incomplete uploads removes what is left.
+    /// Aborts the upload. A failure is only logged, because the bucket's lifecycle rule
+    /// removes incomplete uploads.
     pub async fn abort(&mut self) {
-        let place = self.place();
-        if let Some(id) = self.id.take() {
-            place.abort(&id).await;
+        if let Some(upload) = self.upload.take() {
+            abort(&self.bucket, &self.key, &upload).await;
         } else if let Some(creation) = self.creation.get_mut().take() {
-            // It goes on behind our back when it takes longer.
-            let abort = place.abort_created(creation);
+            // The task finishes the abort when that takes longer than the grace period.
+            let abort = abort_created(self.bucket.clone(), self.key.clone(), creation);
             let _ =
                 tokio::time::timeout(CREATION_GRACE, tokio::spawn(abort.in_current_span())).await;
         }
     }
 
-    /// Creates the upload, once, however often this is begun and dropped.
-    async fn create(&self) -> Result<UploadId> {
+    /// Creates the upload, once, also when calls of this are dropped and repeated.
+    async fn create(&self) -> Result<Upload> {
         let mut creation = self.creation.lock().await;
         let task = creation.get_or_insert_with(|| {
-            self.count();
-            let (place, options) = (self.place(), self.options().clone());
+            self.count_request();
+            let (bucket, key) = (self.bucket.clone(), self.key.clone());
+            let (store, options) = (Arc::clone(&self.store), self.options().clone());
             let create = async move {
-                let UploadTarget { store, bucket, key } = place;
-                store.create_upload(&bucket, &key, &options).await
+                let start = UploadStart::New(&options);
+                store.open_upload(&bucket, &key, start).await.map(Arc::from)
             };
             tokio::spawn(create.in_current_span())
         });
@@ -204,62 +203,45 @@ impl MultipartWriter {
         created
     }
 
-    fn place(&self) -> UploadTarget {
-        UploadTarget {
-            store: Arc::clone(&self.store),
-            bucket: self.bucket.clone(),
-            key: self.key.clone(),
-        }
-    }
-
-    fn count(&self) {
+    fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+    fn lock_parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where an upload goes, for what outlives it.
-struct UploadTarget {
-    store: Arc<dyn ObjectStore>,
-    bucket: BucketName,
-    key: ObjectKey,
+async fn abort(bucket: &BucketName, key: &ObjectKey, upload: &Upload) {
+    if let Err(error) = upload.abort().await {
+        tracing::warn!(
+            bucket.name = %bucket,
+            object.key = %key,
+            upload.id = %upload.id().0,
+            error = %error.report(),
+            "the multipart upload could not be aborted"
+        );
+    }
 }
 
-impl UploadTarget {
-    async fn abort(&self, id: &UploadId) {
-        if let Err(error) = self.store.abort_upload(&self.bucket, &self.key, id).await {
-            tracing::warn!(
-                bucket.name = %self.bucket,
-                object.key = %self.key,
-                upload.id = %id.0,
-                error = %error.report(),
-                "the multipart upload could not be given up"
-            );
-        }
-    }
-
-    /// Waits for the id of an upload and gives it up.
-    async fn abort_created(self, creation: Creation) {
-        if let Ok(Ok(id)) = creation.await {
-            self.abort(&id).await;
-        }
+/// Waits until the upload is created, and aborts it.
+async fn abort_created(bucket: BucketName, key: ObjectKey, creation: Creation) {
+    if let Ok(Ok(upload)) = creation.await {
+        abort(&bucket, &key, &upload).await;
     }
 }
 
 impl Drop for MultipartWriter {
-    /// The caller went away: gives the upload up as long as there is a runtime to do it.
+    /// Aborts the upload where there is a runtime to do it.
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let place = self.place();
-        if let Some(id) = self.id.take() {
-            runtime.spawn(async move { place.abort(&id).await });
+        let (bucket, key) = (self.bucket.clone(), self.key.clone());
+        if let Some(upload) = self.upload.take() {
+            runtime.spawn(async move { abort(&bucket, &key, &upload).await });
         } else if let Some(creation) = self.creation.get_mut().take() {
-            runtime.spawn(place.abort_created(creation));
+            runtime.spawn(abort_created(bucket, key, creation));
         }
     }
 }

@@ -1,20 +1,21 @@
-//! Any text as the value of user metadata.
+//! Encodes text for user metadata (RFC 2047).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-/// So that an encoded word has at most 75 characters (RFC 2047, section 2).
+/// Bytes of text in an encoded word, so that the word has at most 75 characters (RFC 2047,
+/// section 2).
 const WORD_BYTES: usize = 45;
 
-/// The start of `text` that an HTTP header of at most `most` bytes can carry, in one line:
-/// itself when it is printable ASCII, else encoded words of RFC 2047, which S3 decodes
-/// before it stores them (S3 user guide, "Working with object metadata").
-pub fn encode_rfc2047(text: &str, most: usize) -> String {
-    // No character becomes shorter.
-    let mut text: String = text.chars().take(most).collect();
+/// Encodes the start of `text` as an HTTP header of at most `max_bytes` bytes, in one line:
+/// printable ASCII is kept, other text becomes encoded words of RFC 2047, which S3 decodes
+/// before storing them (S3 user guide, "Working with object metadata").
+pub fn encode_rfc2047(text: &str, max_bytes: usize) -> String {
+    // Encoding makes no character shorter.
+    let mut text: String = text.chars().take(max_bytes).collect();
     loop {
         let value = encoded(text.trim_end());
-        if value.len() <= most || text.pop().is_none() {
+        if value.len() <= max_bytes || text.pop().is_none() {
             return value;
         }
     }

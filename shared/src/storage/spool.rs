@@ -1,4 +1,5 @@
-//! A pack that must be read again: held in memory while it is small, else lying in S3.
+//! A pack that is read more than once: in memory while it is small, else a temporary object in
+//! S3.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,36 +14,36 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::{Blocks, PackBytes};
 use crate::name::{BucketName, ObjectKey};
 use crate::storage::multipart::{MultipartWriter, part_bytes};
-use crate::storage::{ObjectStore, Precondition, PutOptions, VersionId};
+use crate::storage::{ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, VersionId};
 
-/// How many parts are on their way at once.
-const PARTS_AT_ONCE: usize = 3;
-/// How much of an object in S3 is read at once.
-const BLOCK: u64 = 1 << 20;
-/// How many blocks are remembered.
-const BLOCKS: usize = 16;
+/// Maximum number of parts that are sent concurrently.
+const CONCURRENT_PARTS: usize = 3;
+/// Size of the ranges that are read of an object in S3, in bytes.
+const BLOCK_BYTES: u64 = 1 << 20;
+/// Maximum number of cached ranges.
+const MAX_CACHED_BLOCKS: usize = 16;
 
-/// Where a pack goes that is too large for memory.
+/// The temporary object of a pack that is too large for memory.
 #[derive(Clone)]
 pub struct SpoolConfig {
     /// The store.
     pub store: Arc<dyn ObjectStore>,
     /// The bucket.
     pub bucket: BucketName,
-    /// The key: it is this pack's alone.
+    /// The key, which no other pack may use.
     pub key: ObjectKey,
-    /// How it is written.
+    /// Metadata, precondition and encryption.
     pub options: PutOptions,
 }
 
-/// A pack under way. When it is dropped before its end, nothing is left.
+/// Receives a pack. Dropping an unfinished writer removes what was sent.
 pub struct SpoolWriter {
     place: SpoolConfig,
-    memory: usize,
-    held: BytesMut,
+    max_memory_bytes: usize,
+    buffer: BytesMut,
     upload: Option<Arc<MultipartWriter>>,
     parts: u32,
-    under_way: FuturesUnordered<tokio::task::JoinHandle<Result<()>>>,
+    sending: FuturesUnordered<tokio::task::JoinHandle<Result<()>>>,
     size: u64,
 }
 
@@ -56,24 +57,24 @@ impl std::fmt::Debug for SpoolWriter {
 }
 
 impl SpoolWriter {
-    /// Holds up to `memory` bytes, and sends what is more to `place`.
-    pub fn new(place: SpoolConfig, memory: usize) -> Self {
+    /// Makes a writer that sends the pack to `place` once it exceeds `max_memory_bytes`.
+    pub fn new(place: SpoolConfig, max_memory_bytes: usize) -> Self {
         Self {
             place,
-            memory,
-            held: BytesMut::new(),
+            max_memory_bytes,
+            buffer: BytesMut::new(),
             upload: None,
             parts: 0,
-            under_way: FuturesUnordered::new(),
+            sending: FuturesUnordered::new(),
             size: 0,
         }
     }
 
-    /// Takes the next bytes.
+    /// Receives the next bytes.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
-        self.held.extend_from_slice(&bytes);
-        if self.upload.is_none() && self.held.len() > self.memory.max(part_bytes(1)) {
+        self.buffer.extend_from_slice(&bytes);
+        if self.upload.is_none() && self.buffer.len() > self.max_memory_bytes.max(part_bytes(1)) {
             let place = &self.place;
             let upload = MultipartWriter::new(
                 Arc::clone(&place.store),
@@ -82,14 +83,14 @@ impl SpoolWriter {
             );
             self.upload = Some(Arc::new(upload.with_options(place.options.clone())));
         }
-        while self.upload.is_some() && self.held.len() > part_bytes(self.parts + 1) {
+        while self.upload.is_some() && self.buffer.len() > part_bytes(self.parts + 1) {
             self.send_part().await?;
         }
         Ok(())
     }
 
     async fn send_part(&mut self) -> Result<()> {
-        while self.under_way.len() >= PARTS_AT_ONCE {
+        while self.sending.len() >= CONCURRENT_PARTS {
             self.part_done().await?;
         }
         let Some(upload) = &self.upload else {
@@ -97,14 +98,14 @@ impl SpoolWriter {
         };
         self.parts += 1;
         let (upload, number) = (Arc::clone(upload), self.parts);
-        let bytes = self.held.split_to(part_bytes(number)).freeze();
+        let bytes = self.buffer.split_to(part_bytes(number)).freeze();
         let part = async move { upload.part(number, bytes).await };
-        self.under_way.push(tokio::spawn(part.in_current_span()));
+        self.sending.push(tokio::spawn(part.in_current_span()));
         Ok(())
     }
 
     async fn part_done(&mut self) -> Result<()> {
-        match self.under_way.next().await {
+        match self.sending.next().await {
             None => Ok(()),
             Some(Ok(result)) => result,
             Some(Err(error)) => {
@@ -114,21 +115,21 @@ impl SpoolWriter {
         }
     }
 
-    /// Ends it: from now on it can be read.
+    /// Ends the pack, which can be read from now on.
     pub async fn finish(mut self) -> Result<Spool> {
-        let rest = self.held.split().freeze();
+        let rest = self.buffer.split().freeze();
         let size = self.size;
         let Some(upload) = self.upload.take() else {
             return Ok(Spool {
                 size,
-                lies: Storage::Memory(rest),
+                storage: Storage::Memory(rest),
             });
         };
-        while !self.under_way.is_empty() {
+        while !self.sending.is_empty() {
             self.part_done().await?;
         }
         let mut upload = Arc::into_inner(upload).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "a part of a pack is still under way")
+            Error::new(ErrorKind::Internal, "a part of a pack is still being sent")
         })?;
         let written = upload.complete(self.parts + 1, rest).await?;
         upload.disarm();
@@ -137,34 +138,39 @@ impl SpoolWriter {
             version: written.version_id,
             is_removed: AtomicBool::new(false),
         });
-        let blocks = Blocks::new(S3Ranges(Arc::clone(&stored)), size, BLOCK, BLOCKS);
+        let blocks = Blocks::new(
+            S3Ranges(Arc::clone(&stored)),
+            size,
+            BLOCK_BYTES,
+            MAX_CACHED_BLOCKS,
+        );
         Ok(Spool {
             size,
-            lies: Storage::Store(stored, Box::new(blocks)),
+            storage: Storage::Store(stored, Box::new(blocks)),
         })
     }
 }
 
 impl Drop for SpoolWriter {
     fn drop(&mut self) {
-        // Else their tasks would keep the upload alive until they end by themselves.
-        for part in &self.under_way {
+        // The tasks hold the upload, which is aborted when its last reference is dropped.
+        for part in &self.sending {
             part.abort();
         }
     }
 }
 
-/// A pack that can be read again, by any range.
+/// A complete pack, of which any range can be read.
 pub struct Spool {
     size: u64,
-    lies: Storage,
+    storage: Storage,
 }
 
-/// An object that holds a pack. It goes with the last one who reads it, also where that
-/// one is stopped.
+/// The S3 object of a spooled pack. Deleted when the last reader is dropped, also on
+/// cancellation.
 struct SpoolObject {
     place: SpoolConfig,
-    version: VersionId,
+    version: Option<VersionId>,
     is_removed: AtomicBool,
 }
 
@@ -174,7 +180,7 @@ impl Drop for SpoolObject {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let (place, version) = (self.place.clone(), self.version.clone());
-            let removal = async move { remove(&place, &version).await };
+            let removal = async move { remove(&place, version.as_ref()).await };
             runtime.spawn(removal.in_current_span());
         }
     }
@@ -195,46 +201,46 @@ impl std::fmt::Debug for Spool {
 }
 
 impl Spool {
-    /// Its length.
+    /// Returns the size of the pack in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
     }
 
-    /// All of it, when it is held in memory.
+    /// Returns the whole pack when it is in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(bytes) => Some(bytes),
             Storage::Store(..) => None,
         }
     }
 
-    /// The object that holds it, when it is not in memory.
+    /// Returns the temporary object of a pack that is not in memory.
     pub fn place(&self) -> Option<&SpoolConfig> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(_) => None,
             Storage::Store(stored, _) => Some(&stored.place),
         }
     }
 
-    /// Reads a range past the blocks that are remembered: for what is read in order, once.
+    /// Reads `range` without caching it, for content that is read once, in order.
     pub async fn read_through(&self, range: Range<u64>) -> Result<Bytes> {
-        match &self.lies {
-            Storage::Memory(bytes) => bytes.read_range(range).await,
+        match &self.storage {
+            Storage::Memory(bytes) => Ok(bytes.read_range(range).await?),
             Storage::Store(stored, _) => stored.read(range).await,
         }
     }
 
-    /// Removes the object, if there is one, without a trace where the bucket keeps
-    /// versions. What fails is only logged.
+    /// Deletes the temporary object, if there is one, with its version in a versioned bucket. A
+    /// failure is only logged.
     pub async fn remove(self) {
         if let Some(removal) = self.detached_remove() {
             removal.await;
         }
     }
 
-    /// [`remove`](Self::remove), for who cannot wait; `None` when there is no object.
+    /// Like [`remove`](Self::remove), as a detached future for `Drop`; `None` without an object.
     pub(crate) fn detached_remove(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        match &self.lies {
+        match &self.storage {
             Storage::Memory(_) => None,
             Storage::Store(stored, _) => {
                 let stored = Arc::clone(stored);
@@ -249,18 +255,19 @@ impl SpoolObject {
         let SpoolConfig {
             store, bucket, key, ..
         } = &self.place;
-        // The key is this pack's alone, and reading versions needs a permission of its own.
+        // No version is named, because the key is unique and reading versions needs another
+        // permission.
         store.get(bucket, key, None, Some(range)).await
     }
 
     async fn remove(&self) {
         if !self.is_removed.swap(true, Ordering::Relaxed) {
-            remove(&self.place, &self.version).await;
+            remove(&self.place, self.version.as_ref()).await;
         }
     }
 }
 
-async fn remove(place: &SpoolConfig, version: &VersionId) {
+async fn remove(place: &SpoolConfig, version: Option<&VersionId>) {
     let SpoolConfig {
         store, bucket, key, ..
     } = place;
@@ -280,8 +287,8 @@ async fn remove(place: &SpoolConfig, version: &VersionId) {
 
 #[async_trait]
 impl PackBytes for Spool {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
-        match &self.lies {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
+        match &self.storage {
             Storage::Memory(bytes) => bytes.read_range(range).await,
             Storage::Store(_, blocks) => blocks.read_range(range).await,
         }
@@ -292,7 +299,7 @@ struct S3Ranges(Arc<SpoolObject>);
 
 #[async_trait]
 impl PackBytes for S3Ranges {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
-        self.0.read(range).await
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
+        Ok(self.0.read(range).await?)
     }
 }

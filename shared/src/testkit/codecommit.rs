@@ -9,24 +9,25 @@ use bytes::Bytes;
 use super::call_log::CallLog;
 use super::repository::{CommitText, Entry, MemoryRepository};
 use crate::codecommit::{
-    self, BlobAdmission, CodeCommit, Commit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
-    MAX_TRIGGERS, Page, TreeListing, Trigger, TriggerEvent, TriggerSet,
+    self, BlobAdmission, CodeCommit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Page,
+    Trigger, TriggerEvent, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 
-/// How a [`MemoryCodeCommit`] behaves where services may differ.
+/// Limits of a [`MemoryCodeCommit`] in which services may differ.
 #[derive(Debug, Clone)]
 pub struct CodeCommitOptions {
-    /// Items of a page.
+    /// Maximum number of items in a page.
     pub page: usize,
-    /// Whether lists come in another order than that of their names.
+    /// Lists items in reverse order.
     pub unordered: bool,
-    /// The most triggers of a repository.
+    /// Maximum number of triggers of a repository.
     pub max_triggers: usize,
-    /// The most branches of a trigger.
+    /// Maximum number of branches of a trigger.
     pub max_branches_per_trigger: usize,
-    /// The region; triggers must call into it.
+    /// Region of the service; destinations of triggers must be in it.
     pub region: String,
 }
 
@@ -42,7 +43,7 @@ impl Default for CodeCommitOptions {
     }
 }
 
-/// The CodeCommit of one account and region, in memory.
+/// CodeCommit of one account and region, in memory.
 #[derive(Debug, Default)]
 pub struct MemoryCodeCommit {
     options: CodeCommitOptions,
@@ -51,12 +52,12 @@ pub struct MemoryCodeCommit {
 }
 
 impl MemoryCodeCommit {
-    /// A service without repositories, with the quotas of AWS.
+    /// Makes a service without repositories, with AWS's quotas.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A service without repositories.
+    /// Makes a service without repositories, with these limits.
     pub fn with_options(options: CodeCommitOptions) -> Self {
         Self {
             options,
@@ -64,7 +65,7 @@ impl MemoryCodeCommit {
         }
     }
 
-    /// The way into the service: its log, latency, throttling and hooks.
+    /// Returns the log of calls, which has latency, throttling and hooks.
     pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
@@ -79,8 +80,8 @@ impl MemoryCodeCommit {
         self.lock().remove(repository);
     }
 
-    /// Commits changes on top of a branch, which need not be there yet; nor need the
-    /// repository. The first branch becomes the default one.
+    /// Commits changes on top of a branch. A missing repository or branch is created; the
+    /// first branch becomes the default one.
     pub fn commit(
         &self,
         repository: &RepositoryName,
@@ -90,7 +91,7 @@ impl MemoryCodeCommit {
         self.commit_as(repository, branch, changes, &CommitText::new("a change\n"))
     }
 
-    /// As [`commit`](Self::commit), by this person and with this message.
+    /// Like [`commit`](Self::commit), with this author and message.
     pub fn commit_as(
         &self,
         repository: &RepositoryName,
@@ -108,7 +109,7 @@ impl MemoryCodeCommit {
         id
     }
 
-    /// Sets a branch to a commit, as a push by force does.
+    /// Sets a branch to a commit, like a forced push.
     pub fn set_branch(&self, repository: &RepositoryName, branch: &str, commit: CommitId) {
         let branch = BranchName::new(branch).expect("because tests name branches legally");
         let mut repositories = self.lock();
@@ -123,7 +124,7 @@ impl MemoryCodeCommit {
         }
     }
 
-    /// The triggers of a repository, without a call.
+    /// Returns the triggers of a repository without a logged call.
     pub fn triggers(&self, repository: &RepositoryName) -> Vec<Trigger> {
         self.lock()
             .get(repository)
@@ -131,7 +132,7 @@ impl MemoryCodeCommit {
             .unwrap_or_default()
     }
 
-    /// Replaces the triggers without a call and without checks: another writer.
+    /// Replaces the triggers without a logged call and without checks, as another client.
     pub fn set_triggers(&self, repository: &RepositoryName, triggers: Vec<Trigger>) {
         let mut repositories = self.lock();
         let repository = repositories.entry(repository.clone()).or_default();
@@ -360,9 +361,7 @@ impl CodeCommit for MemoryCodeCommit {
             })
         })?;
         if self.options.unordered {
-            folder.folders.reverse();
-            folder.blobs.reverse();
-            folder.submodules.reverse();
+            folder.entries.reverse();
         }
         Ok(folder)
     }
@@ -389,7 +388,7 @@ impl CodeCommit for MemoryCodeCommit {
             }
             Ok(content.clone())
         })?;
-        // The service has answered; only we have not read on.
+        // Ended here, because the service has answered; only reading the body is delayed.
         drop(call);
         admission.admit(content.len() as u64).await;
         Ok(content)

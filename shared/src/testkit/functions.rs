@@ -1,4 +1,4 @@
-//! [`Functions`] in memory: takes invocations in, and runs none.
+//! [`Functions`] in memory: records invocations without running them.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use super::call_log::CallLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionArn, Functions};
 
-/// The largest payload of an asynchronous invocation, in bytes (1 MB).
+/// Maximum payload of an asynchronous invocation, in bytes (1 MB).
 const MAX_PAYLOAD_BYTES: usize = 1_000_000;
 
-/// The Lambda of one account and region, in memory.
+/// AWS Lambda of one account and region, in memory.
 #[derive(Debug, Default)]
 pub struct MemoryFunctions {
     functions: Mutex<BTreeMap<String, Vec<Value>>>,
@@ -22,7 +22,7 @@ pub struct MemoryFunctions {
 }
 
 impl MemoryFunctions {
-    /// A service with these functions.
+    /// Makes a service with these functions.
     pub fn with_functions(functions: &[&FunctionArn]) -> Self {
         let named = |arn: &&FunctionArn| (arn.as_str().to_owned(), Vec::new());
         Self {
@@ -31,12 +31,12 @@ impl MemoryFunctions {
         }
     }
 
-    /// The way into the service.
+    /// Returns the log of calls, which has latency, throttling and hooks.
     pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
 
-    /// The payloads that a function was invoked with, in order.
+    /// Returns the payloads of a function's invocations, in order.
     pub fn invocations(&self, function: &FunctionArn) -> Vec<Value> {
         let functions = self.lock();
         functions
@@ -74,7 +74,7 @@ impl Functions for MemoryFunctions {
             ));
         }
         let event = serde_json::from_slice(&payload)
-            .map_err(|_| refused("InvalidRequestContentException", "the payload is no JSON"))?;
+            .map_err(|_| refused("InvalidRequestContentException", "the payload is not JSON"))?;
         queue.push(event);
         Ok(())
     }

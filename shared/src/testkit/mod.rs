@@ -1,14 +1,16 @@
 //! Services in memory with real semantics, failures on demand, and the conformance suites
 //! that every implementation of a service trait passes.
 //!
-//! The in-memory services are stricter than needed (pages of two, lists out of order when
-//! asked), so that what works over them works over AWS.
+//! The services in memory are stricter than AWS (pages of two, lists out of order on demand),
+//! so that code that passes over them works over AWS.
 
 mod call_log;
 mod codecommit;
 pub mod conformance;
 mod faults;
+mod faults_store;
 mod functions;
+mod killed_fs;
 mod pipelines;
 mod repository;
 mod store;
@@ -17,6 +19,7 @@ pub use call_log::CallLog;
 pub use codecommit::{CodeCommitOptions, MemoryCodeCommit};
 pub use faults::{Failing, FaultPlan, When};
 pub use functions::MemoryFunctions;
+pub use killed_fs::KilledFs;
 pub use pipelines::{Execution, MemoryPipelines, PipelineOptions};
 pub use repository::{CommitText, Entry};
 pub use store::{MemoryStore, MemoryStoreOptions, StoredVersion};

@@ -10,16 +10,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::PipelineName;
 use crate::pipeline::{Pipelines, StartRequest};
 
-/// A pipeline's definition, as far as starting it asks for it.
+/// Definition of a pipeline, as far as its start depends on it.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
-    /// The name of its source action.
+    /// Name of the source action.
     pub source_action: String,
-    /// Whether the source action has `AllowOverrideForS3ObjectKey`.
+    /// The source action has `AllowOverrideForS3ObjectKey`.
     pub allow_key_override: bool,
-    /// Whether it answers that it is busy (`ConflictException`).
+    /// Starts fail with `ConflictException`.
     pub busy: bool,
-    /// The most executions that it takes.
+    /// Maximum number of executions.
     pub max_executions: usize,
 }
 
@@ -34,16 +34,16 @@ impl Default for PipelineOptions {
     }
 }
 
-/// An execution that was started.
+/// Started execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
-    /// Its id.
+    /// Id of the execution.
     pub id: String,
-    /// What started it.
+    /// Request that started the execution.
     pub request: StartRequest,
 }
 
-/// The CodePipeline of one account and region, in memory.
+/// CodePipeline of one account and region, in memory.
 #[derive(Debug, Default)]
 pub struct MemoryPipelines {
     state: Mutex<State>,
@@ -58,12 +58,12 @@ struct State {
 }
 
 impl MemoryPipelines {
-    /// A service without pipelines.
+    /// Makes a service without pipelines.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The way into the service: its log, latency, throttling and hooks.
+    /// Returns the log of calls, which has latency, throttling and hooks.
     pub fn traffic(&self) -> &CallLog {
         &self.traffic
     }
@@ -78,7 +78,7 @@ impl MemoryPipelines {
         self.lock().pipelines.remove(name);
     }
 
-    /// The executions started, in order.
+    /// Returns the started executions, in order.
     pub fn executions(&self) -> Vec<Execution> {
         self.lock().executions.clone()
     }
@@ -131,7 +131,7 @@ impl Pipelines for MemoryPipelines {
     }
 }
 
-/// The limits of `StartPipelineExecution` (API reference).
+/// Checks the limits of `StartPipelineExecution` (API reference).
 fn check(pipeline: &PipelineOptions, request: &StartRequest) -> Result<()> {
     let token = &request.client_request_token;
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '-';

@@ -1,14 +1,15 @@
-//! One git repository in memory: content-addressed as git does it, so that ids are git's.
+//! A git repository in memory, whose object ids are equal to git's.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use gix_hash::{Kind, ObjectId};
 
-use crate::codecommit::{Commit, EntryMode, Signature, TreeListing, Trigger};
-use crate::name::{BlobId, BranchName, CommitId, TreeId};
+use crate::codecommit::Trigger;
+use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
+use crate::name::{BlobId, BranchName, CommitId};
 
-/// What a commit of a test writes at a path.
+/// Change of a commit at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// A file, mode 100644.
@@ -19,40 +20,40 @@ pub enum Entry {
     Symlink(String),
     /// A submodule at this commit.
     Submodule(CommitId),
-    /// Nothing any more.
+    /// Removes the path.
     Removed,
 }
 
 impl Entry {
-    /// A file with this content.
+    /// Makes a file with this content.
     pub fn file(content: impl AsRef<[u8]>) -> Self {
         Self::File(Bytes::copy_from_slice(content.as_ref()))
     }
 
-    /// An executable file with this content.
+    /// Makes an executable file with this content.
     pub fn executable(content: impl AsRef<[u8]>) -> Self {
         Self::Executable(Bytes::copy_from_slice(content.as_ref()))
     }
 
-    /// A symbolic link to `target`.
+    /// Makes a symbolic link to `target`.
     pub fn symlink(target: impl Into<String>) -> Self {
         Self::Symlink(target.into())
     }
 }
 
-/// Who made a commit, when, and with what message.
+/// Message, author and committer of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitText {
-    /// The message, as it is stored: git ends it with a newline.
+    /// Stored message, which git ends with a newline.
     pub message: String,
-    /// Who wrote the change.
+    /// Author of the change.
     pub author: Signature,
-    /// Who recorded it.
+    /// Committer of the change.
     pub committer: Signature,
 }
 
 impl CommitText {
-    /// A commit with this message by the same person at the same time as all others.
+    /// Makes a commit with this message and fixed persons and times.
     pub fn new(message: impl Into<String>) -> Self {
         let person = Signature {
             name: "A U Thor".into(),
@@ -67,28 +68,7 @@ impl CommitText {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    File,
-    Executable,
-    Symlink,
-    Submodule,
-    Folder,
-}
-
-impl Mode {
-    fn as_octal(self) -> &'static str {
-        match self {
-            Self::File => "100644",
-            Self::Executable => "100755",
-            Self::Symlink => "120000",
-            Self::Submodule => "160000",
-            Self::Folder => "40000",
-        }
-    }
-}
-
-type Tree = Vec<(String, Mode, ObjectId)>;
+type Tree = Vec<(String, EntryMode, ObjectId)>;
 
 #[derive(Debug, Default)]
 pub(super) struct MemoryRepository {
@@ -111,14 +91,16 @@ impl MemoryRepository {
     ) -> CommitId {
         let mut paths = BTreeMap::new();
         if let Some(commit) = parent.and_then(|id| self.commits.get(&id.object_id())) {
-            self.flatten(commit.tree_id.object_id(), "", &mut paths);
+            self.flatten(commit.tree, "", &mut paths);
         }
         for (path, entry) in changes {
             let (mode, id) = match entry {
-                Entry::File(content) => (Mode::File, self.blob(content.clone())),
-                Entry::Executable(content) => (Mode::Executable, self.blob(content.clone())),
-                Entry::Symlink(target) => (Mode::Symlink, self.blob(target.clone().into())),
-                Entry::Submodule(commit) => (Mode::Submodule, commit.object_id()),
+                Entry::File(content) => (EntryMode::Blob, self.blob(content.clone())),
+                Entry::Executable(content) => {
+                    (EntryMode::BlobExecutable, self.blob(content.clone()))
+                }
+                Entry::Symlink(target) => (EntryMode::Link, self.blob(target.clone().into())),
+                Entry::Submodule(commit) => (EntryMode::Commit, commit.object_id()),
                 Entry::Removed => {
                     paths.remove(*path);
                     continue;
@@ -138,13 +120,13 @@ impl MemoryRepository {
         );
         let id = object_id("commit", raw.as_bytes());
         let commit = Commit {
-            commit_id: id.into(),
-            tree_id: tree.into(),
-            parents: parent.into_iter().collect(),
+            id,
+            tree,
+            parents: parent.into_iter().map(CommitId::object_id).collect(),
             message: text.message.clone(),
             author: text.author.clone(),
             committer: text.committer.clone(),
-            additional_data: String::new(),
+            extra_headers: String::new(),
         };
         self.commits.insert(id, commit);
         id.into()
@@ -158,41 +140,23 @@ impl MemoryRepository {
         self.blobs.get(&id.object_id())
     }
 
-    /// One level of the commit's tree; `None` when there is no such folder.
+    /// Returns one level of a commit's tree; `None` for a missing folder.
     pub(super) fn folder(&self, commit: &Commit, path: &str) -> Option<TreeListing> {
-        let mut id = commit.tree_id.object_id();
+        let mut id = commit.tree;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let tree = self.trees.get(&id)?;
             let (_, mode, child) = tree.iter().find(|(name, ..)| name == part)?;
-            if *mode != Mode::Folder {
+            if *mode != EntryMode::Tree {
                 return None;
             }
             id = *child;
         }
-        let mut folder = TreeListing {
-            tree_id: TreeId::from(id),
-            folders: Vec::new(),
-            blobs: Vec::new(),
-            submodules: Vec::new(),
-        };
-        for (name, mode, id) in self.trees.get(&id)? {
-            let (name, id) = (name.clone(), *id);
-            let kind = match mode {
-                Mode::Folder => {
-                    folder.folders.push((name, id.into()));
-                    continue;
-                }
-                Mode::Submodule => {
-                    folder.submodules.push((name, id.into()));
-                    continue;
-                }
-                Mode::File => EntryMode::File,
-                Mode::Executable => EntryMode::Executable,
-                Mode::Symlink => EntryMode::Symlink,
-            };
-            folder.blobs.push((name, kind, id.into()));
-        }
-        Some(folder)
+        let entries = self.trees.get(&id)?.iter();
+        let entries = entries.map(|(name, mode, id)| ListedEntry::new(name, *mode, *id));
+        Some(TreeListing {
+            id,
+            entries: entries.collect(),
+        })
     }
 
     fn blob(&mut self, content: Bytes) -> ObjectId {
@@ -201,8 +165,8 @@ impl MemoryRepository {
         id
     }
 
-    /// Writes the tree of these paths, which are sorted.
-    fn tree(&mut self, paths: &[(&str, (Mode, ObjectId))]) -> ObjectId {
+    /// Writes the tree of sorted paths.
+    fn tree(&mut self, paths: &[(&str, (EntryMode, ObjectId))]) -> ObjectId {
         let mut tree: Tree = Vec::new();
         let mut rest = paths;
         while let Some(&(path, (mode, id))) = rest.first() {
@@ -218,17 +182,17 @@ impl MemoryRepository {
                 .map(|(path, entry)| (&path[prefix.len()..], *entry))
                 .collect();
             let id = self.tree(&inside);
-            tree.push((folder.to_owned(), Mode::Folder, id));
+            tree.push((folder.to_owned(), EntryMode::Tree, id));
             rest = &rest[count..];
         }
-        // git compares folders as if their names ended in a slash.
+        // Because git compares folders as if their names ended in a slash.
         tree.sort_by_key(|(name, mode, _)| match mode {
-            Mode::Folder => format!("{name}/"),
+            EntryMode::Tree => format!("{name}/"),
             _ => name.clone(),
         });
         let mut raw = Vec::new();
         for (name, mode, id) in &tree {
-            raw.extend_from_slice(mode.as_octal().as_bytes());
+            raw.extend_from_slice(mode.as_octal_str());
             raw.push(b' ');
             raw.extend_from_slice(name.as_bytes());
             raw.push(0);
@@ -243,11 +207,11 @@ impl MemoryRepository {
         &self,
         tree: ObjectId,
         prefix: &str,
-        paths: &mut BTreeMap<String, (Mode, ObjectId)>,
+        paths: &mut BTreeMap<String, (EntryMode, ObjectId)>,
     ) {
         for (name, mode, id) in &self.trees[&tree] {
             let path = format!("{prefix}{name}");
-            if *mode == Mode::Folder {
+            if *mode == EntryMode::Tree {
                 self.flatten(*id, &format!("{path}/"), paths);
             } else {
                 paths.insert(path, (*mode, *id));

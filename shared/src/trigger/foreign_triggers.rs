@@ -1,23 +1,22 @@
-//! What one run saw of the triggers, to tell when another reconciler dropped a foreign
-//! trigger. Pure.
+//! Detects foreign triggers that another reconciler dropped. Pure.
 //!
 //! Another reconciler that read before a foreign trigger was added and wrote afterwards
-//! drops it, and cannot know. Whoever saw that trigger can: it vanished in a set that a
-//! reconciler wrote. Someone who deletes a trigger deliberately leaves ours as they were;
-//! so a vanished trigger is put back only when ours show a reconciler's hand:
+//! drops that trigger without knowing. A person who deletes a trigger leaves the owned ones
+//! unchanged. So a vanished foreign trigger is restored only if the owned triggers show that
+//! another reconciler wrote:
 //!
-//! - one of ours is there in a form that this run never saw before; or
-//! - ours are exactly what this run itself just wrote. Then a deliberate deletion, read
-//!   and written between our write and our read back, would look the same; since a lost
-//!   trigger is silent and a returned one is not, it is put back, once, with a warning.
+//! - an owned trigger has a form that this run has not seen before; or
+//! - the owned triggers are exactly those that this run wrote last. A deliberate deletion
+//!   between that write and the read back looks equal; the trigger is restored all the same,
+//!   once, with a warning, because a lost trigger is silent and a restored one is not.
 //!
-//! Edits of foreign triggers are not judged: the last form seen counts.
+//! Edits of foreign triggers are not judged: the form read last counts.
 
 use super::naming::TriggerPrefix;
 use super::plan::{is_same, is_same_set, partition_owned};
 use crate::codecommit::Trigger;
 
-/// The memory of one run.
+/// Triggers that one run has read and written.
 #[derive(Debug, Clone)]
 pub struct ForeignTriggerTracker {
     prefix: TriggerPrefix,
@@ -33,7 +32,7 @@ struct Last {
 }
 
 impl ForeignTriggerTracker {
-    /// A memory of nothing.
+    /// Creates a tracker that has read nothing.
     pub fn new(prefix: &TriggerPrefix) -> Self {
         Self {
             prefix: prefix.clone(),
@@ -43,8 +42,8 @@ impl ForeignTriggerTracker {
         }
     }
 
-    /// Takes in what was read.
-    pub fn read(&mut self, set: &[Trigger]) {
+    /// Records the triggers that were read.
+    pub fn record_read(&mut self, set: &[Trigger]) {
         let (ours, foreign) = partition_owned(&self.prefix, set);
         if let Some(last) = self.last.take() {
             let (last_ours, last_foreign) = partition_owned(&self.prefix, &last.set);
@@ -62,12 +61,12 @@ impl ForeignTriggerTracker {
         self.remember(set, false);
     }
 
-    /// Takes in what we wrote.
+    /// Records the triggers that this run wrote.
     pub fn record_write(&mut self, set: &[Trigger]) {
         self.remember(set, true);
     }
 
-    /// Foreign triggers that another reconciler dropped, and that are not there now.
+    /// Foreign triggers that another reconciler dropped and that are still missing.
     pub fn dropped_foreign_triggers(&self) -> &[Trigger] {
         &self.lost
     }

@@ -1,9 +1,9 @@
-//! The call of the update function for a branch newly covered: the push that made it came
-//! before its trigger.
+//! The event that invokes the update function for a newly covered branch, because the push
+//! that created the branch came before its trigger.
 //!
-//! Update is sent what the trigger would have sent. A manual request would not do: it
-//! carries no custom data, so that the first artifact would go elsewhere than the next
-//! ones, and it is an error when the branch is gone by now.
+//! The event equals the one that the trigger would have sent. A manual request carries no
+//! custom data, so that the first artifact would get another key than the later ones, and it
+//! fails if the branch is deleted by then.
 
 use bytes::Bytes;
 
@@ -11,15 +11,15 @@ use super::policy::{DesiredTriggers, Policy};
 use crate::event::{CodeCommitRecord, Record, References, TriggerReference};
 use crate::name::{BranchName, RepositoryName};
 
-/// The event for one branch, without a commit: update reads the tip.
+/// Builds the event for one branch, without a commit id: update reads the tip.
 pub fn event(
     policy: &Policy,
     repository: &RepositoryName,
     branch: &BranchName,
-    wanted: &DesiredTriggers,
+    desired: &DesiredTriggers,
 ) -> Bytes {
-    // A trigger and its function lie in one region; a function elsewhere than its
-    // repository's account still reads the right name.
+    // A trigger and its function are in one region. The account may differ from the
+    // repository's; update reads only the repository's name.
     let function = &policy.destination;
     let arn = format!(
         "arn:{}:codecommit:{}:{}:{repository}",
@@ -30,7 +30,7 @@ pub fn event(
     let covers = |branches: &[String]| {
         branches.is_empty() || branches.iter().any(|name| name == branch.as_str())
     };
-    let trigger = wanted
+    let trigger = desired
         .triggers
         .iter()
         .find(|trigger| covers(&trigger.branches));

@@ -1,35 +1,38 @@
-//! The names of our triggers: `<prefix>-<readable part>-<8 hexadecimal digits>`.
+//! Names of owned triggers: `<prefix>-<readable part>-<8 hexadecimal digits>`.
 //!
-//! The first four digits are a hash of what the trigger is for, so that branches that
-//! read alike have different names. The last four are a hash of all that precedes them:
-//! a name tells by itself that it is ours, whatever else of the trigger was edited, and
-//! whichever function it calls. So triggers that call a former update function are found
-//! and replaced, and a foreign trigger whose name only starts like ours
-//! (`branchline-nightly-20240101`) is left alone.
+//! The first four digits are a hash of the trigger's purpose, so that branches with equal
+//! readable parts have different names. The last four are a hash of everything before them.
+//! The name alone identifies a trigger as owned, even if the rest was edited or another
+//! function is called. So triggers that call a former update function are replaced, and a
+//! foreign trigger that shares only the prefix (`branchline-nightly-20240101`) is left alone.
 //!
-//! The prefix is part of that hash: triggers of a former `TRIGGER_PREFIX` are foreign, and
-//! are to be removed by hand.
+//! The hash includes the prefix: triggers of a former `TRIGGER_PREFIX` are foreign, and must
+//! be removed by hand.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
-/// The longest name of a trigger (CodeCommit user guide, "Quotas").
-pub const MAX_NAME: usize = 100;
+/// Maximum length of a trigger's name (CodeCommit user guide, "Quotas").
+const MAX_NAME_BYTES: usize = 100;
 
 /// Hexadecimal digits of the two hashes together.
-const TAG: usize = 8;
+const HASH_DIGITS: usize = 8;
 
 fn is_legal(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// What the names of our triggers start with: 1 to 40 of `[A-Za-z0-9._-]`.
+/// Start of the names of owned triggers: 1 to 40 of `[A-Za-z0-9._-]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerPrefix(Box<str>);
 
 impl TriggerPrefix {
-    /// Validates `text`. Errors: `Config`.
+    /// Validates `text`.
+    ///
+    /// # Errors
+    /// `Config`, with the rule that is broken.
     pub fn new(text: &str) -> Result<Self> {
         let rule = if text.is_empty() || text.len() > 40 {
             "it must have 1 to 40 characters"
@@ -38,51 +41,53 @@ impl TriggerPrefix {
         } else {
             return Ok(Self(text.into()));
         };
-        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
         Err(Error::new(
             ErrorKind::Config,
-            format!("`{shown}` cannot start a trigger's name: {rule}"),
+            format!(
+                "`{}` cannot start a trigger's name: {rule}",
+                escaped_excerpt(text.as_bytes())
+            ),
         ))
     }
 
-    /// The prefix as text.
+    /// Returns the prefix as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a trigger of this name is ours.
+    /// Returns true if a trigger of this name is owned.
     pub fn is_ours(&self, name: &str) -> bool {
         let own = || {
             let (head, tag) = name.rsplit_once('-')?;
             let readable = head.strip_prefix(self.as_str())?.strip_prefix('-')?;
-            let (identity, check) = tag.split_at_checked(TAG / 2)?;
+            let (identity, check) = tag.split_at_checked(HASH_DIGITS / 2)?;
             Some(!readable.is_empty() && check == self.check(readable, identity))
         };
         own().unwrap_or(false)
     }
 
-    /// The name of the trigger for one branch. `salt` is 0, or counts up for a branch
-    /// whose name would otherwise be another's.
+    /// Returns the name of the trigger for one branch. `salt` is 0, or counts up while the name
+    /// collides with another branch's.
     pub fn of_branch(&self, branch: &str, salt: u32) -> String {
         self.name(branch, &["branch", branch, &salt.to_string()])
     }
 
-    /// The name of the `number`th trigger for several branches.
+    /// Returns the name of the `number`th trigger for several branches.
     pub fn of_group(&self, number: usize) -> String {
         self.name(&format!("group-{number}"), &["group", &number.to_string()])
     }
 
-    /// The name of the trigger for all branches.
+    /// Returns the name of the trigger for all branches.
     pub fn of_all(&self) -> String {
         self.name("all-branches", &["all"])
     }
 
     fn name(&self, text: &str, identity: &[&str]) -> String {
-        let room = MAX_NAME - self.0.len() - TAG - 2;
-        let mut readable = String::with_capacity(room);
+        let max_bytes = MAX_NAME_BYTES - self.0.len() - HASH_DIGITS - 2;
+        let mut readable = String::with_capacity(max_bytes);
         for c in text.chars() {
             let c = if is_legal(c) { c } else { '-' };
-            if readable.len() == room {
+            if readable.len() == max_bytes {
                 break;
             }
             if c != '-' || !(readable.is_empty() || readable.ends_with('-')) {
@@ -113,11 +118,11 @@ impl Default for TriggerPrefix {
 fn short_hash(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
-        // No part has a NUL, so that no two lists of parts run together alike.
+        // NUL is a separator, because no part has one.
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    hex::encode(&hash.finalize()[..TAG / 4])
+    hex::encode(&hash.finalize()[..HASH_DIGITS / 4])
 }
 
 #[cfg(test)]
@@ -129,7 +134,7 @@ mod tests {
         let prefix = TriggerPrefix::default();
         let readable = |branch: &str| {
             let name = prefix.of_branch(branch, 0);
-            name[..name.len() - TAG].to_owned()
+            name[..name.len() - HASH_DIGITS].to_owned()
         };
         assert_eq!(readable("feature/login"), "branchline-feature-login-");
         assert_eq!(readable("main"), "branchline-main-");
@@ -140,11 +145,11 @@ mod tests {
 
     #[test]
     fn names_are_legal_and_not_too_long() {
-        let longest = TriggerPrefix::new(&"p".repeat(40)).expect("it is valid");
+        let longest = TriggerPrefix::new(&"p".repeat(40)).expect("because the prefix is valid");
         for prefix in [TriggerPrefix::default(), longest] {
             for branch in ["x", &"long/".repeat(51), &"é".repeat(256), "-", "..."] {
                 let name = prefix.of_branch(branch, 0);
-                assert!((1..=MAX_NAME).contains(&name.len()), "{name}");
+                assert!((1..=MAX_NAME_BYTES).contains(&name.len()), "{name}");
                 assert!(name.chars().all(is_legal), "{name}");
                 assert!(prefix.is_ours(&name), "{name}");
             }
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn branches_that_read_alike_have_different_names_whatever_the_case() {
+    fn branches_with_equal_readable_parts_have_different_names_whatever_the_case() {
         let prefix = TriggerPrefix::default();
         let long = "x".repeat(200);
         let alike = [
@@ -179,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_only_starts_like_ours_is_foreign() {
+    fn a_name_that_shares_only_the_prefix_is_foreign() {
         let prefix = TriggerPrefix::default();
         let ours = prefix.of_branch("main", 0);
         let edited = format!("{}x", &ours[..ours.len() - 1]);
@@ -202,15 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn two_deployments_do_not_take_each_others_triggers_even_if_one_prefix_starts_the_other() {
-        let short = TriggerPrefix::new("team").expect("it is valid");
-        let long = TriggerPrefix::new("team-a").expect("it is valid");
+    fn a_prefix_that_starts_with_another_does_not_own_its_triggers() {
+        let short = TriggerPrefix::new("team").expect("because the prefix is valid");
+        let long = TriggerPrefix::new("team-a").expect("because the prefix is valid");
         assert!(!short.is_ours(&long.of_branch("x", 0)));
         assert!(!long.is_ours(&short.of_branch("a-x", 0)));
     }
 
     #[test]
-    fn a_prefix_that_no_trigger_may_have_is_refused() {
+    fn an_illegal_prefix_is_refused() {
         for bad in ["", "a b", "a,b", "é", &"x".repeat(41)] {
             let error = TriggerPrefix::new(bad).expect_err(bad);
             assert_eq!(error.kind(), ErrorKind::Config);

@@ -1,7 +1,7 @@
-//! The difference between the triggers that are there and those that are wanted. Pure.
+//! The difference between observed and desired triggers. Pure.
 //!
-//! Two triggers are equal when they do the same: the order of triggers, of branches and
-//! of events does not count.
+//! Triggers are compared by effect: the order of triggers, of branches and of events does
+//! not count.
 
 use std::collections::BTreeSet;
 
@@ -10,31 +10,30 @@ use serde::Serialize;
 use super::naming::TriggerPrefix;
 use crate::codecommit::{Trigger, TriggerEvent};
 
-/// What is to be written, and what that changes. Serialises as what a reader wants to
-/// know of it.
+/// Triggers to write, grouped by what the write changes; serialised for previews.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TriggerPlan {
-    /// Triggers of ours that are missing.
+    /// Owned triggers that are missing.
     pub added: Vec<Trigger>,
-    /// Triggers of ours that are not as they should be: as they are, as they should be.
+    /// Owned triggers that differ: observed, desired.
     pub changed: Vec<(Trigger, Trigger)>,
-    /// Triggers of ours that are not needed.
+    /// Owned triggers that are not needed.
     pub removed: Vec<Trigger>,
-    /// Triggers of ours that are as they should be.
+    /// Owned triggers that equal the desired ones.
     pub kept: Vec<Trigger>,
     /// Foreign triggers, unchanged.
     pub foreign: Vec<Trigger>,
-    /// Foreign triggers that another writer dropped, to be put back.
+    /// Foreign triggers that another writer dropped, to be restored.
     pub returned: Vec<Trigger>,
 }
 
 impl TriggerPlan {
-    /// Compares `present` with `wanted` (ours) and `returned` (foreign triggers that are
-    /// to be there again).
+    /// Compares the observed triggers `present` with the owned ones that are `desired` and the
+    /// foreign ones to restore, `returned`.
     pub fn new(
         prefix: &TriggerPrefix,
         present: &[Trigger],
-        wanted: &[Trigger],
+        desired: &[Trigger],
         returned: &[Trigger],
     ) -> Self {
         let (mut ours, foreign) = partition_owned(prefix, present);
@@ -46,12 +45,12 @@ impl TriggerPlan {
             foreign,
             returned: returned.to_vec(),
         };
-        for trigger in wanted {
-            let Some(at) = ours.iter().position(|own| own.name == trigger.name) else {
+        for trigger in desired {
+            let Some(index) = ours.iter().position(|own| own.name == trigger.name) else {
                 plan.added.push(trigger.clone());
                 continue;
             };
-            let own = ours.remove(at);
+            let own = ours.remove(index);
             if is_same(&own, trigger) {
                 plan.kept.push(own);
             } else {
@@ -62,26 +61,26 @@ impl TriggerPlan {
         plan
     }
 
-    /// Whether there is nothing to write.
+    /// Returns true if there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.changes() == 0
     }
 
-    /// How many triggers a write adds, changes, removes or puts back.
+    /// Number of triggers that the write adds, changes, removes or restores.
     pub fn changes(&self) -> usize {
         self.added.len() + self.changed.len() + self.removed.len() + self.returned.len()
     }
 
-    /// The whole set to write: foreign triggers first, as they are.
+    /// Returns the whole set to write: foreign triggers first, unchanged.
     pub fn triggers_to_put(&self) -> Vec<Trigger> {
-        let changed = self.changed.iter().map(|(_, wanted)| wanted);
+        let changed = self.changed.iter().map(|(_, desired)| desired);
         let ours = self.kept.iter().chain(changed).chain(&self.added);
         let foreign = self.foreign.iter().chain(&self.returned);
         foreign.chain(ours).cloned().collect()
     }
 }
 
-/// Divides triggers into ours and foreign ones.
+/// Divides triggers into owned and foreign ones.
 pub fn partition_owned(
     prefix: &TriggerPrefix,
     triggers: &[Trigger],
@@ -90,12 +89,12 @@ pub fn partition_owned(
     triggers.iter().cloned().partition(ours)
 }
 
-/// Whether two triggers do the same under the same name.
+/// Returns true if two triggers have equal names and equal effects.
 pub fn is_same(a: &Trigger, b: &Trigger) -> bool {
     a.name == b.name && canonical(a) == canonical(b)
 }
 
-/// Whether two sets have the same triggers.
+/// Returns true if two sets have equal triggers, in any order.
 pub fn is_same_set(a: &[Trigger], b: &[Trigger]) -> bool {
     a.len() == b.len() && sorted(a) == sorted(b)
 }
@@ -114,7 +113,7 @@ type Canonical<'a> = (&'a str, &'a str, BTreeSet<&'a str>, BTreeSet<TriggerEvent
 fn canonical(trigger: &Trigger) -> Canonical<'_> {
     (
         &trigger.destination_arn,
-        // The service may give an empty text back as none, and the other way round.
+        // The service may return an empty text for none, and none for an empty text.
         trigger.custom_data.as_deref().unwrap_or_default(),
         trigger.branches.iter().map(String::as_str).collect(),
         trigger.events.iter().copied().collect(),

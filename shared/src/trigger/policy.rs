@@ -1,8 +1,8 @@
-//! Which triggers a repository's branches need. Pure: branches, limits and the triggers
-//! that are there go in, the wanted ones come out.
+//! The triggers that a repository's branches need. Pure: from branches, limits and observed
+//! triggers to desired ones.
 //!
-//! The present triggers matter for two things only: foreign ones take places, and groups
-//! of branches stay as they are, so that one branch more or less changes one trigger.
+//! The observed triggers matter for two things only: foreign ones use up slots, and groups of
+//! branches are retained, so that one branch more or less changes one trigger.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -16,48 +16,51 @@ use crate::name::{BranchName, RepositoryName};
 use crate::pattern::BranchPatterns;
 use crate::settings::Settings;
 
-/// What fires our triggers: a push to a branch, and the push or API call that makes it
-/// (again). A deleted branch has nothing to archive.
+/// Events of owned triggers: a push to a branch, and the push or API call that creates the
+/// branch. A deletion is left out, because a deleted branch has nothing to archive.
 pub const EVENTS: [TriggerEvent; 2] =
     [TriggerEvent::UpdateReference, TriggerEvent::CreateReference];
 
-/// The text that our triggers pass on: at most 1,000 characters.
+/// Custom data of owned triggers: at most 1,000 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomData(Box<str>);
 
 impl CustomData {
-    /// Validates `text`. Errors: `Config`.
+    /// Validates `text`.
+    ///
+    /// # Errors
+    /// `Config` for more than 1,000 characters.
     pub fn new(text: &str) -> Result<Self> {
         let length = text.chars().count();
         if length > 1000 {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("a trigger passes on at most 1,000 characters, these are {length}"),
+                format!("custom data has at most 1,000 characters; this has {length}"),
             ));
         }
         Ok(Self(text.into()))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What our triggers are for.
+/// Settings that determine the desired triggers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// The branches that are meant.
+    /// Patterns that select branches.
     pub branches: BranchPatterns,
-    /// What our triggers' names start with.
+    /// Start of the names of owned triggers.
     pub prefix: TriggerPrefix,
-    /// What our triggers call.
+    /// The update function, which owned triggers call.
     pub destination: FunctionArn,
-    /// What our triggers pass on.
+    /// Custom data of owned triggers.
     pub custom_data: Option<CustomData>,
 }
 
-/// How branches are divided among triggers; each next way needs fewer triggers.
+/// Division of branches among triggers; each mode needs fewer triggers than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TriggerMode {
@@ -65,23 +68,23 @@ pub enum TriggerMode {
     PerBranch,
     /// Several branches in a trigger.
     Packed,
-    /// One trigger for all branches; update leaves out what the patterns do not mean.
+    /// One trigger for all branches; update skips those that the patterns do not select.
     AllBranches,
 }
 
-/// What the service accepts.
+/// Limits of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TriggerLimits {
-    /// The most triggers of a repository, foreign ones included.
+    /// Maximum number of triggers of a repository, foreign ones included.
     pub triggers: usize,
-    /// The most branches that a trigger names.
+    /// Maximum number of branches that a trigger names.
     pub branches_per_trigger: usize,
-    /// The first mode that may be tried.
+    /// First mode to try.
     pub first_mode: TriggerMode,
 }
 
 impl Default for TriggerLimits {
-    /// As documented.
+    /// The documented limits (CodeCommit user guide, "Quotas").
     fn default() -> Self {
         Self {
             triggers: MAX_TRIGGERS,
@@ -91,18 +94,21 @@ impl Default for TriggerLimits {
     }
 }
 
-/// The triggers that the branches need.
+/// Owned triggers that the branches need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredTriggers {
-    /// How the branches are divided.
+    /// Division of the branches.
     pub mode: TriggerMode,
-    /// Our triggers, in the order of their names.
+    /// Owned triggers, sorted by name.
     pub triggers: Vec<Trigger>,
 }
 
 impl Policy {
-    /// Reads the environment variables that say what triggers are for; an error names its
-    /// variable.
+    /// Reads `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`, `TRIGGER_PREFIX`, `UPDATE_FUNCTION_ARN` and
+    /// `TRIGGER_CUSTOM_DATA`.
+    ///
+    /// # Errors
+    /// `Config`, naming the variable.
     pub fn read(settings: &Settings) -> Result<Self> {
         Ok(Self {
             branches: BranchPatterns::read(settings)?,
@@ -118,17 +124,18 @@ impl Policy {
         })
     }
 
-    /// The branches that are meant, of all.
+    /// Returns the branches that the patterns select.
     pub fn matching<'a>(&self, branches: &'a [BranchName]) -> Vec<&'a BranchName> {
-        let meant = |branch: &&BranchName| self.branches.matches(branch);
-        branches.iter().filter(meant).collect()
+        let selected = |branch: &&BranchName| self.branches.matches(branch);
+        branches.iter().filter(selected).collect()
     }
 
-    /// The triggers that `branches` need: those that [`matching`](Self::matching) found,
-    /// sorted, each once. `ours` and `foreign` are the present triggers.
+    /// Computes the triggers that `branches` need: those that [`matching`](Self::matching)
+    /// returned, sorted, without duplicates. `ours` and `foreign` are the observed triggers.
     ///
-    /// Errors: `Config` when foreign triggers leave no place for ours.
-    pub fn wanted(
+    /// # Errors
+    /// `Config` if foreign triggers use all slots.
+    pub fn desired_triggers(
         &self,
         repository: &RepositoryName,
         limits: TriggerLimits,
@@ -171,7 +178,8 @@ impl Policy {
     }
 
     fn one_trigger_per_branch(&self, branches: &[&BranchName]) -> Vec<Trigger> {
-        // Whether CodeCommit compares names case-sensitively is not documented.
+        // Lower case, because it is not documented whether CodeCommit compares names
+        // case-sensitively.
         let mut taken = HashSet::new();
         let named = branches.iter().map(|branch| {
             let name = (0..=u32::MAX)
@@ -196,7 +204,7 @@ impl Policy {
         }
     }
 
-    /// The groups that are there, by number.
+    /// Returns the observed groups of branches, by number.
     fn groups<'a>(&self, ours: &'a [Trigger], limits: TriggerLimits) -> Groups<'a> {
         let numbers = (1..=limits.triggers).map(|number| (self.prefix.of_group(number), number));
         let numbers: BTreeMap<String, usize> = numbers.collect();
@@ -213,8 +221,8 @@ impl Policy {
 
 type Groups<'a> = BTreeMap<usize, BTreeSet<&'a str>>;
 
-/// Divides `branches` among at most `slots` groups of at most `per_group`, with as few
-/// groups changed as it can; there must be room for all.
+/// Divides `branches` among at most `slots` groups of at most `per_group` branches and changes
+/// as few of the groups `present` as possible. The slots must suffice for all branches.
 fn pack<'a>(
     branches: &[&'a BranchName],
     present: &Groups<'_>,
@@ -238,7 +246,7 @@ fn pack<'a>(
             groups.insert(*number, stay);
         }
     }
-    // Foreign triggers took places: the smallest groups make room.
+    // Foreign triggers may have used up slots: the smallest groups are dissolved.
     while groups.len() > slots {
         let smallest = groups
             .iter()
@@ -251,7 +259,7 @@ fn pack<'a>(
         );
     }
     for branch in left {
-        // A group that changes anyhow comes first, then the one with most room.
+        // A group that changes anyhow is filled first, then the smallest one.
         let open = groups
             .iter()
             .filter(|(_, group)| group.len() < per_group)
@@ -276,8 +284,8 @@ fn no_slot_error(repository: &RepositoryName, limits: TriggerLimits, foreign: &[
     Error::new(
         ErrorKind::Config,
         format!(
-            "repository `{repository}` has {} triggers that are not branchline's, and can have {}: \
-             no place is left for one of branchline's",
+            "repository `{repository}` has {} triggers that are not branchline's and can have {}: \
+             no slot is left for branchline's",
             foreign.len(),
             limits.triggers
         ),
@@ -285,7 +293,7 @@ fn no_slot_error(repository: &RepositoryName, limits: TriggerLimits, foreign: &[
     .with_hint(format!("remove one of {}", names.join(", ")))
 }
 
-/// The branches whose pushes reach the update function.
+/// Branches whose pushes reach the update function.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BranchCoverage {
     all: bool,
@@ -293,14 +301,14 @@ pub struct BranchCoverage {
 }
 
 impl BranchCoverage {
-    /// What `triggers` cover by those of them that are ours, call our function, and miss
-    /// no event.
+    /// Computes the coverage by the owned ones of `triggers` that call the update function on
+    /// all of [`EVENTS`].
     pub fn of(policy: &Policy, triggers: &[Trigger]) -> Self {
         let mut coverage = Self::default();
         for trigger in triggers {
-            let whole = trigger.events.contains(&TriggerEvent::All)
+            let has_all_events = trigger.events.contains(&TriggerEvent::All)
                 || EVENTS.iter().all(|event| trigger.events.contains(event));
-            if whole
+            if has_all_events
                 && policy.prefix.is_ours(&trigger.name)
                 && trigger.destination_arn == policy.destination.as_str()
             {
@@ -311,12 +319,12 @@ impl BranchCoverage {
         coverage
     }
 
-    /// Whether a push to any branch reaches the update function.
+    /// Returns true if a push to any branch reaches the update function.
     pub fn covers_all(&self) -> bool {
         self.all
     }
 
-    /// Whether a push to `branch` reaches the update function.
+    /// Returns true if a push to `branch` reaches the update function.
     pub fn covers(&self, branch: &BranchName) -> bool {
         self.all || self.branches.contains(branch.as_str())
     }

@@ -1,8 +1,8 @@
-//! One repository's triggers become what its branches need.
+//! Reconciles one repository's triggers with its branches.
 //!
-//! A run without a change reads: triggers, branches (a page at a time), triggers. With a
-//! change it writes once and reads the triggers once more: `pages + 4` requests. What may
-//! go on meanwhile, and what holds then, is told in the [module above](super).
+//! A run without a change reads triggers, branches (a page at a time) and triggers again:
+//! `pages + 2` requests. With a change it writes once and reads the triggers once more:
+//! `pages + 4` requests. The [parent module](super) has the guarantees with concurrent writers.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -15,56 +15,56 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BranchName, RepositoryName};
 use crate::retry::Backoff;
 
-/// How often the whole is done again because someone else wrote.
-pub const CONFLICT_BACKOFF: Backoff = Backoff {
+/// Retries of a run after a concurrent write.
+const CONFLICT_BACKOFF: Backoff = Backoff {
     tries: 8,
     base: std::time::Duration::from_millis(50),
     cap: std::time::Duration::from_secs(2),
 };
 
-/// Makes triggers equal to what branches need.
+/// Makes a repository's triggers equal to the desired ones.
 pub struct Reconciler<'a> {
-    /// The service.
+    /// Client of the repository's region.
     pub codecommit: &'a dyn CodeCommit,
-    /// What the triggers are for.
+    /// Settings that determine the desired triggers.
     pub policy: &'a Policy,
-    /// What the service is thought to accept.
+    /// Assumed limits of the service.
     pub limits: TriggerLimits,
-    /// Draws the share of a wait, `0.0..1.0`.
+    /// Returns the random part of a wait, `0.0..1.0`.
     pub jitter: fn() -> f64,
 }
 
-/// What update is yet to be invoked for, of one repository: what a run leaves to the next
-/// when it cannot finish.
+/// Branches of one repository for which update must still be invoked; kept for the next run.
 ///
-/// It is a hint, kept in memory, that lets Lambda's retry of an event, or the next event,
-/// finish what was begun; when it is lost with the execution environment, the update
-/// function's schedule finds those branches.
+/// A hint in memory, with which Lambda's retry of an event, or the next event, completes an
+/// interrupted run. If it is lost with the execution environment, the update function's
+/// schedule archives those branches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PendingInvocations {
     branches: BTreeSet<BranchName>,
-    // A trigger for all branches also covers a branch that came after they were listed,
-    // whose first push nothing saw: what a later list adds to this one is owed.
+    // Branches listed before a trigger for all branches was written. Branches that a later
+    // listing adds are pending, because the trigger covers them and may have missed their
+    // first push.
     listed: Option<HashSet<BranchName>>,
 }
 
 impl PendingInvocations {
-    /// The branches.
+    /// Returns the branches, sorted.
     pub fn branches(&self) -> &BTreeSet<BranchName> {
         &self.branches
     }
 
-    /// Whether there is nothing to remember.
+    /// Returns true if there is nothing to keep for the next run.
     pub fn is_empty(&self) -> bool {
         self.branches.is_empty() && self.listed.is_none()
     }
 
-    /// Update was invoked for the branch.
+    /// Marks the branch as invoked.
     pub fn mark_invoked(&mut self, branch: &BranchName) {
         self.branches.remove(branch);
     }
 
-    /// Adds what another run of the same repository left.
+    /// Adds what another run of this repository left.
     pub fn merge(&mut self, other: Self) {
         self.branches.extend(other.branches);
         self.listed = match (self.listed.take(), other.listed) {
@@ -77,51 +77,52 @@ impl PendingInvocations {
     }
 }
 
-/// What became of a repository.
+/// Result of reconciling a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReconcileOutcome {
-    /// It is not there: nothing to do.
-    Gone,
-    /// Its triggers are what its branches need.
+    /// The repository does not exist.
+    RepositoryMissing,
+    /// The triggers equal the desired ones.
     Done(Reconciled),
 }
 
-/// A repository whose triggers are what its branches need.
+/// Triggers of a reconciled repository, and what the run changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconciled {
-    /// Our triggers.
-    pub wanted: DesiredTriggers,
-    /// Branches that are covered, and were not when the run began.
+    /// Owned triggers.
+    pub desired: DesiredTriggers,
+    /// Branches that are covered now and were not when the run started.
     pub created: Vec<BranchName>,
-    /// Branches that our triggers named when the run began, and that need none: deleted,
-    /// or no longer meant.
+    /// Branches that owned triggers named when the run started, and that need none: deleted,
+    /// or no longer selected.
     pub removed: Vec<String>,
-    /// How many branches were covered before and are now.
+    /// Number of branches that were covered before and are now.
     pub kept: usize,
-    /// How many foreign triggers there are.
+    /// Number of foreign triggers.
     pub foreign: usize,
-    /// How often the triggers were written.
+    /// Number of writes.
     pub writes: u32,
-    /// How many triggers these writes added, changed, removed or put back.
+    /// Number of triggers that the writes added, changed, removed or restored.
     pub changes: usize,
-    /// What the service accepts, as far as it refused.
+    /// Limits of the service, lowered by its refusals.
     pub limits: TriggerLimits,
 }
 
-/// What is there, what is wanted, and the difference; nothing was written.
+/// Observed triggers, desired ones, and the difference, without a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
-    /// The triggers that are there, foreign ones included.
+    /// Observed triggers, foreign ones included.
     pub present: Vec<Trigger>,
-    /// Ours as they should be.
-    pub wanted: DesiredTriggers,
-    /// The difference.
+    /// Owned triggers that the branches need.
+    pub desired: DesiredTriggers,
+    /// Difference between both.
     pub plan: TriggerPlan,
 }
 
-/// Finds out what a run would do, without doing it.
+/// Computes what a run would write, without writing.
 ///
-/// Errors: as [`Reconciler::run`], but `NotFound` for a repository that is not there.
+/// # Errors
+/// Like [`Reconciler::run`], but `NotFound` for a missing repository.
 pub async fn preview(
     codecommit: &dyn CodeCommit,
     policy: &Policy,
@@ -131,10 +132,10 @@ pub async fn preview(
     let branches = all_branches(codecommit, repository).await?;
     let present = codecommit.get_triggers(repository).await?.triggers;
     let matching = policy.matching(&branches);
-    let (wanted, plan) = decide(policy, limits, repository, &matching, &present, &[])?;
+    let (desired, plan) = decide(policy, limits, repository, &matching, &present, &[])?;
     Ok(Preview {
         present,
-        wanted,
+        desired,
         plan,
     })
 }
@@ -149,68 +150,65 @@ fn decide(
 ) -> Result<(DesiredTriggers, TriggerPlan)> {
     let (ours, mut foreign) = partition_owned(&policy.prefix, present);
     foreign.extend_from_slice(returned);
-    let wanted = policy.wanted(repository, limits, matching, &ours, &foreign)?;
-    let plan = TriggerPlan::new(&policy.prefix, present, &wanted.triggers, returned);
-    Ok((wanted, plan))
+    let desired = policy.desired_triggers(repository, limits, matching, &ours, &foreign)?;
+    let plan = TriggerPlan::new(&policy.prefix, present, &desired.triggers, returned);
+    Ok((desired, plan))
 }
 
 impl Reconciler<'_> {
-    /// Makes `repository`'s triggers what its branches need.
+    /// Makes the triggers of `repository` equal to the desired ones.
     ///
-    /// `owed` are the branches for which update is to be invoked once the triggers cover
-    /// them. What this run finds not covered is added, what needs no trigger is taken
-    /// out; it is filled before anything is written, so that it survives an error, and the
-    /// next run gets it back.
+    /// `pending` are the branches for which update must be invoked once the triggers cover
+    /// them. The run adds branches that were not covered and removes those that need no
+    /// trigger, before the first write, so that `pending` is complete after an error too.
     ///
-    /// Errors: `Config` when foreign triggers leave no place or the service does not accept
-    /// what is set; `Conflict` when others keep writing; those of the service.
+    /// # Errors
+    /// `Config` if foreign triggers use all slots or the service rejects the settings;
+    /// `Conflict` if others keep writing; errors of the service.
     pub async fn run(
         &self,
         repository: &RepositoryName,
-        owed: &mut PendingInvocations,
+        pending: &mut PendingInvocations,
     ) -> Result<ReconcileOutcome> {
-        match Run::new(self, repository, owed).run().await {
-            Err(error) if is_repository_missing(&error) => {
-                *owed = PendingInvocations::default();
-                Ok(ReconcileOutcome::Gone)
+        match Run::new(self, repository, pending).run().await {
+            Err(error) if error.is_repository_missing() => {
+                *pending = PendingInvocations::default();
+                Ok(ReconcileOutcome::RepositoryMissing)
             }
             Err(error) => Err(error.context(format!("triggers of repository `{repository}`"))),
             Ok(done) => Ok(ReconcileOutcome::Done(done)),
         }
     }
 
-    /// The event by which update is invoked for an owed branch.
+    /// Builds the event that invokes update for a pending branch.
     pub fn initial_push_event(
         &self,
         repository: &RepositoryName,
         branch: &BranchName,
         done: &Reconciled,
     ) -> bytes::Bytes {
-        invocation_event::event(self.policy, repository, branch, &done.wanted)
+        invocation_event::event(self.policy, repository, branch, &done.desired)
     }
 }
 
-fn is_repository_missing(error: &Error) -> bool {
-    error.aws_code() == Some("RepositoryDoesNotExistException")
-}
-
-/// One run, with what it saw.
+/// State of one run.
 struct Run<'a> {
     reconciler: &'a Reconciler<'a>,
     repository: &'a RepositoryName,
-    owed: &'a mut PendingInvocations,
+    pending: &'a mut PendingInvocations,
     limits: TriggerLimits,
-    witness: ForeignTriggerTracker,
+    foreign: ForeignTriggerTracker,
+    // Triggers that the run read first.
     first: Option<Vec<Trigger>>,
     coverages: Vec<BranchCoverage>,
     writes: u32,
     changes: usize,
 }
 
-/// How one attempt ended.
+/// Result of one attempt.
 enum AttemptResult {
     Done(Reconciled),
-    /// Someone else wrote, or our write is in doubt: all is to be looked at again.
+    /// Another writer interfered, or the result of the write is unknown: read again.
     Again(Option<Error>),
 }
 
@@ -218,14 +216,14 @@ impl<'a> Run<'a> {
     fn new(
         reconciler: &'a Reconciler<'a>,
         repository: &'a RepositoryName,
-        owed: &'a mut PendingInvocations,
+        pending: &'a mut PendingInvocations,
     ) -> Self {
         Self {
             reconciler,
             repository,
-            owed,
+            pending,
             limits: reconciler.limits,
-            witness: ForeignTriggerTracker::new(&reconciler.policy.prefix),
+            foreign: ForeignTriggerTracker::new(&reconciler.policy.prefix),
             first: None,
             coverages: Vec::new(),
             writes: 0,
@@ -237,21 +235,21 @@ impl<'a> Run<'a> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let why = match self.attempt().await? {
+            let cause = match self.attempt().await? {
                 AttemptResult::Done(done) => return Ok(done),
-                AttemptResult::Again(why) => why,
+                AttemptResult::Again(cause) => cause,
             };
             if tries == CONFLICT_BACKOFF.tries {
-                return Err(why.unwrap_or_else(|| conflict(tries)));
+                return Err(cause.unwrap_or_else(|| conflict(tries)));
             }
-            let backoff = why
+            let backoff = cause
                 .and_then(|error| Backoff::for_kind(error.kind()))
                 .unwrap_or(CONFLICT_BACKOFF);
             let wait = backoff.wait(tries, (self.reconciler.jitter)());
             tracing::info!(
                 repository.name = %self.repository, tries,
                 wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "the triggers changed meanwhile; looking again"
+                "the triggers changed meanwhile: reading again"
             );
             tokio::time::sleep(wait).await;
         }
@@ -263,46 +261,46 @@ impl<'a> Run<'a> {
         let branches = all_branches(codecommit, self.repository).await?;
         let matching = self.reconciler.policy.matching(&branches);
         loop {
-            // Directly before the write: what is read here is what the write replaces.
+            // Directly before the write, because the write replaces what is read here.
             let present = self.read().await?;
             if !is_same_set(&present.triggers, &before.triggers) {
-                // The list of branches may be older than this set: written over it, it
-                // could take a newer branch's trigger away.
+                // The listing of branches may be older than this set: triggers computed from
+                // it could drop those of newer branches.
                 return Ok(AttemptResult::Again(None));
             }
-            self.note_owed(&matching);
-            let (wanted, plan) = decide(
+            self.update_pending(&matching);
+            let (desired, plan) = decide(
                 self.reconciler.policy,
                 self.limits,
                 self.repository,
                 &matching,
                 &present.triggers,
-                self.witness.dropped_foreign_triggers(),
+                self.foreign.dropped_foreign_triggers(),
             )?;
             if plan.is_empty() {
-                return Ok(AttemptResult::Done(self.done(wanted, &plan, &matching)));
+                return Ok(AttemptResult::Done(self.done(desired, &plan, &matching)));
             }
             for trigger in &plan.returned {
                 tracing::warn!(
                     repository.name = %self.repository, trigger.name = trigger.name,
-                    "a foreign trigger vanished while triggers were written; it is put back"
+                    "another reconciler dropped a foreign trigger: restoring it"
                 );
             }
-            self.note_listed(wanted.mode, &present.triggers, &matching);
+            self.record_listing(desired.mode, &present.triggers, &matching);
             let written = plan.triggers_to_put();
             match codecommit.put_triggers(self.repository, &written).await {
                 Ok(id) => {
                     self.writes += 1;
                     self.changes += plan.changes();
-                    self.note_written(&written);
+                    self.record_write(&written);
                     let after = self.read().await?;
                     if after.configuration_id == id || is_same_set(&after.triggers, &written) {
-                        return Ok(AttemptResult::Done(self.done(wanted, &plan, &matching)));
+                        return Ok(AttemptResult::Done(self.done(desired, &plan, &matching)));
                     }
                     return Ok(AttemptResult::Again(None));
                 }
-                Err(error) if self.lower_limits(&error, wanted.mode, written.len()) => {}
-                // It may have taken effect, and others may have written since.
+                Err(error) if self.lower_limits(&error, desired.mode, written.len()) => {}
+                // The write may have taken effect, and others may have written since.
                 Err(error) if Backoff::for_kind(error.kind()).is_some() => {
                     return Ok(AttemptResult::Again(Some(error)));
                 }
@@ -317,49 +315,50 @@ impl<'a> Run<'a> {
             .codecommit
             .get_triggers(self.repository)
             .await?;
-        self.witness.read(&set.triggers);
-        self.note_coverage(&set.triggers);
+        self.foreign.record_read(&set.triggers);
+        self.record_coverage(&set.triggers);
         self.first.get_or_insert_with(|| set.triggers.clone());
         Ok(set)
     }
 
-    fn note_written(&mut self, triggers: &[Trigger]) {
-        self.witness.record_write(triggers);
-        self.note_coverage(triggers);
+    fn record_write(&mut self, triggers: &[Trigger]) {
+        self.foreign.record_write(triggers);
+        self.record_coverage(triggers);
     }
 
-    fn note_coverage(&mut self, triggers: &[Trigger]) {
+    fn record_coverage(&mut self, triggers: &[Trigger]) {
         let coverage = BranchCoverage::of(self.reconciler.policy, triggers);
         if !self.coverages.contains(&coverage) {
             self.coverages.push(coverage);
         }
     }
 
-    /// A branch that any set of this run left out may have moved unseen meanwhile.
-    fn note_owed(&mut self, matching: &[&BranchName]) {
-        let meant: HashSet<_> = matching.iter().copied().collect();
-        let owed = &mut *self.owed;
-        owed.branches.retain(|branch| meant.contains(branch));
+    /// Adds the branches that a set of this run does not cover, because their pushes may have
+    /// been missed.
+    fn update_pending(&mut self, matching: &[&BranchName]) {
+        let selected: HashSet<_> = matching.iter().copied().collect();
+        let pending = &mut *self.pending;
+        pending.branches.retain(|branch| selected.contains(branch));
         for coverage in &self.coverages {
             let missed = matching.iter().filter(|branch| !coverage.covers(branch));
-            owed.branches.extend(missed.copied().cloned());
+            pending.branches.extend(missed.copied().cloned());
         }
-        if let Some(listed) = owed.listed.take() {
-            let came = matching.iter().filter(|branch| !listed.contains(**branch));
-            owed.branches.extend(came.copied().cloned());
+        if let Some(listed) = pending.listed.take() {
+            let added = matching.iter().filter(|branch| !listed.contains(**branch));
+            pending.branches.extend(added.copied().cloned());
         }
     }
 
-    /// Remembers what was listed when a trigger for all branches is about to be written.
-    fn note_listed(&mut self, mode: TriggerMode, present: &[Trigger], matching: &[&BranchName]) {
+    /// Records the listed branches before a trigger for all branches is written.
+    fn record_listing(&mut self, mode: TriggerMode, present: &[Trigger], matching: &[&BranchName]) {
         if mode == TriggerMode::AllBranches
             && !BranchCoverage::of(self.reconciler.policy, present).covers_all()
         {
-            self.owed.listed = Some(matching.iter().copied().cloned().collect());
+            self.pending.listed = Some(matching.iter().copied().cloned().collect());
         }
     }
 
-    /// Takes a refusal as what the service accepts; `false` when that does not help.
+    /// Lowers the limits after a refusal; returns false if that cannot help.
     fn lower_limits(&mut self, error: &Error, mode: TriggerMode, triggers: usize) -> bool {
         let next = match mode {
             TriggerMode::PerBranch => TriggerMode::Packed,
@@ -386,7 +385,7 @@ impl<'a> Run<'a> {
 
     fn done(
         &self,
-        wanted: DesiredTriggers,
+        desired: DesiredTriggers,
         plan: &TriggerPlan,
         matching: &[&BranchName],
     ) -> Reconciled {
@@ -397,21 +396,21 @@ impl<'a> Run<'a> {
             .iter()
             .copied()
             .partition(|branch| covered.covers(branch));
-        let meant: HashSet<_> = matching.iter().map(|branch| branch.as_str()).collect();
+        let selected: HashSet<_> = matching.iter().map(|branch| branch.as_str()).collect();
         let (ours, _) = partition_owned(&policy.prefix, first);
         let named: BTreeSet<String> = ours.into_iter().flat_map(|own| own.branches).collect();
         let removed = named
             .into_iter()
-            .filter(|name| !meant.contains(name.as_str()));
+            .filter(|name| !selected.contains(name.as_str()));
         Reconciled {
-            wanted,
+            desired,
             created: created.into_iter().cloned().collect(),
             removed: removed.collect(),
             kept: kept.len(),
             foreign: plan.foreign.len() + plan.returned.len(),
             writes: self.writes,
             changes: self.changes,
-            // Which mode a repository needs says nothing about the next one.
+            // The first mode is not kept, because each repository needs its own.
             limits: TriggerLimits {
                 first_mode: self.reconciler.limits.first_mode,
                 ..self.limits
@@ -423,10 +422,10 @@ impl<'a> Run<'a> {
 fn conflict(tries: u32) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        format!("someone else wrote in between, {tries} times in a row"),
+        format!("another writer changed the triggers during each of {tries} attempts"),
     )
     .with_hint(
-        "let one function at a time write them (reserved concurrency 1), and nothing else in \
-         short intervals",
+        "set the lifecycle function's reserved concurrency to 1, and stop other frequent writers \
+         of triggers",
     )
 }

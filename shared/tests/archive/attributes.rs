@@ -1,10 +1,12 @@
-//! `.gitattributes`: what is left out, and how contents are converted.
+//! `.gitattributes`: ignored files, and conversions of contents.
 
 use std::fmt::Write as _;
 
-use super::compare::agree;
-use super::compare::ours;
+use branchline_core::archive::{WriteSink, write};
+
+use super::compare::{agree, ours};
 use super::fake_codecommit::Disk;
+use super::faults::{repository, request};
 use super::git::{Item, Repo};
 
 #[tokio::test]
@@ -67,7 +69,7 @@ async fn ignored_files_and_folders_are_left_out() {
 }
 
 #[tokio::test]
-async fn odd_attribute_files_are_read_as_git_reads_them() {
+async fn malformed_attribute_files_are_read_as_by_git() {
     let long = |name: &str, bytes: usize| {
         let start = format!("{name} export-ignore ");
         format!("{start}{}\n", "a".repeat(bytes - start.len()))
@@ -121,7 +123,7 @@ async fn odd_attribute_files_are_read_as_git_reads_them() {
 }
 
 #[tokio::test]
-async fn line_ends_are_converted_as_git_does() {
+async fn line_ends_are_converted_as_by_git() {
     let rules = "t* text eol=crlf\na* text=auto eol=crlf\nb* -text eol=crlf\nc* crlf\nd* eol=crlf\n\
                  e* crlf=input eol=crlf\nf* text=auto\ng* text\nh* -crlf eol=crlf\ni* crlf=auto eol=crlf\n\
                  j* text=input eol=crlf\nk* text=foo eol=crlf\nl* text crlf=auto eol=crlf\nm* binary eol=crlf\n\
@@ -156,7 +158,7 @@ async fn line_ends_are_converted_as_git_does() {
 }
 
 #[tokio::test]
-async fn idents_are_expanded_as_git_does() {
+async fn idents_are_expanded_as_by_git() {
     let contents: [&[u8]; 14] = [
         b"$Id$ $Id: foo$ $Id: foo bar $ $Id: x\n$ $Id:$ $Idx $Id: $ end $Id\n",
         b"$Id: a b$ $Id: ab $",
@@ -183,7 +185,7 @@ async fn idents_are_expanded_as_git_does() {
 }
 
 #[tokio::test]
-async fn encodings_are_gits() {
+async fn encodings_equal_those_of_git() {
     let text = "h\u{e9} \u{65e5}\\~\u{1f600}\n".as_bytes();
     let latin = "h\u{e9} \u{80}\u{9f}\n".as_bytes();
     let japanese = "\u{65e5}\u{672c}\\~ abc\n".as_bytes();
@@ -237,7 +239,7 @@ async fn encodings_are_gits() {
     for (number, encoding) in encodings.iter().enumerate() {
         writeln!(rules, "e{number}-* working-tree-encoding={encoding}").unwrap();
         for (name, bytes) in contents {
-            // What encoding_rs leaves to others: JIS X 0212, and control characters.
+            // Characters that encoding_rs does not encode: JIS X 0212, and control characters.
             if *encoding == "EUC-JP" && matches!(name, "latin" | "euro" | "text") {
                 continue;
             }
@@ -267,14 +269,11 @@ async fn an_encoding_without_a_name_is_an_error_as_for_git() {
         ("a", b"x"),
     ]);
     let disk = Disk::new(repo.path());
-    let request = branchline_core::archive::ArchiveRequest::new(
-        branchline_core::name::RepositoryName::new("r").unwrap(),
-        disk.commit(&commit),
-    );
-    let sink = branchline_core::archive::WriteSink::new(Vec::new());
-    let error = branchline_core::archive::write(&disk, &request, &sink)
+    let request = request(&disk, &commit);
+    let sink = WriteSink::new(Vec::new());
+    let error = write(&disk, &repository(), &request, &sink)
         .await
-        .expect_err("git dies of it");
+        .expect_err("git fails as well");
     assert!(
         error.to_string().contains("`a`"),
         "it names the file: {error}"
@@ -282,7 +281,7 @@ async fn an_encoding_without_a_name_is_an_error_as_for_git() {
 }
 
 #[tokio::test]
-async fn one_blob_under_many_conversions_is_fetched_once() {
+async fn a_blob_with_many_conversions_is_fetched_once() {
     let repo = Repo::new();
     let text = b"a\nb $Id$ $Format:%h$\n".repeat(300);
     let commit = repo.commit(

@@ -11,7 +11,7 @@ use super::fake_codecommit::Disk;
 use super::from_odb::from_objects;
 use super::git::{Repo, archive};
 
-/// What a reader sees of an entry, and the fields of its record in the directory.
+/// An entry as a reader decodes it, with the fields of its record in the central directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub name: String,
@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     pub bytes: Vec<u8>,
 }
 
-/// All entries in the order of the directory, and the comment.
+/// Returns all entries in the order of the central directory, and the comment.
 pub(crate) fn entries(zip: &[u8]) -> (Vec<Seen>, Vec<u8>) {
     let mut archive = ZipArchive::new(Cursor::new(zip)).expect("it is a zip");
     let comment = archive.comment().to_vec();
@@ -44,7 +44,7 @@ pub(crate) fn entries(zip: &[u8]) -> (Vec<Seen>, Vec<u8>) {
         assert_eq!(
             short(local + 6) & 8,
             0,
-            "sizes stand in the local header of {}",
+            "sizes are in the local header of {}",
             String::from_utf8_lossy(file.name_raw())
         );
         assert_eq!(long(local + 14), long(at + 16), "the local CRC is true");
@@ -67,19 +67,19 @@ pub(crate) fn entries(zip: &[u8]) -> (Vec<Seen>, Vec<u8>) {
     (seen, comment)
 }
 
-/// Our archive.
+/// Archives `commit` with branchline.
 pub(crate) async fn ours(disk: &Disk, commit: &str, prefix: &str) -> (Vec<u8>, Summary) {
-    let mut request =
-        ArchiveRequest::new(RepositoryName::new("fixture").unwrap(), disk.commit(commit));
+    let mut request = ArchiveRequest::new(disk.commit(commit));
     prefix.clone_into(&mut request.prefix);
     let sink = WriteSink::new(Vec::new());
-    let summary = write(disk, &request, &sink)
+    let repository = RepositoryName::new("fixture").unwrap();
+    let summary = write(disk, &repository, &request, &sink)
         .await
         .unwrap_or_else(|error| panic!("{}", error.report()));
     (sink.into_inner(), summary)
 }
 
-/// Asserts that ours and git's agree, and gives ours.
+/// Asserts that the archives of branchline and git are equal; returns the one of branchline.
 pub(crate) async fn agree(repo: &Repo, commit: &str) -> Vec<u8> {
     let zip = agree_at(repo.path(), commit, "").await;
     agree_at(repo.path(), commit, "pre fix/x-").await;
@@ -92,11 +92,11 @@ pub(crate) async fn agree_at(folder: &Path, commit: &str, prefix: &str) -> Vec<u
     let (zip, summary) = ours(&disk, commit, prefix).await;
     let theirs = archive(folder, prefix, commit);
     same(&zip, &theirs);
-    assert_eq!(summary.size_bytes, zip.len() as u64, "the size is told");
+    assert_eq!(summary.size_bytes, zip.len() as u64, "the size is counted");
     assert_eq!(
         summary.requests,
         disk.calls.lock().unwrap().len() as u64,
-        "the requests are told"
+        "the requests are counted"
     );
     if prefix.is_empty() {
         let objects = from_objects(folder, commit).await;
@@ -115,23 +115,23 @@ pub(crate) fn same(ours: &[u8], theirs: &[u8]) {
         "the same entries in the same order"
     );
     for (ours, theirs) in ours.iter().zip(&theirs) {
-        // Two deflaters save a byte more or less; where one saves hardly any, the other
-        // may save none, and then the entry is stored.
+        // Compressed sizes of two deflaters differ a little. If one saves almost nothing, the
+        // other may save nothing, and then the entry is stored.
         let ours_like = Seen {
             method: theirs.method,
             compressed: theirs.compressed,
             ..clone(ours)
         };
-        let apart = ours.compressed.abs_diff(theirs.compressed);
+        let difference = ours.compressed.abs_diff(theirs.compressed);
         assert!(
-            apart <= 128 + theirs.compressed / 10,
+            difference <= 128 + theirs.compressed / 10,
             "{} has {} bytes compressed, git's {}",
             ours.name,
             ours.compressed,
             theirs.compressed
         );
         assert!(
-            ours.method == theirs.method || apart <= 8,
+            ours.method == theirs.method || difference <= 8,
             "{} is stored or deflated as git's",
             ours.name
         );

@@ -1,10 +1,10 @@
-//! `export-subst`: every placeholder, asked of git and of us.
+//! `export-subst`: every placeholder, expanded by git and by branchline.
 
 use super::compare::{agree, entries, ours};
 use super::fake_codecommit::Disk;
 use super::git::Repo;
 
-/// Placeholders that depend on the commit alone; the table in `archive::subst`.
+/// Placeholders that depend only on the commit, of the table in `archive::export_subst`.
 const SAME: &[&str] = &[
     "%H",
     "%T",
@@ -148,7 +148,7 @@ fn file(placeholders: &[&str]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn placeholders_that_need_only_the_commit_become_what_git_prints() {
+async fn placeholders_of_the_commit_expand_as_by_git() {
     for message in [
         "subject\n",
         "Subject with (odd) characters: \u{e9} & more... v1.2.\n\nbody\n\nmore  \n",
@@ -183,14 +183,14 @@ async fn placeholders_that_need_only_the_commit_become_what_git_prints() {
             .map(|(name, bytes)| (name.as_bytes(), super::git::Item::File(bytes)))
             .collect();
         let commit = repo.commit(message.as_bytes(), &items);
-        // Without refs there are no decorations.
+        // Without refs git prints no decorations.
         repo.git(["update-ref", "-d", "refs/heads/main"], b"");
         agree(&repo, &commit).await;
     }
 }
 
 #[tokio::test]
-async fn merges_name_all_parents() {
+async fn a_merge_lists_all_parents() {
     let repo = Repo::new();
     let one = repo.files(&[("a", b"1")]);
     let two = repo.files(&[("a", b"2")]);
@@ -212,9 +212,9 @@ async fn merges_name_all_parents() {
     agree(&repo, &super::git::line(&commit)).await;
 }
 
-/// What needs more than the commit; the documented replacement.
+/// Placeholders that depend on more than the commit, with the documented replacement.
 #[tokio::test]
-async fn placeholders_that_need_more_become_what_is_documented() {
+async fn placeholders_beyond_the_commit_expand_as_documented() {
     let cases = [
         ("%ar", "Wed Jan 11 12:49:58 2017 -0800"),
         ("%ch", "Fri Jul 14 08:10:01 2017 +0530"),

@@ -1,31 +1,31 @@
-//! CodeCommit over a real repository on disk, and an object store in memory; both count.
+//! CodeCommit over a real repository on disk, and an object store in memory; both count calls.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Commit, EntryMode, MAX_BLOB_BYTES, Page, Repository, Signature,
-    TreeListing, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerSet,
 };
-use branchline_core::name::{
-    BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName, TreeId,
-};
+use branchline_core::git::ObjectId;
+use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
+use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
 use branchline_core::storage::{
-    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, PutResult, UploadId,
+    CopySource, Deletion, ETag, GetOptions, ListPage, MultipartUpload, Object, ObjectHead,
+    ObjectStore, Part, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart, VersionId,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
 
 use super::git::git;
 
-/// What the k-th call fails with.
+/// Returns the error of a call that fails on purpose.
 pub(crate) fn broken(what: &str) -> Error {
     Error::new(
         ErrorKind::AccessDenied,
@@ -33,29 +33,33 @@ pub(crate) fn broken(what: &str) -> Error {
     )
 }
 
-/// The CodeCommit of one repository on disk.
+fn object_id(hex: &str) -> ObjectId {
+    ObjectId::from_hex(hex.as_bytes()).unwrap()
+}
+
+/// CodeCommit with one repository on disk.
 pub(crate) struct Disk {
     objects: Mutex<(Child, ChildStdin, BufReader<ChildStdout>)>,
     /// All calls, as text.
     pub calls: Mutex<Vec<String>>,
     in_flight: AtomicUsize,
     pub most_in_flight: AtomicUsize,
-    /// Bytes of blobs admitted and not yet dropped by the caller cannot be seen from
-    /// here; these are those admitted and not yet returned.
+    /// Bytes of blobs that are admitted and not yet returned. Those that the caller still holds
+    /// are not counted.
     pub admitted: AtomicUsize,
     pub most_admitted: AtomicUsize,
-    /// The longest wait before an answer, in milliseconds; drawn anew for each.
+    /// Maximum of a random wait before each response, in milliseconds.
     pub jitter_ms: u64,
-    /// A wait before each answer, in milliseconds.
+    /// Wait before each response, in milliseconds.
     pub latency_ms: u64,
-    /// Which call fails.
+    /// Index of the call that fails.
     pub fails: Option<usize>,
-    /// The largest blob that is served, in bytes.
-    pub largest: u64,
-    /// Where git reaches the repository.
+    /// Maximum size of a blob that is served, in bytes.
+    pub max_blob_bytes: u64,
+    /// URL of the repository for git.
     pub clone_url: String,
-    /// Folders to answer instead of the true ones.
-    pub lies: HashMap<String, TreeListing>,
+    /// Listings that replace the true ones, by path.
+    pub wrong_listings: HashMap<String, TreeListing>,
 }
 
 impl Disk {
@@ -78,13 +82,13 @@ impl Disk {
             jitter_ms: 0,
             latency_ms: 0,
             fails: None,
-            largest: MAX_BLOB_BYTES,
+            max_blob_bytes: MAX_BLOB_BYTES,
             clone_url: String::new(),
-            lies: HashMap::new(),
+            wrong_listings: HashMap::new(),
         }
     }
 
-    /// The type and bytes of an object.
+    /// Reads the type and content of an object.
     fn object(&self, name: &str) -> Result<(String, Vec<u8>)> {
         let mut process = self.objects.lock().unwrap();
         let (_, stdin, stdout) = &mut *process;
@@ -123,16 +127,13 @@ impl Disk {
                 .collect()
         };
         Commit {
-            commit_id: CommitId::new(id).unwrap(),
-            tree_id: TreeId::new(&values("tree")[0]).unwrap(),
-            parents: values("parent")
-                .iter()
-                .map(|id| CommitId::new(id).unwrap())
-                .collect(),
+            id: object_id(id),
+            tree: object_id(&values("tree")[0]),
+            parents: values("parent").iter().map(|id| object_id(id)).collect(),
             message: message.to_owned(),
             author: person(&values("author")[0]),
             committer: person(&values("committer")[0]),
-            additional_data: String::new(),
+            extra_headers: String::new(),
         }
     }
 
@@ -140,12 +141,7 @@ impl Disk {
         let (kind, bytes) = self.object(name)?;
         assert_eq!(kind, "tree", "{name} is a folder");
         let id = self.id(name);
-        let mut folder = TreeListing {
-            tree_id: TreeId::new(&id).unwrap(),
-            folders: vec![],
-            blobs: vec![],
-            submodules: vec![],
-        };
+        let mut entries = Vec::new();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let space = rest.iter().position(|&byte| byte == b' ').unwrap();
@@ -153,28 +149,24 @@ impl Disk {
             let mode = std::str::from_utf8(&rest[..space]).unwrap();
             let name = String::from_utf8_lossy(&rest[space + 1..end]).into_owned();
             let width = id.len() / 2;
-            let id = hex::encode(&rest[end + 1..end + 1 + width]);
+            let id = ObjectId::from_bytes_or_panic(&rest[end + 1..end + 1 + width]);
             rest = &rest[end + 1 + width..];
-            match mode {
-                "40000" => folder.folders.push((name, TreeId::new(&id).unwrap())),
-                "160000" => folder.submodules.push((name, CommitId::new(&id).unwrap())),
-                mode => {
-                    let kind = match mode {
-                        "100755" => EntryMode::Executable,
-                        "120000" => EntryMode::Symlink,
-                        _ => EntryMode::File,
-                    };
-                    folder.blobs.push((name, kind, BlobId::new(&id).unwrap()));
-                }
-            }
+            let mode = match mode {
+                "40000" => EntryMode::Tree,
+                "160000" => EntryMode::Commit,
+                "100755" => EntryMode::BlobExecutable,
+                "120000" => EntryMode::Link,
+                _ => EntryMode::Blob,
+            };
+            entries.push(ListedEntry::new(name, mode, id));
         }
-        // The API does not promise an order.
-        folder.blobs.reverse();
-        folder.folders.reverse();
-        Ok(folder)
+        // Reversed, because the API does not guarantee an order.
+        entries.reverse();
+        let id = object_id(&id);
+        Ok(TreeListing { id, entries })
     }
 
-    /// The id of an object.
+    /// Reads the id of an object.
     fn id(&self, name: &str) -> String {
         let mut process = self.objects.lock().unwrap();
         let (_, stdin, stdout) = &mut *process;
@@ -188,8 +180,8 @@ impl Disk {
         head.split_whitespace().next().unwrap().to_owned()
     }
 
-    /// Counts a call and waits; the guard ends it.
-    async fn call(&self, what: String) -> Result<Flight<'_>> {
+    /// Counts a call and waits. The call ends when the guard is dropped.
+    async fn call(&self, what: String) -> Result<InFlight<'_>> {
         let number = {
             let mut calls = self.calls.lock().unwrap();
             calls.push(what.clone());
@@ -197,7 +189,7 @@ impl Disk {
         };
         let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_in_flight.fetch_max(now, Ordering::SeqCst);
-        let flight = Flight(&self.in_flight);
+        let guard = InFlight(&self.in_flight);
         if self.jitter_ms + self.latency_ms > 0 {
             let wait = self.latency_ms + rand::random::<u64>() % (self.jitter_ms + 1);
             tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -205,7 +197,7 @@ impl Disk {
         if self.fails == Some(number) {
             return Err(broken(&what));
         }
-        Ok(flight)
+        Ok(guard)
     }
 }
 
@@ -217,9 +209,9 @@ impl Drop for Disk {
     }
 }
 
-struct Flight<'a>(&'a AtomicUsize);
+struct InFlight<'a>(&'a AtomicUsize);
 
-impl Drop for Flight<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -232,7 +224,7 @@ impl CodeCommit for Disk {
     }
 
     async fn get_repository(&self, name: &RepositoryName) -> Result<Repository> {
-        let _flight = self.call("repository".into()).await?;
+        let _guard = self.call("repository".into()).await?;
         Ok(Repository {
             name: name.clone(),
             arn: format!("arn:aws:codecommit:us-east-1:123456789012:{name}"),
@@ -246,15 +238,15 @@ impl CodeCommit for Disk {
     }
 
     async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
-        panic!("an archive never looks at branches")
+        panic!("an archive reads no branches")
     }
 
     async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
-        panic!("an archive never looks at branches")
+        panic!("an archive reads no branches")
     }
 
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
-        panic!("an archive never looks at branches")
+        panic!("an archive reads no branches")
     }
 
     async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
@@ -267,8 +259,8 @@ impl CodeCommit for Disk {
         commit: CommitId,
         path: &str,
     ) -> Result<TreeListing> {
-        let _flight = self.call(format!("folder {path}")).await?;
-        if let Some(folder) = self.lies.get(path) {
+        let _guard = self.call(format!("folder {path}")).await?;
+        if let Some(folder) = self.wrong_listings.get(path) {
             return Ok(folder.clone());
         }
         self.folder(&format!("{commit}:{path}"))
@@ -280,12 +272,12 @@ impl CodeCommit for Disk {
         blob: BlobId,
         admission: &dyn BlobAdmission,
     ) -> Result<Bytes> {
-        let flight = self.call(format!("blob {blob}")).await?;
+        let guard = self.call(format!("blob {blob}")).await?;
         let (_, bytes) = self.object(&blob.to_string())?;
-        if bytes.len() as u64 > self.largest {
+        if bytes.len() as u64 > self.max_blob_bytes {
             return Err(Error::new(ErrorKind::FileTooLarge, format!("blob {blob}")));
         }
-        drop(flight);
+        drop(guard);
         admission.admit(bytes.len() as u64).await;
         let now = self.admitted.fetch_add(bytes.len(), Ordering::SeqCst) + bytes.len();
         self.most_admitted.fetch_max(now, Ordering::SeqCst);
@@ -308,19 +300,19 @@ impl CodeCommit for Disk {
     }
 }
 
-/// An object store in memory.
-#[derive(Default)]
+/// An object store in memory. A clone has the same contents.
+#[derive(Clone, Default)]
 pub(crate) struct Memory {
-    pub objects: Mutex<BTreeMap<String, (Bytes, PutOptions)>>,
-    pub uploads: Mutex<BTreeMap<String, BTreeMap<u32, Bytes>>>,
-    pub calls: Mutex<Vec<String>>,
+    pub objects: Arc<Mutex<BTreeMap<String, (Bytes, PutOptions)>>>,
+    pub uploads: Arc<Mutex<BTreeMap<String, BTreeMap<u32, Bytes>>>>,
+    pub calls: Arc<Mutex<Vec<String>>>,
     pub fails: Option<usize>,
-    pub parts_in_flight: AtomicUsize,
-    pub most_parts: AtomicUsize,
+    pub parts_in_flight: Arc<AtomicUsize>,
+    pub most_parts: Arc<AtomicUsize>,
     /// Parts never arrive.
-    pub stuck: AtomicBool,
+    pub stuck: Arc<AtomicBool>,
     pub latency_ms: u64,
-    /// How long the answer to the creation of an upload is on its way.
+    /// Wait before the response to the creation of an upload, in milliseconds.
     pub creation_ms: u64,
 }
 
@@ -341,8 +333,8 @@ impl Memory {
         }
         objects.insert(key.to_string(), (body, options.clone()));
         Ok(PutResult {
-            etag: ETag("\"1\"".into()),
-            version_id: Some("v1".into()),
+            etag: ETag::new("\"1\"").unwrap(),
+            version_id: VersionId::new("v1"),
         })
     }
 }
@@ -350,22 +342,18 @@ impl Memory {
 #[async_trait]
 impl ObjectStore for Memory {
     async fn is_versioned(&self, _: &BucketName) -> Result<bool> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn head(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<ObjectHead>> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
-    async fn get(
+    async fn get_object(
         &self,
         _: &BucketName,
         _: &ObjectKey,
-        _: Option<&str>,
-        _: Option<Range<u64>>,
-    ) -> Result<Bytes> {
-        panic!("not asked here")
-    }
-    async fn get_with_etag(&self, _: &BucketName, _: &ObjectKey) -> Result<Option<(Bytes, ETag)>> {
-        panic!("not asked here")
+        _: &GetOptions<'_>,
+    ) -> Result<Object> {
+        panic!("an archive does not call this")
     }
     async fn list(
         &self,
@@ -374,7 +362,7 @@ impl ObjectStore for Memory {
         _: Option<&str>,
         _: Option<&str>,
     ) -> Result<ListPage> {
-        panic!("not asked here")
+        panic!("an archive does not call this")
     }
     async fn put(
         &self,
@@ -386,18 +374,15 @@ impl ObjectStore for Memory {
         self.call("put")?;
         self.store(key, body, options)
     }
-    async fn delete(&self, _: &BucketName, _: &ObjectKey, _: &Precondition) -> Result<()> {
-        panic!("not asked here")
+    async fn delete_object(&self, _: &BucketName, _: &ObjectKey, _: Deletion<'_>) -> Result<()> {
+        panic!("an archive does not call this")
     }
-    async fn delete_version(&self, _: &BucketName, _: &ObjectKey, _: &str) -> Result<()> {
-        panic!("not asked here")
-    }
-    async fn create_upload(
+    async fn open_upload(
         &self,
         _: &BucketName,
-        _: &ObjectKey,
-        _: &PutOptions,
-    ) -> Result<UploadId> {
+        key: &ObjectKey,
+        _: UploadStart<'_>,
+    ) -> Result<Box<dyn MultipartUpload>> {
         self.call("create")?;
         tokio::task::yield_now().await;
         let id = {
@@ -407,63 +392,69 @@ impl ObjectStore for Memory {
             id
         };
         tokio::time::sleep(Duration::from_millis(self.creation_ms)).await;
-        Ok(UploadId(id))
+        Ok(Box::new(MemoryUpload {
+            store: self.clone(),
+            key: key.clone(),
+            id: UploadId(id),
+        }))
     }
-    async fn upload_part(
+    async fn tags(
         &self,
         _: &BucketName,
         _: &ObjectKey,
-        upload: &UploadId,
-        number: u32,
-        body: Bytes,
-    ) -> Result<Part> {
-        self.call("part")?;
-        let now = self.parts_in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-        let _flight = Flight(&self.parts_in_flight);
-        self.most_parts.fetch_max(now, Ordering::SeqCst);
-        if self.stuck.load(Ordering::SeqCst) {
+        _: Option<&str>,
+        _: Option<&Tags>,
+    ) -> Result<Tags> {
+        panic!("an archive does not call this")
+    }
+}
+
+struct MemoryUpload {
+    store: Memory,
+    key: ObjectKey,
+    id: UploadId,
+}
+
+#[async_trait]
+impl MultipartUpload for MemoryUpload {
+    fn id(&self) -> UploadId {
+        self.id.clone()
+    }
+    async fn part(&self, number: u32, body: Bytes) -> Result<Part> {
+        let store = &self.store;
+        store.call("part")?;
+        let now = store.parts_in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        let _guard = InFlight(&store.parts_in_flight);
+        store.most_parts.fetch_max(now, Ordering::SeqCst);
+        if store.stuck.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
-        let mut uploads = self.uploads.lock().unwrap();
-        uploads.get_mut(&upload.0).unwrap().insert(number, body);
+        tokio::time::sleep(Duration::from_millis(store.latency_ms)).await;
+        let mut uploads = store.uploads.lock().unwrap();
+        uploads.get_mut(&self.id.0).unwrap().insert(number, body);
         Ok(Part {
             number,
-            etag: ETag(format!("\"{number}\"")),
+            etag: ETag::new(format!("\"{number}\"")).unwrap(),
             checksum_crc32: None,
         })
     }
-    async fn upload_part_copy(
-        &self,
-        _: &BucketName,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: u32,
-        _: (&BucketName, &ObjectKey, Option<&str>),
-        _: Range<u64>,
-    ) -> Result<Part> {
-        panic!("not asked here")
+    async fn part_copy(&self, _: u32, _: CopySource<'_>, _: Range<u64>) -> Result<Part> {
+        panic!("an archive does not call this")
     }
-    async fn complete_upload(
-        &self,
-        _: &BucketName,
-        key: &ObjectKey,
-        upload: &UploadId,
-        parts: &[Part],
-        precondition: &Precondition,
-    ) -> Result<PutResult> {
-        self.call("complete")?;
+    async fn complete(&self, parts: &[Part], precondition: &Precondition) -> Result<PutResult> {
+        self.store.call("complete")?;
         let stored = self
+            .store
             .uploads
             .lock()
             .unwrap()
-            .get(&upload.0)
+            .get(&self.id.0)
             .cloned()
             .unwrap();
         let numbers: Vec<u32> = parts.iter().map(|part| part.number).collect();
         assert!(
             numbers.iter().eq(stored.keys()) && numbers.is_sorted(),
-            "all parts are named in order"
+            "all parts are listed in order"
         );
         let sizes: Vec<usize> = stored.values().map(Bytes::len).collect();
         assert!(
@@ -475,30 +466,13 @@ impl ObjectStore for Memory {
             precondition: precondition.clone(),
             ..PutOptions::default()
         };
-        let written = self.store(key, body.into(), &options)?;
-        self.uploads.lock().unwrap().remove(&upload.0);
+        let written = self.store.store(&self.key, body.into(), &options)?;
+        self.store.uploads.lock().unwrap().remove(&self.id.0);
         Ok(written)
     }
-    async fn abort_upload(&self, _: &BucketName, _: &ObjectKey, upload: &UploadId) -> Result<()> {
-        self.call("abort")?;
-        self.uploads.lock().unwrap().remove(&upload.0);
+    async fn abort(&self) -> Result<()> {
+        self.store.call("abort")?;
+        self.store.uploads.lock().unwrap().remove(&self.id.0);
         Ok(())
-    }
-    async fn get_tags(
-        &self,
-        _: &BucketName,
-        _: &ObjectKey,
-        _: Option<&str>,
-    ) -> Result<BTreeMap<String, String>> {
-        panic!("not asked here")
-    }
-    async fn put_tags(
-        &self,
-        _: &BucketName,
-        _: &ObjectKey,
-        _: Option<&str>,
-        _: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        panic!("not asked here")
     }
 }

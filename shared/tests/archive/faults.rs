@@ -1,4 +1,5 @@
-//! What goes wrong: each call once, lies of the service, time, and callers that go away.
+//! Failures: of each call, by wrong listings of the service, by the deadline, and by a dropped
+//! future.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,8 +8,9 @@ use branchline_core::ErrorKind;
 use branchline_core::archive::{
     ArchiveDestination, ArchiveRequest, Built, ExtraFile, WriteSink, build, write,
 };
-use branchline_core::codecommit::{EntryMode, TreeListing};
-use branchline_core::name::{BlobId, BucketName, ObjectKey, RepositoryName, TreeId};
+use branchline_core::git::ObjectId;
+use branchline_core::git::object::{EntryMode, ListedEntry, TreeListing};
+use branchline_core::name::{BucketName, ObjectKey, RepositoryName};
 use branchline_core::storage::{ObjectStore, Precondition, PutOptions};
 
 use super::compare::same;
@@ -25,7 +27,11 @@ pub(crate) fn target() -> ArchiveDestination {
 }
 
 pub(crate) fn request(disk: &Disk, commit: &str) -> ArchiveRequest {
-    ArchiveRequest::new(RepositoryName::new("r").unwrap(), disk.commit(commit))
+    ArchiveRequest::new(disk.commit(commit))
+}
+
+pub(crate) fn repository() -> RepositoryName {
+    RepositoryName::new("r").unwrap()
 }
 
 /// Bytes that do not shrink.
@@ -44,7 +50,8 @@ pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 
 async fn into(disk: &Disk, store: &Arc<Memory>, commit: &str) -> branchline_core::Result<Built> {
     let store: Arc<dyn ObjectStore> = Arc::clone(store) as _;
-    build(disk, &store, &request(disk, commit), &target()).await
+    let request = request(disk, commit);
+    build(disk, &repository(), &store, &request, &target()).await
 }
 
 fn large() -> (Repo, String) {
@@ -169,9 +176,15 @@ async fn a_precondition_that_does_not_hold_leaves_the_object_alone() {
         let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
         let mut target = target();
         target.options.precondition = Precondition::Absent;
-        let error = build(&disk, &dynamic, &request(&disk, &commit), &target)
-            .await
-            .expect_err("the object is there");
+        let error = build(
+            &disk,
+            &repository(),
+            &dynamic,
+            &request(&disk, &commit),
+            &target,
+        )
+        .await
+        .expect_err("the object is there");
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_eq!(&*store.objects.lock().unwrap()["r/main.zip"].0, b"before");
         assert!(
@@ -207,13 +220,13 @@ async fn a_deadline_ends_the_upload() {
     let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
     let mut request = request(&disk, &commit);
     request.deadline = Some(Instant::now() + Duration::from_secs(3));
-    let error = build(&disk, &dynamic, &request, &target())
+    let error = build(&disk, &repository(), &dynamic, &request, &target())
         .await
         .expect_err("stuck");
     assert_eq!(error.kind(), ErrorKind::Deadline);
     assert!(
         store.uploads.lock().unwrap().is_empty(),
-        "the upload was given up"
+        "the upload was aborted"
     );
     assert!(
         store
@@ -226,7 +239,7 @@ async fn a_deadline_ends_the_upload() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_leaves_no_upload() {
+async fn a_dropped_build_leaves_no_upload() {
     let (repo, commit) = large();
     let disk = Disk::new(repo.path());
     let store = Arc::new(Memory::default());
@@ -235,7 +248,8 @@ async fn a_caller_that_goes_away_leaves_no_upload() {
     {
         let request = request(&disk, &commit);
         let target = target();
-        let building = build(&disk, &dynamic, &request, &target);
+        let repository = repository();
+        let building = build(&disk, &repository, &dynamic, &request, &target);
         let seen = async {
             while !store
                 .calls
@@ -257,13 +271,13 @@ async fn a_caller_that_goes_away_leaves_no_upload() {
     }
     assert!(
         store.uploads.lock().unwrap().is_empty(),
-        "the upload was given up"
+        "the upload was aborted"
     );
 }
 
-/// The store has made the upload, and its answer is on its way when we give up.
+/// The store has created the upload, but the build ends before the response arrives.
 #[tokio::test]
-async fn an_upload_whose_id_is_on_its_way_is_given_up_too() {
+async fn an_upload_whose_id_has_not_arrived_is_aborted() {
     let (repo, commit) = large();
     let late = || {
         Arc::new(Memory {
@@ -276,13 +290,12 @@ async fn an_upload_whose_id_is_on_its_way_is_given_up_too() {
         calls.iter().any(|call| call == "create")
     };
     let disk = Disk::new(repo.path());
-    let mut request = request(&disk, &commit);
-    let target = target();
+    let (mut request, repository, target) = (request(&disk, &commit), repository(), target());
 
     let store = late();
     let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
     tokio::select! {
-        _ = build(&disk, &dynamic, &request, &target) => panic!("the answer takes longer"),
+        _ = build(&disk, &repository, &dynamic, &request, &target) => panic!("the answer takes longer"),
         () = async {
             while !made(&store) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -292,14 +305,14 @@ async fn an_upload_whose_id_is_on_its_way_is_given_up_too() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(
         store.uploads.lock().unwrap().is_empty(),
-        "the caller went away"
+        "the build was dropped"
     );
 
     let store = late();
     let dynamic: Arc<dyn ObjectStore> = Arc::clone(&store) as _;
     let build = async {
         request.deadline = Some(Instant::now() + Duration::from_secs(1));
-        build(&disk, &dynamic, &request, &target).await
+        build(&disk, &repository, &dynamic, &request, &target).await
     };
     let error = build.await.expect_err("time is up");
     assert_eq!(error.kind(), ErrorKind::Deadline);
@@ -307,21 +320,23 @@ async fn an_upload_whose_id_is_on_its_way_is_given_up_too() {
     assert!(store.uploads.lock().unwrap().is_empty(), "time was up");
 }
 
+fn object() -> ObjectId {
+    ObjectId::from_hex(b"d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap()
+}
+
+/// Archives a commit whose root listing is changed by `change`; returns the error.
 async fn refused(change: impl FnOnce(&mut TreeListing)) -> String {
     let repo = Repo::new();
     let commit = repo.files(&[("a", b"1"), ("sub/b", b"2")]);
     let mut disk = Disk::new(repo.path());
-    let blob = BlobId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
-    let mut folder = TreeListing {
-        tree_id: disk.commit(&commit).tree_id,
-        folders: vec![],
-        blobs: vec![("ok".into(), EntryMode::File, blob)],
-        submodules: vec![],
+    let mut listing = TreeListing {
+        id: disk.commit(&commit).tree,
+        entries: vec![ListedEntry::new("ok", EntryMode::Blob, object())],
     };
-    change(&mut folder);
-    disk.lies.insert(String::new(), folder);
+    change(&mut listing);
+    disk.wrong_listings.insert(String::new(), listing);
     let sink = WriteSink::new(Vec::new());
-    let error = write(&disk, &request(&disk, &commit), &sink)
+    let error = write(&disk, &repository(), &request(&disk, &commit), &sink)
         .await
         .expect_err("it is refused");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
@@ -332,9 +347,7 @@ async fn refused(change: impl FnOnce(&mut TreeListing)) -> String {
 /// "Entry names that would escape a target folder (`..`, absolute) cannot come from git;
 /// assert that they are refused all the same."
 #[tokio::test]
-async fn names_that_would_escape_are_refused() {
-    let blob = BlobId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
-    let tree = TreeId::new("d00491fd7e5bb6fa28c517a0bb32b8b506539d4d").unwrap();
+async fn names_outside_of_the_target_folder_are_refused() {
     for name in [
         "..",
         ".",
@@ -346,25 +359,23 @@ async fn names_that_would_escape_are_refused() {
         ".GIT",
         ".Git",
     ] {
-        refused(|folder| folder.blobs.push((name.into(), EntryMode::File, blob))).await;
-        refused(|folder| folder.folders.push((name.into(), tree))).await;
-        refused(|folder| {
-            let commit = branchline_core::name::CommitId::from(tree.object_id());
-            folder.submodules.push((name.into(), commit));
-        })
-        .await;
+        for mode in [EntryMode::Blob, EntryMode::Tree, EntryMode::Commit] {
+            let entry = ListedEntry::new(name, mode, object());
+            refused(|listing| listing.entries.push(entry)).await;
+        }
     }
-    let twice = refused(|folder| folder.folders.push(("ok".into(), tree))).await;
-    assert!(twice.contains("two entries named `ok`"), "{twice}");
-    let lost = refused(|folder| {
-        folder
-            .blobs
-            .push(("\u{fffd}".into(), EntryMode::File, blob));
+    let duplicate = ListedEntry::new("ok", EntryMode::Tree, object());
+    let error = refused(|listing| listing.entries.push(duplicate)).await;
+    assert!(error.contains("two entries named `ok`"), "{error}");
+    let not_utf8 = ListedEntry::new("\u{fffd}", EntryMode::Blob, object());
+    let error = refused(|listing| listing.entries.push(not_utf8)).await;
+    assert!(error.contains("not UTF-8"), "{error}");
+    let error = refused(|listing| {
+        let itself = ListedEntry::new("round", EntryMode::Tree, listing.id);
+        listing.entries.push(itself);
     })
     .await;
-    assert!(lost.contains("not UTF-8"), "{lost}");
-    let round = refused(|folder| folder.folders.push(("round".into(), folder.tree_id))).await;
-    assert!(round.contains("contains itself"), "{round}");
+    assert!(error.contains("contains itself"), "{error}");
 }
 
 #[tokio::test]
@@ -373,7 +384,7 @@ async fn a_name_that_is_not_utf8_is_refused_with_its_folder() {
     let commit = repo.commit(b"x\n", &[(b"dir/caf\xe9", Item::File(b"1"))]);
     let disk = Disk::new(repo.path());
     let sink = WriteSink::new(Vec::new());
-    let error = write(&disk, &request(&disk, &commit), &sink)
+    let error = write(&disk, &repository(), &request(&disk, &commit), &sink)
         .await
         .expect_err("not UTF-8");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -395,7 +406,7 @@ async fn prefixes_and_extra_files_stay_inside_and_replace_files_of_their_path() 
         bytes: b"{}".as_slice().into(),
     }];
     let sink = WriteSink::new(Vec::new());
-    write(&disk, &good, &sink).await.unwrap();
+    write(&disk, &repository(), &good, &sink).await.unwrap();
     let (seen, _) = super::compare::entries(&sink.into_inner());
     let names: Vec<_> = seen.iter().map(|seen| &*seen.name).collect();
     assert_eq!(names, ["a", "z", "commit_info.json"]);
@@ -403,31 +414,35 @@ async fn prefixes_and_extra_files_stay_inside_and_replace_files_of_their_path() 
     assert_eq!(
         disk.calls.lock().unwrap().len(),
         3,
-        "what is replaced is not fetched"
+        "a replaced file is not fetched"
     );
 
     for bad in ["../x", "/x", "a//b", "x/../../y", "."] {
         let mut request = good.clone();
         request.prefix = bad.into();
         let sink = WriteSink::new(Vec::new());
-        let error = write(&disk, &request, &sink).await.expect_err(bad);
+        let error = write(&disk, &repository(), &request, &sink)
+            .await
+            .expect_err(bad);
         assert_eq!(error.kind(), ErrorKind::Config);
         let mut request = good.clone();
         request.extra_files[0].path = bad.into();
-        let error = write(&disk, &request, &sink).await.expect_err(bad);
+        let error = write(&disk, &repository(), &request, &sink)
+            .await
+            .expect_err(bad);
         assert_eq!(error.kind(), ErrorKind::Config);
     }
 }
 
 #[tokio::test]
-async fn a_few_letters_that_ask_for_gigabytes_are_refused() {
+async fn a_format_that_expands_to_gigabytes_is_refused() {
     let repo = Repo::new();
     let bomb = format!("$Format:{}$", "%<(16384)%n".repeat(100_000));
     let attributes = b"bomb export-subst\n".as_slice();
     let commit = repo.files(&[(".gitattributes", attributes), ("bomb", bomb.as_bytes())]);
     let disk = Disk::new(repo.path());
     let sink = WriteSink::new(Vec::new());
-    let error = write(&disk, &request(&disk, &commit), &sink)
+    let error = write(&disk, &repository(), &request(&disk, &commit), &sink)
         .await
         .expect_err("it would be 1.6 GB");
     assert_eq!(error.kind(), ErrorKind::FileTooLarge);

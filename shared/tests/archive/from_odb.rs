@@ -1,4 +1,5 @@
-//! Archives out of an object database: the same bytes as over the API, whatever lies how.
+//! Archives from an object database: the same bytes as over the API for any storage of the
+//! objects.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,8 +12,8 @@ use branchline_core::git::pack::{Index, PackLimits};
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::name::{BucketName, ObjectKey};
 use branchline_core::remote::s3_bundle::Archiver as _;
-use branchline_core::storage::ObjectStore;
 use branchline_core::storage::multipart::MultipartWriter;
+use branchline_core::storage::{ObjectStore, ObjectStoreExt as _};
 use branchline_core::testkit::MemoryStore;
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
@@ -20,11 +21,11 @@ use bytes::Bytes;
 use super::compare::{entries, same};
 use super::faults::noise;
 use super::git::{Item, Repo, archive, git, line, run};
-use super::large::World;
+use super::large::LargeFilesFixture;
 
 const MIB: usize = 1 << 20;
 
-/// One pack, made by git, of what `revision` needs.
+/// Opens a database of one pack, made by git, with everything reachable from `revision`.
 pub(crate) fn database(folder: &Path, revision: &str, memory: usize) -> Arc<Database> {
     let to = tempfile::tempdir().unwrap();
     let base = to.path().join("pack");
@@ -55,7 +56,7 @@ pub(crate) fn database(folder: &Path, revision: &str, memory: usize) -> Arc<Data
     Arc::new(Database::new(hash, [pack], None, options).unwrap())
 }
 
-/// The archive of what `id` names, and its summary.
+/// Archives the commit or tag `id`; returns the zip and the summary.
 pub(crate) async fn archived(
     objects: &Arc<Database>,
     id: &str,
@@ -76,7 +77,7 @@ pub(crate) async fn archived(
     Ok((body.to_vec(), archive.summary().to_owned()))
 }
 
-/// The archive of a commit, read out of a pack; nothing may fail.
+/// Archives a commit from a pack; asserts success.
 pub(crate) async fn from_objects(folder: &Path, commit: &str) -> Vec<u8> {
     let objects = database(folder, commit, 64 * MIB);
     let archived = archived(&objects, commit, 16 * MIB).await;
@@ -103,14 +104,14 @@ async fn a_tag_is_archived_as_the_commit_that_it_names() {
     for tag in ["v1", "nested"] {
         let id = line(&repo.git(["rev-parse", tag], b""));
         let objects = database(repo.path(), tag, 64 * MIB);
-        let (zip, said) = archived(&objects, &id, 16 * MIB).await.unwrap();
+        let (zip, printed) = archived(&objects, &id, 16 * MIB).await.unwrap();
         same(&zip, &archive(repo.path(), "", tag));
-        assert_eq!(said, summary(&repo, &commit));
+        assert_eq!(printed, summary(&repo, &commit));
     }
 }
 
 #[tokio::test]
-async fn what_is_no_commit_has_no_archive() {
+async fn an_id_of_a_tree_or_blob_has_no_archive() {
     let repo = Repo::new();
     let commit = repo.files(&[("a/b", b"x")]);
     for name in ["a", "a/b"] {
@@ -140,7 +141,7 @@ async fn an_empty_tree_is_an_archive_without_entries() {
 }
 
 #[tokio::test]
-async fn files_of_any_size_are_streamed_and_the_bytes_do_not_tell() {
+async fn streamed_files_of_an_object_database_have_the_bytes_of_the_api() {
     let repo = Repo::new();
     let mut text = String::new();
     for n in 0..400_000_u64 {
@@ -159,17 +160,17 @@ async fn files_of_any_size_are_streamed_and_the_bytes_do_not_tell() {
             (b"small", Item::File(b"x")),
         ],
     );
-    let world = World::new(&repo, &commit, MAX_BLOB_BYTES);
-    let (by_git, _) = world.archive().await;
+    let fixture = LargeFilesFixture::new(&repo, &commit, MAX_BLOB_BYTES);
+    let (by_git, _) = fixture.archive().await;
     same(&by_git, &archive(repo.path(), "", &commit));
-    // Half of what a database may use is for content: much less than one of these files.
+    // A database uses half of its memory for content: much less than one of these files.
     let objects = database(repo.path(), &commit, 16 * MIB);
     let (streamed, _) = archived(&objects, &commit, 4 * MIB).await.unwrap();
     assert!(by_git == streamed, "the same commit gives the same bytes");
 }
 
 #[tokio::test]
-async fn a_delta_is_read_while_it_fits_and_else_its_file_is_named() {
+async fn a_delta_that_exceeds_the_memory_fails_with_its_path() {
     let repo = Repo::new();
     let mut large = noise(7, 9 * MIB);
     repo.files(&[("large", &large)]);
@@ -186,7 +187,7 @@ async fn a_delta_is_read_while_it_fits_and_else_its_file_is_named() {
         same(&zip, &archive(repo.path(), "", commit));
         fits.push(zip);
     }
-    // One of them is a delta on the other; where memory ends, it is that one that fails.
+    // One of the blobs is a delta on the other, and only the delta needs more memory.
     let objects = database(repo.path(), &both, 16 * MIB);
     let mut failed = 0;
     for (commit, fits) in [&commit, &first].into_iter().zip(&fits) {
@@ -215,26 +216,26 @@ async fn a_summary_is_what_git_prints() {
     ] {
         let commit = repo.commit(message, &[(b"a", Item::File(message))]);
         let objects = database(repo.path(), &commit, 64 * MIB);
-        let (_, said) = archived(&objects, &commit, 0).await.unwrap();
-        assert_eq!(said.trim_end(), summary(&repo, &commit));
+        let (_, printed) = archived(&objects, &commit, 0).await.unwrap();
+        assert_eq!(printed.trim_end(), summary(&repo, &commit));
     }
     // An encoding that the commit names.
     repo.git(["config", "i18n.commitEncoding", "ISO-8859-1"], b"");
     let tree = line(&repo.git(["rev-parse", "main^{tree}"], b""));
     let commit = line(&repo.git(["commit-tree", &tree], b"gr\xf6\xdfer\n"));
     let objects = database(repo.path(), &commit, 64 * MIB);
-    let (zip, said) = archived(&objects, &commit, 0).await.unwrap();
-    assert_eq!(said, summary(&repo, &commit));
-    assert!(said.ends_with("gr\u{f6}\u{df}er"), "{said}");
+    let (zip, printed) = archived(&objects, &commit, 0).await.unwrap();
+    assert_eq!(printed, summary(&repo, &commit));
+    assert!(printed.ends_with("gr\u{f6}\u{df}er"), "{printed}");
     same(&zip, &archive(repo.path(), "", &commit));
 }
 
-/// Git shows more digits where there are more objects, or where fewer name two of them.
+/// Git prints more digits in a repository of more objects, or where fewer are ambiguous.
 #[tokio::test]
-async fn an_id_is_abbreviated_as_git_does_it() {
+async fn an_id_is_abbreviated_as_by_git() {
     let repo = Repo::new();
     let mut stream = String::new();
-    // Among so many, some share more digits than half of what tells them apart.
+    // Among 20,000 blobs, some ids share more digits than git prints by default.
     for n in 0..20_000 {
         let text = format!("{n}");
         write!(stream, "blob\ndata {}\n{text}\n", text.len()).unwrap();
@@ -267,7 +268,7 @@ async fn an_id_is_abbreviated_as_git_does_it() {
     };
     assert!(
         pack.index.len() > 1 << 14,
-        "so many that git shows 8 digits"
+        "git prints 8 digits for this number of objects"
     );
     let options = DatabaseOptions::default();
     let objects = Database::new(HashKind::Sha1, [pack], None, options).unwrap();

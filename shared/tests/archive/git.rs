@@ -1,4 +1,4 @@
-//! Real git, hermetically: fixture repositories, and `git archive` as the oracle.
+//! The real git, run hermetically: fixture repositories, and `git archive` as the oracle.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A bare repository of its own.
+/// A bare repository in a temporary folder.
 pub(crate) struct Repo {
     folder: TempDir,
 }
 
-/// What a tree holds, for [`Repo::tree`].
+/// An entry of a commit, for [`Repo::commit`].
 pub(crate) enum Item<'a> {
     /// A file.
     File(&'a [u8]),
@@ -39,7 +39,7 @@ pub(crate) fn git(folder: &Path) -> Command {
     command
 }
 
-/// Runs `command` with `input`, and gives its output.
+/// Runs `command` with `input`; returns the output.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
     branchline_test_support::git::run_with_input(command, input).unwrap()
 }
@@ -53,11 +53,11 @@ pub(crate) fn line(output: &[u8]) -> String {
 
 impl Repo {
     pub(crate) fn new() -> Self {
-        Self::of("sha1")
+        Self::with_object_format("sha1")
     }
 
-    /// A repository whose ids are of this kind.
-    pub(crate) fn of(format: &str) -> Self {
+    /// Makes a repository with the object format `format`.
+    pub(crate) fn with_object_format(format: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let format = format!("--object-format={format}");
         run(
@@ -79,7 +79,7 @@ impl Repo {
         run(git(self.path()).args(args), input)
     }
 
-    /// Commits exactly these paths, through `fast-import`: nothing is converted or refused.
+    /// Commits exactly `items` by `fast-import`, which neither converts nor refuses a path.
     pub(crate) fn commit(&self, message: &[u8], items: &[(&[u8], Item<'_>)]) -> String {
         let mut stream: Vec<u8> = Vec::new();
         let mut put = |bytes: &[u8]| stream.extend_from_slice(bytes);
@@ -96,17 +96,17 @@ impl Repo {
                 Item::Link(bytes) => ("120000", *bytes),
                 Item::Submodule => ("160000", &b""[..]),
             };
-            let place = if mode == "160000" {
+            let source = if mode == "160000" {
                 "1234567890123456789012345678901234567890"
             } else {
                 "inline"
             };
-            put(format!("M {mode} {place} \"").as_bytes());
+            put(format!("M {mode} {source} \"").as_bytes());
             for &byte in *path {
                 put(format!("\\{byte:03o}").as_bytes());
             }
             put(b"\"\n");
-            if place == "inline" {
+            if source == "inline" {
                 put(format!("data {}\n", bytes.len()).as_bytes());
                 put(bytes);
                 put(b"\n");
@@ -117,7 +117,7 @@ impl Repo {
         line(&self.git(["rev-parse", "refs/heads/main"], b""))
     }
 
-    /// A commit of files alone.
+    /// Commits regular files.
     pub(crate) fn files(&self, files: &[(&str, &[u8])]) -> String {
         let items: Vec<_> = files
             .iter()
@@ -126,7 +126,7 @@ impl Repo {
         self.commit(b"subject\n", &items)
     }
 
-    /// `git archive --format=zip`.
+    /// Runs `git archive --format=zip`.
     pub(crate) fn archive(&self, prefix: &str, commit: &str) -> Vec<u8> {
         archive(self.path(), prefix, commit)
     }

@@ -1,4 +1,5 @@
-//! The budget: never exceeded but by the one that is needed next, and never in the way.
+//! The memory budget: exceeded only by the entry that is needed next, and never the cause of a
+//! deadlock.
 
 use std::sync::atomic::Ordering;
 
@@ -6,11 +7,11 @@ use branchline_core::archive::{WriteSink, write};
 
 use super::compare::same;
 use super::fake_codecommit::Disk;
-use super::faults::{noise, request};
+use super::faults::{noise, repository, request};
 use super::git::Repo;
 
-/// Big files in an order that is not that of their sizes, many of them twice, and more
-/// duplicates than are retained.
+/// Commits large files, not sorted by size, many of them twice: more duplicates than are
+/// retained.
 fn many_big_files() -> (Repo, String) {
     let repo = Repo::new();
     let blobs: Vec<Vec<u8>> = (0..14)
@@ -30,7 +31,7 @@ fn many_big_files() -> (Repo, String) {
 }
 
 #[tokio::test]
-async fn a_tiny_budget_never_locks_up_whatever_the_concurrency() {
+async fn a_tiny_budget_never_deadlocks_at_any_concurrency() {
     let (repo, commit) = many_big_files();
     let theirs = repo.archive("", &commit);
     let mut first: Option<Vec<u8>> = None;
@@ -42,10 +43,11 @@ async fn a_tiny_budget_never_locks_up_whatever_the_concurrency() {
             request.concurrency = concurrency;
             request.memory_bytes = memory_bytes;
             let sink = WriteSink::new(Vec::new());
-            let running = write(&disk, &request, &sink);
+            let repository = repository();
+            let running = write(&disk, &repository, &request, &sink);
             let summary = tokio::time::timeout(std::time::Duration::from_mins(1), running)
                 .await
-                .expect("it does not lock up")
+                .expect("no deadlock")
                 .expect("nothing fails");
             let largest = 1_800_000 * 11 / 4 + 512;
             assert!(
@@ -55,7 +57,7 @@ async fn a_tiny_budget_never_locks_up_whatever_the_concurrency() {
             );
             assert!(
                 disk.most_admitted.load(Ordering::SeqCst) as u64 * 11 / 4 <= memory_bytes + largest,
-                "the service's side agrees"
+                "the service counts the same"
             );
             assert!(disk.most_in_flight.load(Ordering::SeqCst) <= concurrency + 1);
             let zip = sink.into_inner();

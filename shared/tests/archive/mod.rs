@@ -1,4 +1,4 @@
-//! Our archive against git's: the same commit, asked of both, compared entry by entry.
+//! Compares the archives of branchline and git for the same commit, entry by entry.
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests are tests, even outside of a `#[test]` function"

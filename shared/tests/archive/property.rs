@@ -81,7 +81,7 @@ fn tree() -> impl Strategy<Value = Vec<(String, Kind, Vec<u8>)>> {
 }
 
 #[test]
-fn random_trees_are_archived_as_git_does() {
+fn random_trees_are_archived_as_by_git() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cases = (
         tree(),
@@ -99,7 +99,7 @@ fn random_trees_are_archived_as_git_does() {
     TestRunner::new(config)
         .run(&cases, |(tree, root, nested)| {
             let repo = Repo::new();
-            // A path that is a file cannot be a folder as well.
+            // Skips a path that is a file and a folder (a D/F conflict).
             let mut paths: Vec<(String, Kind, Vec<u8>)> = Vec::new();
             let files = tree
                 .into_iter()
@@ -111,12 +111,12 @@ fn random_trees_are_archived_as_git_does() {
                     )
                 }));
             for (path, kind, bytes) in files {
-                let clashes = paths.iter().any(|(other, ..)| {
-                    *other == path
-                        || other.starts_with(&format!("{path}/"))
-                        || path.starts_with(&format!("{other}/"))
+                let conflicts = paths.iter().any(|(known, ..)| {
+                    *known == path
+                        || known.starts_with(&format!("{path}/"))
+                        || path.starts_with(&format!("{known}/"))
                 });
-                if !clashes {
+                if !conflicts {
                     paths.push((path, kind, bytes));
                 }
             }

@@ -1,4 +1,4 @@
-//! Many entries, exact request counts, and the same bytes every time.
+//! Many entries, exact numbers of requests, and reproducible bytes.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use super::fake_codecommit::Disk;
 use super::git::{Repo, line};
 
 #[tokio::test]
-async fn requests_are_one_a_folder_and_one_a_distinct_blob() {
+async fn each_folder_and_each_distinct_blob_takes_one_request() {
     let repo = Repo::new();
     let commit = repo.files(&[
         (".gitattributes", b"out export-ignore\n*.o export-ignore\n"),
@@ -60,14 +60,14 @@ async fn the_same_commit_gives_the_same_bytes() {
     for jitter_ms in [1, 5, 9] {
         let mut disk = Disk::new(repo.path());
         disk.jitter_ms = jitter_ms;
-        let (again, _) = ours(&disk, &commit, "x/").await;
-        assert!(first == again, "not a byte differs");
+        let (repeated, _) = ours(&disk, &commit, "x/").await;
+        assert!(first == repeated, "the bytes are equal");
     }
 }
 
-/// More entries than the directory of a plain zip can count.
+/// More entries than the central directory of a zip without ZIP64 can count.
 #[tokio::test]
-async fn seventy_thousand_entries_need_zip64_and_agree_with_git() {
+async fn an_archive_of_seventy_thousand_entries_uses_zip64_and_equals_that_of_git() {
     let repo = Repo::new();
     let mut stream = String::from("blob\nmark :1\ndata 2\nx\n\n");
     stream += "commit refs/heads/main\ncommitter C <c@x> 1500000001 +0000\ndata 2\nm\n\n";
@@ -89,7 +89,7 @@ async fn seventy_thousand_entries_need_zip64_and_agree_with_git() {
 }
 
 #[tokio::test]
-async fn five_thousand_files_take_seconds() {
+async fn five_thousand_files_take_less_than_a_minute() {
     let repo = Repo::new();
     let names: Vec<(String, Vec<u8>)> = (0..5000)
         .map(|n| {
@@ -114,9 +114,9 @@ async fn five_thousand_files_take_seconds() {
 
 /// "At 10 ms a request, a repository of about 500 files in 100 folders: at most 1.5 x the
 /// limit (rounds of the tree's depth + blobs / concurrency), and at least 15 x faster than
-/// one request at a time." The clock is virtual: what is measured is waiting alone.
+/// one request at a time." The clock is virtual, so only waiting is measured.
 #[tokio::test(start_paused = true)]
-async fn latency_is_paid_by_the_round_and_not_by_the_request() {
+async fn latency_counts_once_for_each_round_of_concurrent_requests() {
     let repo = Repo::new();
     let names: Vec<String> = (0..500)
         .map(|n| format!("d{}/e{}/f{n}", n % 10, n / 10 % 9))

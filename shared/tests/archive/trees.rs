@@ -1,4 +1,4 @@
-//! What lies in a tree: kinds, modes, names, order.
+//! Entries of a tree: kinds, modes, names, order.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use super::git::{Item, Repo, git, line, run};
 
 /// "The archive equals `git archive --format=zip` under `TZ=UTC`, entry by entry."
 #[tokio::test]
-async fn kinds_modes_and_order_are_gits() {
+async fn kinds_modes_and_order_equal_those_of_git() {
     let repo = Repo::new();
     let long = b"a line that shrinks when it is said again\n".repeat(50);
     let commit = repo.commit(
@@ -75,7 +75,7 @@ async fn kinds_modes_and_order_are_gits() {
 }
 
 #[tokio::test]
-async fn names_are_gits_byte_for_byte() {
+async fn names_equal_those_of_git_byte_for_byte() {
     let repo = Repo::new();
     let names = [
         "with space",
@@ -107,7 +107,7 @@ async fn names_are_gits_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_empty_tree_is_an_empty_archive() {
+async fn the_archive_of_an_empty_tree_has_no_entries() {
     let repo = Repo::new();
     let commit = repo.files(&[]);
     let zip = agree(&repo, &commit).await;
@@ -115,8 +115,8 @@ async fn an_empty_tree_is_an_empty_archive() {
 }
 
 #[tokio::test]
-async fn longer_ids_are_archived_as_git_does() {
-    let repo = Repo::of("sha256");
+async fn a_sha256_commit_is_archived_as_by_git() {
+    let repo = Repo::with_object_format("sha256");
     let commit = repo.files(&[
         (".gitattributes", b"a ident export-subst\n"),
         ("a", b"$Id$ $Format:%H %h %T$\n"),
@@ -128,7 +128,7 @@ async fn longer_ids_are_archived_as_git_does() {
 }
 
 #[tokio::test]
-async fn deep_trees_are_walked() {
+async fn a_deep_tree_is_archived_completely() {
     let repo = Repo::new();
     let path = "d/".repeat(300) + "file";
     let commit = repo.files(&[(&path, b"deep"), ("d/d/x", b"x")]);
@@ -136,7 +136,7 @@ async fn deep_trees_are_walked() {
 }
 
 #[tokio::test]
-async fn times_before_1980_and_odd_seconds_are_gits() {
+async fn times_before_1980_and_odd_seconds_equal_those_of_git() {
     for (date, clamped) in [
         ("1500000001 +0530", false),
         ("315532800 +0000", false),
@@ -171,13 +171,13 @@ async fn times_before_1980_and_odd_seconds_are_gits() {
 }
 
 #[tokio::test]
-async fn this_repository_is_archived_as_git_does() {
+async fn this_repository_is_archived_as_by_git() {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = std::process::Command::new("git")
         .args(["rev-parse", "HEAD"])
         .current_dir(here)
         .output();
-    // A source archive has no history; then there is nothing to compare with.
+    // Skipped in a source archive, which has no history to compare with.
     let Some(output) = found.ok().filter(|output| output.status.success()) else {
         return;
     };

@@ -1,5 +1,5 @@
-//! The admission of blobs: an answer's body is not read before it is admitted, and while it
-//! waits its place in flight is free.
+//! Admission of blobs: the body of an answer is not read before it is admitted, and its
+//! permit is released meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ fn blob() -> BlobId {
     BlobId::new("0123456789012345678901234567890123456789").unwrap()
 }
 
-/// Admits as the test says, and remembers what it was asked.
+/// Admission that a test controls, and that records its calls.
 struct Gatekeeper {
     asked: AtomicUsize,
     last_size: AtomicUsize,
@@ -59,7 +59,7 @@ impl BlobAdmission for Gatekeeper {
     }
 }
 
-/// A JSON answer whose content decodes to this many bytes, a multiple of 3.
+/// Makes a JSON answer whose content decodes to `bytes` bytes, a multiple of 3.
 fn content(bytes: usize) -> String {
     let body = format!(r#"{{"content":"{}"}}"#, "QUJD".repeat(bytes / 3));
     answer(200, &[], &body)
@@ -67,7 +67,7 @@ fn content(bytes: usize) -> String {
 
 #[tokio::test]
 async fn a_body_is_not_read_before_it_is_admitted() {
-    // More than the buffers of two sockets hold: the server cannot finish unless we read.
+    // Larger than the buffers of two sockets, so that the server waits for the reader.
     const BYTES: usize = 24 << 20;
     let (done, sent) = tokio::sync::watch::channel(false);
     let server = Server::with(move |mut stream, _| {
@@ -91,10 +91,10 @@ async fn a_body_is_not_read_before_it_is_admitted() {
         (BYTES..BYTES + 64).contains(&size),
         "the decoded size is asked for: {size}"
     );
-    assert!(!*sent.borrow(), "the server still holds what is not read");
+    assert!(!*sent.borrow(), "the server has not sent the unread part");
 
     keeper.open.add_permits(1);
-    let body = call.await.expect("an answer that we held back is not cut");
+    let body = call.await.expect("a delayed answer is not cut");
     assert_eq!(body.len(), BYTES);
     assert!(body.starts_with(b"ABCABC"));
 }
@@ -123,7 +123,7 @@ async fn a_refusal_is_not_admitted() {
 }
 
 #[tokio::test]
-async fn an_answer_that_falls_silent_is_cut() {
+async fn an_answer_that_pauses_too_long_is_cut() {
     let server = Server::with(|mut stream, _| async move {
         let text = content(3000);
         let _ = stream.write_all(&text.as_bytes()[..1000]).await;
@@ -136,11 +136,11 @@ async fn an_answer_that_falls_silent_is_cut() {
     let read = timeout(Duration::from_secs(10), read).await;
     let error = read.expect("the silence ends the call").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transport);
-    assert!(error.report().contains("fell silent"), "{}", error.report());
+    assert!(error.report().contains("paused"), "{}", error.report());
 }
 
 #[tokio::test]
-async fn a_body_that_waits_gives_its_place_back() {
+async fn a_waiting_body_releases_its_permit() {
     let server = Server::answering(content(300)).await;
     let client = Retrying::new(SdkCodeCommit::new(&server.aws()), RetryPolicy::new(1));
     let keeper = Gatekeeper::new(0);
@@ -148,11 +148,11 @@ async fn a_body_that_waits_gives_its_place_back() {
     let waiting = client.get_blob(&repository, blob_id, &keeper);
     let other = async {
         keeper.until_asked(1).await;
-        // The only place is free, although the first call is not over.
+        // The only permit is free, although the first call has not ended.
         let read = client.get_blob(&repository, blob_id, &Unlimited);
         let read = timeout(Duration::from_secs(10), read).await;
         keeper.open.add_permits(1);
-        read.expect("there is a place in flight").unwrap()
+        read.expect("a permit is free").unwrap()
     };
     let (first, second) = tokio::join!(waiting, other);
     assert_eq!(first.unwrap().len(), 300);
@@ -160,12 +160,12 @@ async fn a_body_that_waits_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_body_that_need_not_wait_keeps_its_place() {
+async fn a_body_admitted_at_once_keeps_its_permit() {
     let memory = Arc::new(MemoryCodeCommit::new());
     let repository = repository();
     let commit = memory.commit(&repository, "main", &[("a", Entry::file("abc"))]);
     let folder = memory.get_folder(&repository, commit, "").await.unwrap();
-    let blob = folder.blobs[0].2;
+    let blob = folder.entries[0].id.into();
     memory.traffic().set_latency(Duration::from_millis(1));
     let client = Retrying::new(Arc::clone(&memory), RetryPolicy::new(2));
     let calls = (0..20).map(|_| client.get_blob(&repository, blob, &Unlimited));
@@ -176,7 +176,7 @@ async fn a_body_that_need_not_wait_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blob_that_is_asked_for_again_is_admitted_once() {
+async fn a_retried_blob_is_admitted_once() {
     let memory = Arc::new(MemoryCodeCommit::new());
     let repository = repository();
     let commit = memory.commit(&repository, "main", &[("a", Entry::file("abc"))]);
@@ -186,12 +186,12 @@ async fn a_blob_that_is_asked_for_again_is_admitted_once() {
     script.fail_method("get_blob", 2, ErrorKind::Throttled, When::Before);
     let client = Retrying::new(Failing::new(memory, &script), RetryPolicy::new(1));
     let keeper = Gatekeeper::new(1);
-    let read = client.get_blob(&repository, folder.blobs[0].2, &keeper);
+    let read = client.get_blob(&repository, folder.entries[0].id.into(), &keeper);
     assert_eq!(read.await.unwrap(), "abc");
     assert_eq!(script.count("get_blob"), 3);
     assert_eq!(
         keeper.asked.load(Ordering::SeqCst),
         1,
-        "what is admitted stays so"
+        "the admission is kept"
     );
 }

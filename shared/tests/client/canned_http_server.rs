@@ -1,4 +1,4 @@
-//! An HTTP server that answers what it is told to, and remembers what it was asked.
+//! An HTTP server with prepared answers, which records requests.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// A request as it came: head and body.
+/// Received request: head and body.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) head: String,
@@ -18,7 +18,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// The value of a header, named in lower case.
+    /// Returns the value of a header, named in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (header, value) = line.split_once(':')?;
@@ -47,7 +47,7 @@ impl Server {
         .await
     }
 
-    /// Hands each connection, once its request was read, to `serve`.
+    /// Calls `serve` with each connection after its request was read.
     pub(crate) async fn with<F>(
         serve: impl Fn(TcpStream, Request) -> F + Send + Sync + 'static,
     ) -> Self
@@ -76,23 +76,23 @@ impl Server {
         }
     }
 
-    /// The requests so far.
+    /// Returns the requests so far.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A configuration that sends everything here.
+    /// Returns a configuration that sends all requests to this server.
     pub(crate) fn aws(&self) -> Aws {
         aws(self.address)
     }
 }
 
-/// A configuration for an address.
+/// Makes a configuration for an address.
 pub(crate) fn aws(address: SocketAddr) -> Aws {
     let key = AccessKey {
         id: "AKIDEXAMPLE".into(),
@@ -102,7 +102,7 @@ pub(crate) fn aws(address: SocketAddr) -> Aws {
     Aws::fixed("eu-west-1", &format!("http://{address}"), &key)
 }
 
-/// An answer with a length and a request id; the connection is closed after it.
+/// Makes an answer with a length and a request id, after which the connection is closed.
 pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!(
         "HTTP/1.1 {status} Status\r\nconnection: close\r\ncontent-length: {}\r\n",

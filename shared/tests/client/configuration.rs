@@ -1,4 +1,4 @@
-//! The configuration of the SDK, read off the environment in a process of its own.
+//! Configuration of the SDK, read from the environment in a child process.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::name::{BucketName, ObjectKey, RepositoryName};
 use branchline_core::pipeline::client::SdkPipelines;
-use branchline_core::storage::ObjectStore;
+use branchline_core::storage::ObjectStoreExt as _;
 use branchline_core::storage::client::SdkObjectStore;
 use tokio::process::Command;
 
@@ -41,7 +41,7 @@ async fn run_child(environment: &[(&str, &str)]) -> String {
     text
 }
 
-/// The other process: loads, makes a client of each kind, and asks two of them.
+/// Child process: loads, makes a client of each kind, and calls two of them.
 #[tokio::test]
 #[ignore = "run by the other tests here, in a process with an environment of its own"]
 async fn child() {
@@ -104,8 +104,8 @@ async fn variables_work_as_aws_documents_them() {
 }
 
 #[tokio::test]
-async fn loading_is_quick_and_asks_nobody() {
-    // Nothing listens there: a request to the metadata service would take its time.
+async fn loading_is_quick_and_makes_no_request() {
+    // Without a listener, so that a request to the metadata service would be slow.
     let mut environment = CREDENTIALS.to_vec();
     environment.push(("AWS_ENDPOINT_URL", "http://127.0.0.1:1"));
     let text = run_child(&environment).await;
@@ -119,12 +119,12 @@ async fn loading_is_quick_and_asks_nobody() {
         value("init_us=")
     );
     let init = Duration::from_micros(value("init_us="));
-    // Generous for a debug build on a busy machine; IMDS would take a second or more.
+    // Enough for a debug build on a busy machine; IMDS would take a second or more.
     assert!(init < Duration::from_millis(900), "{init:?}");
 }
 
 #[tokio::test]
-async fn what_is_missing_is_said() {
+async fn a_missing_region_is_an_error_with_a_hint() {
     let off = ("AWS_EC2_METADATA_DISABLED", "true");
     let text = run_child(&[off]).await;
     assert!(

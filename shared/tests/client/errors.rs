@@ -1,4 +1,4 @@
-//! What an answer becomes: kind, message, hint, AWS code and request id.
+//! Conversion of answers to errors: kind, message, hint, AWS code and request id.
 
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
@@ -8,7 +8,9 @@ use branchline_core::name::{
 use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::pipeline::{Pipelines, StartRequest};
 use branchline_core::storage::client::SdkObjectStore;
-use branchline_core::storage::{ETag, ObjectStore, Precondition, PutOptions};
+use branchline_core::storage::{
+    ETag, ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, UploadId, UploadStart,
+};
 use branchline_core::{Error, ErrorKind};
 
 use crate::client::canned_http_server::{Server, answer, aws};
@@ -201,7 +203,7 @@ async fn a_refused_permission_is_named_with_its_resource() {
 }
 
 #[tokio::test]
-async fn answers_that_cannot_be_read_are_corrupt() {
+async fn unreadable_answers_are_corrupt() {
     let headers = [("x-amzn-requestid", "req-1")];
     let commit = r#"{"branch":{"branchName":"x","commitId":"not hex"}}"#;
     for body in ["{", "not json", "{}", r#"{"branch":{}}"#, commit] {
@@ -219,7 +221,7 @@ async fn answers_that_cannot_be_read_are_corrupt() {
             "{error}"
         );
     }
-    // A proxy's page, not CodeCommit's answer.
+    // The page of a proxy.
     let error = get_branch(answer(400, &headers, "<html></html>")).await;
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
     let error = get_branch(answer(502, &headers, "<html></html>")).await;
@@ -227,7 +229,7 @@ async fn answers_that_cannot_be_read_are_corrupt() {
 }
 
 #[tokio::test]
-async fn cut_and_missing_answers_are_transport() {
+async fn truncated_and_missing_answers_are_transport_errors() {
     let whole = answer(200, &[], r#"{"branch":{"branchName":"x"}}"#);
     for cut in [&whole[..whole.len() - 5], &whole[..20], ""] {
         let error = get_branch(cut.to_owned()).await;
@@ -237,9 +239,12 @@ async fn cut_and_missing_answers_are_transport() {
             "{cut:?}: {}",
             error.report()
         );
-        assert!(error.to_string().contains("got no whole answer"), "{error}");
+        assert!(
+            error.to_string().contains("got no complete answer"),
+            "{error}"
+        );
     }
-    // A port on which nobody listens.
+    // A port without a listener.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
@@ -360,8 +365,8 @@ async fn codes_of_s3_become_kinds() {
 }
 
 #[tokio::test]
-async fn a_match_with_what_is_gone_is_a_conflict() {
-    let matches = || Precondition::Matches(ETag("\"1\"".into()));
+async fn a_match_with_a_deleted_object_is_a_conflict() {
+    let matches = || Precondition::Matches(ETag::new("\"1\"").unwrap());
     let error = put(xml(404, "NoSuchKey", "gone"), matches()).await;
     assert_eq!(error.kind(), ErrorKind::Conflict, "{}", error.report());
     let error = put(xml(404, "NoSuchBucket", "gone"), matches()).await;
@@ -375,16 +380,18 @@ async fn an_error_in_an_answer_of_200_is_an_error() {
     let server = Server::answering(answer(200, &[], error)).await;
     let store = SdkObjectStore::new(&server.aws());
     let (bucket, key) = place();
-    let upload = branchline_core::storage::UploadId("u".into());
-    let result = store
-        .complete_upload(&bucket, &key, &upload, &[], &Precondition::None)
-        .await;
+    let id = UploadId("u".into());
+    let upload = store
+        .open_upload(&bucket, &key, UploadStart::Existing(&id))
+        .await
+        .unwrap();
+    let result = upload.complete(&[], &Precondition::None).await;
     let error = result.expect_err("the completion failed");
     assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
 }
 
 #[tokio::test]
-async fn a_head_without_permission_says_what_to_grant() {
+async fn a_head_without_permission_names_the_permissions_to_grant() {
     let server = Server::answering(answer(403, &[("x-amz-request-id", "req-1")], "")).await;
     let store = SdkObjectStore::new(&server.aws());
     let (bucket, key) = place();
@@ -399,7 +406,7 @@ async fn a_head_without_permission_says_what_to_grant() {
 }
 
 #[tokio::test]
-async fn a_cut_object_is_transport() {
+async fn a_truncated_object_is_a_transport_error() {
     let whole = answer(200, &[("etag", "\"1\"")], "0123456789");
     let server = Server::answering(&whole.as_bytes()[..whole.len() - 3]).await;
     let store = SdkObjectStore::new(&server.aws());

@@ -1,11 +1,11 @@
-//! Writes whose answer was lost are recognised, not made twice.
+//! A write whose answer was lost is recognised instead of repeated.
 
 use std::sync::Arc;
 
 use branchline_core::ErrorKind;
 use branchline_core::name::{BucketName, ObjectKey};
 use branchline_core::retry::{RetryPolicy, Retrying};
-use branchline_core::storage::{ETag, ObjectStore, Precondition, PutOptions};
+use branchline_core::storage::{ETag, ObjectStore, ObjectStoreExt as _, Precondition, PutOptions};
 use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 
 struct Case {
@@ -70,20 +70,20 @@ async fn a_put_whose_answers_are_lost_makes_one_version() {
             assert_eq!(versions.len(), before + 1, "one new version");
             assert_eq!(
                 versions[before].id, put.version_id,
-                "and its id is answered"
+                "and its id is returned"
             );
             assert_eq!(versions[before].etag, put.etag);
             assert_eq!(
                 case.script.count("put"),
                 1,
-                "what is there is not written again"
+                "a stored object is not written again"
             );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_put_whose_request_is_lost_is_made_once() {
+async fn a_put_whose_request_is_lost_is_stored_once() {
     let case = case();
     case.script.fail(1, ErrorKind::Transport, When::Before);
     let put = case
@@ -101,8 +101,8 @@ async fn a_put_whose_request_is_lost_is_made_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_conflict_of_another_writer_stays_a_conflict() {
-    // Another writer of the same bytes, just before our second try.
+async fn a_conflict_caused_by_another_writer_is_returned() {
+    // Another writer of equal bytes writes before our second try.
     for lost in [false, true] {
         let case = case();
         if lost {
@@ -134,17 +134,13 @@ async fn a_completion_whose_answers_are_lost_makes_one_version() {
             .create_upload(bucket, key, &options)
             .await
             .unwrap();
-        let part = case
-            .store
-            .upload_part(bucket, key, &upload, 1, "body".into());
-        let parts = [part.await.unwrap()];
+        let parts = [upload.part(1, "body".into()).await.unwrap()];
         for nth in 1..=lost {
             case.script.fail(2 + nth, ErrorKind::Transport, When::After);
         }
         let absent = Precondition::Absent;
-        let completed = case
-            .store
-            .complete_upload(bucket, key, &upload, &parts, &absent)
+        let completed = upload
+            .complete(&parts, &absent)
             .await
             .expect("the completion has happened");
         let versions = case.memory.versions(bucket, "k");
@@ -163,13 +159,13 @@ async fn a_delete_whose_answer_is_lost_makes_one_marker() {
         .store
         .delete(&case.bucket, &case.key, &Precondition::Matches(etag))
         .await;
-    deleted.expect("what is gone is deleted");
+    deleted.expect("a missing object counts as deleted");
     let versions = case.memory.versions(&case.bucket, "k");
     assert_eq!(versions.len(), 2, "the version and its marker");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_mark_of_a_write_is_not_shown() {
+async fn head_does_not_show_the_id_of_a_write() {
     let case = case();
     let options = with(Precondition::None);
     let put = case

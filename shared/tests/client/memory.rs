@@ -1,4 +1,4 @@
-//! CodeCommit in memory behind a pace, and beside git.
+//! CodeCommit in memory, under a retry policy, and compared with git.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn repository() -> RepositoryName {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
+async fn all_blobs_of_a_throttled_service_are_read() {
     let memory = Arc::new(MemoryCodeCommit::new());
     let repository = repository();
     let names: Vec<String> = (0..300).map(|n| format!("file-{n}")).collect();
@@ -26,25 +26,30 @@ async fn a_throttled_service_is_read_to_the_end_at_its_own_pace() {
     memory.traffic().set_latency(Duration::from_millis(10));
     memory.traffic().set_max_in_flight(Some(5));
     let client = Retrying::new(Arc::clone(&memory), RetryPolicy::new(32));
-    let calls = folder.blobs.iter().map(|(name, _, blob)| {
-        let (client, repository) = (&client, &repository);
-        async move { (name, client.get_blob(repository, *blob, &Unlimited).await) }
+    let calls = folder.entries.iter().map(|entry| {
+        let (client, repository, blob) = (&client, &repository, entry.id.into());
+        async move {
+            (
+                &entry.name,
+                client.get_blob(repository, blob, &Unlimited).await,
+            )
+        }
     });
     for (name, read) in futures_util::future::join_all(calls).await {
         assert_eq!(read.unwrap(), name.as_bytes());
     }
-    let (calls, throttled) = client.pace().limiter().request_and_throttle_counts();
+    let (calls, throttled) = client.policy().limiter().request_and_throttle_counts();
     assert!(throttled > 0, "the service did throttle");
     assert!(
         calls < 900,
         "{calls} calls for 300 blobs: the limit came down"
     );
     assert_eq!(memory.traffic().peak(), 5);
-    assert!(client.pace().limiter().limit() < 16);
+    assert!(client.policy().limiter().limit() < 16);
 }
 
 #[tokio::test]
-async fn another_writer_can_come_in_between() {
+async fn a_hook_writes_before_a_planned_call() {
     let memory = Arc::new(MemoryCodeCommit::new());
     let repository = repository();
     let first = memory.commit(&repository, "main", &[("a", Entry::file("1"))]);
@@ -64,7 +69,7 @@ async fn another_writer_can_come_in_between() {
     assert_eq!(memory.traffic().calls(), ["get_branch", "get_branch"]);
 }
 
-/// Runs git with `input` and returns its trimmed output.
+/// Runs git without user or system configuration.
 fn git(dir: &std::path::Path, arguments: &[&str], input: &[u8]) -> String {
     let mut git = branchline_test_support::git::command(dir);
     let output = branchline_test_support::git::run_with_input(git.args(arguments), input).unwrap();
@@ -72,7 +77,7 @@ fn git(dir: &std::path::Path, arguments: &[&str], input: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn commits_in_memory_have_the_ids_that_git_gives_them() {
+async fn commits_in_memory_have_the_ids_of_git() {
     let module = "0123456789012345678901234567890123456789";
     let memory = MemoryCodeCommit::new();
     let repository = repository();
@@ -138,19 +143,8 @@ async fn commits_in_memory_have_the_ids_that_git_gives_them() {
         b"",
     );
     let folder = memory.get_folder(&repository, tip, "").await.unwrap();
-    let mut ours: Vec<String> = Vec::new();
-    ours.extend(
-        folder
-            .folders
-            .iter()
-            .map(|(name, id)| format!("{id}\t{name}")),
-    );
-    ours.extend(
-        folder
-            .blobs
-            .iter()
-            .map(|(name, _, id)| format!("{id}\t{name}")),
-    );
+    let entries = folder.entries.iter();
+    let mut ours: Vec<String> = entries.map(|e| format!("{}\t{}", e.id, e.name)).collect();
     ours.sort();
     let mut gits: Vec<_> = listed
         .lines()

@@ -1,5 +1,5 @@
-//! The SDK's clients over an HTTP server that answers what a test tells it to, and the
-//! paced services over services that fail.
+//! The SDK's clients over an HTTP server with prepared answers, and retrying services over
+//! failing ones.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,13 +1,15 @@
-//! What the clients send, where it matters and the service cannot be asked.
+//! Requests of the clients, where no service checks them.
 
 use branchline_core::codecommit::client::SdkCodeCommit;
-use branchline_core::codecommit::{CodeCommit, EntryMode, Trigger, TriggerEvent};
+use branchline_core::codecommit::{CodeCommit, Trigger, TriggerEvent};
+use branchline_core::git::object::EntryMode;
 use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName, RepositoryName};
 use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::pipeline::{Pipelines, SourceRevision, StartRequest};
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{
-    ETag, ObjectMetadata, ObjectStore, Part, Precondition, PutOptions, UploadId,
+    ETag, ObjectMetadata, ObjectStore, ObjectStoreExt as _, Part, Precondition, PutOptions,
+    UploadId, UploadStart,
 };
 use serde_json::{Value, json};
 
@@ -45,7 +47,7 @@ async fn triggers_without_branches_are_sent_with_an_empty_list() {
 }
 
 #[tokio::test]
-async fn names_of_entries_do_not_depend_on_where_their_paths_start() {
+async fn names_of_entries_do_not_depend_on_the_start_of_their_paths() {
     let id = "0123456789012345678901234567890123456789";
     for prefix in ["", "src/deep/", "/src/deep/"] {
         let body = format!(
@@ -62,12 +64,17 @@ async fn names_of_entries_do_not_depend_on_where_their_paths_start() {
         let commit = CommitId::new(id).unwrap();
         let folder = client.get_folder(&repository, commit, "src/deep").await;
         let folder = folder.unwrap();
-        assert_eq!(folder.folders[0].0, "sub");
-        assert_eq!(folder.blobs[0].0, "run");
-        assert_eq!(folder.blobs[0].1, EntryMode::Executable);
-        assert_eq!(folder.blobs[1].0, "ln");
-        assert_eq!(folder.blobs[1].1, EntryMode::Symlink);
-        assert_eq!(folder.submodules[0].0, "lib");
+        let entries = folder.entries.iter();
+        let entries: Vec<_> = entries.map(|e| (e.name.as_str(), e.mode)).collect();
+        assert_eq!(
+            entries,
+            [
+                ("sub", EntryMode::Tree),
+                ("run", EntryMode::BlobExecutable),
+                ("ln", EntryMode::Link),
+                ("lib", EntryMode::Commit),
+            ]
+        );
     }
 }
 
@@ -112,14 +119,14 @@ fn options(precondition: Precondition) -> PutOptions {
 }
 
 #[tokio::test]
-async fn a_key_is_asked_for_with_the_bucket_key() {
+async fn a_kms_key_is_sent_with_the_bucket_key() {
     let upload =
         "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
     let server = Server::answering(answer(200, &[("etag", "\"1\"")], upload)).await;
     let store = SdkObjectStore::new(&server.aws());
     let bucket = BucketName::new("artifacts").unwrap();
     let key = ObjectKey::new("repo/main.zip").unwrap();
-    let put = options(Precondition::Matches(ETag("\"0\"".into())));
+    let put = options(Precondition::Matches(ETag::new("\"0\"").unwrap()));
     store.put(&bucket, &key, "zip".into(), &put).await.unwrap();
     let create = options(Precondition::Absent);
     store.create_upload(&bucket, &key, &create).await.unwrap();
@@ -163,12 +170,16 @@ async fn a_completion_carries_the_checksums_of_its_parts() {
     let key = ObjectKey::new("repo/main.zip").unwrap();
     let part = Part {
         number: 1,
-        etag: ETag("\"p\"".into()),
+        etag: ETag::new("\"p\"").unwrap(),
         checksum_crc32: Some("AAAAAA==".into()),
     };
-    let upload = UploadId("u".into());
-    let written = store
-        .complete_upload(&bucket, &key, &upload, &[part], &Precondition::Absent)
+    let id = UploadId("u".into());
+    let upload = store
+        .open_upload(&bucket, &key, UploadStart::Existing(&id))
+        .await
+        .unwrap();
+    let written = upload
+        .complete(&[part], &Precondition::Absent)
         .await
         .unwrap();
     assert_eq!(written.version_id.as_deref(), Some("v9"));

@@ -1,5 +1,4 @@
-//! The services in memory keep the promises of their traits, also behind a pace, and
-//! behind one whose calls fail now and then.
+//! Conformance of the services in memory, also under a retry policy over failing calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +18,7 @@ use branchline_core::testkit::{
     MemoryStoreOptions, PipelineOptions, When,
 };
 
-/// A service in memory, as it is and as it is tested.
+/// A service in memory, and the wrapped service under test.
 struct Setup<M, T: ?Sized> {
     memory: Arc<M>,
     tested: Box<T>,
@@ -120,8 +119,8 @@ fn store() -> Arc<MemoryStore> {
     }))
 }
 
-/// Calls fail now and then, in turn before and after they are executed; seldom enough that
-/// no call uses up its tries.
+/// Plans failures, alternately before and after a call is executed, and so rarely that no
+/// call uses up its tries.
 fn flaky(first: usize) -> FaultPlan {
     let script = FaultPlan::new();
     for nth in (first..5000).step_by(19) {
@@ -143,14 +142,14 @@ async fn the_store_in_memory_conforms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paced_store_that_loses_requests_and_answers_conforms() {
+async fn a_retrying_store_that_loses_requests_and_answers_conforms() {
     for first in 1..=8 {
         let memory = store();
         let failing = Failing::new(Arc::clone(&memory), &flaky(first));
         let tested = Box::new(Retrying::new(failing, RetryPolicy::new(8)));
         let mut setup = Setup::new(Arc::clone(&memory), tested as Box<dyn ObjectStore>);
-        // Once a try was lost, what is gone counts as deleted by it.
-        setup.skipped = &["a_delete_of_what_is_gone_does_not_match"];
+        // After a lost try, a missing object counts as deleted.
+        setup.skipped = &["a_delete_with_the_etag_of_a_deleted_object_is_refused"];
         object_store(&setup).await;
     }
 }
@@ -168,8 +167,8 @@ async fn codecommit_in_memory_conforms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paced_codecommit_that_loses_requests_conforms() {
-    // Not `put_triggers`, which is made once: whoever writes looks again first.
+async fn a_retrying_codecommit_that_loses_requests_conforms() {
+    // Without `put_triggers`, which is not retried.
     const READS: [&str; 8] = [
         "list_repositories",
         "get_repository",
@@ -200,7 +199,7 @@ async fn pipelines_in_memory_conform() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn paced_pipelines_that_lose_answers_conform() {
+async fn retrying_pipelines_that_lose_answers_conform() {
     let memory = Arc::new(MemoryPipelines::new());
     let failing = Failing::new(Arc::clone(&memory), &flaky(2));
     let tested = Box::new(Retrying::new(failing, RetryPolicy::new(8)));

@@ -1,4 +1,4 @@
-//! The conformance suites over the services in memory and over moto.
+//! Conformance suites over the services in memory and over moto.
 
 #![expect(
     clippy::unwrap_used,

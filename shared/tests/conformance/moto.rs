@@ -1,4 +1,4 @@
-//! The SDK's clients over moto's S3 and CodePipeline, when `BRANCHLINE_VENV` names a
+//! SDK clients over moto's S3 and CodePipeline, when `BRANCHLINE_VENV` names a
 //! Python environment that has `moto_server`.
 
 use std::net::{SocketAddr, TcpListener};
@@ -31,14 +31,14 @@ struct Moto {
 }
 
 impl Moto {
-    /// `None` when there is no environment to run it from.
+    /// Starts the server; `None` without a Python environment.
     async fn start() -> Option<Self> {
         let Some(venv) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
             eprintln!("skipped: BRANCHLINE_VENV names no Python environment with moto_server");
             return None;
         };
-        // moto does not tell which port it got for 0: one that is free now is asked for.
-        // Another process may take it first, and then the next one is tried.
+        // A free port is chosen here, because moto does not report its port for 0. Retried
+        // when another process takes the port first.
         for _ in 0..3 {
             let address = TcpListener::bind("127.0.0.1:0")
                 .unwrap()
@@ -134,13 +134,13 @@ impl StoreSetup for MotoStore {
     fn skipped(&self) -> &[&str] {
         &[
             // moto answers with the root element `GetBucketVersioningResponse`.
-            "a_bucket_with_versions_says_so",
-            "a_bucket_without_versions_says_so",
-            // moto looks at If-None-Match alone on completion.
-            "a_completion_can_ask_for_a_match",
-            // moto fails with status 500 where an upload is not there.
-            "an_aborted_upload_takes_nothing_more",
-            "a_part_of_no_upload_is_refused",
+            "a_bucket_with_versions_is_versioned",
+            "a_bucket_without_versions_is_not_versioned",
+            // moto checks only If-None-Match on completion.
+            "a_completion_with_a_stale_etag_is_refused",
+            // moto fails with status 500 for a missing upload.
+            "an_aborted_upload_refuses_parts_and_completion",
+            "a_part_of_an_unknown_upload_is_refused",
         ]
     }
 }
@@ -218,7 +218,7 @@ impl PipelinesSetup for MotoPipelines {
     }
 
     fn skipped(&self) -> &[&str] {
-        // moto looks at neither the token nor the source revisions.
+        // moto ignores the token and the source revisions.
         &[
             "one_token_starts_one_execution",
             "an_unknown_source_action_is_refused",
@@ -239,8 +239,8 @@ impl PipelinesSetup for MotoPipelines {
     }
 }
 
-/// Creates the role that `CreatePipeline` looks for, by IAM's plain query form: a client
-/// for one request is not worth its crate.
+/// Creates the role that `CreatePipeline` requires, by IAM's query API, because a client
+/// crate for one request is too large.
 async fn create_pipeline_role(moto: &Moto) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let trust = "%7B%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C%22Principal%22%3A%7B\

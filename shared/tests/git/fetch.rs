@@ -1,18 +1,17 @@
 //! Fetching from `git http-backend`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::dumb_http::Head;
 use branchline_core::git::object::ObjectKind;
 use branchline_core::git::pack::{Bases, PackIndexer, PackLimits};
-use branchline_core::git::smart_http::{FetchRequest, TipNegotiator, all_tips};
-use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::{ErrorKind, Result};
+use branchline_core::git::refs::Head;
+use branchline_core::git::smart_http::{FetchRequest, TipNegotiator};
+use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use bytes::Bytes;
 
-use super::http::{BOTH, client, collect, verify};
+use super::http::{BOTH, all_tips, client, collect, verify};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::{Repo, history};
 
@@ -372,14 +371,11 @@ async fn only_refs_with_a_prefix_are_listed_in_version_2() {
 }
 
 #[tokio::test]
-async fn progress_reaches_its_listener_and_gzip_is_understood() {
+async fn a_gzip_response_is_decoded() {
     let source = Repo::with_history(HashKind::Sha1, 30, 10);
     let server = GitServer::with(&source, |_| Response::Gzip);
-    let heard = Arc::new(Mutex::new(String::new()));
-    let listener = Arc::clone(&heard);
-    let progress = Arc::new(move |text: &str| listener.lock().unwrap().push_str(text));
     for version in BOTH {
-        let client = client(&server.url(), version).with_progress(progress.clone());
+        let client = client(&server.url(), version);
         let upload = client.upload_pack(&[]).await.unwrap();
         let request = FetchRequest {
             wants: all_tips(&upload.advertisement),
@@ -391,7 +387,5 @@ async fn progress_reaches_its_listener_and_gzip_is_understood() {
             .unwrap();
         let pack = collect(&mut fetched).await.unwrap();
         verify(&source, &pack, &[]).await;
-        assert!(heard.lock().unwrap().contains("Counting objects: 100%"));
-        heard.lock().unwrap().clear();
     }
 }

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base64::Engine as _;
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
 use branchline_core::git::smart_http::{
-    CredentialSource, Credentials, FetchRequest, Http, HttpSettings, RepositoryUrl, SmartHttp,
-    TipNegotiator, all_tips,
+    CredentialSource, Credentials, FetchRequest, RepositoryUrl, SmartHttp, TipNegotiator,
 };
 use branchline_core::{Error, ErrorKind, Result};
 
-use super::http::{BOTH, client, client_with, collect, impatient, settings, verify};
+use super::http::{BOTH, all_tips, client, client_with, collect, impatient, settings, verify};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::http::ReceivedRequest;
 use branchline_test_support::repo::Repo;
@@ -210,7 +210,10 @@ struct Counting(AtomicUsize, Mutex<Vec<String>>);
 
 #[async_trait]
 impl CredentialSource for Counting {
-    async fn credentials(&self, repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        repository: &RepositoryUrl,
+    ) -> branchline_core::git::Result<Option<Credentials>> {
         let n = self.0.fetch_add(1, Ordering::SeqCst);
         let asked = format!("{}{}", repository.host(), repository.path());
         self.1.lock().unwrap().push(asked);
@@ -245,7 +248,7 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
     let source = Arc::new(Counting::default());
     let at = |path: &str| {
         let url = RepositoryUrl::new(&format!("{base}{path}")).unwrap();
-        SmartHttp::new(Http::new(&settings()).unwrap(), url, source.clone())
+        SmartHttp::new(git_http(&settings()).unwrap(), url, source.clone())
     };
     attempt(&at("/old")).await.unwrap();
     let sent: Vec<_> = server
@@ -281,7 +284,7 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
     }
     // A user in the URL takes precedence over the source, and is never printed.
     let url = RepositoryUrl::new(&format!("http://me:s3cret@{}/r.git", server.address())).unwrap();
-    let client = SmartHttp::new(Http::new(&settings()).unwrap(), url, source.clone());
+    let client = SmartHttp::new(git_http(&settings()).unwrap(), url, source.clone());
     attempt(&client).await.unwrap();
     assert_eq!(
         server.requests().last().unwrap().headers["authorization"],
@@ -339,7 +342,7 @@ async fn proxies_are_used_as_given() {
         https_proxy: Some("ftp://p:w0rd@x".into()),
         ..settings()
     };
-    let error = Http::new(&broken).unwrap_err();
+    let error = git_http(&broken).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(!error.report().contains("w0rd"));
 }

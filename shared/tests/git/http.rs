@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use branchline_core::git::advertisement::Version;
+use branchline_core::aws::{HttpSettings, git_http};
+use branchline_core::git::ObjectId;
+use branchline_core::git::advertisement::{Advertisement, Version};
 use branchline_core::git::pack::{Connectivity, NoBases, PackIndexer, PackLimits, Resolved};
-use branchline_core::git::smart_http::{
-    FetchResponse, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
-};
+use branchline_core::git::smart_http::{FetchResponse, NoCredentials, RepositoryUrl, SmartHttp};
 use bytes::Bytes;
 
 use branchline_test_support::repo::Repo;
@@ -33,7 +33,7 @@ pub(crate) fn impatient() -> HttpSettings {
 
 pub(crate) fn client_with(url: &str, settings: &HttpSettings) -> SmartHttp {
     SmartHttp::new(
-        Http::new(settings).unwrap(),
+        git_http(settings).unwrap(),
         RepositoryUrl::new(url).unwrap(),
         Arc::new(NoCredentials),
     )
@@ -41,6 +41,14 @@ pub(crate) fn client_with(url: &str, settings: &HttpSettings) -> SmartHttp {
 
 pub(crate) fn client(url: &str, version: Version) -> SmartHttp {
     client_with(url, &settings()).with_version(version)
+}
+
+/// Returns the wants of a clone: the ids of all refs, each once.
+pub(crate) fn all_tips(server: &Advertisement) -> Vec<ObjectId> {
+    let mut ids: Vec<_> = server.refs.iter().map(|r| r.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// Reads a pack to its end.

@@ -1,18 +1,12 @@
-//! Git's formats and wire protocol against git itself.
+//! Git's protocol over real connections, against git's own server and hostile ones.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a helper of a test fails the test by panicking"
+    reason = "helpers of tests may fail the test at once"
 )]
 
 mod fetch;
-mod files;
-mod fuzz;
 mod hostile_servers;
 mod http;
-mod large_pack_bench;
-mod malformed_packs;
-mod pack;
 mod push;
 mod tls;
-mod unbounded_answers;

@@ -1,23 +1,24 @@
 //! Pushing to `git http-backend`.
 
+use branchline_core::Error;
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::pack::{EntryHeader, EntryKind, NoBases, Pack, PackLimits, PackWriter};
-use branchline_core::git::pack::{PackBytes as _, PackIndexer};
-use branchline_core::git::smart_http::{
-    FetchRequest, Outgoing, PushRequest, ReceivePack, RefCommand, RefOutcome, ReportStatus,
-    TipNegotiator, all_tips,
+use branchline_core::git::pack::{
+    EntryHeader, EntryKind, Index, NoBases, Pack, PackLimits, PackWriter,
 };
-use branchline_core::git::{HashKind, ObjectId};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::git::pack::{PackBody, PackBytes as _, PackIndexer};
+use branchline_core::git::refs::RefOutcome;
+use branchline_core::git::smart_http::{
+    FetchRequest, PushRequest, ReceivePack, RefCommand, ReportStatus, TipNegotiator,
+};
+use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::http::{BOTH, client};
-use super::pack::only_pack;
+use super::http::{BOTH, all_tips, client};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::Repo;
 
-fn outgoing(pack: impl Into<Bytes>) -> Outgoing {
+fn outgoing(pack: impl Into<Bytes>) -> PackBody {
     let pack = pack.into();
     let mut pieces = Vec::new();
     for start in (0..pack.len()).step_by(10_000) {
@@ -41,7 +42,6 @@ async fn push(
     let request = PushRequest {
         commands,
         pack: pack.map(outgoing),
-        atomic: false,
     };
     remote.push(request).await
 }
@@ -227,13 +227,6 @@ async fn unadvertised_capabilities_are_not_requested_in_a_push() {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        let request = PushRequest {
-            commands: vec![RefCommand::create("refs/heads/x", tip)],
-            pack: None,
-            atomic: true,
-        };
-        let error = remote(&server).await.push(request).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Config);
     }
 }
 
@@ -254,18 +247,18 @@ async fn a_corrupt_pack_does_not_change_the_target() {
     assert_eq!(report.check().unwrap_err().kind(), ErrorKind::Transport);
 
     // An error of our own pack is returned unchanged.
-    let failing: Outgoing = futures_util::stream::iter([
+    let failing: PackBody = futures_util::stream::iter([
         Ok(Bytes::from(pack[..100].to_vec())),
-        Err(Error::new(ErrorKind::Deadline, "no time left")),
+        Err(Error::new(branchline_core::ErrorKind::Deadline, "no time left").into()),
     ])
     .boxed();
     let request = PushRequest {
         commands: create(),
         pack: Some(failing),
-        atomic: false,
     };
-    let error = remote(&server).await.push(request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Deadline, "{}", error.report());
+    let error = Error::from(remote(&server).await.push(request).await.unwrap_err());
+    let kind = branchline_core::ErrorKind::Deadline;
+    assert_eq!(error.kind(), kind, "{}", error.report());
     assert_eq!(target.refs(), "");
 }
 
@@ -315,7 +308,6 @@ async fn a_fetched_pack_is_pushed_without_being_buffered() {
             .map(|r| RefCommand::create(r.name.clone(), r.id))
             .collect(),
         pack: Some(fetched.pack.into_stream().boxed()),
-        atomic: true,
     };
     let report = remote(&to).await.push(request).await.unwrap();
     assert!(report.is_complete(), "{report:?}");
@@ -328,7 +320,8 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let source = Repo::with_history(hash, 40, 20);
         source.git(&["repack", "-adfq"]);
-        let (pack, index) = only_pack(&source);
+        let (pack, index) = source.only_pack();
+        let (pack, index) = (Bytes::from(pack), Index::parse(hash, index.into()).unwrap());
         let size = pack.len() as u64;
         let mut reader = Pack::new(index.clone(), size, PackLimits::default()).unwrap();
         let mut writer = PackWriter::new(hash, u32::try_from(index.len()).unwrap());

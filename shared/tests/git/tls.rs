@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use branchline_core::ErrorKind;
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::HashKind;
-use branchline_core::git::smart_http::{FetchRequest, Http, HttpSettings, TipNegotiator, all_tips};
+use branchline_core::git::smart_http::{FetchRequest, TipNegotiator};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -13,7 +14,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
-use super::http::{client_with, collect, settings, verify};
+use super::http::{all_tips, client_with, collect, settings, verify};
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::repo::Repo;
 
@@ -79,13 +80,14 @@ async fn https_requires_a_trusted_certificate() {
             certificates: vec![broken.into()],
             ..settings()
         };
-        assert_eq!(Http::new(&broken).unwrap_err().kind(), ErrorKind::Config);
+        assert_eq!(git_http(&broken).unwrap_err().kind(), ErrorKind::Config);
     }
 
     let seen = server.requests().len();
     let error = client_with(&url, &settings())
         .upload_pack(&[])
         .await
+        .map_err(branchline_core::Error::from)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
     assert!(

@@ -1,4 +1,4 @@
-//! Sources that lie, and others who change the same refs: nothing wrong is published.
+//! Hostile sources and concurrent writers: nothing invalid is published.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
 use branchline_core::mirror::{MirrorOptions, mirror};
 use branchline_core::remote::{PrePublishHook, ReceivedObjects, Remote as _};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::{Error, ErrorKind};
 
 use crate::remote::http::{BOTH, assert_equal, everything, remote, strict};
 use branchline_test_support::git_server::{GitServer, Response};
@@ -19,7 +19,7 @@ fn packet(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(data);
 }
 
-/// What a server of version 0 answers to a fetch.
+/// Builds a server's version 0 answer to a fetch.
 fn answer(pack: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     packet(&mut out, b"NAK\n");
@@ -30,13 +30,13 @@ fn answer(pack: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A pack of those objects, each whole.
+/// Makes a pack of these objects, without deltas.
 fn pack(repo: &Repo, objects: &[String]) -> Vec<u8> {
     let args = ["pack-objects", "--stdout", "--window=0", "-q"];
     repo.input(&args, objects.join("\n").as_bytes())
 }
 
-/// Mirrors from a server that tells `source`'s refs and sends that pack.
+/// Mirrors from a server that advertises the refs of `source` and sends `pack`.
 async fn send(source: &Repo, target: &Repo, pack: &[u8]) -> Error {
     let body = answer(pack);
     let from = GitServer::with(source, move |seen| match seen.method.as_str() {
@@ -52,7 +52,7 @@ async fn send(source: &Repo, target: &Repo, pack: &[u8]) -> Error {
 }
 
 #[tokio::test]
-async fn a_pack_that_is_broken_or_lacks_something_publishes_nothing() {
+async fn a_corrupt_or_incomplete_pack_publishes_nothing() {
     let source = Repo::with_history(HashKind::Sha1, 15, 4);
     let objects = source.objects();
     let whole = pack(&source, &objects);
@@ -116,7 +116,7 @@ async fn a_pack_that_is_broken_or_lacks_something_publishes_nothing() {
                 Repo::new(HashKind::Sha1)
             };
             let error = send(&source, &target, &bytes).await;
-            // A strict server looks at a pack by itself, and its words have no kind.
+            // A strict server checks packs too, and its message has no error kind.
             let expected = if strictly {
                 vec![corrupt, transport]
             } else {
@@ -128,7 +128,7 @@ async fn a_pack_that_is_broken_or_lacks_something_publishes_nothing() {
                 error.report()
             );
             let refs = target.refs();
-            // A lax server takes the refs that do not need what is missing.
+            // A lax server accepts the refs that do not need the missing objects.
             let wrong = match what {
                 "no tip" => "refs/tags/v1",
                 _ => "refs/heads/main",
@@ -140,7 +140,7 @@ async fn a_pack_that_is_broken_or_lacks_something_publishes_nothing() {
 }
 
 #[tokio::test]
-async fn refs_that_are_wrong_are_refused() {
+async fn invalid_refs_are_refused() {
     let source = Repo::with_history(HashKind::Sha1, 4, 2);
     let target = Repo::new(HashKind::Sha1);
     let id = source.id("main");
@@ -211,8 +211,8 @@ async fn different_hash_functions_are_refused() {
     assert_eq!(target.refs(), "");
 }
 
-/// A server where `act` happens once, just before a service is asked to do its work.
-fn with_intruder(repo: &Repo, act: impl Fn() + Send + Sync + 'static) -> GitServer {
+/// Starts a server that runs `act` once, just before a service handles its request.
+fn with_concurrent_writer(repo: &Repo, act: impl Fn() + Send + Sync + 'static) -> GitServer {
     let done = AtomicBool::new(false);
     GitServer::with(repo, move |seen| {
         let text = String::from_utf8_lossy(&seen.body);
@@ -232,7 +232,7 @@ fn git_in(repo: &Repo, args: &'static [&'static str]) -> impl Fn() + Send + Sync
 }
 
 #[tokio::test]
-async fn a_source_that_moves_meanwhile_is_looked_at_again() {
+async fn a_source_that_moves_meanwhile_is_read_again() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 10, 3),
         strict(HashKind::Sha1),
@@ -246,7 +246,7 @@ async fn a_source_that_moves_meanwhile_is_looked_at_again() {
         &source,
         &["update-ref", "refs/heads/main", "refs/heads/main~2"],
     );
-    let from = with_intruder(&source, rewind);
+    let from = with_concurrent_writer(&source, rewind);
     let to = GitServer::new(&target);
     let tip = source.id("main");
     let (from, to) = (
@@ -254,13 +254,17 @@ async fn a_source_that_moves_meanwhile_is_looked_at_again() {
         remote(&to.url(), Version::V2),
     );
     let outcome = mirror(&from, &to, &everything(), None).await.unwrap();
-    assert_ne!(target.id("main"), tip, "what is gone was not waited for");
+    assert_ne!(
+        target.id("main"),
+        tip,
+        "the deleted commit must not be mirrored"
+    );
     assert_equal(&source, &target);
     assert_eq!((outcome.created, outcome.updated), (1, 0));
 }
 
 #[tokio::test]
-async fn a_target_that_moves_meanwhile_is_looked_at_again() {
+async fn a_target_that_moves_meanwhile_is_read_again() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 10, 3),
         strict(HashKind::Sha1),
@@ -274,20 +278,20 @@ async fn a_target_that_moves_meanwhile_is_looked_at_again() {
         &target,
         &["update-ref", "refs/heads/main", "refs/heads/main~2"],
     );
-    let to = with_intruder(&target, rewind);
+    let to = with_concurrent_writer(&target, rewind);
     let to = remote(&to.url(), Version::V2);
     let outcome = mirror(&from, &to, &everything(), None).await.unwrap();
     assert_equal(&source, &target);
     assert_eq!((outcome.updated, outcome.created), (2, 0), "{outcome:?}");
     assert!(outcome.rejected.is_empty());
 
-    // A target alone says what it is.
+    // A target without a mirroring reports the conflict.
     source.input(&["fast-import", "--quiet", "--force"], &history(15, 5, 3));
     let rewind = git_in(
         &target,
         &["update-ref", "refs/heads/main", "refs/heads/main~2"],
     );
-    let to = with_intruder(&target, rewind);
+    let to = with_concurrent_writer(&target, rewind);
     let mut stale = remote(&to.url(), Version::V2).target().await.unwrap();
     let change = branchline_core::remote::RefUpdate {
         name: "refs/heads/main".into(),
@@ -309,18 +313,18 @@ struct Refusing(AtomicBool);
 
 #[async_trait]
 impl PrePublishHook for Refusing {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> Result<()> {
-        assert!(!watch.tags.is_empty(), "all objects have been seen");
+    async fn pre_publish(&self, watch: &ReceivedObjects) -> branchline_core::git::Result<()> {
+        assert!(
+            !watch.tags.is_empty(),
+            "all objects must have been received"
+        );
         self.0.store(true, Ordering::SeqCst);
-        Err(Error::new(
-            ErrorKind::AccessDenied,
-            "no room for large files",
-        ))
+        Err(Error::new(ErrorKind::AccessDenied, "no room for large files").into())
     }
 }
 
 #[tokio::test]
-async fn what_is_to_be_done_before_refs_move_can_keep_them() {
+async fn a_failing_hook_prevents_ref_updates() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 10, 3),
         Repo::new(HashKind::Sha1),

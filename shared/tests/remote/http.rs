@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::smart_http::{
-    Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
-};
+use branchline_core::git::smart_http::{NoCredentials, RepositoryUrl, SmartHttp};
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::remote::smart_http::HttpRemote;
@@ -31,14 +30,14 @@ pub(crate) fn remote(url: &str, version: Version) -> HttpRemote {
         ..HttpSettings::default()
     };
     let client = SmartHttp::new(
-        Http::new(&settings).unwrap(),
+        git_http(&settings).unwrap(),
         RepositoryUrl::new(url).unwrap(),
         Arc::new(NoCredentials),
     );
     HttpRemote::new(client.with_version(version))
 }
 
-/// All refs, whatever they are.
+/// Options that select all refs.
 pub(crate) fn everything() -> MirrorOptions {
     MirrorOptions {
         refs: RefSelection::new(["refs/*"]).unwrap(),
@@ -46,18 +45,22 @@ pub(crate) fn everything() -> MirrorOptions {
     }
 }
 
-/// A target that looks at everything that it is sent.
+/// Makes a target that checks all objects that it receives.
 pub(crate) fn strict(hash: HashKind) -> Repo {
     let target = Repo::new(hash);
     target.git(&["config", "receive.fsckObjects", "true"]);
-    // Nobody pulls the plug on a test.
+    // Without fsync, because a test needs no durability.
     target.git(&["config", "core.fsync", "none"]);
     target
 }
 
 pub(crate) fn assert_equal(source: &Repo, target: &Repo) {
-    assert_eq!(source.refs(), target.refs(), "both have the same refs");
-    assert_eq!(source.objects(), target.objects(), "and the same objects");
+    assert_eq!(source.refs(), target.refs(), "the refs must be equal");
+    assert_eq!(
+        source.objects(),
+        target.objects(),
+        "the objects must be equal"
+    );
     target.fsck();
 }
 
@@ -65,7 +68,7 @@ pub(crate) fn count(repo: &Repo) -> u64 {
     repo.refs().lines().count() as u64
 }
 
-/// Requests by method and service.
+/// Returns method and service of each request.
 fn requests(server: &GitServer) -> Vec<String> {
     let seen = server.requests();
     let shown = seen.iter().map(|seen: &ReceivedRequest| {
@@ -115,7 +118,7 @@ async fn a_mirror_equals_its_source_and_a_second_run_writes_nothing() {
                 unchanged: created,
                 ..MirrorStats::default()
             };
-            assert_eq!(second, expected, "there is nothing to do");
+            assert_eq!(second, expected, "a second run has nothing to do");
             let look: &[&str] = match version {
                 Version::V0 => &["GET git-upload-pack"],
                 Version::V2 => &["GET git-upload-pack", "POST git-upload-pack"],
@@ -124,14 +127,14 @@ async fn a_mirror_equals_its_source_and_a_second_run_writes_nothing() {
             assert_eq!(
                 requests(&to),
                 ["GET git-receive-pack"],
-                "nothing is written"
+                "a second run must write nothing"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn only_what_is_new_is_sent() {
+async fn only_new_objects_are_sent() {
     for version in BOTH {
         let (source, target) = (
             Repo::with_history(HashKind::Sha1, 40, 12),
@@ -140,7 +143,7 @@ async fn only_what_is_new_is_sent() {
         let (from, to) = (GitServer::new(&source), GitServer::new(&target));
         run(&from, &to, version, &everything()).await;
 
-        // A branch moves on, one is rewound, one becomes a folder, and tags come and go.
+        // A branch moves forward, one back, one becomes a directory; tags are created and deleted.
         source.git(&["update-ref", "refs/heads/dir", "main~2"]);
         run(&from, &to, version, &everything()).await;
         let tips = source.git(&["for-each-ref", "--format=^%(objectname)"]);
@@ -167,12 +170,12 @@ async fn only_what_is_new_is_sent() {
             (2, 3, 2),
             "{outcome:?}"
         );
-        assert_eq!(outcome.objects, new, "nothing goes over twice");
+        assert_eq!(outcome.objects, new, "no object may be sent twice");
     }
 }
 
 #[tokio::test]
-async fn what_the_target_alone_has_stays_unless_it_is_pruned() {
+async fn refs_that_only_the_target_has_stay_unless_pruned() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 10, 3),
         Repo::with_history(HashKind::Sha1, 8, 4),
@@ -184,7 +187,11 @@ async fn what_the_target_alone_has_stays_unless_it_is_pruned() {
     let kept = run(&from, &to, Version::V2, &options).await;
     assert_eq!(kept.deleted, 0);
     assert!(target.refs().contains("refs/heads/only/here"));
-    assert_eq!(source.id("main"), target.id("main"), "it was forced");
+    assert_eq!(
+        source.id("main"),
+        target.id("main"),
+        "the branch must be forced"
+    );
     let pruning = MirrorOptions {
         prune: true,
         ..options
@@ -194,13 +201,13 @@ async fn what_the_target_alone_has_stays_unless_it_is_pruned() {
     assert!(!target.refs().contains("refs/heads/only/here"));
     assert!(
         target.refs().contains("refs/keep/this"),
-        "it is not selected"
+        "the ref is not selected"
     );
     target.fsck();
 }
 
 #[tokio::test]
-async fn head_is_told_in_all_its_forms() {
+async fn head_is_read_in_all_its_forms() {
     for version in BOTH {
         let source = Repo::with_history(HashKind::Sha1, 10, 3);
         source.git(&["update-ref", "refs/heads/other", "main"]);
@@ -221,7 +228,11 @@ async fn head_is_told_in_all_its_forms() {
             Version::V0 => None,
             Version::V2 => symbolic("refs/heads/unborn"),
         };
-        assert_eq!(head().await, expected, "version 0 has no words for it");
+        assert_eq!(
+            head().await,
+            expected,
+            "version 0 cannot advertise an unborn `HEAD`"
+        );
         let opened = remote(&server.url(), version).source(&[]).await.unwrap();
         let snapshot = opened.snapshot();
         let tag = snapshot
@@ -238,7 +249,7 @@ async fn head_is_told_in_all_its_forms() {
 }
 
 #[tokio::test]
-async fn an_empty_side_is_no_error() {
+async fn an_empty_side_is_not_an_error() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         for version in BOTH {
             let (source, target) = (Repo::new(hash), Repo::new(hash));
@@ -248,18 +259,21 @@ async fn an_empty_side_is_no_error() {
                 complete: true,
                 ..MirrorStats::default()
             };
-            assert_eq!(outcome, nothing, "nothing is mirrored into nothing");
+            assert_eq!(
+                outcome, nothing,
+                "an empty source is mirrored into an empty target"
+            );
             let full = Repo::with_history(hash, 5, 2);
             let to = GitServer::new(&full);
             let before = full.refs();
             assert_eq!(run(&from, &to, version, &everything()).await, nothing);
-            assert_eq!(full.refs(), before, "what is not pruned stays");
+            assert_eq!(full.refs(), before, "refs must stay without `prune`");
         }
     }
 }
 
 #[tokio::test]
-async fn a_ref_that_is_refused_does_not_keep_the_others_back() {
+async fn a_rejected_ref_does_not_stop_the_others() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 20, 5),
         strict(HashKind::Sha1),
@@ -286,14 +300,14 @@ async fn a_ref_that_is_refused_does_not_keep_the_others_back() {
                 &BString::from("refs/heads/main"),
                 &"non-fast-forward".to_owned()
             )],
-            "with the server's own words"
+            "the server's reason must be reported"
         );
     }
     target.fsck();
 }
 
 #[tokio::test]
-async fn five_thousand_refs_go_in_two_pushes() {
+async fn five_thousand_refs_are_two_pushes() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 6, 2),
         strict(HashKind::Sha1),
@@ -317,7 +331,7 @@ async fn five_thousand_refs_go_in_two_pushes() {
     );
 }
 
-/// A remote that takes few refs at once.
+/// A remote that accepts few refs in one push.
 pub(crate) struct Few(pub(crate) HttpRemote, pub(crate) usize);
 
 impl std::fmt::Display for Few {
@@ -362,7 +376,7 @@ impl Target for FewTarget {
 }
 
 #[tokio::test]
-async fn a_push_that_changes_nothing_or_too_much_is_no_request() {
+async fn a_push_of_no_or_too_many_refs_makes_no_request() {
     let repo = Repo::with_history(HashKind::Sha1, 3, 1);
     let server = GitServer::new(&repo);
     let mut target = remote(&server.url(), Version::V2).target().await.unwrap();
@@ -383,7 +397,7 @@ async fn a_push_that_changes_nothing_or_too_much_is_no_request() {
 }
 
 #[tokio::test]
-async fn packs_are_as_the_target_takes_them() {
+async fn packs_have_only_deltas_that_the_target_accepts() {
     for (words, thin, offset_deltas) in [
         ("report-status delete-refs side-band-64k", true, false),
         ("report-status ofs-delta", true, true),
@@ -413,7 +427,7 @@ async fn packs_are_as_the_target_takes_them() {
         let outcome = run(&from, &to, Version::V2, &everything()).await;
         assert_eq!(
             outcome.updated, 2,
-            "`{words}`: refs are read where nothing is reported"
+            "`{words}`: refs are read if nothing is reported"
         );
         assert_equal(&source, &target);
         let asked = |seen: &&ReceivedRequest, word: &str| {

@@ -1,5 +1,4 @@
-//! Mirroring that is interrupted: the target is sound at every moment, and another run
-//! ends equal.
+//! Interrupted mirroring: the target is valid at any time, and the next run completes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,7 @@ use crate::remote::proxy::{Fault, Proxy};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::{Repo, history};
 
-/// A source, and a target that lacks some of it, both behind relays.
+/// A source, and a target that lacks some of its objects, both behind relays.
 struct Scene {
     source: Repo,
     target: Repo,
@@ -66,8 +65,8 @@ impl Scene {
         mirror(&source, &target, &options, None).await
     }
 
-    /// The target is a repository whose refs are each as they were or as they shall be.
-    fn assert_sound(&self) {
+    /// Asserts that the target is valid and each of its refs has its old or its new value.
+    fn assert_valid(&self) {
         self.target.fsck();
         let after = self.source.refs();
         let now = self.target.refs();
@@ -75,7 +74,7 @@ impl Scene {
             let known = self.before.lines().chain(after.lines());
             assert!(
                 known.clone().any(|other| other == line),
-                "{line} is nobody's"
+                "{line} is neither an old nor a new ref"
             );
         }
     }
@@ -90,19 +89,19 @@ fn counts(outcome: &MirrorStats) -> [u64; 4] {
     ]
 }
 
-/// What a run of the scene does when nothing goes wrong: `new` and `v2` are created, both
-/// branches move, `light` is deleted, and the other tags and the notes stay.
+/// Counts of an undisturbed run: `new` and `v2` are created, both branches move, `light` is
+/// deleted, and the other tags and the notes stay.
 const CLEAN: [u64; 4] = [2, 2, 1, 3];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_request_or_answer_is_made_up_for_and_each_ref_counts_once() {
+async fn a_lost_request_or_answer_is_retried_and_each_ref_counts_once() {
     for version in BOTH {
         let scene = Scene::new(version).await;
         scene.from.set(Fault::None);
         scene.to.set(Fault::None);
         assert_eq!(counts(&scene.run().await.unwrap()), CLEAN);
         let requests = [scene.from.connections(), scene.to.connections()];
-        assert_eq!(requests[1], 2, "refs, and the push");
+        assert_eq!(requests[1], 2, "one request for refs, one push");
         for (side, requests) in requests.into_iter().enumerate() {
             for k in 1..=requests {
                 for fault in [Fault::Refuse(k), Fault::LoseAnswer(k)] {
@@ -123,7 +122,7 @@ async fn a_lost_request_or_answer_is_made_up_for_and_each_ref_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_side_that_dies_at_any_request_leaves_a_sound_target_and_the_next_run_ends_equal() {
+async fn a_connection_lost_at_any_request_leaves_a_valid_target_and_the_next_run_completes_it() {
     for version in BOTH {
         for side in 0..2 {
             for k in 1.. {
@@ -131,14 +130,17 @@ async fn a_side_that_dies_at_any_request_leaves_a_sound_target_and_the_next_run_
                 let proxy = [&scene.from, &scene.to][side];
                 proxy.set(Fault::DieAt(k));
                 let result = scene.run().await;
-                scene.assert_sound();
+                scene.assert_valid();
                 if let Ok(outcome) = result {
-                    assert!(outcome.complete && k > 2, "it has got through");
+                    assert!(
+                        outcome.complete && k > 2,
+                        "the run must complete after some requests"
+                    );
                     break;
                 }
                 let error = result.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
-                assert_eq!(scene.target.refs(), scene.before, "nothing has moved");
+                assert_eq!(scene.target.refs(), scene.before, "no ref may have moved");
                 proxy.set(Fault::None);
                 assert_eq!(counts(&scene.run().await.unwrap()), CLEAN);
                 assert_equal(&scene.source, &scene.target);
@@ -148,22 +150,22 @@ async fn a_side_that_dies_at_any_request_leaves_a_sound_target_and_the_next_run_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_side_that_dies_at_any_byte_leaves_a_sound_target_and_the_next_run_ends_equal() {
+async fn a_connection_lost_at_any_byte_leaves_a_valid_target_and_the_next_run_completes_it() {
     for side in 0..2 {
         let scene = Scene::new(Version::V2).await;
         scene.from.set(Fault::None);
         scene.to.set(Fault::None);
         scene.run().await.unwrap();
         let bytes = [scene.from.bytes(), scene.to.bytes()][side];
-        assert!(bytes > 3000, "there is something to cut");
-        // Evenly spread, and each a prime number of bytes off.
+        assert!(bytes > 3000, "the exchange must be long enough to cut");
+        // Evenly spread, each off by a prime number of bytes.
         for n in 0..10 {
             let at = (bytes * n / 10 + 37 * n).min(bytes - 1);
             let scene = Scene::new(Version::V2).await;
             let proxy = [&scene.from, &scene.to][side];
             proxy.set(Fault::DieAfter(at));
             let result = scene.run().await;
-            scene.assert_sound();
+            scene.assert_valid();
             if let Err(error) = &result {
                 assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
             }
@@ -176,7 +178,7 @@ async fn a_side_that_dies_at_any_byte_leaves_a_sound_target_and_the_next_run_end
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tries_that_bring_refs_forward_are_not_counted_against_the_run() {
+async fn attempts_that_change_refs_do_not_count_against_the_limit() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 12, 3),
         strict(HashKind::Sha1),
@@ -190,7 +192,7 @@ async fn tries_that_bring_refs_forward_are_not_counted_against_the_run() {
     }
     let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let proxy = Proxy::new(to.address());
-    // Each look and one push of one ref get through, then the next push fails.
+    // Each reading of refs and one push of one ref succeed, then the next push fails.
     proxy.set(Fault::RefuseEvery(4));
     let few = Few(remote(&proxy.url(), Version::V2), 1);
     let from = remote(&from.url(), Version::V2);
@@ -199,18 +201,18 @@ async fn tries_that_bring_refs_forward_are_not_counted_against_the_run() {
     assert_eq!(counts(&outcome), [count(&source), 0, 0, 0]);
     assert!(
         proxy.connections() > 4 * 5,
-        "there were more failures than tries"
+        "there must be more failures than allowed attempts"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_ends_a_run_and_the_next_one_goes_on_from_there() {
+async fn the_deadline_ends_a_run_and_the_next_one_resumes() {
     let (source, target) = (
         Repo::with_history(HashKind::Sha1, 20, 5),
         strict(HashKind::Sha1),
     );
     let from = GitServer::new(&source);
-    // From the second pack on the server answers nothing, until it is well again.
+    // From the second pack on the server does not answer, until the fault is cleared.
     let (stuck, well) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicBool::new(false)),
@@ -218,7 +220,7 @@ async fn the_deadline_ends_a_run_and_the_next_one_goes_on_from_there() {
     let (seen_by_rule, is_well) = (Arc::clone(&stuck), Arc::clone(&well));
     let packs = std::sync::Mutex::new(0);
     let to = GitServer::with(&target, move |seen| {
-        // The rule is asked before the body is read, and again afterwards.
+        // The rule is called before the body is read, and again afterwards.
         let push = seen.method == "POST" && seen.target.ends_with("/git-receive-pack");
         if push && seen.body.is_empty() {
             let mut packs = packs.lock().unwrap();
@@ -237,10 +239,14 @@ async fn the_deadline_ends_a_run_and_the_next_one_goes_on_from_there() {
     let outcome = outcome.unwrap();
     assert!(
         stuck.load(Ordering::SeqCst),
-        "the second push was under way"
+        "the second push must have started"
     );
     assert!(!outcome.complete);
-    assert_eq!(counts(&outcome), [3, 0, 0, 0], "what was done is told");
+    assert_eq!(
+        counts(&outcome),
+        [3, 0, 0, 0],
+        "updates that took effect must be counted"
+    );
     target.fsck();
     assert_eq!(count(&target), 3);
 
@@ -256,6 +262,6 @@ async fn the_deadline_ends_a_run_and_the_next_one_goes_on_from_there() {
     let outcome = mirror(&source_remote, &few, &everything(), Some(past))
         .await
         .unwrap();
-    assert!(!outcome.complete, "there was no time at all");
+    assert!(!outcome.complete, "without time the run is incomplete");
     assert_eq!(counts(&outcome), [0; 4]);
 }

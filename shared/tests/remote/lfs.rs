@@ -1,16 +1,17 @@
-//! Objects of git LFS between places, with a strict server and hostile ones.
+//! LFS objects between stores, with a strict server and hostile ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::smart_http::{
-    CredentialSource, Credentials, Http, HttpSettings, NoCredentials, RepositoryUrl, SmartHttp,
+    CredentialSource, Credentials, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use branchline_core::lfs::{HttpLfs, KeyScheme, LfsStore, LfsTransfer, LocalLfs, Pointer, S3Lfs};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
-use branchline_core::storage::{ObjectStore as _, PutOptions};
+use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _, PutOptions};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
@@ -30,7 +31,10 @@ struct Login(AtomicUsize);
 
 #[async_trait]
 impl CredentialSource for Login {
-    async fn credentials(&self, _repository: &RepositoryUrl) -> Result<Option<Credentials>> {
+    async fn credentials(
+        &self,
+        _repository: &RepositoryUrl,
+    ) -> branchline_core::git::Result<Option<Credentials>> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(Some(Credentials::new("user", "secret")))
     }
@@ -38,7 +42,7 @@ impl CredentialSource for Login {
 
 fn with(url: &str, credentials: Arc<dyn CredentialSource>) -> Arc<dyn LfsStore> {
     let client = SmartHttp::new(
-        Http::new(&HttpSettings::default()).unwrap(),
+        git_http(&HttpSettings::default()).unwrap(),
         RepositoryUrl::new(url).unwrap(),
         credentials,
     );
@@ -90,7 +94,7 @@ impl Bucket {
         files
     }
 
-    /// Nothing is there, and nothing is left under way.
+    /// Asserts that the store is empty and no upload is left.
     async fn assert_empty(&self) {
         let files = self.files().await;
         assert!(
@@ -98,7 +102,7 @@ impl Bucket {
             "nothing wrong becomes visible: {:?}",
             files.keys()
         );
-        // An upload that is given up is so in the background.
+        // Waits, because an upload is aborted in the background.
         for _ in 0..200 {
             if self.0.uploads().is_empty() {
                 return;
@@ -126,7 +130,7 @@ async fn copy(
     Ok(copied.objects)
 }
 
-/// Different contents of different sizes.
+/// Makes different contents of different sizes.
 fn contents(count: usize) -> Vec<Vec<u8>> {
     (0..count)
         .map(|n| format!("object {n} ").repeat(n % 7 + 1).into_bytes())
@@ -143,7 +147,7 @@ fn large(size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
+async fn batches_have_a_hundred_objects_and_stored_objects_are_not_sent() {
     let contents = contents(250);
     let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
@@ -152,7 +156,7 @@ async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
     for body in &bodies[..40] {
         bucket.put(&fanned(body), body).await;
     }
-    // Another size is another object, cut off by someone else.
+    // An object of another size was cut by another client.
     bucket.put(&fanned(bodies[40]), b"x").await;
     assert_eq!(copy(&source, &target, &pointers).await.unwrap(), 210);
     assert_eq!((server.batches(), server.count("GET")), (3, 210));
@@ -162,7 +166,7 @@ async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
         .collect();
     assert!(
         bucket.files().await == expected,
-        "all objects are there, and nothing else"
+        "exactly all objects are stored"
     );
     assert_eq!(copy(&source, &target, &pointers).await.unwrap(), 0);
     assert_eq!(
@@ -170,7 +174,7 @@ async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
         213,
         "a second run asks the source for nothing"
     );
-    // And on to another server, that has some.
+    // To another server, which has some of them.
     let second = LfsServer::new(&bodies[..150]);
     assert_eq!(copy(&target, &http(&second), &pointers).await.unwrap(), 100);
     assert_eq!(
@@ -183,8 +187,8 @@ async fn batches_have_a_hundred_objects_and_what_is_there_is_left_alone() {
 }
 
 #[tokio::test]
-async fn every_place_gives_every_other_the_same_bytes() {
-    // Parts of 5 MiB: less than one, just one, one and a byte, and more.
+async fn every_store_copies_equal_bytes_to_every_other() {
+    // Parts of 5 MiB: less than one, exactly one, one and a byte, and more.
     let part = 5 << 20;
     let bodies = [
         large(1),
@@ -195,7 +199,7 @@ async fn every_place_gives_every_other_the_same_bytes() {
     ];
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let mut pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
-    // Everyone has the empty object.
+    // The empty object is never copied.
     pointers.push(pointer(b""));
     let first = LfsServer::new(&bodies);
     let (fan, flat, folder) = (Bucket::new(), Bucket::new(), tempfile::tempdir().unwrap());
@@ -218,12 +222,12 @@ async fn every_place_gives_every_other_the_same_bytes() {
         assert_eq!(
             copy(&pair[0], &pair[1], &pointers).await.unwrap(),
             0,
-            "all is there"
+            "all objects are stored"
         );
     }
     assert!(
         first.objects() == last.objects(),
-        "what arrives is what was sent"
+        "received bytes equal sent bytes"
     );
     let flat_keys: Vec<String> = flat.files().await.into_keys().collect();
     let mut expected: Vec<String> = bodies
@@ -243,9 +247,9 @@ async fn every_place_gives_every_other_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_its_pointer_says_never_becomes_visible() {
+async fn an_object_that_does_not_match_its_pointer_never_becomes_visible() {
     let right = large(6 << 20);
-    let one = pointer(&right);
+    let expected = pointer(&right);
     let mut other = right.clone();
     other[17] ^= 1;
     let mut late = right.clone();
@@ -253,7 +257,7 @@ async fn what_is_not_what_its_pointer_says_never_becomes_visible() {
     let longer = [&right[..], b"x"].concat();
     for wrong in [other, late, longer, right[..6_000_000].to_vec(), Vec::new()] {
         let server = LfsServer::new(&[]);
-        server.put(&one.oid, &wrong);
+        server.put(&expected.oid, &wrong);
         let (bucket, folder) = (Bucket::new(), tempfile::tempdir().unwrap());
         let (second, local) = (LfsServer::new(&[]), LocalLfs::new(folder.path()));
         for target in [
@@ -261,16 +265,16 @@ async fn what_is_not_what_its_pointer_says_never_becomes_visible() {
             Arc::new(local),
             http(&second),
         ] {
-            let error = copy(&http(&server), &target, std::slice::from_ref(&one))
+            let error = copy(&http(&server), &target, std::slice::from_ref(&expected))
                 .await
                 .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
-            assert!(error.report().contains(&one.oid), "{}", error.report());
+            assert!(error.report().contains(&expected.oid), "{}", error.report());
         }
         bucket.assert_empty().await;
         assert!(
             second.objects().is_empty(),
-            "no server gets the whole of it"
+            "no server gets the complete object"
         );
         assert!(!folder.path().join("lfs/objects").exists());
         assert_eq!(
@@ -283,7 +287,7 @@ async fn what_is_not_what_its_pointer_says_never_becomes_visible() {
 }
 
 #[tokio::test]
-async fn a_body_without_an_end_is_cut_off() {
+async fn an_endless_body_is_cut_off() {
     let body = large(100_000);
     let (server, bucket) = (LfsServer::new(&[&body]), Bucket::new());
     server.rule(|_, seen| (!seen.is_batch()).then_some(Fault::Endless));
@@ -293,7 +297,7 @@ async fn a_body_without_an_end_is_cut_off() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
     bucket.assert_empty().await;
-    // So is the answer to a batch.
+    // An endless answer to a batch too.
     server.rule(|_, _| Some(Fault::Endless));
     let error = copy(&http(&server), &target, &[pointer(&body)])
         .await
@@ -302,7 +306,7 @@ async fn a_body_without_an_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn what_the_source_does_not_have_is_named_with_the_remedy() {
+async fn a_missing_object_is_an_error_with_a_hint() {
     let (there, gone) = (b"there".as_slice(), b"gone".as_slice());
     let target = Bucket::new().place(KeyScheme::Fanned);
     let server = LfsServer::new(&[there]);
@@ -344,11 +348,11 @@ async fn what_the_source_does_not_have_is_named_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
+async fn credentials_are_sent_only_to_their_origin() {
     let body = b"private".as_slice();
     let (other, server) = (LfsServer::new(&[body]), LfsServer::new(&[body]));
     let base = other.base();
-    // The batch leads to another host by an address, or an address does by a redirect.
+    // Another host by an address in the batch, or by a redirect.
     for by_redirect in [false, true] {
         let base = base.clone();
         server.rule(move |_, seen| {
@@ -366,7 +370,7 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
         let login = Arc::new(Login(AtomicUsize::new(0)));
         let target = Bucket::new().place(KeyScheme::Fanned);
         let source = with(&server.url(), login);
-        // The other server wants the header, which it does not get.
+        // The other server requires the header, which is not sent.
         let error = copy(&source, &target, &[pointer(body)]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{}", error.report());
         let asked = server.requests();
@@ -381,7 +385,7 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
             assert!(!seen.headers.contains_key("x-token"), "{seen:?}");
         }
     }
-    // At its own origin it goes along where the action brings none.
+    // To their own origin they are sent if the action has none.
     let own = LfsServer::new(&[body]);
     own.rule(|_, seen| {
         seen.is_batch().then_some(Fault::Changed(|answer| {
@@ -404,7 +408,7 @@ async fn a_login_goes_to_its_own_origin_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn actions_that_have_expired_are_asked_for_again() {
+async fn expired_actions_are_requested_again() {
     let bodies = contents(3);
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
@@ -425,13 +429,13 @@ async fn actions_that_have_expired_are_asked_for_again() {
         (4, 3),
         "once more for each"
     );
-    // One that is refused before its time.
+    // An action that is refused before its expiry.
     let server = LfsServer::new(&bodies);
     server.rule(|number, _| (number == 1).then(|| Fault::Answer(403, Vec::new(), Vec::new())));
     let target = Bucket::new().place(KeyScheme::Fanned);
     assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
     assert_eq!((server.batches(), server.count("GET")), (2, 4));
-    // And of uploads.
+    // Likewise for uploads.
     let second = LfsServer::new(&[]);
     second.rule(|number, _| (number == 1).then(|| Fault::Answer(403, Vec::new(), Vec::new())));
     assert_eq!(copy(&target, &http(&second), &pointers).await.unwrap(), 3);
@@ -440,7 +444,7 @@ async fn actions_that_have_expired_are_asked_for_again() {
 }
 
 #[tokio::test]
-async fn the_kth_request_may_fail() {
+async fn a_transfer_that_fails_at_any_request_is_resumed() {
     let bodies = contents(4);
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
@@ -451,7 +455,7 @@ async fn the_kth_request_may_fail() {
         || Fault::Answer(429, vec![("Retry-After", "0".into())], Vec::new()),
     ];
     for fault in faults {
-        // A batch and four downloads; a batch and four uploads, each verified.
+        // One batch and four downloads; one batch and four verified uploads.
         for k in 0..5 {
             let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
             server.rule(move |number, _| (number == k).then(fault));
@@ -478,7 +482,7 @@ async fn the_kth_request_may_fail() {
             server.assert_content();
         }
     }
-    // What does not help by trying again ends cleanly, and another run goes on.
+    // An error that is not retried ends the run; the next run resumes.
     for k in 0..5 {
         let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
         server.rule(move |number, _| {
@@ -495,7 +499,7 @@ async fn the_kth_request_may_fail() {
 }
 
 #[tokio::test]
-async fn without_a_place_objects_are_left_out_and_counted() {
+async fn without_a_store_objects_are_left_out_and_counted() {
     let server = LfsServer::new(&[]);
     let pointers = [pointer(b"a"), pointer(b"b"), pointer(b"")];
     for (source, target) in [

@@ -1,5 +1,4 @@
-//! Mirrors of repositories that use git LFS; git-lfs itself is the judge where it is
-//! installed.
+//! Mirrors of repositories with LFS objects, compared with git-lfs where it is installed.
 
 use std::fmt;
 use std::path::Path;
@@ -32,7 +31,7 @@ fn with_lfs() -> MirrorOptions {
     }
 }
 
-/// A pointer to that content.
+/// Makes the pointer to a content.
 fn text(content: &[u8]) -> String {
     format!(
         "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
@@ -41,12 +40,12 @@ fn text(content: &[u8]) -> String {
     )
 }
 
-/// Adds a commit with a pointer to that content, by hand.
+/// Adds a commit with the pointer to a content, without git-lfs.
 fn point(repo: &Repo, file: &str, content: &[u8]) {
     commit(repo, file, &text(content));
 }
 
-/// Adds a commit with that file.
+/// Adds a commit with a file.
 fn commit(repo: &Repo, file: &str, text: &str) {
     let is_there = repo.run(&["rev-parse", "-q", "--verify", "main"], b"").0;
     let parent = if is_there {
@@ -86,7 +85,7 @@ impl Remote for Beside {
     }
 }
 
-/// Serves a repository, and sends those who want LFS objects to another server.
+/// Serves a repository, and redirects LFS clients to another server.
 fn serve(repo: &Repo, lfs: &LfsServer) -> GitServer {
     let base = lfs.base();
     GitServer::with(repo, move |seen| {
@@ -105,13 +104,13 @@ fn version(n: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_version_of_every_file_goes_along_before_refs_move() {
+async fn every_version_of_every_file_is_copied_before_refs_move() {
     let repo = Repo::new(HashKind::Sha1);
     let contents: Vec<Vec<u8>> = (0..30).map(version).collect();
     for content in &contents[..20] {
         point(&repo, "large.bin", content);
     }
-    // Pointers become deltas on each other.
+    // Several pointers, which git stores as deltas of each other.
     repo.git(&["repack", "-adfq", "--depth=50"]);
     let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let lfs = LfsServer::new(&bodies[..19]);
@@ -128,7 +127,7 @@ async fn every_version_of_every_file_goes_along_before_refs_move() {
     );
     assert!(
         world.file("info/refs").is_none(),
-        "no ref moves before all is there"
+        "no ref moves before all objects are stored"
     );
 
     lfs.put(&oid(bodies[19]), bodies[19]);
@@ -141,7 +140,7 @@ async fn every_version_of_every_file_goes_along_before_refs_move() {
     };
     assert_eq!(
         outcome.lfs.objects, 20,
-        "the first run copied none, since one was not there"
+        "the first run copied none, because one is missing"
     );
     assert_eq!((outcome.lfs, outcome.complete), (copied(0, 20), true));
     for body in &bodies[..20] {
@@ -150,7 +149,7 @@ async fn every_version_of_every_file_goes_along_before_refs_move() {
         assert_eq!(file.unwrap(), *body);
     }
 
-    // What is new alone, and from the bucket on to a server, whose git takes thin packs.
+    // Only new objects, and from the bucket to a server, whose git accepts thin packs.
     for body in &bodies[20..] {
         lfs.put(&oid(body), body);
         point(&repo, "large.bin", body);
@@ -177,7 +176,7 @@ async fn every_version_of_every_file_goes_along_before_refs_move() {
 }
 
 #[tokio::test]
-async fn a_pointer_that_changes_is_seen_on_the_way_to_a_server() {
+async fn a_changed_pointer_in_a_thin_pack_is_found() {
     let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
     let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
     let (from, to) = (GitServer::new(&repo), GitServer::new(&copy));
@@ -192,7 +191,7 @@ async fn a_pointer_that_changes_is_seen_on_the_way_to_a_server() {
     }
     assert_equal(&repo, &copy);
     assert!(second.objects() == lfs.objects());
-    // Without them.
+    // Without LFS objects.
     point(&repo, "large.bin", b"nowhere");
     let outcome = mirror(&source, &target, &everything(), None).await.unwrap();
     assert_eq!(
@@ -202,7 +201,7 @@ async fn a_pointer_that_changes_is_seen_on_the_way_to_a_server() {
 }
 
 #[tokio::test]
-async fn what_a_server_does_not_have_keeps_refs_where_they_are() {
+async fn a_missing_object_prevents_refs_from_moving() {
     let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
     point(&repo, "large.bin", b"nowhere");
     let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
@@ -217,13 +216,13 @@ async fn what_a_server_does_not_have_keeps_refs_where_they_are() {
     copy.fsck();
 }
 
-/// Pointers that could not be looked at must not be lost in silence.
+/// Pointers that are not found must be reported.
 #[tokio::test]
-async fn too_little_memory_to_find_all_pointers_is_said() {
+async fn too_little_memory_to_find_all_pointers_is_an_error() {
     let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
     let bodies: [&[u8]; 2] = [b"one", b"two"];
-    // Git makes the first pointer a delta on what the file was before, which is more than
-    // is held; the second one stands alone.
+    // Git stores the first pointer as a delta of the previous file, which is larger than
+    // memory; the second one is undeltified.
     let padding = format!("no pointer\n{}", "x y\n".repeat(700));
     commit(&repo, "large.bin", &format!("{}{padding}", text(bodies[0])));
     point(&repo, "large.bin", bodies[0]);
@@ -253,10 +252,10 @@ fn git(folder: &Path, args: &[&str]) -> String {
     branchline_test_support::git::git(folder, args).unwrap()
 }
 
-/// git-lfs pushes to a server, that is mirrored into a bucket, that to a second server,
-/// and git-lfs fetches from there.
+/// git-lfs pushes to a server, which is mirrored to a bucket, which is mirrored to a second
+/// server, from which git-lfs fetches.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_git_lfs_pushed_git_lfs_gets_back() {
+async fn objects_pushed_by_git_lfs_are_fetched_by_git_lfs_after_two_mirrors() {
     let found = Command::new("git-lfs").arg("version").output();
     if !found.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: git-lfs is not installed; `cargo xtask test` installs it");
@@ -291,7 +290,11 @@ async fn what_git_lfs_pushed_git_lfs_gets_back() {
         git(&work, &["commit", "-qm", "next"]);
     }
     git(&work, &["push", "-q", "origin", "main"]);
-    assert_eq!(lfs.objects().len(), 6, "git-lfs has pushed what it tracks");
+    assert_eq!(
+        lfs.objects().len(),
+        6,
+        "git-lfs has pushed the tracked files"
+    );
 
     let world = World::new();
     let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
@@ -301,7 +304,7 @@ async fn what_git_lfs_pushed_git_lfs_gets_back() {
     for (id, body) in lfs.objects() {
         let path = format!("lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]);
         let kept = std::fs::read(work.join(".git").join(&path)).unwrap();
-        assert!(kept == body, "it is where git-lfs has it, too");
+        assert!(kept == body, "the path equals that of git-lfs");
         assert!(world.file(&path).unwrap() == body);
         assert_eq!(pointer(&body).oid, id);
     }
@@ -320,7 +323,7 @@ async fn what_git_lfs_pushed_git_lfs_gets_back() {
             std::fs::read(clone.join(file)),
             std::fs::read(work.join(file)),
         );
-        assert!(ours.unwrap() == theirs.unwrap(), "{file} is what it was");
+        assert!(ours.unwrap() == theirs.unwrap(), "{file} is unchanged");
     }
     lfs.assert_content();
     second.assert_content();
@@ -343,7 +346,7 @@ async fn objects_lie_beside_bundles_where_git_remote_s3_has_them() {
         let key = format!("team/r/lfs/{}", oid(content));
         assert_eq!(bundles.get(&key).await, *content, "{key}");
     }
-    // And from there on.
+    // From the second server too.
     let world = World::new();
     let outcome = mirror(&target, &world.remote(), &with_lfs(), None).await;
     let outcome = outcome.unwrap();

@@ -1,4 +1,4 @@
-//! Local repositories mirrored into local ones, against git.
+//! Local repositories mirrored into local ones, compared with git.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) fn local(path: &Path) -> LocalRepository {
     LocalRepository::new(path, PackLimits::default().with_memory(16 << 20))
 }
 
-/// All refs, pruned.
+/// Options that select all refs, with `prune`.
 pub(crate) fn options() -> MirrorOptions {
     MirrorOptions {
         refs: RefSelection::new(["refs/*"]).unwrap(),
@@ -35,7 +35,7 @@ async fn run_with(source: &Path, target: &Path, options: &MirrorOptions) -> Resu
     mirror(&local(source), &local(target), options, None).await
 }
 
-/// A repository that mirrors wrote.
+/// Opens a repository that a mirroring wrote.
 pub(crate) fn at(path: &Path, hash: HashKind) -> Repo {
     Repo {
         dir: None,
@@ -44,7 +44,7 @@ pub(crate) fn at(path: &Path, hash: HashKind) -> Repo {
     }
 }
 
-/// Everything that lies below a folder, with when it was changed.
+/// Returns all paths below a directory with their modification times.
 fn state(folder: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -61,23 +61,23 @@ fn state(folder: &Path) -> BTreeMap<PathBuf, SystemTime> {
     found
 }
 
-/// The target is what the source is, to git, and a second run writes nothing.
-async fn equal(source: &Repo, target: &Path) {
+/// Asserts that git finds the target equal to the source, and that a second run writes nothing.
+async fn assert_equal(source: &Repo, target: &Path) {
     let copy = at(target, source.hash);
-    assert_eq!(copy.refs(), source.refs(), "the refs are equal");
+    assert_eq!(copy.refs(), source.refs(), "the refs must be equal");
     let head = |repo: &Repo| std::fs::read_to_string(repo.path.join("HEAD")).unwrap();
-    assert_eq!(head(&copy), head(source), "HEAD is equal");
+    assert_eq!(head(&copy), head(source), "`HEAD` must be equal");
     copy.fsck();
     let before = state(target);
     let again = run(&source.path, target).await.unwrap();
     assert!(again.complete);
     let done = (again.created, again.updated, again.deleted, again.objects);
     assert_eq!(done, (0, 0, 0, 0));
-    assert_eq!(state(target), before, "a second run writes nothing");
+    assert_eq!(state(target), before, "a second run must write nothing");
 }
 
 #[tokio::test]
-async fn a_missing_folder_becomes_an_equal_bare_repository() {
+async fn a_missing_directory_becomes_an_equal_bare_repository() {
     for (hash, form) in [
         (HashKind::Sha1, "mixed"),
         (HashKind::Sha1, "offsets"),
@@ -95,7 +95,7 @@ async fn a_missing_folder_becomes_an_equal_bare_repository() {
         assert!(outcome.complete && outcome.rejected.is_empty());
         assert_eq!(outcome.created, source.refs().lines().count() as u64);
         assert_eq!(outcome.objects, source.objects().len() as u64);
-        equal(&source, &target).await;
+        assert_equal(&source, &target).await;
         let clone = dir.path().join("clone");
         source.git(&[
             "clone",
@@ -107,11 +107,11 @@ async fn a_missing_folder_becomes_an_equal_bare_repository() {
 }
 
 #[tokio::test]
-async fn an_update_sends_what_is_new_and_prunes() {
+async fn an_update_sends_new_objects_and_prunes_refs() {
     let source = rich(HashKind::Sha1);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("r.git");
-    // An empty folder is taken over.
+    // An empty directory is initialised.
     std::fs::create_dir(&target).unwrap();
     run(&source.path, &target).await.unwrap();
     let copy = at(&target, source.hash);
@@ -133,11 +133,11 @@ async fn an_update_sends_what_is_new_and_prunes() {
         (1, 2, 3)
     );
     assert_eq!(outcome.objects, 1, "one commit is new");
-    equal(&source, &target).await;
+    assert_equal(&source, &target).await;
 }
 
 #[tokio::test]
-async fn names_become_folders_of_names_and_back() {
+async fn refs_become_directories_of_refs_and_back() {
     for packed in [false, true] {
         let source = Repo::with_history(HashKind::Sha1, 5, 3);
         let dir = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ async fn names_become_folders_of_names_and_back() {
         let copy = at(&target, source.hash);
         if packed {
             copy.git(&["pack-refs", "--all"]);
-            // Folders that git left empty are in nobody's way.
+            // Empty directories that git left do not conflict.
             std::fs::create_dir_all(target.join("refs/heads/x/y/w")).unwrap();
         }
         source.git(&["update-ref", "-d", "refs/heads/x/y/z"]);
@@ -157,9 +157,9 @@ async fn names_become_folders_of_names_and_back() {
         source.git(&["update-ref", "refs/heads/p/q", "main~1"]);
         let outcome = run(&source.path, &target).await.unwrap();
         assert!(outcome.rejected.is_empty(), "{:?}", outcome.rejected);
-        equal(&source, &target).await;
+        assert_equal(&source, &target).await;
 
-        // Without pruning they are in the way.
+        // Without `prune` the old refs conflict.
         source.git(&["update-ref", "-d", "refs/heads/x"]);
         source.git(&["update-ref", "refs/heads/x/y", "main"]);
         source.git(&["update-ref", "-d", "refs/heads/p/q"]);
@@ -171,7 +171,7 @@ async fn names_become_folders_of_names_and_back() {
         };
         let outcome = run_with(&source.path, &target, &keep);
         let outcome = outcome.await.unwrap();
-        assert_eq!(outcome.updated, 1, "the others go on");
+        assert_eq!(outcome.updated, 1, "other refs must be updated");
         let reasons: Vec<_> = outcome.rejected.into_values().collect();
         assert_eq!(
             reasons,
@@ -200,18 +200,18 @@ async fn head_is_symbolic_unborn_or_detached() {
     for step in steps {
         source.git(step);
         run(&source.path, &target).await.unwrap();
-        equal(&source, &target).await;
+        assert_equal(&source, &target).await;
     }
 
     let empty = Repo::new(HashKind::Sha1);
     empty.git(&["symbolic-ref", "HEAD", "refs/heads/trunk"]);
     let target = dir.path().join("empty.git");
     run(&empty.path, &target).await.unwrap();
-    equal(&empty, &target).await;
+    assert_equal(&empty, &target).await;
 }
 
 #[tokio::test]
-async fn a_branch_that_is_checked_out_is_refused() {
+async fn a_checked_out_branch_is_rejected() {
     let source = Repo::with_history(HashKind::Sha1, 5, 3);
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
@@ -230,7 +230,7 @@ async fn a_branch_that_is_checked_out_is_refused() {
     let outcome = run_with(&source.path, &tree, &heads);
     let outcome = outcome.await.unwrap();
     assert!(outcome.complete);
-    assert_eq!(outcome.created, 1, "`side` goes on: {outcome:?}");
+    assert_eq!(outcome.created, 1, "`side` must be updated: {outcome:?}");
     let refused = "branch is currently checked out".to_owned();
     assert_eq!(outcome.rejected.len(), 2);
     assert!(outcome.rejected.values().all(|reason| *reason == refused));
@@ -251,7 +251,7 @@ fn bstr(text: &str) -> &bstr::BStr {
 }
 
 #[tokio::test]
-async fn working_trees_linked_ones_and_borrowed_objects_are_sources() {
+async fn working_trees_linked_ones_and_alternates_are_sources() {
     let source = Repo::with_history(HashKind::Sha1, 10, 3);
     let dir = tempfile::tempdir().unwrap();
     let (tree, linked) = (dir.path().join("tree"), dir.path().join("linked"));
@@ -282,7 +282,7 @@ fn rand_name(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_with_a_remedy() {
+async fn a_repository_that_cannot_be_used_is_refused_with_a_remedy() {
     let source = Repo::with_history(HashKind::Sha1, 10, 3);
     let dir = tempfile::tempdir().unwrap();
     let from = format!("file://{}", source.path.display());
@@ -317,7 +317,7 @@ async fn what_cannot_be_read_is_refused_with_a_remedy() {
     assert_eq!(
         error.kind(),
         ErrorKind::NotFound,
-        "a folder with other things"
+        "a directory with other files must be refused"
     );
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();

@@ -1,4 +1,4 @@
-//! Local repositories under kills, locks, other gits and packs that lie.
+//! Local repositories under kills, locks, concurrent git processes and hostile packs.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use branchline_core::git::object::{ObjectKind, id_of};
 use branchline_core::git::odb::whole;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, mirror};
-use branchline_core::remote::local::DurableFs;
 use branchline_core::remote::{
     PackBody, PackRequest, PrePublishHook, ReceivedObjects, Remote, Snapshot, Source, Target,
 };
+use branchline_core::testkit::KilledFs;
 use branchline_core::{Error, ErrorKind, Result};
 
 use super::local::{at, local, options, run};
@@ -40,8 +40,8 @@ fn lines(refs: &str) -> std::collections::BTreeSet<String> {
     refs.lines().map(str::to_owned).collect()
 }
 
-/// Mirrors onto a disk that ends after ever more changes.
-async fn killed_everywhere(source: &Repo, before: Option<&Path>) -> u64 {
+/// Mirrors with a kill after each number of writes; returns the number of writes of a full run.
+async fn kill_at_each_write(source: &Repo, before: Option<&Path>) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let old = before.map(|path| at(path, source.hash).refs());
     let old = lines(&old.unwrap_or_default());
@@ -51,8 +51,8 @@ async fn killed_everywhere(source: &Repo, before: Option<&Path>) -> u64 {
         if let Some(before) = before {
             copy(before, &target);
         }
-        let remote = local(&target).with_fs(DurableFs::failing_after(kill));
-        let outcome = once(&local(&source.path), &remote, &options()).await;
+        let remote = local(&target).with_fs(KilledFs::after(kill));
+        let outcome = mirror_once(&local(&source.path), &remote, &options()).await;
         if outcome.is_ok() {
             let repo = at(&target, source.hash);
             assert_eq!(lines(&repo.refs()), new);
@@ -65,21 +65,21 @@ async fn killed_everywhere(source: &Repo, before: Option<&Path>) -> u64 {
             for line in &now {
                 assert!(
                     old.contains(line) || new.contains(line),
-                    "killed after {kill} changes: {line}"
+                    "killed after {kill} writes: {line}"
                 );
             }
             let kept: Vec<_> = old.intersection(&new).collect();
             assert!(kept.into_iter().all(|line| now.contains(line)));
             let mut found = Vec::new();
             locks(&target, &mut found);
-            // As git says to do when no git is running.
+            // As git's message says, because no git is running.
             for lock in found {
                 std::fs::remove_file(lock).unwrap();
             }
         } else {
             assert!(
                 before.is_none() && !target.exists(),
-                "there is nothing, or all"
+                "an initialised repository must be complete or missing"
             );
         }
         let again = run(&source.path, &target).await.unwrap();
@@ -88,15 +88,19 @@ async fn killed_everywhere(source: &Repo, before: Option<&Path>) -> u64 {
         assert_eq!(
             lines(&repo.refs()),
             new,
-            "killed after {kill}, and run again"
+            "killed after {kill} writes, and run again"
         );
         repo.fsck();
     }
     unreachable!()
 }
 
-/// Mirrors without trying again.
-async fn once(source: &dyn Remote, target: &dyn Remote, options: &MirrorOptions) -> Result<()> {
+/// Mirrors without retries.
+async fn mirror_once(
+    source: &dyn Remote,
+    target: &dyn Remote,
+    options: &MirrorOptions,
+) -> Result<()> {
     let (source, mut target) = (source.source(&[]).await?, target.target().await?);
     let plan = branchline_core::mirror::plan(
         source.snapshot(),
@@ -118,7 +122,7 @@ async fn once(source: &dyn Remote, target: &dyn Remote, options: &MirrorOptions)
     let incoming = branchline_core::remote::IncomingOptions {
         hash: source.snapshot().hash,
         limits: options.limits,
-        pointers: false,
+        scanner: None,
     };
     let body = source.fetch(&wanted).await?;
     let push = branchline_core::remote::Push {
@@ -132,10 +136,10 @@ async fn once(source: &dyn Remote, target: &dyn Remote, options: &MirrorOptions)
 }
 
 #[tokio::test]
-async fn a_kill_at_any_step_leaves_a_valid_repository() {
+async fn a_kill_at_any_write_leaves_a_valid_repository() {
     let source = Repo::with_history(HashKind::Sha1, 8, 3);
-    let kills = killed_everywhere(&source, None).await;
-    assert!(kills > 20, "{kills} steps make a repository");
+    let kills = kill_at_each_write(&source, None).await;
+    assert!(kills > 20, "initialising takes {kills} writes");
 
     let dir = tempfile::tempdir().unwrap();
     let before = dir.path().join("before.git");
@@ -152,8 +156,8 @@ async fn a_kill_at_any_step_leaves_a_valid_repository() {
     source.git(&["update-ref", "-d", "refs/heads/loose/far"]);
     source.git(&["update-ref", "refs/heads/gone", "main"]);
     source.git(&["symbolic-ref", "HEAD", "refs/heads/side"]);
-    let kills = killed_everywhere(&source, Some(&before)).await;
-    assert!(kills > 20, "{kills} steps update it");
+    let kills = kill_at_each_write(&source, Some(&before)).await;
+    assert!(kills > 20, "updating takes {kills} writes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,30 +180,27 @@ async fn a_held_lock_is_named_and_nothing_changes() {
             "{}",
             error.report()
         );
-        assert_eq!(copy.refs(), refs, "nothing has changed");
-        assert!(
-            target.join(lock).exists(),
-            "another one's lock is left alone"
-        );
+        assert_eq!(copy.refs(), refs, "no ref may change");
+        assert!(target.join(lock).exists(), "a foreign lock must stay");
         std::fs::remove_file(target.join(lock)).unwrap();
         let mut left = Vec::new();
         locks(&target, &mut left);
-        assert!(left.is_empty(), "our own locks are gone: {left:?}");
+        assert!(left.is_empty(), "own locks must be removed: {left:?}");
     }
     let outcome = run(&source.path, &target).await.unwrap();
     assert_eq!((outcome.updated, outcome.deleted), (1, 1));
 }
 
-/// Has git work in the target while a push is under way.
-struct Meanwhile {
+/// Runs git commands in the target during a push.
+struct ConcurrentGit {
     repo: Mutex<Option<Repo>>,
     commands: Vec<Vec<String>>,
     done: AtomicBool,
 }
 
 #[async_trait]
-impl PrePublishHook for Meanwhile {
-    async fn pre_publish(&self, _: &ReceivedObjects) -> Result<()> {
+impl PrePublishHook for ConcurrentGit {
+    async fn pre_publish(&self, _: &ReceivedObjects) -> branchline_core::git::Result<()> {
         if let Some(repo) = self.repo.lock().unwrap().take() {
             for command in &self.commands {
                 let words: Vec<_> = command.iter().map(String::as_str).collect();
@@ -212,7 +213,7 @@ impl PrePublishHook for Meanwhile {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_other_gits_do_meanwhile_is_seen() {
+async fn changes_of_a_concurrent_git_are_respected() {
     let cases = [
         vec!["update-ref refs/heads/main refs/heads/main~2"],
         vec!["update-ref -d refs/heads/main"],
@@ -234,7 +235,7 @@ async fn what_other_gits_do_meanwhile_is_seen() {
         source.git(&["update-ref", "refs/heads/new", &new]);
         source.git(&["update-ref", "-d", "refs/heads/gone"]);
         let words = |line: &&str| line.split(' ').map(str::to_owned).collect();
-        let meanwhile = Arc::new(Meanwhile {
+        let meanwhile = Arc::new(ConcurrentGit {
             repo: Mutex::new(Some(at(&target, source.hash))),
             commands: commands.iter().map(words).collect(),
             done: AtomicBool::new(false),
@@ -252,7 +253,7 @@ async fn what_other_gits_do_meanwhile_is_seen() {
     }
 }
 
-/// A source whose pack is not what was asked for.
+/// A source that sends another pack than requested.
 struct Lying {
     snapshot: Snapshot,
     pack: Vec<u8>,
@@ -288,12 +289,12 @@ impl Remote for LyingRemote {
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
-        Err(Error::new(ErrorKind::Internal, "it is a source"))
+        Err(Error::new(ErrorKind::Internal, "only a source"))
     }
 }
 
 #[tokio::test]
-async fn a_pack_that_lacks_something_is_not_published() {
+async fn an_incomplete_pack_is_not_published() {
     let pack_of = |source: &Repo, ids: &[ObjectId]| {
         let lines: Vec<_> = ids.iter().map(|id| format!("{id}\n")).collect();
         source.input(
@@ -313,7 +314,7 @@ async fn a_pack_that_lacks_something_is_not_published() {
         let target = dir.path().join("r.git");
         if has_history {
             run(&source.path, &target).await.unwrap();
-            // A new tree that names what nobody sends.
+            // A new tree with a blob that is not sent.
             let blob = source.input(&["hash-object", "-w", "--stdin"], b"new");
             let blob = String::from_utf8(blob).unwrap();
             let tree = format!("100644 blob {}\tnew\n", blob.trim());
@@ -359,14 +360,14 @@ async fn a_pack_that_lacks_something_is_not_published() {
         assert_eq!(
             packs.count(),
             usize::from(has_history),
-            "nothing was published"
+            "no pack may be published"
         );
         copy.fsck();
     }
 }
 
 #[tokio::test]
-async fn a_branch_names_only_commits() {
+async fn a_branch_can_only_name_a_commit() {
     let source = Repo::with_history(HashKind::Sha1, 6, 3);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("r.git");
@@ -387,6 +388,6 @@ async fn a_branch_names_only_commits() {
     std::fs::write(source.path.join("refs/heads/tree"), format!("{stranger}\n")).unwrap();
     assert!(
         run(&source.path, &target).await.is_err(),
-        "a ref that leads nowhere"
+        "a ref without its object must fail"
     );
 }

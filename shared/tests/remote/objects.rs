@@ -13,15 +13,14 @@ use branchline_core::git::odb::{
     pack_objects, reachable_objects,
 };
 use branchline_core::git::pack::{Bases as _, Index, PackBytes, PackLimits};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use branchline_core::remote::{PackBody, PackRequest};
-use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use branchline_test_support::repo::Repo;
 
-/// Counts what is read.
+/// Counts the ranges that are read.
 #[derive(Default)]
 pub(crate) struct Reads {
     pub requests: AtomicU64,
@@ -50,7 +49,7 @@ impl LooseObjects for Folder {
         let Ok(bytes) = std::fs::read(self.0.join(loose_path(id))) else {
             return Ok(None);
         };
-        // In small pieces, of which some are empty.
+        // In small chunks, some of them empty.
         let pieces: Vec<_> = bytes
             .chunks(1000)
             .flat_map(|piece| [Bytes::copy_from_slice(piece), Bytes::new()])
@@ -60,7 +59,7 @@ impl LooseObjects for Folder {
     }
 }
 
-/// The packs of a repository, the largest first.
+/// Reads the packs of a repository, the largest first.
 pub(crate) fn packs(repo: &Repo) -> Vec<(Bytes, Index)> {
     let folder = std::fs::read_dir(repo.path.join("objects/pack")).unwrap();
     let mut packs: Vec<_> = folder
@@ -109,7 +108,7 @@ pub(crate) async fn all(mut body: PackBody) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Lines for git's standard input: what is wanted, and what is had.
+/// Formats wants and haves as lines for git's standard input.
 pub(crate) fn lines(wants: &[ObjectId], haves: &[ObjectId]) -> Vec<u8> {
     let wants = wants.iter().map(ObjectId::to_string);
     let haves = haves.iter().map(|id| format!("^{id}"));
@@ -117,7 +116,7 @@ pub(crate) fn lines(wants: &[ObjectId], haves: &[ObjectId]) -> Vec<u8> {
     lines.join("\n").into_bytes()
 }
 
-/// What git lists.
+/// Lists the objects by `git rev-list`.
 pub(crate) fn listed(repo: &Repo, wants: &[ObjectId], haves: &[ObjectId]) -> BTreeSet<ObjectId> {
     let args = ["rev-list", "--objects", "--no-object-names", "--stdin"];
     let out = repo.input(&args, &lines(wants, haves));
@@ -125,9 +124,9 @@ pub(crate) fn listed(repo: &Repo, wants: &[ObjectId], haves: &[ObjectId]) -> BTr
     ids.map(|hex| ObjectId::from_hex(hex).unwrap()).collect()
 }
 
-/// More of what git allows: an octopus, moved folders and files, submodules, an empty
-/// tree, a change of a file's kind, tags of tags, of trees and of blobs, commits without
-/// a common ancestor, and clocks that go backwards.
+/// A history of unusual objects: an octopus, moved directories and files, submodules, an empty
+/// tree, a change of a file's type, tags of tags, of trees and of blobs, commits without a common
+/// ancestor, and dates that go backwards.
 const MORE: &str = "\
 commit refs/heads/other\ncommitter C <c@x> 1600000900 +0000\ndata 1\nx
 M 100644 inline a/b/c/deep\ndata 5\ndeep\n
@@ -177,7 +176,7 @@ pub(crate) fn rich(hash: HashKind) -> Repo {
     repo
 }
 
-/// Has the objects lie in one of the ways in which they lie in repositories.
+/// Stores the objects of a repository in one `form`: loose, packed, or both.
 pub(crate) fn lay(repo: &Repo, form: &str) {
     let unpack = || {
         for (bytes, _) in packs(repo) {
@@ -203,7 +202,7 @@ pub(crate) fn lay(repo: &Repo, form: &str) {
         "several" | "mixed" => {
             repo.git(&["repack", "-adfq"]);
             unpack();
-            // Packs that overlap: each with deltas of its own.
+            // Overlapping packs, each with its own deltas.
             for revisions in ["main~40", "main~20", "side", "main~1\n^main~30", "octopus"] {
                 let args = ["pack-objects", "--revs", "-q", "objects/pack/pack"];
                 let input = format!("{revisions}\n");
@@ -214,11 +213,11 @@ pub(crate) fn lay(repo: &Repo, form: &str) {
             }
             repo.git(&["prune-packed", "-q"]);
         }
-        other => panic!("`{other}` is no form"),
+        other => panic!("unknown form `{other}`"),
     }
 }
 
-/// Pairs of what is wanted and what is had.
+/// Pairs of wants and haves.
 const PAIRS: [(&[&str], &[&str]); 15] = [
     (&["main"], &[]),
     (&["main", "side", "nested", "of-tree", "blob"], &[]),
@@ -237,7 +236,7 @@ const PAIRS: [(&[&str], &[&str]); 15] = [
     (&["octopus", "tree"], &["main~30", "emptied", "blob"]),
 ];
 
-/// What is sent is what git lists, and git takes it.
+/// Asserts that a pack has the objects that git lists, and that git accepts it.
 async fn sends_what_git_lists(hash: HashKind, form: &str) {
     let repo = rich(hash);
     lay(&repo, form);
@@ -247,7 +246,7 @@ async fn sends_what_git_lists(hash: HashKind, form: &str) {
         let wants: Vec<_> = want.iter().map(|name| repo.id(name)).collect();
         let mut haves: Vec<_> = have.iter().map(|name| repo.id(name)).collect();
         let expected = listed(&repo, &wants, &haves);
-        // One that the source does not know changes nothing.
+        // A have that the source does not know changes nothing.
         haves.push(id_of(hash, ObjectKind::Commit, b"stranger").unwrap());
         let found = reachable_objects(&database, &wants, &haves).await.unwrap();
         let ids: BTreeSet<_> = found.objects.iter().copied().collect();
@@ -258,7 +257,7 @@ async fn sends_what_git_lists(hash: HashKind, form: &str) {
             sent_too_much.is_empty() && left_out.is_empty(),
             "{what}: {sent_too_much:?} {left_out:?}"
         );
-        // Each form meets each way, with some of the pairs.
+        // Each form is combined with each kind of pack, for some of the pairs.
         let ways = [(false, false), (true, false), (true, true), (false, true)];
         let (thin, offset_deltas) = ways[(at + form.len()) % ways.len()];
         let wanted = PackRequest {
@@ -289,7 +288,7 @@ async fn a_pack_of_deltas_by_id_is_sent_as_git_lists_it() {
 }
 
 #[tokio::test]
-async fn packs_that_overlap_are_sent_as_git_lists_them() {
+async fn overlapping_packs_are_sent_as_git_lists_them() {
     sends_what_git_lists(HashKind::Sha1, "several").await;
 }
 
@@ -303,7 +302,7 @@ async fn objects_of_sha256_are_sent_as_git_lists_them() {
     sends_what_git_lists(HashKind::Sha256, "mixed").await;
 }
 
-/// Git takes a pack into a repository that has what was said, and then has what is wanted.
+/// Has git index a pack in a repository with the haves, and checks that it then has the wants.
 fn taken(
     source: &Repo,
     pack: &[u8],
@@ -357,7 +356,7 @@ async fn histories_are_in_order_and_complete() {
             for parent in &commit.parents {
                 assert!(
                     seen.contains(parent) || !ours.contains(parent),
-                    "parents are before children"
+                    "parents must precede children"
                 );
                 line.push(parent.to_string());
             }
@@ -382,7 +381,7 @@ async fn histories_are_in_order_and_complete() {
 }
 
 #[tokio::test]
-async fn a_file_copied_from_an_unchanged_folder_is_sent_and_git_may_do_so_too() {
+async fn a_file_copied_from_an_unchanged_directory_is_sent_as_git_may_do() {
     let repo = Repo::new(HashKind::Sha1);
     let script = "\
 commit refs/heads/main\ncommitter C <c@x> 1 +0000\ndata 1\nx
@@ -401,7 +400,10 @@ C kept/file other/copy
     let ours: BTreeSet<_> = found.objects.into_iter().collect();
     let mut expected = listed(&repo, &wants, &haves);
     expected.insert(repo.id("main:kept/file"));
-    assert_eq!(ours, expected, "only the copied file is more");
+    assert_eq!(
+        ours, expected,
+        "only the copied file may be sent in addition"
+    );
     let args = [
         "pack-objects",
         "--revs",
@@ -415,7 +417,7 @@ C kept/file other/copy
     assert_eq!(
         count as usize,
         ours.len(),
-        "git's sparse walk finds the same"
+        "git's sparse walk must list equal objects"
     );
 }
 
@@ -455,7 +457,7 @@ async fn walks_read_each_part_of_a_pack_about_once() {
     assert_eq!(
         reads.requests.load(Ordering::Relaxed),
         0,
-        "what was read lately is not read again"
+        "cached blocks must not be read again"
     );
 }
 
@@ -485,6 +487,6 @@ async fn a_missing_object_is_named() {
     assert_eq!(
         error.kind(),
         ErrorKind::NotFound,
-        "a want that is not there"
+        "a missing want must be named"
     );
 }

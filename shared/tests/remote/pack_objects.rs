@@ -9,9 +9,8 @@ use branchline_core::git::odb::{
     DatabaseOptions, LooseObjects, PackOptions, fetch, pack_objects, whole,
 };
 use branchline_core::git::pack::{Index, PackLimits, PackWriter};
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use branchline_core::remote::{PackBody, PackRequest};
-use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
 use super::objects::{Folder, all, database, lay, lines, open, packs, rich};

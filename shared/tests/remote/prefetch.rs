@@ -1,4 +1,4 @@
-//! Packs that are asked for while the push before them is at work.
+//! Prefetch of packs during the push before.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use super::local::{at, local};
 use super::push_by_size::noise;
 use branchline_test_support::repo::Repo;
 
-/// What happened, in its order.
+/// Events in order.
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<&'static str>>>);
 
@@ -35,17 +35,17 @@ impl Events {
     }
 }
 
-/// A repository that notes when it is asked, and is slow to take a pack in.
-struct Noting {
+/// A repository that records its calls, and processes received packs slowly.
+struct RecordingRemote {
     inner: LocalRepository,
     events: Events,
-    /// The push that it refuses.
+    /// Number of the push that it rejects.
     refuses: Option<usize>,
-    /// The request for a pack that it fails.
+    /// Number of the pack request that fails.
     fails: Option<usize>,
 }
 
-impl Noting {
+impl RecordingRemote {
     fn new(inner: LocalRepository, events: &Events) -> Self {
         Self {
             inner,
@@ -56,16 +56,16 @@ impl Noting {
     }
 }
 
-impl fmt::Display for Noting {
+impl fmt::Display for RecordingRemote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }
 }
 
 #[async_trait]
-impl Remote for Noting {
+impl Remote for RecordingRemote {
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        Ok(Box::new(NotingSource {
+        Ok(Box::new(RecordingSource {
             inner: self.inner.source(prefixes).await?,
             events: self.events.clone(),
             fails: self.fails,
@@ -73,7 +73,7 @@ impl Remote for Noting {
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
-        Ok(Box::new(NotingTarget {
+        Ok(Box::new(RecordingTarget {
             inner: self.inner.target().await?,
             events: self.events.clone(),
             refuses: self.refuses,
@@ -82,14 +82,14 @@ impl Remote for Noting {
     }
 }
 
-struct NotingSource {
+struct RecordingSource {
     inner: Box<dyn Source>,
     events: Events,
     fails: Option<usize>,
 }
 
 #[async_trait]
-impl Source for NotingSource {
+impl Source for RecordingSource {
     fn snapshot(&self) -> &Snapshot {
         self.inner.snapshot()
     }
@@ -116,7 +116,7 @@ impl Source for NotingSource {
     }
 }
 
-struct NotingTarget {
+struct RecordingTarget {
     inner: Box<dyn Target>,
     events: Events,
     refuses: Option<usize>,
@@ -124,7 +124,7 @@ struct NotingTarget {
 }
 
 #[async_trait]
-impl Target for NotingTarget {
+impl Target for RecordingTarget {
     fn snapshot(&self) -> &Snapshot {
         self.inner.snapshot()
     }
@@ -167,13 +167,17 @@ impl Target for NotingTarget {
     }
 }
 
-/// Mirrors in batches of so many commits; what happened.
-async fn run(source: &Repo, commits: u64, change: impl Fn(&mut Noting, &mut Noting)) -> String {
+/// Mirrors in batches of `commits` commits; returns the events.
+async fn run(
+    source: &Repo,
+    commits: u64,
+    change: impl Fn(&mut RecordingRemote, &mut RecordingRemote),
+) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.git");
     let events = Events::default();
-    let mut from = Noting::new(local(&source.path), &events);
-    let mut to = Noting::new(local(&path), &events);
+    let mut from = RecordingRemote::new(local(&source.path), &events);
+    let mut to = RecordingRemote::new(local(&path), &events);
     change(&mut from, &mut to);
     let batch = BatchLimits {
         commits,
@@ -192,28 +196,31 @@ async fn run(source: &Repo, commits: u64, change: impl Fn(&mut Noting, &mut Noti
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_batch_is_asked_for_while_the_one_before_is_taken_in() {
+async fn the_next_batch_is_requested_during_the_push_before() {
     let events = run(&linear(58), 20, |_, _| {}).await;
     let expected = "fetch push fetch pushed push fetch pushed push pushed";
-    assert_eq!(events, expected, "each pack is asked for once");
+    assert_eq!(events, expected, "each pack must be requested once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_asked_for_ahead_does_not_serve_where_a_batch_was_refused() {
+async fn a_prefetched_pack_is_not_used_after_a_rejected_batch() {
     let events = run(&linear(58), 20, |_, to| to.refuses = Some(1)).await;
     let expected = "fetch push fetch pushed fetch push fetch pushed push pushed";
-    assert_eq!(events, expected, "the first batch goes with the second one");
+    assert_eq!(
+        events, expected,
+        "the first batch must be pushed with the second one"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_fails_ahead_is_asked_again() {
+async fn a_failed_prefetch_is_retried() {
     let events = run(&linear(58), 20, |from, _| from.fails = Some(2)).await;
     let expected = "fetch push fetch pushed fetch push fetch pushed push pushed";
-    assert_eq!(events, expected, "after another look at both sides");
+    assert_eq!(events, expected, "in another attempt");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_asked_for_behind_a_large_pack() {
+async fn no_pack_is_prefetched_during_the_push_of_a_large_one() {
     let events = run(&noise(4, 2 << 20), 1, |_, _| {}).await;
     assert_eq!(events, ["fetch push pushed"; 4].join(" "));
 }

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// What becomes of connections. The servers of these tests serve one request on each.
+/// Fault of a relay. The servers of these tests serve one request per connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// All are relayed.
+    /// All connections are relayed.
     None,
-    /// That one (from 1) is closed at once.
+    /// The connection of this number, from 1, is closed at once.
     Refuse(usize),
-    /// Every so-manyth is closed at once.
+    /// Every n-th connection is closed at once.
     RefuseEvery(usize),
-    /// The request of that one arrives, and nothing of its answer comes back.
+    /// The request of the connection of this number arrives, and its answer is lost.
     LoseAnswer(usize),
-    /// That one and all later ones are closed at once.
+    /// The connection of this number and all later ones are closed at once.
     DieAt(usize),
-    /// After so many bytes in both directions nothing is relayed any more.
+    /// Nothing is relayed after this number of bytes in both directions.
     DieAfter(u64),
 }
 
@@ -56,7 +56,7 @@ impl Proxy {
                 }
                 let Ok(stream) = stream else { continue };
                 let shared = Arc::clone(&shared);
-                // Whoever hangs up is free to do so.
+                // Ignored, because the client may close the connection.
                 std::thread::spawn(move || drop(shared.relay(&stream)));
             }
         });
@@ -71,7 +71,7 @@ impl Proxy {
         format!("http://{}/r.git", self.address)
     }
 
-    /// Counts from now on, and breaks what it is told to.
+    /// Resets the counts and sets the fault.
     pub(crate) fn set(&self, fault: Fault) {
         self.state.connections.store(0, Ordering::SeqCst);
         self.state.bytes.store(0, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What is too much for one push goes to any target in pieces, and stays there.
+//! Pushes that exceed a limit are split, to any target, and the parts are kept.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -20,11 +20,11 @@ use tokio::time::Instant;
 
 use super::local::local;
 use super::s3_bundle_fixture::World as Bundles;
-use super::s3_dumb_fixture::{World as Dumb, all};
+use super::s3_dumb_fixture::{World as Dumb, mirror_options as all};
 use branchline_test_support::repo::Repo;
 
-/// So many commits of a file each, that hardly compresses, of so many bytes, and a branch
-/// that leaves in the middle.
+/// Makes `commits` commits with one incompressible file of `bytes` bytes each, and a branch from
+/// the middle.
 pub(crate) fn noise(commits: usize, bytes: usize) -> Repo {
     let source = Repo::new(HashKind::Sha1);
     let mut stream = String::new();
@@ -54,7 +54,7 @@ pub(crate) fn noise(commits: usize, bytes: usize) -> Repo {
     source
 }
 
-/// The layouts that lie in S3.
+/// Layouts in S3.
 #[derive(Debug, Clone, Copy)]
 enum Layout {
     Bundle,
@@ -62,7 +62,7 @@ enum Layout {
     Loose,
 }
 
-/// A bucket for one of them.
+/// A bucket in memory with a remote of one layout.
 enum Bucket {
     Bundle(Bundles),
     Dumb(Dumb, bool),
@@ -87,7 +87,7 @@ impl Bucket {
     fn remote_over(&self, store: Arc<dyn ObjectStore>) -> Box<dyn Remote> {
         match self {
             Self::Bundle(world) => {
-                // Whoever dies holds no lock for long.
+                // Short, so that the next run need not wait for the lock of a killed one.
                 world
                     .clock
                     .fetch_add(3600, std::sync::atomic::Ordering::Relaxed);
@@ -106,13 +106,13 @@ impl Bucket {
     }
 }
 
-fn in_pieces(bytes: u64) -> MirrorOptions {
+fn with_max_bytes(bytes: u64) -> MirrorOptions {
     let mut options = all(true);
     options.batch.bytes = Some(bytes);
     options
 }
 
-/// The refs of a remote, and that everything that they need is there.
+/// Asserts that a remote has the source's refs and all of their objects.
 async fn assert_equal(source: &Repo, remote: &dyn Remote, copy: &Path) {
     let outcome = mirror(remote, &local(copy), &all(true), None)
         .await
@@ -122,7 +122,7 @@ async fn assert_equal(source: &Repo, remote: &dyn Remote, copy: &Path) {
     assert_eq!(
         copied.refs(),
         source.refs(),
-        "no tag is left, and no ref is missing"
+        "the refs must be equal, without temporary tags"
     );
     assert_eq!(
         copied.git(&["fsck", "--full", "--strict", "--no-dangling"]),
@@ -131,10 +131,10 @@ async fn assert_equal(source: &Repo, remote: &dyn Remote, copy: &Path) {
 }
 
 #[tokio::test]
-async fn a_run_killed_between_pieces_is_finished_by_the_next_ones() {
+async fn a_run_killed_between_parts_is_completed_by_the_next_ones() {
     let source = noise(8, 60_000);
     for layout in [Layout::Bundle, Layout::Dumb, Layout::Loose] {
-        let options = in_pieces(120_000);
+        let options = with_max_bytes(120_000);
         let whole = Bucket::new(layout);
         let counted = FaultPlan::new();
         let remote = whole.remote_over(Arc::new(Failing::new(whole.store(), &counted)));
@@ -145,13 +145,13 @@ async fn a_run_killed_between_pieces_is_finished_by_the_next_ones() {
         let dir = tempfile::tempdir().unwrap();
         assert_equal(&source, &*whole.remote(), &dir.path().join("whole.git")).await;
         let calls = counted.calls().len();
-        // Each run dies after so many requests to S3, and the next one goes on.
+        // Each run is killed after some requests to S3, and the next one resumes.
         for died_after in [calls * 2 / 3, calls / 2, calls * 2 / 5] {
             let bucket = Bucket::new(layout);
             let mut runs = 0;
             loop {
                 runs += 1;
-                assert!(runs < 20, "{layout:?}: each run comes further");
+                assert!(runs < 20, "{layout:?}: each run must make progress");
                 let script = FaultPlan::new();
                 for call in died_after..died_after + 1000 {
                     script.fail(call, ErrorKind::AccessDenied, When::Before);
@@ -166,14 +166,14 @@ async fn a_run_killed_between_pieces_is_finished_by_the_next_ones() {
                     Err(error) => assert_eq!(error.kind(), ErrorKind::AccessDenied),
                 }
             }
-            assert!(runs > 1, "{layout:?}: it died at least once");
+            assert!(runs > 1, "{layout:?}: a run must have been killed");
             let copy = dir.path().join(format!("{died_after}.git"));
             assert_equal(&source, &*bucket.remote(), &copy).await;
         }
     }
 }
 
-/// A repository whose packs come at 10,000 bytes a second.
+/// A repository that sends packs at 10,000 bytes per second.
 struct Slow(Repo);
 
 struct SlowSource(Box<dyn Source>);
@@ -242,10 +242,10 @@ async fn run(source: &Slow, bucket: &Bucket, seconds: u64) -> MirrorStats {
     outcome.unwrap()
 }
 
-/// "What does not fit one run is finished by several."
+/// "A mirroring that does not fit one run is finished by several."
 #[tokio::test(start_paused = true)]
-async fn what_never_fits_one_run_is_finished_by_many() {
-    // All of it takes about 100 seconds, and a run has 25.
+async fn a_mirroring_longer_than_one_run_is_completed_by_several() {
+    // The transfer takes about 100 seconds, and a run has 25.
     let source = Slow(noise(64, 12_000));
     for layout in [Layout::Bundle, Layout::Dumb] {
         let bucket = Bucket::new(layout);
@@ -256,7 +256,10 @@ async fn what_never_fits_one_run_is_finished_by_many() {
             if outcome.complete {
                 break;
             }
-            assert!(outcome.objects > 0, "{layout:?}: each run comes further");
+            assert!(
+                outcome.objects > 0,
+                "{layout:?}: each run must make progress"
+            );
         }
         assert!(runs > 3, "it took {runs} runs");
         let dir = tempfile::tempdir().unwrap();
@@ -264,10 +267,9 @@ async fn what_never_fits_one_run_is_finished_by_many() {
     }
 }
 
-/// The first commit takes half of a run: it goes by itself, as soon as all of it was too
-/// slow.
+/// The first commit takes half of a run and is pushed alone, after the whole was too slow.
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_takes_half_of_a_run_goes_by_itself() {
+async fn a_commit_that_takes_half_of_a_run_is_pushed_alone() {
     let repo = noise(1, 110_000);
     let mut stream = String::new();
     for n in 0..40 {
@@ -290,15 +292,15 @@ async fn a_commit_that_takes_half_of_a_run_goes_by_itself() {
     let mut runs = 1;
     while !run(&source, &bucket, 24).await.complete {
         runs += 1;
-        assert!(runs < 5, "each run comes further");
+        assert!(runs < 5, "each run must make progress");
     }
     let dir = tempfile::tempdir().unwrap();
     assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
 }
 
-/// Where the script is not at work, tags with its names are somebody's.
+/// On a target that the script does not serve, tags with its names are ordinary ones.
 #[tokio::test]
-async fn the_scripts_tags_stay_where_it_is_not_at_work() {
+async fn tags_with_names_of_the_script_stay_on_other_targets() {
     let source = noise(2, 100);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.git");
@@ -321,9 +323,8 @@ async fn the_scripts_tags_stay_where_it_is_not_at_work() {
     assert_eq!(there.git(&["tag", "--list"]), "codecommit_migration_1");
 }
 
-/// A run that has the time sends all at once, and no tag.
 #[tokio::test(start_paused = true)]
-async fn what_fits_one_run_goes_at_once() {
+async fn a_mirroring_that_fits_one_run_is_one_push_without_tags() {
     let source = Slow(noise(6, 12_000));
     let bucket = Bucket::new(Layout::Dumb);
     let outcome = run(&source, &bucket, 100).await;

@@ -374,7 +374,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
     let options = IncomingOptions {
         hash: repo.hash,
         limits: PackLimits::default(),
-        pointers: false,
+        scanner: None,
     };
     let body = Box::pin(futures_util::stream::iter([Ok(pack.into())]));
     let change = RefUpdate {

@@ -12,7 +12,7 @@ use branchline_core::mirror::{self, MirrorOptions, RefSelection};
 use branchline_core::name::ObjectKey;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use branchline_core::remote::{Push, RefUpdate, Remote};
-use branchline_core::storage::{ObjectStore, Precondition, PutOptions};
+use branchline_core::storage::{ObjectStore, ObjectStoreExt as _, Precondition, PutOptions};
 use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use bstr::BStr;
 use futures_util::FutureExt as _;

@@ -13,7 +13,7 @@ use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use branchline_core::remote::{
     Head, PackBody, PackRequest, RefTarget, Remote, Snapshot, Source, Target,
 };
-use branchline_core::storage::{ObjectStore, PutOptions};
+use branchline_core::storage::{ObjectStore, ObjectStoreExt as _, PutOptions};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use bstr::BString;

@@ -7,7 +7,7 @@ use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
 use branchline_core::name::ObjectKey;
 use branchline_core::remote::{Head, Remote};
-use branchline_core::storage::{ObjectStore, PutOptions};
+use branchline_core::storage::{ObjectStoreExt as _, PutOptions};
 
 use crate::remote::s3_bundle_faults::{commit, listed, small};
 use crate::remote::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
@@ -450,7 +450,7 @@ async fn a_lock_cannot_have_uploads_of_others_given_up() {
         let key = ObjectKey::new(victim).unwrap();
         let options = PutOptions::default();
         let create = world.store.create_upload(&world.bucket, &key, &options);
-        let id = create.await.unwrap();
+        let id = create.await.unwrap().id();
         let lock = format!(
             r#"{{"owner":"x","upload":{{"key":"{victim}","id":"{}"}}}}"#,
             id.0

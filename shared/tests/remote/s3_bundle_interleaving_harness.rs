@@ -16,7 +16,8 @@ use branchline_core::remote::{
     IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefTarget, RefUpdate, Remote,
 };
 use branchline_core::storage::{
-    ETag, ListPage, ObjectHead, ObjectStore, Part, Precondition, PutOptions, PutResult, UploadId,
+    CopySource, Deletion, GetOptions, ListPage, MultipartUpload, Object, ObjectHead, ObjectStore,
+    ObjectStoreExt as _, Part, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart,
 };
 use branchline_core::testkit::MemoryStore;
 use branchline_core::{ErrorKind, Result};
@@ -87,6 +88,7 @@ pub(crate) static SCENERY: LazyLock<Scenery> = LazyLock::new(|| {
 });
 
 /// Lets the calls of a writer through one by one, and dates locks by the world's clock.
+#[derive(Clone)]
 pub(crate) struct Gated {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<AtomicI64>,
@@ -133,126 +135,158 @@ impl Gated {
     }
 }
 
-macro_rules! gated {
-    ($(fn $name:ident(&self, $key:ident $(, $arg:ident: $type:ty)* $(,)?) -> $result:ty;)*) => {
-        #[async_trait]
-        impl ObjectStore for Gated {
-            async fn is_versioned(&self, bucket: &BucketName) -> Result<bool> {
-                self.store.is_versioned(bucket).await
-            }
-            // What is uploaded is its writer's alone until that is completed.
-            async fn create_upload(
-                &self,
-                bucket: &BucketName,
-                key: &ObjectKey,
-                options: &PutOptions,
-            ) -> Result<UploadId> {
-                self.store.create_upload(bucket, key, options).await
-            }
-            async fn upload_part(
-                &self,
-                bucket: &BucketName,
-                key: &ObjectKey,
-                upload: &UploadId,
-                number: u32,
-                body: Bytes,
-            ) -> Result<Part> {
-                let store = &self.store;
-                store.upload_part(bucket, key, upload, number, body).await
-            }
-            async fn head(
-                &self,
-                bucket: &BucketName,
-                key: &ObjectKey,
-            ) -> Result<Option<ObjectHead>> {
-                self.gate.pass().await;
-                let mut result = self.store.head(bucket, key).await;
-                self.gate.executed(Call::new("head", key, &result));
-                if let Ok(Some(head)) = &mut result {
-                    self.date(key, &mut head.last_modified);
-                }
-                result
-            }
-            async fn list(
-                &self,
-                bucket: &BucketName,
-                prefix: &str,
-                delimiter: Option<&str>,
-                next: Option<&str>,
-            ) -> Result<ListPage> {
-                self.gate.pass().await;
-                let mut page = self.store.list(bucket, prefix, delimiter, next).await?;
-                for object in &mut page.objects {
-                    self.date(&object.key, &mut object.last_modified);
-                }
-                self.gate.executed(Call {
-                    name: "list",
-                    keys: page.objects.iter().map(|object| &object.key).collect(),
-                    failed: None,
-                });
-                Ok(page)
-            }
-            async fn put(
-                &self,
-                bucket: &BucketName,
-                key: &ObjectKey,
-                body: Bytes,
-                options: &PutOptions,
-            ) -> Result<PutResult> {
-                self.gate.pass().await;
-                let result = self.store.put(bucket, key, body, options).await;
-                self.gate.executed(Call::new("put", key, &result));
-                if result.is_ok() && key.as_str().ends_with("LOCK#.lock") {
-                    let now = self.clock.load(Ordering::Relaxed);
-                    self.written.lock().unwrap().insert(key.clone(), now);
-                }
-                result
-            }
-            $(
-                async fn $name(
-                    &self,
-                    bucket: &BucketName,
-                    $key: &ObjectKey,
-                    $($arg: $type),*
-                ) -> $result {
-                    self.gate.pass().await;
-                    let result = self.store.$name(bucket, $key, $($arg),*).await;
-                    self.gate.executed(Call::new(stringify!($name), $key, &result));
-                    result
-                }
-            )*
-        }
-    };
+impl Gated {
+    /// Runs a call once the gate lets it pass.
+    async fn gated<T>(
+        &self,
+        name: &'static str,
+        key: &ObjectKey,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        self.gate.pass().await;
+        let result = call.await;
+        self.gate.executed(Call::new(name, key, &result));
+        result
+    }
 }
 
-gated! {
-    fn get(&self, key, version: Option<&str>, range: Option<Range<u64>>) -> Result<Bytes>;
-    fn get_with_etag(&self, key) -> Result<Option<(Bytes, ETag)>>;
-    fn delete_version(&self, key, version: &str) -> Result<()>;
-    fn delete(&self, key, precondition: &Precondition) -> Result<()>;
-    fn upload_part_copy(
+#[async_trait]
+impl ObjectStore for Gated {
+    async fn is_versioned(&self, bucket: &BucketName) -> Result<bool> {
+        self.store.is_versioned(bucket).await
+    }
+
+    async fn head(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<ObjectHead>> {
+        let mut result = self.gated("head", key, self.store.head(bucket, key)).await;
+        if let Ok(Some(head)) = &mut result {
+            self.date(key, &mut head.last_modified);
+        }
+        result
+    }
+
+    async fn get_object(
         &self,
-        key,
-        upload: &UploadId,
-        number: u32,
-        source: (&BucketName, &ObjectKey, Option<&str>),
-        range: Range<u64>,
-    ) -> Result<Part>;
-    fn complete_upload(
+        bucket: &BucketName,
+        key: &ObjectKey,
+        options: &GetOptions<'_>,
+    ) -> Result<Object> {
+        let call = self.store.get_object(bucket, key, options);
+        self.gated("get", key, call).await
+    }
+
+    async fn list(
         &self,
-        key,
-        upload: &UploadId,
-        parts: &[Part],
-        precondition: &Precondition,
-    ) -> Result<PutResult>;
-    fn abort_upload(&self, key, upload: &UploadId) -> Result<()>;
-    fn get_tags(&self, key, version: Option<&str>) -> Result<BTreeMap<String, String>>;
-    fn put_tags(
+        bucket: &BucketName,
+        prefix: &str,
+        delimiter: Option<&str>,
+        next: Option<&str>,
+    ) -> Result<ListPage> {
+        self.gate.pass().await;
+        let mut page = self.store.list(bucket, prefix, delimiter, next).await?;
+        for object in &mut page.objects {
+            self.date(&object.key, &mut object.last_modified);
+        }
+        self.gate.executed(Call {
+            name: "list",
+            keys: page.objects.iter().map(|object| &object.key).collect(),
+            failed: None,
+        });
+        Ok(page)
+    }
+
+    async fn put(
         &self,
-        key,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        body: Bytes,
+        options: &PutOptions,
+    ) -> Result<PutResult> {
+        let call = self.store.put(bucket, key, body, options);
+        let result = self.gated("put", key, call).await;
+        if result.is_ok() && key.as_str().ends_with("LOCK#.lock") {
+            let now = self.clock.load(Ordering::Relaxed);
+            self.written.lock().unwrap().insert(key.clone(), now);
+        }
+        result
+    }
+
+    async fn delete_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        deletion: Deletion<'_>,
+    ) -> Result<()> {
+        let name = match deletion {
+            Deletion::Current(_) => "delete",
+            Deletion::Version(_) => "delete_version",
+        };
+        let call = self.store.delete_object(bucket, key, deletion);
+        self.gated(name, key, call).await
+    }
+
+    // Creating an upload and sending parts pass no gate, because other writers do not see
+    // an upload until it is completed.
+    async fn open_upload(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        start: UploadStart<'_>,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Ok(Box::new(GatedUpload {
+            inner: self.store.open_upload(bucket, key, start).await?,
+            writer: self.clone(),
+            key: key.clone(),
+        }))
+    }
+
+    async fn tags(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
         version: Option<&str>,
-        tags: &BTreeMap<String, String>,
-    ) -> Result<()>;
+        replacement: Option<&Tags>,
+    ) -> Result<Tags> {
+        let call = self.store.tags(bucket, key, version, replacement);
+        self.gated("tags", key, call).await
+    }
+}
+
+/// A multipart upload of a [`Gated`] store.
+struct GatedUpload {
+    inner: Box<dyn MultipartUpload>,
+    writer: Gated,
+    key: ObjectKey,
+}
+
+#[async_trait]
+impl MultipartUpload for GatedUpload {
+    fn id(&self) -> UploadId {
+        self.inner.id()
+    }
+
+    async fn part(&self, number: u32, body: Bytes) -> Result<Part> {
+        self.inner.part(number, body).await
+    }
+
+    async fn part_copy(
+        &self,
+        number: u32,
+        source: CopySource<'_>,
+        range: Range<u64>,
+    ) -> Result<Part> {
+        let call = self.inner.part_copy(number, source, range);
+        self.writer.gated("upload_part_copy", &self.key, call).await
+    }
+
+    async fn complete(&self, parts: &[Part], precondition: &Precondition) -> Result<PutResult> {
+        let call = self.inner.complete(parts, precondition);
+        self.writer.gated("complete_upload", &self.key, call).await
+    }
+
+    async fn abort(&self) -> Result<()> {
+        let call = self.inner.abort();
+        self.writer.gated("abort_upload", &self.key, call).await
+    }
 }
 
 /// What a writer was told.
@@ -279,7 +313,7 @@ pub(crate) async fn ours(remote: BundleRemote, number: usize) -> Told {
     let options = IncomingOptions {
         hash: HashKind::Sha1,
         limits: PackLimits::default(),
-        pointers: false,
+        scanner: None,
     };
     let body = Box::pin(futures_util::stream::iter([Ok(commit.pack.clone())]));
     let change = RefUpdate {

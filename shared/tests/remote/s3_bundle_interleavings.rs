@@ -345,7 +345,7 @@ fn nothing_is_lost_beside_a_python_client_though_one_dies_and_locks_grow_old() {
     harsh(&[true, true]);
 }
 
-/// "Of several who push to a ref of a bundle remote one wins, in every order."
+/// "Of several concurrent pushes to a ref of a bundle remote one wins, in every order."
 #[test]
 fn of_three_with_python_clients_one_wins_in_every_order() {
     for python in [[false, true, true], [false, false, true]] {

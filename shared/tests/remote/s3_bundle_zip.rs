@@ -101,7 +101,7 @@ async fn all_is_as_it_shall_be(repo: &Repo, world: &World, step: &str) {
     );
 }
 
-/// "`s3+zip://` keeps `repo.zip` beside each ref, equal to `git archive` of it."
+/// "`s3+zip://` keeps a `repo.zip` for each ref, equal to `git archive` of the ref."
 #[tokio::test]
 async fn each_ref_has_an_archive_equal_to_gits_and_a_summary_of_its_own() {
     let world = World::new(MIN);

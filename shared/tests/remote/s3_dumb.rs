@@ -1,4 +1,4 @@
-//! What is published in the dumb layout, and what it costs.
+//! Files and requests of mirrors in the dumb layout.
 
 use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
@@ -8,7 +8,7 @@ use branchline_core::remote::Remote as _;
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
-use crate::remote::s3_dumb_fixture::{PREFIX, StaticServer, World, all, bucket};
+use crate::remote::s3_dumb_fixture::{PREFIX, StaticServer, World, bucket, mirror_options};
 use branchline_test_support::repo::{Repo, history};
 use branchline_test_support::{git::git, git_remote::GitRemote};
 
@@ -29,7 +29,7 @@ async fn a_first_mirror_takes_eight_requests_and_one_with_nothing_new_two() {
         let (outcome, calls) = world.mirror(&repo).await;
         assert_eq!(
             calls,
-            ["read", "read", "list", "put", "put", "put", "put", "put"]
+            ["get", "get", "list", "put", "put", "put", "put", "put"]
         );
         let pack = world.packs()[0];
         assert_eq!(
@@ -49,13 +49,13 @@ async fn a_first_mirror_takes_eight_requests_and_one_with_nothing_new_two() {
         world.assert_clones_equal(&repo);
 
         let (outcome, calls) = world.mirror(&repo).await;
-        assert_eq!(calls, ["read", "read"], "nothing new is two requests");
+        assert_eq!(calls, ["get", "get"], "nothing new is two requests");
         assert_eq!((outcome.unchanged, outcome.objects), (6, 0));
     }
 }
 
 #[tokio::test]
-async fn later_mirrors_send_what_is_new_and_stock_git_fetches_just_that() {
+async fn later_mirrors_send_only_new_objects_and_stock_git_fetches_only_those() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 60, 20);
     world.mirror(&repo).await;
@@ -70,13 +70,13 @@ async fn later_mirrors_send_what_is_new_and_stock_git_fetches_just_that() {
     let (outcome, calls) = world.mirror(&repo).await;
     assert_eq!(
         calls,
-        ["read", "read", "read", "get", "put", "put", "put", "put"],
+        ["get", "get", "get", "get", "put", "put", "put", "put"],
         "the list and one index are read; pack, index, list and refs are written"
     );
     let old = outcome.objects;
     assert!(
         old < repo.objects().len() as u64 / 4,
-        "only what is new was sent: {old} objects"
+        "only new objects are sent: {old} objects"
     );
     let asked = server.requests();
     git(&clone, &["fetch", "-q"]).unwrap();
@@ -98,14 +98,16 @@ async fn later_mirrors_send_what_is_new_and_stock_git_fetches_just_that() {
 }
 
 #[tokio::test]
-async fn files_say_what_they_are_and_how_long_they_may_be_kept() {
+async fn files_have_media_types_and_cache_headers() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     let options = DumbOptions {
         kms_key_id: Some("alias/k".into()),
         ..world.options()
     };
-    world.mirror_with(&repo, options, all(false)).await;
+    world
+        .mirror_with(&repo, options, mirror_options(false))
+        .await;
     let pack = world.packs()[0];
     let text = ("text/plain; charset=utf-8", "no-cache, must-revalidate");
     let forever = "public, max-age=31536000, immutable";
@@ -159,32 +161,27 @@ async fn files_say_what_they_are_and_how_long_they_may_be_kept() {
     .unwrap();
     let again = std::fs::read(dir.path().join("again.idx")).unwrap();
     let ours = std::fs::read(dir.path().join(idx)).unwrap();
-    assert!(
-        again == ours,
-        "the index is byte for byte what git makes of the pack"
-    );
+    assert!(again == ours, "the index equals git's index of the pack");
 }
 
 #[tokio::test]
-async fn refs_gone_at_the_source_are_pruned_when_asked() {
+async fn refs_deleted_at_the_source_are_pruned_on_request() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 10, 3);
     world.mirror(&repo).await;
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
     repo.git(&["tag", "-d", "v1"]);
-    let (outcome, _) = world.mirror_with(&repo, world.options(), all(false)).await;
+    let (outcome, _) = world
+        .mirror_with(&repo, world.options(), mirror_options(false))
+        .await;
     assert_eq!(outcome.deleted, 0);
     assert!(world.text("info/refs").contains("refs/heads/side"));
     let (outcome, calls) = world.mirror(&repo).await;
     assert_eq!(outcome.deleted, 2);
-    assert_eq!(
-        calls,
-        ["read", "read", "put"],
-        "only `info/refs` is written"
-    );
+    assert_eq!(calls, ["get", "get", "put"], "only `info/refs` is written");
     world.assert_clones_equal(&repo);
 
-    // It comes back: its objects are still there, and its tag is peeled again.
+    // Created again: its objects are still stored, and its tag is peeled again.
     repo.git(&["branch", "side", "main~2"]);
     repo.git(&["tag", "-a", "v1", "-m", "one", "main"]);
     world.mirror(&repo).await;
@@ -192,13 +189,13 @@ async fn refs_gone_at_the_source_are_pruned_when_asked() {
 }
 
 #[tokio::test]
-async fn head_is_the_sources_detached_or_unborn() {
+async fn head_equals_that_of_the_source_detached_or_unborn() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 10, 3);
     world.mirror(&repo).await;
     repo.git(&["symbolic-ref", "HEAD", "refs/heads/not-yet"]);
     let (_, calls) = world.mirror(&repo).await;
-    assert_eq!(calls, ["read", "read", "put"]);
+    assert_eq!(calls, ["get", "get", "put"]);
     assert_eq!(world.text("HEAD"), "ref: refs/heads/not-yet\n");
     world.assert_clones_equal(&repo);
 
@@ -227,15 +224,15 @@ async fn head_is_the_sources_detached_or_unborn() {
 }
 
 #[tokio::test]
-async fn an_empty_repository_is_one() {
+async fn an_empty_repository_is_a_repository() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
     let (_, calls) = world.mirror(&repo).await;
-    assert_eq!(calls, ["read", "read", "list", "put", "put"]);
+    assert_eq!(calls, ["get", "get", "list", "put", "put"]);
     assert_eq!(world.text("info/refs"), "");
     assert_eq!(world.text("HEAD"), "ref: refs/heads/main\n");
     let (_, calls) = world.mirror(&repo).await;
-    assert_eq!(calls, ["read", "read"]);
+    assert_eq!(calls, ["get", "get"]);
     let server = StaticServer::start(world.clone(), 404);
     let dir = tempfile::tempdir().unwrap();
     git(dir.path(), &["clone", "-q", &server.url(), "c"]).unwrap();
@@ -255,7 +252,7 @@ async fn an_empty_repository_is_one() {
 }
 
 #[tokio::test]
-async fn what_is_no_repository_of_this_layout_is_told_apart() {
+async fn a_prefix_in_another_layout_is_refused() {
     let world = World::new();
     let error = world.remote().source(&[]).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -296,13 +293,15 @@ async fn what_is_no_repository_of_this_layout_is_told_apart() {
 }
 
 #[tokio::test]
-async fn names_that_git_could_not_check_out_beside_others_are_refused() {
+async fn refs_with_conflicting_names_are_refused() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     world.mirror(&repo).await;
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
     repo.git(&["update-ref", "refs/heads/side/way", "main"]);
-    let (outcome, _) = world.mirror_with(&repo, world.options(), all(false)).await;
+    let (outcome, _) = world
+        .mirror_with(&repo, world.options(), mirror_options(false))
+        .await;
     let refused: Vec<_> = outcome.rejected.keys().collect();
     assert_eq!(refused, ["refs/heads/side/way"]);
     let refs = parse_info_refs(&world.file("info/refs").unwrap()).unwrap();
@@ -313,7 +312,7 @@ async fn names_that_git_could_not_check_out_beside_others_are_refused() {
 
 /// A source that leaves out an object, or sends a damaged pack, changes nothing.
 #[tokio::test]
-async fn a_pack_that_does_not_hold_what_its_refs_need_publishes_nothing() {
+async fn a_pack_without_objects_that_its_refs_need_is_not_published() {
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     for damage in [Damage::NoBlob, Damage::Flip, Damage::Cut] {
         let world = World::new();
@@ -321,7 +320,7 @@ async fn a_pack_that_does_not_hold_what_its_refs_need_publishes_nothing() {
             inner: GitRemote::new(&repo),
             pack: damage.pack(&repo),
         };
-        let done = mirror(&source, &world.remote(), &all(true), None).await;
+        let done = mirror(&source, &world.remote(), &mirror_options(true), None).await;
         let error = done.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(world.files().await.is_empty(), "nothing is published");

@@ -1,5 +1,5 @@
-//! Cut off at every request, before and after it took effect: what is published is whole at
-//! every moment, and the next run ends where the first should have.
+//! Mirrors that fail at every request, before and after it took effect: the published
+//! repository is complete at every moment, and the next run completes the mirror.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use branchline_core::remote::s3_dumb::DumbOptions;
 use branchline_core::storage::ObjectStore;
 use branchline_core::testkit::{Failing, FaultPlan, When};
 
-use crate::remote::s3_dumb_fixture::{Judge, World, all};
+use crate::remote::s3_dumb_fixture::{Judge, World, mirror_options};
 use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::{Repo, history};
 
-/// How the target is when it is disturbed.
+/// State of the target before the mirror that fails.
 #[derive(Clone, Copy, Debug)]
 enum Start {
     Empty,
@@ -42,7 +42,7 @@ impl Start {
         };
         for round in 0..rounds {
             world
-                .mirror_with(&repo, self.options(&world), all(true))
+                .mirror_with(&repo, self.options(&world), mirror_options(true))
                 .await;
             repo.input(&["fast-import", "--quiet"], &history(12 + round, 1, 4));
         }
@@ -57,7 +57,7 @@ async fn cut_everywhere(start: Start) {
     let (world, repo) = start.world().await;
     let judge = Arc::new(Judge::new(&repo));
     let before = world.store.traffic().calls().len();
-    // How many requests there are, and that all is whole at each of them.
+    // Counts the requests, and checks that the repository is complete at each.
     for call in 1..200 {
         let (world, judge) = (world.clone(), Arc::clone(&judge));
         let store = Arc::clone(&world.store);
@@ -66,7 +66,7 @@ async fn cut_everywhere(start: Start) {
             .before_call(before + call, move || world.assert_complete(&judge));
     }
     world
-        .mirror_with(&repo, start.options(&world), all(true))
+        .mirror_with(&repo, start.options(&world), mirror_options(true))
         .await;
     let requests = world.store.traffic().calls().len() - before;
     assert!(requests > 4, "{start:?}: {requests} requests");
@@ -79,10 +79,10 @@ async fn cut_everywhere(start: Start) {
                 Arc::new(failing) as Arc<dyn ObjectStore>,
                 start.options(&world),
             );
-            // Of a kind that is not tried again: the run ends here.
+            // A kind that is not retried, so that the run ends.
             script.fail(nth, ErrorKind::AccessDenied, when);
             let source = GitRemote::new(&repo);
-            let cut = mirror(&source, &target, &all(true), None).await;
+            let cut = mirror(&source, &target, &mirror_options(true), None).await;
             world.assert_complete(&judge);
             if let Err(error) = cut {
                 assert_eq!(
@@ -92,7 +92,7 @@ async fn cut_everywhere(start: Start) {
                 );
             }
             let (again, _) = world
-                .mirror_with(&repo, start.options(&world), all(true))
+                .mirror_with(&repo, start.options(&world), mirror_options(true))
                 .await;
             assert!(again.complete);
             world.assert_complete(&judge);
@@ -118,21 +118,21 @@ async fn cut_everywhere(start: Start) {
 }
 
 #[tokio::test]
-async fn a_first_mirror_is_cut_at_every_request() {
+async fn a_first_mirror_that_fails_at_any_request_is_completed_by_the_next() {
     cut_everywhere(Start::Empty).await;
 }
 
 #[tokio::test]
-async fn an_incremental_one_is_cut_at_every_request() {
+async fn an_incremental_mirror_that_fails_at_any_request_is_completed_by_the_next() {
     cut_everywhere(Start::Grown).await;
 }
 
 #[tokio::test]
-async fn one_that_merges_packs_is_cut_at_every_request() {
+async fn a_merging_mirror_that_fails_at_any_request_is_completed_by_the_next() {
     cut_everywhere(Start::Merging).await;
 }
 
 #[tokio::test]
-async fn a_loose_one_is_cut_at_every_request() {
+async fn a_loose_mirror_that_fails_at_any_request_is_completed_by_the_next() {
     cut_everywhere(Start::Loose).await;
 }

@@ -1,5 +1,5 @@
-//! A bucket in memory, a repository that git serves packs of, and what stock git sees of
-//! the bucket over plain HTTP.
+//! A bucket in memory, a repository whose packs git makes, and clones of the bucket by stock
+//! git over plain HTTP.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,7 +12,7 @@ use branchline_core::git::dumb_http::{parse_info_packs, parse_info_refs};
 use branchline_core::git::pack::Index;
 use branchline_core::mirror::{self, MirrorStats, mirror};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
-use branchline_core::remote::s3_dumb::{DumbOptions, S3Dumb};
+use branchline_core::remote::s3_dumb::{DumbOptions, DumbRemote};
 use branchline_core::storage::{ObjectStore, PutOptions};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use branchline_test_support::repo::Repo;
 use branchline_test_support::{git::git, git_remote::GitRemote};
 
 pub(crate) const PREFIX: &str = "repos/r.git/";
-/// The memory store's clock starts here.
+/// Start of the memory store's clock.
 pub(crate) const NOW: i64 = 1_700_000_000;
 
 pub(crate) fn bucket() -> BucketName {
@@ -56,22 +56,27 @@ impl World {
         }
     }
 
-    pub(crate) fn remote(&self) -> S3Dumb {
+    pub(crate) fn remote(&self) -> DumbRemote {
         self.remote_with(self.options())
     }
 
-    pub(crate) fn remote_with(&self, options: DumbOptions) -> S3Dumb {
+    pub(crate) fn remote_with(&self, options: DumbOptions) -> DumbRemote {
         self.remote_over(Arc::clone(&self.store) as Arc<dyn ObjectStore>, options)
     }
 
     #[expect(clippy::unused_self, reason = "it reads like its siblings")]
-    pub(crate) fn remote_over(&self, store: Arc<dyn ObjectStore>, options: DumbOptions) -> S3Dumb {
-        S3Dumb::new(store, bucket(), KeyPrefix::new(PREFIX).unwrap(), options)
+    pub(crate) fn remote_over(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        options: DumbOptions,
+    ) -> DumbRemote {
+        DumbRemote::new(store, bucket(), KeyPrefix::new(PREFIX).unwrap(), options)
     }
 
-    /// Mirrors a repository into the bucket; the requests that it took.
+    /// Mirrors a repository into the bucket; returns the requests.
     pub(crate) async fn mirror(&self, repo: &Repo) -> (MirrorStats, Vec<&'static str>) {
-        self.mirror_with(repo, self.options(), all(true)).await
+        self.mirror_with(repo, self.options(), mirror_options(true))
+            .await
     }
 
     pub(crate) async fn mirror_with(
@@ -91,7 +96,7 @@ impl World {
         self.clock.fetch_add(seconds, Ordering::SeqCst);
     }
 
-    /// A file of the repository.
+    /// Returns a file of the repository.
     pub(crate) fn file(&self, path: &str) -> Option<Bytes> {
         let versions = self.store.versions(&bucket(), &format!("{PREFIX}{path}"));
         versions.last()?.body.clone()
@@ -108,7 +113,7 @@ impl World {
         put.await.unwrap();
     }
 
-    /// The paths of all files.
+    /// Returns the paths of all files.
     pub(crate) async fn files(&self) -> BTreeSet<String> {
         let page = self
             .store
@@ -126,8 +131,8 @@ impl World {
             .unwrap_or_default()
     }
 
-    /// Whether all that is published is there: for each ref, every object that git says it
-    /// needs lies in a listed pack that has its index, or loose.
+    /// Checks that the published repository is complete: every object that git finds
+    /// reachable from a ref is in a listed pack with an index, or loose.
     pub(crate) fn assert_complete(&self, judge: &Judge) {
         let Some(refs) = self.file("info/refs") else {
             return;
@@ -138,7 +143,7 @@ impl World {
             let index = self.file(&format!("objects/pack/pack-{pack}.idx"));
             let index = index.expect("a listed pack has its index");
             let bytes = self.file(&format!("objects/pack/pack-{pack}.pack"));
-            let bytes = bytes.expect("a listed pack is there");
+            let bytes = bytes.expect("a listed pack exists");
             assert!(
                 bytes.ends_with(pack.as_slice()),
                 "a pack is called by its trailer"
@@ -162,7 +167,8 @@ impl World {
         self.clone_as(repo, 404).unwrap();
     }
 
-    /// The same; where a file is missing the server answers that status.
+    /// Like [`assert_clones_equal`](Self::assert_clones_equal), from a server that answers
+    /// `missing` for missing files.
     pub(crate) fn clone_as(&self, repo: &Repo, missing: u16) -> Result<(), String> {
         let server = StaticServer::start(self.clone(), missing);
         let dir = tempfile::tempdir().unwrap();
@@ -195,8 +201,8 @@ impl World {
     }
 }
 
-/// All refs.
-pub(crate) fn all(prune: bool) -> mirror::MirrorOptions {
+/// Makes options that mirror all refs.
+pub(crate) fn mirror_options(prune: bool) -> mirror::MirrorOptions {
     mirror::MirrorOptions {
         refs: mirror::RefSelection::new(["refs/*"]).unwrap(),
         prune,
@@ -218,7 +224,7 @@ pub(crate) fn grow(repo: &Repo, number: usize) {
     repo.input(&["fast-import", "--quiet"], input.as_bytes());
 }
 
-/// Knows what each commit or tag needs, by asking git.
+/// Objects reachable from each commit or tag, by git.
 pub(crate) struct Judge {
     path: std::path::PathBuf,
     known: Mutex<HashMap<ObjectId, Vec<String>>>,
@@ -248,7 +254,7 @@ impl Judge {
     }
 }
 
-/// Serves the bucket's repository as files.
+/// Serves the repository's files over HTTP.
 pub(crate) struct StaticServer {
     address: std::net::SocketAddr,
     stop: Arc<std::sync::atomic::AtomicBool>,
@@ -268,7 +274,7 @@ impl StaticServer {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that goes away is no failure of the server.
+                // Ignored, because a client may close its connection.
                 let _ = answer(&world, stream.unwrap(), missing, &log);
             }
         });
@@ -284,7 +290,7 @@ impl StaticServer {
         format!("http://{}/r.git", self.address)
     }
 
-    /// How often each path was asked for.
+    /// Number of requests of each path.
     pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
         self.requests.lock().unwrap().clone()
     }

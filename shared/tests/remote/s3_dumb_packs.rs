@@ -1,5 +1,4 @@
-//! Packs that are merged, too large for memory, or not packs at all; and the same layout as
-//! a source.
+//! Merged packs, packs larger than memory, loose objects, and the layout as a source.
 
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::{ObjectStore as _, PutOptions};
 use futures_util::TryStreamExt as _;
 
-use crate::remote::s3_dumb_fixture::{Judge, NOW, PREFIX, World, all, bucket, grow};
+use crate::remote::s3_dumb_fixture::{Judge, NOW, PREFIX, World, bucket, grow, mirror_options};
 use branchline_test_support::repo::Repo;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// Bytes that do not compress, the same at each run.
+/// Makes incompressible bytes, equal in each run.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut out = Vec::with_capacity(length + 8);
@@ -29,7 +28,7 @@ fn noise(length: usize) -> Vec<u8> {
     out
 }
 
-/// A repository with one commit that has a blob of `length` bytes of noise.
+/// Makes a repository with one commit of a blob of `length` incompressible bytes.
 fn with_noise(length: usize) -> Repo {
     let repo = Repo::new(HashKind::Sha1);
     let mut input = b"commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\n".to_vec();
@@ -45,7 +44,7 @@ fn with_noise(length: usize) -> Repo {
 }
 
 #[tokio::test]
-async fn small_packs_become_one_and_the_old_ones_stay_for_the_grace_period() {
+async fn small_packs_are_merged_and_kept_for_the_grace_period() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 4);
     let judge = Judge::new(&repo);
@@ -84,7 +83,7 @@ async fn small_packs_become_one_and_the_old_ones_stay_for_the_grace_period() {
     world.mirror(&repo).await;
     assert!(
         packs(&world.files().await) >= before,
-        "the period is not over"
+        "the grace period has not ended"
     );
     world.advance(1);
     grow(&repo, 46);
@@ -93,7 +92,11 @@ async fn small_packs_become_one_and_the_old_ones_stay_for_the_grace_period() {
     let list = world.text("objects/info/packs");
     let left = packs(&world.files().await);
     let kept = list.matches("\nS ").count() + world.packs().len();
-    assert_eq!(left, 2 * kept, "what was superseded before is gone: {list}");
+    assert_eq!(
+        left,
+        2 * kept,
+        "packs superseded before are deleted: {list}"
+    );
     assert!(list.matches("\nD ").count() >= superseded);
     world.assert_clones_equal(&repo);
     world.advance(2 * DAY);
@@ -109,7 +112,7 @@ async fn small_packs_become_one_and_the_old_ones_stay_for_the_grace_period() {
 }
 
 #[tokio::test]
-async fn packs_of_unknown_size_and_large_ones_are_never_rewritten() {
+async fn packs_of_unknown_size_and_large_packs_are_never_merged() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
     grow(&repo, 0);
@@ -127,7 +130,9 @@ async fn packs_of_unknown_size_and_large_ones_are_never_rewritten() {
         largest_merged: 10,
         ..world.options()
     };
-    world.mirror_with(&repo, options, all(true)).await;
+    world
+        .mirror_with(&repo, options, mirror_options(true))
+        .await;
     assert_eq!(world.packs().len(), 3);
     grow(&repo, 3);
     world.mirror(&repo).await;
@@ -138,7 +143,7 @@ async fn packs_of_unknown_size_and_large_ones_are_never_rewritten() {
 }
 
 #[tokio::test]
-async fn a_pack_that_comes_back_after_it_was_merged_is_not_written_again() {
+async fn a_pack_sent_again_after_it_was_merged_is_not_written() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
     grow(&repo, 0);
@@ -149,7 +154,7 @@ async fn a_pack_that_comes_back_after_it_was_merged_is_not_written_again() {
     world.mirror(&repo).await;
     assert_eq!(world.packs().len(), 1, "both became one");
     assert_ne!(world.packs()[0], pack);
-    // The refs are gone, and the source sends what it sent first.
+    // Without refs, the source sends its first pack again.
     world.put("info/refs", "").await;
     repo.git(&["update-ref", "refs/heads/main", &first]);
     let before = world.store.journal().len();
@@ -161,20 +166,22 @@ async fn a_pack_that_comes_back_after_it_was_merged_is_not_written_again() {
 }
 
 #[tokio::test]
-async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
+async fn a_pack_larger_than_memory_is_staged_and_copied_in_the_bucket() {
     let world = World::new();
     let repo = with_noise(17 << 20);
     let options = || DumbOptions {
         memory: 1 << 20,
         ..world.options()
     };
-    let (outcome, calls) = world.mirror_with(&repo, options(), all(true)).await;
+    let (outcome, calls) = world
+        .mirror_with(&repo, options(), mirror_options(true))
+        .await;
     assert!(outcome.bytes > 17 << 20);
     let count = |name: &str| calls.iter().filter(|call| **call == name).count();
     assert_eq!(count("create_upload"), 2, "{calls:?}");
     assert_eq!(count("upload_part"), 4, "of 5 MiB each");
     assert_eq!(count("upload_part_copy"), 1);
-    assert_eq!(count("delete"), 1, "the staged one is gone");
+    assert_eq!(count("delete"), 1, "the staged pack is deleted");
     assert!(world.store.uploads().is_empty());
     let files = world.files().await;
     assert_eq!(files.len(), 5, "{files:?}");
@@ -187,7 +194,7 @@ async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
     );
     world.assert_clones_equal(&repo);
 
-    // Two of them are merged in the same way; what another run left behind goes.
+    // Two packs are merged likewise, and a staged orphan is deleted.
     let key = format!("{PREFIX}objects/pack/tmp_pack_left");
     let key = branchline_core::name::ObjectKey::new(&key).unwrap();
     let none = PutOptions::default();
@@ -198,7 +205,9 @@ async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
         .unwrap();
     grow(&repo, 0);
     world.advance(2 * DAY);
-    let (_, calls) = world.mirror_with(&repo, options(), all(true)).await;
+    let (_, calls) = world
+        .mirror_with(&repo, options(), mirror_options(true))
+        .await;
     assert_eq!(world.packs().len(), 1, "{calls:?}");
     assert!(
         world
@@ -211,14 +220,16 @@ async fn a_pack_larger_than_memory_is_staged_in_the_bucket_and_copied_there() {
 }
 
 #[tokio::test]
-async fn loose_objects_are_what_a_bucket_without_lists_needs() {
+async fn loose_objects_are_cloned_from_a_bucket_that_denies_missing_keys() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 12, 6);
     let options = || DumbOptions {
         loose: true,
         ..world.options()
     };
-    let (outcome, calls) = world.mirror_with(&repo, options(), all(true)).await;
+    let (outcome, calls) = world
+        .mirror_with(&repo, options(), mirror_options(true))
+        .await;
     let objects = repo.objects();
     assert_eq!(outcome.objects, objects.len() as u64);
     assert_eq!(
@@ -238,15 +249,17 @@ async fn loose_objects_are_what_a_bucket_without_lists_needs() {
     );
     world
         .clone_as(&repo, 403)
-        .expect("nothing is asked for that is not there");
+        .expect("no missing file is requested");
 
     grow(&repo, 12);
-    let (outcome, _) = world.mirror_with(&repo, options(), all(true)).await;
-    assert!(outcome.objects < 12, "only what is new is sent");
+    let (outcome, _) = world
+        .mirror_with(&repo, options(), mirror_options(true))
+        .await;
+    assert!(outcome.objects < 12, "only new objects are sent");
     world.assert_complete(&Judge::new(&repo));
     world.clone_as(&repo, 403).unwrap();
 
-    // Packs beside them: what is loose counts as there.
+    // With packs: loose objects count as stored.
     grow(&repo, 13);
     world.mirror(&repo).await;
     assert_eq!(world.packs().len(), 1);
@@ -254,7 +267,7 @@ async fn loose_objects_are_what_a_bucket_without_lists_needs() {
 }
 
 #[tokio::test]
-async fn many_loose_objects_are_looked_up_in_a_list() {
+async fn many_loose_objects_are_found_by_a_list() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
     (0..80).for_each(|number| grow(&repo, number));
@@ -262,20 +275,24 @@ async fn many_loose_objects_are_looked_up_in_a_list() {
         loose: true,
         ..world.options()
     };
-    world.mirror_with(&repo, options.clone(), all(true)).await;
+    world
+        .mirror_with(&repo, options.clone(), mirror_options(true))
+        .await;
     // Its tree needs all 80 files.
     grow(&repo, 80);
-    let (_, calls) = world.mirror_with(&repo, options, all(true)).await;
+    let (_, calls) = world
+        .mirror_with(&repo, options, mirror_options(true))
+        .await;
     assert_eq!(
         calls,
-        ["read", "read", "list", "put", "put", "put", "put"],
+        ["get", "get", "list", "put", "put", "put", "put"],
         "one list instead of 80 looks; three objects, and the refs"
     );
     world.assert_clones_equal(&repo);
 }
 
 #[tokio::test]
-async fn a_large_blob_becomes_loose_without_being_held() {
+async fn a_large_blob_is_streamed_to_a_loose_object() {
     let world = World::new();
     let repo = with_noise(14 << 20);
     let options = DumbOptions {
@@ -283,7 +300,9 @@ async fn a_large_blob_becomes_loose_without_being_held() {
         memory: 4 << 20,
         ..world.options()
     };
-    let (_, calls) = world.mirror_with(&repo, options, all(true)).await;
+    let (_, calls) = world
+        .mirror_with(&repo, options, mirror_options(true))
+        .await;
     let parts = calls.iter().filter(|call| **call == "upload_part").count();
     assert!(
         parts >= 6,
@@ -295,7 +314,7 @@ async fn a_large_blob_becomes_loose_without_being_held() {
 
 /// "The dumb layout is also a source."
 #[tokio::test]
-async fn a_mirror_of_a_mirror_is_equal_whatever_its_objects_lie_in() {
+async fn a_mirror_of_a_mirror_is_equal_for_packs_and_loose_objects() {
     for loose in [false, true] {
         let world = World::new();
         let repo = Repo::with_history(HashKind::Sha1, 20, 6);
@@ -303,26 +322,34 @@ async fn a_mirror_of_a_mirror_is_equal_whatever_its_objects_lie_in() {
             loose,
             ..world.options()
         };
-        world.mirror_with(&repo, options(&world), all(true)).await;
+        world
+            .mirror_with(&repo, options(&world), mirror_options(true))
+            .await;
         let second = World::new();
         let target = second.remote();
-        let done = mirror(&world.remote(), &target, &all(true), None)
+        let done = mirror(&world.remote(), &target, &mirror_options(true), None)
             .await
             .unwrap();
         assert_eq!(done.objects, repo.objects().len() as u64);
         second.assert_clones_equal(&repo);
         if !loose {
-            assert_eq!(second.packs(), world.packs(), "one pack goes as it is");
+            assert_eq!(
+                second.packs(),
+                world.packs(),
+                "a single pack is sent unchanged"
+            );
         }
         grow(&repo, 20);
-        world.mirror_with(&repo, options(&world), all(true)).await;
-        let done = mirror(&world.remote(), &target, &all(true), None)
+        world
+            .mirror_with(&repo, options(&world), mirror_options(true))
+            .await;
+        let done = mirror(&world.remote(), &target, &mirror_options(true), None)
             .await
             .unwrap();
         assert!(done.objects < 60, "{} objects", done.objects);
         second.assert_clones_equal(&repo);
         let before = second.store.traffic().calls().len();
-        mirror(&world.remote(), &target, &all(true), None)
+        mirror(&world.remote(), &target, &mirror_options(true), None)
             .await
             .unwrap();
         assert_eq!(second.store.traffic().calls().len(), before + 2);
@@ -330,7 +357,7 @@ async fn a_mirror_of_a_mirror_is_equal_whatever_its_objects_lie_in() {
 }
 
 #[tokio::test]
-async fn a_receiver_without_offset_deltas_gets_none() {
+async fn a_receiver_without_offset_deltas_gets_no_offset_deltas() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 20, 6);
     world.mirror(&repo).await;
@@ -353,13 +380,13 @@ async fn a_receiver_without_offset_deltas_gets_none() {
                 .as_deref();
         assert_eq!(
             same, offset_deltas,
-            "only with offset deltas it may go as it is"
+            "a pack is sent unchanged only with offset deltas"
         );
     }
 }
 
 #[tokio::test]
-async fn a_grace_period_is_the_callers_choice() {
+async fn the_grace_period_is_an_option() {
     let world = World::new();
     let repo = Repo::new(HashKind::Sha1);
     let options = || DumbOptions {
@@ -368,7 +395,9 @@ async fn a_grace_period_is_the_callers_choice() {
     };
     for round in 0..5 {
         grow(&repo, round);
-        world.mirror_with(&repo, options(), all(true)).await;
+        world
+            .mirror_with(&repo, options(), mirror_options(true))
+            .await;
         world.advance(61);
     }
     let list = world.text("objects/info/packs");

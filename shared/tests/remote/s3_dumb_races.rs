@@ -1,4 +1,4 @@
-//! Two mirrors into one place at once: another one runs whole, just before each request of
+//! Two concurrent mirrors into one prefix: the second runs completely before each request of
 //! the first.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use branchline_core::mirror::{self, mirror};
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
-use crate::remote::s3_dumb_fixture::{Judge, World, all};
+use crate::remote::s3_dumb_fixture::{Judge, World, mirror_options};
 use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::{Repo, history};
 
@@ -20,7 +20,7 @@ fn only(pattern: &str) -> mirror::MirrorOptions {
     }
 }
 
-/// Runs a mirroring to its end on a thread of its own.
+/// Runs a mirror to its end on its own thread.
 fn run_meanwhile(world: World, repo: Arc<Repo>, how: mirror::MirrorOptions, options: DumbOptions) {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -35,18 +35,18 @@ fn run_meanwhile(world: World, repo: Arc<Repo>, how: mirror::MirrorOptions, opti
     thread.join().expect("the other mirror succeeds");
 }
 
-/// How the two differ.
+/// Difference between the two mirrors.
 #[derive(Clone, Copy, Debug)]
 enum Case {
     /// Both mirror everything.
     Same,
-    /// Each mirrors a branch of its own, into an empty place.
+    /// Each mirrors another branch, into an empty prefix.
     Apart,
-    /// The same, into one that has packs to be merged.
+    /// Each mirrors another branch, into a prefix with packs to merge.
     ApartMerging,
-    /// The other one writes loose objects.
+    /// The second writes loose objects.
     OneLoose,
-    /// Superseded packs are overdue in both.
+    /// Both delete expired packs.
     Overdue,
 }
 
@@ -73,7 +73,7 @@ async fn start(case: Case) -> (World, Arc<Repo>) {
 
 async fn interleave(case: Case) {
     let (mine, theirs) = match case {
-        Case::Same | Case::Overdue => (all(true), all(true)),
+        Case::Same | Case::Overdue => (mirror_options(true), mirror_options(true)),
         _ => (only("refs/heads/left"), only("refs/heads/right")),
     };
     let mut nth = 0;
@@ -126,26 +126,26 @@ async fn interleave(case: Case) {
 }
 
 #[tokio::test]
-async fn two_of_the_same_source() {
+async fn two_mirrors_of_one_source_are_complete() {
     interleave(Case::Same).await;
 }
 
 #[tokio::test]
-async fn two_of_different_branches_into_an_empty_place() {
+async fn two_mirrors_of_different_branches_into_an_empty_prefix_are_complete() {
     interleave(Case::Apart).await;
 }
 
 #[tokio::test]
-async fn two_that_both_merge_packs() {
+async fn two_mirrors_that_merge_packs_are_complete() {
     interleave(Case::ApartMerging).await;
 }
 
 #[tokio::test]
-async fn one_that_writes_packs_and_one_that_does_not() {
+async fn a_mirror_of_packs_and_a_mirror_of_loose_objects_are_complete() {
     interleave(Case::OneLoose).await;
 }
 
 #[tokio::test]
-async fn two_that_both_remove_what_is_overdue() {
+async fn two_mirrors_that_delete_expired_packs_are_complete() {
     interleave(Case::Overdue).await;
 }

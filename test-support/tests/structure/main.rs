@@ -68,7 +68,10 @@ fn sdk_types_are_used_only_in_adapters() {
         }
     }
     let violations: Vec<String> = violations.into_iter().collect();
-    assert_none(&violations, "AWS SDK types are in `aws/` and `*/client.rs`");
+    assert_none(
+        &violations,
+        "AWS SDK types are in `aws/` and `*/client*.rs`",
+    );
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Crate {
 struct Reader<'a> {
     package: &'a mut Crate,
     file: String,
-    /// Where files of child modules are.
+    /// Folder of the child modules' files.
     folder: PathBuf,
     module: Vec<String>,
     children: Vec<(PathBuf, Vec<String>)>,

@@ -20,19 +20,30 @@ pub(crate) struct Target<'a> {
 
 /// Returns the arrows inside of `package`. Re-exports are not arrows: they lead to the file
 /// that defines the item. Neither is a `mod` item.
+///
+/// A module and its direct child modules are one unit: the parent declares its children and
+/// builds on them, and they use the types that it defines for them. So arrows between the two
+/// are left out, while circles between siblings remain visible.
 pub(crate) fn edges(workspace: &Workspace, package: &Crate) -> Edges {
     let mut edges = Edges::new();
     for reference in &package.references {
         let Some(target) = resolve(workspace, package, &reference.module, &reference.path) else {
             continue;
         };
-        if target.package.name == package.name && target.file != reference.file {
+        let is_outside = target.file != reference.file
+            && !is_parent(&target.module, &reference.module)
+            && !is_parent(&reference.module, &target.module);
+        if target.package.name == package.name && is_outside {
             let name = reference.path.last().cloned().unwrap_or_default();
             let edge = (reference.file.clone(), target.file.to_owned());
             edges.entry(edge).or_default().insert(name);
         }
     }
     edges
+}
+
+fn is_parent(parent: &[String], child: &[String]) -> bool {
+    child.split_last().is_some_and(|(_, above)| above == parent)
 }
 
 /// Returns the definition that `path` names in `module` of `package`; `None` if it is of a

@@ -1,5 +1,5 @@
-//! Who may ask: the credentials of the account, their session tokens included; and
-//! everyone, for objects of buckets that are public.
+//! Authentication: the account's credentials, their session tokens included; and
+//! anonymous requests for objects of public buckets.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
@@ -9,7 +9,7 @@ use s3s::{S3Result, s3_error};
 use crate::account::Account;
 use crate::s3::store::{PublicAccess, Store};
 
-/// The account as `s3s` asks it.
+/// Authentication of `s3s` against the account.
 pub(super) struct Access {
     account: Account,
     store: Store,
@@ -20,9 +20,9 @@ impl Access {
         Self { account, store }
     }
 
-    /// What a bucket policy with `"Principal": "*"` would allow: `s3:GetObject`, and
-    /// `s3:ListBucket` where that is granted as well. Without the latter S3 does not tell
-    /// what is missing from what is forbidden: both are 403.
+    /// Permissions that a bucket policy with `"Principal": "*"` would grant: `s3:GetObject`,
+    /// and `s3:ListBucket` where that is granted as well. Without the latter S3 does not
+    /// distinguish a missing key from a forbidden one: both are 403.
     fn is_public(&self, cx: &S3AccessContext<'_>) -> bool {
         let bucket = match cx.s3_path() {
             S3Path::Root => return false,
@@ -89,7 +89,7 @@ impl S3Access for Access {
     }
 }
 
-/// The token in the header, or in the query of a presigned URL.
+/// Returns the session token of the header, or of the query of a presigned URL.
 fn session_token(cx: &S3AccessContext<'_>) -> Option<String> {
     if let Some(value) = cx.headers().get("x-amz-security-token") {
         return Some(String::from_utf8_lossy(value.as_bytes()).into_owned());

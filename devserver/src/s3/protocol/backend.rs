@@ -1,9 +1,9 @@
-//! What all operations work on.
+//! The state that all operations share.
 
 use crate::account::Account;
 use crate::s3::store::Store;
 
-/// The store as `s3s` asks it.
+/// Backend of `s3s` over the store.
 #[derive(Debug, Clone)]
 pub(super) struct Backend {
     pub(super) store: Store,

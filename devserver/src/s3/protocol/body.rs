@@ -1,4 +1,4 @@
-//! Bytes between connections and the disk, never whole in memory.
+//! Streams bytes between connections and the disk, never whole in memory.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -21,7 +21,7 @@ use super::Progress;
 use super::claims::DeclaredChecksums;
 use super::error::blocking;
 
-/// How many bytes are read from the disk at once.
+/// Bytes that are read from the disk at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 enum Message {
@@ -29,8 +29,8 @@ enum Message {
     End,
 }
 
-/// Writes a body to a blob and verifies it. Whatever goes wrong, and whenever the
-/// connection goes away, nothing of it is left.
+/// Writes a body to a blob and verifies it. On any error, and when the connection
+/// closes, the blob is removed.
 pub(super) async fn receive<T>(
     bucket: Arc<Bucket>,
     body: Option<StreamingBlob>,
@@ -59,7 +59,7 @@ pub(super) async fn receive<T>(
                     return Err(broken(&claims, &request.extensions));
                 };
                 if sender.send(Message::Data(bytes)).await.is_err() {
-                    return Ok(()); // The writer failed, and says why.
+                    return Ok(()); // The writer failed, and returns the reason.
                 }
             }
         }
@@ -135,14 +135,14 @@ fn read_exact(reader: &mut Reader, length: usize) -> std::io::Result<Bytes> {
     Ok(buffer.into())
 }
 
-/// The pieces of an object on their way out.
+/// Stream of an object's pieces.
 struct Outgoing {
     receiver: mpsc::Receiver<std::io::Result<Bytes>>,
     left: usize,
 }
 
 impl Stream for Outgoing {
-    type Item = Result<Bytes, super::BoxError>;
+    type Item = Result<Bytes, crate::http_body::BoxError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.receiver.poll_recv(context).map(|item| {

@@ -17,7 +17,7 @@ use super::backend::Backend;
 use super::convert::timestamp;
 use super::error::{blocking, convert};
 
-/// The owner of everything.
+/// Returns the owner of every bucket and object.
 pub(super) fn owner(backend: &Backend) -> Owner {
     Owner {
         display_name: None,
@@ -80,7 +80,7 @@ pub(super) async fn create(
     let classic = backend.region == "us-east-1";
     blocking(&request.extensions, move || {
         match store.create_bucket(&name, &region) {
-            // The oldest region lets owners create their bucket again.
+            // us-east-1 lets owners create their bucket again.
             Err(Error::BucketExists(_)) if classic => Ok(()),
             result => result.map(drop),
         }

@@ -1,4 +1,4 @@
-//! What a client vouches for about the bytes that it sends.
+//! Digests and lengths that a client declares for the bytes that it sends.
 
 use http::HeaderMap;
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
@@ -7,15 +7,15 @@ use crate::s3::store::{Algorithm, Sealed};
 
 use super::error::convert;
 
-/// Digests in headers, or announced to follow the body.
+/// Digests in headers, or announced as trailers of the body.
 #[derive(Debug, Default)]
 pub(super) struct DeclaredChecksums {
     md5: Option<String>,
     header: Option<(Algorithm, String)>,
     trailer: Option<Algorithm>,
-    /// The body's length behind `aws-chunked`.
+    /// Length of the body decoded from `aws-chunked`.
     decoded_length: Option<u64>,
-    /// The body is signed: as a whole, or chunk by chunk.
+    /// True if the body is signed: as a whole, or chunk by chunk.
     signed: Signed,
 }
 
@@ -85,7 +85,7 @@ impl DeclaredChecksums {
         })
     }
 
-    /// The algorithm that must be computed while the bytes pass.
+    /// Returns the algorithm that must be computed while the bytes pass.
     pub(super) fn algorithm(&self) -> Option<Algorithm> {
         self.header
             .as_ref()
@@ -93,7 +93,7 @@ impl DeclaredChecksums {
             .or(self.trailer)
     }
 
-    /// Compares what has arrived with what was claimed.
+    /// Compares the received bytes with the declared digests and length.
     pub(super) fn verify(
         &self,
         sealed: &mut Sealed,
@@ -132,8 +132,8 @@ impl DeclaredChecksums {
         Ok(())
     }
 
-    /// What it means that the body could not be read to its end although its connection
-    /// stayed: the bytes are not those that were signed.
+    /// Creates the error for a body that could not be read to its end although its connection
+    /// is open: the bytes are not those that were signed.
     pub(super) fn broken(&self) -> S3Error {
         match self.signed {
             Signed::Whole => {

@@ -1,4 +1,4 @@
-//! Small words of the protocol: times, entity tags, attributes, checksums.
+//! Conversions of the protocol's values: times, entity tags, attributes, checksums.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,10 +8,10 @@ use s3s::{S3Result, s3_error};
 
 use crate::s3::store::{Condition, Head, Kind, Precondition, Tags};
 
-/// S3's media type of an object that names none.
+/// S3's media type of an object without one.
 pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
-/// Sets the one checksum field of a message that an algorithm and value belong in.
+/// Sets the checksum field of a message that belongs to an algorithm.
 macro_rules! set_checksum {
     ($message:expr, $checksum:expr) => {
         if let Some((algorithm, value)) = $checksum {
@@ -97,7 +97,7 @@ macro_rules! attributes {
     };
 }
 
-/// Writes how an object is encrypted into a message.
+/// Writes an object's encryption into a message.
 macro_rules! set_encryption {
     ($message:expr, $attributes:expr) => {
         match &$attributes.encryption {
@@ -116,7 +116,7 @@ macro_rules! set_encryption {
     };
 }
 
-/// Refuses keys that the client keeps: the server would have to encrypt for real.
+/// Refuses customer-provided keys, because the server would have to encrypt for real.
 macro_rules! refuse_customer_keys {
     ($input:expr) => {
         if $input.sse_customer_algorithm.is_some() || $input.sse_customer_key.is_some() {
@@ -130,7 +130,7 @@ macro_rules! refuse_customer_keys {
 
 pub(super) use {attributes, get_checksums, refuse_customer_keys, set_checksum, set_encryption};
 
-/// A time of the store.
+/// Converts a time of the store.
 pub(super) fn timestamp(seconds: i64) -> Timestamp {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     Timestamp::from(
@@ -140,29 +140,29 @@ pub(super) fn timestamp(seconds: i64) -> Timestamp {
     )
 }
 
-/// A time as an HTTP date.
+/// Formats a time as an HTTP date.
 pub(super) fn format_date(time: &Timestamp) -> Option<String> {
     let mut text = Vec::new();
     time.format(TimestampFormat::HttpDate, &mut text).ok()?;
     String::from_utf8(text).ok()
 }
 
-/// An HTTP date as a time.
+/// Parses an HTTP date.
 pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
     Timestamp::parse(TimestampFormat::HttpDate, text).ok()
 }
 
-/// A time of the store as a header.
+/// Formats a time of the store as a header.
 pub(super) fn http_date(seconds: i64) -> Option<HeaderValue> {
     HeaderValue::from_str(&format_date(&timestamp(seconds))?).ok()
 }
 
-/// An entity tag of the store.
+/// Converts an entity tag of the store.
 pub(super) fn etag(text: &str) -> ETag {
     ETag::Strong(text.to_owned())
 }
 
-/// A condition on an entity tag.
+/// Converts a condition on an entity tag.
 pub(super) fn condition(given: &ETagCondition) -> Condition {
     match given {
         ETagCondition::Any => Condition::Any,
@@ -170,7 +170,7 @@ pub(super) fn condition(given: &ETagCondition) -> Condition {
     }
 }
 
-/// The preconditions of a write.
+/// Converts the preconditions of a write.
 pub(super) fn precondition(
     if_match: Option<&ETagCondition>,
     if_none_match: Option<&ETagCondition>,
@@ -187,7 +187,7 @@ pub(super) fn precondition(
     })
 }
 
-/// The preconditions of a write, where `s3s` leaves them in the headers.
+/// Reads the preconditions of a write that `s3s` leaves in the headers.
 pub(super) fn precondition_of(headers: &HeaderMap) -> S3Result<Precondition> {
     let read = |name: http::HeaderName| -> S3Result<Option<ETagCondition>> {
         headers
@@ -204,7 +204,8 @@ pub(super) fn precondition_of(headers: &HeaderMap) -> S3Result<Precondition> {
     )
 }
 
-/// `Content-Encoding` without `aws-chunked`, which is how the request came, not the object.
+/// Returns `Content-Encoding` without `aws-chunked`, which describes the request and not the
+/// object.
 pub(super) fn stored_encoding(given: &str) -> Option<String> {
     let kept: Vec<&str> = given
         .split(',')
@@ -214,7 +215,7 @@ pub(super) fn stored_encoding(given: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
-/// S3's word for what a checksum is of.
+/// Returns S3's name of a checksum's type.
 pub(super) fn checksum_type(kind: Kind) -> s3s::dto::ChecksumType {
     s3s::dto::ChecksumType::from_static(match kind {
         Kind::FullObject => s3s::dto::ChecksumType::FULL_OBJECT,
@@ -222,7 +223,7 @@ pub(super) fn checksum_type(kind: Kind) -> s3s::dto::ChecksumType {
     })
 }
 
-/// The checksum of an object, as messages carry it.
+/// Converts the checksum of an object.
 pub(super) fn checksum_of(head: &Head) -> Option<(crate::s3::store::Algorithm, String)> {
     head.checksum
         .as_ref()

@@ -1,4 +1,4 @@
-//! Copies within the server: of an object, and of a range into a part.
+//! Copies within the server: an object, and a range into a part.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -20,7 +20,7 @@ use super::convert::{
 };
 use super::error::{blocking, convert};
 
-/// The largest object that one copy takes (5 GiB).
+/// Maximum size of an object that one copy takes, in bytes (5 GiB).
 const MAX_COPY_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 
 struct Source {
@@ -64,7 +64,7 @@ impl Source {
 }
 
 fn check_source(conditions: &Conditions<'_>, head: &Head) -> S3Result<()> {
-    if conditions.is_wanted(head) && conditions.is_modified(head) {
+    if conditions.preconditions_hold(head) && conditions.is_modified(head) {
         return Ok(());
     }
     Err(s3_error!(
@@ -242,7 +242,7 @@ pub(super) async fn part(
     Ok(S3Response::new(output))
 }
 
-/// Reads `bytes=first-last`, both of which must lie within the source.
+/// Reads `bytes=first-last`, both of which must be within the source.
 fn source_range(text: &str, size: u64) -> S3Result<Range<u64>> {
     let (first, last) = text
         .strip_prefix("bytes=")

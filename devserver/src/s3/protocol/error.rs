@@ -1,4 +1,4 @@
-//! The store's refusals as S3's error documents.
+//! Converts the store's errors to S3's error documents.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use crate::s3::store::{self, Error};
 
 use super::Progress;
 
-/// Says S3's code of an error.
+/// Returns S3's code of an error.
 pub(super) fn code(error: &Error) -> S3ErrorCode {
     match error {
         Error::NoSuchBucket(_) => S3ErrorCode::NoSuchBucket,
@@ -40,7 +40,7 @@ pub(super) fn code(error: &Error) -> S3ErrorCode {
     }
 }
 
-/// Makes an error document of an error, with the headers that S3 adds.
+/// Builds the error document of an error, with the headers that S3 adds.
 pub(super) fn convert(error: Error) -> S3Error {
     let mut converted = S3Error::with_message(code(&error), error.to_string());
     if converted.status_code().is_none() {

@@ -18,7 +18,7 @@ use super::bucket::owner;
 use super::convert::{etag, timestamp};
 use super::error::convert;
 
-/// What `encoding-type=url` leaves as it is.
+/// Characters that `encoding-type=url` does not escape.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -27,7 +27,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'*');
 
-/// How keys are written in an answer.
+/// Encoding of the keys in an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Encoding {
     Plain,
@@ -59,7 +59,7 @@ impl Encoding {
     }
 }
 
-/// The size of a page: at most, and by default, 1000.
+/// Returns the size of a page: at most, and by default, 1000.
 pub(super) fn limit(given: Option<i32>, name: &str) -> S3Result<usize> {
     let limit = usize::try_from(given.unwrap_or(1000)).map_err(|error| {
         s3_error!(

@@ -28,19 +28,18 @@ use http_body_util::combinators::UnsyncBoxBody;
 use s3s::service::S3ServiceBuilder;
 
 use crate::account::Account;
+use crate::http_body::BoxError;
 use crate::s3::store::Store;
 
 use self::access::Access;
 use self::backend::Backend;
 
-/// The body of a response: bytes as they are read from the disk. An error in it means that
+/// Body of a response: bytes as they are read from the disk. An error in it means that
 /// the object could not be read to its end, and must cut the connection.
 pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// How much of a refused body is taken at most.
+/// Maximum bytes of a refused body that are read.
 const MAX_DRAINED_BYTES: usize = 256 * 1024 * 1024;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Builds the service over a store, for the credentials of an account.
 pub fn service(store: Store, account: Account) -> S3Service {
@@ -59,7 +58,7 @@ pub struct S3Service {
 }
 
 impl S3Service {
-    /// Answers one request, whatever it is; failures are S3's error documents.
+    /// Answers any request; failures are S3's error documents.
     pub async fn call<B>(&self, request: Request<B>) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -82,19 +81,19 @@ impl S3Service {
     }
 }
 
-/// What is known of a request besides its parts; travels in its extensions.
+/// State of a request that is stored in its extensions.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The connection broke off within the body.
+    /// The connection closed within the body.
     cut: AtomicBool,
     /// The store itself failed.
     failed: AtomicBool,
 }
 
-/// A body that remembers whether its connection broke off.
+/// A body that records whether its connection closed early.
 ///
 /// A request can be refused before its body is read. Clients that send without waiting
-/// see the refusal only if somebody takes the body, so dropping it reads on for a while.
+/// see the refusal only if the body is read, so dropping it reads on, up to a limit.
 struct Watched<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -176,8 +175,8 @@ fn finish(
     method: &Method,
     progress: &Progress,
 ) -> Response<ResponseBody> {
-    // `s3s` calls a body that it could not read, or whose digest is wrong, an internal
-    // error. It is the client's.
+    // `s3s` reports a body that it could not read, or whose digest is wrong, as an internal
+    // error, but the client caused it.
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR
         && !progress.failed.load(Ordering::Relaxed)
     {

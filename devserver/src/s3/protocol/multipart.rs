@@ -182,7 +182,7 @@ pub(super) fn list(
     let delimiter = input.delimiter.clone().filter(|text| !text.is_empty());
     let encoding = Encoding::of(input.encoding_type.as_ref());
     let uploads = bucket.uploads();
-    // Uploads of one key follow each other by age, so the marker is a place, not an order.
+    // Uploads of one key are ordered by age, so the marker is a position, not a key.
     let start = match (&input.key_marker, &input.upload_id_marker) {
         (Some(key), Some(id)) if !id.is_empty() => uploads
             .iter()

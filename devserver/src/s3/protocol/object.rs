@@ -61,7 +61,7 @@ pub(super) async fn put(
 
 /// Answers 412 or 304 where the conditions of a read say so.
 fn check(conditions: &Conditions<'_>, head: &Head) -> S3Result<()> {
-    if !conditions.is_wanted(head) {
+    if !conditions.preconditions_hold(head) {
         return Err(s3_error!(
             PreconditionFailed,
             "At least one of the pre-conditions you specified did not hold"
@@ -85,7 +85,7 @@ fn check(conditions: &Conditions<'_>, head: &Head) -> S3Result<()> {
     Err(error)
 }
 
-/// What of an object is asked for.
+/// Part of an object that is requested.
 struct Selection {
     range: Range<u64>,
     partial: bool,
@@ -155,7 +155,7 @@ fn select(
     }
 }
 
-/// Fills what `GetObject` and `HeadObject` have in common.
+/// Sets the fields that `GetObject` and `HeadObject` have in common.
 macro_rules! describe {
     ($output:ident, $head:expr, $selection:expr, $input:expr) => {{
         let (head, selection) = (&$head, &$selection);
@@ -195,7 +195,8 @@ macro_rules! describe {
             .checksum_mode
             .as_ref()
             .is_some_and(|mode| mode.as_str().eq_ignore_ascii_case("ENABLED"));
-        // A client would compare it with the bytes that it gets, so only all of them.
+        // A client would compare it with the received bytes, so it is sent only with all of
+        // them.
         if checksum_asked && !selection.partial {
             output.checksum_type = (head.checksum.as_ref()).map(|sum| checksum_type(sum.kind));
             set_checksum!(output, checksum_of(head));
@@ -272,7 +273,7 @@ pub(super) fn describe(
     let head = bucket
         .head(&input.key, input.version_id.as_deref())
         .map_err(convert)?;
-    // Some clients send one header with commas, others a header each.
+    // Some clients send one header with commas, others one header for each attribute.
     let wanted = |name: &str| {
         let mut given = input.object_attributes.iter();
         given.any(|given| given.as_str().split(',').any(|given| given.trim() == name))

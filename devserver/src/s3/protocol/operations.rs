@@ -1,4 +1,4 @@
-//! The operations that are offered; each is one call into the module of its subject.
+//! The supported operations; each calls the module of its subject.
 
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,

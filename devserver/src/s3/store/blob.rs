@@ -1,7 +1,7 @@
-//! Bytes on disk: written once under a name of their own, then only read.
+//! Bytes on disk: written once under their own name, then only read.
 //!
-//! A blob counts only when a bucket's journal names it. Until then its guard removes it,
-//! and what a crash leaves behind is swept when the bucket is opened.
+//! A blob is valid only when a bucket's journal names it. Until then its guard removes it,
+//! and a crash's leftovers are removed when the bucket is opened.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -16,14 +16,14 @@ use super::checksum::{Algorithm, Hasher, base64};
 use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
 
-/// A stretch of an object: one blob, whole.
+/// A section of an object: one blob, whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Segment {
     pub(super) blob: String,
     pub(super) size: u64,
 }
 
-/// Removes a blob's file unless it was kept.
+/// Removes a blob's file on drop unless it was kept.
 #[derive(Debug)]
 pub(super) struct Guard {
     path: PathBuf,
@@ -32,12 +32,12 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// The blob's name.
+    /// Returns the blob's name.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Leaves the file, now that the journal names it.
+    /// Keeps the file, because the journal names it.
     pub(super) fn keep(mut self) {
         self.kept = true;
     }
@@ -46,7 +46,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.kept {
-            // What cannot be removed now is swept at the next start.
+            // A file that cannot be removed now is removed at the next start.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -64,7 +64,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Starts a blob in `folder`, computing `algorithm` beside what is always computed.
+    /// Starts a blob in `folder`, computing `algorithm` in addition to the fixed digests.
     pub(super) fn create(
         folder: &Path,
         algorithm: Option<Algorithm>,
@@ -102,7 +102,7 @@ impl Staged {
         Ok(())
     }
 
-    /// Adds what `reader` still has.
+    /// Adds the remaining bytes of `reader`.
     pub fn copy_from(&mut self, reader: &mut impl Read) -> Result<()> {
         let mut buffer = vec![0; 256 * 1024];
         loop {
@@ -114,7 +114,7 @@ impl Staged {
         }
     }
 
-    /// Ends the blob: its bytes are on disk when this returns.
+    /// Completes the blob: its bytes are on disk when this returns.
     pub fn seal(self) -> Result<Sealed> {
         let folder = self.guard.path.parent().unwrap_or(&self.guard.path);
         self.durability.file(&self.file).context("writing a blob")?;
@@ -134,24 +134,24 @@ impl Staged {
     }
 }
 
-/// A blob that is complete, but belongs to nothing yet.
+/// A complete blob that no journal names yet.
 #[derive(Debug)]
 pub struct Sealed {
     pub(super) guard: Guard,
     pub(super) size: u64,
     pub(super) md5: [u8; 16],
     pub(super) digests: Vec<(Algorithm, Vec<u8>)>,
-    /// The algorithm that is kept with the object.
+    /// Returns the algorithm that is stored with the object.
     pub(super) asked: Option<Algorithm>,
 }
 
 impl Sealed {
-    /// How many bytes it has.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Compares with the `Content-MD5` (base64) that the client sent.
+    /// Compares with the client's `Content-MD5` (base64).
     pub fn verify_md5(&self, text: &str) -> Result<()> {
         use base64::Engine as _;
         let given = base64::engine::general_purpose::STANDARD
@@ -166,7 +166,7 @@ impl Sealed {
         }
     }
 
-    /// Compares with a checksum (base64) that the client sent, and keeps its algorithm.
+    /// Compares with a checksum (base64) that the client sent, and selects its algorithm.
     pub fn verify(&mut self, algorithm: Algorithm, text: &str) -> Result<()> {
         let given = algorithm.decode(text)?;
         if self.digest(algorithm) != Some(&given[..]) {
@@ -176,12 +176,12 @@ impl Sealed {
         Ok(())
     }
 
-    /// Keeps the checksum of `algorithm`, which was computed, with the object.
+    /// Stores the computed checksum of `algorithm` with the object.
     pub fn keep_checksum(&mut self, algorithm: Algorithm) {
         self.asked = Some(algorithm);
     }
 
-    /// The checksum that the client vouched for, if any: the algorithm and base64.
+    /// Returns the checksum that the client sent, if any: the algorithm and base64.
     pub fn checksum(&self) -> Option<(Algorithm, String)> {
         let algorithm = self.asked?;
         Some((algorithm, base64(self.digest(algorithm)?)))
@@ -206,7 +206,7 @@ impl Sealed {
     }
 }
 
-/// Which blobs are being read: those are removed only when their readers are done.
+/// Blobs with readers; they are removed only when their last reader is done.
 #[derive(Debug)]
 pub(super) struct Pins {
     folder: PathBuf,
@@ -227,8 +227,8 @@ impl Pins {
         }
     }
 
-    /// Removes a blob now, or after its last reader. What cannot be removed, or what a crash
-    /// leaves, is swept at the next start.
+    /// Removes a blob now, or after its last reader. Blobs that cannot be removed, or that a
+    /// crash leaves, are removed at the next start.
     pub(super) fn remove(&self, blob: String) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.readers.contains_key(&blob) {
@@ -261,7 +261,7 @@ impl Pins {
     }
 }
 
-/// Reads an object's bytes, wherever they lie; deleting the object does not disturb it.
+/// Reads an object's bytes from its blobs; deleting the object does not disturb it.
 /// One file is open at a time, however many parts the object has.
 #[derive(Debug)]
 pub struct Reader {
@@ -273,7 +273,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Must be called while nothing can remove these blobs.
+    /// Opens the blobs. Must be called while nothing can remove them.
     pub(super) fn new(pins: &Arc<Pins>, segments: &[Segment]) -> Self {
         pins.pin(segments);
         Self {
@@ -285,7 +285,7 @@ impl Reader {
         }
     }
 
-    /// How many bytes the object has.
+    /// Returns the size of the object in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }

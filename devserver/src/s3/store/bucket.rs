@@ -1,8 +1,8 @@
 //! A bucket: one writer at a time, any number of readers.
 //!
-//! A write takes the writer's lock, checks what must hold, appends to the journal and
+//! A write takes the writer's lock, checks its preconditions, appends to the journal and
 //! synchronises it, and only then changes the index that readers see. So preconditions
-//! are atomic, and what a client was told survives a crash.
+//! are atomic, and acknowledged writes survive a crash.
 
 use std::collections::HashSet;
 use std::fs;
@@ -34,7 +34,7 @@ pub struct Bucket {
     observers: Arc<Observers>,
 }
 
-/// What only the one writer may touch.
+/// State that only the one writer may change.
 #[derive(Debug)]
 pub(super) struct Writer {
     journal: Journal,
@@ -42,7 +42,7 @@ pub(super) struct Writer {
 }
 
 impl Bucket {
-    /// Makes a new bucket's folder.
+    /// Creates the folder of a new bucket.
     pub(super) fn create(
         folder: &Path,
         name: &str,
@@ -74,7 +74,7 @@ impl Bucket {
         ))
     }
 
-    /// Reads a bucket's folder back; `None` when its creation never finished.
+    /// Opens a bucket's folder; `None` when its creation never finished.
     pub(super) fn open(
         folder: &Path,
         name: &str,
@@ -136,27 +136,27 @@ impl Bucket {
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// When it was created, in seconds since the epoch.
+    /// Returns the time of creation, in seconds since the epoch.
     pub fn created(&self) -> i64 {
         self.index().created
     }
 
-    /// The region that it was created in.
+    /// Returns the region that the bucket was created in.
     pub fn region(&self) -> String {
         self.index().region.clone()
     }
 
-    /// Whether it keeps versions.
+    /// Returns the versioning state.
     pub fn versioning(&self) -> Versioning {
         self.index().versioning
     }
 
-    /// Switches versioning on, or suspends it.
+    /// Enables or suspends versioning.
     pub fn set_versioning(&self, status: Versioning) -> Result<()> {
         let mut writer = self.writer()?;
         if self.versioning() == status {
@@ -170,10 +170,10 @@ impl Bucket {
         self.commit(&mut writer, vec![Record::Versioning { status }])
     }
 
-    /// Starts a blob, to become an object or a part; computes `algorithm` on the way.
+    /// Starts a blob for an object or a part; computes `algorithm` while it is written.
     pub fn stage(&self, algorithm: Option<Algorithm>) -> Result<Staged> {
         let staged = Staged::create(&self.folder.join("blobs"), algorithm, self.durability);
-        // Deleting a bucket takes its folder away: that is no failure of the disk.
+        // A deleted bucket has no folder, which is not a failure of the disk.
         if staged.is_err() {
             drop(self.writer()?);
         }
@@ -219,8 +219,8 @@ impl Bucket {
         self.written(key)
     }
 
-    /// Describes what was just written to a key, and tells the observers. The caller holds
-    /// the writer's lock, so nothing else came in between.
+    /// Describes the object that was just written to a key, and notifies the observers. The
+    /// caller holds the writer's lock, so no other write happened in between.
     pub(super) fn written(&self, key: &str) -> Result<Head> {
         let head = self.head(key, None)?;
         self.observers.notify(&Event::Written {
@@ -233,7 +233,7 @@ impl Bucket {
         Ok(head)
     }
 
-    /// Describes an object: the current one, or a version.
+    /// Describes the current object, or a version of it.
     pub fn head(&self, key: &str, version_id: Option<&str>) -> Result<Head> {
         let index = self.index();
         let (version, object) = index.object(key, version_id)?;
@@ -242,15 +242,15 @@ impl Bucket {
 
     /// Describes an object and opens its bytes.
     pub fn get(&self, key: &str, version_id: Option<&str>) -> Result<(Head, Reader)> {
-        // Pinned under the lock: a blob is only removed after the index let go of it.
+        // Pinned under the lock, because a blob is only removed after the index dropped it.
         let index = self.index();
         let (version, object) = index.object(key, version_id)?;
         let reader = Reader::new(&self.pins, &object.segments);
         Ok((Head::new(key, version, object, index.versioning), reader))
     }
 
-    /// Deletes the current object (with versions: by a delete marker) or one version.
-    /// What is not there is no error, unless the precondition asks for it.
+    /// Deletes the current object (if versioned: by a delete marker) or one version.
+    /// A missing object is not an error, unless the precondition requires one.
     pub fn delete(
         &self,
         key: &str,
@@ -322,7 +322,7 @@ impl Bucket {
         list::versions(&self.index().keys, query)
     }
 
-    /// Locks out every other writer.
+    /// Locks the bucket against other writers.
     pub(super) fn writer(&self) -> Result<MutexGuard<'_, Writer>> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if writer.deleted {
@@ -335,7 +335,7 @@ impl Bucket {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes changes durable, then visible, then frees what they replaced.
+    /// Makes changes durable, then visible, then removes the blobs that they replaced.
     pub(super) fn commit(&self, writer: &mut Writer, records: Vec<Record>) -> Result<()> {
         writer.journal.append(&records)?;
         let mut freed = Vec::new();
@@ -351,13 +351,13 @@ impl Bucket {
         Ok(())
     }
 
-    /// Ends the bucket if nothing is in it, moving its folder to `grave`.
-    pub(super) fn schedule_delete(&self, grave: &Path) -> Result<()> {
+    /// Deletes the bucket if it is empty, by renaming its folder to `trashed`.
+    pub(super) fn schedule_delete(&self, trashed: &Path) -> Result<()> {
         let mut writer = self.writer()?;
         if !self.index().keys.is_empty() {
             return Err(Error::BucketNotEmpty(self.name.clone()));
         }
-        fs::rename(&self.folder, grave).context("deleting a bucket")?;
+        fs::rename(&self.folder, trashed).context("deleting a bucket")?;
         writer.deleted = true;
         if let Some(parent) = self.folder.parent() {
             self.durability.folder(parent)?;
@@ -367,7 +367,7 @@ impl Bucket {
 }
 
 impl Index {
-    /// The id that the next version gets.
+    /// Creates the id of the next version.
     pub(super) fn next_version_id(&self) -> String {
         match self.versioning {
             Versioning::Enabled => uuid::Uuid::new_v4().simple().to_string(),
@@ -417,7 +417,7 @@ fn plan_delete(
     (Some(record), deleted)
 }
 
-/// Removes blobs that nothing names: uploads that were cut, or a crash before the journal.
+/// Removes blobs that no record names, after an interrupted upload or a crash.
 fn sweep(blobs: &Path, index: &Index) -> Result<()> {
     let needed: HashSet<&str> = index.blobs().collect();
     for entry in fs::read_dir(blobs).context("opening a bucket")? {

@@ -1,4 +1,4 @@
-//! The checksums that S3 knows, computed while bytes pass.
+//! The checksums of S3, computed while bytes pass.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,7 +8,7 @@ use sha1::Digest as _;
 
 use super::error::{Error, Result};
 
-/// An algorithm by which a client may vouch for its bytes.
+/// An algorithm of a client's checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Algorithm {
     /// CRC-32 as in zip and gzip.
@@ -24,7 +24,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [Self; 5] = [
         Self::Crc32,
         Self::Crc32c,
@@ -33,7 +33,7 @@ impl Algorithm {
         Self::Sha256,
     ];
 
-    /// S3's name of it, `CRC32C`.
+    /// Returns S3's name of the algorithm, `CRC32C`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crc32 => "CRC32",
@@ -60,7 +60,7 @@ impl Algorithm {
             .flatten()
     }
 
-    /// How many bytes its digest has.
+    /// Returns the size of the digest in bytes.
     pub fn digest_len(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
@@ -70,7 +70,7 @@ impl Algorithm {
         }
     }
 
-    /// The kind that a multipart upload has when it names none.
+    /// Returns the type that a multipart upload has by default.
     pub fn default_kind(self) -> Kind {
         match self {
             Self::Crc64Nvme => Kind::FullObject,
@@ -87,7 +87,7 @@ impl Algorithm {
         }
     }
 
-    /// Decodes a base64 digest, refusing another length.
+    /// Decodes a base64 digest and checks its length.
     pub fn decode(self, text: &str) -> Result<Vec<u8>> {
         BASE64
             .decode(text)
@@ -102,27 +102,27 @@ impl Algorithm {
     }
 }
 
-/// What a multipart object's checksum is of.
+/// Coverage of a multipart object's checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Of all bytes.
+    /// All bytes of the object.
     FullObject,
-    /// Of the parts' checksums, with `-<parts>` behind it.
+    /// Checksums of the parts, with the suffix `-<parts>`.
     Composite,
 }
 
-/// An object's checksum as S3 gives it.
+/// An object's checksum as S3 returns it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
-    /// By which algorithm.
+    /// Algorithm.
     pub algorithm: Algorithm,
-    /// Of what.
+    /// Coverage.
     pub kind: Kind,
-    /// Base64, and `-<parts>` for a composite one.
+    /// Base64, with `-<parts>` for a composite one.
     pub value: String,
 }
 
-/// One algorithm at work.
+/// A running computation of one algorithm.
 pub(super) enum Hasher {
     Crc(Algorithm, crc_fast::Digest),
     Sha1(sha1::Sha1),
@@ -146,7 +146,7 @@ impl Hasher {
         }
     }
 
-    /// The digest, most significant byte first.
+    /// Returns the digest, most significant byte first.
     pub(super) fn finish(self) -> Vec<u8> {
         match self {
             Self::Crc(algorithm, digest) => crc_bytes(algorithm, digest.finalize()),
@@ -160,12 +160,12 @@ fn crc_bytes(algorithm: Algorithm, value: u64) -> Vec<u8> {
     value.to_be_bytes()[8 - algorithm.digest_len()..].to_vec()
 }
 
-/// Base64 as in S3's headers.
+/// Encodes base64 as in S3's headers.
 pub(super) fn base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
 }
 
-/// The checksum of all bytes of an object whose parts have these digests and sizes; `None`
+/// Combines the parts' digests and sizes to the checksum of all bytes; `None`
 /// for an algorithm that cannot be combined, or when a part has no digest.
 pub(super) fn full_object<'a>(
     algorithm: Algorithm,
@@ -186,7 +186,7 @@ pub(super) fn full_object<'a>(
     })
 }
 
-/// The checksum of the parts' digests; `None` when a part has none.
+/// Computes the checksum of the parts' digests; `None` when a part has none.
 pub(super) fn composite<'a>(
     algorithm: Algorithm,
     parts: impl IntoIterator<Item = Option<&'a [u8]>>,

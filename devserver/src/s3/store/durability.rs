@@ -1,4 +1,4 @@
-//! Whether what is written is to survive the machine.
+//! Durability of writes.
 
 use std::fs::File;
 use std::io;
@@ -6,14 +6,14 @@ use std::path::Path;
 
 use super::error::{Context as _, Result};
 
-/// What a write has reached when it counts.
+/// Extent to which a completed write is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// The disk: it survives a crash of the machine.
+    /// Survives a crash of the machine.
     #[default]
     Disk,
-    /// The system: it survives the process. For folders that go with the process anyway;
-    /// small writes are many times as fast.
+    /// Survives a crash of the process only. For temporary folders; small writes are many
+    /// times as fast.
     System,
 }
 

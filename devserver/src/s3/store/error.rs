@@ -1,22 +1,22 @@
-//! What the store refuses, in S3's own distinctions.
+//! Errors of the store, as S3 distinguishes them.
 
 use std::path::PathBuf;
 
-/// The store's results.
+/// Result of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the store did not do what it was asked.
+/// Reason of a failed call of the store.
 #[derive(Debug)]
 pub enum Error {
-    /// The bucket is not there.
+    /// The bucket does not exist.
     NoSuchBucket(String),
-    /// The bucket is there already.
+    /// The bucket exists already.
     BucketExists(String),
     /// The bucket still holds objects, versions or delete markers.
     BucketNotEmpty(String),
-    /// The name is none that S3 allows.
+    /// S3 does not allow the name.
     InvalidBucketName(String),
-    /// There is no current object of this key.
+    /// The key has no current object.
     NoSuchKey(String),
     /// The current version of the key is a delete marker.
     DeleteMarker {
@@ -31,21 +31,21 @@ pub enum Error {
         key: String,
         /// The marker's version.
         version_id: String,
-        /// When it was written, in seconds since the epoch.
+        /// Time of writing, in seconds since the epoch.
         last_modified: i64,
     },
     /// The key has no such version.
     NoSuchVersion {
         /// The key.
         key: String,
-        /// The version that was asked for.
+        /// Id of the requested version.
         version_id: String,
     },
-    /// The text is no version id at all.
+    /// The text is not a version id.
     InvalidVersionId(String),
-    /// A condition of the request does not hold; the header is named.
+    /// The condition of the named header does not hold.
     PreconditionFailed(&'static str),
-    /// The upload is not there: never started, completed or aborted.
+    /// The upload does not exist: never started, completed or aborted.
     NoSuchUpload(String),
     /// A listed part is missing or has another entity tag.
     InvalidPart(u32),
@@ -55,18 +55,18 @@ pub enum Error {
     EntityTooSmall {
         /// The part's number.
         number: u32,
-        /// Its size.
+        /// Size of the part, in bytes.
         size: u64,
     },
     /// The key is longer than 1024 bytes.
     KeyTooLong,
     /// User metadata is larger than 2 KiB.
     MetadataTooLarge,
-    /// A range lies outside of the object.
+    /// A range is outside of the object.
     InvalidRange,
-    /// What arrived is not what the named checksum says.
+    /// The received bytes do not match the named checksum.
     BadDigest(String),
-    /// A checksum is not even of its algorithm's form.
+    /// A checksum is malformed for its algorithm.
     InvalidDigest(String),
     /// A tag set that S3 does not accept.
     InvalidTag(String),
@@ -74,7 +74,7 @@ pub enum Error {
     TooManyTags,
     /// A value that S3 does not accept.
     InvalidArgument(String),
-    /// Values that do not go together.
+    /// Contradicting values.
     InvalidRequest(String),
     /// The list of parts is empty or incomplete.
     MalformedXml(String),
@@ -86,14 +86,14 @@ pub enum Error {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the damage.
         reason: String,
     },
     /// The file system failed.
     Io {
-        /// What was being done.
+        /// Action that failed.
         action: &'static str,
-        /// What the system says.
+        /// Error of the system.
         source: std::io::Error,
     },
 }
@@ -128,7 +128,7 @@ impl std::fmt::Display for Error {
             ),
             Self::InvalidPart(number) => write!(
                 f,
-                "part {number} was not found, or its entity tag is another than the one given"
+                "part {number} was not found, or its entity tag does not match the one given"
             ),
             Self::InvalidPartOrder => f.write_str("the parts are not in ascending order"),
             Self::EntityTooSmall { number, size } => write!(
@@ -175,7 +175,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Names what was being done when the file system failed.
+/// Adds the failed action to an error of the file system.
 pub(super) trait Context<T> {
     /// Wraps the error.
     fn context(self, action: &'static str) -> Result<T>;

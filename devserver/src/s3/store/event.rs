@@ -1,4 +1,4 @@
-//! Who is told when a bucket's content changes.
+//! Observers of a bucket's content.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -11,29 +11,29 @@ pub enum Event {
         bucket: String,
         /// The key.
         key: String,
-        /// The version; `None` where the bucket never had versions.
+        /// Version; `None` where the bucket never had versions.
         version_id: Option<String>,
-        /// The entity tag, without quotes.
+        /// Entity tag, without quotes.
         etag: String,
-        /// The size in bytes.
+        /// Size in bytes.
         size: u64,
     },
-    /// An object, a version or a delete marker went, or a delete marker came.
+    /// An object, a version or a delete marker was removed, or a delete marker was added.
     Removed {
         /// The bucket.
         bucket: String,
         /// The key.
         key: String,
-        /// The version that went, or the one of the delete marker that came.
+        /// Removed version, or the version of the added delete marker.
         version_id: Option<String>,
-        /// Whether a delete marker came.
+        /// True if a delete marker was added.
         marker: bool,
     },
 }
 
 type Observer = Box<dyn Fn(&Event) + Send + Sync>;
 
-/// Everyone who asked to be told.
+/// All registered observers.
 #[derive(Default)]
 pub(super) struct Observers(RwLock<Vec<Observer>>);
 

@@ -1,10 +1,10 @@
-//! A bucket in memory: what its journal adds up to.
+//! A bucket in memory: the sum of its journal.
 
 use std::collections::BTreeMap;
 
 use super::error::{Error, Result};
 use super::journal::Record;
-use super::multipart::Upload;
+use super::multipart::MultipartUpload;
 use super::object::{NULL_VERSION, Object, Version, Versioning};
 
 /// All keys and uploads of a bucket.
@@ -13,13 +13,13 @@ pub(super) struct Index {
     pub(super) created: i64,
     pub(super) region: String,
     pub(super) versioning: Versioning,
-    /// The versions of each key, the latest last; never empty.
+    /// Versions of each key, the latest last; never empty.
     pub(super) keys: BTreeMap<String, Vec<Version>>,
-    pub(super) uploads: BTreeMap<String, Upload>,
+    pub(super) uploads: BTreeMap<String, MultipartUpload>,
 }
 
 impl Index {
-    /// Takes a change in; returns the blobs that nothing needs any more.
+    /// Applies a change; returns the blobs that are no longer needed.
     pub(super) fn apply(&mut self, record: Record) -> Vec<String> {
         let mut freed = Vec::new();
         match record {
@@ -89,22 +89,22 @@ impl Index {
         freed
     }
 
-    /// Every blob that is needed.
+    /// Returns every blob that is needed.
     pub(super) fn blobs(&self) -> impl Iterator<Item = &str> {
         self.keys
             .values()
             .flatten()
             .flat_map(blobs)
-            .chain(self.uploads.values().flat_map(Upload::blobs))
+            .chain(self.uploads.values().flat_map(MultipartUpload::blobs))
     }
 
-    /// The current object of a key; a delete marker counts as none.
+    /// Returns the current object of a key; a delete marker counts as none.
     pub(super) fn current(&self, key: &str) -> Option<(&Version, &Object)> {
         let version = self.keys.get(key)?.last()?;
         Some((version, version.object.as_ref()?))
     }
 
-    /// The current version of a key, or the one that is named.
+    /// Returns the current version of a key, or the named one.
     pub(super) fn find(&self, key: &str, version_id: Option<&str>) -> Result<&Version> {
         let versions = self.keys.get(key).map_or(&[][..], Vec::as_slice);
         let Some(wanted) = version_id else {
@@ -126,7 +126,7 @@ impl Index {
             })
     }
 
-    /// The same, refusing delete markers.
+    /// Like [`find`](Self::find), refusing delete markers.
     pub(super) fn object(
         &self,
         key: &str,

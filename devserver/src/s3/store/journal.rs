@@ -1,8 +1,8 @@
 //! A bucket's journal: one line a change, each with its own CRC-32, synchronised before
-//! the change counts.
+//! the change is valid.
 //!
 //! `<crc32 of the JSON, 8 hex> <JSON>\n`. A last line that a crash tore is dropped; a bad
-//! line before others is damage, and reported.
+//! line before others is reported as damage.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
-use super::multipart::{StoredPart, Upload};
+use super::multipart::{MultipartUpload, StoredPart};
 use super::object::{Tags, Version, Versioning};
 
 /// One change of a bucket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "op")]
 pub(super) enum Record {
-    /// The bucket itself; always the first line.
+    /// The bucket itself; always the first record.
     Bucket { created: i64, region: String },
-    /// Versioning was switched.
+    /// Versioning was enabled or suspended.
     Versioning { status: Versioning },
     /// A version became the latest of its key: an object or a delete marker. One whose id
     /// is `null` replaces the key's other `null` version. Ends the upload that it came from.
@@ -31,7 +31,7 @@ pub(super) enum Record {
         version: Version,
         upload: Option<String>,
     },
-    /// A version is gone.
+    /// A version was removed.
     Remove { key: String, version_id: String },
     /// A version's tags were replaced.
     Tags {
@@ -40,14 +40,14 @@ pub(super) enum Record {
         tags: Tags,
     },
     /// A multipart upload began.
-    Begin { id: String, upload: Upload },
+    Begin { id: String, upload: MultipartUpload },
     /// A part arrived, in place of an earlier one of its number.
     Part {
         upload: String,
         number: u32,
         part: StoredPart,
     },
-    /// A multipart upload was given up.
+    /// A multipart upload was aborted.
     Abort { upload: String },
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Writes a journal of these records in one step, in place of the one that is there.
+    /// Writes a journal of these records atomically, replacing the existing one.
     pub(super) fn create(path: &Path, records: &[Record], durability: Durability) -> Result<Self> {
         let fresh = path.with_extension("new");
         let mut file = File::create(&fresh).context("writing a journal")?;
@@ -121,7 +121,7 @@ impl Journal {
         Ok((journal, records))
     }
 
-    /// Adds records: all of them are on disk when this returns, or none is.
+    /// Appends records: all of them are on disk when this returns, or none is.
     pub(super) fn append(&mut self, records: &[Record]) -> Result<()> {
         if self.broken {
             return Err(Error::Corrupt {
@@ -135,7 +135,7 @@ impl Journal {
             .write_all(&lines)
             .and_then(|()| self.durability.file(&self.file));
         if let Err(source) = written {
-            // A half-written line must not stand before later ones.
+            // A half-written line must not be followed by later ones.
             self.broken = self.file.set_len(self.len).is_err()
                 || self.file.seek(SeekFrom::Start(self.len)).is_err();
             return Err(Error::Io {
@@ -170,12 +170,12 @@ fn decode(line: &[u8]) -> Option<Record> {
         .flatten()
 }
 
-/// The records that make the same bucket from nothing.
+/// Returns the records that rebuild the bucket.
 pub(super) fn snapshot(
     head: Record,
     status: Versioning,
     keys: &BTreeMap<String, Vec<Version>>,
-    uploads: &BTreeMap<String, Upload>,
+    uploads: &BTreeMap<String, MultipartUpload>,
 ) -> Vec<Record> {
     let mut records = vec![head, Record::Versioning { status }];
     for (key, versions) in keys {

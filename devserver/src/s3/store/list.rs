@@ -6,46 +6,46 @@ use std::ops::Bound;
 use super::checksum::Algorithm;
 use super::object::{Object, Version};
 
-/// What to list.
+/// Selection of a list.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// Only keys that start so.
+    /// Prefix of the keys.
     pub prefix: String,
-    /// Rolls up keys that share what comes before it, behind the prefix.
+    /// Delimiter: keys that share the text up to it, behind the prefix, are rolled up.
     pub delimiter: Option<String>,
-    /// Only keys, and rolled-up prefixes, behind this one.
+    /// Only keys, and rolled-up prefixes, after this one.
     pub after: Option<String>,
-    /// In a list of versions: only versions of the key `after` behind this one.
+    /// In a list of versions: only versions of the key `after` that follow this one.
     pub after_version: Option<String>,
-    /// At most so many keys and prefixes.
+    /// Maximum number of keys and prefixes.
     pub limit: usize,
 }
 
 /// An object in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedVersion {
-    /// Its key.
+    /// Object key.
     pub key: String,
-    /// Its version, `null` where there are none.
+    /// Version, `null` where there are none.
     pub version_id: String,
-    /// Whether it is the latest of its key.
+    /// True for the latest version of the key.
     pub latest: bool,
-    /// When it was written, in seconds since the epoch.
+    /// Time of writing, in seconds since the epoch.
     pub last_modified: i64,
-    /// What it holds; `None` for a delete marker.
+    /// Attributes of the object; `None` for a delete marker.
     pub object: Option<ListedObject>,
 }
 
-/// What a list says of an object.
+/// Attributes of an object in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedObject {
-    /// Its entity tag, without quotes.
+    /// Entity tag, without quotes.
     pub etag: String,
-    /// Its size.
+    /// Size in bytes.
     pub size: u64,
-    /// Its checksum's algorithm.
+    /// Algorithm of the checksum.
     pub algorithm: Option<Algorithm>,
-    /// Its storage class.
+    /// Storage class.
     pub storage_class: Option<String>,
 }
 
@@ -56,7 +56,7 @@ pub struct Page {
     pub versions: Vec<ListedVersion>,
     /// Rolled-up prefixes.
     pub prefixes: Vec<String>,
-    /// The last key or prefix of this page, and the version, when more follow.
+    /// Last key or prefix of this page, and the version, when more follow.
     pub next: Option<(String, Option<String>)>,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn objects(keys: &BTreeMap<String, Vec<Version>>, query: &Query) -> P
 pub(super) fn versions(keys: &BTreeMap<String, Vec<Version>>, query: &Query) -> Page {
     page(keys, query, |key, versions, after| {
         let end = match after {
-            // A version that is gone since the last page: none of its key is left out.
+            // The version was removed since the last page: all versions of its key are listed.
             Some(after) => versions
                 .iter()
                 .position(|version| version.id == after)
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delimiter_rolls_up_what_is_behind_the_prefix() {
+    fn a_delimiter_rolls_up_keys_behind_the_prefix() {
         let keys = keys(&["a", "a/", "a/b", "a/c/d", "b"]);
         let query = Query {
             prefix: "a/".into(),

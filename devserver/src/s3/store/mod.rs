@@ -3,12 +3,12 @@
 //! ```text
 //! lock                          held by the one process that has the store open
 //! buckets/<name>/journal        every change, a line each (see `journal`)
-//! buckets/<name>/blobs/<id>     bytes, named by the journal; keys are no paths
-//! graves/                       deleted buckets, removed as soon as possible
+//! buckets/<name>/blobs/<id>     bytes, named by the journal; keys are not paths
+//! trash/                        deleted buckets, removed as soon as possible
 //! ```
 //!
-//! All calls block on the disk: asynchronous callers use `spawn_blocking`. Nothing here
-//! knows HTTP or S3's protocol, but every rule is S3's.
+//! All calls block on the disk: asynchronous callers use `spawn_blocking`. This module
+//! does not depend on HTTP or S3's protocol, but every rule is S3's.
 
 mod blob;
 mod bucket;
@@ -49,13 +49,13 @@ pub use self::upload::{Completion, NamedPart, PartInfo, UploadInfo};
 use self::error::Context as _;
 use self::event::Observers;
 
-/// What those may do in a bucket who sign nothing.
+/// Permissions of anonymous requests in a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PublicAccess {
-    /// Nothing.
+    /// None.
     #[default]
     None,
-    /// Read objects, and not learn which ones there are: what is missing is forbidden.
+    /// Read objects, but not list them: a missing key is answered as forbidden.
     Read,
     /// Read objects and list them.
     ReadAndList,
@@ -74,18 +74,18 @@ struct Inner {
     buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
     public: RwLock<BTreeMap<String, PublicAccess>>,
     observers: Arc<Observers>,
-    /// Held as long as the store is open.
+    /// Lock of the folder, held while the store is open.
     _lock: File,
 }
 
 impl Store {
-    /// Opens the store in a folder, creating it if need be, and removes what a crash or a
-    /// cut connection left unfinished.
+    /// Opens the store in a folder, creating it if necessary, and removes leftovers of a
+    /// crash or of interrupted requests.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(folder.as_ref(), Durability::Disk)
     }
 
-    /// The same, with a durability of one's own.
+    /// Like [`open`](Self::open), with the given durability.
     pub fn open_with(folder: &Path, durability: Durability) -> Result<Self> {
         fs::create_dir_all(folder.join("buckets")).context("opening the store")?;
         let lock = File::create(folder.join("lock")).context("opening the store")?;
@@ -99,11 +99,11 @@ impl Store {
                 });
             }
         }
-        let graves = folder.join("graves");
-        if graves.try_exists().context("opening the store")? {
-            fs::remove_dir_all(&graves).context("removing deleted buckets")?;
+        let trash = folder.join("trash");
+        if trash.try_exists().context("opening the store")? {
+            fs::remove_dir_all(&trash).context("removing deleted buckets")?;
         }
-        fs::create_dir(&graves).context("opening the store")?;
+        fs::create_dir(&trash).context("opening the store")?;
         let observers = Arc::new(Observers::default());
         let mut buckets = BTreeMap::new();
         for entry in fs::read_dir(folder.join("buckets")).context("opening the store")? {
@@ -131,7 +131,7 @@ impl Store {
     }
 
     /// Calls `observer` after each change, from the thread that made it and while the
-    /// bucket's other writers wait: it must be quick, and not write to the bucket.
+    /// bucket's other writers wait: it must be quick, and must not write to the bucket.
     pub fn on_event(&self, observer: impl Fn(&Event) + Send + Sync + 'static) {
         self.inner.observers.add(Box::new(observer));
     }
@@ -160,8 +160,8 @@ impl Store {
         Ok(bucket)
     }
 
-    /// Deletes a bucket that has no objects, versions or delete markers left. Uploads that
-    /// are under way go with it.
+    /// Deletes a bucket that has no objects, versions or delete markers left. Its multipart
+    /// uploads are deleted with it.
     pub fn delete_bucket(&self, name: &str) -> Result<()> {
         let mut buckets = self
             .inner
@@ -171,16 +171,16 @@ impl Store {
         let bucket = buckets
             .get(name)
             .ok_or_else(|| Error::NoSuchBucket(name.to_owned()))?;
-        let grave = self
+        let trashed = self
             .inner
             .folder
-            .join("graves")
+            .join("trash")
             .join(uuid::Uuid::new_v4().simple().to_string());
-        bucket.schedule_delete(&grave)?;
+        bucket.schedule_delete(&trashed)?;
         buckets.remove(name);
         drop(buckets);
-        // What cannot be removed now is removed at the next start.
-        let _ = fs::remove_dir_all(grave);
+        // A folder that cannot be removed now is removed at the next start.
+        let _ = fs::remove_dir_all(trashed);
         Ok(())
     }
 
@@ -195,7 +195,7 @@ impl Store {
             .ok_or_else(|| Error::NoSuchBucket(name.to_owned()))
     }
 
-    /// Makes a bucket public, whether or not it is there yet. It is not kept on disk.
+    /// Makes a bucket public, whether or not it exists yet. The setting is not stored on disk.
     pub fn set_public_access(&self, bucket: &str, access: PublicAccess) {
         let public = self.inner.public.write();
         public
@@ -203,7 +203,7 @@ impl Store {
             .insert(bucket.to_owned(), access);
     }
 
-    /// What those may do in a bucket who sign nothing.
+    /// Returns the permissions of anonymous requests in a bucket.
     pub fn public_access(&self, bucket: &str) -> PublicAccess {
         let public = self.inner.public.read();
         public
@@ -213,7 +213,7 @@ impl Store {
             .unwrap_or_default()
     }
 
-    /// All buckets, by name.
+    /// Returns all buckets, by name.
     pub fn buckets(&self) -> Vec<Arc<Bucket>> {
         self.inner
             .buckets
@@ -229,7 +229,7 @@ impl Store {
         self.bucket(bucket)?.get(key, version_id)
     }
 
-    /// Reads an object whole.
+    /// Reads an object into memory.
     pub fn get_bytes(
         &self,
         bucket: &str,
@@ -242,7 +242,7 @@ impl Store {
         Ok((head, bytes.into()))
     }
 
-    /// Writes an object whole.
+    /// Writes an object from memory.
     pub fn put(&self, bucket: &str, key: &str, bytes: &[u8], options: PutOptions) -> Result<Head> {
         let bucket = self.bucket(bucket)?;
         let mut staged = bucket.stage(None)?;
@@ -250,13 +250,13 @@ impl Store {
         bucket.put(key, staged.seal()?, options)
     }
 
-    /// The multipart uploads of a bucket that are neither completed nor aborted.
+    /// Returns the multipart uploads of a bucket that are neither completed nor aborted.
     pub fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>> {
         Ok(self.bucket(bucket)?.uploads())
     }
 }
 
-/// Refuses names that S3 does not allow; what is left is also a safe folder name.
+/// Refuses names that S3 does not allow; an accepted name is also a safe folder name.
 fn check_bucket_name(name: &str) -> Result<()> {
     let legal = (3..=63).contains(&name.len())
         && name
@@ -273,7 +273,7 @@ fn check_bucket_name(name: &str) -> Result<()> {
     }
 }
 
-/// Now, in whole seconds as S3 keeps time.
+/// Returns the present time in whole seconds, as S3 stores it.
 fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

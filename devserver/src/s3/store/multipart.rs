@@ -1,5 +1,4 @@
-//! What is kept of a multipart upload: its parts as blobs, which completing only strings
-//! together.
+//! State of a multipart upload: its parts as blobs, which completing only concatenates.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use super::object::{Attributes, Tags};
 
 /// A multipart upload under way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Upload {
+pub(super) struct MultipartUpload {
     pub(super) key: String,
     pub(super) initiated: i64,
     pub(super) attributes: Attributes,
@@ -19,22 +18,22 @@ pub(super) struct Upload {
     pub(super) parts: BTreeMap<u32, StoredPart>,
 }
 
-impl Upload {
+impl MultipartUpload {
     pub(super) fn blobs(&self) -> impl Iterator<Item = &str> {
         self.parts.values().map(|part| part.blob.as_str())
     }
 }
 
-/// A part that has arrived.
+/// A received part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StoredPart {
     pub(super) md5: [u8; 16],
     pub(super) size: u64,
     pub(super) blob: String,
     pub(super) modified: i64,
-    /// Every digest that was computed.
+    /// Every computed digest.
     pub(super) digests: Vec<(Algorithm, Vec<u8>)>,
-    /// The one that the client vouched for.
+    /// Algorithm of the checksum that the client sent.
     pub(super) asked: Option<Algorithm>,
 }
 

@@ -8,31 +8,31 @@ use super::blob::Segment;
 use super::checksum::Checksum;
 use super::error::{Error, Result};
 
-/// The version id of what was written while versioning was off or suspended.
+/// Version id of objects written while versioning was off or suspended.
 pub(super) const NULL_VERSION: &str = "null";
 
-/// The longest key, in bytes.
+/// Maximum length of a key, in bytes.
 pub(super) const MAX_KEY_BYTES: usize = 1024;
 
-/// The most user metadata, names and values, in bytes.
+/// Maximum size of user metadata, names and values, in bytes.
 const MAX_METADATA_BYTES: usize = 2048;
 
 /// An object's tags.
 pub type Tags = BTreeMap<String, String>;
 
-/// Whether a bucket keeps versions.
+/// Versioning state of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Versioning {
-    /// It never did.
+    /// Never enabled.
     #[default]
     Off,
-    /// Every write makes a version.
+    /// Every write creates a version.
     Enabled,
-    /// Writes replace the version `null`; older versions stay.
+    /// Writes replace the version `null`; older versions are kept.
     Suspended,
 }
 
-/// How an object is encrypted, as its writer said; bytes on disk are plain.
+/// Encryption of an object, as its writer requested it; bytes on disk are plain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encryption {
     /// `AES256`, `aws:kms` or `aws:kms:dsse`.
@@ -43,29 +43,29 @@ pub struct Encryption {
     pub bucket_key: Option<bool>,
 }
 
-/// What is stored beside an object's bytes.
+/// Attributes that are stored with an object's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attributes {
     /// The media type.
     pub content_type: Option<String>,
-    /// How a browser should offer it.
+    /// `Content-Disposition`.
     pub content_disposition: Option<String>,
-    /// How the bytes are encoded.
+    /// `Content-Encoding`.
     pub content_encoding: Option<String>,
-    /// In which language it is.
+    /// `Content-Language`.
     pub content_language: Option<String>,
-    /// How caches should treat it.
+    /// `Cache-Control`.
     pub cache_control: Option<String>,
-    /// When caches should drop it, as an HTTP date.
+    /// `Expires`, an HTTP date.
     pub expires: Option<String>,
     /// User metadata, names in lower case without `x-amz-meta-`.
     pub user: BTreeMap<String, String>,
-    /// How it is encrypted; S3's own `AES256` when `None`.
+    /// Encryption; S3's own `AES256` when `None`.
     pub encryption: Option<Encryption>,
     /// The storage class; `STANDARD` when `None`.
     pub storage_class: Option<String>,
-    /// Where a website sends its visitors instead.
+    /// Target of a website redirect.
     pub website_redirect: Option<String>,
 }
 
@@ -124,20 +124,20 @@ pub(super) fn check_tags(tags: &Tags) -> Result<()> {
 pub(super) struct Version {
     /// `null`, or opaque.
     pub(super) id: String,
-    /// When it was written, in seconds since the epoch.
+    /// Time of writing, in seconds since the epoch.
     pub(super) modified: i64,
     /// The object; `None` for a delete marker.
     pub(super) object: Option<Object>,
 }
 
-/// An object's description and where its bytes lie.
+/// An object's description and its blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Object {
     pub(super) etag: String,
     pub(super) size: u64,
-    /// One for a single put; one a part for a multipart upload.
+    /// One for a single put; one for each part of a multipart upload.
     pub(super) segments: Vec<Segment>,
-    /// The multipart upload that it came from.
+    /// The multipart upload that created it.
     pub(super) upload: Option<String>,
     pub(super) attributes: Attributes,
     pub(super) tags: Tags,
@@ -147,23 +147,23 @@ pub(super) struct Object {
 /// An object without its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// Its key.
+    /// Object key.
     pub key: String,
-    /// Its version; `None` where the bucket never had versions.
+    /// Version; `None` where the bucket never had versions.
     pub version_id: Option<String>,
-    /// Its entity tag, without quotes: the MD5 in hex, or `<md5 of md5s>-<parts>`.
+    /// Entity tag, without quotes: the MD5 in hex, or `<md5 of md5s>-<parts>`.
     pub etag: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// When it was written, in seconds since the epoch.
+    /// Time of writing, in seconds since the epoch.
     pub last_modified: i64,
-    /// What is stored beside its bytes.
+    /// Attributes that are stored with the bytes.
     pub attributes: Attributes,
-    /// Its tags.
+    /// Object tags.
     pub tags: Tags,
-    /// Its checksum.
+    /// Checksum.
     pub checksum: Option<Checksum>,
-    /// The sizes of its parts, when it came from a multipart upload.
+    /// Sizes of the parts, when a multipart upload created it.
     pub parts: Option<Vec<u64>>,
 }
 
@@ -191,7 +191,7 @@ impl Head {
     }
 }
 
-/// The version id as clients see it.
+/// Returns the version id as clients see it.
 pub(super) fn shown(version: &Version, versioning: Versioning) -> Option<String> {
     (versioning != Versioning::Off).then(|| version.id.clone())
 }
@@ -199,14 +199,14 @@ pub(super) fn shown(version: &Version, versioning: Versioning) -> Option<String>
 /// An entity tag to compare with, or `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Whatever is there.
+    /// Any object.
     Any,
     /// This entity tag, without quotes.
     ETag(String),
 }
 
 impl Condition {
-    /// Whether an object of this entity tag meets the condition.
+    /// Returns true if an object of this entity tag meets the condition.
     pub fn matches(&self, etag: &str) -> bool {
         match self {
             Self::Any => true,
@@ -215,7 +215,7 @@ impl Condition {
     }
 }
 
-/// What must hold for a write to happen.
+/// Preconditions of a write.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Precondition {
     /// `If-Match`: the current object is this one.
@@ -241,22 +241,22 @@ impl Precondition {
     }
 }
 
-/// How an object is to be written.
+/// Options of a write.
 #[derive(Debug, Clone, Default)]
 pub struct PutOptions {
-    /// What is stored beside the bytes.
+    /// Attributes that are stored with the bytes.
     pub attributes: Attributes,
     /// The object's tags.
     pub tags: Tags,
-    /// What must hold for the write to happen.
+    /// Preconditions.
     pub precondition: Precondition,
 }
 
-/// What a deletion did.
+/// Result of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deleted {
     /// The version that was removed, or that the new delete marker has.
     pub version_id: Option<String>,
-    /// Whether that version is a delete marker.
+    /// True if that version is a delete marker.
     pub marker: bool,
 }

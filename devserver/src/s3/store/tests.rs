@@ -192,7 +192,7 @@ fn a_damaged_journal_is_reported_not_repaired() {
 }
 
 #[test]
-fn what_was_never_finished_is_swept() {
+fn unfinished_writes_are_removed_at_open() {
     let (folder, store) = fresh();
     let bucket = store.bucket(BUCKET).unwrap();
     let mut staged = bucket.stage(None).unwrap();
@@ -230,7 +230,7 @@ fn what_was_never_finished_is_swept() {
 }
 
 #[test]
-fn one_process_at_a_time_has_the_store() {
+fn a_store_is_opened_by_one_process_at_a_time() {
     let (folder, store) = fresh();
     assert!(
         matches!(Store::open(folder.path()), Err(Error::Locked(_))),
@@ -267,7 +267,7 @@ fn a_long_journal_is_compacted_without_loss() {
     assert_eq!(text(&store, "key 0", None), "after");
 }
 
-/// Ten thousand objects of one (shared) blob, written as one change.
+/// Writes ten thousand objects of one shared blob as one change.
 #[test]
 fn ten_thousand_keys_are_listed_without_the_disk() {
     let (folder, store) = fresh();
@@ -432,7 +432,7 @@ fn a_deleted_bucket_takes_no_more_writes() {
 }
 
 #[test]
-fn observers_are_told_of_each_change_once() {
+fn observers_are_notified_of_each_change_once() {
     let (_folder, store) = fresh();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
@@ -466,7 +466,7 @@ fn observers_are_told_of_each_change_once() {
 }
 
 #[test]
-fn names_that_are_no_buckets_are_refused() {
+fn invalid_bucket_names_are_refused() {
     let (_folder, store) = fresh();
     for name in [
         "",
@@ -486,13 +486,13 @@ fn names_that_are_no_buckets_are_refused() {
                 store.create_bucket(name, "us-east-1"),
                 Err(Error::InvalidBucketName(_))
             ),
-            "`{name}` is no bucket name"
+            "`{name}` is not a bucket name"
         );
     }
 }
 
 #[test]
-fn a_store_whose_writes_reach_only_the_system_is_read_back() {
+fn a_store_without_disk_durability_is_read_back() {
     let folder = TempDir::new().unwrap();
     let store = Store::open_with(folder.path(), Durability::System).unwrap();
     store.create_bucket(BUCKET, "us-east-1").unwrap();

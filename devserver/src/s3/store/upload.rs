@@ -1,4 +1,4 @@
-//! Multipart uploads, from their beginning to the object that they make.
+//! Multipart uploads, from start to completion.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +10,26 @@ use super::checksum::{Algorithm, Checksum, Kind, base64, composite, full_object}
 use super::error::{Error, Result};
 use super::index::Index;
 use super::journal::Record;
-use super::multipart::{StoredPart, Upload};
+use super::multipart::{MultipartUpload, StoredPart};
 use super::object::{
     Attributes, Head, Object, Precondition, PutOptions, Version, check_key, check_tags,
 };
 
-/// The smallest part but the last, in bytes.
+/// Minimum size of a part except the last, in bytes.
 const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
 
-/// A part as a list shows it.
+/// A part in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartInfo {
-    /// Its number, from 1.
+    /// Number, from 1.
     pub number: u32,
-    /// Its entity tag, without quotes.
+    /// Entity tag, without quotes.
     pub etag: String,
-    /// Its size.
+    /// Size in bytes.
     pub size: u64,
-    /// When it arrived, in seconds since the epoch.
+    /// Time of arrival, in seconds since the epoch.
     pub last_modified: i64,
-    /// Its checksum, in base64.
+    /// Checksum, in base64.
     pub checksum: Option<(Algorithm, String)>,
 }
 
@@ -47,24 +47,24 @@ impl PartInfo {
     }
 }
 
-/// A multipart upload as a list shows it.
+/// A multipart upload in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadInfo {
-    /// Its id.
+    /// Upload id.
     pub id: String,
-    /// The key that it will have.
+    /// Key of the object to create.
     pub key: String,
-    /// When it began, in seconds since the epoch.
+    /// Start, in seconds since the epoch.
     pub initiated: i64,
-    /// The checksum that it was begun with.
+    /// Algorithm and type of the checksum, as requested at the start.
     pub checksum: Option<(Algorithm, Kind)>,
-    /// What is stored beside the bytes.
+    /// Attributes that are stored with the bytes.
     pub attributes: Attributes,
-    /// Its parts, in order.
+    /// Parts, in order.
     pub parts: Vec<PartInfo>,
 }
 
-fn info(id: &str, upload: &Upload) -> UploadInfo {
+fn info(id: &str, upload: &MultipartUpload) -> UploadInfo {
     UploadInfo {
         id: id.to_owned(),
         key: upload.key.clone(),
@@ -82,20 +82,20 @@ fn info(id: &str, upload: &Upload) -> UploadInfo {
 /// A part as the completing client names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedPart {
-    /// Its number.
+    /// Number.
     pub number: u32,
-    /// Its entity tag, without quotes.
+    /// Entity tag, without quotes.
     pub etag: String,
-    /// Its checksums, in base64.
+    /// Checksums, in base64.
     pub checksums: Vec<(Algorithm, String)>,
 }
 
-/// How an upload is to be completed.
+/// Options of completing an upload.
 #[derive(Debug, Clone, Default)]
 pub struct Completion {
     /// The parts, in ascending order.
     pub parts: Vec<NamedPart>,
-    /// What must hold.
+    /// Preconditions.
     pub precondition: Precondition,
     /// The object's checksums as the client expects them.
     pub checksums: Vec<(Algorithm, String)>,
@@ -104,7 +104,7 @@ pub struct Completion {
 }
 
 impl Bucket {
-    /// Starts an upload; returns its id. The options' precondition is not looked at.
+    /// Starts an upload; returns its id. The options' precondition is ignored.
     pub fn begin(
         &self,
         key: &str,
@@ -134,7 +134,7 @@ impl Bucket {
             &mut writer,
             vec![Record::Begin {
                 id: id.clone(),
-                upload: Upload {
+                upload: MultipartUpload {
                     key: key.to_owned(),
                     initiated: super::now(),
                     attributes: options.attributes,
@@ -153,7 +153,7 @@ impl Bucket {
         find(&index, key, id).map(|upload| info(id, upload))
     }
 
-    /// Lists the uploads under way, by key and then by age.
+    /// Lists the open uploads, by key and then by age.
     pub fn uploads(&self) -> Vec<UploadInfo> {
         let mut uploads: Vec<_> = self
             .index()
@@ -165,7 +165,7 @@ impl Bucket {
         uploads
     }
 
-    /// Makes a blob a part of an upload, in place of an earlier one of that number.
+    /// Makes a blob a part of an upload, replacing an earlier one of that number.
     pub fn put_part(&self, key: &str, id: &str, number: u32, sealed: Sealed) -> Result<PartInfo> {
         if !(1..=10_000).contains(&number) {
             return Err(Error::InvalidArgument(
@@ -206,7 +206,7 @@ impl Bucket {
         Ok(answer)
     }
 
-    /// Gives an upload up.
+    /// Aborts an upload.
     pub fn abort(&self, key: &str, id: &str) -> Result<()> {
         let mut writer = self.writer()?;
         find(&self.index(), key, id)?;
@@ -218,8 +218,9 @@ impl Bucket {
         )
     }
 
-    /// Turns an upload's parts into the object. Asked again for an upload that is already
-    /// this object, it answers the same: clients repeat requests whose answer was lost.
+    /// Creates the object from an upload's parts. Repeated for an upload that is already
+    /// this object, the answer is the same, because clients repeat requests whose answer was
+    /// lost.
     pub fn complete(&self, key: &str, id: &str, completion: &Completion) -> Result<Head> {
         let mut writer = self.writer()?;
         let record = {
@@ -246,7 +247,7 @@ impl Bucket {
     }
 }
 
-fn find<'a>(index: &'a Index, key: &str, id: &str) -> Result<&'a Upload> {
+fn find<'a>(index: &'a Index, key: &str, id: &str) -> Result<&'a MultipartUpload> {
     index
         .uploads
         .get(id)
@@ -278,8 +279,8 @@ fn etag<'a>(digests: impl Iterator<Item = &'a [u8]>) -> String {
     format!("{}-{count}", hex::encode(md5.finalize()))
 }
 
-/// Checks the client's list against what has arrived, and makes the object of it.
-fn assemble(id: &str, upload: &Upload, completion: &Completion) -> Result<Object> {
+/// Checks the client's list against the received parts, and creates the object.
+fn assemble(id: &str, upload: &MultipartUpload, completion: &Completion) -> Result<Object> {
     if completion.parts.is_empty() {
         return Err(Error::MalformedXml(
             "You must specify at least one part".into(),
@@ -343,7 +344,7 @@ fn assemble(id: &str, upload: &Upload, completion: &Completion) -> Result<Object
     })
 }
 
-fn check_named(upload: &Upload, named: &NamedPart, part: &StoredPart) -> Result<()> {
+fn check_named(upload: &MultipartUpload, named: &NamedPart, part: &StoredPart) -> Result<()> {
     for (algorithm, given) in &named.checksums {
         let stored = part.digest(*algorithm).map(base64);
         if stored.as_ref() != Some(given) {

@@ -1,14 +1,15 @@
-//! Carries out what happens: lets each call of the functions through one by one.
+//! Runs the steps of a case and releases each call of the functions one by one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Commit, Page, Repository, TreeListing, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet,
 };
 use branchline_core::event::{self, Request};
 use branchline_core::function::{FunctionArn, Functions};
+use branchline_core::git::object::{Commit, TreeListing};
 use branchline_core::lambda::InvocationError;
 use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, RepositoryName};
 use branchline_core::testkit::{MemoryPipelines, MemoryStore};
@@ -21,21 +22,21 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::world::{self, World, repository};
-use super::{BRANCHES, Branch, NOT_MEANT, Op};
+use super::repository_model::{self, RepositoryModel, repository};
+use super::{BRANCHES, Branch, EXCLUDED, Op};
 
-/// What becomes of a call.
+/// Fate of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallFate {
-    /// It is served.
+    /// Served.
     Pass,
-    /// It is throttled.
+    /// Throttled.
     Throttle,
-    /// It does not arrive.
+    /// Lost before the service.
     Lose,
-    /// It is served, and its answer does not arrive.
+    /// Served, and the answer lost.
     LoseAnswer,
-    /// It is not allowed.
+    /// Denied.
     Deny,
 }
 
@@ -58,7 +59,7 @@ impl CallFate {
     }
 }
 
-/// Where calls wait to be let through.
+/// Queue of calls that wait to be released.
 #[derive(Default)]
 struct Gate {
     waiting: Vec<oneshot::Sender<CallFate>>,
@@ -71,11 +72,11 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The services as one function reaches them.
+/// The services of one function, behind the gate.
 #[derive(Clone)]
 struct Port {
     function: usize,
-    world: Shared<World>,
+    model: Shared<RepositoryModel>,
     gate: Shared<Gate>,
     service: Arc<dyn CodeCommit>,
 }
@@ -91,18 +92,18 @@ impl Port {
             gate.waiting.push(sender);
             turn
         };
-        let verdict = turn.await.unwrap_or(CallFate::Pass);
-        verdict.before()?;
-        Ok(verdict)
+        let fate = turn.await.unwrap_or(CallFate::Pass);
+        fate.before()?;
+        Ok(fate)
     }
 }
 
 #[async_trait]
 impl CodeCommit for Port {
     async fn list_repositories(&self, next: Option<&str>) -> Result<Page<RepositoryName>> {
-        let verdict = self.pass().await?;
+        let fate = self.pass().await?;
         let page = self.service.list_repositories(next).await?;
-        verdict.after().map(|()| page)
+        fate.after().map(|()| page)
     }
 
     async fn list_branches(
@@ -110,16 +111,16 @@ impl CodeCommit for Port {
         repository: &RepositoryName,
         next: Option<&str>,
     ) -> Result<Page<BranchName>> {
-        let verdict = self.pass().await?;
+        let fate = self.pass().await?;
         let page = self.service.list_branches(repository, next).await?;
-        verdict.after().map(|()| page)
+        fate.after().map(|()| page)
     }
 
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {
-        let verdict = self.pass().await?;
+        let fate = self.pass().await?;
         let set = self.service.get_triggers(repository).await?;
-        verdict.after()?;
-        lock(&self.world).function_reads(self.function);
+        fate.after()?;
+        lock(&self.model).function_reads(self.function);
         Ok(set)
     }
 
@@ -128,34 +129,34 @@ impl CodeCommit for Port {
         repository: &RepositoryName,
         triggers: &[Trigger],
     ) -> Result<String> {
-        let verdict = self.pass().await?;
+        let fate = self.pass().await?;
         let id = self.service.put_triggers(repository, triggers).await?;
-        lock(&self.world).function_writes(self.function);
-        verdict.after().map(|()| id)
+        lock(&self.model).function_writes(self.function);
+        fate.after().map(|()| id)
     }
 
     async fn get_repository(&self, _: &RepositoryName) -> Result<Repository> {
-        unreachable!("lifecycle does not ask for it")
+        unreachable!("lifecycle does not call it")
     }
 
     async fn create_repository(&self, _: &RepositoryName) -> Result<Repository> {
-        unreachable!("lifecycle creates none")
+        unreachable!("lifecycle does not call it")
     }
 
     async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
-        unreachable!("lifecycle does not change it")
+        unreachable!("lifecycle does not call it")
     }
 
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
-        unreachable!("lifecycle does not ask for it")
+        unreachable!("lifecycle does not call it")
     }
 
     async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
-        unreachable!("lifecycle does not ask for it")
+        unreachable!("lifecycle does not call it")
     }
 
     async fn get_folder(&self, _: &RepositoryName, _: CommitId, _: &str) -> Result<TreeListing> {
-        unreachable!("lifecycle does not ask for it")
+        unreachable!("lifecycle does not call it")
     }
 
     async fn get_blob(
@@ -164,23 +165,26 @@ impl CodeCommit for Port {
         _: BlobId,
         _: &dyn BlobAdmission,
     ) -> Result<Bytes> {
-        unreachable!("lifecycle does not ask for it")
+        unreachable!("lifecycle does not call it")
     }
 }
 
 #[async_trait]
 impl Functions for Port {
     async fn invoke_async(&self, _: &FunctionArn, payload: Bytes) -> Result<()> {
-        let verdict = self.pass().await?;
-        let event: Value = serde_json::from_slice(&payload).expect("it is JSON");
-        for request in event::parse(&event).expect("update understands it") {
+        let fate = self.pass().await?;
+        let event: Value = serde_json::from_slice(&payload).expect("because the payload is JSON");
+        for request in event::parse(&event).expect("because update reads the event") {
             let Ok(Request::RefEvent(change)) = request else {
                 panic!("update was sent {event}");
             };
-            let branch = change.reference.branch().expect("it is a branch");
-            lock(&self.world).update_looks(world::number(&branch));
+            let branch = change
+                .reference
+                .branch()
+                .expect("because the event is about a branch");
+            lock(&self.model).update_reads_tip(repository_model::number(&branch));
         }
-        verdict.after()
+        fate.after()
     }
 }
 
@@ -190,7 +194,7 @@ type Invocation = JoinHandle<Result<Answer, InvocationError>>;
 struct Function {
     context: Arc<Context>,
     running: Option<(Value, u32, Invocation)>,
-    /// Events that Lambda holds back: new ones, and those that failed.
+    /// Events that wait for the function: new ones, and failed ones to retry.
     queue: Vec<(Value, u32)>,
 }
 
@@ -205,7 +209,7 @@ impl Function {
         self.running = Some((event, tries, task));
     }
 
-    /// Takes the answer in, if there is one; a failed event is tried twice again.
+    /// Collects a finished invocation; a failed event is retried twice.
     async fn collect(&mut self) -> Result<(), TestCaseError> {
         if let Some((event, tries, task)) = self.running.take_if(|(.., task)| task.is_finished()) {
             let result = task
@@ -230,20 +234,20 @@ impl Function {
     }
 }
 
-/// What a case had in it.
+/// Counts of one case.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) blind: u32,
     pub(crate) excused: usize,
     pub(crate) writes: u32,
-    pub(crate) at_once: bool,
+    pub(crate) concurrent: bool,
 }
 
 struct Driver {
-    world: Shared<World>,
+    model: Shared<RepositoryModel>,
     gate: Shared<Gate>,
     functions: [Function; 2],
-    at_once: bool,
+    concurrent: bool,
 }
 
 /// Runs one case.
@@ -256,9 +260,9 @@ pub(crate) fn run(ops: &[Op]) -> Result<Summary, TestCaseError> {
     runtime.block_on(async {
         let mut driver = Driver::new();
         for op in ops {
-            driver.happen(op).await?;
+            driver.apply(op).await?;
         }
-        driver.calm_down().await
+        driver.finish().await
     })
 }
 
@@ -269,17 +273,17 @@ impl Driver {
                 "UPDATE_FUNCTION_ARN",
                 "arn:aws:lambda:eu-west-1:111122223333:function:update",
             ),
-            ("BRANCHES_EXCLUDE", BRANCHES[NOT_MEANT]),
+            ("BRANCHES_EXCLUDE", BRANCHES[EXCLUDED]),
         ];
         let config = Config::read(&settings.into_iter().collect()).unwrap();
-        let world = World::new(config.policy.clone());
-        let service: Arc<dyn CodeCommit> = world.service.clone();
-        let world = Arc::new(Mutex::new(world));
+        let model = RepositoryModel::new(config.policy.clone());
+        let service: Arc<dyn CodeCommit> = model.service.clone();
+        let model = Arc::new(Mutex::new(model));
         let gate = Shared::<Gate>::default();
         let functions = [0, 1].map(|function| {
             let port = Arc::new(Port {
                 function,
-                world: Arc::clone(&world),
+                model: Arc::clone(&model),
                 gate: Arc::clone(&gate),
                 service: Arc::clone(&service),
             });
@@ -293,44 +297,44 @@ impl Driver {
             }
         });
         Self {
-            world,
+            model,
             gate,
             functions,
-            at_once: false,
+            concurrent: false,
         }
     }
 
-    fn someone_works(&self) -> bool {
+    fn function_running(&self) -> bool {
         self.functions
             .iter()
             .any(|function| function.running.is_some())
     }
 
-    async fn happen(&mut self, op: &Op) -> Result<(), TestCaseError> {
-        let someone_works = self.someone_works();
+    async fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
+        let function_running = self.function_running();
         {
-            let mut world = lock(&self.world);
+            let mut model = lock(&self.model);
             match *op {
-                Op::Push(branch) => world.push(branch),
-                Op::PushAll(from) => (from..BRANCHES.len()).for_each(|branch| world.push(branch)),
-                Op::Delete(branch) => world.delete(branch),
+                Op::Push(branch) => model.push(branch),
+                Op::PushAll(from) => (from..BRANCHES.len()).for_each(|branch| model.push(branch)),
+                Op::Delete(branch) => model.delete(branch),
                 Op::DeleteFrom(from) => {
-                    (from..BRANCHES.len()).for_each(|branch| world.delete(branch));
+                    (from..BRANCHES.len()).for_each(|branch| model.delete(branch));
                 }
-                Op::Rename(from, to) => world.rename(from, to),
-                Op::SetForeign(which, form) => world.set_foreign(which, form),
-                Op::RemoveForeign(which) => world.remove_foreign(which, someone_works),
-                Op::Spoil(which, how) => world.spoil(which, how),
-                Op::Clear => world.clear(someone_works),
-                Op::Lose(which) => drop(take(&mut world.events, which)),
+                Op::Rename(from, to) => model.rename(from, to),
+                Op::SetForeign(which, form) => model.set_foreign(which, form),
+                Op::RemoveForeign(which) => model.remove_foreign(which, function_running),
+                Op::Spoil(which, how) => model.spoil(which, how),
+                Op::Clear => model.clear(function_running),
+                Op::Lose(which) => drop(take(&mut model.events, which)),
                 Op::Double(which) => {
-                    let event = take(&mut world.events, which);
-                    world
+                    let event = take(&mut model.events, which);
+                    model
                         .events
                         .extend(event.iter().cloned().chain(event.clone()));
                 }
                 Op::Deliver(which, to) => {
-                    let event = take(&mut world.events, which);
+                    let event = take(&mut model.events, which);
                     self.functions[to]
                         .queue
                         .extend(event.map(|event| (event, 0)));
@@ -342,28 +346,28 @@ impl Driver {
             }
         }
         match *op {
-            Op::Step(which, verdict) => self.step(which, verdict),
+            Op::Step(which, fate) => self.step(which, fate),
             Op::Steps(count) => {
                 for which in 0..count {
                     self.step(which, CallFate::Pass);
-                    self.settle().await?;
+                    self.run_until_blocked().await?;
                 }
             }
             Op::Wait => tokio::time::advance(Duration::from_secs(10)).await,
             _ => {}
         }
-        self.settle().await
+        self.run_until_blocked().await
     }
 
-    fn step(&self, which: usize, verdict: CallFate) {
+    fn step(&self, which: usize, fate: CallFate) {
         let sender = take(&mut lock(&self.gate).waiting, which);
         if let Some(sender) = sender {
-            let _ = sender.send(verdict);
+            let _ = sender.send(fate);
         }
     }
 
-    /// Lets the functions come to their next calls.
-    async fn settle(&mut self) -> Result<(), TestCaseError> {
+    /// Runs the functions up to their next calls.
+    async fn run_until_blocked(&mut self) -> Result<(), TestCaseError> {
         for function in &mut self.functions {
             function.start();
         }
@@ -373,15 +377,16 @@ impl Driver {
         for function in &mut self.functions {
             function.collect().await?;
         }
-        self.at_once |= self
+        self.concurrent |= self
             .functions
             .iter()
             .all(|function| function.running.is_some());
         Ok(())
     }
 
-    /// All is quiet: what runs ends, what is under way is lost, each schedule runs once.
-    async fn calm_down(mut self) -> Result<Summary, TestCaseError> {
+    /// Ends the disturbances and checks: running invocations end, queued events are lost, each
+    /// schedule runs once.
+    async fn finish(mut self) -> Result<Summary, TestCaseError> {
         {
             let mut gate = lock(&self.gate);
             gate.is_open = true;
@@ -400,16 +405,16 @@ impl Driver {
         for function in [0, 1] {
             self.send(function, json!({"schedule": true})).await?;
         }
-        lock(&self.world).check()?;
+        lock(&self.model).check()?;
         self.check_no_further_write().await?;
         self.check_new_branches().await?;
         self.check_archived().await?;
-        let world = lock(&self.world);
+        let model = lock(&self.model);
         Ok(Summary {
-            blind: world.blind,
-            excused: world.excused(),
-            writes: world.writes,
-            at_once: self.at_once,
+            blind: model.blind,
+            excused: model.excused(),
+            writes: model.writes,
+            concurrent: self.concurrent,
         })
     }
 
@@ -421,13 +426,12 @@ impl Driver {
             .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))
     }
 
-    /// The real update function's schedule archives every tip, whatever was lost before, blind
-    /// writes included.
+    /// Checks that the update function's schedule archives every tip, also after blind writes.
     async fn check_archived(&self) -> Result<(), TestCaseError> {
         let (service, branches, tips) = {
-            let world = lock(&self.world);
-            let branches = world.policy.branches.clone();
-            (Arc::clone(&world.service), branches, world.meant_tips())
+            let model = lock(&self.model);
+            let branches = model.policy.branches.clone();
+            (Arc::clone(&model.service), branches, model.selected_tips())
         };
         let bucket = BucketName::new("artifacts").unwrap();
         let store = Arc::new(MemoryStore::new());
@@ -459,46 +463,47 @@ impl Driver {
 
     async fn check_no_further_write(&self) -> Result<(), TestCaseError> {
         let (service, policy) = {
-            let world = lock(&self.world);
-            (Arc::clone(&world.service), world.policy.clone())
+            let model = lock(&self.model);
+            (Arc::clone(&model.service), model.policy.clone())
         };
         let seen = preview(&*service, &policy, limits(), &repository())
             .await
             .map_err(|error| TestCaseError::fail(error.report()))?;
         if !seen.plan.is_empty() {
             return Err(TestCaseError::fail(format!(
-                "there is more to do: {:?}",
+                "a further run would write: {:?}",
                 seen.plan
             )));
         }
         Ok(())
     }
 
-    /// From here on nothing is missed: update is invoked once for a branch that is made, or
-    /// its push fires; its next push fires once.
+    /// Checks that no further push is missed: update is invoked once for a new branch, or its
+    /// push fires a trigger; the next push fires exactly one.
     async fn check_new_branches(&self) -> Result<(), TestCaseError> {
-        let missing = |branch: &Branch| *branch != NOT_MEANT && !lock(&self.world).is_live(*branch);
+        let missing = |branch: &Branch| *branch != EXCLUDED && !lock(&self.model).is_live(*branch);
         let missing: Vec<_> = (0..BRANCHES.len()).filter(missing).take(5).collect();
         for branch in missing {
             let fired = {
-                let mut world = lock(&self.world);
-                world.events.clear();
-                world.push(branch);
-                !world.firing(branch, true).is_empty()
+                let mut model = lock(&self.model);
+                model.events.clear();
+                model.push(branch);
+                !model.firing(branch, true).is_empty()
             };
-            let event = take(&mut lock(&self.world).events, 0).expect("the push made an event");
+            let event =
+                take(&mut lock(&self.model).events, 0).expect("because the push made an event");
             let answer = self.send(0, event).await?;
             let invoked = answer.repositories[0].invoked.iter();
             let invoked = invoked
                 .filter(|name| name.as_str() == BRANCHES[branch])
                 .count();
-            // A trigger for all branches may be younger than a list without this one.
+            // A trigger for all branches may be newer than a listing without this branch.
             let all = answer.repositories[0].mode == Some(TriggerMode::AllBranches);
             if invoked != usize::from(!fired) && !(all && invoked == 1) {
                 let why = format!("`{}`: fired {fired}, invoked {invoked}", BRANCHES[branch]);
                 return Err(TestCaseError::fail(why));
             }
-            lock(&self.world).check()?;
+            lock(&self.model).check()?;
         }
         Ok(())
     }
@@ -506,8 +511,8 @@ impl Driver {
 
 fn limits() -> TriggerLimits {
     TriggerLimits {
-        triggers: world::MAX_TRIGGERS,
-        branches_per_trigger: world::MAX_BRANCHES,
+        triggers: repository_model::MAX_TRIGGERS,
+        branches_per_trigger: repository_model::MAX_BRANCHES,
         first_mode: TriggerMode::PerBranch,
     }
 }

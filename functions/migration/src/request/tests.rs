@@ -1,4 +1,8 @@
+use branchline_core::remote::open::S3Layout;
+use branchline_core::remote::url::RemoteUrl;
+
 use super::*;
+use crate::mapping::MirrorTask;
 
 fn event(name: &str) -> Value {
     let path = format!("{}/../../events/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -6,34 +10,34 @@ fn event(name: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn read(name: &str) -> Request {
+fn request(name: &str) -> Request {
     parse(&event(name)).unwrap().unwrap()
 }
 
-fn work(mapping: &Mapping) -> &MirrorTask {
-    mapping.work.as_ref().unwrap()
+fn task(mapping: &Mapping) -> &MirrorTask {
+    mapping.task.as_ref().unwrap()
 }
 
 #[test]
-fn every_event_of_the_function_is_understood() {
-    let backup = read("migration-backup");
-    let mapping = work(&backup.mappings[0]);
+fn every_example_event_of_the_function_is_read() {
+    let backup = request("migration-backup");
+    let mapping = task(&backup.mappings[0]);
     assert_eq!(mapping.target.layout, Some(S3Layout::Bundle));
     assert!(mapping.prune && mapping.lfs && !mapping.clean);
     assert!(mapping.refs.selects("refs/notes/commits".into()));
     assert!(!mapping.refs.selects("refs/pull/1/head".into()));
     assert_eq!(backup.batch, BatchLimits::default());
 
-    let publish = read("migration-publish");
+    let publish = request("migration-publish");
     assert_eq!(
-        work(&publish.mappings[0]).target.layout,
+        task(&publish.mappings[0]).target.layout,
         Some(S3Layout::Dumb)
     );
 
-    let import = read("migration-import");
-    let first = work(&import.mappings[0]);
+    let import = request("migration-import");
+    let first = task(&import.mappings[0]);
     assert!(first.target.create && first.source.credentials.is_some());
-    assert!(!work(&import.mappings[1]).lfs);
+    assert!(!task(&import.mappings[1]).lfs);
     assert_eq!(
         import.batch,
         BatchLimits {
@@ -42,10 +46,10 @@ fn every_event_of_the_function_is_understood() {
         }
     );
 
-    let zip = read("migration-zip");
-    let mapping = work(&zip.mappings[0]);
+    let zip = request("migration-zip");
+    let mapping = task(&zip.mappings[0]);
     let RemoteUrl::S3(target) = &mapping.target.url else {
-        panic!("it lies in S3");
+        panic!("the target is in S3");
     };
     assert!(target.zip && mapping.target.layout.is_none());
     assert_eq!(
@@ -53,12 +57,12 @@ fn every_event_of_the_function_is_understood() {
         "s3+zip://my-pipeline-bucket/MyDemoRepo"
     );
 
-    assert!(work(&read("migration-clean").mappings[0]).clean);
+    assert!(task(&request("migration-clean").mappings[0]).clean);
 }
 
 #[test]
-fn a_triggers_custom_data_carries_a_request() {
-    let request = read("trigger-mirror");
+fn the_custom_data_of_a_trigger_carries_a_request() {
+    let request = request("trigger-mirror");
     assert_eq!(request.mappings[0].source, "codecommit://MyDemoRepo");
     assert_eq!(parse(&event("trigger-test")).unwrap(), None);
     let error = parse(&event("trigger-branch-updated")).unwrap_err();
@@ -67,24 +71,24 @@ fn a_triggers_custom_data_carries_a_request() {
 }
 
 #[test]
-fn a_shape_that_is_not_known_is_refused_with_its_field() {
+fn an_unknown_shape_is_refused_with_the_field() {
     for (event, named) in [
-        ("[]", "no JSON object"),
+        ("[]", "must be a JSON object"),
         ("{}", "`mappings` is missing"),
         (r#"{"mappings":[]}"#, "`mappings`"),
         (r#"{"mappings":{}}"#, "`mappings`"),
-        (r#"{"mappings":[{}],"x\u0000y":1}"#, "`x\\0y` is not known"),
+        (r#"{"mappings":[{}],"x\u0000y":1}"#, "`x\\0y`"),
         (r#"{"mappings":[{}],"batch":7}"#, "`batch`"),
         (
             r#"{"mappings":[{}],"batch":{"commits":0}}"#,
             "`batch.commits`",
         ),
         (r#"{"mappings":[{}],"batch":{"bytes":-1}}"#, "`batch.bytes`"),
-        (r#"{"mappings":[{}],"batch":{"files":1}}"#, "`batch`"),
+        (r#"{"mappings":[{}],"batch":{"files":1}}"#, "`batch.files`"),
         (r#"{"Records":[]}"#, "`Records` is empty"),
-        (r#"{"Records":7}"#, "`Records` is no list"),
+        (r#"{"Records":7}"#, "`Records` must be a list"),
         (r#"{"Records":[{"customData":"7"}]}"#, "`customData`"),
-        (r#"{"schedule":true}"#, "`schedule` is not known"),
+        (r#"{"schedule":true}"#, "`schedule`"),
     ] {
         let error = parse(&serde_json::from_str(event).unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{event}");
@@ -101,7 +105,7 @@ fn a_shape_that_is_not_known_is_refused_with_its_field() {
 }
 
 #[test]
-fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
+fn an_invalid_mapping_is_named_and_does_not_hide_the_others() {
     let good = r#""source":"codecommit://r","target":"s3://bucket/x""#;
     let https = r#""source":"https://h/r","target":"https://i/r""#;
     for (mapping, named) in [
@@ -134,7 +138,7 @@ fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
             format!("{{{good},\"layout\":\"zip\"}}"),
             "`mappings[1].layout`",
         ),
-        (format!("{{{https},\"layout\":\"dumb\"}}"), "lies in S3"),
+        (format!("{{{https},\"layout\":\"dumb\"}}"), "is in S3"),
         (
             format!("{{{good},\"prune\":\"yes\"}}"),
             "`mappings[1].prune`",
@@ -165,7 +169,7 @@ fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
         (
             r#"{"source":"codecommit://r","target":"s3+zip://bucket/x","layout":"dumb"}"#
                 .to_owned(),
-            "`mappings[1].layout` of the event: `s3+zip://bucket/x` can have no layout but `bundle`",
+            "`mappings[1].layout` of the event: `s3+zip://bucket/x` can only have the layout `bundle`",
         ),
         (
             r#"{"source":"s3+zip://bucket/x","target":"codecommit://r","layout":"loose"}"#
@@ -178,10 +182,10 @@ fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
             .unwrap()
             .unwrap();
         assert!(
-            request.mappings[0].work.is_ok(),
-            "the good one is kept: {text}"
+            request.mappings[0].task.is_ok(),
+            "a bad mapping must not hide a good one: {text}"
         );
-        let invalid = request.mappings[1].work.as_ref().unwrap_err();
+        let invalid = request.mappings[1].task.as_ref().unwrap_err();
         assert!(
             invalid.message.contains(named),
             "{text}: {}",
@@ -192,19 +196,19 @@ fn a_bad_mapping_is_named_and_does_not_hide_the_others() {
 }
 
 #[test]
-fn a_place_with_archives_is_laid_out_as_bundles() {
-    let others = [
+fn a_remote_with_archives_has_the_bundle_layout() {
+    let mappings = [
         r#""source":"codecommit://r","target":"s3+zip://bucket/x""#,
         r#""source":"codecommit://r","target":"s3+zip://bucket/x","layout":"bundle""#,
-        // The layout is the target's, and the source is what lies there.
+        // The layout is the target's; the source's is read from the bucket.
         r#""source":"s3+zip://bucket/x","target":"s3://bucket/y","layout":"dumb""#,
         r#""source":"s3://bucket/y","target":"s3+zip://bucket/x""#,
     ];
-    for fields in others {
+    for fields in mappings {
         let text = format!("{{\"mappings\":[{{{fields}}}]}}");
         let request = parse(&serde_json::from_str(&text).unwrap());
         let request = request.unwrap().unwrap();
-        assert_eq!(request.mappings[0].work.as_ref().err(), None, "{fields}");
+        assert_eq!(request.mappings[0].task.as_ref().err(), None, "{fields}");
     }
 }
 
@@ -226,7 +230,7 @@ fn no_answer_or_error_repeats_a_password() {
 }
 
 #[test]
-fn every_request_in_the_documents_is_understood() {
+fn every_request_in_the_documents_is_read() {
     let mut seen = 0;
     for file in ["README.md", "docs/moving.md"] {
         let path = format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"));
@@ -234,14 +238,14 @@ fn every_request_in_the_documents_is_understood() {
         for block in text.split("```json\n").skip(1) {
             let block = block.split("```").next().unwrap();
             let event: Value = serde_json::from_str(block).unwrap_or_else(|error| {
-                panic!("{file} shows what is no JSON: {error}: {block}");
+                panic!("{file} shows invalid JSON: {error}: {block}");
             });
             // Answers have a status.
             if event.get("mappings").is_none() || event.get("status").is_some() {
                 continue;
             }
             for mapping in parse(&event).unwrap().unwrap().mappings {
-                assert_eq!(mapping.work.err(), None, "{file}: {block}");
+                assert_eq!(mapping.task.err(), None, "{file}: {block}");
                 seen += 1;
             }
         }

@@ -1,4 +1,4 @@
-//! Remotes in memory and in temporary folders, behind the function's `Connect`.
+//! Remotes in memory and in temporary directories, behind the function's `OpenRemote`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use branchline_core::lambda::InvocationError;
 use branchline_core::name::BucketName;
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::open::{OpenRemote, RemoteSpec};
-use branchline_core::remote::s3_dumb::{DumbOptions, S3Dumb};
+use branchline_core::remote::s3_dumb::{DumbOptions, DumbRemote};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::remote::{
     BatchPolicy, Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
@@ -27,33 +27,33 @@ use serde_json::{Value, json};
 use branchline_test_support::repo::Repo;
 
 pub(crate) fn bucket() -> BucketName {
-    BucketName::new("mirrors").expect("it is valid")
+    BucketName::new("mirrors").expect("because the bucket name is valid")
 }
 
-/// How long a push to `codecommit://..` takes.
+/// Duration of a push to `codecommit://..`.
 pub(crate) const PUSH: Duration = Duration::from_secs(10);
-/// How many refs one changes.
-pub(crate) const CHANGES: usize = 2;
+/// Maximum number of refs that one such push changes.
+pub(crate) const MAX_CHANGES: usize = 2;
 
-/// What the remotes saw.
+/// Calls that the remotes recorded.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// Each opening, with the memory that it may use.
+    /// URL and memory in bytes of each opened remote.
     pub opened: Vec<(String, usize)>,
-    /// Pushes under way, by target.
-    under_way: BTreeMap<String, usize>,
-    /// The most pushes at once: of all, and of any one target.
-    pub most: (usize, usize),
+    /// Pushes in flight, by target.
+    in_flight: BTreeMap<String, usize>,
+    /// Peak of concurrent pushes: in total, and to one target.
+    pub peak: (usize, usize),
 }
 
-/// The places that URLs lead to:
+/// The function's remotes, by URL:
 ///
-/// - `https://git.test/NAME`: a repository in a folder, if it was added;
+/// - `https://git.test/NAME`: a repository in a directory, if it was added;
 /// - `https://silent.test/..`: never answers;
-/// - `codecommit://NAME`: a repository in a folder, pushed to slowly and in steps;
+/// - `codecommit://NAME`: a repository in a directory, with slow pushes of few refs;
 /// - `s3://mirrors/PREFIX`: the dumb layout in memory.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct MigrationFixture {
     pub store: Arc<MemoryStore>,
     folders: Arc<Mutex<BTreeMap<String, PathBuf>>>,
     seen: Arc<Mutex<Seen>>,
@@ -64,7 +64,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl World {
+impl MigrationFixture {
     pub(crate) fn new() -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    /// Has `https://git.test/NAME` or `codecommit://NAME` lead to a repository.
+    /// Makes `repo` the repository at `https://git.test/NAME` or `codecommit://NAME`.
     pub(crate) fn add(&self, name: &str, repo: &Repo) {
         lock(&self.folders).insert(name.to_owned(), repo.path.clone());
     }
@@ -97,7 +97,7 @@ impl World {
         })
     }
 
-    /// One invocation that may take so long, 10 seconds of margin included.
+    /// Invokes the function with `left` until its deadline, 10 seconds of margin included.
     pub(crate) async fn run_for(
         &self,
         event: Value,
@@ -107,9 +107,10 @@ impl World {
             ("MIGRATION_MEMORY_MIB", self.memory_mib),
             ("DEADLINE_MARGIN_SECONDS", "10"),
         ];
-        let config = Config::read(&settings.into_iter().collect()).expect("it is valid");
+        let config =
+            Config::read(&settings.into_iter().collect()).expect("because the settings are valid");
         let context = Arc::new(Context::new(config, Arc::new(self.clone())));
-        // Where time is paused, tokio's goes on without the system's.
+        // tokio's clock, because the system's goes on while tokio's is paused.
         let deadline = tokio::time::Instant::now() + left;
         handle(context, event, deadline.into_std()).await
     }
@@ -118,16 +119,16 @@ impl World {
         self.run_for(event, Duration::from_mins(15)).await
     }
 
-    /// A file in the bucket.
+    /// Content of an object in the bucket.
     pub(crate) fn file(&self, key: &str) -> Option<Vec<u8>> {
         let versions = self.store.versions(&bucket(), key);
         Some(versions.last()?.body.as_ref()?.to_vec())
     }
 
-    /// The refs that a prefix of the bucket publishes, as git prints them.
+    /// Refs that a prefix of the bucket publishes, as git prints them.
     pub(crate) fn published(&self, prefix: &str) -> Option<String> {
         let text = String::from_utf8(self.file(&format!("{prefix}/info/refs"))?);
-        let text = text.expect("names are UTF-8 here");
+        let text = text.expect("because the test names are UTF-8");
         let refs = text.lines().filter(|line| !line.ends_with("^{}"));
         Some(
             refs.map(|line| line.replace('\t', " "))
@@ -136,25 +137,26 @@ impl World {
         )
     }
 
-    /// The only pack of a prefix.
+    /// Content of the only pack of a prefix.
     pub(crate) fn pack(&self, prefix: &str) -> Vec<u8> {
         let list = self.file(&format!("{prefix}/objects/info/packs"));
-        let list = String::from_utf8(list.expect("it is written")).expect("it is text");
+        let list = String::from_utf8(list.expect("because the mirror wrote it"))
+            .expect("because it is text");
         let mut packs = list.lines().filter_map(|line| line.strip_prefix("P "));
-        let name = packs.next().expect("there is a pack");
+        let name = packs.next().expect("because the mirror wrote a pack");
         assert_eq!(packs.next(), None, "there is one pack");
         let pack = self.file(&format!("{prefix}/objects/pack/{name}"));
-        pack.expect("it is there")
+        pack.expect("because the list names it")
     }
 }
 
-/// A source with 30 commits and its refs.
+/// Makes a source with 30 commits.
 pub(crate) fn source() -> Repo {
     Repo::with_history(HashKind::Sha1, 30, 6)
 }
 
-/// A mapping of all refs, deletions too.
-pub(crate) fn all(source: &str, target: &str) -> Value {
+/// Builds a mapping of all refs, with `prune`.
+pub(crate) fn all_refs(source: &str, target: &str) -> Value {
     json!({ "source": source, "target": target, "refs": ["refs/*"], "prune": true })
 }
 
@@ -163,20 +165,23 @@ pub(crate) fn request(mappings: &[Value]) -> Value {
 }
 
 #[async_trait]
-impl OpenRemote for World {
-    async fn open(&self, place: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
-        self.seen().opened.push((place.url.to_string(), memory));
+impl OpenRemote for MigrationFixture {
+    async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        self.seen().opened.push((spec.url.to_string(), memory));
         let limits = PackLimits::default().with_memory(memory / 2);
-        Ok(match &place.url {
+        Ok(match &spec.url {
             RemoteUrl::S3(url) => {
                 let store = Arc::clone(&self.store) as Arc<dyn ObjectStore>;
-                let prefix = url.prefix.clone().expect("these tests name one");
+                let prefix = url
+                    .prefix
+                    .clone()
+                    .expect("because these tests name a prefix");
                 let options = DumbOptions {
                     memory: memory / 8,
                     limits,
                     ..DumbOptions::default()
                 };
-                Arc::new(S3Dumb::new(store, url.bucket.clone(), prefix, options))
+                Arc::new(DumbRemote::new(store, url.bucket.clone(), prefix, options))
             }
             RemoteUrl::Http(url) => {
                 let url = url.to_string();
@@ -189,18 +194,18 @@ impl OpenRemote for World {
             RemoteUrl::CodeCommit(url) => Arc::new(StepwiseRemote {
                 inner: LocalRepository::new(self.folder(url.repository.as_str())?, limits),
                 name: url.repository.to_string(),
-                world: self.clone(),
+                fixture: self.clone(),
             }),
-            RemoteUrl::Local(_) => panic!("the function opens none"),
+            RemoteUrl::Local(_) => panic!("the function never opens a local path"),
         })
     }
 }
 
-/// A repository to which each push changes few refs and takes its time.
+/// A local repository whose pushes are slow and change few refs.
 struct StepwiseRemote {
     inner: LocalRepository,
     name: String,
-    world: World,
+    fixture: MigrationFixture,
 }
 
 impl fmt::Display for StepwiseRemote {
@@ -219,7 +224,7 @@ impl Remote for StepwiseRemote {
         Ok(Box::new(StepwiseTarget {
             inner: self.inner.target().await?,
             name: self.name.clone(),
-            world: self.world.clone(),
+            fixture: self.fixture.clone(),
         }))
     }
 }
@@ -227,27 +232,27 @@ impl Remote for StepwiseRemote {
 struct StepwiseTarget {
     inner: Box<dyn Target>,
     name: String,
-    world: World,
+    fixture: MigrationFixture,
 }
 
-/// A push under way, until it is dropped.
-struct UnderWay<'a>(&'a StepwiseTarget);
+/// Counts a push as in flight until it is dropped.
+struct InFlight<'a>(&'a StepwiseTarget);
 
-impl<'a> UnderWay<'a> {
+impl<'a> InFlight<'a> {
     fn begin(target: &'a StepwiseTarget) -> Self {
-        let mut seen = target.world.seen();
-        *seen.under_way.entry(target.name.clone()).or_default() += 1;
-        let all = seen.under_way.values().sum();
-        let here = seen.under_way[&target.name];
-        seen.most = (seen.most.0.max(all), seen.most.1.max(here));
+        let mut seen = target.fixture.seen();
+        *seen.in_flight.entry(target.name.clone()).or_default() += 1;
+        let total = seen.in_flight.values().sum();
+        let here = seen.in_flight[&target.name];
+        seen.peak = (seen.peak.0.max(total), seen.peak.1.max(here));
         Self(target)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let mut seen = self.0.world.seen();
-        if let Some(here) = seen.under_way.get_mut(&self.0.name) {
+        let mut seen = self.0.fixture.seen();
+        if let Some(here) = seen.in_flight.get_mut(&self.0.name) {
             *here -= 1;
         }
     }
@@ -261,7 +266,7 @@ impl Target for StepwiseTarget {
 
     fn accepts(&self) -> TargetCapabilities {
         TargetCapabilities {
-            max_changes: CHANGES,
+            max_changes: MAX_CHANGES,
             batches: BatchPolicy::ByCommits,
             ..self.inner.accepts()
         }
@@ -277,7 +282,7 @@ impl Target for StepwiseTarget {
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
         {
-            let _under_way = UnderWay::begin(self);
+            let _in_flight = InFlight::begin(self);
             tokio::time::sleep(PUSH).await;
         }
         self.inner.push(push).await

@@ -1,5 +1,5 @@
-//! What the `migration` function promises, over a bucket in memory and repositories in
-//! temporary folders.
+//! Tests of the `migration` function over a bucket in memory and repositories in temporary
+//! directories.
 
 mod deadline;
 mod fixture;

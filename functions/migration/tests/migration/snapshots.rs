@@ -19,12 +19,12 @@ fn without_ids(line: &str) -> String {
 
 #[tokio::test]
 async fn a_mirror_in_the_dumb_layout_writes_refs_last() {
-    let world = World::new();
+    let fixture = MigrationFixture::new();
     let from = source();
-    world.add("one.git", &from);
-    let event = request(&[all("https://git.test/one.git", "s3://mirrors/one.git")]);
-    world.run(event).await.expect("the mirror succeeds");
-    let journal = world.store.journal();
+    fixture.add("one.git", &from);
+    let event = request(&[all_refs("https://git.test/one.git", "s3://mirrors/one.git")]);
+    fixture.run(event).await.expect("the mirror succeeds");
+    let journal = fixture.store.journal();
     let mut seen = BTreeSet::new();
     let journal: Vec<String> = journal
         .iter()

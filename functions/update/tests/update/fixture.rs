@@ -1,4 +1,4 @@
-//! The services in memory, and what makes contexts over them.
+//! Services in memory, and contexts of the function with them.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -15,8 +15,8 @@ use branchline_core::testkit::{
 use branchline_update::{Answer, Config, Context, handle};
 use serde_json::{Value, json};
 
-/// The services, and what makes contexts over them.
-pub(crate) struct World {
+/// The services and settings of the update function.
+pub(crate) struct UpdateFixture {
     pub(crate) codecommit: Arc<MemoryCodeCommit>,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) pipelines: Arc<MemoryPipelines>,
@@ -35,9 +35,9 @@ pub(crate) fn pipeline(name: &str) -> PipelineName {
     PipelineName::new(name).expect("it is valid")
 }
 
-impl World {
+impl UpdateFixture {
     pub(crate) fn new(settings: &[(&'static str, &'static str)]) -> Self {
-        let world = Self {
+        let fixture = Self {
             codecommit: Arc::default(),
             store: Arc::default(),
             pipelines: Arc::default(),
@@ -49,12 +49,12 @@ impl World {
             .chain(settings.iter().copied())
             .collect(),
         };
-        world.store.create_bucket(&bucket(), true);
-        world
+        fixture.store.create_bucket(&bucket(), true);
+        fixture
             .pipelines
             .set_pipeline(&pipeline("deploy"), PipelineOptions::default());
-        world.codecommit.add_repository(&repository());
-        world
+        fixture.codecommit.add_repository(&repository());
+        fixture
     }
 
     pub(crate) fn push(&self, branch: &str, content: &str) -> CommitId {
@@ -89,14 +89,14 @@ impl World {
         ))
     }
 
-    /// A context whose calls fail as `script` says.
-    pub(crate) fn failing_context(&self, script: &FaultPlan) -> Arc<Context> {
+    /// Makes a context whose calls fail by `faults`.
+    pub(crate) fn failing_context(&self, faults: &FaultPlan) -> Arc<Context> {
         let config = self.config().expect("the settings are valid");
         Arc::new(Context::new(
             config,
-            Arc::new(Failing::new(Arc::clone(&self.codecommit), script)),
-            Arc::new(Failing::new(Arc::clone(&self.store), script)),
-            Arc::new(Failing::new(Arc::clone(&self.pipelines), script)),
+            Arc::new(Failing::new(Arc::clone(&self.codecommit), faults)),
+            Arc::new(Failing::new(Arc::clone(&self.store), faults)),
+            Arc::new(Failing::new(Arc::clone(&self.pipelines), faults)),
         ))
     }
 
@@ -129,12 +129,12 @@ impl World {
             .expect("there is a version")
     }
 
-    /// What must hold whenever nothing runs.
-    pub(crate) fn check_rest(&self) {
+    /// Asserts that no multipart upload is left after a run.
+    pub(crate) fn assert_no_upload_is_left(&self) {
         assert_eq!(
             self.store.uploads(),
             Vec::<String>::new(),
-            "no upload is left behind"
+            "no upload is left"
         );
     }
 }
@@ -161,7 +161,7 @@ pub(crate) fn moved(branch: &str, commit: CommitId) -> Value {
 }
 
 pub(crate) fn files(zip: &StoredVersion) -> BTreeMap<String, String> {
-    let body = zip.body.clone().expect("it is no delete marker");
+    let body = zip.body.clone().expect("it is not a delete marker");
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(body)).expect("it is a zip");
     (0..archive.len())
         .map(|at| {
@@ -179,13 +179,13 @@ pub(crate) fn outcomes(results: &[Value]) -> Vec<(&str, &str)> {
     results
         .iter()
         .map(|result| {
-            let of = |name: &str| result[name].as_str().expect("it is text");
-            (of("branch"), of("outcome"))
+            let text = |name: &str| result[name].as_str().expect("it is text");
+            (text("branch"), text("outcome"))
         })
         .collect()
 }
 
-/// Another run of the function, in the middle of a call of this one.
+/// Runs the function a second time, during a call of the first run.
 pub(crate) fn run_now(context: &Arc<Context>, event: &Value) {
     let (context, event) = (Arc::clone(context), event.clone());
     let run = move || {

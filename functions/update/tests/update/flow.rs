@@ -1,4 +1,4 @@
-//! From an event to an artifact and its execution.
+//! The normal flow: from an event to an artifact and an execution.
 
 use branchline_core::ErrorKind;
 use branchline_core::name::BucketName;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::fixture::*;
 
 #[tokio::test]
-async fn a_moved_branch_is_archived_and_started_on_exactly_its_version() {
-    let world = World::new(&[("PIPELINE_VARIABLES", "true")]);
-    let tip = world.push("feature/login", "hello");
-    let results = world.results(moved("feature/login", tip)).await;
+async fn a_moved_branch_is_archived_and_the_pipeline_started_on_exactly_this_version() {
+    let fixture = UpdateFixture::new(&[("PIPELINE_VARIABLES", "true")]);
+    let tip = fixture.push("feature/login", "hello");
+    let results = fixture.results(moved("feature/login", tip)).await;
 
-    let zip = world.latest("demo/feature/login.zip");
+    let zip = fixture.latest("demo/feature/login.zip");
     assert_eq!(
         files(&zip),
         [
@@ -26,7 +26,7 @@ async fn a_moved_branch_is_archived_and_started_on_exactly_its_version() {
         .map(|(path, text)| (path.to_owned(), text.to_owned()))
         .into()
     );
-    let executions = world.executions();
+    let executions = fixture.executions();
     let [execution] = executions.as_slice() else {
         panic!("exactly one execution starts: {executions:?}");
     };
@@ -35,7 +35,7 @@ async fn a_moved_branch_is_archived_and_started_on_exactly_its_version() {
         Some(SourceRevision {
             action_name: "Source".into(),
             object_key: Some("demo/feature/login.zip".into()),
-            object_version_id: zip.id.clone(),
+            object_version_id: zip.id.as_deref().map(str::to_owned),
         })
     );
     let variables = [
@@ -68,29 +68,29 @@ async fn a_moved_branch_is_archived_and_started_on_exactly_its_version() {
             "artifact": {
                 "bucket": "artifacts",
                 "key": "demo/feature/login.zip",
-                "version_id": zip.id,
-                "etag": zip.etag.0,
+                "version_id": zip.id.as_deref(),
+                "etag": zip.etag.as_str(),
                 "size_bytes": zip.body.as_ref().map(bytes::Bytes::len),
                 "files": 3,
             },
             "execution_id": execution.id,
         })]
     );
-    world.check_rest();
+    fixture.assert_no_upload_is_left();
 }
 
 #[tokio::test]
-async fn every_record_and_reference_is_looked_at() {
-    let world = World::new(&[("BRANCHES_EXCLUDE", "wip/**")]);
-    let tip = world.push("main", "a");
-    let other = world.push("fix/crash", "b");
-    let hidden = world.push("wip/x/y", "c");
+async fn every_record_and_reference_has_a_result() {
+    let fixture = UpdateFixture::new(&[("BRANCHES_EXCLUDE", "wip/**")]);
+    let tip = fixture.push("main", "a");
+    let other = fixture.push("fix/crash", "b");
+    let hidden = fixture.push("wip/x/y", "c");
     let mut event = records(&[reference("main", tip), reference("fix/crash", other)]);
-    let mut gone = reference("gone", tip);
-    gone["deleted"] = json!(true);
+    let mut deleted = reference("gone", tip);
+    deleted["deleted"] = json!(true);
     let more = records(&[
         reference("wip/x/y", hidden),
-        gone,
+        deleted,
         json!({ "commit": tip.to_string(), "ref": "refs/tags/v1", "created": true }),
         json!({ "commit": tip.to_string(), "ref": "refs/notes/commits" }),
     ]);
@@ -100,7 +100,7 @@ async fn every_record_and_reference_is_looked_at() {
         .expect("it is a list")
         .push(record);
 
-    let mut results = world.results(event).await;
+    let mut results = fixture.results(event).await;
     results.sort_by_key(|result| result["branch"].to_string());
     assert_eq!(
         outcomes(&results),
@@ -119,38 +119,38 @@ async fn every_record_and_reference_is_looked_at() {
     {
         assert!(result["reason"].is_string(), "a reason is given: {result}");
     }
-    assert_eq!(world.executions().len(), 2);
+    assert_eq!(fixture.executions().len(), 2);
 }
 
 #[tokio::test]
 async fn custom_data_sets_bucket_key_and_pipeline() {
-    let world = World::new(&[]);
+    let fixture = UpdateFixture::new(&[]);
     let other = BucketName::new("others").expect("it is valid");
-    world.store.create_bucket(&other, true);
-    world
+    fixture.store.create_bucket(&other, true);
+    fixture
         .pipelines
         .set_pipeline(&pipeline("login"), PipelineOptions::default());
-    let tip = world.push("main", "hello");
+    let tip = fixture.push("main", "hello");
     let mut event = moved("main", tip);
     let data =
         json!({"bucket": "others", "key": "{commit}/x.zip", "pipeline_name": "login", "more": 1});
     event["Records"][0]["customData"] = json!(data.to_string());
-    let results = world.results(event.clone()).await;
+    let results = fixture.results(event.clone()).await;
     let key = format!("{tip}/x.zip");
     assert_eq!(results[0]["artifact"]["bucket"], "others");
     assert_eq!(results[0]["artifact"]["key"], json!(key));
-    assert_eq!(world.executions()[0].request.pipeline, pipeline("login"));
-    assert_eq!(world.store.versions(&other, &key).len(), 1);
+    assert_eq!(fixture.executions()[0].request.pipeline, pipeline("login"));
+    assert_eq!(fixture.store.versions(&other, &key).len(), 1);
 
     event["Records"][0]["customData"] = json!("just text");
-    let results = world.results(event.clone()).await;
+    let results = fixture.results(event.clone()).await;
     assert_eq!(
         results[0]["artifact"]["bucket"], "artifacts",
         "other text sets nothing"
     );
 
     event["Records"][0]["customData"] = json!(r#"{"pipeline_name":"a/b"}"#);
-    let failure = world.failure(event).await;
+    let failure = fixture.failure(event).await;
     assert_eq!(failure.kind(), ErrorKind::InvalidEvent);
     assert!(
         failure.message().contains("customData.pipeline_name"),
@@ -160,19 +160,19 @@ async fn custom_data_sets_bucket_key_and_pipeline() {
 }
 
 #[tokio::test]
-async fn another_pipeline_on_the_same_artifact_is_started_too() {
-    let world = World::new(&[]);
-    world
+async fn a_second_pipeline_on_an_artifact_is_started() {
+    let fixture = UpdateFixture::new(&[]);
+    fixture
         .pipelines
         .set_pipeline(&pipeline("second"), PipelineOptions::default());
-    let tip = world.push("main", "hello");
-    world.results(moved("main", tip)).await;
+    let tip = fixture.push("main", "hello");
+    fixture.results(moved("main", tip)).await;
     let mut event = moved("main", tip);
     event["Records"][0]["customData"] = json!(r#"{"pipeline_name":"second"}"#);
-    let results = world.results(event).await;
+    let results = fixture.results(event).await;
     assert_eq!(outcomes(&results), [("main", "started")]);
     assert_eq!(
-        world.versions("demo/main.zip").len(),
+        fixture.versions("demo/main.zip").len(),
         1,
         "it is archived once"
     );
@@ -180,19 +180,19 @@ async fn another_pipeline_on_the_same_artifact_is_started_too() {
 
 #[tokio::test]
 async fn one_key_for_all_branches_is_pinned_by_version() {
-    let world = World::new(&[("ARTIFACT_KEY", "source.zip")]);
+    let fixture = UpdateFixture::new(&[("ARTIFACT_KEY", "source.zip")]);
     let options = PipelineOptions {
         allow_key_override: false,
         ..PipelineOptions::default()
     };
-    world.pipelines.set_pipeline(&pipeline("deploy"), options);
+    fixture.pipelines.set_pipeline(&pipeline("deploy"), options);
     for branch in ["main", "next"] {
-        let tip = world.push(branch, branch);
-        let results = world.results(moved(branch, tip)).await;
+        let tip = fixture.push(branch, branch);
+        let results = fixture.results(moved(branch, tip)).await;
         assert_eq!(outcomes(&results), [(branch, "started")]);
     }
-    let versions = world.versions("source.zip");
-    let pinned: Vec<_> = world
+    let versions = fixture.versions("source.zip");
+    let pinned: Vec<_> = fixture
         .executions()
         .into_iter()
         .map(|execution| execution.request.source)
@@ -200,21 +200,24 @@ async fn one_key_for_all_branches_is_pinned_by_version() {
     for (version, source) in versions.iter().zip(&pinned) {
         let source = source.as_ref().expect("it is pinned");
         assert_eq!(source.object_key, None);
-        assert_eq!(source.object_version_id, version.id);
+        assert_eq!(
+            source.object_version_id,
+            version.id.as_deref().map(str::to_owned)
+        );
     }
     assert_eq!((versions.len(), pinned.len()), (2, 2));
 }
 
 #[tokio::test]
 async fn changed_settings_make_a_new_artifact() {
-    let mut world = World::new(&[]);
-    let tip = world.push("main", "hello");
-    world.results(moved("main", tip)).await;
-    world.settings.insert("ARCHIVE_PREFIX", "src/");
-    world.settings.insert("ARCHIVE_COMMIT_INFO", "true");
-    let results = world.results(moved("main", tip)).await;
+    let mut fixture = UpdateFixture::new(&[]);
+    let tip = fixture.push("main", "hello");
+    fixture.results(moved("main", tip)).await;
+    fixture.settings.insert("ARCHIVE_PREFIX", "src/");
+    fixture.settings.insert("ARCHIVE_COMMIT_INFO", "true");
+    let results = fixture.results(moved("main", tip)).await;
     assert_eq!(outcomes(&results), [("main", "started")]);
-    let files = files(&world.latest("demo/main.zip"));
+    let files = files(&fixture.latest("demo/main.zip"));
     let info: Value = serde_json::from_str(&files["commit_info.json"]).expect("it is JSON");
     assert_eq!(info["commitId"], json!(tip.to_string()));
     assert_eq!(info["branchName"], "main");
@@ -225,25 +228,25 @@ async fn changed_settings_make_a_new_artifact() {
 
 #[tokio::test]
 async fn without_a_pipeline_the_artifact_is_only_uploaded() {
-    let mut world = World::new(&[]);
-    world.settings.remove("PIPELINE_NAME");
+    let mut fixture = UpdateFixture::new(&[]);
+    fixture.settings.remove("PIPELINE_NAME");
     let plain = BucketName::new("plain").expect("it is valid");
-    world.store.create_bucket(&plain, false);
-    world.settings.insert("ARTIFACT_BUCKET", "plain");
-    let tip = world.push("main", "hello");
-    let results = world.results(moved("main", tip)).await;
+    fixture.store.create_bucket(&plain, false);
+    fixture.settings.insert("ARTIFACT_BUCKET", "plain");
+    let tip = fixture.push("main", "hello");
+    let results = fixture.results(moved("main", tip)).await;
     assert_eq!(outcomes(&results), [("main", "uploaded")]);
     assert_eq!(results[0]["artifact"]["version_id"], Value::Null);
-    let results = world.results(moved("main", tip)).await;
+    let results = fixture.results(moved("main", tip)).await;
     assert_eq!(outcomes(&results), [("main", "unchanged")]);
 }
 
 #[tokio::test]
-async fn a_test_of_the_trigger_is_answered_and_does_nothing() {
-    let world = World::new(&[]);
-    let tip = world.push("main", "hello");
+async fn a_trigger_test_succeeds_without_calls() {
+    let fixture = UpdateFixture::new(&[]);
+    let tip = fixture.push("main", "hello");
     let mut event = moved("main", tip);
     event["Records"][0]["eventName"] = json!("TriggerEventTest");
-    assert_eq!(world.results(event).await, Vec::<Value>::new());
-    assert_eq!(world.codecommit.traffic().calls(), Vec::<&str>::new());
+    assert_eq!(fixture.results(event).await, Vec::<Value>::new());
+    assert_eq!(fixture.codecommit.traffic().calls(), Vec::<&str>::new());
 }

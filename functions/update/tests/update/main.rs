@@ -1,4 +1,4 @@
-//! What the `update` function promises, over services in memory.
+//! Tests of the `update` function's promises, with services in memory.
 
 mod fixture;
 mod flow;

@@ -1,4 +1,4 @@
-//! What is refused, and how it is named.
+//! Rejected settings and failed updates, and their errors.
 
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use serde_json::json;
 use crate::fixture::*;
 
 #[tokio::test]
-async fn a_pin_needs_versions_and_is_refused_before_anything_is_written() {
-    let mut world = World::new(&[]);
+async fn a_pin_to_an_unversioned_bucket_is_refused_before_anything_is_written() {
+    let mut fixture = UpdateFixture::new(&[]);
     let plain = BucketName::new("plain").expect("it is valid");
-    world.store.create_bucket(&plain, false);
-    world.settings.insert("ARTIFACT_BUCKET", "plain");
-    let tip = world.push("main", "hello");
-    let failure = world.failure(moved("main", tip)).await;
+    fixture.store.create_bucket(&plain, false);
+    fixture.settings.insert("ARTIFACT_BUCKET", "plain");
+    let tip = fixture.push("main", "hello");
+    let failure = fixture.failure(moved("main", tip)).await;
     assert_eq!(failure.kind(), ErrorKind::Config);
     for part in ["`plain`", "versioning", "PIPELINE_PIN", "`main`", "`demo`"] {
         assert!(
@@ -26,18 +26,18 @@ async fn a_pin_needs_versions_and_is_refused_before_anything_is_written() {
             failure.message()
         );
     }
-    assert_eq!(world.store.versions(&plain, "demo/main.zip").len(), 0);
+    assert_eq!(fixture.store.versions(&plain, "demo/main.zip").len(), 0);
 
-    world.settings.insert("PIPELINE_PIN", "none");
-    let results = world.results(moved("main", tip)).await;
+    fixture.settings.insert("PIPELINE_PIN", "none");
+    let results = fixture.results(moved("main", tip)).await;
     assert_eq!(outcomes(&results), [("main", "started")]);
-    assert_eq!(world.executions()[0].request.source, None);
+    assert_eq!(fixture.executions()[0].request.source, None);
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named() {
-    let mut world = World::new(&[]);
-    let tip = world.push("main", "hello");
+async fn a_missing_branch_repository_or_bucket_is_named() {
+    let mut fixture = UpdateFixture::new(&[]);
+    let tip = fixture.push("main", "hello");
     let cases = [
         (json!({"repository": "demo", "branch": "nope"}), "`nope`"),
         (
@@ -46,13 +46,13 @@ async fn what_is_not_there_is_named() {
         ),
     ];
     for (event, name) in cases {
-        let failure = world.failure(event).await;
+        let failure = fixture.failure(event).await;
         assert_eq!(failure.kind(), ErrorKind::NotFound);
         assert!(failure.message().contains(name), "{}", failure.message());
     }
     let empty = RepositoryName::new("empty").expect("it is valid");
-    world.codecommit.add_repository(&empty);
-    let failure = world
+    fixture.codecommit.add_repository(&empty);
+    let failure = fixture
         .failure(json!({"repository": "empty", "branch": "main"}))
         .await;
     assert_eq!(
@@ -61,15 +61,15 @@ async fn what_is_not_there_is_named() {
         "an empty repository has no branch"
     );
 
-    let results = world.results(moved("gone", tip)).await;
+    let results = fixture.results(moved("gone", tip)).await;
     assert_eq!(
         outcomes(&results),
         [("gone", "skipped")],
         "it was deleted meanwhile"
     );
 
-    world.settings.insert("ARTIFACT_BUCKET", "missing-bucket");
-    let failure = world.failure(moved("main", tip)).await;
+    fixture.settings.insert("ARTIFACT_BUCKET", "missing-bucket");
+    let failure = fixture.failure(moved("main", tip)).await;
     assert_eq!(failure.kind(), ErrorKind::NotFound);
     assert!(
         failure.message().contains("missing-bucket"),
@@ -79,32 +79,32 @@ async fn what_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_api_refuses_ends_with_its_path_and_no_object() {
-    let world = World::new(&[]);
+async fn a_file_that_the_api_refuses_fails_with_its_path_and_without_an_object() {
+    let fixture = UpdateFixture::new(&[]);
     let large = vec![b'x'; 6 * 1024 * 1024 + 1];
     let files = [
         ("a", Entry::file("a")),
         ("media/film.bin", Entry::file(large)),
     ];
-    let tip = world.codecommit.commit(&repository(), "main", &files);
-    let failure = world.failure(moved("main", tip)).await;
+    let tip = fixture.codecommit.commit(&repository(), "main", &files);
+    let failure = fixture.failure(moved("main", tip)).await;
     assert_eq!(failure.kind(), ErrorKind::FileTooLarge);
     assert!(
         failure.message().contains("`media/film.bin`"),
         "{}",
         failure.message()
     );
-    assert_eq!(world.versions("demo/main.zip").len(), 0);
-    world.check_rest();
+    assert_eq!(fixture.versions("demo/main.zip").len(), 0);
+    fixture.assert_no_upload_is_left();
 }
 
 /// "One failure does not stop the others, and fails the invocation."
 #[tokio::test]
 async fn one_failure_does_not_stop_the_others_and_fails_the_invocation() {
-    let world = World::new(&[]);
-    let tip = world.push("main", "hello");
+    let fixture = UpdateFixture::new(&[]);
+    let tip = fixture.push("main", "hello");
     let large = Entry::file(vec![b'x'; 6 * 1024 * 1024 + 1]);
-    let bad = world
+    let bad = fixture
         .codecommit
         .commit(&repository(), "large", &[("film", large)]);
     let mut event = records(&[reference("large", bad), reference("main", tip)]);
@@ -113,49 +113,49 @@ async fn one_failure_does_not_stop_the_others_and_fails_the_invocation() {
         .as_array_mut()
         .expect("a list")
         .push(broken);
-    let failure = world.failure(event).await;
+    let failure = fixture.failure(event).await;
     assert!(
         failure.message().starts_with("2 of 3 failed: "),
         "{}",
         failure.message()
     );
     assert_eq!(
-        world.versions("demo/main.zip").len(),
+        fixture.versions("demo/main.zip").len(),
         1,
-        "the good one is archived"
+        "the valid one is archived"
     );
-    assert_eq!(world.executions().len(), 1);
+    assert_eq!(fixture.executions().len(), 1);
 }
 
 #[tokio::test]
-async fn no_time_left_is_said_and_leaves_nothing() {
-    let world = World::new(&[]);
-    let tip = world.push("main", "hello");
-    let result = handle(world.context(), moved("main", tip), Instant::now()).await;
+async fn an_exceeded_deadline_fails_and_leaves_nothing() {
+    let fixture = UpdateFixture::new(&[]);
+    let tip = fixture.push("main", "hello");
+    let result = handle(fixture.context(), moved("main", tip), Instant::now()).await;
     assert_eq!(
-        result.expect_err("there is no time").kind(),
+        result.expect_err("the deadline is exceeded").kind(),
         ErrorKind::Deadline
     );
-    assert_eq!(world.versions("demo/main.zip").len(), 0);
-    world.check_rest();
+    assert_eq!(fixture.versions("demo/main.zip").len(), 0);
+    fixture.assert_no_upload_is_left();
 }
 
 #[tokio::test]
 async fn denied_access_keeps_its_kind() {
-    let world = World::new(&[]);
-    let tip = world.push("main", "hello");
+    let fixture = UpdateFixture::new(&[]);
+    let tip = fixture.push("main", "hello");
     let script = FaultPlan::new();
     script.fail_method("get_folder", 1, ErrorKind::AccessDenied, When::Before);
-    let result = handle(world.failing_context(&script), moved("main", tip), soon()).await;
+    let result = handle(fixture.failing_context(&script), moved("main", tip), soon()).await;
     assert_eq!(
         result.expect_err("it is denied").kind(),
         ErrorKind::AccessDenied
     );
-    world.check_rest();
+    fixture.assert_no_upload_is_left();
 }
 
 #[test]
-fn every_setting_is_checked_and_named_before_the_first_event() {
+fn each_invalid_setting_is_named_at_init() {
     let long = "x".repeat(101);
     let cases = [
         ("ARTIFACT_BUCKET", ""),
@@ -206,10 +206,10 @@ fn every_setting_is_checked_and_named_before_the_first_event() {
     }
 }
 
-/// A source action reads the key that it is configured with, unless a start names another:
-/// what has a key of its own for each commit never lies there.
+/// A source action reads the configured key, unless the start overrides it: an artifact whose
+/// key depends on the commit is never stored at the configured key.
 #[test]
-fn a_version_alone_is_no_pin_where_each_commit_has_its_key() {
+fn a_pin_to_the_version_alone_is_refused_for_keys_with_the_commit() {
     let read = |pin, key, pipeline| {
         let settings = [
             ("ARTIFACT_BUCKET", "abc"),
@@ -219,15 +219,16 @@ fn a_version_alone_is_no_pin_where_each_commit_has_its_key() {
         ];
         Config::read(&settings.into_iter().collect())
     };
-    let error = read("version", "{branch}/{commit}.zip", "p").expect_err("it would find nothing");
+    let error =
+        read("version", "{branch}/{commit}.zip", "p").expect_err("the configured key never exists");
     for named in ["`PIPELINE_PIN`", "`ARTIFACT_KEY`"] {
         assert!(error.report().contains(named), "{error}");
     }
     for (pin, key, pipeline) in [
         ("key-and-version", "{branch}/{commit}.zip", "p"),
-        // A pipeline that gets its source elsewhere.
+        // A pipeline with another source.
         ("none", "{branch}/{commit}.zip", "p"),
-        // Each branch has a pipeline that is configured with its key.
+        // Each branch has a pipeline that is configured with the key of the branch.
         ("version", "{branch}.zip", "p-{branch}"),
         ("version", "{branch}/{commit}.zip", ""),
     ] {
@@ -236,7 +237,7 @@ fn a_version_alone_is_no_pin_where_each_commit_has_its_key() {
 }
 
 #[test]
-fn a_pipelines_name_is_made_of_the_branch() {
+fn a_pipeline_name_contains_the_branch_with_illegal_characters_replaced() {
     let settings = [
         ("ARTIFACT_BUCKET", "abc"),
         ("PIPELINE_NAME", "{repository}-{branch}"),

@@ -9,19 +9,19 @@ use crate::fixture::*;
 
 #[tokio::test]
 async fn a_moved_branch_becomes_one_object_and_one_pinned_execution() {
-    let world = World::new(&[("PIPELINE_VARIABLES", "true")]);
-    let tip = world.push("feature/login", "hello");
-    world.results(moved("feature/login", tip)).await;
+    let fixture = UpdateFixture::new(&[("PIPELINE_VARIABLES", "true")]);
+    let tip = fixture.push("feature/login", "hello");
+    fixture.results(moved("feature/login", tip)).await;
 
-    let zip = world.latest("demo/feature/login.zip");
-    let executions = world.executions();
+    let zip = fixture.latest("demo/feature/login.zip");
+    let executions = fixture.executions();
     let mut effects = String::new();
     for execution in &executions {
         let request = &execution.request;
         writeln!(effects, "start {}", request.pipeline).expect("because a string grows");
         if let Some(source) = &request.source {
             let key = source.object_key.as_deref().unwrap_or("-");
-            let pinned = source.object_version_id == zip.id;
+            let pinned = source.object_version_id.as_deref() == zip.id.as_deref();
             writeln!(
                 effects,
                 "  {} reads {key}, pinned: {pinned}",

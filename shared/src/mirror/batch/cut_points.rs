@@ -1,47 +1,52 @@
-//! Where a history is cut into batches. Pure.
+//! The commits at which a history is cut into batches. Pure.
 //!
-//! The cuts are those of the script that AWS documents for incremental migrations to
-//! CodeCommit (user guide, "Migrate a repository incrementally"): a migration that it
-//! began is finished here, and the other way round.
+//! The cut points are those of the script that AWS documents for incremental migrations to
+//! CodeCommit (user guide, "Migrate a repository incrementally"), so that each can complete a
+//! migration that the other started.
 
 use std::collections::HashSet;
 
 use crate::git::ObjectId;
 use crate::remote::CommitGraph;
 
-/// A commit on whose parents the walk is at work.
+/// A commit whose parents are being walked.
 struct Frame {
     commit: ObjectId,
-    // Itself, and the linear history that is skipped below it.
+    // Number of commits: itself, and the linear history skipped after it.
     own: u64,
-    // CommitGraph that are still to be walked, the last one first.
+    // Parents still to be walked, last first.
     parents: Vec<ObjectId>,
+    // Commits of the parents that are not in a batch yet, with the size of each.
     pending: Vec<(ObjectId, u64)>,
 }
 
 struct Walk<'a> {
     history: &'a CommitGraph,
-    most: u64,
+    max_commits: u64,
     walked: HashSet<ObjectId>,
     cuts: Vec<ObjectId>,
 }
 
-/// The commits at which `history` is cut, in the order in which they are pushed: what lies
-/// between two of them is a batch of about `most` commits.
+/// Returns the commits at which `history` is cut, in the order in which they are pushed: a batch
+/// is about `max_commits` commits from one to the next.
 ///
-/// `starts` are the commit of `HEAD`, and then the branches' in the order of their names.
-/// Parents that `history` does not have count as not there.
-pub(super) fn cut_points(history: &CommitGraph, starts: &[ObjectId], most: u64) -> Vec<ObjectId> {
+/// `starts` are the commit of `HEAD`, then those of the branches sorted by name. Parents that
+/// `history` does not have are ignored.
+pub(super) fn cut_points(
+    history: &CommitGraph,
+    starts: &[ObjectId],
+    max_commits: u64,
+) -> Vec<ObjectId> {
     let mut walk = Walk {
         history,
-        most: most.max(1),
+        max_commits: max_commits.max(1),
         walked: HashSet::new(),
         cuts: Vec::new(),
     };
     for start in starts {
-        // What is left over of each start is a batch of its own.
-        let left = walk.run(*start);
-        walk.cuts.extend(left.into_iter().map(|(commit, _)| commit));
+        // The rest of each start is a batch of its own.
+        let rest = walk.run(*start);
+        walk.cuts.extend(rest.into_iter().map(|(commit, _)| commit));
     }
     walk.cuts
 }
@@ -51,8 +56,8 @@ impl Walk<'_> {
         self.history.get(&commit).map_or(&[], AsRef::as_ref)
     }
 
-    /// Walks what `start` leads to. Histories are deeper than any stack, so its own is
-    /// kept here.
+    /// Walks the ancestors of `start`; returns those that are not in a batch yet. Uses a stack of
+    /// its own, because histories are deeper than the thread's.
     fn run(&mut self, start: ObjectId) -> Vec<(ObjectId, u64)> {
         let mut stack: Vec<Frame> = Vec::new();
         let mut next = Some(start);
@@ -103,11 +108,11 @@ impl Walk<'_> {
         }
     }
 
-    /// Goes back along linear history: to a merge, a first commit, one that was walked, or
-    /// as far as a batch goes.
+    /// Skips linear history: up to a merge, a root commit, a walked commit, or the size of a
+    /// batch.
     fn skip(&mut self, mut commit: ObjectId) -> (ObjectId, u64) {
         let mut skipped = 0;
-        while skipped < self.most && !self.walked.contains(&commit) {
+        while skipped < self.max_commits && !self.walked.contains(&commit) {
             let [parent] = *self.parents(commit) else {
                 break;
             };
@@ -118,7 +123,8 @@ impl Walk<'_> {
         (commit, skipped)
     }
 
-    /// Whether pending cuts and this commit make one batch, several, or none yet.
+    /// Turns the pending commits and this one into one batch, several, or none yet; returns those
+    /// that remain pending.
     fn stage(
         &mut self,
         commit: ObjectId,
@@ -126,16 +132,16 @@ impl Walk<'_> {
         pending: &[(ObjectId, u64)],
     ) -> Vec<(ObjectId, u64)> {
         let combined = own + pending.iter().map(|(_, count)| count).sum::<u64>();
-        if combined < self.most {
+        if combined < self.max_commits {
             return vec![(commit, combined)];
         }
-        // A twentieth more is tolerated.
-        if combined * 20 <= self.most * 21 {
+        // 5 % more are tolerated, as in the script.
+        if combined * 20 <= self.max_commits * 21 {
             self.cuts.push(commit);
             return Vec::new();
         }
         self.cuts.extend(pending.iter().map(|(commit, _)| *commit));
-        if own >= self.most {
+        if own >= self.max_commits {
             self.cuts.push(commit);
             return Vec::new();
         }
@@ -171,10 +177,10 @@ mod tests {
             .collect()
     }
 
-    /// What the script did on linear histories.
+    /// Cut points that the script printed for linear histories.
     #[test]
     fn linear_histories_are_cut_where_the_script_cuts_them() {
-        for (count, most, expected) in [
+        for (count, max_commits, expected) in [
             (3, 10, &[3][..]),
             (10, 10, &[10]),
             (11, 10, &[1, 11]),
@@ -185,13 +191,16 @@ mod tests {
             (45, 10, &[1, 12, 23, 34, 45]),
             (100, 20, &[16, 37, 58, 79, 100]),
         ] {
-            let found = cut_points(&linear(count), &[id(count)], most);
+            let found = cut_points(&linear(count), &[id(count)], max_commits);
             let expected: Vec<_> = expected.iter().copied().map(id).collect();
-            assert_eq!(found, expected, "{count} commits in batches of {most}");
+            assert_eq!(
+                found, expected,
+                "{count} commits in batches of {max_commits}"
+            );
         }
     }
 
-    /// What the script did on a history with a merge and a release branch.
+    /// Cut points that the script printed for a history with a merge and a release branch.
     #[test]
     fn merges_are_cut_where_the_script_cuts_them() {
         // m1..m9 are 1..9, s1..s4 are 11..14, M1 is 20, r1 and r2 are 31 and 32.
@@ -214,7 +223,7 @@ mod tests {
             (32, &[31]),
         ]);
         let starts = [9, 9, 32, 14].map(id);
-        for (most, expected) in [
+        for (max_commits, expected) in [
             (3, &[1, 5, 14, 20, 9, 32][..]),
             (4, &[1, 5, 14, 20, 9, 32]),
             (5, &[5, 20, 9, 32]),
@@ -222,29 +231,29 @@ mod tests {
         ] {
             let expected: Vec<_> = expected.iter().copied().map(id).collect();
             assert_eq!(
-                cut_points(&merged, &starts, most),
+                cut_points(&merged, &starts, max_commits),
                 expected,
-                "batches of {most}"
+                "batches of {max_commits}"
             );
         }
     }
 
     #[test]
-    fn a_million_commits_need_no_stack() {
+    fn a_long_history_does_not_overflow_the_stack() {
         let mut history = CommitGraph::new();
         history.insert(id(0), Box::default());
         for n in 1..300_000 {
-            // Merges all the way: nothing is skipped.
+            // All commits are merges, so that none is skipped.
             let parents = [id(n - 1), id(n.saturating_sub(2))];
             history.insert(id(n), parents.into());
         }
         assert!(!cut_points(&history, &[id(299_999)], 1000).is_empty());
     }
 
-    /// The same, written as the script's own words have it: by recursion.
+    /// The script's algorithm, recursive as in the original.
     struct Model<'a> {
         history: &'a CommitGraph,
-        most: u64,
+        max_commits: u64,
         walked: HashSet<ObjectId>,
         cuts: Vec<ObjectId>,
     }
@@ -265,7 +274,7 @@ mod tests {
                 let mut at = *parent;
                 let mut skipped = 0;
                 while self.history[&at].len() == 1
-                    && skipped < self.most
+                    && skipped < self.max_commits
                     && !self.walked.contains(&at)
                 {
                     skipped += 1;
@@ -277,19 +286,19 @@ mod tests {
             }
             self.walked.insert(commit);
             let sum: u64 = pending.iter().map(|(_, count)| count).sum();
-            if count + sum < self.most {
+            if count + sum < self.max_commits {
                 return vec![(commit, count + sum)];
             }
             #[expect(
                 clippy::cast_precision_loss,
-                reason = "the script computes with floating point, too"
+                reason = "the script uses floating point too"
             )]
-            if (count + sum) as f64 <= self.most as f64 + self.most as f64 * 0.05 {
+            if (count + sum) as f64 <= self.max_commits as f64 + self.max_commits as f64 * 0.05 {
                 self.cuts.push(commit);
                 return Vec::new();
             }
             self.cuts.extend(pending.iter().map(|(commit, _)| *commit));
-            if count >= self.most {
+            if count >= self.max_commits {
                 self.cuts.push(commit);
                 return Vec::new();
             }
@@ -302,7 +311,7 @@ mod tests {
         fn random_histories_are_cut_as_the_script_cuts_them(
             shape in proptest::collection::vec((0_u32..6, 0_u32..6, 0_u32..8), 1..80),
             branches in proptest::collection::vec(0_usize..80, 1..5),
-            most in 1_u64..30,
+            max_commits in 1_u64..30,
         ) {
             let mut history = CommitGraph::new();
             for (n, (first, second, kind)) in (0_u32..).zip(&shape) {
@@ -320,15 +329,15 @@ mod tests {
                 .collect();
             let mut model = Model {
                 history: &history,
-                most,
+                max_commits,
                 walked: HashSet::new(),
                 cuts: Vec::new(),
             };
             for start in &starts {
-                let left = model.migrate(*start);
-                model.cuts.extend(left.into_iter().map(|(commit, _)| commit));
+                let rest = model.migrate(*start);
+                model.cuts.extend(rest.into_iter().map(|(commit, _)| commit));
             }
-            prop_assert_eq!(cut_points(&history, &starts, most), model.cuts);
+            prop_assert_eq!(cut_points(&history, &starts, max_commits), model.cuts);
         }
     }
 }

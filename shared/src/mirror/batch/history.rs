@@ -1,13 +1,12 @@
-//! What is known of a source's history.
+//! The commit graph of a source, cached over attempts.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::git::ObjectId;
 use crate::remote::{CommitGraph, Snapshot};
 
-/// Commits of a source as its refs were at one time.
+/// Commit graph of a source, for one snapshot of its refs.
 pub(super) struct SourceHistory {
-    // What the source held then.
     snapshot: Snapshot,
     graph: CommitGraph,
 }
@@ -24,33 +23,33 @@ impl SourceHistory {
         &self.graph
     }
 
-    /// Whether this is still what the source holds.
+    /// Returns true if `snapshot` is the one that the graph was read with.
     pub(super) fn matches_snapshot(&self, snapshot: &Snapshot) -> bool {
         self.snapshot == *snapshot
     }
 
-    /// Whether `wants` are known, or are had.
+    /// Returns true if each of `wants` is in the graph or in `haves`.
     pub(super) fn covers(&self, wants: &[ObjectId], haves: &[ObjectId]) -> bool {
-        let known = |id: &ObjectId| self.graph.contains_key(id) || haves.contains(id);
-        wants.iter().all(known)
+        let is_covered = |id: &ObjectId| self.graph.contains_key(id) || haves.contains(id);
+        wants.iter().all(is_covered)
     }
 
-    /// Whether nothing is missing of what `starts` lead to.
+    /// Returns true if the graph has all ancestors of `starts`.
     pub(super) fn is_complete(&self, starts: &[ObjectId]) -> bool {
-        let known = |id: &ObjectId| self.graph.contains_key(id);
-        starts.iter().all(known) && self.graph.values().all(|parents| parents.iter().all(known))
+        let has = |id: &ObjectId| self.graph.contains_key(id);
+        starts.iter().all(has) && self.graph.values().all(|parents| parents.iter().all(has))
     }
 
-    /// The commits that `wants` lead to and `haves` do not.
+    /// Returns the commits that are reachable from `wants` and not from `haves`.
     pub(super) fn missing(&self, wants: &[ObjectId], haves: &[ObjectId]) -> HashSet<ObjectId> {
         let tags = self.snapshot.refs.values();
         let tags: HashMap<_, _> = tags.filter_map(|tag| Some((tag.id, tag.peeled?))).collect();
         let peeled = haves.iter().map(|have| *tags.get(have).unwrap_or(have));
-        let had = self.ancestors(peeled, &HashSet::new());
-        self.ancestors(wants.iter().copied(), &had)
+        let boundary = self.ancestors(peeled, &HashSet::new());
+        self.ancestors(wants.iter().copied(), &boundary)
     }
 
-    /// What `starts` lead to, as far as it is known, short of `boundary`.
+    /// Returns `starts` and their ancestors in the graph, up to `boundary` exclusively.
     fn ancestors(
         &self,
         starts: impl Iterator<Item = ObjectId>,

@@ -1,17 +1,17 @@
-//! Long histories go in batches, each a push of its own under a temporary tag, so that
-//! what went over once stays there whatever happens next.
+//! Pushes long histories in batches, each under a temporary tag, so that an interrupted run
+//! keeps what it transferred.
 //!
-//! To CodeCommit they go by commits. The cuts and the names of the tags are those of the
-//! script that AWS documents ([`mod@cut_points`]), so that either goes on with what the other began.
-//! Which batches are there already is read off the target. What turns out to have too many
-//! bytes, or to take too long, is cut on its way, under tags of our own, which the script
-//! removes with its own ones; to other targets this is the only cut.
+//! To CodeCommit, batches have a number of commits. The cut points and the names of the tags
+//! are those of the script that AWS documents ([`mod@cut_points`]), so that each resumes what
+//! the other started. Existing batches are read from the target. A batch that exceeds its
+//! bytes or its time is split, under tags with names of their own, which the script deletes
+//! together with its tags. To other targets, this is the only split.
 //!
-//! All temporary tags are deleted with or after the last refs, or by [`clean`]; they stay
-//! while the target refuses a ref, since the next run stands on them.
+//! All temporary tags are deleted with or after the last refs, or by [`clean`]. They stay
+//! while the target rejects a ref, because the next run uses their objects.
 //!
-//! A target may refuse a temporary tag as it may refuse any ref. What was under it then
-//! goes with the next one; after [`REFUSALS`] in a row the refs go as they are.
+//! A target may reject a temporary tag like any ref. Its commits are then part of the next
+//! batch; after [`MAX_REJECTED_TAGS`] rejections in a row the refs are pushed without batches.
 
 mod cut_points;
 mod history;
@@ -23,36 +23,33 @@ use bstr::BString;
 
 use super::pack_limit::{PackMeter, PushLimit};
 use super::progress::RefProgress;
-use super::transfer::{Pushed, PushedRefs, Transfer};
+use super::transfer::{PushResult, PushedRefs, Transfer};
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::remote::{
-    BatchPolicy as Batching, Head, RefTarget, RefUpdate, Source, Target, TargetCapabilities,
-};
+use crate::remote::{BatchPolicy, Head, RefTarget, RefUpdate, Source, Target, TargetCapabilities};
 
 use cut_points::cut_points;
 use history::SourceHistory;
 pub use temporary_tags::clean;
 pub(super) use temporary_tags::{delete, is_temporary, restore};
-use temporary_tags::{deletions, numbered, temporary_tag};
+use temporary_tags::{deletions, numbered_tag, part_tag};
 
-/// So many temporary tags in a row that the target refuses are the last ones: it will
-/// refuse others, too, and the pack grows from one to the next.
-const REFUSALS: u32 = 2;
+/// After this many consecutive rejected temporary tags no more are tried: the target would
+/// reject the others too, while the pack grows from one to the next.
+const MAX_REJECTED_TAGS: u32 = 2;
 
-/// How much goes over at once.
+/// Commits and bytes of one push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// About so many commits, to CodeCommit: the script's `-b`.
+    /// Approximate number of commits of a push to CodeCommit: the script's `-b`.
     pub commits: u64,
-    /// At most so many bytes of pack, where one commit alone does not have more. `None`
-    /// stands for 256 MiB to CodeCommit, and for 2 GB to others: git servers take no more
-    /// in one push.
+    /// Maximum bytes of a pack, unless one commit alone has more. `None` means 256 MiB to
+    /// CodeCommit, and to others 2 GB, the limit of git servers.
     pub bytes: Option<u64>,
 }
 
 impl Default for BatchLimits {
-    /// 1,000 commits, as the script.
+    /// 1,000 commits, as in the script.
     fn default() -> Self {
         Self {
             commits: 1000,
@@ -62,49 +59,50 @@ impl Default for BatchLimits {
 }
 
 impl BatchLimits {
-    pub(super) fn bytes_for(self, batching: Batching) -> u64 {
-        self.bytes.unwrap_or(match batching {
-            Batching::ByCommits => 256 << 20,
-            Batching::BySize => 2_000_000_000,
+    /// Returns the maximum bytes of a push to a target with this policy.
+    pub(super) fn bytes_for(self, policy: BatchPolicy) -> u64 {
+        self.bytes.unwrap_or(match policy {
+            BatchPolicy::ByCommits => 256 << 20,
+            BatchPolicy::BySize => 2_000_000_000,
         })
     }
 }
 
-/// What is pushed in batches before refs move, over all tries of one mirroring.
+/// Progress of the batches, over all attempts of one mirroring.
 #[derive(Default)]
 pub(super) struct BatchState {
-    known: Option<SourceHistory>,
-    /// Commits that the target lacks and that were not pushed yet.
-    left: HashSet<ObjectId>,
-    /// How many temporary tags in a row the target has refused.
-    refused: u32,
-    /// What came of a push of all that is left.
-    over: Option<PackMeter>,
-    /// The temporary tags that were asked for.
-    made: HashSet<BString>,
+    history: Option<SourceHistory>,
+    /// Commits that the target does not have and that were not pushed yet.
+    pending: HashSet<ObjectId>,
+    /// Number of consecutive temporary tags that the target has rejected.
+    rejections: u32,
+    /// Meter of a pack of all pending commits that has exceeded its limit.
+    exceeded: Option<PackMeter>,
+    /// Temporary tags whose push was requested.
+    requested_tags: HashSet<BString>,
 }
 
 impl BatchState {
-    /// Pushes what `changes` need, in batches, where it is much. Afterwards little or
-    /// nothing of it is missing at the target.
+    /// Pushes the objects of `changes` in batches, if they are many. Afterwards at most one
+    /// batch of them is missing on the target.
     pub(super) async fn push(
         &mut self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
         changes: &[RefUpdate],
-        tally: &mut RefProgress,
+        progress: &mut RefProgress,
     ) -> Result<()> {
-        self.refused = 0;
+        self.rejections = 0;
         if !self
             .load_history(transfer.source, target, changes, false)
             .await?
         {
             return Ok(());
         }
-        let most = transfer.options.batch.commits;
-        if !self.needs_batches(most) {
-            // Its bytes show on the way. Where they fit, the refs themselves are all that
-            // is pushed.
+        let max_commits = transfer.options.batch.commits;
+        if !self.needs_batches(max_commits) {
+            // The bytes are checked while the refs are pushed, so that a small push needs
+            // no temporary tag.
             return Ok(());
         }
         let mut starts = starts(transfer.source);
@@ -115,89 +113,97 @@ impl BatchState {
             return Ok(());
         }
         let mut number = 0;
-        // The branches as the script walks them, and then what only tags lead to.
+        // The branches in the order of the script first, then commits that only tags reach.
         for more in [Vec::new(), commits_of(changes)] {
             starts.extend(more);
-            let all = self
-                .known
+            let cuts = self
+                .history
                 .as_ref()
-                .map(|known| cut_points(known.graph(), &starts, most));
-            let all = all.unwrap_or_default();
-            for (at, cut) in all.iter().enumerate().skip(number) {
-                if !self.needs_batches(most) {
-                    // The refs themselves are the last batch.
+                .map(|history| cut_points(history.graph(), &starts, max_commits));
+            let cuts = cuts.unwrap_or_default();
+            for (index, cut) in cuts.iter().enumerate().skip(number) {
+                if !self.needs_batches(max_commits) {
+                    // The push of the refs is the last batch.
                     return Ok(());
                 }
                 number += 1;
-                let name = numbered(number);
-                let later = UpcomingBatches {
-                    cuts: &all[at + 1..],
-                    most,
+                let name = numbered_tag(number);
+                let upcoming = UpcomingBatches {
+                    cuts: &cuts[index + 1..],
+                    max_commits,
                     changes,
                 };
-                self.push_under_temporary_tag(transfer, target, (name, *cut), Some(&later), tally)
-                    .await?;
-                if self.refused >= REFUSALS {
+                self.push_under_temporary_tag(
+                    transfer,
+                    target,
+                    (name, *cut),
+                    Some(&upcoming),
+                    progress,
+                )
+                .await?;
+                if self.rejections >= MAX_REJECTED_TAGS {
                     return Ok(());
                 }
             }
-            if !self.needs_batches(most) {
+            if !self.needs_batches(max_commits) {
                 break;
             }
         }
         Ok(())
     }
 
-    /// The deletions of all temporary tags, where they may go together with the last refs:
-    /// where the script is at work, and all of them were made by this mirroring, so that
-    /// they cost no push of their own. Those of an earlier one stay until the refs are known
-    /// to be taken: else a target that never takes one would lose them each time.
-    pub(super) fn deletions(&self, target: &dyn Target, room: usize) -> Vec<RefUpdate> {
+    /// Returns the deletions of all temporary tags if they may be part of the push of the last
+    /// refs, which saves a push: to a target of the script, and if this mirroring made all the
+    /// tags. Tags of an earlier mirroring stay until the refs are accepted: else a target that
+    /// rejects a ref each time would lose them each time.
+    pub(super) fn deletions(&self, target: &dyn Target, free_changes: usize) -> Vec<RefUpdate> {
         let deletions = deletions(target);
-        let together = target.accepts().batches == Batching::ByCommits
-            && deletions.len() <= room
-            && deletions.iter().all(|tag| self.made.contains(&tag.name));
-        if together { deletions } else { Vec::new() }
+        let in_one_push = target.accepts().batches == BatchPolicy::ByCommits
+            && deletions.len() <= free_changes
+            && deletions
+                .iter()
+                .all(|tag| self.requested_tags.contains(&tag.name));
+        if in_one_push { deletions } else { Vec::new() }
     }
 
-    /// Whether more commits are left than make one batch. A twentieth more is tolerated.
-    fn needs_batches(&self, most: u64) -> bool {
-        is_much(self.left.len(), most)
+    /// Returns true if the pending commits are more than one batch.
+    fn needs_batches(&self, max_commits: u64) -> bool {
+        needs_batches(self.pending.len(), max_commits)
     }
 
-    /// Pushes what `changes` need in pieces, because one push of it was `over`.
+    /// Pushes the objects of `changes` split by size, because one push `exceeded` its limit.
     pub(super) async fn push_by_size(
         &mut self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
-        (changes, over): (&[RefUpdate], PackMeter),
-        tally: &mut RefProgress,
+        (changes, exceeded): (&[RefUpdate], PackMeter),
+        progress: &mut RefProgress,
     ) -> Result<()> {
-        self.refused = 0;
+        self.rejections = 0;
         if !self
             .load_history(transfer.source, target, changes, true)
             .await?
         {
             return Ok(());
         }
-        self.over = Some(over);
+        self.exceeded = Some(exceeded);
         for want in commits_of(changes) {
-            let tag = (temporary_tag(want), want);
-            self.push_under_temporary_tag(transfer, target, tag, None, tally)
+            let tag = (part_tag(want), want);
+            self.push_under_temporary_tag(transfer, target, tag, None, progress)
                 .await?;
-            if self.refused >= REFUSALS {
+            if self.rejections >= MAX_REJECTED_TAGS {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Learns which commits `changes` lead to and the target lacks; `false` where nobody
-    /// can tell.
+    /// Loads the commits that `changes` reach and the target does not have; returns false if
+    /// the source cannot list them.
     ///
-    /// Some sources only tell a history as a whole. Where batches were begun it is long,
-    /// and worth to be read: else all that is left would go at once. Where one push has
-    /// too many bytes, too: `insist`.
+    /// Some sources list only a full history, which is slow. It is loaded if batches were
+    /// started before, because all remaining commits would else be one push, or if `insist`,
+    /// because one push exceeds its limit.
     async fn load_history(
         &mut self,
         source: &dyn Source,
@@ -212,14 +218,12 @@ impl BatchState {
         let haves = target.haves().await?;
         let commits = commits_of(changes);
         let snapshot = source.snapshot();
-        if !self
-            .known
-            .as_ref()
-            .is_some_and(|known| known.matches_snapshot(snapshot) && known.covers(&commits, &haves))
-        {
-            self.known = None;
+        if !self.history.as_ref().is_some_and(|history| {
+            history.matches_snapshot(snapshot) && history.covers(&commits, &haves)
+        }) {
+            self.history = None;
             if let Some(graph) = source.commit_graph(&wants, &haves).await? {
-                self.known = Some(SourceHistory::new(snapshot, graph));
+                self.history = Some(SourceHistory::new(snapshot, graph));
             } else {
                 let is_long = insist || !deletions(target).is_empty();
                 if !is_long
@@ -231,14 +235,15 @@ impl BatchState {
                 }
             }
         }
-        let Some(known) = &self.known else {
+        let Some(history) = &self.history else {
             return Ok(false);
         };
-        self.left = known.missing(&commits, &haves);
+        self.pending = history.missing(&commits, &haves);
         Ok(true)
     }
 
-    /// Learns all that `starts` lead to, unless it is known; `false` where nobody can tell.
+    /// Loads the full history of `starts`, unless already loaded; returns false if the source
+    /// cannot list it.
     async fn load_full_history(
         &mut self,
         source: &dyn Source,
@@ -246,50 +251,51 @@ impl BatchState {
         changes: &[RefUpdate],
     ) -> Result<bool> {
         if self
-            .known
+            .history
             .as_ref()
-            .is_some_and(|known| known.is_complete(starts))
+            .is_some_and(|history| history.is_complete(starts))
         {
             return Ok(true);
         }
         let mut ids = ids_of(changes);
         ids.extend(starts);
-        let mut seen = HashSet::new();
-        ids.retain(|id| seen.insert(*id));
+        let ids = dedup(ids.into_iter());
         let Some(graph) = source.commit_graph(&ids, &[]).await? else {
             return Ok(false);
         };
-        self.known = Some(SourceHistory::new(source.snapshot(), graph));
+        self.history = Some(SourceHistory::new(source.snapshot(), graph));
         Ok(true)
     }
 
-    /// Pushes all up to `commit` under a temporary tag, in several steps where it is too
-    /// much for one. What is there already is not pushed again. `later` is pushed
-    /// afterwards.
+    /// Pushes the pending ancestors of a commit under a temporary tag, in several steps if one
+    /// exceeds its limit. `upcoming` are the batches to push afterwards.
     async fn push_under_temporary_tag(
         &mut self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
         tag: (BString, ObjectId),
-        later: Option<&UpcomingBatches<'_>>,
-        tally: &mut RefProgress,
+        upcoming: Option<&UpcomingBatches<'_>>,
+        progress: &mut RefProgress,
     ) -> Result<()> {
         let mut steps = vec![tag];
         while let Some((name, commit)) = steps.pop() {
-            if !self.left.contains(&commit) {
+            if !self.pending.contains(&commit) {
                 continue;
             }
-            let below = self.pending_ancestors(commit);
-            // A commit alone goes whatever its size.
-            let most = if below.len() > 1 {
+            let ancestors = self.pending_ancestors(commit);
+            // A single commit cannot be split, so it is not limited.
+            let limit = if ancestors.len() > 1 {
                 transfer.push_limit()
             } else {
                 PushLimit::default()
             };
-            // The same pack was tried just now.
-            let known = self.over.take().filter(|_| below.len() == self.left.len());
-            if let Some(over) = known.filter(|_| below.len() > 1) {
-                cut(&mut steps, (name, commit), &below, &over);
+            // A pack of all pending commits has exceeded its limit already.
+            let exceeded = self
+                .exceeded
+                .take()
+                .filter(|_| ancestors.len() == self.pending.len());
+            if let Some(exceeded) = exceeded.filter(|_| ancestors.len() > 1) {
+                split(&mut steps, (name, commit), &ancestors, &exceeded);
                 continue;
             }
             let refs = PushedRefs {
@@ -304,120 +310,122 @@ impl BatchState {
                 temporary: true,
                 ..PushedRefs::default()
             };
-            let later = later.filter(|_| steps.is_empty());
-            let next = later.map(|later| later.next(&self.left, &below, target.accepts()));
-            tally.record_request(&[], &refs.changes);
-            self.made.insert(name.clone());
+            let upcoming = upcoming.filter(|_| steps.is_empty());
+            let next =
+                upcoming.map(|upcoming| upcoming.next(&self.pending, &ancestors, target.accepts()));
+            progress.record_request(&[], &refs.changes);
+            self.requested_tags.insert(name.clone());
             let next = next.unwrap_or_default();
-            let report = match transfer.push(target, &refs, most, &next).await? {
-                Pushed::Answered(report) => report,
-                Pushed::Over(over) => {
-                    cut(&mut steps, (name, commit), &below, &over);
+            let report = match transfer.push(target, &refs, limit, &next).await? {
+                PushResult::Reported(report) => report,
+                PushResult::OverLimit(meter) => {
+                    split(&mut steps, (name, commit), &ancestors, &meter);
                     continue;
                 }
             };
-            let Some(reason) = tally.record_sent(report)? else {
-                self.refused = 0;
-                for id in below {
-                    self.left.remove(&id);
+            let Some(reason) = progress.record_temporary(report)? else {
+                self.rejections = 0;
+                for id in ancestors {
+                    self.pending.remove(&id);
                 }
                 continue;
             };
-            self.refused += 1;
+            self.rejections += 1;
             tracing::warn!(
                 reference.name = %name,
                 reason,
-                "the target refused a temporary tag: its batch goes with the next one"
+                "the target rejected a temporary tag: its commits are pushed with the next batch"
             );
-            if self.refused >= REFUSALS {
+            if self.rejections >= MAX_REJECTED_TAGS {
                 break;
             }
         }
         Ok(())
     }
 
-    /// What is left below a commit, parents before children; the commit itself is last.
+    /// Returns the pending ancestors of a commit, parents before children; the commit itself is
+    /// last.
     fn pending_ancestors(&self, commit: ObjectId) -> Vec<ObjectId> {
-        let graph = self.known.as_ref().map(SourceHistory::graph);
+        let graph = self.history.as_ref().map(SourceHistory::graph);
         let parents = |id: &ObjectId| {
             let found = graph.and_then(|graph| graph.get(id));
             found.map_or(&[][..], AsRef::as_ref)
         };
-        let mut out = Vec::new();
+        let mut ordered = Vec::new();
         let mut seen = HashSet::from([commit]);
         let mut stack = vec![(commit, 0)];
         while let Some((at, next)) = stack.last_mut() {
             if let Some(parent) = parents(at).get(*next) {
                 *next += 1;
-                if self.left.contains(parent) && seen.insert(*parent) {
+                if self.pending.contains(parent) && seen.insert(*parent) {
                     stack.push((*parent, 0));
                 }
             } else {
-                out.push(*at);
+                ordered.push(*at);
                 stack.pop();
             }
         }
-        out
+        ordered
     }
 }
 
-/// Whether so many commits are more than make one batch. A twentieth more is tolerated.
-fn is_much(commits: usize, most: u64) -> bool {
-    (commits as u64).saturating_mul(20) > most.saturating_mul(21)
+/// Returns true if `commits` are more than one batch of `max_commits`, plus 5 %.
+fn needs_batches(commits: usize, max_commits: u64) -> bool {
+    (commits as u64).saturating_mul(20) > max_commits.saturating_mul(21)
 }
 
-/// What comes after a batch, when all goes well.
+/// Batches to push after the current one.
 struct UpcomingBatches<'a> {
     cuts: &'a [ObjectId],
-    most: u64,
+    max_commits: u64,
     changes: &'a [RefUpdate],
 }
 
 impl UpcomingBatches<'_> {
-    /// What the next push will name, when of what is `left` these have been `sent`.
+    /// Computes the ids that the next push names after `sent` of the `pending` commits.
     fn next(
         &self,
-        left: &HashSet<ObjectId>,
+        pending: &HashSet<ObjectId>,
         sent: &[ObjectId],
-        accepts: TargetCapabilities,
+        capabilities: TargetCapabilities,
     ) -> Vec<ObjectId> {
-        if is_much(left.len() - sent.len(), self.most) {
+        if needs_batches(pending.len() - sent.len(), self.max_commits) {
             let sent: HashSet<_> = sent.iter().collect();
             let mut cuts = self.cuts.iter();
-            let next = cuts.find(|cut| left.contains(*cut) && !sent.contains(cut));
+            let next = cuts.find(|cut| pending.contains(*cut) && !sent.contains(cut));
             return next.into_iter().copied().collect();
         }
-        let changes = self.changes.iter().take(accepts.max_changes);
+        let changes = self.changes.iter().take(capabilities.max_changes);
         changes.filter_map(|change| Some(change.new?.id)).collect()
     }
 }
 
-/// Puts a part of what was too much before it. What takes too long took time, and another
-/// try in vain would be too much: then the oldest commit goes first, which may be what
-/// takes so long, and an eighth after it.
-fn cut(
+/// Inserts a step for a part of a batch that exceeded its limit before the step for the whole.
+/// If it exceeded its time, another failed attempt must be avoided: then the parts are the
+/// oldest commit, which may be the slow one, and an eighth of the commits.
+fn split(
     steps: &mut Vec<(BString, ObjectId)>,
     (name, commit): (BString, ObjectId),
-    below: &[ObjectId],
-    over: &PackMeter,
+    ancestors: &[ObjectId],
+    exceeded: &PackMeter,
 ) {
-    let parts = if over.exceeded_time() { 8 } else { 2 };
-    let part = below[(below.len() / parts).max(1) - 1];
+    let parts = if exceeded.exceeded_time() { 8 } else { 2 };
+    let part = ancestors[(ancestors.len() / parts).max(1) - 1];
     tracing::debug!(
         commit.id = %commit,
         part.id = %part,
-        size_bytes = over.bytes(),
-        "a batch is cut"
+        size_bytes = exceeded.bytes(),
+        "splitting a batch"
     );
     steps.push((name, commit));
-    steps.push((temporary_tag(part), part));
-    if over.exceeded_time() && part != below[0] {
-        steps.push((temporary_tag(below[0]), below[0]));
+    steps.push((part_tag(part), part));
+    if exceeded.exceeded_time() && part != ancestors[0] {
+        steps.push((part_tag(ancestors[0]), ancestors[0]));
     }
 }
 
-/// The commit of `HEAD`, then the branches' in the order of their names, as the script
-/// walks them.
+/// Returns the commit of `HEAD`, then those of the branches sorted by name, in the order in
+/// which the script walks them.
 fn starts(source: &dyn Source) -> Vec<ObjectId> {
     let snapshot = source.snapshot();
     let head = match &snapshot.head {
@@ -433,13 +441,13 @@ fn starts(source: &dyn Source) -> Vec<ObjectId> {
     head.into_iter().chain(heads).collect()
 }
 
-/// What changes name, each once.
+/// Returns the ids that `changes` refer to, without duplicates.
 fn ids_of(changes: &[RefUpdate]) -> Vec<ObjectId> {
     dedup(changes.iter().filter_map(|change| Some(change.new?.id)))
 }
 
-/// The commits that changes lead to, branches before tags, each once. Something else than
-/// a commit may be among them.
+/// Returns the peeled ids that `changes` refer to, in their order (branches before tags),
+/// without duplicates. Not all need be commits.
 fn commits_of(changes: &[RefUpdate]) -> Vec<ObjectId> {
     let targets = changes.iter().filter_map(|change| change.new);
     dedup(targets.map(|target| target.peeled.unwrap_or(target.id)))

@@ -1,4 +1,4 @@
-//! Temporary tags: their names, and how they go again.
+//! Temporary tags: their names, and their deletion.
 
 use async_trait::async_trait;
 use bstr::{BStr, BString, ByteSlice as _};
@@ -9,50 +9,55 @@ use crate::git::ObjectId;
 use crate::mirror::MirrorResult;
 use crate::mirror::attempt::{self, Attempt};
 use crate::mirror::progress::RefProgress;
-use crate::remote::{BatchPolicy as Batching, Push, RefTarget, RefUpdate, Remote, Target};
+use crate::remote::{BatchPolicy, Push, RefTarget, RefUpdate, Remote, Target};
 
-/// How temporary tags start. The script goes on with numbers from 1, and deletes all that
-/// start so.
-const TAG: &str = "refs/tags/codecommit_migration_";
-/// How those go on that cut its batches further, with the start of the commit's id.
-const PART: &str = "part_";
-/// How many digits of the commit's id end such a tag.
+/// Start of the names of temporary tags. The script appends numbers from 1, and deletes all tags
+/// with this prefix.
+const TAG_PREFIX: &str = "refs/tags/codecommit_migration_";
+/// Continues the names of tags that the script does not make, for parts of its batches; the
+/// start of the commit id follows.
+const PART_PREFIX: &str = "part_";
+/// Hexadecimal digits of the commit id at the end of such a name.
 const PART_DIGITS: usize = 16;
 
-/// Whether a ref is a migration's temporary tag, the script's or ours.
+/// Returns true if a ref is a temporary tag of a migration, by the script or by branchline.
 pub(in crate::mirror) fn is_temporary(name: &BStr) -> bool {
-    let Some(rest) = name.strip_prefix(TAG.as_bytes()) else {
+    let Some(rest) = name.strip_prefix(TAG_PREFIX.as_bytes()) else {
         return false;
     };
-    is_temporary_tag(name) || (!rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
+    is_part_tag(name) || (!rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
 }
 
-/// Whether a ref is a temporary tag that the script does not make.
-fn is_temporary_tag(name: &BStr) -> bool {
-    let rest = name.strip_prefix(TAG.as_bytes());
-    rest.and_then(|rest| rest.strip_prefix(PART.as_bytes()))
+/// Returns true if a ref is a temporary tag that the script does not make.
+fn is_part_tag(name: &BStr) -> bool {
+    let rest = name.strip_prefix(TAG_PREFIX.as_bytes());
+    rest.and_then(|rest| rest.strip_prefix(PART_PREFIX.as_bytes()))
         .is_some_and(|id| id.len() == PART_DIGITS && id.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// The name of one of the script's tags.
-pub(super) fn numbered(number: usize) -> BString {
-    format!("{TAG}{number}").into()
+/// Returns the name of the script's `number`th tag.
+pub(super) fn numbered_tag(number: usize) -> BString {
+    format!("{TAG_PREFIX}{number}").into()
 }
 
-/// The name of a tag of ours.
-pub(super) fn temporary_tag(commit: ObjectId) -> BString {
-    format!("{TAG}{PART}{}", commit.to_hex_with_len(PART_DIGITS)).into()
+/// Returns the name of the tag for a part of a batch that ends at `commit`.
+pub(super) fn part_tag(commit: ObjectId) -> BString {
+    format!(
+        "{TAG_PREFIX}{PART_PREFIX}{}",
+        commit.to_hex_with_len(PART_DIGITS)
+    )
+    .into()
 }
 
-/// The deletions of all temporary tags of a target. Where the script is not at work, its
-/// tags are somebody's.
+/// Returns the deletions of all temporary tags of a target. To a target that the script does not
+/// serve, tags with its names are ordinary ones.
 pub(super) fn deletions(target: &dyn Target) -> Vec<RefUpdate> {
-    let is_ours: fn(&BStr) -> bool = match target.accepts().batches {
-        Batching::ByCommits => is_temporary,
-        Batching::BySize => is_temporary_tag,
+    let is_temporary: fn(&BStr) -> bool = match target.accepts().batches {
+        BatchPolicy::ByCommits => is_temporary,
+        BatchPolicy::BySize => is_part_tag,
     };
     let refs = target.snapshot().refs.iter();
-    refs.filter(|(name, _)| is_ours(name.as_bstr()))
+    refs.filter(|(name, _)| is_temporary(name.as_bstr()))
         .map(|(name, there)| RefUpdate {
             name: name.clone(),
             old: Some(there.id),
@@ -61,47 +66,47 @@ pub(super) fn deletions(target: &dyn Target) -> Vec<RefUpdate> {
         .collect()
 }
 
-/// Deletes all temporary tags, the script's and ours; `counted` as refs that were deleted.
+/// Deletes all temporary tags. With `counted`, they count as deleted refs.
 pub(in crate::mirror) async fn delete(
     target: &mut dyn Target,
-    tally: &mut RefProgress,
+    progress: &mut RefProgress,
     counted: bool,
 ) -> Result<()> {
     let mut rest = deletions(target);
     while !rest.is_empty() {
-        let later = rest.split_off(rest.len().min(target.accepts().max_changes.max(1)));
-        let changes = std::mem::replace(&mut rest, later);
+        let remaining = rest.split_off(rest.len().min(target.accepts().max_changes.max(1)));
+        let changes = std::mem::replace(&mut rest, remaining);
         if counted {
-            tally.record_request(&changes, &[]);
+            progress.record_request(&changes, &[]);
         } else {
-            tally.record_request(&[], &changes);
+            progress.record_request(&[], &changes);
         }
         let push = Push {
             changes,
             ..Push::default()
         };
         let report = target.push(push).await?;
-        if target.accepts().batches == Batching::ByCommits {
-            tally.record_report(report)?;
-        } else if let Some(reason) = tally.record_sent(report)? {
-            // They do no harm there, and the refs are as they should be.
-            tracing::warn!(reason, "the target keeps temporary tags");
+        if target.accepts().batches == BatchPolicy::ByCommits {
+            progress.record_report(report)?;
+        } else if let Some(reason) = progress.record_temporary(report)? {
+            // Not an error, because the mirrored refs are complete.
+            tracing::warn!(reason, "the target rejected the deletion of temporary tags");
         }
     }
     Ok(())
 }
 
-/// Makes those tags again that were deleted together with refs of which the target has
-/// refused some: it still has what they name. Where that fails, the next run sends it.
+/// Restores temporary tags whose deletions were pushed together with refs that the target has
+/// rejected: it still has their objects. If that fails, the next run sends the objects again.
 pub(in crate::mirror) async fn restore(
     target: &mut dyn Target,
-    gone: &[RefUpdate],
-    tally: &mut RefProgress,
+    deletions: &[RefUpdate],
+    progress: &mut RefProgress,
 ) {
-    let there = &target.snapshot().refs;
-    let deleted = gone
+    let existing = &target.snapshot().refs;
+    let deleted = deletions
         .iter()
-        .filter(|change| !there.contains_key(&change.name));
+        .filter(|change| !existing.contains_key(&change.name));
     let changes: Vec<_> = deleted
         .map(|change| RefUpdate {
             name: change.name.clone(),
@@ -112,26 +117,27 @@ pub(in crate::mirror) async fn restore(
     if changes.is_empty() {
         return;
     }
-    tally.record_request(&[], &changes);
+    progress.record_request(&[], &changes);
     let push = Push {
         changes,
         temporary: true,
         ..Push::default()
     };
-    let refused = match target.push(push).await {
-        Ok(report) => tally
-            .record_sent(report)
+    let failure = match target.push(push).await {
+        Ok(report) => progress
+            .record_temporary(report)
             .unwrap_or_else(|error| Some(error.report())),
         Err(error) => Some(error.report()),
     };
-    if let Some(reason) = refused {
+    if let Some(reason) = failure {
         tracing::warn!(
             reason,
-            "temporary tags are gone: the next run sends what they named"
+            "temporary tags are lost: the next run sends their objects again"
         );
     }
 }
 
+/// The deletion of temporary tags, as work to be attempted.
 struct Cleaning<'a>(&'a dyn Remote);
 
 #[async_trait]
@@ -140,16 +146,15 @@ impl Attempt for Cleaning<'_> {
         self.0
     }
 
-    async fn attempt(&mut self, tally: &mut RefProgress) -> Result<()> {
+    async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()> {
         let mut target = self.0.target().await?;
-        tally.start_attempt(target.snapshot());
-        delete(&mut *target, tally, true).await
+        progress.start_attempt(target.snapshot());
+        delete(&mut *target, progress, true).await
     }
 }
 
-/// Removes what an unfinished migration left at `target`, until it is done or `deadline`
-/// has come; the tags count as refs that were deleted. A migration that is begun again
-/// afterwards pushes them once more.
+/// Deletes the temporary tags of an unfinished migration from `target`, until done or `deadline`
+/// has come; they count as deleted refs. A migration started afterwards pushes them again.
 pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
     attempt::run_until_done(&mut Cleaning(target), deadline).await
 }

@@ -1,25 +1,108 @@
-//! Each change of the disk.
+//! File-system writes of a repository. A completed [`rename`](DurableFs::rename) followed by
+//! [`sync_dir`](DurableFs::sync_dir) is durable.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-#[cfg(feature = "testkit")]
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
 
 use crate::error::{Error, ErrorKind};
 
-/// Changes files. What has been renamed into place is on the disk for good.
-#[derive(Debug, Clone, Default)]
-pub struct DurableFs {
-    #[cfg(feature = "testkit")]
-    left: Option<Arc<AtomicU64>>,
+/// Writes to a file system. Tests pass one that fails after some writes.
+pub trait DurableFs: fmt::Debug + Send + Sync {
+    /// Creates a file that must not exist, for reading and writing.
+    fn create(&self, path: &Path) -> io::Result<File>;
+
+    /// Appends `bytes` at the file's position.
+    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes `bytes` at `offset`.
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Truncates or extends a file to `length` bytes.
+    fn set_len(&self, file: &File, length: u64) -> io::Result<()>;
+
+    /// Removes the write permissions of a file.
+    fn make_read_only(&self, file: &File) -> io::Result<()>;
+
+    /// Renames a file or directory; replaces a file.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with its content.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates a directory and its parents where missing.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes renames within a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
 }
 
-/// The error for something that the disk did not do.
-pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> Error {
+/// The file system of the operating system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StdFs;
+
+impl DurableFs for StdFs {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+    }
+
+    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, file: &File, length: u64) -> io::Result<()> {
+        file.set_len(length)
+    }
+
+    fn make_read_only(&self, file: &File) -> io::Result<()> {
+        let mut permissions = file.metadata()?.permissions();
+        permissions.set_readonly(true);
+        file.set_permissions(permissions)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+/// The error of a failed file-system access: "`what` `path`".
+pub(super) fn io_error(what: &str, path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -28,100 +111,4 @@ pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> Error {
         _ => ErrorKind::Transport,
     };
     Error::new(kind, format!("{what} `{}`", path.display())).with_source(error)
-}
-
-impl DurableFs {
-    /// A disk on which nothing more changes after that many changes: what a process that is
-    /// killed there leaves behind.
-    #[cfg(feature = "testkit")]
-    pub fn failing_after(changes: u64) -> Self {
-        Self {
-            left: Some(Arc::new(AtomicU64::new(changes))),
-        }
-    }
-
-    /// Whether the process is still alive.
-    #[cfg(feature = "testkit")]
-    fn step(&self) -> io::Result<()> {
-        let Some(left) = &self.left else {
-            return Ok(());
-        };
-        let one_less = |left: u64| left.checked_sub(1);
-        left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
-            .map(drop)
-            .map_err(|_| io::Error::other("killed"))
-    }
-
-    #[cfg(not(feature = "testkit"))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "tests need both"
-    )]
-    fn step(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Creates a file that must not be there.
-    pub(super) fn create(&self, path: &Path) -> io::Result<File> {
-        self.step()?;
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-    }
-
-    pub(super) fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
-        self.step()?;
-        file.write_all(bytes)
-    }
-
-    pub(super) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.step()?;
-        std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-    }
-
-    pub(super) fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
-        self.step()?;
-        file.set_len(length)
-    }
-
-    pub(super) fn make_read_only(&self, file: &File) -> io::Result<()> {
-        self.step()?;
-        let mut permissions = file.metadata()?.permissions();
-        permissions.set_readonly(true);
-        file.set_permissions(permissions)
-    }
-
-    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        fs::rename(from, to)
-    }
-
-    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        fs::remove_file(path)
-    }
-
-    pub(super) fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        fs::remove_dir(path)
-    }
-
-    pub(super) fn remove_all(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        fs::remove_dir_all(path)
-    }
-
-    pub(super) fn create_folders(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        fs::create_dir_all(path)
-    }
-
-    /// Makes sure that what was renamed within a folder survives the machine.
-    pub(super) fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        File::open(path)?.sync_all()
-    }
 }

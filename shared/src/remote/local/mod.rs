@@ -1,15 +1,26 @@
-//! Repositories on this machine's disk.
+//! Repositories on the local disk.
 //!
-//! - `layout`: where a repository's parts lie, and what its configuration says.
-//! - `objects`: its packs and loose objects; `refs`: its refs, read.
-//! - `receive`: a pack put into place; `transaction`: refs changed; `create`: new ones.
-//! - `disk`: each change of the disk.
+//! | module | job |
+//! |---|---|
+//! | `git_dir`, `config` | finds a repository's directories and reads its settings |
+//! | `odb` | opens packs and loose objects |
+//! | `refs` | reads loose and packed refs, and `HEAD` |
+//! | `receive_pack` | writes, verifies and publishes a received pack |
+//! | `ref_transaction` | updates refs under git's locks |
+//! | `init` | initialises a bare repository |
+//! | `durable_fs` | makes each write |
 //!
-//! There is no git behind this: other gits may work in the same repository meanwhile, and
-//! the locks, the order of writes and the names of temporary files are git's own.
+//! No git binary is needed. Git may use the repository concurrently: the locks, the order of
+//! writes and the names of temporary files are git's own.
 //!
-//! The disk is used in blocking tasks of the runtime.
+//! Of gitoxide only gix-config is used, to parse `config`. gix-lock 26 and gix-ref 0.69 are
+//! not, because they do not sync a lock file before its rename, report one error for a whole
+//! transaction where a push reports an outcome for each ref, and cannot run on the file system
+//! of the crash tests, which fails after any write.
+//!
+//! The disk is accessed on the runtime's blocking pool.
 
+mod config;
 mod durable_fs;
 mod git_dir;
 mod init;
@@ -25,13 +36,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::BString;
 
-pub use durable_fs::DurableFs;
+pub use durable_fs::{DurableFs, StdFs};
 use git_dir::GitDir;
 
 use super::{
     BatchPolicy, Head, PackBody, PackRequest, Push, PushReport, RefOutcome, Remote, Snapshot,
     Source, Target, TargetCapabilities,
 };
+use crate::blocking::try_run as blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, fetch};
@@ -40,32 +52,35 @@ use crate::git::{HashKind, ObjectId};
 use crate::lfs::{LfsStore, LocalLfs};
 use crate::remote::missing_objects_error;
 
-/// A repository in a folder: a bare one, or a working tree with its `.git`.
+/// A repository in a directory: a bare one, or a working tree with its `.git`.
 ///
-/// As a target, a folder that is missing or empty becomes a bare repository with the first
+/// As a target, a missing or empty directory is initialised as a bare repository by the first
 /// push.
 #[derive(Debug, Clone)]
 pub struct LocalRepository {
     path: PathBuf,
     limits: PackLimits,
-    disk: DurableFs,
+    fs: Arc<dyn DurableFs>,
 }
 
 impl LocalRepository {
-    /// The repository at a path. `limits` are for reading it; packs that come in are
-    /// verified within their own.
+    /// Names the repository at `path`. `limits` apply to reading; received packs have limits of
+    /// their own.
     pub fn new(path: impl Into<PathBuf>, limits: PackLimits) -> Self {
         Self {
             path: path.into(),
             limits,
-            disk: DurableFs::default(),
+            fs: Arc::new(StdFs),
         }
     }
 
-    /// The same repository on another disk.
+    /// Sets the file system to write to.
     #[must_use]
-    pub fn with_fs(self, disk: DurableFs) -> Self {
-        Self { disk, ..self }
+    pub fn with_fs(self, fs: impl DurableFs + 'static) -> Self {
+        Self {
+            fs: Arc::new(fs),
+            ..self
+        }
     }
 }
 
@@ -75,48 +90,39 @@ impl fmt::Display for LocalRepository {
     }
 }
 
-/// Does what waits for the disk.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            let message = "work on the disk failed";
-            Err(Error::new(ErrorKind::Internal, message).with_source(error))
-        })
-}
-
-fn snapshot(layout: &GitDir) -> Result<Snapshot> {
+fn snapshot(git_dir: &GitDir) -> Result<Snapshot> {
     Ok(Snapshot {
-        hash: layout.hash,
-        refs: refs::read(&layout.common, layout.hash)?.targets,
-        head: refs::head(&layout.git)?,
+        hash: git_dir.hash,
+        refs: refs::read(&git_dir.common, git_dir.hash)?.targets,
+        head: refs::head(&git_dir.git)?,
     })
 }
 
 #[async_trait]
 impl Remote for LocalRepository {
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
-        // One that is not there yet becomes a bare one, where it was named.
+        // A missing repository will be initialised as a bare one at this path.
         let found = GitDir::find(&self.path).ok().flatten();
-        let folder = found.map_or_else(|| self.path.clone(), |layout| layout.common);
-        Some(Arc::new(LocalLfs::new(folder)))
+        let directory = found.map_or_else(|| self.path.clone(), |git_dir| git_dir.common);
+        Some(Arc::new(LocalLfs::new(directory)))
     }
 
     async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
         let path = self.path.clone();
         let limits = self.limits;
-        let (mut snapshot, layout, database) = blocking(move || {
-            let layout = GitDir::find(&path)?.ok_or_else(|| {
+        let (mut snapshot, git_dir, database) = blocking(move || {
+            let git_dir = GitDir::find(&path)?.ok_or_else(|| {
                 let shown = path.display();
-                Error::new(ErrorKind::NotFound, format!("no repository at `{shown}`"))
-                    .with_hint("name a bare repository, or a folder that holds `.git`")
+                Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is no repository at `{shown}`"),
+                )
+                .with_hint("name a bare repository, or a directory with a `.git`")
             })?;
-            // Refs first: what they name is in the packs that are listed afterwards.
-            let snapshot = snapshot(&layout)?;
-            let database = odb::open(&layout, limits)?;
-            Ok((snapshot, layout, database))
+            // Refs first, because the packs listed afterwards have all that the refs name.
+            let snapshot = snapshot(&git_dir)?;
+            let database = odb::open(&git_dir, limits)?;
+            Ok((snapshot, git_dir, database))
         })
         .await?;
         let tags = snapshot.refs.iter_mut();
@@ -129,7 +135,7 @@ impl Remote for LocalRepository {
         }
         Ok(Box::new(LocalSource {
             snapshot,
-            layout,
+            git_dir,
             limits,
             database,
         }))
@@ -137,19 +143,19 @@ impl Remote for LocalRepository {
 
     async fn target(&self) -> Result<Box<dyn Target>> {
         let path = self.path.clone();
-        let (layout, snapshot) = blocking(move || {
-            if let Some(layout) = GitDir::find(&path)? {
-                let snapshot = snapshot(&layout)?;
-                return Ok((Some(layout), snapshot));
+        let (git_dir, snapshot) = blocking(move || {
+            if let Some(git_dir) = GitDir::find(&path)? {
+                let snapshot = snapshot(&git_dir)?;
+                return Ok((Some(git_dir), snapshot));
             }
             init::check_empty(&path)?;
-            // The first push tells the hash function.
+            // The hash function is that of the first push.
             Ok((None, Snapshot::empty(HashKind::Sha1)))
         })
         .await?;
         Ok(Box::new(LocalTarget {
             repository: self.clone(),
-            layout,
+            git_dir,
             snapshot,
         }))
     }
@@ -157,7 +163,7 @@ impl Remote for LocalRepository {
 
 struct LocalSource {
     snapshot: Snapshot,
-    layout: GitDir,
+    git_dir: GitDir,
     limits: PackLimits,
     database: Arc<Database>,
 }
@@ -173,15 +179,16 @@ impl Source for LocalSource {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
+        let error = crate::Error::from(error);
         if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) {
             return Err(error);
         }
-        // What was loose may lie in a new pack since: git packs whenever it likes.
-        let database = odb::open_blocking(&self.layout, self.limits).await?;
+        // Git may have packed loose objects meanwhile.
+        let database = odb::open_async(&self.git_dir, self.limits).await?;
         if database.packed_objects() == self.database.packed_objects() {
             return Err(error);
         }
-        fetch(&database, wanted).await
+        Ok(fetch(&database, wanted).await?)
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -193,45 +200,44 @@ impl Source for LocalSource {
         wants: &[ObjectId],
         haves: &[ObjectId],
     ) -> Result<Option<super::CommitGraph>> {
-        crate::git::odb::graph(&self.database, wants, haves)
-            .await
-            .map(Some)
+        let graph = crate::git::odb::graph(&self.database, wants, haves).await?;
+        Ok(Some(graph))
     }
 }
 
 struct LocalTarget {
     repository: LocalRepository,
-    // `None` until the first push makes it.
-    layout: Option<GitDir>,
+    // `None` until the first push initialises the repository.
+    git_dir: Option<GitDir>,
     snapshot: Snapshot,
 }
 
 impl LocalTarget {
-    /// The repository, made now if it is not there yet.
-    async fn layout(&mut self, hash: Option<HashKind>, head: Option<&Head>) -> Result<GitDir> {
-        if let Some(layout) = &self.layout {
+    /// Returns the repository, initialised if missing.
+    async fn git_dir(&mut self, hash: Option<HashKind>, head: Option<&Head>) -> Result<GitDir> {
+        if let Some(git_dir) = &self.git_dir {
             return match hash {
-                Some(hash) if hash != layout.hash => Err(Error::new(
+                Some(hash) if hash != git_dir.hash => Err(Error::new(
                     ErrorKind::Config,
                     format!(
-                        "{} holds ids of {}, not of {hash}",
-                        self.repository, layout.hash
+                        "{} has object ids of {}, not of {hash}",
+                        self.repository, git_dir.hash
                     ),
                 )
-                .with_hint("git cannot translate between them: use an empty folder")),
-                _ => Ok(layout.clone()),
+                .with_hint("git cannot convert between them: use an empty directory")),
+                _ => Ok(git_dir.clone()),
             };
         }
         let hash = hash.unwrap_or(HashKind::Sha1);
-        let LocalRepository { path, disk, .. } = self.repository.clone();
+        let LocalRepository { path, fs, .. } = self.repository.clone();
         let first = match head {
             Some(Head::Symbolic(name)) => name.clone(),
             _ => "refs/heads/main".into(),
         };
-        let layout = blocking(move || init::init_bare(&disk, &path, hash, first.as_ref())).await?;
-        self.layout = Some(layout.clone());
+        let git_dir = blocking(move || init::init_bare(&*fs, &path, hash, first.as_ref())).await?;
+        self.git_dir = Some(git_dir.clone());
         self.snapshot.hash = hash;
-        Ok(layout)
+        Ok(git_dir)
     }
 }
 
@@ -246,8 +252,8 @@ impl Target for LocalTarget {
             batches: BatchPolicy::BySize,
             thin: true,
             offset_deltas: true,
-            // Elsewhere it says what is checked out.
-            head: self.layout.as_ref().is_none_or(|layout| layout.bare),
+            // `HEAD` of a working tree names the branch that is checked out.
+            head: self.git_dir.as_ref().is_none_or(|git_dir| git_dir.bare),
             max_changes: usize::MAX,
         }
     }
@@ -265,45 +271,45 @@ impl Target for LocalTarget {
         roots.sort_unstable();
         roots.dedup();
         let hash = roots.first().copied().map(|id| id.kind());
-        let layout = self.layout(hash, push.head.as_ref()).await?;
-        let (disk, limits) = (self.repository.disk.clone(), self.repository.limits);
-        let before = odb::open_blocking(&layout, limits).await?;
+        let git_dir = self.git_dir(hash, push.head.as_ref()).await?;
+        let (fs, limits) = (Arc::clone(&self.repository.fs), self.repository.limits);
+        let before = odb::open_async(&git_dir, limits).await?;
         let mut report = PushReport::default();
         let mut database = Arc::clone(&before);
         if let Some(incoming) = push.pack {
-            let received = receive_pack::receive(&disk, &layout, incoming, &before, &roots).await?;
+            let received = receive_pack::receive(&fs, &git_dir, incoming, &before, &roots).await?;
             report.objects = received.objects;
             report.bytes = received.bytes;
             if let Some(pack) = &received.pack {
-                database = odb::with_pack(&layout, limits, pack).await?;
+                database = odb::with_pack(&git_dir, limits, pack).await?;
             }
             if !received.missing.is_empty() {
-                self.connected(&database, &roots).await?;
+                self.check_connected(&database, &roots).await?;
             }
             if let Some(before_refs) = &push.before_refs {
                 before_refs.pre_publish(&received.watch).await?;
             }
-            received.publish(&disk, &layout).await?;
+            received.publish(&fs, &git_dir).await?;
         } else {
-            self.connected(&database, &roots).await?;
+            self.check_connected(&database, &roots).await?;
         }
         let mut checked = Vec::with_capacity(push.changes.len());
         for change in push.changes {
-            let refused = match change.new {
+            let rejected = match change.new {
                 Some(new) if change.name.starts_with(b"refs/heads/") => {
-                    not_a_commit(&database, &change.name, new.id).await?
+                    reject_non_commit(&database, &change.name, new.id).await?
                 }
                 _ => None,
             };
-            checked.push((change, refused));
+            checked.push((change, rejected));
         }
         let snapshot = self.snapshot.clone();
         let head = push.head;
         let (outcomes, snapshot) = blocking(move || {
             let mut snapshot = snapshot;
-            let outcomes = ref_transaction::change(&disk, &layout, checked, &mut snapshot)?;
+            let outcomes = ref_transaction::update_refs(&*fs, &git_dir, checked, &mut snapshot)?;
             if let Some(head) = head {
-                ref_transaction::set_head(&disk, &layout, &head)?;
+                ref_transaction::set_head(&*fs, &git_dir, &head)?;
                 snapshot.head = Some(head);
             }
             Ok((outcomes, snapshot))
@@ -316,9 +322,9 @@ impl Target for LocalTarget {
 }
 
 impl LocalTarget {
-    /// Makes sure that all is there that refs to `roots` need, given that what its refs
-    /// name is whole.
-    async fn connected(&self, database: &Arc<Database>, roots: &[ObjectId]) -> Result<()> {
+    /// Checks that everything reachable from `roots` exists, assuming that the existing refs
+    /// are complete.
+    async fn check_connected(&self, database: &Arc<Database>, roots: &[ObjectId]) -> Result<()> {
         if roots.is_empty() {
             return Ok(());
         }
@@ -326,22 +332,24 @@ impl LocalTarget {
         let walked = crate::git::odb::reachable_objects(database, roots, &tips).await;
         match walked {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if error.kind() == crate::git::ErrorKind::NotFound => {
                 let mut missing = Vec::new();
                 for root in roots {
                     if !database.contains(*root).await? {
                         missing.push(*root);
                     }
                 }
-                Err(missing_objects_error(&missing).with_source(error))
+                Err(missing_objects_error(&missing).with_source(error).into())
             }
-            Err(error) => Err(error.context("the source did not send all that is needed")),
+            Err(error) => Err(error
+                .context("checking that the source sent all objects")
+                .into()),
         }
     }
 }
 
-/// Why a branch cannot become that object, in git's words.
-async fn not_a_commit(
+/// Rejects a branch that would name another object than a commit, with git's message.
+async fn reject_non_commit(
     database: &Database,
     name: &BString,
     id: ObjectId,

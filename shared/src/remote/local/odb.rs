@@ -1,4 +1,4 @@
-//! Packs and loose objects on the disk.
+//! Packs and loose objects of a repository on disk.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::blocking;
-use super::durable_fs::failed;
+use super::durable_fs::io_error;
 use super::git_dir::{GitDir, is_not_found};
 use crate::error::Result;
 use crate::git::ObjectId;
@@ -20,39 +21,41 @@ use crate::git::odb::{Database, DatabaseOptions, LooseObjects, StoredPack};
 use crate::git::pack::{Index, PackBytes, PackLimits};
 use crate::remote::PackBody;
 
-/// How much of a pack is looked at at once: a disk is near.
-const BLOCK: u64 = 256 * 1024;
-/// How much of a loose object is read at once.
-const PIECE: usize = 128 * 1024;
+/// Bytes of a pack read at once: small, because a disk has no round trips.
+const PACK_BLOCK_BYTES: u64 = 256 * 1024;
+/// Bytes of a loose object read at once.
+const LOOSE_CHUNK_BYTES: usize = 128 * 1024;
 
-/// A pack in a file.
+/// Content of an open pack file.
 pub(super) struct PackFile(pub(super) Arc<File>);
 
 #[async_trait]
 impl PackBytes for PackFile {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let file = Arc::clone(&self.0);
         blocking(move || {
             let length = usize::try_from(range.end.saturating_sub(range.start));
             let mut bytes = vec![0; length.unwrap_or(usize::MAX)];
             file.read_exact_at(&mut bytes, range.start)
-                .map_err(|error| failed("reading a pack in", Path::new("objects/pack"), error))?;
+                .map_err(|error| io_error("reading a pack in", Path::new("objects/pack"), error))?;
             Ok(bytes.into())
         })
         .await
+        .map_err(Into::into)
     }
 }
 
+/// Loose objects in the object directories.
 struct LooseFiles(Vec<PathBuf>);
 
 impl LooseFiles {
     fn find(&self, id: ObjectId) -> Result<Option<(PathBuf, File)>> {
-        for folder in &self.0 {
-            let path = folder.join(loose_path(id));
+        for directory in &self.0 {
+            let path = directory.join(loose_path(id));
             match File::open(&path) {
                 Ok(file) => return Ok(Some((path, file))),
                 Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(failed("reading", &path, error)),
+                Err(error) => return Err(io_error("reading", &path, error)),
             }
         }
         Ok(None)
@@ -61,41 +64,41 @@ impl LooseFiles {
 
 #[async_trait]
 impl LooseObjects for LooseFiles {
-    async fn open(&self, id: ObjectId) -> Result<Option<PackBody>> {
+    async fn open(&self, id: ObjectId) -> crate::git::Result<Option<PackBody>> {
         let Some(found) = self.find(id)? else {
             return Ok(None);
         };
         let pieces = futures_util::stream::try_unfold(found, |(path, mut file)| {
             blocking(move || {
-                let mut bytes = vec![0; PIECE];
+                let mut bytes = vec![0; LOOSE_CHUNK_BYTES];
                 let read = file
                     .read(&mut bytes)
-                    .map_err(|error| failed("reading", &path, error))?;
+                    .map_err(|error| io_error("reading", &path, error))?;
                 bytes.truncate(read);
                 Ok((read > 0).then(|| (Bytes::from(bytes), (path, file))))
             })
         });
-        Ok(Some(Box::pin(pieces)))
+        Ok(Some(pieces.map_err(Into::into).boxed()))
     }
 
-    async fn contains(&self, id: ObjectId) -> Result<bool> {
+    async fn contains(&self, id: ObjectId) -> crate::git::Result<bool> {
         Ok(self.find(id)?.is_some())
     }
 }
 
-/// The packs of a repository, the largest first.
-fn packs(layout: &GitDir) -> Result<Vec<StoredPack>> {
+/// Opens the packs of a repository, the largest first.
+fn packs(git_dir: &GitDir) -> Result<Vec<StoredPack>> {
     let mut packs = Vec::new();
-    for folder in &layout.objects {
-        let folder = folder.join("pack");
-        let entries = match fs::read_dir(&folder) {
+    for directory in &git_dir.objects {
+        let directory = directory.join("pack");
+        let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
             Err(error) if is_not_found(&error) => continue,
-            Err(error) => return Err(failed("listing", &folder, error)),
+            Err(error) => return Err(io_error("listing", &directory, error)),
         };
         for entry in entries {
             let path = entry
-                .map_err(|error| failed("listing", &folder, error))?
+                .map_err(|error| io_error("listing", &directory, error))?
                 .path();
             let stem = path.file_stem().and_then(|name| name.to_str());
             let is_index = path.extension().is_some_and(|end| end == "idx");
@@ -105,16 +108,16 @@ fn packs(layout: &GitDir) -> Result<Vec<StoredPack>> {
             let pack = path.with_extension("pack");
             let file = match File::open(&pack) {
                 Ok(file) => file,
-                // One that is just being replaced; or left over.
+                // The pack is being replaced, or only its index is left.
                 Err(error) if is_not_found(&error) => continue,
-                Err(error) => return Err(failed("reading", &pack, error)),
+                Err(error) => return Err(io_error("reading", &pack, error)),
             };
             let index = match fs::read(&path) {
                 Ok(index) => index,
                 Err(error) if is_not_found(&error) => continue,
-                Err(error) => return Err(failed("reading", &path, error)),
+                Err(error) => return Err(io_error("reading", &path, error)),
             };
-            let index = Index::parse(layout.hash, index.into())
+            let index = Index::parse(git_dir.hash, index.into())
                 .map_err(|error| error.context(path.display()))?;
             packs.push(pack_at(file, index, &pack)?);
         }
@@ -126,7 +129,7 @@ fn packs(layout: &GitDir) -> Result<Vec<StoredPack>> {
 fn pack_at(file: File, index: Index, path: &Path) -> Result<StoredPack> {
     let size = file
         .metadata()
-        .map_err(|error| failed("reading", path, error))?
+        .map_err(|error| io_error("reading", path, error))?
         .len();
     Ok(StoredPack {
         index,
@@ -135,38 +138,39 @@ fn pack_at(file: File, index: Index, path: &Path) -> Result<StoredPack> {
     })
 }
 
-fn database(layout: &GitDir, limits: PackLimits, packs: Vec<StoredPack>) -> Result<Arc<Database>> {
-    let loose: Arc<dyn LooseObjects> = Arc::new(LooseFiles(layout.objects.clone()));
+fn database(git_dir: &GitDir, limits: PackLimits, packs: Vec<StoredPack>) -> Result<Arc<Database>> {
+    let loose: Arc<dyn LooseObjects> = Arc::new(LooseFiles(git_dir.objects.clone()));
     let options = DatabaseOptions {
         limits,
-        block_bytes: BLOCK,
+        block_bytes: PACK_BLOCK_BYTES,
     };
-    Database::new(layout.hash, packs, Some(loose), options).map(Arc::new)
+    let database = Database::new(git_dir.hash, packs, Some(loose), options)?;
+    Ok(Arc::new(database))
 }
 
-/// Opens the objects of a repository. Its files are kept open: packs that are removed
-/// meanwhile can be read to their end.
-pub(super) fn open(layout: &GitDir, limits: PackLimits) -> Result<Arc<Database>> {
-    database(layout, limits, packs(layout)?)
+/// Opens the objects of a repository. Pack files stay open, so that removed packs remain
+/// readable.
+pub(super) fn open(git_dir: &GitDir, limits: PackLimits) -> Result<Arc<Database>> {
+    database(git_dir, limits, packs(git_dir)?)
 }
 
-/// The same, from where nothing may block.
-pub(super) async fn open_blocking(layout: &GitDir, limits: PackLimits) -> Result<Arc<Database>> {
-    let layout = layout.clone();
-    blocking(move || open(&layout, limits)).await
+/// Like [`open`], on the blocking pool.
+pub(super) async fn open_async(git_dir: &GitDir, limits: PackLimits) -> Result<Arc<Database>> {
+    let git_dir = git_dir.clone();
+    blocking(move || open(&git_dir, limits)).await
 }
 
-/// A repository's objects together with a pack that is not in its place yet.
+/// Opens the objects of a repository together with a pack that is not published yet.
 pub(super) async fn with_pack(
-    layout: &GitDir,
+    git_dir: &GitDir,
     limits: PackLimits,
     pack: &StoredPack,
 ) -> Result<Arc<Database>> {
-    let (layout, pack) = (layout.clone(), pack.clone());
+    let (git_dir, pack) = (git_dir.clone(), pack.clone());
     blocking(move || {
-        let mut packs = packs(&layout)?;
+        let mut packs = packs(&git_dir)?;
         packs.insert(0, pack);
-        database(&layout, limits, packs)
+        database(&git_dir, limits, packs)
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! A pack that comes in, put into its place once it is known to be good.
+//! Received packs: written under a temporary name, verified, completed, published.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::blocking;
-use super::durable_fs::{DurableFs, failed};
+use super::durable_fs::{DurableFs, io_error};
 use super::git_dir::GitDir;
 use super::odb::PackFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,65 +19,66 @@ use crate::git::odb::{Database, StoredPack};
 use crate::git::pack::{Bases, Index};
 use crate::remote::{IncomingPack, ReceivedObjects, VerifiedPack};
 
-/// How much is written at once.
-const WRITE: usize = 1 << 20;
+/// Bytes of a pack written at once.
+const WRITE_CHUNK_BYTES: usize = 1 << 20;
 
-/// A temporary file. It goes away with this value, unless it is renamed.
-struct Temporary {
-    disk: DurableFs,
+/// A temporary file, removed on drop unless it was renamed.
+struct TemporaryFile {
+    fs: Arc<dyn DurableFs>,
     path: PathBuf,
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        // When it was renamed, it is not there any more.
-        let _ = self.disk.remove(&self.path);
+        // Ignored, because a renamed file does not exist under this name.
+        let _ = self.fs.remove_file(&self.path);
     }
 }
 
-/// A pack that has arrived whole, in a file with another name.
+/// A complete, verified pack in a temporary file.
 pub(super) struct ReceivedPack {
     pub(super) objects: u64,
     pub(super) bytes: u64,
     pub(super) watch: ReceivedObjects,
-    /// What is needed and not in the pack.
+    /// Objects that the pack refers to and does not contain.
     pub(super) missing: Vec<ObjectId>,
-    /// The pack; `None` when it has no objects.
+    /// The pack; `None` if it has no objects.
     pub(super) pack: Option<StoredPack>,
     file: Arc<File>,
-    temporary: Temporary,
+    temporary: TemporaryFile,
 }
 
-/// What a thin pack stands on.
-struct Before<'a>(&'a Database);
+/// Bases of a thin pack: the objects of the repository.
+struct RepositoryBases<'a>(&'a Database);
 
 #[async_trait::async_trait]
-impl Bases for Before<'_> {
-    async fn base(&self, id: ObjectId) -> Result<Option<(ObjectKind, bytes::Bytes)>> {
+impl Bases for RepositoryBases<'_> {
+    async fn base(&self, id: ObjectId) -> crate::git::Result<Option<(ObjectKind, bytes::Bytes)>> {
         self.0.read(id).await
     }
 }
 
-/// Takes a pack in and verifies it, and makes a thin one whole.
+/// Receives and verifies a pack, and completes a thin one. `before` are the objects that the
+/// repository has, `roots` the objects that refs will name.
 pub(super) async fn receive(
-    disk: &DurableFs,
-    layout: &GitDir,
+    fs: &Arc<dyn DurableFs>,
+    git_dir: &GitDir,
     mut incoming: IncomingPack,
     before: &Database,
     roots: &[ObjectId],
 ) -> Result<ReceivedPack> {
-    // `git gc` knows the name of what was left over.
+    // Git's name for it, so that `git gc` removes leftovers.
     let name = format!("pack/tmp_pack_{:016x}", rand::random::<u64>());
-    let path = layout.own_objects().join(name);
+    let path = git_dir.own_objects().join(name);
     let (file, temporary) = {
-        let disk = disk.clone();
+        let fs = Arc::clone(fs);
         blocking(move || {
             let created = path
                 .parent()
-                .map_or(Ok(()), |folder| disk.create_folders(folder))
-                .and_then(|()| disk.create(&path));
-            let file = created.map_err(|error| failed("creating", &path, error))?;
-            Ok((Arc::new(file), Temporary { disk, path }))
+                .map_or(Ok(()), |directory| fs.create_dir_all(directory))
+                .and_then(|()| fs.create(&path));
+            let file = created.map_err(|error| io_error("creating", &path, error))?;
+            Ok((Arc::new(file), TemporaryFile { fs, path }))
         })
         .await?
     };
@@ -86,12 +87,12 @@ pub(super) async fn receive(
         let chunk = incoming.chunk().await?;
         let ended = chunk.is_none();
         held.extend_from_slice(&chunk.unwrap_or_default());
-        if held.len() >= WRITE || ended {
-            let (disk, file) = (disk.clone(), Arc::clone(&file));
+        if held.len() >= WRITE_CHUNK_BYTES || ended {
+            let (fs, file) = (Arc::clone(fs), Arc::clone(&file));
             let (path, bytes) = (temporary.path.clone(), held.split().freeze());
             blocking(move || {
-                disk.write(&file, &bytes)
-                    .map_err(|error| failed("writing", &path, error))
+                fs.write(&file, &bytes)
+                    .map_err(|error| io_error("writing", &path, error))
             })
             .await?;
         }
@@ -103,15 +104,17 @@ pub(super) async fn receive(
     let objects = arrived.received.objects() as u64;
     let bytes = arrived.received.size_bytes();
     let pack_bytes = PackFile(Arc::clone(&file));
-    let (resolved, watch, missing) = arrived.resolve(&pack_bytes, &Before(before), roots).await?;
+    let (resolved, watch, missing) = arrived
+        .resolve(&pack_bytes, &RepositoryBases(before), roots)
+        .await?;
     if let Some(completed) = resolved.completed {
-        let (disk, file) = (disk.clone(), Arc::clone(&file));
+        let (fs, file) = (Arc::clone(fs), Arc::clone(&file));
         let path = temporary.path.clone();
         blocking(move || {
-            disk.truncate(&file, completed.body.end)
-                .and_then(|()| disk.write_at(&file, &completed.tail, completed.body.end))
-                .and_then(|()| disk.write_at(&file, &completed.header, 0))
-                .map_err(|error| failed("writing", &path, error))
+            fs.set_len(&file, completed.body.end)
+                .and_then(|()| fs.write_at(&file, &completed.tail, completed.body.end))
+                .and_then(|()| fs.write_at(&file, &completed.header, 0))
+                .map_err(|error| io_error("writing", &path, error))
         })
         .await?;
     }
@@ -131,55 +134,55 @@ fn pack(
     index: Index,
     file: &File,
     bytes: PackFile,
-    temporary: &Temporary,
+    temporary: &TemporaryFile,
 ) -> Result<Option<StoredPack>> {
     if index.is_empty() {
         return Ok(None);
     }
-    let known = file.metadata();
-    let known = known.map_err(|error| failed("reading", &temporary.path, error))?;
+    let metadata = file.metadata();
+    let metadata = metadata.map_err(|error| io_error("reading", &temporary.path, error))?;
     Ok(Some(StoredPack {
         index,
-        size_bytes: known.len(),
+        size_bytes: metadata.len(),
         bytes: Arc::new(bytes),
     }))
 }
 
 impl ReceivedPack {
-    /// Puts the pack and its index where git looks for them; the index last, because with
-    /// it the pack is there.
-    pub(super) async fn publish(self, disk: &DurableFs, layout: &GitDir) -> Result<()> {
+    /// Renames the pack and its index into `objects/pack`; the index last, because git uses a
+    /// pack as soon as its index exists.
+    pub(super) async fn publish(self, fs: &Arc<dyn DurableFs>, git_dir: &GitDir) -> Result<()> {
         let Some(pack) = self.pack else {
             return Ok(());
         };
-        let folder = layout.own_objects().join("pack");
-        let (disk, file, temporary) = (disk.clone(), self.file, self.temporary);
+        let directory = git_dir.own_objects().join("pack");
+        let (fs, file, temporary) = (Arc::clone(fs), self.file, self.temporary);
         blocking(move || {
             let id = pack.index.pack_id();
-            let place = folder.join(index_name(id));
+            let place = directory.join(index_name(id));
             let name = format!("tmp_idx_{:016x}", rand::random::<u64>());
-            let index = Temporary {
-                disk: disk.clone(),
-                path: folder.join(name),
+            let index = TemporaryFile {
+                fs: Arc::clone(&fs),
+                path: directory.join(name),
             };
-            disk.make_read_only(&file)
+            fs.make_read_only(&file)
                 .and_then(|()| file.sync_all())
-                .and_then(|()| disk.rename(&temporary.path, &folder.join(pack_name(id))))
+                .and_then(|()| fs.rename(&temporary.path, &directory.join(pack_name(id))))
                 .and_then(|()| {
-                    let file = disk.create(&index.path)?;
-                    disk.write(&file, pack.index.bytes())?;
-                    disk.make_read_only(&file)?;
+                    let file = fs.create(&index.path)?;
+                    fs.write(&file, pack.index.bytes())?;
+                    fs.make_read_only(&file)?;
                     file.sync_all()
                 })
-                .and_then(|()| disk.rename(&index.path, &place))
-                .and_then(|()| disk.sync_folder(&folder))
+                .and_then(|()| fs.rename(&index.path, &place))
+                .and_then(|()| fs.sync_dir(&directory))
                 .map_err(|error| match error.kind() {
-                    // Nobody but `git gc --prune=now` does that.
+                    // Only `git gc --prune=now` removes a temporary pack this young.
                     io::ErrorKind::NotFound => {
-                        let message = "a pack was removed while it was put into place";
+                        let message = "a pack was removed while it was published";
                         Error::new(ErrorKind::Conflict, message).with_source(error)
                     }
-                    _ => failed("writing", &place, error),
+                    _ => io_error("writing", &place, error),
                 })
         })
         .await

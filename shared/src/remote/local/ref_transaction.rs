@@ -1,55 +1,58 @@
-//! Refs changed as git changes them: under locks, each if it still is what was read.
+//! Updates of refs as git makes them: under locks, each only if the ref still has the value
+//! that was read.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bstr::{BStr, BString, ByteSlice as _};
+use bstr::{BString, ByteSlice as _};
 
-use super::durable_fs::{DurableFs, failed};
+use super::durable_fs::{DurableFs, io_error};
 use super::git_dir::{GitDir, is_not_found, read_file};
 use super::refs::{self, LooseRef, PackedRefs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::write_head;
-use crate::remote::{Head, RefOutcome, RefUpdate, Refs, Snapshot};
+use crate::remote::{Head, RefOutcome, RefUpdate, Refs, Snapshot, conflicting_ref};
 
-/// A file `<name>.lock`: nobody else changes the file of that name meanwhile.
+/// A `<name>.lock` file, git's lock for the file `<name>`. Removed on drop.
 struct RefLock<'a> {
-    disk: &'a DurableFs,
+    fs: &'a dyn DurableFs,
     path: PathBuf,
     file: File,
     held: bool,
 }
 
-/// Why there is no lock.
-enum NoLock {
-    /// The name is in the way of another, or the other way round.
-    InTheWay,
+/// Reason why a lock was not acquired.
+enum LockError {
+    /// A file of another ref has the name of a needed directory, or the reverse (D/F conflict).
+    DirFileConflict,
     Failed(Error),
 }
 
 impl<'a> RefLock<'a> {
-    fn take(disk: &'a DurableFs, target: &Path) -> std::result::Result<Self, NoLock> {
+    fn acquire(fs: &'a dyn DurableFs, target: &Path) -> std::result::Result<Self, LockError> {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
         let path = target.with_file_name(name);
-        // Twice, because someone may remove the folder that was empty.
+        // Twice, because git may remove the directory while it is empty.
         for is_last in [false, true] {
-            if let Some(folder) = path.parent() {
-                match disk.create_folders(folder) {
-                    Err(error) if is_dir_file_conflict(&error) => return Err(NoLock::InTheWay),
+            if let Some(directory) = path.parent() {
+                match fs.create_dir_all(directory) {
+                    Err(error) if is_dir_file_conflict(&error) => {
+                        return Err(LockError::DirFileConflict);
+                    }
                     Err(error) => {
-                        return Err(NoLock::Failed(failed("creating", folder, error)));
+                        return Err(LockError::Failed(io_error("creating", directory, error)));
                     }
                     Ok(()) => {}
                 }
             }
-            match disk.create(&path) {
+            match fs.create(&path) {
                 Ok(file) => {
                     return Ok(Self {
-                        disk,
+                        fs,
                         path,
                         file,
                         held: true,
@@ -58,31 +61,31 @@ impl<'a> RefLock<'a> {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     let message = format!("`{}` is locked", target.display());
                     let hint = format!(
-                        "another git process works here; if there is none, remove `{}`",
+                        "another git process uses the repository; if none does, remove `{}`",
                         path.display()
                     );
-                    return Err(NoLock::Failed(
+                    return Err(LockError::Failed(
                         Error::new(ErrorKind::Conflict, message).with_hint(hint),
                     ));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !is_last => {}
-                Err(error) => return Err(NoLock::Failed(failed("creating", &path, error))),
+                Err(error) => return Err(LockError::Failed(io_error("creating", &path, error))),
             }
         }
         let message = format!("`{}` cannot be locked", target.display());
-        Err(NoLock::Failed(Error::new(ErrorKind::Conflict, message)))
+        Err(LockError::Failed(Error::new(ErrorKind::Conflict, message)))
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.disk
+        self.fs
             .write(&self.file, bytes)
             .and_then(|()| self.file.sync_all())
-            .map_err(|error| failed("writing", &self.path, error))
+            .map_err(|error| io_error("writing", &self.path, error))
     }
 
-    /// Makes what was written the file's content.
+    /// Replaces `target` by what was written.
     fn commit(mut self, target: &Path) -> io::Result<()> {
-        self.disk.rename(&self.path, target)?;
+        self.fs.rename(&self.path, target)?;
         self.held = false;
         Ok(())
     }
@@ -91,8 +94,8 @@ impl<'a> RefLock<'a> {
 impl Drop for RefLock<'_> {
     fn drop(&mut self) {
         if self.held {
-            // Nothing more can be done about it here.
-            let _ = self.disk.remove(&self.path);
+            // Ignored: the next writer reports the stale lock.
+            let _ = self.fs.remove_file(&self.path);
         }
     }
 }
@@ -107,26 +110,27 @@ fn is_dir_file_conflict(error: &io::Error) -> bool {
     )
 }
 
-/// A change, and why it is refused already.
-type Checked = (RefUpdate, Option<RefOutcome>);
+/// A change, and its rejection if already known.
+type CheckedUpdate = (RefUpdate, Option<RefOutcome>);
 
-/// Changes refs: first those that are deleted, which may be in the way of others.
+/// Updates refs and `snapshot`. Deletions go first, because deleted refs may conflict with
+/// others.
 ///
 /// # Errors
-/// `Conflict` when a ref is not what it was, or is locked; others may have been changed.
-pub(super) fn change(
-    disk: &DurableFs,
-    layout: &GitDir,
-    changes: Vec<Checked>,
+/// `Conflict` if a ref has moved or is locked; other refs may have been updated.
+pub(super) fn update_refs(
+    fs: &dyn DurableFs,
+    git_dir: &GitDir,
+    changes: Vec<CheckedUpdate>,
     snapshot: &mut Snapshot,
 ) -> Result<Vec<(BString, RefOutcome)>> {
-    let mut refs = refs::read(&layout.common, layout.hash)?;
-    let checked_out: Vec<BString> = if layout.deny_current {
-        layout.checked_out()?
+    let mut refs = refs::read(&git_dir.common, git_dir.hash)?;
+    let checked_out: Vec<BString> = if git_dir.deny_current {
+        git_dir.checked_out()?
     } else {
         Vec::new()
     };
-    let refuse = |change: &RefUpdate| -> Option<RefOutcome> {
+    let rejection = |change: &RefUpdate| -> Option<RefOutcome> {
         let reason = if checked_out.contains(&change.name) {
             match change.new {
                 Some(_) => "branch is currently checked out",
@@ -139,37 +143,30 @@ pub(super) fn change(
         };
         Some(RefOutcome::Rejected(reason.to_owned()))
     };
-    let changes: Vec<Checked> = changes
+    let changes: Vec<CheckedUpdate> = changes
         .into_iter()
-        .map(|(change, refused)| {
-            let refused = refused.or_else(|| refuse(&change));
-            (change, refused)
+        .map(|(change, rejected)| {
+            let rejected = rejected.or_else(|| rejection(&change));
+            (change, rejected)
         })
         .collect();
     let deletions = changes
         .iter()
-        .filter(|(change, refused)| refused.is_none() && change.new.is_none())
+        .filter(|(change, rejected)| rejected.is_none() && change.new.is_none())
         .map(|(change, _)| change);
     delete(
-        disk,
-        layout,
+        fs,
+        git_dir,
         &deletions.collect::<Vec<_>>(),
         &mut refs.targets,
     )?;
     let mut packed = PackedRefs::default();
     let mut outcomes = Vec::with_capacity(changes.len());
-    for (change, refused) in changes {
-        let outcome = match (refused, change.new) {
-            (Some(refused), _) => refused,
+    for (change, rejected) in changes {
+        let outcome = match (rejected, change.new) {
+            (Some(rejected), _) => rejected,
             (None, None) => RefOutcome::Done,
-            (None, Some(new)) => set(
-                disk,
-                layout,
-                &change,
-                new.id,
-                &mut refs.targets,
-                &mut packed,
-            )?,
+            (None, Some(new)) => set(fs, git_dir, &change, new.id, &mut refs.targets, &mut packed)?,
         };
         if outcome == RefOutcome::Done {
             match change.new {
@@ -182,13 +179,13 @@ pub(super) fn change(
     Ok(outcomes)
 }
 
-fn path_of(layout: &GitDir, name: &BString) -> PathBuf {
-    layout.common.join(name.to_path_lossy())
+fn path_of(git_dir: &GitDir, name: &BString) -> PathBuf {
+    git_dir.common.join(name.to_path_lossy())
 }
 
-/// What a ref is now, given what is packed.
-fn current(layout: &GitDir, name: &BString, packed: &Refs) -> Result<Option<ObjectId>> {
-    match refs::loose(&layout.common, name, layout.hash)? {
+/// Reads the current value of a ref: loose, else packed.
+fn current(git_dir: &GitDir, name: &BString, packed: &Refs) -> Result<Option<ObjectId>> {
+    match refs::loose(&git_dir.common, name, git_dir.hash)? {
         LooseRef::Id(id) => Ok(Some(id)),
         LooseRef::Symbolic(_) => Err(stale_rejection(name)),
         LooseRef::Absent => Ok(packed.get(name).map(|target| target.id)),
@@ -196,61 +193,53 @@ fn current(layout: &GitDir, name: &BString, packed: &Refs) -> Result<Option<Obje
 }
 
 fn stale_rejection(name: &BString) -> Error {
-    let message = format!("`{name}` was changed by someone else");
+    let message = format!("another writer changed `{name}`");
     Error::new(ErrorKind::Conflict, message)
 }
 
-/// Which other ref is in the way of a name.
-fn conflicting_ref(refs: &Refs, name: &BString) -> Option<BString> {
-    let ends = name.find_iter("/").collect::<Vec<_>>();
-    let above = ends
-        .into_iter()
-        .map(|end| name[..end].as_bstr())
-        .find(|part| refs.contains_key::<BStr>(part));
-    let folder: BString = [name.as_slice(), b"/"].concat().into();
-    above.map(ToOwned::to_owned).or_else(|| {
-        let (first, _) = refs.range(folder.clone()..).next()?;
-        first.starts_with(&folder).then(|| first.clone())
-    })
-}
-
+/// Creates or moves one ref.
 fn set(
-    disk: &DurableFs,
-    layout: &GitDir,
+    fs: &dyn DurableFs,
+    git_dir: &GitDir,
     change: &RefUpdate,
     new: ObjectId,
     refs: &mut Refs,
     packed: &mut PackedRefs,
 ) -> Result<RefOutcome> {
     let name = &change.name;
-    let refused = |refs: &Refs| {
-        // In git's words.
-        let other = conflicting_ref(refs, name);
+    let rejected = |refs: &Refs| {
+        // Git's message.
+        let other = conflicting_ref(refs, name.as_ref());
         let other = other.map_or_else(String::new, |other| format!("'{other}' exists; "));
         let reason = format!("cannot lock ref '{name}': {other}cannot create '{name}'");
         Ok(RefOutcome::Rejected(reason))
     };
-    if conflicting_ref(refs, name).is_some() {
-        return refused(refs);
+    if conflicting_ref(refs, name.as_ref()).is_some() {
+        return rejected(refs);
     }
-    let path = path_of(layout, name);
-    let lock = match RefLock::take(disk, &path) {
+    let path = path_of(git_dir, name);
+    let lock = match RefLock::acquire(fs, &path) {
         Ok(lock) => lock,
-        Err(NoLock::InTheWay) => return refused(refs),
-        Err(NoLock::Failed(error)) => return Err(error),
+        Err(LockError::DirFileConflict) => return rejected(refs),
+        Err(LockError::Failed(error)) => return Err(error),
     };
-    if current(layout, name, packed.now(&layout.common, layout.hash)?)? != change.old {
+    if current(
+        git_dir,
+        name,
+        packed.current(&git_dir.common, git_dir.hash)?,
+    )? != change.old
+    {
         return Err(stale_rejection(name));
     }
     lock.write(format!("{new}\n").as_bytes())?;
     if path.is_dir() {
-        // Folders without refs are no names.
-        remove_empty_below(disk, &path);
+        // Empty directories do not conflict with a ref.
+        remove_empty_below(fs, &path);
     }
     match lock.commit(&path) {
         Ok(()) => {}
-        Err(error) if is_dir_file_conflict(&error) => return refused(refs),
-        Err(error) => return Err(failed("writing", &path, error)),
+        Err(error) if is_dir_file_conflict(&error) => return rejected(refs),
+        Err(error) => return Err(io_error("writing", &path, error)),
     }
     let target = crate::remote::RefTarget {
         id: new,
@@ -260,22 +249,23 @@ fn set(
     Ok(RefOutcome::Done)
 }
 
-fn remove_empty_below(disk: &DurableFs, folder: &Path) {
-    if let Ok(entries) = fs::read_dir(folder) {
+fn remove_empty_below(fs: &dyn DurableFs, directory: &Path) {
+    if let Ok(entries) = fs::read_dir(directory) {
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove_empty_below(disk, &entry.path());
+                remove_empty_below(fs, &entry.path());
             }
         }
     }
-    // One that is not empty stays.
-    let _ = disk.remove_folder(folder);
+    // Ignored, because a directory that is not empty stays.
+    let _ = fs.remove_dir(directory);
 }
 
-/// Deletes refs: from the packed ones first, so that no older value comes to light.
+/// Deletes refs, from `packed-refs` first: else removing a loose ref would expose an older
+/// packed value.
 fn delete(
-    disk: &DurableFs,
-    layout: &GitDir,
+    fs: &dyn DurableFs,
+    git_dir: &GitDir,
     changes: &[&RefUpdate],
     refs: &mut Refs,
 ) -> Result<()> {
@@ -284,100 +274,100 @@ fn delete(
     }
     let mut locks = Vec::new();
     for change in changes {
-        let path = path_of(layout, &change.name);
-        match RefLock::take(disk, &path) {
+        let path = path_of(git_dir, &change.name);
+        match RefLock::acquire(fs, &path) {
             Ok(lock) => locks.push((path, lock)),
-            // There is no file of that name, and none can be made: it can only be packed.
-            Err(NoLock::InTheWay) => {}
-            Err(NoLock::Failed(error)) => return Err(error),
+            // A loose ref of that name cannot exist: the ref can only be packed.
+            Err(LockError::DirFileConflict) => {}
+            Err(LockError::Failed(error)) => return Err(error),
         }
     }
-    let packed_path = layout.common.join("packed-refs");
-    let packed_lock = RefLock::take(disk, &packed_path).map_err(|error| match error {
-        NoLock::Failed(error) => error,
-        NoLock::InTheWay => stale_rejection(&BString::from("packed-refs")),
+    let packed_path = git_dir.common.join("packed-refs");
+    let packed_lock = RefLock::acquire(fs, &packed_path).map_err(|error| match error {
+        LockError::Failed(error) => error,
+        LockError::DirFileConflict => stale_rejection(&BString::from("packed-refs")),
     })?;
-    let packed = refs::packed(&layout.common, layout.hash)?;
+    let packed = refs::packed(&git_dir.common, git_dir.hash)?;
     for change in changes {
-        if current(layout, &change.name, &packed)? != change.old {
+        if current(git_dir, &change.name, &packed)? != change.old {
             return Err(stale_rejection(&change.name));
         }
     }
     let names: BTreeSet<&BString> = changes.iter().map(|change| &change.name).collect();
     if names.iter().any(|name| packed.contains_key(*name)) {
-        rewrite_packed(disk, &packed_path, &names)?;
+        rewrite_packed(fs, &packed_path, &names)?;
     }
     drop(packed_lock);
     for change in changes {
-        let path = path_of(layout, &change.name);
-        match disk.remove(&path) {
+        let path = path_of(git_dir, &change.name);
+        match fs.remove_file(&path) {
             Ok(()) => {}
             Err(error) if is_not_found(&error) => {}
-            Err(error) => return Err(failed("removing", &path, error)),
+            Err(error) => return Err(io_error("removing", &path, error)),
         }
         refs.remove(&change.name);
     }
-    let folders: Vec<PathBuf> = locks.iter().map(|(path, _)| path.clone()).collect();
+    let directories: Vec<PathBuf> = locks.iter().map(|(path, _)| path.clone()).collect();
     drop(locks);
-    for path in folders {
-        remove_empty_above(disk, layout, &path);
+    for path in directories {
+        remove_empty_above(fs, git_dir, &path);
     }
     Ok(())
 }
 
-/// Writes the packed refs anew without some; the caller has the lock.
-fn rewrite_packed(disk: &DurableFs, path: &Path, names: &BTreeSet<&BString>) -> Result<()> {
+/// Rewrites `packed-refs` without these refs; the caller holds the lock.
+fn rewrite_packed(fs: &dyn DurableFs, path: &Path, names: &BTreeSet<&BString>) -> Result<()> {
     let text = read_file(path)?.unwrap_or_default();
     let mut out = Vec::with_capacity(text.len());
-    let mut is_gone = false;
+    let mut is_deleted = false;
     for line in text.lines_with_terminator() {
         if !line.starts_with(b"^") {
             let name = line.split_once_str(" ").map(|(_, name)| name.trim_end());
-            is_gone = !line.starts_with(b"#")
+            is_deleted = !line.starts_with(b"#")
                 && name.is_some_and(|name| names.contains(&BString::from(name)));
         }
-        if !is_gone {
+        if !is_deleted {
             out.extend_from_slice(line);
         }
     }
-    // Git's name for it; what another one left over there is of no use to anyone.
+    // Git's name for it. A leftover is removed, because only the holder of the lock uses it.
     let new = path.with_file_name("packed-refs.new");
     let _ = fs::remove_file(&new);
-    disk.create(&new)
+    fs.create(&new)
         .and_then(|file| {
-            disk.write(&file, &out)?;
+            fs.write(&file, &out)?;
             file.sync_all()
         })
-        .and_then(|()| disk.rename(&new, path))
-        .map_err(|error| failed("writing", path, error))
+        .and_then(|()| fs.rename(&new, path))
+        .map_err(|error| io_error("writing", path, error))
 }
 
-/// Removes the folders above a ref that are empty now, but those that git always has.
-fn remove_empty_above(disk: &DurableFs, layout: &GitDir, path: &Path) {
-    let refs = layout.common.join("refs");
+/// Removes the empty directories above a ref, except those that every repository has.
+fn remove_empty_above(fs: &dyn DurableFs, git_dir: &GitDir, path: &Path) {
+    let refs = git_dir.common.join("refs");
     let keep = [
         refs.join("heads"),
         refs.join("tags"),
         refs.clone(),
-        layout.common.clone(),
+        git_dir.common.clone(),
     ];
     let mut at = path.parent();
-    while let Some(folder) = at.filter(|folder| !keep.iter().any(|kept| kept == folder)) {
-        if disk.remove_folder(folder).is_err() {
+    while let Some(directory) = at.filter(|directory| !keep.iter().any(|kept| kept == directory)) {
+        if fs.remove_dir(directory).is_err() {
             return;
         }
-        at = folder.parent();
+        at = directory.parent();
     }
 }
 
-/// Sets `HEAD`.
-pub(super) fn set_head(disk: &DurableFs, layout: &GitDir, head: &Head) -> Result<()> {
-    let path = layout.git.join("HEAD");
-    let lock = RefLock::take(disk, &path).map_err(|error| match error {
-        NoLock::Failed(error) => error,
-        NoLock::InTheWay => stale_rejection(&BString::from("HEAD")),
+/// Writes `HEAD`.
+pub(super) fn set_head(fs: &dyn DurableFs, git_dir: &GitDir, head: &Head) -> Result<()> {
+    let path = git_dir.git.join("HEAD");
+    let lock = RefLock::acquire(fs, &path).map_err(|error| match error {
+        LockError::Failed(error) => error,
+        LockError::DirFileConflict => stale_rejection(&BString::from("HEAD")),
     })?;
     lock.write(&write_head(head))?;
     lock.commit(&path)
-        .map_err(|error| failed("writing", &path, error))
+        .map_err(|error| io_error("writing", &path, error))
 }

@@ -1,4 +1,4 @@
-//! Refs, read: one file each, and those that are packed.
+//! Reading refs: loose ones, one file each, and `packed-refs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,48 +8,50 @@ use std::path::Path;
 
 use bstr::{BString, ByteSlice as _};
 
-use super::durable_fs::failed;
+use super::durable_fs::io_error;
 use super::git_dir::{is_not_found, read_file};
-use crate::error::{Error, Result};
+use crate::error::{Result, corrupt};
 use crate::git::dumb_http::parse_head;
-use crate::git::{HashKind, check_ref_name, corrupt, escaped_excerpt, split_id};
+use crate::git::{HashKind, check_ref_name, escaped_excerpt, split_id};
 use crate::remote::{Head, RefTarget, Refs};
 
-/// How far symbolic refs may lead on, as in git.
-const MAX_SYMBOLIC: usize = 5;
+/// Maximum length of a chain of symbolic refs, as in git.
+const MAX_SYMREF_DEPTH: usize = 5;
 
-/// What the refs of a repository say.
+/// All refs of a repository.
 pub(super) struct ReadRefs {
-    /// Each ref that leads to an object.
+    /// Refs that resolve to an object, symbolic ones included.
     pub(super) targets: Refs,
-    /// Symbolic refs.
+    /// Symbolic refs and the names that they hold.
     pub(super) symbolic: BTreeMap<BString, BString>,
 }
 
-/// The content of one ref's file.
+/// Content of a loose ref.
 pub(super) enum LooseRef {
     Absent,
     Symbolic(BString),
     Id(crate::git::ObjectId),
 }
 
-/// Reads one ref's file.
+/// Reads a loose ref.
 pub(super) fn loose(common: &Path, name: &BString, hash: HashKind) -> Result<LooseRef> {
     let path = common.join(name.to_path_lossy());
     let Some(text) = read_file(&path)? else {
         return Ok(LooseRef::Absent);
     };
-    let broken = |error: Error| error.context(format!("ref `{name}`"));
+    let broken = |error: crate::git::Error| error.context(format!("ref `{name}`"));
     match parse_head(&text).map_err(broken)? {
         Head::Symbolic(to) => Ok(LooseRef::Symbolic(to)),
         Head::Detached(id) if id.kind() == hash => Ok(LooseRef::Id(id)),
-        Head::Detached(_) => Err(corrupt(format!("ref `{name}` names an id of another hash"))),
+        Head::Detached(_) => Err(corrupt(format!(
+            "ref `{name}` has an id of another hash function"
+        ))),
     }
 }
 
-/// Reads all refs.
+/// Reads all refs, loose ones before packed ones.
 pub(super) fn read(common: &Path, hash: HashKind) -> Result<ReadRefs> {
-    // Loose ones first: one that is packed meanwhile is then in the packed ones.
+    // Loose refs first, because one that git packs meanwhile is then found in `packed-refs`.
     let mut names = Vec::new();
     list(common, &BString::from("refs"), &mut names)?;
     let mut targets = Refs::new();
@@ -79,7 +81,7 @@ pub(super) fn read(common: &Path, hash: HashKind) -> Result<ReadRefs> {
         .keys()
         .filter_map(|name| {
             let mut to = symbolic.get(name)?;
-            for _ in 0..MAX_SYMBOLIC {
+            for _ in 0..MAX_SYMREF_DEPTH {
                 match symbolic.get(to) {
                     Some(next) => to = next,
                     None => return Some((name.clone(), *targets.get(to)?)),
@@ -92,31 +94,31 @@ pub(super) fn read(common: &Path, hash: HashKind) -> Result<ReadRefs> {
     Ok(ReadRefs { targets, symbolic })
 }
 
-/// Collects the names of the files below a folder of refs.
-fn list(common: &Path, folder: &BString, names: &mut Vec<BString>) -> Result<()> {
-    let path = common.join(folder.to_path_lossy());
+/// Collects the names of the loose refs below a directory.
+fn list(common: &Path, directory: &BString, names: &mut Vec<BString>) -> Result<()> {
+    let path = common.join(directory.to_path_lossy());
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
-        // It went away meanwhile.
+        // Removed meanwhile.
         Err(error) if is_not_found(&error) => return Ok(()),
-        Err(error) => return Err(failed("listing", &path, error)),
+        Err(error) => return Err(io_error("listing", &path, error)),
     };
     for entry in entries {
-        let entry = entry.map_err(|error| failed("listing", &path, error))?;
-        let mut name = folder.clone();
+        let entry = entry.map_err(|error| io_error("listing", &path, error))?;
+        let mut name = directory.clone();
         name.push(b'/');
         name.extend_from_slice(entry.file_name().as_bytes());
         if entry.path().is_dir() {
             list(common, &name, names)?;
         } else if check_ref_name(name.as_ref()).is_ok() {
-            // Others are locks, or no refs to git either.
+            // Git ignores illegal names too; most are lock files.
             names.push(name);
         }
     }
     Ok(())
 }
 
-/// Reads the packed refs.
+/// Reads `packed-refs`.
 pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
     let text = read_file(&common.join("packed-refs"))?.unwrap_or_default();
     let mut refs = Refs::new();
@@ -129,15 +131,15 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
             |what: &str| corrupt(format!("`packed-refs`: `{}` {what}", escaped_excerpt(line)));
         if let Some(hex) = line.strip_prefix(b"^") {
             let target = last.take().and_then(|name| refs.get_mut(&name));
-            let target: &mut RefTarget = target.ok_or_else(|| broken("peels nothing"))?;
+            let target: &mut RefTarget = target.ok_or_else(|| broken("does not follow a ref"))?;
             target.peeled = Some(crate::git::parse_id(hex)?);
             continue;
         }
         let (id, name) = split_id(line, b' ')?;
         if id.kind() != hash {
-            return Err(broken("is an id of another hash"));
+            return Err(broken("has an id of another hash function"));
         }
-        // Names that are not legal are passed over, as in git.
+        // Illegal names are skipped, as in git.
         last = check_ref_name(name.as_bstr()).ok();
         if let Some(name) = &last {
             refs.insert(name.clone(), RefTarget { id, peeled: None });
@@ -146,20 +148,26 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
     Ok(refs)
 }
 
-/// The packed refs, read anew whenever their file is another.
+/// Cached `packed-refs`, read again when the file has changed.
 #[derive(Default)]
 pub(super) struct PackedRefs {
     refs: Refs,
-    // Time of change, size and number of the file.
+    // Modification time, size and inode of the file.
     stamp: Option<(i64, i64, u64, u64)>,
 }
 
 impl PackedRefs {
-    pub(super) fn now(&mut self, common: &Path, hash: HashKind) -> Result<&Refs> {
-        let known = fs::metadata(common.join("packed-refs")).ok();
-        let stamp = known.map(|known| {
-            let number = known.ino();
-            (known.mtime(), known.mtime_nsec(), known.size(), number)
+    /// Returns the current packed refs.
+    pub(super) fn current(&mut self, common: &Path, hash: HashKind) -> Result<&Refs> {
+        let metadata = fs::metadata(common.join("packed-refs")).ok();
+        let stamp = metadata.map(|metadata| {
+            let inode = metadata.ino();
+            (
+                metadata.mtime(),
+                metadata.mtime_nsec(),
+                metadata.size(),
+                inode,
+            )
         });
         if self.stamp != stamp {
             self.refs = packed(common, hash)?;
@@ -169,7 +177,7 @@ impl PackedRefs {
     }
 }
 
-/// What `HEAD` says.
+/// Reads `HEAD`; `None` if missing.
 pub(super) fn head(git: &Path) -> Result<Option<Head>> {
     match read_file(&git.join("HEAD"))? {
         Some(text) => Ok(Some(parse_head(&text)?)),

@@ -15,11 +15,12 @@ use super::expected_ref::{ExpectedRef, locked};
 use super::{ARCHIVED, BundleLocation, CommitArchive};
 use crate::error::{ErrorKind, Result};
 use crate::git::{ObjectId, escaped_excerpt};
+use crate::pipeline::REVISION_SUMMARY;
 use crate::storage::multipart::MultipartWriter;
-use crate::storage::{ETag, ObjectMetadata, Precondition, PutOptions, encode_rfc2047};
+use crate::storage::{
+    ETag, ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, encode_rfc2047,
+};
 
-/// What CodePipeline shows as the revision's summary.
-const SUMMARY: &str = "codepipeline-artifact-revision-summary";
 /// The longest summary, in bytes: S3 allows 2 KB of user metadata in all.
 const MAX_SUMMARY: usize = 1024;
 
@@ -127,7 +128,7 @@ async fn write(
     };
     let user = &mut metadata.user;
     user.insert(
-        SUMMARY.to_owned(),
+        REVISION_SUMMARY.to_owned(),
         encode_rfc2047(archive.summary(), MAX_SUMMARY),
     );
     user.insert(ARCHIVED.to_owned(), id.to_string());

@@ -9,10 +9,11 @@ use futures_util::{Stream, StreamExt as _};
 
 use super::BundleLocation;
 use super::keys::BundleFile;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::pack::{HEADER, PackBytes};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
+use crate::storage::ObjectStoreExt as _;
 
 /// How much of a bundle is read at first: longer than nearly every header.
 const FIRST: u64 = 4 * 1024;
@@ -99,7 +100,7 @@ impl OpenBundle {
 pub(super) fn pieces(
     bytes: Arc<dyn PackBytes>,
     size_bytes: u64,
-) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+) -> impl Stream<Item = crate::git::Result<Bytes>> + Send + use<> {
     futures_util::stream::iter(0..size_bytes.div_ceil(PIECE))
         .map(move |piece| {
             let bytes = Arc::clone(&bytes);
@@ -111,7 +112,7 @@ pub(super) fn pieces(
 
 #[async_trait]
 impl PackBytes for OpenBundle {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let start = self.pack_start;
         read(
             &self.place,
@@ -119,6 +120,7 @@ impl PackBytes for OpenBundle {
             start + range.start..start + range.end,
         )
         .await
+        .map_err(Into::into)
     }
 }
 

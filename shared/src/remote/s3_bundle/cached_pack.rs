@@ -26,7 +26,7 @@ pub(super) struct CachedPackReader {
 
 #[async_trait]
 impl PackBytes for CachedPackReader {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         match self.copy.read_range(range.clone()).await {
             Some(bytes) => Ok(bytes),
             None => self.bundle.read_range(range).await,
@@ -129,7 +129,7 @@ fn verified_stream(bytes: Arc<dyn PackBytes>, size_bytes: u64, copy: Arc<CachedP
             let at = at + piece.len() as u64;
             if at == size_bytes && !proof.matches() {
                 copy.give_up("its trailer is another").await;
-                return Err(broken());
+                return Err(broken().into());
             }
             Ok(Some((piece, (pieces, proof, at))))
         }

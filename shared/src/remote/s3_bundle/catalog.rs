@@ -13,11 +13,11 @@ use super::bundle_reader::{OpenBundle, pieces};
 use super::cached_pack::{CacheSuspects, CachedPackReader};
 use super::completed_pack::Overlay;
 use super::keys::BundleFile;
-use crate::error::{Error, Result};
+use crate::error::{Result, corrupt};
 use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, DatabaseOptions, StoredPack};
 use crate::git::pack::{Bases, Index, NoBases, PackBytes, PackIndexer};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::pack_cache::{CachedPack, PackExtension};
 
 /// How many bundles are remembered.
@@ -210,7 +210,7 @@ impl BundleCatalog {
     /// Reads a bundle's pack once, verifying it, and keeps a copy of it.
     async fn index(&self, bundle: OpenBundle, bases: &dyn Bases) -> Result<IndexedBundle> {
         let file = &bundle.file;
-        let named = |error: Error| error.context(format!("reading `{}`", file.key));
+        let named = |error: crate::git::Error| error.context(format!("reading `{}`", file.key));
         let options = &self.place.options;
         let size_bytes = bundle.pack_bytes();
         let mut receiver = PackIndexer::new(self.hash, options.limits);
@@ -415,7 +415,7 @@ pub(super) fn database_with(
 /// The objects on which a thin pack stands, in whichever bundle they are.
 #[async_trait]
 impl Bases for BundleCatalog {
-    async fn base(&self, id: ObjectId) -> Result<Option<(ObjectKind, Bytes)>> {
+    async fn base(&self, id: ObjectId) -> crate::git::Result<Option<(ObjectKind, Bytes)>> {
         let books = self.find(&[id]).await?;
         database(&self.place, self.hash, &books)?.read(id).await
     }

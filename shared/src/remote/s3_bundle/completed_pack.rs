@@ -6,8 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use crate::error::Result;
-use crate::git::corrupt;
+use crate::error::corrupt;
 use crate::git::odb::StoredPack;
 use crate::git::pack::{PackBytes, Resolved};
 
@@ -50,7 +49,7 @@ impl Overlay {
 
 #[async_trait]
 impl PackBytes for Overlay {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let length = range.end.saturating_sub(range.start);
         let mut out = BytesMut::new();
         let overlap = |part: Range<u64>| {
@@ -71,7 +70,7 @@ impl PackBytes for Overlay {
         if out.len() as u64 == length {
             Ok(out.freeze())
         } else {
-            Err(corrupt(format!("a pack has no range {range:?}")))
+            Err(corrupt(format!("a pack has no range {range:?}")).into())
         }
     }
 }

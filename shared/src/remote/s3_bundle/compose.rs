@@ -29,11 +29,11 @@ use super::catalog::IndexedBundle;
 use super::checksum::OldAndNewChecksum;
 use super::publish::{BodySent, BundleBody};
 use super::{BundleLocation, BundleOptions};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::odb::{Database, PackOptions, ReceiverObjects, indexed_pack};
 use crate::git::pack::{HEADER, Index, PackBytes};
-use crate::git::{HashKind, ObjectId, corrupt};
+use crate::git::{HashKind, ObjectId};
 use crate::pack_cache::{CachedPack, PackExtension, Writer, WrittenEntries};
 use crate::storage::multipart::{MultipartWriter, part_bytes};
 

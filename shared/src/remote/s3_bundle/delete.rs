@@ -15,7 +15,7 @@ use super::lock::Lock;
 use crate::error::{ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::storage::multipart::MultipartWriter;
-use crate::storage::{Precondition, PutOptions};
+use crate::storage::{ObjectStoreExt as _, Precondition, PutOptions};
 
 /// Deletes a ref: all bundles that were seen, and the archive. The one that counts goes
 /// last, so that no older one comes back when this ends half way.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use bstr::{BStr, BString, ByteSlice};
 
 use super::BundleLocation;
-use crate::error::{Error, ErrorKind, Result};
-use crate::git::{HashKind, ObjectId, check_ref_name, corrupt, escaped_excerpt};
+use crate::error::{Error, ErrorKind, Result, corrupt};
+use crate::git::{HashKind, ObjectId, check_ref_name, escaped_excerpt};
 use crate::name::ObjectKey;
-use crate::storage::{ETag, ObjectSummary};
+use crate::storage::{ETag, ObjectStoreExt as _, ObjectSummary};
 
 /// The last segment of a lock's key.
 const LOCK: &str = "LOCK#.lock";

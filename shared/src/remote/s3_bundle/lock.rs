@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use super::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectKey;
-use crate::storage::{ETag, Precondition, PutOptions, UploadId};
+use crate::storage::{ETag, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
 
 /// How often getting the lock is tried while others are seen to let go of it, and how often
 /// it is rewritten while writes of our own are seen to arrive late.

@@ -12,9 +12,9 @@ use super::publish::Published;
 use super::target::{BundleTarget, PushResults};
 use crate::error::{ErrorKind, Result};
 use crate::git::bundle::Header;
-use crate::git::dumb_http::{Head, RefTarget};
 use crate::git::pack::PackBytes;
-use crate::git::smart_http::RefOutcome;
+use crate::git::refs::RefOutcome;
+use crate::git::refs::{Head, RefTarget};
 use crate::remote::RefUpdate;
 use crate::storage::{Precondition, PutOptions};
 

@@ -66,7 +66,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::pack_cache::PackExtension;
 use crate::storage::multipart::MultipartWriter;
-use crate::storage::{ObjectMetadata, Precondition, PutOptions, UploadId};
+use crate::storage::{ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
 
 /// How many bundles a new one can say that it replaces: so many ids of 64 digits go into
 /// the 2 KB of user metadata that S3 allows, beside what else is there.
@@ -190,7 +190,7 @@ impl Publication {
             file: BundleFile {
                 key,
                 id,
-                etag: crate::storage::ETag(String::new()),
+                etag: crate::storage::ETag::unknown(),
                 size_bytes: 0,
                 last_modified: 0,
             },
@@ -333,7 +333,7 @@ impl Publication {
         let key = self.place.lock_key(self.name.as_bstr())?;
         self.lock = Some(Lock::acquire(&self.place, key).await?);
         let folder = self.place.folder(self.name.as_bstr()).await?;
-        if self.file.etag.0.is_empty() {
+        if self.file.etag.is_unknown() {
             self.find_own_bundle(&folder).await?;
         }
         if self.has_won(seen, &folder) {

@@ -12,8 +12,8 @@ use super::competing::{self, Ref};
 use super::keys::{BundleFile, one_hash};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::dumb_http::{Head, RefTarget};
 use crate::git::odb;
+use crate::git::refs::{Head, RefTarget};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
@@ -147,10 +147,10 @@ impl Source for BundleSource {
             Ok(pack) => Ok(pack
                 .or_else(move |error| {
                     let doubts = Arc::clone(&doubts);
-                    async move { Err(doubts.discard_on_error(error).await) }
+                    async move { Err(doubts.discard_on_error(error.into()).await.into()) }
                 })
                 .boxed()),
-            Err(error) => Err(doubts.discard_on_error(error).await),
+            Err(error) => Err(doubts.discard_on_error(error.into()).await),
         }
     }
 
@@ -167,7 +167,10 @@ impl Source for BundleSource {
         let database = database(&self.place, self.opened.snapshot.hash, &books)?;
         match odb::graph(&database, wants, haves).await {
             Ok(graph) => Ok(Some(graph)),
-            Err(error) => Err(self.opened.library.doubts.discard_on_error(error).await),
+            Err(error) => {
+                let doubts = &self.opened.library.doubts;
+                Err(doubts.discard_on_error(error.into()).await)
+            }
         }
     }
 }

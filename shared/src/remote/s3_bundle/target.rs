@@ -22,7 +22,7 @@ use super::publish::{MOST_REPLACED, publish};
 use super::source::{BundleSnapshot, no_info_refs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::odb::{Database, StoredPack, commit_graph};
-use crate::git::smart_http::RefOutcome;
+use crate::git::refs::RefOutcome;
 use crate::git::{HashKind, ObjectId};
 use crate::name::ObjectKey;
 use crate::remote::{

@@ -1,9 +1,9 @@
-//! Small packs merged with the one that arrives, and what is left of them removed later.
+//! Merges small packs with a new one, and deletes merged packs later.
 
 use super::DumbOptions;
-use super::geometry::to_merge;
+use super::geometry::merge_count;
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::merge::{Whole, merge};
+use super::merge::{MergeInput, merge};
 use super::odb::{Indexes, S3PackBytes};
 use super::pack_list::{PackList, PackSize};
 use super::publish::{PackToPublish, upload_staged};
@@ -11,65 +11,69 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
 use crate::name::ObjectKey;
-use crate::remote::Spool;
-use crate::storage::Precondition;
+use crate::storage::spool::Spool;
+use crate::storage::{ObjectStoreExt as _, Precondition};
 
-/// A staged pack older than this belongs to nobody any more, in seconds.
-const STAGED_FOR: i64 = 24 * 60 * 60;
+/// Age in seconds after which a staged pack is deleted, because its run has ended.
+const STAGED_ORPHAN_AGE: i64 = 24 * 60 * 60;
 
-/// The listed packs that are to be merged with a new one, the largest first.
-pub(super) fn select_packs(list: &PackList, fresh: PackSize, largest: u64) -> Vec<ObjectId> {
-    if fresh.bytes > largest {
+/// Returns the listed packs to merge with a new one, the largest first. Packs of more than
+/// `max_bytes` are not merged.
+pub(super) fn select_packs(list: &PackList, new: PackSize, max_bytes: u64) -> Vec<ObjectId> {
+    if new.bytes > max_bytes {
         return Vec::new();
     }
-    let small = list.sizes.iter().filter(|(_, size)| size.bytes <= largest);
+    let small = list
+        .sizes
+        .iter()
+        .filter(|(_, size)| size.bytes <= max_bytes);
     let mut packs: Vec<(u64, Option<ObjectId>)> =
         small.map(|(id, size)| (size.objects, Some(*id))).collect();
-    packs.push((fresh.objects, None));
+    packs.push((new.objects, None));
     packs.sort_unstable();
     let objects: Vec<u64> = packs.iter().map(|(objects, _)| *objects).collect();
-    packs.truncate(to_merge(&objects));
+    packs.truncate(merge_count(&objects));
     packs.into_iter().rev().filter_map(|(_, id)| id).collect()
 }
 
-/// Merges listed packs and a new one.
+/// Merges the listed packs `old` with a new one.
 pub(super) async fn merge_packs(
-    place: &RepositoryKeys,
+    keys: &RepositoryKeys,
     options: &DumbOptions,
     list: &PackList,
     indexes: &mut Indexes,
     old: &[ObjectId],
-    fresh: PackToPublish<'_>,
+    new: PackToPublish<'_>,
 ) -> Result<(Index, Spool)> {
-    let hash = fresh.index.hash();
+    let hash = new.index.hash();
     let mut read = Vec::new();
     for id in old {
         let bytes = S3PackBytes {
-            place: place.clone(),
+            keys: keys.clone(),
             pack: *id,
         };
-        read.push((indexes.read(place, hash, *id).await?, bytes));
+        read.push((indexes.read(keys, hash, *id).await?, bytes));
     }
-    let mut packs: Vec<Whole<'_>> = read
+    let mut packs: Vec<MergeInput<'_>> = read
         .iter()
-        .map(|(index, bytes)| Whole {
+        .map(|(index, bytes)| MergeInput {
             index,
             size: list.sizes.get(&bytes.pack).map_or(0, |size| size.bytes),
             bytes,
         })
         .collect();
-    packs.push(Whole {
-        index: fresh.index,
-        size: fresh.spool.size_bytes(),
-        bytes: fresh.spool,
+    packs.push(MergeInput {
+        index: new.index,
+        size: new.spool.size_bytes(),
+        bytes: new.spool,
     });
-    merge(hash, &packs, upload_staged(place, options.memory / 2)?).await
+    merge(hash, &packs, upload_staged(keys, options.memory / 2)?).await
 }
 
-/// Removes packs that were superseded long ago. What fails is only logged, and done
-/// another time.
+/// Deletes packs that were superseded longer ago than the grace period. A failure is only
+/// logged, because the next run retries.
 pub(super) async fn delete_superseded(
-    place: &RepositoryKeys,
+    keys: &RepositoryKeys,
     options: &DumbOptions,
     list: &mut PackList,
 ) {
@@ -78,39 +82,41 @@ pub(super) async fn delete_superseded(
     list.drop_deleted(now, grace);
     for id in list.expired(now, grace) {
         let (index, pack) = (ObjectRole::Index(id), ObjectRole::Pack(id));
-        let gone = tokio::try_join!(place.delete(&index), place.delete(&pack));
-        match gone {
-            Ok(_) => list.deleted(id, now),
+        let deleted = tokio::try_join!(keys.delete(&index), keys.delete(&pack));
+        match deleted {
+            Ok(_) => list.mark_deleted(id, now),
             Err(error) => tracing::warn!(
-                remote = %place,
+                remote = %keys,
                 pack.id = %id,
                 error = %error.report(),
-                "a superseded pack could not be removed"
+                "a superseded pack could not be deleted"
             ),
         }
     }
 }
 
-/// Removes staged packs that were left behind. What fails is only logged.
-pub(super) async fn delete_staged_orphans(place: &RepositoryKeys, options: &DumbOptions) {
+/// Deletes staged packs of runs that did not finish. A failure is only logged.
+pub(super) async fn delete_staged_orphans(keys: &RepositoryKeys, options: &DumbOptions) {
     let now = (options.clock)();
-    let prefix = place.staged_prefix();
-    let done = async {
-        let page = place.store.list(&place.bucket, &prefix, None, None).await?;
+    let prefix = keys.staged_prefix();
+    let deletion = async {
+        let page = keys.store.list(&keys.bucket, &prefix, None, None).await?;
         for found in page.objects {
-            if now.saturating_sub(found.last_modified) > STAGED_FOR {
-                let always = Precondition::None;
+            if now.saturating_sub(found.last_modified) > STAGED_ORPHAN_AGE {
+                let unconditionally = Precondition::None;
                 let key: &ObjectKey = &found.key;
-                place.store.delete(&place.bucket, key, &always).await?;
+                keys.store
+                    .delete(&keys.bucket, key, &unconditionally)
+                    .await?;
             }
         }
         Ok::<_, crate::Error>(())
     };
-    if let Err(error) = done.await {
+    if let Err(error) = deletion.await {
         tracing::warn!(
-            remote = %place,
+            remote = %keys,
             error = %error.report(),
-            "abandoned packs could not be removed"
+            "orphaned staged packs could not be deleted"
         );
     }
 }

@@ -1,13 +1,13 @@
-//! Which packs are merged: those that break the geometric progression of sizes, as
-//! `git repack --geometric=2` finds them. So a repository of n objects has about log n
-//! packs, and each object is rewritten about log n times in its life.
+//! Selection of packs to merge: those that break the geometric progression of sizes, as in
+//! `git repack --geometric=2`. So a repository of n objects has about log n packs, and each
+//! object is rewritten about log n times.
 
-/// How many times larger than all smaller ones together a pack must be to be left alone.
+/// A pack is not merged if it is this many times larger than all smaller packs together.
 const FACTOR: u64 = 2;
 
-/// Of packs with these numbers of objects, in ascending order: how many of the first ones
-/// are to be merged into one. Never one alone.
-pub(super) fn to_merge(objects: &[u64]) -> usize {
+/// Returns the number of packs to merge, from the smallest one on: 0, or at least 2.
+/// `objects` are the packs' numbers of objects, in ascending order.
+pub(super) fn merge_count(objects: &[u64]) -> usize {
     let large_enough = |large: u64, small: u64| large >= small.saturating_mul(FACTOR);
     let mut split = objects.len().saturating_sub(1);
     while split > 0 && large_enough(objects[split], objects[split - 1]) {
@@ -18,11 +18,11 @@ pub(super) fn to_merge(objects: &[u64]) -> usize {
     }
     split += 1;
     let mut total: u64 = objects[..split].iter().sum();
-    for more in &objects[split..] {
-        if large_enough(*more, total) {
+    for next in &objects[split..] {
+        if large_enough(*next, total) {
             break;
         }
-        total += more;
+        total += next;
         split += 1;
     }
     split
@@ -60,7 +60,7 @@ mod tests {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The sizes of the packs after `git repack --geometric=2` of packs of these sizes.
+    /// Returns the sizes of the packs after `git repack --geometric=2` of packs of these sizes.
     fn as_git_repacks(objects: &[u64]) -> Vec<u64> {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
@@ -72,7 +72,7 @@ mod tests {
                 blob += 1;
                 write!(stream, "blob\ndata 8\n{blob:08}\n").unwrap();
             }
-            // So that each stream becomes a pack, and not loose objects.
+            // Makes a pack of each stream instead of loose objects.
             let unpack = "fastimport.unpackLimit=0";
             let words = ["-c", unpack, "fast-import", "--quiet"];
             git(folder, &words, &stream);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn git_repacks_the_same() {
+    fn git_merges_the_same_packs() {
         for objects in [
             &[5, 10, 20][..],
             &[5, 5],
@@ -108,7 +108,7 @@ mod tests {
             &[1, 2, 4, 8, 15],
             &[2, 7, 9, 40, 41],
         ] {
-            let merged = to_merge(objects);
+            let merged = merge_count(objects);
             let mut ours = objects[merged..].to_vec();
             ours.extend((merged > 0).then(|| objects[..merged].iter().sum::<u64>()));
             ours.sort_unstable();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn progressions_are_left_alone_and_broken_ones_mended() {
+    fn only_packs_that_break_the_progression_are_merged() {
         for (objects, merged) in [
             (&[][..], 0),
             (&[5], 0),
@@ -129,15 +129,15 @@ mod tests {
             (&[3, 3, 12, 100], 2),
             (&[1, 2, 4, 8, 15], 5),
         ] {
-            assert_eq!(to_merge(objects), merged, "{objects:?}");
+            assert_eq!(merge_count(objects), merged, "{objects:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_left_is_a_progression(mut objects in prop::collection::vec(1..1000_u64, 0..20)) {
+        fn packs_after_a_merge_form_a_progression(mut objects in prop::collection::vec(1..1000_u64, 0..20)) {
             objects.sort_unstable();
-            let merged = to_merge(&objects);
+            let merged = merge_count(&objects);
             prop_assert_ne!(merged, 1);
             let mut left = objects.split_off(merged);
             if merged > 0 {

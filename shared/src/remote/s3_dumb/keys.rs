@@ -1,4 +1,4 @@
-//! Where a repository lies in a bucket, and how each of its files is written.
+//! Keys of a repository's files, with their media types and cache headers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,11 @@ use crate::git::ObjectId;
 use crate::git::dumb_http::{index_name, pack_name};
 use crate::git::object::loose_path;
 use crate::name::{BucketName, KeyPrefix, ObjectKey};
-use crate::storage::{ETag, ObjectMetadata, ObjectStore, Precondition, PutOptions, PutResult};
+use crate::storage::{
+    ETag, ObjectMetadata, ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, PutResult,
+};
 
-/// A file of the layout.
+/// File of the layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ObjectRole {
     /// `info/refs`.
@@ -21,17 +23,17 @@ pub(super) enum ObjectRole {
     Head,
     /// `objects/info/packs`.
     Packs,
-    /// A pack, by its name's id.
+    /// A pack, by the id in its name.
     Pack(ObjectId),
-    /// The index of that pack.
+    /// The index of a pack.
     Index(ObjectId),
     /// A loose object.
     Loose(ObjectId),
-    /// A pack whose name is not yet known.
+    /// A pack whose name is not known yet.
     Staged(u128),
 }
 
-/// What the names of packs start with that are not published. Git's own are called so.
+/// Start of the names of unpublished packs, as git names its own.
 const STAGED: &str = "tmp_pack_";
 
 impl ObjectRole {
@@ -47,8 +49,8 @@ impl ObjectRole {
         }
     }
 
-    /// The media type. That of `info/refs` must not be one of `application/x-git-*`: by
-    /// those git tells a smart server.
+    /// Returns the media type. `info/refs` must not have `application/x-git-*`, by which git
+    /// recognises a smart server.
     fn content_type(&self) -> &'static str {
         match self {
             Self::Refs | Self::Head | Self::Packs => "text/plain; charset=utf-8",
@@ -58,7 +60,7 @@ impl ObjectRole {
         }
     }
 
-    /// Objects never change under their names; the files that name them do.
+    /// Returns the cache header. Objects are immutable; the files that name them are not.
     fn cache_control(&self) -> &'static str {
         match self {
             Self::Refs | Self::Head | Self::Packs => "no-cache, must-revalidate",
@@ -70,7 +72,7 @@ impl ObjectRole {
     }
 }
 
-/// A prefix of a bucket.
+/// Keys below a prefix of a bucket, and access to their objects.
 #[derive(Clone)]
 pub(super) struct RepositoryKeys {
     pub(super) store: Arc<dyn ObjectStore>,
@@ -95,7 +97,7 @@ impl RepositoryKeys {
         ObjectKey::new(&format!("{}{}", self.prefix, file.path()))
     }
 
-    /// What the keys of staged packs start with.
+    /// Returns the start of the keys of staged packs.
     pub(super) fn staged_prefix(&self) -> String {
         format!("{}objects/pack/{STAGED}", self.prefix)
     }
@@ -119,13 +121,13 @@ impl RepositoryKeys {
             .await
     }
 
-    /// Reads a file that must be there.
+    /// Reads a file. Errors: `NotFound`.
     pub(super) async fn get(&self, file: &ObjectRole) -> Result<Bytes> {
         let key = self.key(file)?;
         self.store.get(&self.bucket, &key, None, None).await
     }
 
-    /// The size of a file that must be there.
+    /// Returns the size of a file. Errors: `NotFound`.
     pub(super) async fn size(&self, file: &ObjectRole) -> Result<u64> {
         let key = self.key(file)?;
         let head = self.store.head(&self.bucket, &key).await?;
@@ -146,21 +148,22 @@ impl RepositoryKeys {
         self.store.put(&self.bucket, &key, body, &options).await
     }
 
-    /// Replaces a file that was read before; someone else's change is a `Conflict`.
+    /// Replaces a file that was read with the entity tag `read_etag`. Errors: `Conflict` if
+    /// another client changed the file since.
     pub(super) async fn replace(
         &self,
         file: &ObjectRole,
         body: Vec<u8>,
-        was: Option<&ETag>,
+        read_etag: Option<&ETag>,
     ) -> Result<ETag> {
-        let precondition = match was {
+        let precondition = match read_etag {
             Some(etag) => Precondition::Matches(etag.clone()),
             None => Precondition::Absent,
         };
         let written = self.put(file, body.into(), precondition).await;
         written.map(|written| written.etag).map_err(|error| {
             if error.kind() == ErrorKind::Conflict {
-                let message = format!("someone else changed `{}` of {self}", file.path());
+                let message = format!("another client changed `{}` of {self}", file.path());
                 Error::new(ErrorKind::Conflict, message).with_source(error)
             } else {
                 error

@@ -1,4 +1,4 @@
-//! A pack's objects, written one by one.
+//! Writes a pack's objects as loose objects.
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -6,24 +6,24 @@ use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
 
 use super::DumbOptions;
 use super::keys::{ObjectRole, RepositoryKeys};
-use crate::error::Result;
+use crate::error::{Result, corrupt};
 use crate::git::object::{ObjectHasher, ObjectKind, encode_loose};
 use crate::git::pack::{EntryHeader, EntryKind, Pack, PackBytes as _, Resolved};
-use crate::git::{HashKind, ObjectId, corrupt};
-use crate::remote::{Spool, SpoolConfig, SpoolWriter};
+use crate::git::{HashKind, ObjectId};
 use crate::storage::Precondition;
+use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
-/// How many objects are written at once.
-const AT_ONCE: usize = 24;
-/// Blobs larger than this are never held, if they are whole in the pack.
-const LARGE: u64 = 2 << 20;
-/// How much of a large one is read at once.
-const STEP: u64 = 1 << 20;
+/// Maximum number of concurrent writes.
+const CONCURRENT_WRITES: usize = 24;
+/// Objects larger than this, in bytes, are streamed if they are undeltified in the pack.
+const STREAMED_BYTES: u64 = 2 << 20;
+/// Bytes of a large object that are read at once.
+const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Writes all objects: blobs first, then trees, commits and tags, so that what a run
-/// leaves behind that does not reach its end needs little that is not there.
+/// Writes all objects: blobs first, then trees, commits and tags, so that an interrupted run
+/// leaves few objects whose references are missing.
 pub(super) async fn write(
-    place: &RepositoryKeys,
+    keys: &RepositoryKeys,
     options: &DumbOptions,
     resolved: &Resolved,
     spool: &Spool,
@@ -45,20 +45,19 @@ pub(super) async fn write(
     for position in order {
         let id = index.id(position);
         if let Some(large) = LargeBlobWriter::find(&pack, spool, id).await? {
-            large.write(place, spool).await?;
+            large.write(keys, spool).await?;
             continue;
         }
         let (kind, content) = pack
             .read(spool, id)
             .await?
-            .ok_or_else(|| corrupt(format!("{id} is not in the pack any more")))?;
-        while under_way.len() >= AT_ONCE {
+            .ok_or_else(|| corrupt(format!("{id} is missing in the pack")))?;
+        while under_way.len() >= CONCURRENT_WRITES {
             under_way.try_next().await?;
         }
         let body = Bytes::from(encode_loose(kind, &content));
         under_way.push(async move {
-            place
-                .put(&ObjectRole::Loose(id), body, Precondition::None)
+            keys.put(&ObjectRole::Loose(id), body, Precondition::None)
                 .await
         });
     }
@@ -66,12 +65,12 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// A large object that is whole in the pack.
+/// Streams a large object that is undeltified in the pack.
 struct LargeBlobWriter {
     id: ObjectId,
     kind: ObjectKind,
     size: u64,
-    /// Its zlib stream.
+    /// The object's zlib stream in the pack.
     range: std::ops::Range<u64>,
 }
 
@@ -80,11 +79,11 @@ impl LargeBlobWriter {
         let Some(range) = pack.entry_range(id)? else {
             return Ok(None);
         };
-        let end = range.end.min(range.start + EntryHeader::MAX as u64);
+        let end = range.end.min(range.start + EntryHeader::MAX_BYTES as u64);
         let start = spool.read_range(range.start..end).await?;
         let hash: HashKind = id.kind();
         Ok(match EntryHeader::parse(hash, &start)? {
-            Some((header, length)) if header.size > LARGE => match header.kind {
+            Some((header, length)) if header.size > STREAMED_BYTES => match header.kind {
                 EntryKind::Whole(kind) => Some(Self {
                     id,
                     kind,
@@ -97,17 +96,17 @@ impl LargeBlobWriter {
         })
     }
 
-    /// Inflates, verifies and deflates it again, piece by piece.
-    async fn write(&self, place: &RepositoryKeys, spool: &Spool) -> Result<()> {
+    /// Inflates, verifies and deflates the object again, chunk by chunk.
+    async fn write(&self, keys: &RepositoryKeys, spool: &Spool) -> Result<()> {
         let file = ObjectRole::Loose(self.id);
-        let at = SpoolConfig {
-            store: std::sync::Arc::clone(&place.store),
-            bucket: place.bucket.clone(),
-            key: place.key(&file)?,
-            options: place.options(&file, Precondition::None),
+        let config = SpoolConfig {
+            store: std::sync::Arc::clone(&keys.store),
+            bucket: keys.bucket.clone(),
+            key: keys.key(&file)?,
+            options: keys.options(&file, Precondition::None),
         };
-        // The multipart upload is completed only when the content was found to be right.
-        let mut writer = SpoolWriter::new(at, 0);
+        // The multipart upload is completed only after the content was verified.
+        let mut writer = SpoolWriter::new(config, 0);
         let mut zlib = Deflate(Compress::new(Compression::default(), true));
         let header = format!("{} {}\0", self.kind, self.size);
         writer.push(zlib.push(header.as_bytes())).await?;
@@ -117,14 +116,14 @@ impl LargeBlobWriter {
         let mut position = self.range.start;
         let mut status = Status::Ok;
         while position < self.range.end && status != Status::StreamEnd {
-            let end = self.range.end.min(position + STEP);
+            let end = self.range.end.min(position + CHUNK_BYTES);
             let read = spool.read_range(position..end).await?;
             let mut input = &read[..];
             loop {
                 let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
                 status = inflate
                     .decompress(input, &mut scratch, FlushDecompress::None)
-                    .map_err(|error| corrupt("a zlib stream is broken").with_source(error))?;
+                    .map_err(|error| corrupt("a zlib stream is invalid").with_source(error))?;
                 let used = difference(inflate.total_in(), before_in);
                 let made = difference(inflate.total_out(), before_out);
                 input = &input[used..];
@@ -134,18 +133,21 @@ impl LargeBlobWriter {
                     break;
                 }
                 if used == 0 && made == 0 {
-                    return Err(corrupt("a zlib stream is broken"));
+                    return Err(corrupt("a zlib stream is invalid"));
                 }
             }
             position = end;
         }
         if status != Status::StreamEnd || hasher.finish()? != self.id {
-            return Err(corrupt(format!("the content of {} is another", self.id)));
+            return Err(corrupt(format!(
+                "the content of object {} does not match its id",
+                self.id
+            )));
         }
         writer.push(zlib.end()).await?;
         let spooled = writer.finish().await?;
         if let Some(bytes) = spooled.in_memory() {
-            place.put(&file, bytes.clone(), Precondition::None).await?;
+            keys.put(&file, bytes.clone(), Precondition::None).await?;
         }
         Ok(())
     }

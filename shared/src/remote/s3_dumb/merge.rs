@@ -1,32 +1,32 @@
-//! Several packs made into one, entry by entry, without inflating anything.
+//! Merges packs into one, entry by entry, without inflating them.
 //!
-//! Memory: the indexes, one piece of a pack, and what the [`SpoolWriter`] holds.
+//! Memory: the indexes, one chunk of a pack, and the buffer of the [`SpoolWriter`].
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Result, corrupt};
 use crate::git::pack::{EntryHeader, EntryKind, HEADER, Index, PackBytes, PackWriter};
-use crate::git::{HashKind, ObjectId, corrupt};
-use crate::remote::{Spool, SpoolWriter};
+use crate::git::{HashKind, ObjectId};
+use crate::storage::spool::{Spool, SpoolWriter};
 
-/// How much of a pack is read at once.
-const STEP: u64 = 8 << 20;
-/// How much is written at once.
-const PIECE: usize = 1 << 20;
+/// Bytes of a pack that are read at once.
+const READ_CHUNK_BYTES: u64 = 8 << 20;
+/// Bytes that are written at once.
+const WRITE_CHUNK_BYTES: usize = 1 << 20;
 
-/// A pack to be merged; its deltas stand on nothing outside of it.
-pub(super) struct Whole<'a> {
+/// Pack to merge, which contains the bases of all its deltas.
+pub(super) struct MergeInput<'a> {
     pub(super) index: &'a Index,
     pub(super) size: u64,
     pub(super) bytes: &'a dyn PackBytes,
 }
 
-/// Merges packs. An object that is in several of them is taken from the first one that
-/// has it; since the base of a delta is in the same pack, what it stands on is then in
-/// that pack or in an earlier one, and no circle can come about.
+/// Merges packs. An object in several packs is copied from the first one. Because the base of
+/// a delta is in the delta's pack, the copied base is from that pack or an earlier one, so
+/// that deltas never form a circle.
 pub(super) async fn merge(
     hash: HashKind,
-    packs: &[Whole<'_>],
+    packs: &[MergeInput<'_>],
     mut writer: SpoolWriter,
 ) -> Result<(Index, Spool)> {
     let is_first = |at: usize, id: ObjectId| {
@@ -55,10 +55,10 @@ pub(super) async fn merge(
     Ok((index, writer.finish().await?))
 }
 
-/// Reads a pack from its start to its end.
+/// Reads a pack in the order of its entries.
 struct Reader<'a> {
     hash: HashKind,
-    pack: &'a Whole<'a>,
+    pack: &'a MergeInput<'a>,
     // Positions in the index, in the order of the pack.
     order: Vec<usize>,
     end: u64,
@@ -68,7 +68,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(hash: HashKind, pack: &'a Whole<'a>) -> Result<Self> {
+    fn new(hash: HashKind, pack: &'a MergeInput<'a>) -> Result<Self> {
         let mut order: Vec<usize> = (0..pack.index.len()).collect();
         order.sort_unstable_by_key(|position| pack.index.offset(*position));
         let end = pack.size.saturating_sub(hash.len_in_bytes() as u64);
@@ -89,26 +89,27 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Bytes from `position` on: at least `least`, if the pack has them, and at most
-    /// `most`.
-    async fn bytes(&mut self, position: u64, least: u64, most: u64) -> Result<Bytes> {
-        let least = least.min(self.end - position);
+    /// Returns bytes from `position` on: at least `min_bytes`, if the pack has them, and at
+    /// most `max_bytes`.
+    async fn bytes(&mut self, position: u64, min_bytes: u64, max_bytes: u64) -> Result<Bytes> {
+        let min_bytes = min_bytes.min(self.end - position);
         let held = self.start..self.start + self.held.len() as u64;
-        if !held.contains(&position) || held.end - position < least {
-            let end = self.end.min(position + STEP);
+        if !held.contains(&position) || held.end - position < min_bytes {
+            let end = self.end.min(position + READ_CHUNK_BYTES);
             self.held = self.pack.bytes.read_range(position..end).await?;
             self.start = position;
             if self.held.len() as u64 != end - position {
-                return Err(corrupt("a range of a pack was read short"));
+                return Err(corrupt("a pack is shorter than its recorded size"));
             }
         }
-        let from = usize::try_from(position - self.start).expect("because it lies in what is held");
+        let from =
+            usize::try_from(position - self.start).expect("because it is within the held bytes");
         let rest = self.held.slice(from..);
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        Ok(rest.slice(..rest.len().min(most)))
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        Ok(rest.slice(..rest.len().min(max_bytes)))
     }
 
-    /// Writes an entry as it is, but names the base of a delta by its id.
+    /// Copies an entry unchanged, except that a delta names its base by id.
     async fn copy(
         &mut self,
         entry: usize,
@@ -125,8 +126,8 @@ impl<'a> Reader<'a> {
         if offset >= end {
             return Err(size_mismatch());
         }
-        let most = (EntryHeader::MAX as u64).min(end - offset);
-        let start = self.bytes(offset, most, most).await?;
+        let header_bytes = (EntryHeader::MAX_BYTES as u64).min(end - offset);
+        let start = self.bytes(offset, header_bytes, header_bytes).await?;
         let (mut header, length) =
             EntryHeader::parse(self.hash, &start)?.ok_or_else(size_mismatch)?;
         if let EntryKind::OffsetDelta(distance) = header.kind {
@@ -142,11 +143,13 @@ impl<'a> Reader<'a> {
         out.start_copy(index.id(position), header)?;
         let mut at = offset + length as u64;
         while at < end {
-            let piece = self.bytes(at, 1, (end - at).min(PIECE as u64)).await?;
-            crc.update(&piece);
-            out.copy_data(&piece);
-            at += piece.len() as u64;
-            if out.waiting() >= PIECE {
+            let chunk = self
+                .bytes(at, 1, (end - at).min(WRITE_CHUNK_BYTES as u64))
+                .await?;
+            crc.update(&chunk);
+            out.copy_data(&chunk);
+            at += chunk.len() as u64;
+            if out.waiting() >= WRITE_CHUNK_BYTES {
                 writer.push(out.take()).await?;
             }
         }
@@ -155,7 +158,7 @@ impl<'a> Reader<'a> {
             Ok(())
         } else {
             Err(corrupt(format!(
-                "the entry of {} in a pack was changed since it was indexed",
+                "the checksum of the entry of {} in a pack does not match its index",
                 index.id(position)
             )))
         }
@@ -163,5 +166,5 @@ impl<'a> Reader<'a> {
 }
 
 fn size_mismatch() -> crate::Error {
-    corrupt("the index of a pack does not fit the pack")
+    corrupt("the index of a pack does not match the pack")
 }

@@ -2,19 +2,19 @@
 //! protocol): the files of a bare repository after `git update-server-info`.
 //!
 //! Objects are written first, then `objects/info/packs`, `info/refs` and `HEAD`, each of
-//! these three only if it still is what was read (`If-Match`). So a reader never sees a
-//! ref whose objects are not there, and of two mirrors at once one is told to look again.
+//! these three only if it is unchanged since it was read (`If-Match`). So a reader never sees
+//! a ref whose objects are missing, and of two concurrent mirrors one gets a `Conflict`.
 //!
-//! | file | |
+//! | file | job |
 //! |---|---|
-//! | `place` | keys, media types, cache headers |
-//! | `pack_list` | `objects/info/packs`, and the lines in it that git passes over |
-//! | `stored` | what objects the repository has |
-//! | `geometry`, `merge`, `consolidate` | small packs become one |
-//! | `publish` | a pack and its index into the bucket |
-//! | `loose` | a pack as loose objects |
-//! | `target`, `refs` | taking in a push |
-//! | `source` | sending packs |
+//! | `keys` | keys, media types, cache headers |
+//! | `pack_list` | `objects/info/packs`, with extension lines that git ignores |
+//! | `odb` | finds and reads the repository's objects |
+//! | `geometry`, `merge`, `consolidate` | select and merge small packs |
+//! | `publish` | writes a pack and its index to the bucket |
+//! | `loose` | writes a pack as loose objects |
+//! | `target`, `refs` | receive a push |
+//! | `source` | sends packs |
 
 mod consolidate;
 mod geometry;
@@ -39,33 +39,34 @@ use self::keys::{ObjectRole, RepositoryKeys};
 use self::target::DumbTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::HashKind;
-use crate::git::dumb_http::{Head, Refs, parse_head, parse_info_refs};
+use crate::git::dumb_http::{parse_head, parse_info_refs};
 use crate::git::pack::PackLimits;
+use crate::git::refs::{Head, Refs};
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
 use crate::remote::{Remote, Snapshot, Source, Target, now};
 use crate::storage::{ETag, ObjectStore};
 
-/// How a repository in S3 is read and written.
+/// Options of a [`DumbRemote`].
 #[derive(Clone)]
 pub struct DumbOptions {
-    /// The KMS key to encrypt with; the bucket's default when `None`.
+    /// KMS key to encrypt with; the bucket's default when `None`.
     pub kms_key_id: Option<String>,
-    /// Objects are written loose, one by one, and not in packs: the layout that
-    /// mirror-git-to-s3 writes, for buckets that answer 403 where an object is missing.
-    /// Git asks for loose objects before packs, and takes no 403 for an answer.
+    /// Writes objects loose instead of in packs: the layout that mirror-git-to-s3 writes, for
+    /// buckets that answer 403 for a missing object. Git requests loose objects before packs,
+    /// and fails on a 403.
     pub loose: bool,
-    /// How much of a pack is held; a larger one lies in the bucket meanwhile.
+    /// Bytes of a pack that are held in memory; a larger pack is staged in the bucket.
     pub memory: usize,
-    /// What reading packs may use.
+    /// Limits of reading packs.
     pub limits: PackLimits,
-    /// How long packs stay whose objects were merged into another one, for readers that
-    /// know the old list. No run may take longer.
+    /// Time after which merged packs are deleted; until then readers of an older list use
+    /// them. Longer than any run takes.
     pub grace: Duration,
-    /// Packs larger than this are never rewritten.
+    /// Packs larger than this, in bytes, are never merged.
     pub largest_merged: u64,
-    /// Tells the time.
+    /// Returns the current time, in seconds since the epoch.
     pub clock: Clock,
 }
 
@@ -85,7 +86,7 @@ impl Default for DumbOptions {
 
 impl fmt::Debug for DumbOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
+        f.debug_struct("DumbOptions")
             .field("kms_key_id", &self.kms_key_id)
             .field("loose", &self.loose)
             .field("memory", &self.memory)
@@ -94,14 +95,14 @@ impl fmt::Debug for DumbOptions {
     }
 }
 
-/// A repository under a prefix of a bucket.
-pub struct S3Dumb {
-    place: RepositoryKeys,
+/// Repository below a prefix of a bucket, as files that git fetches over plain HTTP.
+pub struct DumbRemote {
+    keys: RepositoryKeys,
     options: Arc<DumbOptions>,
 }
 
-impl S3Dumb {
-    /// Names the repository under `prefix`, whether or not there is one.
+impl DumbRemote {
+    /// Makes the remote of the repository below `prefix`, without reading it.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         bucket: BucketName,
@@ -110,7 +111,7 @@ impl S3Dumb {
     ) -> Self {
         let kms_key_id = options.kms_key_id.clone();
         Self {
-            place: RepositoryKeys {
+            keys: RepositoryKeys {
                 store,
                 bucket,
                 prefix,
@@ -121,42 +122,42 @@ impl S3Dumb {
     }
 }
 
-impl fmt::Display for S3Dumb {
+impl fmt::Display for DumbRemote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place.fmt(f)
+        self.keys.fmt(f)
     }
 }
 
-/// What a prefix held when it was looked at.
+/// Refs and `HEAD` of a repository, with their entity tags.
 struct DumbSnapshot {
     snapshot: Snapshot,
-    /// The entity tag of `info/refs`; `None` when there is none.
+    /// Entity tag of `info/refs`; `None` if it is missing.
     refs: Option<ETag>,
-    /// The entity tag of `HEAD`; `None` when there is none.
+    /// Entity tag of `HEAD`; `None` if it is missing.
     head: Option<ETag>,
 }
 
 impl DumbSnapshot {
-    async fn read(place: &RepositoryKeys) -> Result<Self> {
+    async fn read(keys: &RepositoryKeys) -> Result<Self> {
         let (refs_file, head_file) = (ObjectRole::Refs, ObjectRole::Head);
-        let (refs, head) = tokio::try_join!(place.read(&refs_file), place.read(&head_file))?;
+        let (refs, head) = tokio::try_join!(keys.read(&refs_file), keys.read(&head_file))?;
         let Some((refs, refs_etag)) = refs else {
-            // `HEAD` alone is what the other layout has, too.
-            no_bundles(place).await?;
+            // A repository of bundles has a `HEAD` too.
+            check_no_bundles(keys).await?;
             return Ok(Self {
                 snapshot: Snapshot::empty(HashKind::Sha1),
                 refs: None,
                 head: head.map(|(_, etag)| etag),
             });
         };
-        let refs = parse(place, "info/refs", parse_info_refs(&refs))?;
-        // Some servers' lists have it; what it stands for is said by the file `HEAD`.
+        let refs = parse(keys, "info/refs", parse_info_refs(&refs))?;
+        // Left out, because the file `HEAD` has the symbolic ref.
         let refs: Refs = refs
             .into_iter()
             .filter(|(name, _)| name != "HEAD")
             .collect();
         let (head, head_etag) = match head {
-            Some((bytes, etag)) => (Some(parse(place, "HEAD", parse_head(&bytes))?), Some(etag)),
+            Some((bytes, etag)) => (Some(parse(keys, "HEAD", parse_head(&bytes))?), Some(etag)),
             None => (None, None),
         };
         let named = refs.values().next().map(|target| target.id);
@@ -173,14 +174,14 @@ impl DumbSnapshot {
     }
 }
 
-fn parse<T>(place: &RepositoryKeys, file: &str, parsed: Result<T>) -> Result<T> {
-    parsed.map_err(|error| error.context(format!("`{file}` of {place}")))
+fn parse<T, E: Into<Error>>(keys: &RepositoryKeys, file: &str, parsed: Result<T, E>) -> Result<T> {
+    parsed.map_err(|error| error.into().context(format!("`{file}` of {keys}")))
 }
 
-/// Makes sure that a prefix without `info/refs` is not a repository of bundles.
-async fn no_bundles(place: &RepositoryKeys) -> Result<()> {
-    let prefix = format!("{}refs/", place.prefix);
-    let page = place.store.list(&place.bucket, &prefix, None, None).await?;
+/// Refuses a repository of bundles.
+async fn check_no_bundles(keys: &RepositoryKeys) -> Result<()> {
+    let prefix = format!("{}refs/", keys.prefix);
+    let page = keys.store.list(&keys.bucket, &prefix, None, None).await?;
     let is_bundle = |key: &str| key.ends_with(".bundle");
     let Some(found) = page
         .objects
@@ -191,30 +192,30 @@ async fn no_bundles(place: &RepositoryKeys) -> Result<()> {
     };
     Err(Error::new(
         ErrorKind::Config,
-        format!("{place} holds a repository of bundles (`{}`)", found.key),
+        format!("{keys} is a repository of bundles (`{}`)", found.key),
     )
-    .with_hint("use layout `bundle` for it, or another prefix"))
+    .with_hint("use layout `bundle`, or another prefix"))
 }
 
 #[async_trait]
-impl Remote for S3Dumb {
+impl Remote for DumbRemote {
     async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        let opened = DumbSnapshot::read(&self.place).await?;
+        let opened = DumbSnapshot::read(&self.keys).await?;
         if opened.refs.is_none() {
             return Err(Error::new(
                 ErrorKind::NotFound,
-                format!("{} is no repository: it has no `info/refs`", self.place),
+                format!("{} is not a repository: `info/refs` is missing", self.keys),
             )
             .with_hint("check the bucket and the prefix"));
         }
-        let (place, options) = (self.place.clone(), Arc::clone(&self.options));
-        Ok(source::open(place, options, opened.snapshot))
+        let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
+        Ok(source::open(keys, options, opened.snapshot))
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
-        let opened = DumbSnapshot::read(&self.place).await?;
-        let (place, options) = (self.place.clone(), Arc::clone(&self.options));
-        Ok(Box::new(DumbTarget::new(place, options, opened)))
+        let opened = DumbSnapshot::read(&self.keys).await?;
+        let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
+        Ok(Box::new(DumbTarget::new(keys, options, opened)))
     }
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
@@ -223,8 +224,8 @@ impl Remote for S3Dumb {
             bucket,
             prefix,
             kms_key_id,
-        } = self.place.clone();
-        let place = S3Lfs::new(store, bucket, prefix, KeyScheme::Fanned, kms_key_id);
-        Some(Arc::new(place))
+        } = self.keys.clone();
+        let lfs = S3Lfs::new(store, bucket, prefix, KeyScheme::Fanned, kms_key_id);
+        Some(Arc::new(lfs))
     }
 }

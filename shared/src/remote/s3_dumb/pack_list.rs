@@ -1,18 +1,18 @@
-//! `objects/info/packs`: which packs there are, and which ones are on their way out.
+//! `objects/info/packs`: the list of packs, and of superseded packs.
 //!
-//! Git reads lines that start with `P ` and passes over all others (`http.c`,
-//! `http_get_info_packs`). So what branchline knows beyond that stands in lines of other
-//! kinds of the same file, where it changes together with the list:
+//! Git reads lines that start with `P ` and ignores all others (`http.c`,
+//! `http_get_info_packs`). branchline adds lines of other kinds to the file, so that they
+//! change together with the list:
 //!
 //! | line | meaning |
 //! |---|---|
 //! | `P pack-<id>.pack` | a pack |
-//! | `N <objects> <bytes> pack-<id>.pack` | how many objects and bytes that pack has |
-//! | `S <seconds> pack-<id>.pack` | not listed any more since then: its objects are in others |
-//! | `D <seconds> pack-<id>.pack` | the same, and its files were deleted then |
+//! | `N <objects> <bytes> pack-<id>.pack` | number of objects and bytes of that pack |
+//! | `S <seconds> pack-<id>.pack` | superseded since then: its objects are in listed packs |
+//! | `D <seconds> pack-<id>.pack` | superseded, and its files were deleted then |
 //!
-//! Times are seconds since the epoch. A pack without `N` was written by something else;
-//! it is never merged away.
+//! Times are seconds since the epoch. A pack without `N` was written by another program and
+//! is never merged.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,31 +23,31 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::dumb_http::{pack_name, parse_info_packs};
 
-/// How large a pack is.
+/// Size of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PackSize {
     pub(super) objects: u64,
     pub(super) bytes: u64,
 }
 
-/// A pack that is not listed any more.
+/// State of a superseded pack, with the time of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gone {
-    /// Its files are there for those who read the list before that time.
-    Superseded(i64),
-    /// Its files were deleted then.
+pub(super) enum SupersededPack {
+    /// The files are kept for readers of an older list.
+    Kept(i64),
+    /// The files are deleted.
     Deleted(i64),
 }
 
-/// The list of packs.
+/// List of packs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct PackList {
-    /// The packs, newest first.
+    /// Listed packs, newest first.
     pub(super) packs: Vec<ObjectId>,
-    /// Their sizes, as far as they are known.
+    /// Sizes of listed packs, where known.
     pub(super) sizes: BTreeMap<ObjectId, PackSize>,
-    /// Packs whose objects are all in listed ones.
-    pub(super) gone: BTreeMap<ObjectId, Gone>,
+    /// Packs whose objects are all in listed packs.
+    pub(super) superseded: BTreeMap<ObjectId, SupersededPack>,
 }
 
 impl PackList {
@@ -61,13 +61,17 @@ impl PackList {
         for line in bytes.lines() {
             list.parse_extension_line(line);
         }
-        let Self { packs, sizes, gone } = &mut list;
+        let Self {
+            packs,
+            sizes,
+            superseded,
+        } = &mut list;
         sizes.retain(|id, _| packs.contains(id));
-        gone.retain(|id, _| !packs.contains(id));
+        superseded.retain(|id, _| !packs.contains(id));
         Ok(list)
     }
 
-    /// Takes in a line of branchline's own; what is none is passed over, as git does.
+    /// Parses a branchline extension line; ignores others, as git does.
     fn parse_extension_line(&mut self, line: &[u8]) -> Option<()> {
         let mut words = line.to_str().ok()?.split(' ');
         let kind = words.next()?;
@@ -81,11 +85,11 @@ impl PackList {
             "S" | "D" => {
                 let time = first.parse().ok()?;
                 let id = pack_id(words.next()?)?;
-                let gone = match kind {
-                    "S" => Gone::Superseded(time),
-                    _ => Gone::Deleted(time),
+                let state = match kind {
+                    "S" => SupersededPack::Kept(time),
+                    _ => SupersededPack::Deleted(time),
                 };
-                self.gone.insert(id, gone);
+                self.superseded.insert(id, state);
             }
             _ => {}
         }
@@ -100,10 +104,10 @@ impl PackList {
         for (id, PackSize { objects, bytes }) in &self.sizes {
             let _ = writeln!(out, "N {objects} {bytes} {}", pack_name(*id));
         }
-        for (id, gone) in &self.gone {
-            let (kind, time) = match gone {
-                Gone::Superseded(time) => ('S', time),
-                Gone::Deleted(time) => ('D', time),
+        for (id, state) in &self.superseded {
+            let (kind, time) = match state {
+                SupersededPack::Kept(time) => ('S', time),
+                SupersededPack::Deleted(time) => ('D', time),
             };
             let _ = writeln!(out, "{kind} {time} {}", pack_name(*id));
         }
@@ -111,48 +115,51 @@ impl PackList {
         out.into_bytes()
     }
 
-    /// Whether all objects of that pack are in listed ones.
-    pub(super) fn supersedes(&self, id: ObjectId) -> bool {
-        self.packs.contains(&id) || self.gone.contains_key(&id)
+    /// Returns whether listed packs contain all objects of that pack.
+    pub(super) fn covers(&self, id: ObjectId) -> bool {
+        self.packs.contains(&id) || self.superseded.contains_key(&id)
     }
 
-    /// Lists a pack, which has all objects of `instead_of`.
-    pub(super) fn add(&mut self, id: ObjectId, size: PackSize, instead_of: &[ObjectId], now: i64) {
-        for old in instead_of {
-            if let Some(at) = self.packs.iter().position(|other| other == old) {
+    /// Lists a pack, which supersedes `old`, because it has all their objects.
+    pub(super) fn add(&mut self, id: ObjectId, size: PackSize, old: &[ObjectId], now: i64) {
+        for id in old {
+            if let Some(at) = self.packs.iter().position(|listed| listed == id) {
                 self.packs.remove(at);
-                self.sizes.remove(old);
-                self.gone.insert(*old, Gone::Superseded(now));
+                self.sizes.remove(id);
+                self.superseded.insert(*id, SupersededPack::Kept(now));
             }
         }
-        if !self.supersedes(id) {
+        if !self.covers(id) {
             self.packs.insert(0, id);
             self.sizes.insert(id, size);
         }
     }
 
-    /// Packs whose files nobody needs any more: superseded for longer than `grace`.
+    /// Returns packs superseded longer ago than `grace`, in seconds.
     pub(super) fn expired(&self, now: i64, grace: i64) -> Vec<ObjectId> {
-        let overdue = |gone: &Gone| match gone {
-            Gone::Superseded(since) => now.saturating_sub(*since) > grace,
-            Gone::Deleted(_) => false,
+        let is_expired = |state: &SupersededPack| match state {
+            SupersededPack::Kept(since) => now.saturating_sub(*since) > grace,
+            SupersededPack::Deleted(_) => false,
         };
-        let found = self.gone.iter().filter(|(_, gone)| overdue(gone));
+        let found = self
+            .superseded
+            .iter()
+            .filter(|(_, state)| is_expired(state));
         found.map(|(id, _)| *id).collect()
     }
 
-    /// Notes that the files of a pack are deleted.
-    pub(super) fn deleted(&mut self, id: ObjectId, now: i64) {
-        if let Some(gone) = self.gone.get_mut(&id) {
-            *gone = Gone::Deleted(now);
+    /// Records that the files of a pack are deleted.
+    pub(super) fn mark_deleted(&mut self, id: ObjectId, now: i64) {
+        if let Some(state) = self.superseded.get_mut(&id) {
+            *state = SupersededPack::Deleted(now);
         }
     }
 
-    /// Forgets packs whose files were deleted longer ago than `grace`.
+    /// Removes packs whose files were deleted longer ago than `grace`, in seconds.
     pub(super) fn drop_deleted(&mut self, now: i64, grace: i64) {
-        self.gone.retain(|_, gone| match gone {
-            Gone::Superseded(_) => true,
-            Gone::Deleted(since) => now.saturating_sub(*since) <= grace,
+        self.superseded.retain(|_, state| match state {
+            SupersededPack::Kept(_) => true,
+            SupersededPack::Deleted(since) => now.saturating_sub(*since) <= grace,
         });
     }
 }
@@ -175,46 +182,46 @@ mod tests {
     }
 
     #[test]
-    fn a_list_comes_back_and_git_sees_its_packs_alone() {
+    fn a_list_is_parsed_back_and_git_reads_only_its_packs() {
         let mut list = PackList::default();
         list.add(id(1), size(1), &[], 5);
         list.add(id(2), size(2), &[], 6);
         list.add(id(3), size(3), &[id(1)], 7);
         assert_eq!(list.packs, [id(3), id(2)], "the newest one first");
-        assert!(list.supersedes(id(1)) && !list.supersedes(id(4)));
+        assert!(list.covers(id(1)) && !list.covers(id(4)));
         let bytes = list.write();
         assert_eq!(PackList::parse(&bytes).unwrap(), list);
         assert_eq!(parse_info_packs(&bytes).unwrap(), [id(3), id(2)]);
         list.add(id(1), size(1), &[], 8);
-        assert_eq!(list.packs.len(), 2, "what is covered is not listed again");
+        assert_eq!(list.packs.len(), 2, "a covered pack is not listed again");
     }
 
     #[test]
-    fn what_is_superseded_is_kept_for_the_grace_period_and_remembered_for_another() {
+    fn a_superseded_pack_is_kept_for_the_grace_period_and_listed_for_another() {
         let mut list = PackList::default();
         list.add(id(1), size(1), &[], 0);
         list.add(id(2), size(2), &[id(1)], 1000);
         assert!(list.expired(1100, 100).is_empty());
         assert_eq!(list.expired(1101, 100), [id(1)]);
-        list.deleted(id(1), 1101);
-        assert!(list.expired(5000, 100).is_empty(), "it is deleted once");
+        list.mark_deleted(id(1), 1101);
+        assert!(list.expired(5000, 100).is_empty(), "a pack is deleted once");
         list.drop_deleted(1201, 100);
         assert!(
-            list.supersedes(id(1)),
-            "a late reader of the old list still looks it up"
+            list.covers(id(1)),
+            "a writer that read the old list checks it"
         );
         list.drop_deleted(1202, 100);
-        assert!(!list.supersedes(id(1)));
+        assert!(!list.covers(id(1)));
     }
 
     #[test]
-    fn lines_of_others_are_passed_over() {
+    fn lines_of_other_programs_are_ignored() {
         let hex = id(9);
         let text =
             format!("P pack-{hex}.pack\nX y\nN 1\nS x pack-{hex}.pack\nN 1 2 pack-z.pack\n\n");
         let list = PackList::parse(text.as_bytes()).unwrap();
         assert_eq!(list.packs, [hex]);
-        assert!(list.sizes.is_empty() && list.gone.is_empty());
+        assert!(list.sizes.is_empty() && list.superseded.is_empty());
         assert!(PackList::parse(b"P pack-../x.pack\n").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! A pack and its index, written into the bucket under their names.
+//! Writes a pack and its index to the bucket.
 
 use std::sync::Arc;
 
@@ -9,28 +9,29 @@ use super::pack_list::PackSize;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
-use crate::remote::{Spool, SpoolConfig, SpoolWriter};
 use crate::storage::Precondition;
 use crate::storage::multipart::MultipartWriter;
+use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
-/// How much of a staged pack is copied by one request; S3 copies at most 5 GiB.
-const COPY: u64 = 512 << 20;
-/// How many copies are on their way at once.
-const COPIES_AT_ONCE: usize = 4;
+/// Bytes of a staged pack that one request copies; S3 copies at most 5 GiB.
+const COPY_PART_BYTES: u64 = 512 << 20;
+/// Maximum number of concurrent copies.
+const CONCURRENT_COPIES: usize = 4;
 
-/// Where a pack is collected that is under way.
-pub(super) fn upload_staged(place: &RepositoryKeys, memory: usize) -> Result<SpoolWriter> {
+/// Makes the writer of a pack that is being received, staged in the bucket above `memory`
+/// bytes.
+pub(super) fn upload_staged(keys: &RepositoryKeys, memory: usize) -> Result<SpoolWriter> {
     let file = ObjectRole::Staged(rand::random());
-    let at = SpoolConfig {
-        store: Arc::clone(&place.store),
-        bucket: place.bucket.clone(),
-        key: place.key(&file)?,
-        options: place.options(&file, Precondition::None),
+    let config = SpoolConfig {
+        store: Arc::clone(&keys.store),
+        bucket: keys.bucket.clone(),
+        key: keys.key(&file)?,
+        options: keys.options(&file, Precondition::None),
     };
-    Ok(SpoolWriter::new(at, memory))
+    Ok(SpoolWriter::new(config, memory))
 }
 
-/// A pack that is about to be published.
+/// Pack to publish.
 #[derive(Clone, Copy)]
 pub(super) struct PackToPublish<'a> {
     pub(super) index: &'a Index,
@@ -49,36 +50,37 @@ impl PackToPublish<'_> {
         }
     }
 
-    /// Writes the pack and its index. Nobody reads them before they are listed; written
-    /// twice, they are the same.
-    pub(super) async fn publish(&self, place: &RepositoryKeys) -> Result<()> {
+    /// Writes the pack and its index, unconditionally: they are read only after they are
+    /// listed, and their content depends only on their names.
+    pub(super) async fn publish(&self, keys: &RepositoryKeys) -> Result<()> {
         let index = async {
             let file = ObjectRole::Index(self.id());
             let bytes = self.index.bytes().clone();
-            place.put(&file, bytes, Precondition::None).await
+            keys.put(&file, bytes, Precondition::None).await
         };
-        tokio::try_join!(self.publish_pack(place), index)?;
+        tokio::try_join!(self.publish_pack(keys), index)?;
         Ok(())
     }
 
-    async fn publish_pack(&self, place: &RepositoryKeys) -> Result<()> {
+    async fn publish_pack(&self, keys: &RepositoryKeys) -> Result<()> {
         let file = ObjectRole::Pack(self.id());
         if let Some(bytes) = self.spool.in_memory() {
-            place.put(&file, bytes.clone(), Precondition::None).await?;
+            keys.put(&file, bytes.clone(), Precondition::None).await?;
             return Ok(());
         }
         let Some(staged) = self.spool.place() else {
             return Ok(());
         };
-        let key = place.key(&file)?;
-        let upload = MultipartWriter::new(Arc::clone(&place.store), place.bucket.clone(), key);
-        let mut upload = upload.with_options(place.options(&file, Precondition::None));
+        let key = keys.key(&file)?;
+        let upload = MultipartWriter::new(Arc::clone(&keys.store), keys.bucket.clone(), key);
+        let mut upload = upload.with_options(keys.options(&file, Precondition::None));
         let size = self.spool.size_bytes();
-        let ranges = (0..size.div_ceil(COPY)).map(|at| at * COPY..size.min((at + 1) * COPY));
+        let ranges = (0..size.div_ceil(COPY_PART_BYTES))
+            .map(|at| at * COPY_PART_BYTES..size.min((at + 1) * COPY_PART_BYTES));
         let source = (&staged.bucket, &staged.key, None);
         let copied = stream::iter((1..).zip(ranges))
             .map(|(number, range)| upload.copy(number, source, range))
-            .buffer_unordered(COPIES_AT_ONCE)
+            .buffer_unordered(CONCURRENT_COPIES)
             .try_collect::<()>()
             .await;
         let done = match copied {

@@ -1,31 +1,31 @@
-//! What becomes of a repository's refs. Pure.
+//! Applies changes to a repository's refs, without requests.
 
-use bstr::{BStr, BString, ByteSlice};
+use bstr::BString;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::{ReceivedObjects, RefOutcome, RefTarget, RefUpdate, Refs};
+use crate::remote::{ReceivedObjects, RefOutcome, RefTarget, RefUpdate, Refs, conflicting_ref};
 
-/// Refs after changes, and what became of each change.
-pub(super) struct Changed {
+/// Refs after changes, and the outcome of each change.
+pub(super) struct ChangedRefs {
     pub(super) refs: Refs,
     pub(super) outcomes: Vec<(BString, RefOutcome)>,
 }
 
-/// Makes changes to refs.
+/// Applies changes to the refs `old`.
 ///
 /// # Errors
-/// `Conflict` when a ref is not what the change says that it was.
+/// `Conflict` when a ref does not match the old id of its change.
 pub(super) fn apply(
-    was: &Refs,
+    old: &Refs,
     changes: &[RefUpdate],
     watch: Option<&ReceivedObjects>,
-) -> Result<Changed> {
-    let mut refs = was.clone();
+) -> Result<ChangedRefs> {
+    let mut refs = old.clone();
     for change in changes {
-        let is = was.get(&change.name).map(|target| target.id);
-        if is != change.old {
-            let message = format!("`{}` is not what it was", change.name);
+        let current = old.get(&change.name).map(|target| target.id);
+        if current != change.old {
+            let message = format!("another client changed `{}`", change.name);
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         if change.new.is_none() {
@@ -36,10 +36,10 @@ pub(super) fn apply(
     for change in changes {
         let outcome = if let Some(target) = change.new {
             if let Some(other) = conflicting_ref(&refs, change.name.as_ref()) {
-                RefOutcome::Rejected(format!("`{other}` is in the way, as git sees names"))
+                RefOutcome::Rejected(format!("`{other}` conflicts with the name"))
             } else {
                 let id = target.id;
-                let peeled = target.peeled.or_else(|| peel(was, watch, id));
+                let peeled = target.peeled.or_else(|| peel(old, watch, id));
                 refs.insert(change.name.clone(), RefTarget { id, peeled });
                 RefOutcome::Done
             }
@@ -48,31 +48,20 @@ pub(super) fn apply(
         };
         outcomes.push((change.name.clone(), outcome));
     }
-    Ok(Changed { refs, outcomes })
+    Ok(ChangedRefs { refs, outcomes })
 }
 
-/// What a tag names in the end, as far as the new objects and the other refs tell it.
-fn peel(was: &Refs, watch: Option<&ReceivedObjects>, id: ObjectId) -> Option<ObjectId> {
+/// Returns the peeled id of a tag, if the new objects or other refs have it.
+fn peel(old: &Refs, watch: Option<&ReceivedObjects>, id: ObjectId) -> Option<ObjectId> {
     let at = watch.and_then(|watch| watch.peel(id));
-    let known = was.values().find(|target| target.id == at.unwrap_or(id));
+    let known = old.values().find(|target| target.id == at.unwrap_or(id));
     known.and_then(|target| target.peeled).or(at)
-}
-
-/// A ref that would be a folder of this one's name, or in a folder called so.
-fn conflicting_ref<'a>(refs: &'a Refs, name: &BStr) -> Option<&'a BStr> {
-    let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-    let mut folders = slashes.map(|(at, _)| name[..at].as_bstr());
-    let above = folders.find_map(|folder| refs.get_key_value(folder.as_bytes().as_bstr()));
-    let folder = BString::from([name.as_bytes(), b"/"].concat());
-    let below = || {
-        let next = refs.range(folder.clone()..).next();
-        next.filter(|(other, _)| other.starts_with(&folder))
-    };
-    above.or_else(below).map(|(other, _)| other.as_bstr())
 }
 
 #[cfg(test)]
 mod tests {
+    use bstr::ByteSlice as _;
+
     use super::*;
 
     fn id(n: u8) -> ObjectId {
@@ -95,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_the_way_are_refused_unless_they_go() {
+    fn conflicting_names_are_refused_unless_they_are_deleted() {
         let was = Refs::from([("refs/heads/a".into(), target(1))]);
         let below = change("refs/heads/a/b", None, Some(2));
         let refused = apply(&was, std::slice::from_ref(&below), None).unwrap();
@@ -105,9 +94,9 @@ mod tests {
         assert_eq!(moved.refs.keys().collect::<Vec<_>>(), ["refs/heads/a/b"]);
         let back = apply(&moved.refs, &[change("refs/heads/a", None, Some(1))], None).unwrap();
         assert!(matches!(back.outcomes[0].1, RefOutcome::Rejected(_)));
-        let beside = change("refs/heads/a-b", None, Some(1));
-        let beside = apply(&moved.refs, &[beside], None).unwrap();
-        assert_eq!(beside.outcomes[0].1, RefOutcome::Done);
+        let unrelated = change("refs/heads/a-b", None, Some(1));
+        let unrelated = apply(&moved.refs, &[unrelated], None).unwrap();
+        assert_eq!(unrelated.outcomes[0].1, RefOutcome::Done);
     }
 
     #[test]
@@ -120,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_another_ref_names_is_peeled_as_there() {
+    fn a_tag_that_another_ref_names_is_peeled_like_it() {
         let known = RefTarget {
             id: id(1),
             peeled: Some(id(2)),

@@ -1,4 +1,4 @@
-//! Sending packs.
+//! Sends packs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,26 +15,26 @@ use crate::git::ObjectId;
 use crate::git::odb::{self, Database, StoredPack};
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
-/// How much of a pack that is sent as it is is read at once.
-const STEP: u64 = 8 << 20;
+/// Bytes of a pack that are read at once when it is sent unchanged.
+const CHUNK_BYTES: u64 = 8 << 20;
 
-/// A repository that was opened to be read.
+/// Repository opened for reading.
 struct DumbSource {
-    place: RepositoryKeys,
+    keys: RepositoryKeys,
     options: Arc<DumbOptions>,
     snapshot: Snapshot,
     stored: OnceCell<Vec<StoredPack>>,
     database: OnceLock<Arc<Database>>,
 }
 
-/// Opens it.
+/// Opens a repository for reading.
 pub(super) fn open(
-    place: RepositoryKeys,
+    keys: RepositoryKeys,
     options: Arc<DumbOptions>,
     snapshot: Snapshot,
 ) -> Box<dyn Source> {
     Box::new(DumbSource {
-        place,
+        keys,
         options,
         snapshot,
         stored: OnceCell::new(),
@@ -51,12 +51,12 @@ impl Source for DumbSource {
     async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
         let stored = self.stored().await?.to_vec();
         if let [only] = stored.as_slice()
-            && self.is_all(only, wanted)
+            && self.can_send_unchanged(only, wanted)
         {
             return Ok(stream_pack_file(only.clone()));
         }
         let database = self.database(stored)?;
-        odb::fetch(database, wanted).await
+        Ok(odb::fetch(database, wanted).await?)
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -69,42 +69,41 @@ impl Source for DumbSource {
         haves: &[ObjectId],
     ) -> Result<Option<CommitGraph>> {
         let stored = self.stored().await?.to_vec();
-        odb::graph(self.database(stored)?, wants, haves)
-            .await
-            .map(Some)
+        let graph = odb::graph(self.database(stored)?, wants, haves).await?;
+        Ok(Some(graph))
     }
 }
 
 impl DumbSource {
-    /// The packs, looked at once.
+    /// Returns the packs, read once.
     async fn stored(&self) -> Result<&[StoredPack]> {
-        let look = async || {
-            // Read after the refs: it lists all that these need.
-            let list = match self.place.read(&ObjectRole::Packs).await? {
+        let read = async || {
+            // Read after the refs, so that it lists all packs that they need.
+            let list = match self.keys.read(&ObjectRole::Packs).await? {
                 None => PackList::default(),
                 Some((bytes, _)) => {
-                    parse(&self.place, "objects/info/packs", PackList::parse(&bytes))?
+                    parse(&self.keys, "objects/info/packs", PackList::parse(&bytes))?
                 }
             };
             let mut indexes = Indexes::default();
-            packs(&self.place, &list, self.snapshot.hash, &mut indexes).await
+            packs(&self.keys, &list, self.snapshot.hash, &mut indexes).await
         };
-        let stored = self.stored.get_or_try_init(look).await?;
+        let stored = self.stored.get_or_try_init(read).await?;
         Ok(stored)
     }
 
-    /// The objects, with what was read of them before.
+    /// Returns the database of objects, made once.
     fn database(&self, stored: Vec<StoredPack>) -> Result<&Arc<Database>> {
         if let Some(database) = self.database.get() {
             return Ok(database);
         }
-        let made = database(&self.place, &self.options, self.snapshot.hash, stored)?;
+        let made = database(&self.keys, &self.options, self.snapshot.hash, stored)?;
         Ok(self.database.get_or_init(|| Arc::new(made)))
     }
 
-    /// Whether this pack may go as it is: every ref is wanted, the receiver has nothing
-    /// of it, and takes its deltas.
-    fn is_all(&self, pack: &StoredPack, wanted: &PackRequest) -> bool {
+    /// Returns whether the pack may be sent unchanged: every ref is wanted, the receiver has
+    /// none of its objects, and accepts its deltas.
+    fn can_send_unchanged(&self, pack: &StoredPack, wanted: &PackRequest) -> bool {
         let has = |id: &ObjectId| pack.index.find(*id).is_some();
         wanted.offset_deltas
             && wanted.wants.iter().all(has)
@@ -117,7 +116,7 @@ impl DumbSource {
     }
 }
 
-/// A pack, byte for byte.
+/// Streams a stored pack unchanged.
 fn stream_pack_file(pack: StoredPack) -> PackBody {
     let step = move |at: u64| {
         let pack = pack.clone();
@@ -125,7 +124,7 @@ fn stream_pack_file(pack: StoredPack) -> PackBody {
             if at >= pack.size_bytes {
                 return Ok(None);
             }
-            let end = pack.size_bytes.min(at + STEP);
+            let end = pack.size_bytes.min(at + CHUNK_BYTES);
             let bytes = pack.bytes.read_range(at..end).await?;
             Ok(Some((bytes, end)))
         }

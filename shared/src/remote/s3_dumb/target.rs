@@ -1,4 +1,4 @@
-//! Taking in a push.
+//! Receives a push.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bstr::BString;
 
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::odb::{Indexes, database, find_loose, packs};
+use super::odb::{Indexes, database, packs, remove_found_loose};
 use super::pack_list::{PackList, PackSize};
 use super::publish::{PackToPublish, upload_staged};
 use super::{DumbOptions, DumbSnapshot, consolidate, loose, parse, refs};
@@ -16,29 +16,30 @@ use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
 use crate::remote::{
     BatchPolicy, Head, IncomingPack, Push, PushReport, ReceivedObjects, RefTarget, Refs, Snapshot,
-    Spool, Target, TargetCapabilities, VerifiedPack, missing_objects_error,
+    Target, TargetCapabilities, VerifiedPack, missing_objects_error,
 };
 use crate::storage::ETag;
+use crate::storage::spool::Spool;
 
-/// How often the list of packs is read anew because someone else changed it.
-const MAX_LIST_CONFLICTS: u32 = 10;
+/// Retries when the pack list was changed by another client.
+const MAX_LIST_RETRIES: u32 = 10;
 
-/// A repository that was opened to be written to.
+/// Repository opened for writing.
 pub(super) struct DumbTarget {
-    place: RepositoryKeys,
+    keys: RepositoryKeys,
     options: Arc<DumbOptions>,
     snapshot: Snapshot,
     refs: Option<ETag>,
     head: Option<ETag>,
     listed: Option<Listed>,
     indexes: Indexes,
-    // Packs whose objects the new ones need.
-    stands_on: Vec<ObjectId>,
-    // The index of the last pack that was pushed.
-    arrived: Option<Index>,
+    // Packs that contain objects which the new ones reference.
+    required_packs: Vec<ObjectId>,
+    // Index of the last pack that was pushed.
+    pushed_index: Option<Index>,
 }
 
-/// `objects/info/packs` as it was read.
+/// `objects/info/packs` with its entity tag.
 #[derive(Debug, Clone, Default)]
 struct Listed {
     list: PackList,
@@ -46,11 +47,11 @@ struct Listed {
 }
 
 impl Listed {
-    async fn read(place: &RepositoryKeys) -> Result<Self> {
-        Ok(match place.read(&ObjectRole::Packs).await? {
+    async fn read(keys: &RepositoryKeys) -> Result<Self> {
+        Ok(match keys.read(&ObjectRole::Packs).await? {
             None => Self::default(),
             Some((bytes, etag)) => Self {
-                list: parse(place, "objects/info/packs", PackList::parse(&bytes))?,
+                list: parse(keys, "objects/info/packs", PackList::parse(&bytes))?,
                 etag: Some(etag),
             },
         })
@@ -74,7 +75,7 @@ impl Target for DumbTarget {
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
-        // Before anything is written.
+        // A conflict is found before anything is written.
         refs::apply(&self.snapshot.refs, &push.changes, None)?;
         let named = push
             .changes
@@ -87,7 +88,7 @@ impl Target for DumbTarget {
         let mut roots: Vec<ObjectId> = named.chain(detached).collect();
         roots.sort_unstable();
         roots.dedup();
-        self.arrived = None;
+        self.pushed_index = None;
         let mut report = PushReport::default();
         let watch = match push.pack {
             None => {
@@ -104,7 +105,7 @@ impl Target for DumbTarget {
         if self.refs.is_none() || changed.refs != self.snapshot.refs {
             let bytes = write_info_refs(&changed.refs);
             let etag = self
-                .place
+                .keys
                 .replace(&ObjectRole::Refs, bytes, self.refs.as_ref());
             self.refs = Some(etag.await?);
             let first = changed.refs.values().next();
@@ -116,7 +117,7 @@ impl Target for DumbTarget {
         {
             let bytes = write_head(&head);
             let etag = self
-                .place
+                .keys
                 .replace(&ObjectRole::Head, bytes, self.head.as_ref());
             self.head = Some(etag.await?);
             self.snapshot.head = Some(head);
@@ -128,47 +129,49 @@ impl Target for DumbTarget {
 
 impl DumbTarget {
     pub(super) fn new(
-        place: RepositoryKeys,
+        keys: RepositoryKeys,
         options: Arc<DumbOptions>,
         opened: DumbSnapshot,
     ) -> Self {
         Self {
-            place,
+            keys,
             options,
             snapshot: opened.snapshot,
             refs: opened.refs,
             head: opened.head,
             listed: None,
             indexes: Indexes::default(),
-            stands_on: Vec::new(),
-            arrived: None,
+            required_packs: Vec::new(),
+            pushed_index: None,
         }
     }
 
-    /// Peels tags whose objects were there before, and named by no ref.
+    /// Peels new refs whose tag objects were stored before.
     async fn peel(&mut self, refs: &mut Refs) -> Result<()> {
-        let was = &self.snapshot.refs;
-        let fresh = |name: &BString, target: &RefTarget| {
+        let old = &self.snapshot.refs;
+        let needs_peeling = |name: &BString, target: &RefTarget| {
             target.peeled.is_none()
                 && !name.starts_with(b"refs/heads/")
-                && was.get(name) != Some(target)
+                && old.get(name) != Some(target)
                 && self
-                    .arrived
+                    .pushed_index
                     .as_ref()
                     .is_none_or(|index| index.find(target.id).is_none())
         };
-        let unknown = refs.iter_mut().filter(|(name, target)| fresh(name, target));
+        let unknown = refs
+            .iter_mut()
+            .filter(|(name, target)| needs_peeling(name, target));
         let unknown: Vec<&mut RefTarget> = unknown.map(|(_, target)| target).collect();
         if unknown.is_empty() {
             return Ok(());
         }
         let list = match &self.listed {
             Some(listed) => listed.list.clone(),
-            None => Listed::read(&self.place).await?.list,
+            None => Listed::read(&self.keys).await?.list,
         };
         let hash = unknown[0].id.kind();
-        let packs = packs(&self.place, &list, hash, &mut self.indexes).await?;
-        let database = database(&self.place, &self.options, hash, packs)?;
+        let packs = packs(&self.keys, &list, hash, &mut self.indexes).await?;
+        let database = database(&self.keys, &self.options, hash, packs)?;
         for target in unknown {
             let (peeled, _) = database.peel(target.id).await?;
             target.peeled = (peeled != target.id).then_some(peeled);
@@ -178,13 +181,13 @@ impl DumbTarget {
 
     async fn listed(&mut self) -> Result<&mut Listed> {
         if self.listed.is_none() {
-            self.listed = Some(Listed::read(&self.place).await?);
+            self.listed = Some(Listed::read(&self.keys).await?);
         }
         Ok(self.listed.as_mut().expect("because it was just set"))
     }
 
-    /// Makes sure that the repository has these objects. Each one that it has, it has
-    /// with all that it needs: no pack is listed before that was looked at.
+    /// Checks that the repository has these objects. A stored object's references are stored
+    /// too, because a pack is listed only after they were checked.
     async fn require(&mut self, mut missing: Vec<ObjectId>) -> Result<()> {
         let tips = self.snapshot.tips();
         missing.retain(|id| tips.binary_search(id).is_err());
@@ -192,58 +195,58 @@ impl DumbTarget {
             return Ok(());
         }
         if self.options.loose {
-            find_loose(&self.place, &mut missing).await?;
+            remove_found_loose(&self.keys, &mut missing).await?;
         }
         if !missing.is_empty() {
             let packs = self.listed().await?.list.packs.clone();
-            let (place, indexes) = (&self.place, &mut self.indexes);
-            indexes.find(place, &packs, &mut missing).await?;
-            self.stands_on = packs;
+            let (keys, indexes) = (&self.keys, &mut self.indexes);
+            indexes.remove_found(keys, &packs, &mut missing).await?;
+            self.required_packs = packs;
         }
         if !missing.is_empty() && !self.options.loose {
-            find_loose(&self.place, &mut missing).await?;
+            remove_found_loose(&self.keys, &mut missing).await?;
         }
         if missing.is_empty() {
             Ok(())
         } else {
-            Err(missing_objects_error(&missing))
+            Err(missing_objects_error(&missing).into())
         }
     }
 
-    /// Collects a pack, verifies it and makes its objects readable.
+    /// Receives a pack, verifies it, and publishes its objects.
     async fn receive_pack(
         &mut self,
         mut incoming: IncomingPack,
         roots: &[ObjectId],
         report: &mut PushReport,
     ) -> Result<ReceivedObjects> {
-        let mut writer = upload_staged(&self.place, self.options.memory / 2)?;
+        let mut writer = upload_staged(&self.keys, self.options.memory / 2)?;
         while let Some(bytes) = incoming.chunk().await? {
             writer.push(bytes).await?;
         }
-        let arrived = incoming.finish()?;
-        report.objects = arrived.received.objects() as u64;
-        report.bytes = arrived.received.size_bytes();
+        let verified = incoming.finish()?;
+        report.objects = verified.received.objects() as u64;
+        report.bytes = verified.received.size_bytes();
         let spool = writer.finish().await?;
-        let kept = self.publish_received(arrived, &spool, roots).await;
+        let published = self.publish_received(verified, &spool, roots).await;
         spool.remove().await;
-        kept
+        published
     }
 
     async fn publish_received(
         &mut self,
-        arrived: VerifiedPack,
+        verified: VerifiedPack,
         spool: &Spool,
         roots: &[ObjectId],
     ) -> Result<ReceivedObjects> {
-        let (resolved, watch, missing) = arrived.resolve(spool, &NoBases, roots).await?;
+        let (resolved, watch, missing) = verified.resolve(spool, &NoBases, roots).await?;
         self.require(missing).await?;
-        self.arrived = Some(resolved.index.clone());
+        self.pushed_index = Some(resolved.index.clone());
         if resolved.index.is_empty() {
             return Ok(watch);
         }
         if self.options.loose {
-            loose::write(&self.place, &self.options, &resolved, spool).await?;
+            loose::write(&self.keys, &self.options, &resolved, spool).await?;
         } else {
             let index = &resolved.index;
             self.add(PackToPublish { index, spool }).await?;
@@ -251,90 +254,92 @@ impl DumbTarget {
         Ok(watch)
     }
 
-    /// Publishes a pack, merged with small ones that are there.
-    async fn add(&mut self, fresh: PackToPublish<'_>) -> Result<()> {
+    /// Publishes a pack, merged with small stored ones.
+    async fn add(&mut self, new: PackToPublish<'_>) -> Result<()> {
         if self.refs.is_none() && self.listed.is_none() {
-            // Most likely there is no list; if there is, writing this one fails.
+            // A repository without refs has no list; if it has one, writing this one fails.
             self.listed = Some(Listed::default());
         }
-        let (place, options) = (self.place.clone(), Arc::clone(&self.options));
+        let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
         let list = self.listed().await?.list.clone();
-        if list.supersedes(fresh.id()) {
+        if list.covers(new.id()) {
             return Ok(());
         }
-        let old = consolidate::select_packs(&list, fresh.size(), options.largest_merged);
+        let old = consolidate::select_packs(&list, new.size(), options.largest_merged);
         if !old.is_empty() {
             let indexes = &mut self.indexes;
-            let merged =
-                consolidate::merge_packs(&place, &options, &list, indexes, &old, fresh).await;
+            let merged = consolidate::merge_packs(&keys, &options, &list, indexes, &old, new).await;
             match merged {
                 Ok((index, spool)) => {
                     let packed = PackToPublish {
                         index: &index,
                         spool: &spool,
                     };
-                    let done = self.list(packed, &old).await;
+                    let listed = self.list(packed, &old).await;
                     spool.remove().await;
-                    done?;
-                    consolidate::delete_staged_orphans(&place, &options).await;
+                    listed?;
+                    consolidate::delete_staged_orphans(&keys, &options).await;
                     return Ok(());
                 }
-                // Many packs are slow to read, and nothing worse.
+                // Not an error, because many packs are only slower to read.
                 Err(error) => tracing::warn!(
-                    remote = %place,
+                    remote = %keys,
                     error = %error.report(),
                     "small packs could not be merged"
                 ),
             }
         }
-        self.list(fresh, &[]).await
+        self.list(new, &[]).await
     }
 
-    /// Writes a pack and lists it in place of others.
-    async fn list(&mut self, packed: PackToPublish<'_>, instead_of: &[ObjectId]) -> Result<()> {
-        packed.publish(&self.place).await?;
+    /// Writes a pack and lists it in place of the packs `old`.
+    async fn list(&mut self, packed: PackToPublish<'_>, old: &[ObjectId]) -> Result<()> {
+        packed.publish(&self.keys).await?;
         let (id, size) = (packed.id(), packed.size());
         self.indexes.insert(id, packed.index.clone());
-        for _ in 0..MAX_LIST_CONFLICTS {
-            let was = self.listed().await?.clone();
+        for _ in 0..MAX_LIST_RETRIES {
+            let read = self.listed().await?.clone();
             if self
-                .stands_on
+                .required_packs
                 .iter()
-                .any(|pack| !was.list.supersedes(*pack))
+                .any(|pack| !read.list.covers(*pack))
             {
-                let message = format!("someone else removed packs of {}", self.place);
+                let message = format!("another client removed packs of {}", self.keys);
                 return Err(Error::new(ErrorKind::Conflict, message));
             }
-            if let Some(etag) = self.write_list(&was, id, size, instead_of).await? {
+            if let Some(etag) = self.write_list(&read, id, size, old).await? {
                 let listed = self.listed().await?;
                 listed.etag = Some(etag);
                 return Ok(());
             }
             self.listed = None;
         }
-        let message = format!("the list of packs of {} changes all the time", self.place);
+        let message = format!(
+            "the pack list of {} was changed by other clients in each of {MAX_LIST_RETRIES} tries",
+            self.keys
+        );
         Err(Error::new(ErrorKind::Conflict, message))
     }
 
-    /// Writes the list of packs; `None` when someone else changed it meanwhile.
+    /// Writes the list of packs; `None` when another client changed it since it was read.
     async fn write_list(
         &mut self,
-        was: &Listed,
+        read: &Listed,
         id: ObjectId,
         size: PackSize,
-        instead_of: &[ObjectId],
+        old: &[ObjectId],
     ) -> Result<Option<ETag>> {
-        let mut list = was.list.clone();
-        list.add(id, size, instead_of, (self.options.clock)());
-        consolidate::delete_superseded(&self.place, &self.options, &mut list).await;
-        if let Some(etag) = &was.etag
-            && list == was.list
+        let mut list = read.list.clone();
+        list.add(id, size, old, (self.options.clock)());
+        consolidate::delete_superseded(&self.keys, &self.options, &mut list).await;
+        if let Some(etag) = &read.etag
+            && list == read.list
         {
             return Ok(Some(etag.clone()));
         }
         let written = self
-            .place
-            .replace(&ObjectRole::Packs, list.write(), was.etag.as_ref());
+            .keys
+            .replace(&ObjectRole::Packs, list.write(), read.etag.as_ref());
         match written.await {
             Ok(etag) => {
                 self.listed().await?.list = list;

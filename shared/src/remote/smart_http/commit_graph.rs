@@ -1,23 +1,24 @@
-//! The history of a server's repository, without its files where the server can.
+//! Reads the commit graph of a server's repository, without trees and blobs if the server can
+//! filter.
 
 use std::collections::HashMap;
 
 use bytes::BytesMut;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::git::object::{ObjectKind, Reference, references};
 use crate::git::pack::{NoBases, PackIndexer, PackLimits, PackObject, Visitor};
 use crate::git::smart_http::{FetchRequest, TipNegotiator, UploadPack};
 use crate::git::{HashKind, ObjectId};
 use crate::remote::CommitGraph;
 
-/// The most bytes of commits that are held: some hundred thousand of them. A longer
-/// history goes without batches.
-const MOST: usize = 32 << 20;
-/// What reading them may use.
-const MEMORY: usize = 16 << 20;
+/// Maximum bytes of a filtered pack: some hundred thousand commits. A longer history is pushed
+/// without batches.
+const MAX_COMMITS_BYTES: usize = 32 << 20;
+/// Memory of indexing the pack.
+const INDEXER_MEMORY_BYTES: usize = 16 << 20;
 
-/// Collects commits while a pack goes by.
+/// Collects the commits and tags of a pack that is streamed.
 struct CommitCollector {
     hash: HashKind,
     graph: CommitGraph,
@@ -25,7 +26,7 @@ struct CommitCollector {
 }
 
 impl Visitor for CommitCollector {
-    fn object(&mut self, object: PackObject<'_>) -> Result<()> {
+    fn object(&mut self, object: PackObject<'_>) -> crate::git::Result<()> {
         let Some(content) = object.content else {
             return Ok(());
         };
@@ -48,11 +49,11 @@ impl Visitor for CommitCollector {
     }
 }
 
-/// Reads the commits that `wants` lead to and `haves` do not.
+/// Reads the commits reachable from `wants` and not from `haves`.
 ///
-/// A server that can leave trees and files out sends commits alone. Of another one all is
-/// read once and thrown away again, where the receiver has nothing yet: that is when a
-/// history is long. `None` where neither tells the whole history.
+/// A server that can filter sends commits only. From another server everything is read once and
+/// discarded, but only if the receiver has nothing yet, because only then the history is long.
+/// `None` if the history is not complete.
 pub(super) async fn read(
     server: &UploadPack,
     hash: HashKind,
@@ -71,8 +72,8 @@ pub(super) async fn read(
     };
     let mut tips = TipNegotiator::new(haves.iter().copied());
     let mut fetched = match server.fetch(&request, &mut tips).await {
-        // What is not a tip any more shows when it is fetched.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // A ref has moved; the fetch of objects reports that.
+        Err(error) if error.kind() == crate::git::ErrorKind::NotFound => return Ok(None),
         fetched => fetched?,
     };
     let mut commits = CommitCollector {
@@ -80,13 +81,16 @@ pub(super) async fn read(
         graph: CommitGraph::new(),
         tags: HashMap::new(),
     };
-    let mut receiver = PackIndexer::new(hash, PackLimits::default().with_memory(MEMORY));
-    let mut held = BytesMut::new();
+    let mut receiver = PackIndexer::new(
+        hash,
+        PackLimits::default().with_memory(INDEXER_MEMORY_BYTES),
+    );
+    let mut pack = BytesMut::new();
     while let Some(bytes) = fetched.pack.chunk().await? {
         receiver.push(&bytes, &mut commits)?;
         if filters {
-            held.extend_from_slice(&bytes);
-            if held.len() > MOST {
+            pack.extend_from_slice(&bytes);
+            if pack.len() > MAX_COMMITS_BYTES {
                 return Ok(None);
             }
         }
@@ -94,18 +98,18 @@ pub(super) async fn read(
     let arrived = receiver.finish()?;
     if arrived.pending() > 0 {
         if !filters {
-            // A commit may be among what could not be resolved.
-            return Ok(complete(commits, wants));
+            // Commits may be among the deltas that were not resolved.
+            return Ok(complete_graph(commits, wants));
         }
         arrived
-            .resolve(&held.freeze(), &NoBases, &mut commits)
+            .resolve(&pack.freeze(), &NoBases, &mut commits)
             .await?;
     }
     Ok(Some(commits.graph))
 }
 
-/// The graph, if nothing is missing from it.
-fn complete(commits: CommitCollector, wants: &[ObjectId]) -> Option<CommitGraph> {
+/// Returns the graph if it has all ancestors of `wants`.
+fn complete_graph(commits: CommitCollector, wants: &[ObjectId]) -> Option<CommitGraph> {
     let CommitCollector { graph, tags, .. } = commits;
     let peel = |id: &ObjectId| {
         let mut at = *id;
@@ -114,8 +118,8 @@ fn complete(commits: CommitCollector, wants: &[ObjectId]) -> Option<CommitGraph>
         }
         at
     };
-    let known = |id: &ObjectId| graph.contains_key(id);
-    let whole = wants.iter().all(|id| known(&peel(id)))
-        && graph.values().all(|parents| parents.iter().all(known));
-    whole.then_some(graph)
+    let has = |id: &ObjectId| graph.contains_key(id);
+    let is_complete = wants.iter().all(|id| has(&peel(id)))
+        && graph.values().all(|parents| parents.iter().all(has));
+    is_complete.then_some(graph)
 }

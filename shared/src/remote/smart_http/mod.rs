@@ -1,7 +1,7 @@
-//! Repositories on servers that speak smart HTTP.
+//! Repositories on servers that speak git's smart HTTP protocol.
 //!
-//! Nothing is tried again here. What a server does not tell of a push is read off its
-//! refs.
+//! No request is retried here. If a server does not report the outcome of a ref, its refs are
+//! read again.
 
 mod commit_graph;
 
@@ -16,31 +16,30 @@ use super::{
     BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefTarget,
     RefUpdate, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
 use crate::git::pack::PackWriter;
 use crate::git::smart_http::{
-    FetchRequest, Outgoing, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator,
-    UploadPack,
+    FetchRequest, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator, UploadPack,
 };
-use crate::git::{HashKind, ObjectId, corrupt, escaped_excerpt};
+use crate::git::{HashKind, ObjectId, escaped_excerpt};
 use crate::lfs::{HttpLfs, LfsStore};
 
-/// The most refs that one push changes: CodeCommit takes no more.
+/// Maximum number of refs in one push: CodeCommit's limit.
 pub const MAX_CHANGES: usize = 4000;
 
-/// What git's `receive-pack` says of a ref whose objects are not all there. The protocol
-/// has no code for it.
+/// Reason that git's `receive-pack` reports for a ref with missing objects. The protocol has no
+/// code for it.
 const NOT_CONNECTED: &str = "missing necessary objects";
 
-/// A repository on a server that speaks smart HTTP.
+/// A repository on a smart HTTP server.
 #[derive(Debug, Clone)]
 pub struct HttpRemote {
     client: SmartHttp,
 }
 
 impl HttpRemote {
-    /// The repository that `client` reaches.
+    /// Names the repository of `client`.
     pub fn new(client: SmartHttp) -> Self {
         Self { client }
     }
@@ -63,29 +62,30 @@ impl Remote for HttpRemote {
     }
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
-        // A URL to which nothing can be added answers no request for refs either.
-        let place = HttpLfs::new(self.client.clone()).ok()?;
-        Some(Arc::new(place))
+        // An error is left to the request for refs, which fails for the same URL.
+        let store = HttpLfs::new(self.client.clone()).ok()?;
+        Some(Arc::new(store))
     }
 }
 
-/// The refs of an advertisement.
+/// Returns the refs of an advertisement, without `HEAD`.
 fn refs(advertisement: &Advertisement) -> Result<Refs> {
     let mut refs = Refs::new();
-    for told in &advertisement.refs {
+    for advertised in &advertisement.refs {
         let target = RefTarget {
-            id: told.id,
-            peeled: told.peeled,
+            id: advertised.id,
+            peeled: advertised.peeled,
         };
-        if told.name != "HEAD" && refs.insert(told.name.clone(), target).is_some() {
-            let shown = escaped_excerpt(&told.name);
-            return Err(corrupt(format!("a server tells `{shown}` twice")));
+        let name = &advertised.name;
+        if name != "HEAD" && refs.insert(name.clone(), target).is_some() {
+            let shown = escaped_excerpt(name);
+            return Err(corrupt(format!("a server advertises `{shown}` twice")));
         }
     }
     Ok(refs)
 }
 
-/// A server's repository, to read from.
+/// A server's repository, opened for reading.
 pub(super) struct HttpSource {
     server: UploadPack,
     pub(super) snapshot: Snapshot,
@@ -93,28 +93,28 @@ pub(super) struct HttpSource {
 
 impl HttpSource {
     pub(super) async fn open(client: &SmartHttp, prefixes: &[BString]) -> Result<Self> {
-        let mut asked = prefixes.to_vec();
-        if !asked.is_empty() {
-            asked.push("HEAD".into());
+        let mut prefixes = prefixes.to_vec();
+        if !prefixes.is_empty() {
+            prefixes.push("HEAD".into());
         }
-        let server = client.upload_pack(&asked).await?;
-        let told = &server.advertisement;
-        if !told.shallow.is_empty() {
+        let server = client.upload_pack(&prefixes).await?;
+        let advertisement = &server.advertisement;
+        if !advertisement.shallow.is_empty() {
             return Err(shallow(client));
         }
         let snapshot = Snapshot {
-            hash: told.hash,
-            refs: refs(told)?,
-            head: told.head(),
+            hash: advertisement.hash,
+            refs: refs(advertisement)?,
+            head: advertisement.head(),
         };
         Ok(Self { server, snapshot })
     }
 
-    /// Whether the server itself says what `HEAD` stands for.
+    /// Returns true if the server advertises the ref that `HEAD` names.
     pub(super) fn advertises_symref_head(&self) -> bool {
-        let told = &self.server.advertisement;
-        let head = told.find("HEAD");
-        told.unborn_head.is_some() || head.is_some_and(|head| head.symref_target.is_some())
+        let advertisement = &self.server.advertisement;
+        let head = advertisement.find("HEAD");
+        advertisement.unborn_head.is_some() || head.is_some_and(|head| head.symref_target.is_some())
     }
 }
 
@@ -123,7 +123,7 @@ fn shallow(client: &SmartHttp) -> Error {
         ErrorKind::Config,
         format!("{} is a shallow repository", client.url()),
     )
-    .with_hint("its history is not all there: run `git fetch --unshallow` in it")
+    .with_hint("its history is incomplete: run `git fetch --unshallow` in it")
 }
 
 #[async_trait]
@@ -132,27 +132,29 @@ impl Source for HttpSource {
         &self.snapshot
     }
 
-    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
+    async fn fetch(&self, pack: &PackRequest) -> Result<PackBody> {
         let request = FetchRequest {
-            wants: wanted.wants.clone(),
-            thin: wanted.thin,
-            offset_deltas: wanted.offset_deltas,
+            wants: pack.wants.clone(),
+            thin: pack.thin,
+            offset_deltas: pack.offset_deltas,
             ..FetchRequest::default()
         };
-        let mut haves = TipNegotiator::new(wanted.haves.iter().copied());
+        let mut haves = TipNegotiator::new(pack.haves.iter().copied());
         let fetched = self.server.fetch(&request, &mut haves).await;
-        let fetched = fetched.map_err(|error| match error.kind() {
-            // It was there when the refs were read.
-            ErrorKind::NotFound => Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "the refs of {} have moved meanwhile",
-                    self.server.client().url()
-                ),
-            )
-            .with_source(error),
-            _ => error,
-        })?;
+        let fetched = fetched
+            .map_err(Error::from)
+            .map_err(|error| match error.kind() {
+                // The wanted objects were advertised, so a ref has moved.
+                ErrorKind::NotFound => Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "the refs of {} have moved meanwhile",
+                        self.server.client().url()
+                    ),
+                )
+                .with_source(error),
+                _ => error,
+            })?;
         if !fetched.shallow.is_empty() {
             return Err(shallow(self.server.client()));
         }
@@ -172,9 +174,9 @@ impl Source for HttpSource {
     }
 }
 
-/// A server's repository, to write to.
+/// A server's repository, opened for writing.
 pub(super) struct HttpTarget {
-    // Where it was asked for; the server may have sent us on.
+    // The configured URL; `server` may be at the target of a redirect.
     client: SmartHttp,
     server: ReceivePack,
     pub(super) snapshot: Snapshot,
@@ -183,10 +185,10 @@ pub(super) struct HttpTarget {
 impl HttpTarget {
     pub(super) async fn open(client: &SmartHttp) -> Result<Self> {
         let server = client.receive_pack().await?;
-        let told = &server.advertisement;
+        let advertisement = &server.advertisement;
         let snapshot = Snapshot {
-            hash: told.hash,
-            refs: refs(told)?,
+            hash: advertisement.hash,
+            refs: refs(advertisement)?,
             head: None,
         };
         Ok(Self {
@@ -205,44 +207,44 @@ impl HttpTarget {
         }
     }
 
-    /// Looks at the refs again, to learn what became of those that were not just done.
+    /// Reads the refs again to determine the outcomes that are not `Done`.
     async fn recheck_refs(
         &self,
         changes: &[RefUpdate],
         outcomes: &mut [(BString, RefOutcome)],
     ) -> Result<()> {
-        let now = refs(&self.client.receive_pack().await?.advertisement)?;
+        let current = refs(&self.client.receive_pack().await?.advertisement)?;
         let mut moved = None;
-        let mut broken = None;
+        let mut incomplete = None;
         for (change, (_, outcome)) in changes.iter().zip(outcomes) {
             if *outcome == RefOutcome::Done {
                 continue;
             }
-            let is = now.get(&change.name).map(|target| target.id);
-            if is == change.new.map(|target| target.id) {
+            let id = current.get(&change.name).map(|target| target.id);
+            if id == change.new.map(|target| target.id) {
                 *outcome = RefOutcome::Done;
-            } else if is != change.old {
+            } else if id != change.old {
                 moved.get_or_insert(&change.name);
             } else if let RefOutcome::Rejected(reason) = outcome {
                 if reason == NOT_CONNECTED {
-                    broken.get_or_insert(&change.name);
+                    incomplete.get_or_insert(&change.name);
                 }
             } else {
-                *outcome = RefOutcome::Rejected("it gives no reason".into());
+                *outcome = RefOutcome::Rejected("the server gave no reason".into());
             }
         }
         let url = self.client.url();
-        if let Some(name) = broken {
+        if let Some(name) = incomplete {
             let name = escaped_excerpt(name);
             return Err(corrupt(format!(
-                "the source did not send all objects that `{name}` needs, says {url}"
+                "{url} reports that objects are missing that `{name}` needs"
             )));
         }
         if let Some(name) = moved {
             let name = escaped_excerpt(name);
             return Err(Error::new(
                 ErrorKind::Conflict,
-                format!("someone else changed `{name}` of {url}"),
+                format!("another writer changed `{name}` of {url}"),
             ));
         }
         Ok(())
@@ -282,7 +284,10 @@ impl Target for HttpTarget {
         if changes.len() > MAX_CHANGES {
             return Err(Error::new(
                 ErrorKind::Internal,
-                format!("a push changes {} refs at once", changes.len()),
+                format!(
+                    "a push has {} refs; {MAX_CHANGES} are allowed",
+                    changes.len()
+                ),
             ));
         }
         let counts = Arc::new(Mutex::new((0, 0)));
@@ -291,7 +296,7 @@ impl Target for HttpTarget {
                 let (pack, counts) = incoming.into_outgoing(push.before_refs);
                 (Some(pack), counts)
             }
-            // The server has all objects, and expects a pack all the same.
+            // The server has all objects, but the protocol requires a pack.
             None if changes.iter().any(|change| change.new.is_some()) => {
                 (Some(empty_pack(self.snapshot.hash)?), counts)
             }
@@ -303,18 +308,17 @@ impl Target for HttpTarget {
                 .map(|change| self.ref_command(change))
                 .collect(),
             pack,
-            atomic: false,
         };
         let report = self.server.push(request).await?;
         if let Some(reason) = report.unpack_error {
             let url = self.client.url();
             let mut error = Error::new(
                 ErrorKind::Transport,
-                format!("{url} did not take the pack in: `{reason}`"),
+                format!("{url} did not accept the pack: `{reason}`"),
             );
             if !report.messages.is_empty() {
                 error = error.with_hint(format!(
-                    "it said `{}`",
+                    "the server's message: `{}`",
                     escaped_excerpt(report.messages.as_bytes())
                 ));
             }
@@ -344,7 +348,7 @@ impl Target for HttpTarget {
     }
 }
 
-fn empty_pack(hash: HashKind) -> Result<Outgoing> {
+fn empty_pack(hash: HashKind) -> Result<PackBody> {
     let (bytes, _) = PackWriter::new(hash, 0).finish()?;
     Ok(futures_util::stream::iter([Ok(bytes)]).boxed())
 }

@@ -1,4 +1,4 @@
-//! What every [`CodeCommit`] promises.
+//! Cases that every [`CodeCommit`] passes.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,25 +6,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::triggers::{
+    malformed_triggers_are_refused, triggers_are_replaced_as_a_set,
+    triggers_beyond_the_quotas_are_refused,
+};
 use super::{assert_fails, run_cases};
 use crate::codecommit::{
-    BlobAdmission, CodeCommit, EntryMode, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS,
-    Trigger, TriggerEvent, Unlimited, all_branches, all_repositories,
+    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Unlimited, all_branches, all_repositories,
 };
 use crate::error::ErrorKind;
+use crate::git::ObjectId;
+use crate::git::object::{EntryMode, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 use crate::testkit::Entry;
 
-/// Makes what the suite needs.
+/// A service under test, and its repositories.
 #[async_trait]
 pub trait CodeCommitSetup: Send + Sync {
-    /// The service under test.
+    /// Returns the service under test.
     fn codecommit(&self) -> &dyn CodeCommit;
 
     /// Creates an empty repository.
     async fn repository(&self) -> RepositoryName;
 
-    /// Commits changes on top of a branch, which need not be there yet.
+    /// Commits changes on top of a branch, which is created if missing.
     async fn commit(
         &self,
         repository: &RepositoryName,
@@ -32,13 +37,13 @@ pub trait CodeCommitSetup: Send + Sync {
         changes: &[(&str, Entry)],
     ) -> CommitId;
 
-    /// Deletes a branch that is not the default one.
+    /// Deletes a branch other than the default one.
     async fn delete_branch(&self, repository: &RepositoryName, branch: &str);
 
-    /// The ARN of a Lambda function that triggers may call.
+    /// Returns the ARN of a Lambda function that triggers may call.
     fn function_arn(&self) -> String;
 
-    /// Cases that the service is known to fail.
+    /// Returns the cases that the service is known to fail.
     fn skipped(&self) -> &[&str] {
         &[]
     }
@@ -52,13 +57,13 @@ pub async fn codecommit(setup: &dyn CodeCommitSetup) {
         [
             repositories_are_listed_and_described,
             a_repository_is_created_once,
-            the_default_branch_is_one_that_is_there,
+            the_default_branch_must_exist,
             branches_are_listed_and_have_tips,
-            a_commit_tells_its_tree_parents_and_message,
+            a_commit_has_its_tree_parents_and_message,
             a_folder_is_one_level_of_the_tree,
             a_blob_is_read_once_it_is_admitted,
             a_large_blob_is_refused,
-            what_is_missing_is_named,
+            an_error_names_the_missing_object,
             triggers_are_replaced_as_a_set,
             triggers_beyond_the_quotas_are_refused,
             malformed_triggers_are_refused,
@@ -108,7 +113,7 @@ async fn repositories_are_listed_and_described(setup: &dyn CodeCommitSetup) {
 
 async fn a_repository_is_created_once(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
-    // A name that no other run of the suite has used: that of a new one, and more.
+    // Made from the name of a new repository, so that no other run has used it.
     let name = format!("{}-created", setup.repository().await);
     let name = RepositoryName::new(&name).expect("a legal name");
     let created = service.create_repository(&name).await;
@@ -125,10 +130,10 @@ async fn a_repository_is_created_once(setup: &dyn CodeCommitSetup) {
     let again = service.create_repository(&name).await;
     assert_fails(again, ErrorKind::Conflict, name.as_str());
     let kept = all_branches(service, &name).await.expect("it is there");
-    assert_eq!(kept, [branch("main")], "what is there is kept");
+    assert_eq!(kept, [branch("main")], "existing branches are kept");
 }
 
-async fn the_default_branch_is_one_that_is_there(setup: &dyn CodeCommitSetup) {
+async fn the_default_branch_must_exist(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
     let repository = setup.repository().await;
     for name in ["first", "feature/ü"] {
@@ -149,7 +154,7 @@ async fn the_default_branch_is_one_that_is_there(setup: &dyn CodeCommitSetup) {
     assert_eq!(now().await.as_deref(), Some("feature/ü"));
     update("feature/ü")
         .await
-        .expect("saying so again is no error");
+        .expect("setting the same branch again succeeds");
     assert_fails(update("none").await, ErrorKind::NotFound, "none");
     assert_eq!(now().await.as_deref(), Some("feature/ü"));
     let gone = RepositoryName::new("no-such-repository").expect("a legal name");
@@ -184,7 +189,7 @@ async fn branches_are_listed_and_have_tips(setup: &dyn CodeCommitSetup) {
     assert_fails(read, ErrorKind::NotFound, "feature/x");
 }
 
-async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup) {
+async fn a_commit_has_its_tree_parents_and_message(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
     let repository = setup.repository().await;
     let first = setup
@@ -195,12 +200,12 @@ async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup
         .await;
     let root = service.get_commit(&repository, first).await;
     let root = root.expect("the commit is there");
-    assert_eq!(root.commit_id, first);
-    assert_eq!(root.parents, []);
+    assert_eq!(root.id, first.object_id());
+    assert_eq!(root.parents, Vec::<ObjectId>::new());
     let child = service.get_commit(&repository, second).await;
     let child = child.expect("the commit is there");
-    assert_eq!(child.parents, [first]);
-    assert_ne!(child.tree_id, root.tree_id);
+    assert_eq!(child.parents, [first.object_id()]);
+    assert_ne!(child.tree, root.tree);
     assert!(!child.message.is_empty());
     let (seconds, zone) = child
         .author
@@ -214,7 +219,7 @@ async fn a_commit_tells_its_tree_parents_and_message(setup: &dyn CodeCommitSetup
     );
     assert!(!child.committer.name.is_empty() && !child.committer.email.is_empty());
     let folder = service.get_folder(&repository, second, "").await;
-    assert_eq!(folder.expect("the root is there").tree_id, child.tree_id);
+    assert_eq!(folder.expect("the root is there").id, child.tree);
 }
 
 async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
@@ -238,50 +243,39 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
         )
         .await;
     let root = service.get_folder(&repository, commit, "").await;
-    let mut root = root.expect("the root is there");
-    root.blobs.sort_by(|a, b| a.0.cmp(&b.0));
-    let names: Vec<_> = root.folders.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["src"]);
-    let blobs = |folder: &crate::codecommit::TreeListing| -> Vec<(String, EntryMode)> {
-        let kinds = folder.blobs.iter();
-        let mut kinds: Vec<_> = kinds.map(|(name, kind, _)| (name.clone(), *kind)).collect();
-        kinds.sort_by(|a, b| a.0.cmp(&b.0));
-        kinds
-    };
+    let root = root.expect("the root is there");
     assert_eq!(
-        blobs(&root),
+        modes_by_name(&root),
         [
-            ("a.txt".to_owned(), EntryMode::File),
-            ("link".to_owned(), EntryMode::Symlink),
-            ("run".to_owned(), EntryMode::Executable),
+            ("a.txt", EntryMode::Blob),
+            ("lib", EntryMode::Commit),
+            ("link", EntryMode::Link),
+            ("run", EntryMode::BlobExecutable),
+            ("src", EntryMode::Tree),
         ]
     );
-    assert_eq!(root.submodules, [("lib".to_owned(), module)]);
+    assert_eq!(id_of(&root, "lib"), module.object_id());
 
     let src = service.get_folder(&repository, commit, "src").await;
     let src = src.expect("the folder is there");
-    assert_eq!(src.tree_id, root.folders[0].1, "the folder's own tree id");
-    let mut names: Vec<_> = src.folders.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["deep", "vendor"], "names, not paths");
+    assert_eq!(src.id, id_of(&root, "src"), "the folder's own tree id");
     assert_eq!(
-        blobs(&src),
+        modes_by_name(&src),
         [
-            ("a.txt".to_owned(), EntryMode::File),
-            ("link".to_owned(), EntryMode::Symlink),
-        ]
+            ("a.txt", EntryMode::Blob),
+            ("deep", EntryMode::Tree),
+            ("link", EntryMode::Link),
+            ("vendor", EntryMode::Tree),
+        ],
+        "names, not paths"
     );
-    let id_of = |folder: &crate::codecommit::TreeListing, name: &str| -> BlobId {
-        let found = folder.blobs.iter().find(|(other, ..)| other == name);
-        found.expect("the blob is listed").2
-    };
     assert_eq!(
         id_of(&src, "a.txt"),
         id_of(&root, "a.txt"),
         "same bytes, same id"
     );
     let link = service
-        .get_blob(&repository, id_of(&root, "link"), &Unlimited)
+        .get_blob(&repository, id_of(&root, "link").into(), &Unlimited)
         .await;
     assert_eq!(
         link.expect("the blob is there"),
@@ -291,11 +285,23 @@ async fn a_folder_is_one_level_of_the_tree(setup: &dyn CodeCommitSetup) {
 
     let deep = service.get_folder(&repository, commit, "src/deep/er").await;
     let deep = deep.expect("the folder is there");
-    assert_eq!(deep.blobs.len(), 1);
-    assert_eq!(deep.blobs[0].0, "b c.txt");
+    assert_eq!(modes_by_name(&deep), [("b c.txt", EntryMode::Blob)]);
     let vendor = service.get_folder(&repository, commit, "src/vendor").await;
     let vendor = vendor.expect("the folder is there");
-    assert_eq!(vendor.submodules, [("lib".to_owned(), module)]);
+    assert_eq!(modes_by_name(&vendor), [("lib", EntryMode::Commit)]);
+    assert_eq!(id_of(&vendor, "lib"), module.object_id());
+}
+
+fn modes_by_name(listing: &TreeListing) -> Vec<(&str, EntryMode)> {
+    let entries = listing.entries.iter();
+    let mut modes: Vec<_> = entries.map(|e| (e.name.as_str(), e.mode)).collect();
+    modes.sort_unstable();
+    modes
+}
+
+fn id_of(listing: &TreeListing, name: &str) -> ObjectId {
+    let found = listing.entries.iter().find(|entry| entry.name == name);
+    found.expect("the entry is listed").id
 }
 
 #[derive(Default)]
@@ -321,7 +327,7 @@ async fn blob_at(
     let changes = [("blob", Entry::File(content))];
     let commit = setup.commit(repository, "main", &changes).await;
     let folder = setup.codecommit().get_folder(repository, commit, "").await;
-    folder.expect("the root is there").blobs[0].2
+    BlobId::from(id_of(&folder.expect("the root is there"), "blob"))
 }
 
 async fn a_blob_is_read_once_it_is_admitted(setup: &dyn CodeCommitSetup) {
@@ -359,7 +365,7 @@ async fn a_large_blob_is_refused(setup: &dyn CodeCommitSetup) {
     assert_fails(read, ErrorKind::FileTooLarge, &blob.to_string());
 }
 
-async fn what_is_missing_is_named(setup: &dyn CodeCommitSetup) {
+async fn an_error_names_the_missing_object(setup: &dyn CodeCommitSetup) {
     let service = setup.codecommit();
     let repository = setup.repository().await;
     let commit = setup
@@ -403,117 +409,4 @@ async fn what_is_missing_is_named(setup: &dyn CodeCommitSetup) {
     );
     assert_fails(service.get_triggers(&gone).await, kind, name);
     assert_fails(service.put_triggers(&gone, &[]).await, kind, name);
-}
-
-fn trigger(setup: &dyn CodeCommitSetup, name: &str, branches: &[&str]) -> Trigger {
-    Trigger {
-        name: name.into(),
-        destination_arn: setup.function_arn(),
-        custom_data: None,
-        branches: branches.iter().map(|&branch| branch.into()).collect(),
-        events: vec![TriggerEvent::UpdateReference, TriggerEvent::CreateReference],
-    }
-}
-
-async fn triggers_are_replaced_as_a_set(setup: &dyn CodeCommitSetup) {
-    let service = setup.codecommit();
-    let repository = setup.repository().await;
-    let none = service.get_triggers(&repository).await;
-    assert_eq!(none.expect("it is there").triggers, []);
-    let mut ids = BTreeSet::new();
-    let mut everything = trigger(setup, "all", &[]);
-    everything.events = vec![TriggerEvent::All];
-    everything.custom_data = Some("{\"a\":1}".into());
-    let mut deletions = trigger(setup, "deletions", &["main"]);
-    deletions.events = vec![TriggerEvent::DeleteReference];
-    for set in [
-        vec![trigger(setup, "one", &["main", "feature/x"])],
-        vec![everything, deletions, trigger(setup, "two", &["main"])],
-        vec![],
-    ] {
-        let id = service.put_triggers(&repository, &set).await;
-        let id = id.expect("the triggers are legal");
-        let mut read = service
-            .get_triggers(&repository)
-            .await
-            .expect("it is there");
-        read.triggers.sort_by(|a, b| a.name.cmp(&b.name));
-        assert_eq!(read.triggers, set, "the whole set is replaced");
-        assert_eq!(read.configuration_id, id);
-        assert!(ids.insert(id), "each set has an id of its own");
-    }
-}
-
-async fn triggers_beyond_the_quotas_are_refused(setup: &dyn CodeCommitSetup) {
-    let service = setup.codecommit();
-    let repository = setup.repository().await;
-    let many: Vec<_> = (0..=MAX_TRIGGERS)
-        .map(|n| trigger(setup, &format!("t{n}"), &["main"]))
-        .collect();
-    let full = service.put_triggers(&repository, &many[1..]).await;
-    full.expect("the quota may be used up");
-    let refused = service.put_triggers(&repository, &many).await;
-    let code = refused.as_ref().err().and_then(|error| error.aws_code());
-    assert_eq!(code, Some("MaximumRepositoryTriggersExceededException"));
-    let names: Vec<_> = (0..=MAX_BRANCHES_PER_TRIGGER)
-        .map(|n| format!("b{n}"))
-        .collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let refused = service
-        .put_triggers(&repository, &[trigger(setup, "t", &names)])
-        .await;
-    let code = refused.as_ref().err().and_then(|error| error.aws_code());
-    assert_eq!(code, Some("MaximumBranchesExceededException"));
-    let kept = service
-        .get_triggers(&repository)
-        .await
-        .expect("it is there");
-    assert_eq!(
-        kept.triggers.len(),
-        MAX_TRIGGERS,
-        "a refused set changes nothing"
-    );
-}
-
-async fn malformed_triggers_are_refused(setup: &dyn CodeCommitSetup) {
-    let service = setup.codecommit();
-    let repository = setup.repository().await;
-    let good = trigger(setup, "good", &["main"]);
-    let with = |change: &dyn Fn(&mut Trigger)| {
-        let mut trigger = good.clone();
-        change(&mut trigger);
-        vec![trigger]
-    };
-    for (code, set) in [
-        (
-            "InvalidRepositoryTriggerNameException",
-            with(&|t| t.name = "a b".into()),
-        ),
-        (
-            "InvalidRepositoryTriggerDestinationArnException",
-            with(&|t| t.destination_arn = "not an arn".into()),
-        ),
-        (
-            "InvalidRepositoryTriggerCustomDataException",
-            with(&|t| t.custom_data = Some("x".repeat(1001))),
-        ),
-        (
-            "InvalidRepositoryTriggerBranchNameException",
-            with(&|t| t.branches = vec!["a..b".into()]),
-        ),
-        (
-            "InvalidRepositoryTriggerEventsException",
-            with(&|t| t.events.clear()),
-        ),
-    ] {
-        let error = service.put_triggers(&repository, &set).await;
-        let error = error.expect_err("the trigger is malformed");
-        assert_eq!(error.aws_code(), Some(code), "{}", error.report());
-        assert_eq!(error.kind(), ErrorKind::Config);
-    }
-    let kept = service
-        .get_triggers(&repository)
-        .await
-        .expect("it is there");
-    assert_eq!(kept.triggers, [], "a refused set changes nothing");
 }

@@ -1,12 +1,13 @@
-//! The promises of the service traits as test suites, for every implementation.
+//! Test suites of the service traits, for every implementation.
 //!
-//! Each suite runs over a small setup trait that makes buckets, commits and pipelines; it
-//! panics with the promise that is broken. A setup names the cases that its service is
-//! known to fail, with the reason next to the list.
+//! Each suite runs over a small setup trait that makes buckets, commits and pipelines, and
+//! panics in a case that fails. A setup lists the cases that its service is known to fail,
+//! with the reasons.
 
 mod codecommit;
 mod object_store;
 mod pipelines;
+mod triggers;
 
 use std::fmt::Debug;
 
@@ -16,14 +17,14 @@ pub use pipelines::{PipelinesSetup, pipelines};
 
 use crate::error::{ErrorKind, Result};
 
-/// Runs cases one after the other; a panic is preceded by its case's name.
+/// Runs cases in sequence; prints the name of each case first.
 macro_rules! run_cases {
     ($setup:expr, $skipped:expr, [$($case:ident),* $(,)?]) => {{
         let skipped: &[&str] = $skipped;
         for name in skipped {
             assert!(
                 [$(stringify!($case)),*].contains(name),
-                "`{name}` is skipped but is no case of this suite"
+                "`{name}` is skipped but is not a case of this suite"
             );
         }
         $(
@@ -38,7 +39,7 @@ macro_rules! run_cases {
 }
 use run_cases;
 
-/// Asserts that a call failed with an error of this kind, whose message names `thing`.
+/// Asserts that a call failed with an error of `kind`, whose message names `thing`.
 #[track_caller]
 fn assert_fails<T: Debug>(result: Result<T>, kind: ErrorKind, thing: &str) {
     let error = result.expect_err("the call must fail");

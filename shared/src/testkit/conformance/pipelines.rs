@@ -1,4 +1,4 @@
-//! What every [`Pipelines`] promises.
+//! Cases that every [`Pipelines`] passes.
 
 use async_trait::async_trait;
 
@@ -7,20 +7,20 @@ use crate::error::ErrorKind;
 use crate::name::PipelineName;
 use crate::pipeline::{Pipelines, SourceRevision, StartRequest};
 
-/// Makes what the suite needs.
+/// A service under test, and its pipelines.
 #[async_trait]
 pub trait PipelinesSetup: Send + Sync {
-    /// The service under test.
+    /// Returns the service under test.
     fn pipelines(&self) -> &dyn Pipelines;
 
     /// Creates a pipeline whose S3 source action `Source` allows the override of its
     /// object key.
     async fn pipeline(&self) -> PipelineName;
 
-    /// The ids of a pipeline's executions, in any order.
+    /// Returns the ids of a pipeline's executions, in any order.
     async fn executions(&self, pipeline: &PipelineName) -> Vec<String>;
 
-    /// Cases that the service is known to fail.
+    /// Returns the cases that the service is known to fail.
     fn skipped(&self) -> &[&str] {
         &[]
     }
@@ -73,7 +73,7 @@ async fn one_token_starts_one_execution(setup: &dyn PipelinesSetup) {
         ids.push(id.expect("the pipeline starts"));
     }
     assert_eq!(ids[0], ids[1], "the same token, the same execution");
-    assert_ne!(ids[1], ids[2], "another token, another execution");
+    assert_ne!(ids[1], ids[2], "each token starts an execution");
     assert_eq!(setup.executions(&pipeline).await.len(), 2);
     assert_eq!(setup.executions(&other).await.len(), 1);
 }

@@ -1,0 +1,237 @@
+//! One mapping of a request: its source, its target, and what to mirror.
+
+use branchline_core::mirror::RefSelection;
+use branchline_core::remote::open::{RemoteSpec, S3Layout};
+use branchline_core::remote::url::RemoteUrl;
+use branchline_core::secret::SecretArn;
+use branchline_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::request::{invalid_field, read_fields};
+
+/// Displayed instead of a URL that is missing or not valid.
+const UNKNOWN_URL: &str = "?";
+
+/// The displayed URLs of a mapping, and its task or what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The source's URL without a user or password.
+    pub source: String,
+    /// The target's URL without a user or password.
+    pub target: String,
+    /// The task, unless a field is not valid.
+    pub task: std::result::Result<MirrorTask, MappingError>,
+}
+
+/// An `InvalidEvent` that concerns one mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappingError {
+    /// The rule that is broken, with the path of the field.
+    pub message: String,
+    /// The remedy.
+    pub hint: Option<String>,
+}
+
+impl MappingError {
+    fn new(error: &Error) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+        }
+    }
+
+    /// Converts into the error that the invocation reports.
+    pub fn error(&self) -> Error {
+        let error = Error::new(ErrorKind::InvalidEvent, &self.message);
+        match &self.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// One mirroring to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorTask {
+    /// The remote that refs and objects are read from.
+    pub source: RemoteSpec,
+    /// The remote that they are written to.
+    pub target: RemoteSpec,
+    /// The refs to mirror.
+    pub refs: RefSelection,
+    /// Deletes selected refs of the target that the source does not have.
+    pub prune: bool,
+    /// Copies git LFS objects.
+    pub lfs: bool,
+    /// Only removes the temporary tags of an unfinished migration from the target.
+    pub clean: bool,
+}
+
+/// The fields of a mapping, of the right types and not validated any further.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MappingFields {
+    source: Option<String>,
+    target: Option<String>,
+    layout: Option<String>,
+    refs: Option<Vec<String>>,
+    prune: Option<bool>,
+    credentials: Option<String>,
+    create: Option<bool>,
+    lfs: Option<bool>,
+    clean: Option<bool>,
+}
+
+impl Mapping {
+    /// Reads the mapping at `path` of the event.
+    pub(crate) fn read(path: &str, value: &Value) -> Self {
+        let task = read_fields(path, value).and_then(|fields| task(path, &fields));
+        Self {
+            source: displayed_url(value, "source"),
+            target: displayed_url(value, "target"),
+            task: task.map_err(|error| MappingError::new(&error)),
+        }
+    }
+}
+
+/// The URL in a field without a user or password.
+fn displayed_url(mapping: &Value, name: &str) -> String {
+    mapping
+        .get(name)
+        .and_then(Value::as_str)
+        .and_then(|text| RemoteUrl::new(text).ok())
+        .map_or_else(|| UNKNOWN_URL.to_owned(), |url| url.to_string())
+}
+
+fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
+    let field = |name: &str| format!("{path}.{name}");
+    let source = remote_url(&field("source"), fields.source.as_deref())?;
+    let target = remote_url(&field("target"), fields.target.as_deref())?;
+    let [source_layout, target_layout] = layouts(
+        &field("layout"),
+        fields.layout.as_deref(),
+        [&source, &target],
+    )?;
+    let [source_credentials, target_credentials] = credentials(
+        &field("credentials"),
+        fields.credentials.as_deref(),
+        [&source, &target],
+    )?;
+    let create = fields.create.unwrap_or(false);
+    if create && !matches!(target, RemoteUrl::CodeCommit(_)) {
+        return Err(invalid_field(
+            &field("create"),
+            "only a target in CodeCommit can be created",
+        ));
+    }
+    let refs = match &fields.refs {
+        None => RefSelection::default(),
+        Some(patterns) => RefSelection::new(patterns.iter().map(String::as_str))
+            .map_err(|error| in_field(&field("refs"), &error))?,
+    };
+    Ok(MirrorTask {
+        source: RemoteSpec {
+            credentials: source_credentials,
+            layout: source_layout,
+            create: false,
+            url: source,
+        },
+        target: RemoteSpec {
+            credentials: target_credentials,
+            layout: target_layout,
+            create,
+            url: target,
+        },
+        refs,
+        prune: fields.prune.unwrap_or(false),
+        lfs: fields.lfs.unwrap_or(true),
+        clean: fields.clean.unwrap_or(false),
+    })
+}
+
+/// Validates the URL of a remote that the function can open.
+fn remote_url(field: &str, text: Option<&str>) -> Result<RemoteUrl> {
+    let text = text.ok_or_else(|| invalid_field(field, "it is missing"))?;
+    let url = RemoteUrl::new(text).map_err(|error| in_field(field, &error))?;
+    let profile = match &url {
+        RemoteUrl::CodeCommit(url) => url.profile.as_ref(),
+        RemoteUrl::S3(url) => url.profile.as_ref(),
+        RemoteUrl::Http(_) => None,
+        RemoteUrl::Local(_) => {
+            return Err(invalid_field(
+                field,
+                "the function has no repositories of its own",
+            ));
+        }
+    };
+    if profile.is_some() {
+        return Err(invalid_field(
+            field,
+            "the function has a role and no profiles",
+        ));
+    }
+    Ok(url)
+}
+
+/// The S3 layouts of the source and of the target. If both are in S3, `layout` is the
+/// target's.
+fn layouts(
+    field: &str,
+    layout: Option<&str>,
+    urls: [&RemoteUrl; 2],
+) -> Result<[Option<S3Layout>; 2]> {
+    let layout = layout
+        .map(S3Layout::new)
+        .transpose()
+        .map_err(|error| in_field(field, &error))?;
+    let is_s3 = urls.map(|url| matches!(url, RemoteUrl::S3(_)));
+    let layouts = match is_s3 {
+        [_, true] => [None, layout],
+        [true, false] => [layout, None],
+        [false, false] if layout.is_some() => {
+            return Err(invalid_field(
+                field,
+                "neither the source nor the target is in S3",
+            ));
+        }
+        [false, false] => [None, None],
+    };
+    for (url, layout) in urls.into_iter().zip(layouts) {
+        if let RemoteUrl::S3(url) = url {
+            S3Layout::of(url, layout).map_err(|error| in_field(field, &error))?;
+        }
+    }
+    Ok(layouts)
+}
+
+/// The secrets of the source and of the target. The secret is the source's if that is an
+/// HTTP remote, else the target's.
+fn credentials(
+    field: &str,
+    arn: Option<&str>,
+    urls: [&RemoteUrl; 2],
+) -> Result<[Option<SecretArn>; 2]> {
+    let arn = arn
+        .map(SecretArn::new)
+        .transpose()
+        .map_err(|error| in_field(field, &error))?;
+    match urls.map(|url| matches!(url, RemoteUrl::Http(_))) {
+        _ if arn.is_none() => Ok([None, None]),
+        [true, _] => Ok([arn, None]),
+        [false, true] => Ok([None, arn]),
+        [false, false] => Err(invalid_field(
+            field,
+            "only a remote at `https://` is logged in to with a secret",
+        )),
+    }
+}
+
+/// Names the field in an error of a lower layer, whose message does not repeat a password.
+fn in_field(field: &str, error: &Error) -> Error {
+    let wrapped = invalid_field(field, &error.to_string());
+    match error.hint() {
+        Some(hint) => wrapped.with_hint(hint),
+        None => wrapped,
+    }
+}

@@ -1,0 +1,157 @@
+//! Archives the tip of a branch as its artifact.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use branchline_core::archive::large_files_over_git::GitLargeFiles;
+use branchline_core::archive::{self, ArchiveDestination, ArchiveRequest, ExtraFile, LargeFiles};
+use branchline_core::git::object::{Commit, Signature};
+use branchline_core::metrics::Metric;
+use branchline_core::name::{BranchName, RepositoryName};
+use branchline_core::storage::spool::SpoolConfig;
+use branchline_core::storage::{ObjectMetadata, Precondition, PutOptions};
+use branchline_core::{Error, ErrorKind, Result};
+use serde_json::json;
+
+use super::Attempt;
+use crate::artifact::{self, ArtifactIdentity, S3Location};
+use crate::request::ArtifactAnswer;
+
+impl Attempt<'_> {
+    /// Archives `commit` as the object at `location`.
+    pub(super) async fn build(
+        &self,
+        commit: &Commit,
+        location: &S3Location,
+        identity: &ArtifactIdentity,
+        precondition: Precondition,
+    ) -> Result<ArtifactAnswer> {
+        let context = self.context;
+        let config = &context.config;
+        let mut extra_files = Vec::new();
+        if config.commit_info {
+            extra_files.push(commit_info(commit, self.repository(), self.branch())?);
+        }
+        let request = ArchiveRequest {
+            prefix: config.prefix.clone(),
+            extra_files,
+            concurrency: config.concurrency as usize,
+            deadline: Some(self.deadline),
+            large_files: self.large_files(commit, location)?,
+            ..ArchiveRequest::new(commit.clone())
+        };
+        let destination = ArchiveDestination {
+            bucket: location.bucket.clone(),
+            key: location.key.clone(),
+            options: PutOptions {
+                metadata: ObjectMetadata {
+                    content_type: Some("application/zip".to_owned()),
+                    user: identity.metadata(commit),
+                    ..ObjectMetadata::default()
+                },
+                precondition,
+                kms_key_id: config.kms_key_id.clone(),
+            },
+            files_metadata: Some(artifact::FILES.to_owned()),
+        };
+        let begin = Instant::now();
+        let built = archive::build(
+            &*context.codecommit,
+            self.repository(),
+            &context.store,
+            &request,
+            &destination,
+        )
+        .await?;
+        let summary = built.summary;
+        let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        context.metrics.add(Metric::Archives, 1);
+        context
+            .metrics
+            .add(Metric::ArchiveBytes, summary.size_bytes);
+        context.metrics.add(Metric::ArchiveDuration, duration_ms);
+        tracing::info!(
+            repository.name = %self.repository(),
+            branch.name = %self.branch(),
+            commit.id = %commit.id,
+            artifact.key = %location.key,
+            artifact.version_id = built.written.version_id.as_deref(),
+            size_bytes = summary.size_bytes,
+            files = summary.files,
+            requests = summary.requests,
+            held_bytes = summary.peak_held_bytes,
+            duration_ms,
+            "archived"
+        );
+        Ok(ArtifactAnswer {
+            bucket: location.bucket.to_string(),
+            key: location.key.to_string(),
+            version_id: built.written.version_id.map(String::from),
+            etag: built.written.etag.to_string(),
+            size_bytes: summary.size_bytes,
+            files: Some(summary.files),
+        })
+    }
+
+    /// Returns the source of files that the API refuses: git, with a temporary object near the
+    /// artifact for packs that do not fit into memory.
+    fn large_files(
+        &self,
+        commit: &Commit,
+        location: &S3Location,
+    ) -> Result<Option<Arc<dyn LargeFiles>>> {
+        let Some(git) = &self.context.git else {
+            return Ok(None);
+        };
+        let spool = SpoolConfig {
+            store: Arc::clone(&self.context.store),
+            bucket: location.bucket.clone(),
+            key: location.temporary_key()?,
+            options: PutOptions {
+                kms_key_id: self.context.config.kms_key_id.clone(),
+                ..PutOptions::default()
+            },
+        };
+        let repository = self.repository().clone();
+        let files = GitLargeFiles::new(git.clone(), repository, commit.id.into(), spool);
+        Ok(Some(Arc::new(files)))
+    }
+}
+
+/// Path of the file that `ARCHIVE_COMMIT_INFO` adds.
+const COMMIT_INFO_PATH: &str = "commit_info.json";
+
+/// Encodes the commit in the format of `GetCommit`, with `branchName` and `RepositoryName`.
+fn commit_info(
+    commit: &Commit,
+    repository: &RepositoryName,
+    branch: &BranchName,
+) -> Result<ExtraFile> {
+    let signature = |signature: &Signature| {
+        json!({
+            "name": signature.name,
+            "email": signature.email,
+            "date": signature.date,
+        })
+    };
+    let parents: Vec<_> = commit.parents.iter().map(ToString::to_string).collect();
+    let info = json!({
+        "commitId": commit.id.to_string(),
+        "treeId": commit.tree.to_string(),
+        "parents": parents,
+        "message": commit.message,
+        "author": signature(&commit.author),
+        "committer": signature(&commit.committer),
+        "additionalData": commit.extra_headers,
+        "branchName": branch.as_str(),
+        "RepositoryName": repository.as_str(),
+    });
+    let mut bytes = serde_json::to_vec_pretty(&info).map_err(|error| {
+        Error::new(ErrorKind::Internal, "the commit cannot be encoded as JSON").with_source(error)
+    })?;
+    bytes.push(b'\n');
+    Ok(ExtraFile {
+        path: COMMIT_INFO_PATH.to_owned(),
+        bytes: bytes.into(),
+    })
+}

@@ -1,0 +1,49 @@
+//! Refs: where they point, and how they change.
+
+use std::collections::BTreeMap;
+
+use bstr::BString;
+use gix_hash::ObjectId;
+
+/// The target of a ref, and for an annotated tag the object that it peels to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefTarget {
+    /// The object that the ref names.
+    pub id: ObjectId,
+    /// The object that an annotated tag peels to.
+    pub peeled: Option<ObjectId>,
+}
+
+/// Refs by full name, in the order of their bytes, without `HEAD`.
+pub type Refs = BTreeMap<BString, RefTarget>;
+
+/// The value of `HEAD`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// The full name of a ref, which need not exist.
+    Symbolic(BString),
+    /// A commit.
+    Detached(ObjectId),
+}
+
+/// A ref to be created, moved or deleted, if it still is at `old`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefUpdate {
+    /// The full name.
+    pub name: BString,
+    /// The expected present id; `None` for a ref to be created.
+    pub old: Option<ObjectId>,
+    /// The new target; `None` for a ref to be deleted.
+    pub new: Option<RefTarget>,
+}
+
+/// The result of a [`RefUpdate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefOutcome {
+    /// The ref has its new value.
+    Done,
+    /// The receiver refused, for this reason.
+    Rejected(String),
+    /// The receiver did not report the ref: read the refs again.
+    Unknown,
+}

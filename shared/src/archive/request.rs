@@ -1,0 +1,44 @@
+//! A commit to archive, and the options of the archive.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::plan::ExtraFile;
+use super::streamed_entry::LargeFiles;
+use crate::git::object::Commit;
+
+/// A commit to archive and the options of the archive.
+#[derive(Debug, Clone)]
+pub struct ArchiveRequest {
+    /// The commit; everything is read at this id, never at a branch.
+    pub commit: Commit,
+    /// Text before every path, as `git archive --prefix`; may be empty.
+    pub prefix: String,
+    /// Files that are added at the end; one replaces a file of the same path.
+    pub extra_files: Vec<ExtraFile>,
+    /// Maximum number of concurrent requests; the service's limiter may allow fewer.
+    pub concurrency: usize,
+    /// Maximum size of fetched but unwritten files, in bytes.
+    pub memory_bytes: u64,
+    /// Time at which the archive is abandoned.
+    pub deadline: Option<Instant>,
+    /// Reads files that the API refuses as too large. With `None` such a file ends the
+    /// archive with `FileTooLarge`.
+    pub large_files: Option<Arc<dyn LargeFiles>>,
+}
+
+impl ArchiveRequest {
+    /// Makes a request for `commit` without prefix and extra files, with 32 concurrent
+    /// requests, 16 MiB of memory and no deadline.
+    pub fn new(commit: Commit) -> Self {
+        Self {
+            commit,
+            prefix: String::new(),
+            extra_files: Vec::new(),
+            concurrency: 32,
+            memory_bytes: 16 * 1024 * 1024,
+            deadline: None,
+            large_files: None,
+        }
+    }
+}

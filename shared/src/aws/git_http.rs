@@ -1,0 +1,264 @@
+//! The HTTP stack of the AWS clients as the connector of git's protocol, so that one stack
+//! and one TLS configuration are linked.
+
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::{Connector, ConnectorBuilder};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector as SmithyConnector, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use branchline_git::error::BoxError;
+use branchline_git::smart_http::{
+    ConnectError, Http, HttpConnector, HttpTimeouts, RequestBody, ResponseStream,
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use http::uri::Scheme;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::settings::Settings;
+
+/// Timeouts, proxies and certificates of git over HTTP. Nothing is read from the
+/// environment.
+#[derive(Clone)]
+pub struct HttpSettings {
+    /// The longest wait for a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// The longest silence within a request or a response.
+    pub idle_timeout: Duration,
+    /// The longest wait for a response after a request was sent whole.
+    pub answer_timeout: Duration,
+    /// The proxy for `http` URLs, as `HTTP_PROXY`; it may contain a user and password.
+    pub http_proxy: Option<String>,
+    /// The proxy for `https` URLs, as `HTTPS_PROXY`; it may contain a user and password.
+    pub https_proxy: Option<String>,
+    /// Hosts without a proxy, as `NO_PROXY`.
+    pub no_proxy: Option<String>,
+    /// Certificates (PEM) that are trusted in addition to the system's.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_mins(1),
+            answer_timeout: Duration::from_mins(5),
+            http_proxy: None,
+            https_proxy: None,
+            no_proxy: None,
+            certificates: Vec::new(),
+        }
+    }
+}
+
+impl HttpSettings {
+    /// Takes the proxies from the variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or
+    /// from their names in lower case, which take precedence as with git and curl.
+    pub fn read(settings: &Settings) -> Self {
+        let proxy = |name: &str| {
+            let found = settings.get(&name.to_ascii_lowercase());
+            found.or(settings.get(name)).map(str::to_owned)
+        };
+        Self {
+            http_proxy: proxy("HTTP_PROXY"),
+            https_proxy: proxy("HTTPS_PROXY"),
+            no_proxy: proxy("NO_PROXY"),
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Proxies may contain passwords.
+        f.debug_struct("HttpSettings")
+            .field("connect_timeout", &self.connect_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("answer_timeout", &self.answer_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the connections of git's protocol.
+///
+/// # Errors
+/// `Config` for a proxy or certificate that is not valid.
+pub fn git_http(settings: &HttpSettings) -> Result<Http> {
+    let bad = |what: &str| {
+        // The cause would repeat the URL, and perhaps a password.
+        Error::new(ErrorKind::Config, format!("the {what} is not valid"))
+            .with_hint("it should look like `http://proxy.example:3128`")
+    };
+    let no_proxy = settings.no_proxy.as_deref();
+    let proxy = |found: Option<ProxyConfig>| match (found, no_proxy) {
+        (Some(proxy), Some(rules)) => proxy.no_proxy(rules),
+        (Some(proxy), None) => proxy,
+        (None, _) => ProxyConfig::disabled(),
+    };
+    let http = settings.http_proxy.as_ref().map(ProxyConfig::http);
+    let http = proxy(http.transpose().map_err(|_| bad("proxy for `http`"))?);
+    let https = settings.https_proxy.as_ref().map(ProxyConfig::https);
+    let https = proxy(https.transpose().map_err(|_| bad("proxy for `https`"))?);
+    let mut trusted = TrustStore::empty().with_native_roots(true);
+    for pem in &settings.certificates {
+        check_certificates(pem)?;
+        trusted = trusted.with_pem_certificate(pem.as_slice());
+    }
+    let context = TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .map_err(|error| {
+            Error::new(ErrorKind::Config, "a certificate is not valid").with_source(error)
+        })?;
+    let timeouts = HttpConnectorSettings::builder()
+        .connect_timeout(settings.connect_timeout)
+        .build();
+    let builder = |proxy: ProxyConfig| -> ConnectorBuilder {
+        Connector::builder()
+            .connector_settings(timeouts.clone())
+            .proxy_config(proxy)
+    };
+    let connect = |proxy| -> LazyConnector {
+        let builder = builder(proxy)
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(context.clone());
+        let make = move || SharedHttpConnector::new(builder.build());
+        LazyLock::new(Box::new(make))
+    };
+    let connector = GitConnector {
+        plain: connect(http),
+        secure: connect(https),
+    };
+    let timeouts = HttpTimeouts {
+        idle: settings.idle_timeout,
+        answer: settings.answer_timeout,
+    };
+    Ok(Http::new(Arc::new(connector), timeouts))
+}
+
+/// Checks certificates before the connector reads them, because it panics on bad ones.
+fn check_certificates(pem: &[u8]) -> Result<()> {
+    let bad = || Error::new(ErrorKind::Config, "a certificate is not valid PEM");
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        store
+            .add(certificate.map_err(|error| bad().with_source(error))?)
+            .map_err(|error| bad().with_source(error))?;
+    }
+    if store.is_empty() { Err(bad()) } else { Ok(()) }
+}
+
+/// Connectors for the two schemes, because each scheme may have its own proxy.
+struct GitConnector {
+    plain: LazyConnector,
+    secure: LazyConnector,
+}
+
+/// A connector that is built for its first request, because reading the system's
+/// certificates takes a while.
+type LazyConnector = LazyLock<SharedHttpConnector, Box<dyn FnOnce() -> SharedHttpConnector + Send>>;
+
+#[async_trait]
+impl HttpConnector for GitConnector {
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> std::result::Result<Response<ResponseStream>, ConnectError> {
+        let connector = if request.uri().scheme() == Some(&Scheme::HTTPS) {
+            &self.secure
+        } else {
+            &self.plain
+        };
+        let request = HttpRequest::try_from(request.map(sdk_body))
+            .map_err(|error| ConnectError::InvalidRequest(error.into()))?;
+        let response = connector.call(request).await.map_err(|error| {
+            if error.is_timeout() {
+                ConnectError::TimedOut(error.into())
+            } else {
+                ConnectError::Failed(error.into())
+            }
+        })?;
+        let response = response
+            .try_into_http1x()
+            .map_err(|error| ConnectError::InvalidResponse(error.into()))?;
+        Ok(response.map(|body| BodyData(Box::pin(body)).boxed()))
+    }
+}
+
+fn sdk_body(body: RequestBody) -> SdkBody {
+    match body {
+        RequestBody::Bytes(bytes) => SdkBody::from(bytes),
+        RequestBody::Stream { chunks, length } => SdkBody::from_body_1_x(StreamBody {
+            chunks: Mutex::new(chunks),
+            length,
+        }),
+    }
+}
+
+/// A stream of chunks as a body.
+struct StreamBody {
+    // A body must be `Sync`, and a stream need not be; the mutex is never locked.
+    chunks: Mutex<BoxStream<'static, std::result::Result<Bytes, BoxError>>>,
+    // Bytes that are still to come, where the length is known.
+    length: Option<u64>,
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let chunks = this
+            .chunks
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let next = ready!(chunks.as_mut().poll_next(context)).transpose()?;
+        if let (Some(bytes), Some(length)) = (&next, &mut this.length) {
+            *length = length.saturating_sub(bytes.len() as u64);
+        }
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// The data of a body as a stream of chunks; trailers are dropped.
+struct BodyData(Pin<Box<SdkBody>>);
+
+impl futures_util::Stream for BodyData {
+    type Item = std::result::Result<Bytes, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let frame = ready!(self.0.as_mut().poll_frame(context)).transpose()?;
+            match frame.map(Frame::into_data) {
+                None => return Poll::Ready(None),
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),
+                Some(Err(_trailers)) => {}
+            }
+        }
+    }
+}

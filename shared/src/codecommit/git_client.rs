@@ -1,0 +1,29 @@
+//! Git over HTTPS to a repository of CodeCommit.
+
+use std::sync::Arc;
+
+use super::Repository;
+use crate::error::{Error, ErrorKind, Result};
+use crate::git::smart_http::{CredentialSource, Http, RepositoryUrl, SmartHttp};
+
+/// Makes a git client for the `cloneUrlHttp` of `repository`.
+///
+/// # Errors
+/// `Corrupt` when `cloneUrlHttp` is not a URL of a repository.
+pub(crate) fn git_client(
+    repository: &Repository,
+    http: &Http,
+    credentials: &Arc<dyn CredentialSource>,
+) -> Result<SmartHttp> {
+    let url = RepositoryUrl::new(&repository.clone_url_http).map_err(|error| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "`cloneUrlHttp` of repository `{}` is not a valid URL",
+                repository.name
+            ),
+        )
+        .with_source(error)
+    })?;
+    Ok(SmartHttp::new(http.clone(), url, Arc::clone(credentials)))
+}
