@@ -77,15 +77,15 @@ fn invalid_settings_are_explained() {
         writeln!(messages, "{}", error.report()).expect("because a string grows");
     }
     assert_snapshot!(messages, @r"
-    `ARTIFACT_BUCKET` is not valid: `a/b` is no bucket name: only letters, digits, `.`, `_` and `-` are allowed
+    `ARTIFACT_BUCKET` is not valid: `a/b` is not a valid bucket name: only letters, digits, `.`, `_` and `-` are allowed
     `ARTIFACT_KEY` is not valid: `{branch}/{what}.zip` has a placeholder other than `{repository}`, `{branch}` and `{commit}`
-    `ARTIFACT_KEY` is not valid: `../x.zip` is no object key: `.` and `..` are not allowed as path segments
-    `ARCHIVE_PREFIX` is not valid: `/etc/` is no relative path inside the archive
+    `ARTIFACT_KEY` is not valid: `../x.zip` is not a valid object key: `.` and `..` are not allowed as path segments
+    `ARCHIVE_PREFIX` is not valid: `/etc/` must be a relative path
     `ARCHIVE_COMMIT_INFO` is not valid: `yes`: it must be `true` or `false`
-    `BRANCHES_INCLUDE` is not valid: `a[b` is no glob: a `[` has no `]`
-    `PIPELINE_NAME` is not valid: `a/b` is no pipeline name: only letters, digits, `.`, `@`, `_` and `-` are allowed
+    `BRANCHES_INCLUDE` is not valid: `a[b` is not a valid glob: a `[` has no `]`
+    `PIPELINE_NAME` is not valid: `a/b` is not a valid pipeline name: only letters, digits, `.`, `@`, `_` and `-` are allowed
     `PIPELINE_PIN` is not valid: `latest` is not `key-and-version`, `version` or `none`
-    `KMS_KEY_ID` is not valid: `arn:aws:s3:eu-west-1:111122223333:key/k` is no KMS key: an ARN of KMS is `arn:aws:kms:<region>:<account>:key/<id>` or `..:alias/<name>`
+    `KMS_KEY_ID` is not valid: `arn:aws:s3:eu-west-1:111122223333:key/k` is not a valid KMS key: an ARN of KMS is `arn:aws:kms:<region>:<account>:key/<id>` or `..:alias/<name>`
     `CODECOMMIT_CONCURRENCY` is not valid: `0`: it must be a number from 1 to 1000
     ");
 }
