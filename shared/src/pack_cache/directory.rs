@@ -1,4 +1,4 @@
-//! The folder that copies lie in, and how much of the disk they may take.
+//! The directory of the pack cache, and the limits of its size.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, Metadata};
@@ -11,37 +11,38 @@ use super::manifest;
 use super::segment::{SegmentId, broken, is_transient};
 use crate::git::ObjectId;
 
-/// The most that copies take, whatever the disk has.
-const MOST: u64 = 4 << 30;
-/// What part of the space that would be free without them they may take.
-const SHARE: u64 = 4;
-/// The most copies there are.
-const MOST_COPIES: usize = 512;
-/// A file that belongs to no copy so long after it was written was left behind.
+/// Upper bound of the cache, independent of the disk.
+const MAX_CACHE_BYTES: u64 = 4 << 30;
+/// Divisor of the disk space that would be free without the cache: the quotient may be used.
+const FREE_SPACE_DIVISOR: u64 = 4;
+/// Maximum number of cached packs.
+pub(super) const MAX_PACKS: usize = 512;
+/// Age after which a file that no record names counts as left behind.
 const ORPHAN_AGE: Duration = Duration::from_hours(1);
 
-/// The folder.
+/// Directory of a pack cache, and its size limit.
 pub(super) struct CacheDir {
     pub(super) path: PathBuf,
-    most: u64,
+    max_bytes: u64,
 }
 
-/// What lies in the folder.
+/// Files in the directory, and the space that they use.
 #[derive(Default)]
 struct DirUsage {
-    /// Records, with when each was used last, its length, and its segments.
+    /// Records: path, time of the last use, length in bytes, segments.
     records: Vec<(PathBuf, SystemTime, u64, Vec<SegmentId>)>,
-    /// All files with their lengths.
+    /// Lengths of all files in bytes.
     sizes: HashMap<PathBuf, u64>,
-    /// Those that a record may come to name, or that were left behind.
-    loose: Vec<(PathBuf, SystemTime)>,
+    /// Files that no record names, with their times of modification: a writer may be about
+    /// to record them, or they were left behind.
+    unrecorded: Vec<(PathBuf, SystemTime)>,
 }
 
 impl CacheDir {
-    /// The folder, created if it is not there.
+    /// Opens the directory, and creates it if it is missing.
     ///
     /// # Errors
-    /// When it is not this user's alone.
+    /// When another user owns it or may access it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -50,112 +51,112 @@ impl CacheDir {
         let found = path.symlink_metadata()?;
         let is_ours = found.uid() == rustix::process::geteuid().as_raw();
         if !found.is_dir() || !is_ours || found.mode() & 0o077 != 0 {
-            return Err(broken("it is no folder of this user alone"));
+            return Err(broken("not a directory owned by this user only"));
         }
         Ok(Self {
             path: path.to_owned(),
-            most: MOST,
+            max_bytes: MAX_CACHE_BYTES,
         })
     }
 
-    /// The same, with another bound.
-    pub(super) fn holding(&self, most: u64) -> Self {
+    /// Returns this directory, limited to `max_bytes`.
+    pub(super) fn with_max_bytes(&self, max_bytes: u64) -> Self {
         Self {
             path: self.path.clone(),
-            most,
+            max_bytes,
         }
     }
 
-    /// Makes room for so many bytes more: what was not used for the longest goes. Whether
-    /// there is room.
+    /// Evicts the least recently used packs until `bytes` more fit; returns whether they do.
     pub(super) fn evict_for(&self, bytes: u64) -> io::Result<bool> {
-        let mut contents = self.contents()?;
-        for (path, modified) in std::mem::take(&mut contents.loose) {
+        let mut usage = self.usage()?;
+        for (path, modified) in std::mem::take(&mut usage.unrecorded) {
             if modified.elapsed().is_ok_and(|age| age > ORPHAN_AGE) {
-                contents.remove(&path);
+                usage.remove(&path);
             }
         }
-        let mut held = contents.held();
-        let allowed = self.allowed(held)?;
+        let mut used = usage.total_bytes();
+        let allowed = self.allowed(used)?;
         if bytes > allowed {
             return Ok(false);
         }
-        contents.records.sort_by_key(|(_, used, ..)| *used);
-        let mut oldest = contents.records.clone().into_iter();
-        while held > allowed - bytes || contents.records.len() >= MOST_COPIES {
+        usage.records.sort_by_key(|(_, last_used, ..)| *last_used);
+        let mut oldest = usage.records.clone().into_iter();
+        while used > allowed - bytes || usage.records.len() >= MAX_PACKS {
             let Some((path, ..)) = oldest.next() else {
                 return Ok(false);
             };
-            held -= contents.remove_record(&path);
+            used -= usage.remove_record(&path);
         }
         Ok(true)
     }
 
-    /// Whether so many bytes would have room if nothing else were here.
+    /// Whether `bytes` would fit into an empty cache.
     pub(super) fn fits(&self, bytes: u64) -> bool {
-        let held = self.contents().map(|contents| contents.held());
-        let room = held.and_then(|held| self.allowed(held));
-        room.is_ok_and(|room| bytes <= room)
+        let used = self.usage().map(|usage| usage.total_bytes());
+        let allowed = used.and_then(|used| self.allowed(used));
+        allowed.is_ok_and(|allowed| bytes <= allowed)
     }
 
-    /// How much copies may take, of which `held` are there.
-    fn allowed(&self, held: u64) -> io::Result<u64> {
+    /// Returns the number of bytes that the cache may use, of which it uses `used` now.
+    fn allowed(&self, used: u64) -> io::Result<u64> {
         let disk = rustix::fs::statvfs(&self.path)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        Ok(allowed(self.most, free, held))
+        Ok(allowed(self.max_bytes, free, used))
     }
 
-    /// Removes a copy, and what no other one needs.
+    /// Removes a pack, and the segments that no other pack shares.
     pub(super) fn remove(&self, pack: ObjectId) {
-        if let Ok(mut contents) = self.contents() {
-            contents.remove_record(&manifest::path(&self.path, pack));
+        if let Ok(mut usage) = self.usage() {
+            usage.remove_record(&manifest::path(&self.path, pack));
         }
     }
 
-    fn contents(&self) -> io::Result<DirUsage> {
-        let mut contents = DirUsage::default();
-        let mut loose = Vec::new();
+    fn usage(&self) -> io::Result<DirUsage> {
+        let mut usage = DirUsage::default();
+        let mut unrecorded = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
-            // Others may remove what was listed.
+            // Another process may have removed it since it was listed.
             let Ok(found) = path.symlink_metadata() else {
                 continue;
             };
-            contents.sizes.insert(path.clone(), found.len());
+            usage.sizes.insert(path.clone(), found.len());
             let extension = path.extension().and_then(|extension| extension.to_str());
             if extension != Some(manifest::EXTENSION) {
-                loose.push((path, modified(&found)));
+                unrecorded.push((path, modified(&found)));
                 continue;
             }
             match manifest::read_segments(&path) {
                 Ok(segments) => {
-                    let one = (path, modified(&found), found.len(), segments);
-                    contents.records.push(one);
+                    let record = (path, modified(&found), found.len(), segments);
+                    usage.records.push(record);
                 }
                 Err(error) if is_transient(&error) => return Err(error),
-                // No copy is ever seen half written.
+                // Records are renamed into place whole, so a partial one is corrupt.
                 Err(_) => {
-                    contents.remove(&path);
+                    usage.remove(&path);
                 }
             }
         }
-        let needed: HashSet<String> = contents
+        let recorded: HashSet<String> = usage
             .records
             .iter()
             .flat_map(|(.., segments)| segments.iter().map(SegmentId::file_name))
             .collect();
-        loose.retain(|(path, _)| {
+        unrecorded.retain(|(path, _)| {
             let name = path.file_name().and_then(|name| name.to_str());
-            name.is_none_or(|name| !needed.contains(name))
+            name.is_none_or(|name| !recorded.contains(name))
         });
-        contents.loose = loose;
-        Ok(contents)
+        usage.unrecorded = unrecorded;
+        Ok(usage)
     }
 }
 
-/// How much copies may take of a disk on which they take `held` and leave `free`.
-fn allowed(most: u64, free: u64, held: u64) -> u64 {
-    most.min(free.saturating_add(held) / SHARE)
+/// Returns the number of bytes that a cache of `max_bytes` may use on a disk of which it
+/// uses `used` bytes and `free` are free.
+fn allowed(max_bytes: u64, free: u64, used: u64) -> u64 {
+    max_bytes.min(free.saturating_add(used) / FREE_SPACE_DIVISOR)
 }
 
 fn modified(found: &Metadata) -> SystemTime {
@@ -163,32 +164,33 @@ fn modified(found: &Metadata) -> SystemTime {
 }
 
 impl DirUsage {
-    fn held(&self) -> u64 {
+    fn total_bytes(&self) -> u64 {
         self.sizes.values().sum()
     }
 
-    /// Removes a file; how much of the disk is free by that.
+    /// Removes a file; returns the number of bytes freed.
     fn remove(&mut self, path: &Path) -> u64 {
-        // One that stays goes on being counted.
+        // A file that could not be removed still uses its space.
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => 0,
             _ => self.sizes.remove(path).unwrap_or(0),
         }
     }
 
-    /// Removes a copy, and what no other one needs; how much of the disk is free by that.
+    /// Removes a pack, and the segments that no other pack shares; returns the number of
+    /// bytes freed.
     fn remove_record(&mut self, path: &Path) -> u64 {
         let Some(at) = self.records.iter().position(|(other, ..)| other == path) else {
             return self.remove(path);
         };
-        // The record first: none is to name what is not there.
+        // The record first, because a record must never name a missing segment.
         let mut freed = self.remove(path);
         let (.., segments) = self.records.remove(at);
         for segment in segments {
             let mut others = self.records.iter();
             if !others.any(|(.., others)| others.iter().any(|other| other.name == segment.name)) {
-                let folder = path.parent().unwrap_or(Path::new(""));
-                freed += self.remove(&folder.join(segment.file_name()));
+                let directory = path.parent().unwrap_or(Path::new(""));
+                freed += self.remove(&directory.join(segment.file_name()));
             }
         }
         freed
@@ -200,23 +202,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_take_a_quarter_of_what_would_be_free_without_them() {
+    fn the_cache_uses_a_quarter_of_the_space_that_is_free_without_it() {
         let mib = 1 << 20;
         assert_eq!(
-            allowed(MOST, 512 * mib, 0),
+            allowed(MAX_CACHE_BYTES, 512 * mib, 0),
             128 * mib,
             "Lambda's usual /tmp"
         );
         assert_eq!(
-            allowed(MOST, 384 * mib, 128 * mib),
+            allowed(MAX_CACHE_BYTES, 384 * mib, 128 * mib),
             128 * mib,
-            "full of copies"
+            "a full cache"
         );
         assert_eq!(
-            allowed(MOST, 0, 100 * mib),
+            allowed(MAX_CACHE_BYTES, 0, 100 * mib),
             25 * mib,
-            "others need the disk"
+            "a disk that other files have filled"
         );
-        assert_eq!(allowed(MOST, u64::MAX, 0), MOST);
+        assert_eq!(allowed(MAX_CACHE_BYTES, u64::MAX, 0), MAX_CACHE_BYTES);
     }
 }

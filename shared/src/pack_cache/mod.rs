@@ -1,279 +1,303 @@
-//! Copies of packs on this machine's disk, so that what was written or read once need not
-//! be read again from afar. A Lambda function keeps them in `/tmp` as long as its
-//! environment lives.
+//! Local cache of packs, so that what was read or written once is not read from S3 again. In
+//! Lambda it is stored in `/tmp` for the lifetime of the environment.
 //!
-//! A copy is found by its pack's trailer. It is made of **segments**, each a file that is
-//! written once, and of a **record** that names them and holds the pack's index. A pack
-//! that has all entries of another one and some more shares its segments, so its copy costs
-//! what is new and the index. The pack's header and trailer are not kept: they follow from
-//! the index.
+//! A pack is found by its trailer. It consists of **segments**, each a file that is written
+//! once, and of a **record** that names them and holds the pack's index. A pack that has all
+//! entries of another pack and some more shares its segments, so that caching it costs the
+//! new entries and the index. The pack's header and trailer are not stored, because they
+//! follow from the index.
 //!
-//! Nothing here is taken for whole. Lengths and checksums are looked at whenever a byte is
-//! read: one that was torn, cut off, changed or swapped is not there any more. That finds
-//! accidents. Who may write to this user's folder may forge checksums, too: who copies a pack
-//! inside S3 because of what lies here compares it to the pack's trailer first.
+//! A pack that this process has not written is read once when it is opened, and compared with
+//! its trailer. Then lengths and checksums of blocks are verified on each read; a damaged pack
+//! counts as absent, and the caller reads S3. The checksums find accidents only: another
+//! process of this user can forge them, which nothing but the trailer reveals.
 //!
-//! Segments have random names and records are renamed into their place, so several processes
-//! may use one folder, and may be killed at any time: what is half done is named by no
-//! record, and goes after an hour. Copies take at most a quarter of what would be free
-//! without them, and 4 GiB; what was not used for the longest goes first. A disk that is
-//! full, or any other failure, costs the copy and nothing else.
+//! Segments have random names and records are renamed into place, so several processes may
+//! share the directory and be killed at any time; files that no record names are removed after
+//! an hour. The cache uses at most 4 GiB and a quarter of the space that would be free without
+//! it; least recently used packs are evicted first. A full disk, or any other failure, costs
+//! the cached pack and nothing else.
 //!
-//! Memory: a copy that is read holds four bytes for each 64 KiB. While one is kept, and that
-//! is one at a time, there are about 105 bytes for each object of it.
+//! Memory: 4 bytes for each 64 KiB of an open pack, and while a pack is inserted (one at a
+//! time) about 105 bytes for each of its objects.
 
 mod directory;
 mod manifest;
 mod segment;
 mod writer;
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 
-use self::directory::CacheDir;
-use self::manifest::{MOST_SEGMENTS, Manifest};
-use self::segment::{Segment, SegmentWriter, broken, is_transient};
-pub(crate) use self::writer::{Writer, WrittenEntries};
+use self::directory::{CacheDir, MAX_PACKS};
+use self::manifest::{MAX_SEGMENTS, Manifest};
+use self::segment::{Segment, SegmentId, SegmentWriter, broken, is_transient};
+pub(crate) use self::writer::{EntryWriter, WrittenEntries};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::pack::{HEADER, Index};
+use crate::git::pack::{FileHasher, HEADER, Index};
 
-/// How much of a segment is copied at once.
-const COPY_CHUNK_BYTES: u64 = 4 << 20;
+/// Number of bytes that are read at once to verify or to merge segments.
+const READ_CHUNK_BYTES: u64 = 4 << 20;
 
-/// Copies of packs in one folder.
+/// Cache of packs in one directory.
 pub struct PackCache {
-    folder: Arc<CacheDir>,
-    /// One is kept at a time: that takes memory.
-    keeping: Semaphore,
+    directory: Arc<CacheDir>,
+    /// Segments of the packs that this process has written or compared with their trailers.
+    verified: Mutex<HashMap<ObjectId, Vec<SegmentId>>>,
+    /// One permit, because an insertion needs memory for the whole index.
+    insertion: Semaphore,
 }
 
 impl std::fmt::Debug for PackCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Copies")
-            .field("folder", &self.folder.path)
+        f.debug_struct("PackCache")
+            .field("directory", &self.directory.path)
             .finish_non_exhaustive()
     }
 }
 
-/// A pack as what it adds to another one.
+/// A pack to insert: the entries that it adds to another cached pack, or all its entries.
 pub(crate) struct PackExtension {
-    /// The other one's copy; without it the pack has nothing else.
+    /// Cached pack whose entries come first; `None` if there are no other entries.
     pub(crate) base: Option<Arc<CachedPack>>,
-    /// The entries that are new.
+    /// Entries that follow those of `base`.
     pub(crate) written: WrittenEntries,
-    /// The index of a pack of these alone.
+    /// Index of a pack that consists of `written` only.
     pub(crate) index: Index,
-    /// What the whole pack is called.
+    /// Trailer of the whole pack.
     pub(crate) pack: ObjectId,
-    /// The base's bundle is gone.
+    /// Whether the bundle of `base` was deleted, so that `base` is not needed any more.
     pub(crate) replaces_base: bool,
 }
 
 impl PackCache {
-    /// Copies in `folder`, which is created if it is not there.
+    /// Opens the cache in `directory`, which is created if it is missing.
     ///
     /// # Errors
-    /// `Config` when the folder is not this user's alone, or cannot be created.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let opened = CacheDir::open(folder).map_err(|error| {
-            let message = format!("`{}` cannot hold copies of packs", folder.display());
+    /// `Config` when other users may access the directory, or it cannot be created.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let opened = CacheDir::open(directory).map_err(|error| {
+            let message = format!("`{}` cannot be used as a pack cache", directory.display());
             Error::new(ErrorKind::Config, message).with_source(error)
         })?;
         Ok(Self {
-            folder: Arc::new(opened),
-            keeping: Semaphore::new(1),
+            directory: Arc::new(opened),
+            verified: Mutex::default(),
+            insertion: Semaphore::new(1),
         })
     }
 
-    /// The same, taking at most so many bytes of the disk.
+    /// Limits the cache to `max_bytes`.
     #[must_use]
-    pub fn with_max_bytes(self, most_bytes: u64) -> Self {
+    pub fn with_max_bytes(self, max_bytes: u64) -> Self {
         Self {
-            folder: Arc::new(self.folder.holding(most_bytes)),
+            directory: Arc::new(self.directory.with_max_bytes(max_bytes)),
             ..self
         }
     }
 
-    /// The copy of a pack of that length, with its index.
+    fn verified(&self) -> MutexGuard<'_, HashMap<ObjectId, Vec<SegmentId>>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record_verified(&self, pack: &CachedPack) {
+        let mut verified = self.verified();
+        if verified.len() >= MAX_PACKS {
+            verified.clear();
+        }
+        verified.insert(pack.pack, pack.segment_ids());
+    }
+
+    /// Finds a pack of `size_bytes`, and its index. The first time, all of it is read and
+    /// compared with its trailer.
     pub(crate) async fn find(
         &self,
         pack: ObjectId,
         size_bytes: u64,
     ) -> Option<(Arc<CachedPack>, Index)> {
-        let folder = Arc::clone(&self.folder);
-        blocking(move || {
-            let (copy, index) = match CachedPack::open(&folder, pack) {
-                Ok(found) => found,
-                Err(error) if is_transient(&error) => return Err(error),
-                Err(_) if !manifest::path(&folder.path, pack).exists() => return Ok(None),
-                Err(error) => {
-                    log_and_remove(&folder, pack, &error);
+        let directory = Arc::clone(&self.directory);
+        let verified = self.verified().get(&pack).cloned();
+        let found = blocking(move || {
+            let opened = CachedPack::open(&directory, pack).and_then(|(cached, index)| {
+                if cached.size_bytes != size_bytes {
                     return Ok(None);
                 }
-            };
-            Ok((copy.size_bytes == size_bytes).then_some((Arc::new(copy), index)))
-        })
-        .await
-        .flatten()
+                if verified != Some(cached.segment_ids()) {
+                    cached.verify()?;
+                }
+                Ok(Some((cached, index)))
+            });
+            match opened {
+                Ok(found) => Ok(found),
+                Err(error) if is_transient(&error) => Err(error),
+                Err(_) if !manifest::path(&directory.path, pack).exists() => Ok(None),
+                Err(error) => {
+                    log_and_remove(&directory, pack, &error);
+                    Ok(None)
+                }
+            }
+        });
+        let (cached, index) = found.await.flatten()?;
+        self.record_verified(&cached);
+        Some((Arc::new(cached), index))
     }
 
-    /// Removes the copy of a pack: it is not what it should be.
-    pub(crate) async fn discard(&self, pack: ObjectId, why: &str) {
-        give_up(&self.folder, pack, why).await;
+    /// Starts to write entries of a pack of about `expected_bytes`, which may be inserted once
+    /// the pack is known to be correct.
+    pub(crate) fn writer(&self, expected_bytes: u64) -> EntryWriter {
+        EntryWriter::new(&self.directory, expected_bytes)
     }
 
-    /// Takes entries of a pack, about so many bytes, to be kept once it is known to be good.
-    pub(crate) fn writer(&self, expected: u64) -> Writer {
-        Writer::new(&self.folder, expected)
-    }
-
-    /// Keeps the copy of a pack that is known to be good; `None` when that cannot be.
-    pub(crate) async fn insert(&self, addition: PackExtension) -> Option<Arc<CachedPack>> {
-        let base = addition.base.as_ref();
-        if base.is_some_and(|base| base.is_dropped.load(Ordering::Relaxed)) {
+    /// Inserts a correct pack; `None` if that fails.
+    pub(crate) async fn insert(&self, extension: PackExtension) -> Option<Arc<CachedPack>> {
+        let base = extension.base.as_ref();
+        if base.is_some_and(|base| base.is_discarded.load(Ordering::Relaxed)) {
             return None;
         }
-        let _one = self.keeping.acquire().await.ok()?;
-        let folder = Arc::clone(&self.folder);
-        let kept = blocking(move || keep(&folder, addition)).await;
-        kept.flatten().map(Arc::new)
+        let _permit = self.insertion.acquire().await.ok()?;
+        let directory = Arc::clone(&self.directory);
+        let inserted = blocking(move || insert(&directory, extension)).await;
+        let cached = inserted.flatten()?;
+        self.record_verified(&cached);
+        Some(Arc::new(cached))
     }
 }
 
-/// Does what waits for the disk; `None` when it failed.
+/// Runs `work` on a thread that may wait for the disk; `None` when it failed.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Option<T> {
     match crate::blocking::run(work).await {
         Ok(Ok(done)) => Some(done),
         Ok(Err(error)) => {
-            tracing::info!(%error, "a copy of a pack was given up");
+            tracing::info!(%error, "a pack could not be cached");
             None
         }
         Err(_) => None,
     }
 }
 
-async fn give_up(folder: &Arc<CacheDir>, pack: ObjectId, why: &str) {
-    let (folder, error) = (Arc::clone(folder), broken(why));
-    blocking(move || {
-        log_and_remove(&folder, pack, &error);
-        Ok(())
-    })
-    .await;
+fn log_and_remove(directory: &CacheDir, pack: ObjectId, error: &io::Error) {
+    tracing::info!(pack.id = %pack, %error, "discarded a cached pack");
+    directory.remove(pack);
 }
 
-fn log_and_remove(folder: &CacheDir, pack: ObjectId, error: &io::Error) {
-    tracing::info!(pack.id = %pack, %error, "a copy of a pack was dropped");
-    folder.remove(pack);
-}
-
-/// A pack that lies here.
+/// A verified pack in the cache.
 pub(crate) struct CachedPack {
     pack: ObjectId,
     size_bytes: u64,
     header: Bytes,
     segments: Vec<Segment>,
-    folder: Arc<CacheDir>,
-    is_dropped: AtomicBool,
+    directory: Arc<CacheDir>,
+    is_discarded: AtomicBool,
 }
 
 impl CachedPack {
-    fn open(folder: &Arc<CacheDir>, pack: ObjectId) -> io::Result<(Self, Index)> {
-        let Manifest { segments, index } = Manifest::read(&folder.path, pack)?;
-        let segments = segments
-            .into_iter()
-            .map(|id| Segment::open(&folder.path, id))
-            .collect::<io::Result<_>>()?;
-        let copy = Self::of(folder, segments, &index)?;
-        Ok((copy, index))
+    fn open(directory: &Arc<CacheDir>, pack: ObjectId) -> io::Result<(Self, Index)> {
+        let Manifest { segments, index } = Manifest::read(&directory.path, pack)?;
+        let cached = Self::new(directory, &segments, &index)?;
+        Ok((cached, index))
     }
 
-    fn of(folder: &Arc<CacheDir>, segments: Vec<Segment>, index: &Index) -> io::Result<Self> {
+    fn new(directory: &Arc<CacheDir>, segments: &[SegmentId], index: &Index) -> io::Result<Self> {
         let pack = index.pack_id();
-        let entries = segments
+        let segments = segments
+            .iter()
+            .map(|id| Segment::open(&directory.path, *id))
+            .collect::<io::Result<Vec<_>>>()?;
+        let entries_end = segments
             .iter()
             .try_fold(HEADER, |end, segment| end.checked_add(segment.id.size))
-            .ok_or_else(|| broken("a record names too many bytes"))?;
-        if (0..index.len()).any(|at| index.offset(at) >= entries) {
-            return Err(broken("the index does not fit the entries"));
+            .ok_or_else(|| broken("the segments of a pack are too long"))?;
+        if (0..index.len()).any(|at| index.offset(at) >= entries_end) {
+            return Err(broken("the index does not match the entries"));
         }
         let count = u32::try_from(index.len()).map_err(io::Error::other)?;
         let mut header = b"PACK\0\0\0\x02".to_vec();
         header.extend_from_slice(&count.to_be_bytes());
         Ok(Self {
             pack,
-            size_bytes: entries + pack.as_slice().len() as u64,
+            size_bytes: entries_end + pack.as_slice().len() as u64,
             header: header.into(),
             segments,
-            folder: Arc::clone(folder),
-            is_dropped: AtomicBool::new(false),
+            directory: Arc::clone(directory),
+            is_discarded: AtomicBool::new(false),
         })
     }
 
-    /// What the pack is called.
-    pub(crate) fn pack_id(&self) -> ObjectId {
-        self.pack
+    /// Compares header and entries with the pack's trailer.
+    fn verify(&self) -> io::Result<()> {
+        let mut hasher = FileHasher::new(self.pack.kind());
+        let mut at = 0;
+        while at < self.entries_end() {
+            let end = self.entries_end().min(at + READ_CHUNK_BYTES);
+            hasher.update(&self.read(at..end)?);
+            at = end;
+        }
+        if hasher.finish() == self.pack {
+            Ok(())
+        } else {
+            Err(broken("its checksum does not match"))
+        }
     }
 
-    /// The pack's header.
-    pub(crate) fn header(&self) -> &Bytes {
-        &self.header
+    fn segment_ids(&self) -> Vec<SegmentId> {
+        self.segments.iter().map(|segment| segment.id).collect()
     }
 
-    /// Where the entries end.
-    fn end(&self) -> u64 {
+    fn entries_end(&self) -> u64 {
         self.size_bytes - self.pack.as_slice().len() as u64
     }
 
-    /// Removes it: it is not what it should be.
-    pub(crate) async fn give_up(&self, why: &str) {
-        if !self.is_dropped.swap(true, Ordering::Relaxed) {
-            give_up(&self.folder, self.pack, why).await;
-        }
-    }
-
-    /// Reads exactly that range of the pack; `None` when the copy is of no use any more.
+    /// Reads exactly `range`; `None` if the pack is not usable any more.
     pub(crate) async fn read_range(self: &Arc<Self>, range: Range<u64>) -> Option<Bytes> {
-        if self.is_dropped.load(Ordering::Relaxed) {
+        if self.is_discarded.load(Ordering::Relaxed) {
             return None;
         }
-        let copy = Arc::clone(self);
-        let read = crate::blocking::run(move || copy.read(range)).await;
+        let cached = Arc::clone(self);
+        let read = crate::blocking::run(move || cached.read(range)).await;
         let error = match read {
             Ok(Ok(bytes)) => return Some(bytes),
             Ok(Err(error)) if is_transient(&error) => return None,
             Ok(Err(error)) => error,
             Err(error) => io::Error::other(error),
         };
-        self.give_up(&error.to_string()).await;
+        if !self.is_discarded.swap(true, Ordering::Relaxed) {
+            let (directory, pack) = (Arc::clone(&self.directory), self.pack);
+            blocking(move || {
+                log_and_remove(&directory, pack, &error);
+                Ok(())
+            })
+            .await;
+        }
         None
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         let mut pieces = Vec::new();
         if range.start < HEADER {
-            pieces.push(part(&self.header, range.start..range.end.min(HEADER))?);
+            pieces.push(slice(&self.header, range.start..range.end.min(HEADER))?);
         }
         let mut start = HEADER;
         for segment in &self.segments {
             let end = start + segment.id.size;
-            let both = range.start.max(start)..range.end.min(end);
-            if both.start < both.end {
-                pieces.push(segment.read(both.start - start..both.end - start)?);
+            let overlap = range.start.max(start)..range.end.min(end);
+            if overlap.start < overlap.end {
+                pieces.push(segment.read(overlap.start - start..overlap.end - start)?);
             }
             start = end;
         }
         if range.end > start {
             let trailer = Bytes::copy_from_slice(self.pack.as_slice());
-            pieces.push(part(
+            pieces.push(slice(
                 &trailer,
                 range.start.max(start) - start..range.end - start,
             )?);
@@ -289,76 +313,70 @@ impl CachedPack {
     }
 }
 
-fn part(bytes: &Bytes, range: Range<u64>) -> io::Result<Bytes> {
+fn slice(bytes: &Bytes, range: Range<u64>) -> io::Result<Bytes> {
     let at = |position: u64| usize::try_from(position).map_err(io::Error::other);
     let range = at(range.start)?..at(range.end)?;
     if range.end <= bytes.len() {
         Ok(bytes.slice(range))
     } else {
-        Err(broken("a pack has no such range"))
+        Err(broken("the range is outside the pack"))
     }
 }
 
-fn keep(folder: &Arc<CacheDir>, addition: PackExtension) -> io::Result<Option<CachedPack>> {
+fn insert(directory: &Arc<CacheDir>, extension: PackExtension) -> io::Result<Option<CachedPack>> {
     let PackExtension {
         base,
         written,
         index,
         pack,
         replaces_base,
-    } = addition;
-    let gone = base.as_ref().map(|base| base.pack);
-    let gone = gone.filter(|base| replaces_base && *base != pack);
+    } = extension;
+    let obsolete = base.as_ref().map(|base| base.pack);
+    let obsolete = obsolete.filter(|base| replaces_base && *base != pack);
     let (mut segments, index) = match base {
         None => (Vec::new(), index),
         Some(base) => {
-            let known = Manifest::read(&folder.path, base.pack)?;
-            let shift = base.end() - HEADER;
+            let known = Manifest::read(&directory.path, base.pack)?;
+            let shift = base.entries_end() - HEADER;
             let index = known.index.followed_by(&index, shift, pack);
-            (known.segments, index)
+            (base.segment_ids(), index)
         }
     };
     if index.pack_id() != pack {
-        return Err(broken("the index is one of another pack"));
+        return Err(broken("the index does not belong to the pack"));
     }
     let mut pending = vec![written];
-    if segments.len() >= MOST_SEGMENTS {
-        // The first one is the largest by far where many pushes follow one.
-        let mut merged = SegmentWriter::create(&folder.path)?;
+    if segments.len() >= MAX_SEGMENTS {
+        // The first segment is not merged, because it is by far the largest after many pushes.
+        let mut merged = SegmentWriter::create(&directory.path)?;
         let old = segments.split_off(1).into_iter();
-        let all = old.chain(pending[0].segment());
-        for id in all {
-            if !folder.evict_for(id.size)? {
+        for id in old.chain(pending[0].segment()) {
+            if !directory.evict_for(id.size)? {
                 return Ok(None);
             }
-            let segment = Segment::open(&folder.path, id)?;
+            let segment = Segment::open(&directory.path, id)?;
             let mut at = 0;
             while at < id.size {
-                let end = id.size.min(at + COPY_CHUNK_BYTES);
+                let end = id.size.min(at + READ_CHUNK_BYTES);
                 merged.push(&segment.read(at..end)?)?;
                 at = end;
             }
         }
-        pending = vec![WrittenEntries::of(folder, merged)?];
+        pending = vec![WrittenEntries::finish(directory, merged)?];
     }
     segments.extend(pending.iter().filter_map(WrittenEntries::segment));
     let record = Manifest { segments, index };
-    if !folder.evict_for(record.file_bytes())? {
+    if !directory.evict_for(record.file_bytes())? {
         return Ok(None);
     }
-    // That may have been made by removing the base.
-    let opened = record
-        .segments
-        .iter()
-        .map(|id| Segment::open(&folder.path, *id))
-        .collect::<io::Result<_>>()?;
-    let copy = CachedPack::of(folder, opened, &record.index)?;
-    record.write(&folder.path)?;
+    // Opened only now, because the eviction may have removed segments of the base.
+    let cached = CachedPack::new(directory, &record.segments, &record.index)?;
+    record.write(&directory.path)?;
     for written in pending {
         written.keep_file();
     }
-    if let Some(base) = gone {
-        folder.remove(base);
+    if let Some(base) = obsolete {
+        directory.remove(base);
     }
-    Ok(Some(copy))
+    Ok(Some(cached))
 }

@@ -1,4 +1,4 @@
-//! Bytes that packs share, each run of them in a file of its own, which is never changed.
+//! Segments: immutable files of pack entries, which several packs share.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-/// How many bytes have a checksum of their own.
-const BLOCK: usize = 64 * 1024;
-/// The length of a checksum.
+/// Number of bytes that share a checksum.
+const BLOCK_BYTES: usize = 64 * 1024;
+/// Length of a CRC-32.
 const CHECKSUM_BYTES: u64 = 4;
 
-/// What is known of a segment before its file is opened.
+/// Description of a segment in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentId {
-    /// What its file is called.
+    /// Random number, which is the file's name in hexadecimal.
     pub(super) name: u128,
-    /// How many bytes of packs it has.
+    /// Length of the pack entries in bytes.
     pub(super) size: u64,
-    /// The checksum of its checksums.
+    /// CRC-32 of the blocks' checksums.
     pub(super) check: u32,
 }
 
@@ -29,18 +29,18 @@ impl SegmentId {
         file_name(self.name)
     }
 
-    /// The length of the file.
+    /// Returns the length of the file: the entries, then a checksum for each block.
     pub(super) fn file_bytes(&self) -> u64 {
         self.size.saturating_add(
             self.size
-                .div_ceil(BLOCK as u64)
+                .div_ceil(BLOCK_BYTES as u64)
                 .saturating_mul(CHECKSUM_BYTES),
         )
     }
 }
 
-/// What segments' files end in.
-pub(super) const EXTENSION: &str = "entries";
+/// File extension of segments.
+const EXTENSION: &str = "entries";
 
 fn file_name(name: u128) -> String {
     format!("{name:032x}.{EXTENSION}")
@@ -50,7 +50,7 @@ pub(super) fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Opens a file that is there, and no link to another one.
+/// Opens an existing regular file, without following a link.
 pub(super) fn open_file(path: &Path) -> io::Result<File> {
     let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let file = OpenOptions::new()
@@ -60,11 +60,11 @@ pub(super) fn open_file(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(broken("it is no file"))
+        Err(broken("not a regular file"))
     }
 }
 
-/// Creates a file that nobody else can read.
+/// Creates a file that only this user can read.
 pub(super) fn create_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
@@ -74,45 +74,46 @@ pub(super) fn create_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether what failed says nothing of the file: this process has too much open, or too
-/// little memory.
+/// Whether the failure is transient: too many open files or too little memory.
 pub(super) fn is_transient(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
-    Errno::from_io_error(error).is_some_and(|error| passing.contains(&error))
+    let transient = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
+    Errno::from_io_error(error).is_some_and(|error| transient.contains(&error))
 }
 
-/// A segment that is read. Its file is opened for each read alone: there may be more copies
-/// than a process may have files.
+/// A segment to read. Each read opens the file, because there may be more segments than a
+/// process may have open files.
 pub(super) struct Segment {
     pub(super) id: SegmentId,
     path: PathBuf,
+    /// CRC-32 of each block. They stay in memory, so that a block that changes on the disk
+    /// afterwards is never read.
     sums: Vec<u8>,
 }
 
 impl Segment {
-    /// Opens the segment, whose checksums must be those that were written.
-    pub(super) fn open(folder: &Path, id: SegmentId) -> io::Result<Self> {
-        let path = folder.join(id.file_name());
+    /// Reads the checksums of a segment, and checks them against the record's.
+    pub(super) fn open(directory: &Path, id: SegmentId) -> io::Result<Self> {
+        let path = directory.join(id.file_name());
         let mut file = open_file(&path)?;
         if file.metadata()?.len() != id.file_bytes() {
-            return Err(broken("a segment has another length"));
+            return Err(broken("segment length mismatch"));
         }
         file.seek(SeekFrom::Start(id.size))?;
         let mut sums = Vec::new();
         file.read_to_end(&mut sums)?;
         if crc32fast::hash(&sums) != id.check {
-            return Err(broken("the checksums of a segment are others"));
+            return Err(broken("segment checksum mismatch"));
         }
         Ok(Self { id, path, sums })
     }
 
-    /// Reads exactly that range, unharmed.
+    /// Reads exactly `range`, whose blocks must match their checksums.
     pub(super) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         if range.start > range.end || range.end > self.id.size {
-            return Err(broken("a segment has no such range"));
+            return Err(broken("the range is outside the segment"));
         }
-        let block = BLOCK as u64;
+        let block = BLOCK_BYTES as u64;
         let start = range.start / block * block;
         let end = range.end.div_ceil(block) * block;
         let end = end.min(self.id.size);
@@ -121,9 +122,9 @@ impl Segment {
         open_file(&self.path)?.read_exact_at(&mut bytes, start)?;
         let first = length(start / block * CHECKSUM_BYTES)?;
         let sums = self.sums[first..].chunks_exact(4);
-        for (piece, sum) in bytes.chunks(BLOCK).zip(sums) {
+        for (piece, sum) in bytes.chunks(BLOCK_BYTES).zip(sums) {
             if crc32fast::hash(piece).to_be_bytes() != *sum {
-                return Err(broken("a block of a segment was changed"));
+                return Err(broken("block checksum mismatch"));
             }
         }
         let within = length(range.start - start)?..length(range.end - start)?;
@@ -131,7 +132,8 @@ impl Segment {
     }
 }
 
-/// A segment that is written. Dropped before its end, it leaves nothing.
+/// A segment that is being written. The file is removed when this is dropped before
+/// [`finish`](Self::finish).
 pub(super) struct SegmentWriter {
     path: PathBuf,
     name: u128,
@@ -144,9 +146,9 @@ pub(super) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    pub(super) fn create(folder: &Path) -> io::Result<Self> {
+    pub(super) fn create(directory: &Path) -> io::Result<Self> {
         let name = rand::random::<u128>();
-        let path = folder.join(file_name(name));
+        let path = directory.join(file_name(name));
         Ok(Self {
             file: create_file(&path)?,
             path,
@@ -169,10 +171,10 @@ impl SegmentWriter {
         let mut rest = bytes;
         while !rest.is_empty() {
             let piece;
-            (piece, rest) = rest.split_at(rest.len().min(BLOCK - self.filled));
+            (piece, rest) = rest.split_at(rest.len().min(BLOCK_BYTES - self.filled));
             self.block.update(piece);
             self.filled += piece.len();
-            if self.filled == BLOCK {
+            if self.filled == BLOCK_BYTES {
                 self.end_block();
             }
         }
@@ -185,7 +187,7 @@ impl SegmentWriter {
         self.filled = 0;
     }
 
-    /// Ends it; the file stays until it is removed.
+    /// Appends the checksums. The file then stays until it is removed.
     pub(super) fn finish(mut self) -> io::Result<SegmentId> {
         if self.filled > 0 {
             self.end_block();

@@ -1,4 +1,4 @@
-//! Entries on their way to the disk.
+//! Writes pack entries to the disk while they are uploaded or read.
 
 use std::io;
 use std::sync::Arc;
@@ -10,34 +10,35 @@ use tokio::task::JoinHandle;
 use super::directory::CacheDir;
 use super::segment::{SegmentId, SegmentWriter};
 
-/// How much room is made at first, and then each time.
-const FIRST_ROOM: u64 = 1 << 20;
-const ROOM: u64 = 32 << 20;
+/// Space to make for the first bytes of a segment.
+const FIRST_RESERVE_BYTES: u64 = 1 << 20;
+/// Space to make each time that the reserved space is used up.
+const RESERVE_BYTES: u64 = 32 << 20;
 
-/// Takes entries of a pack as they pass, and writes them on a thread of its own. What fails
-/// is told by [`finish`](Self::finish) alone. Dropped before, it leaves nothing.
-pub(crate) struct Writer {
-    // `None` ends it.
+/// Writes entries of a pack on a separate thread. Only [`finish`](Self::finish) reports
+/// failures. The file is removed when this is dropped before.
+pub(crate) struct EntryWriter {
+    // `None` marks the end.
     sender: mpsc::Sender<Option<Bytes>>,
     task: JoinHandle<io::Result<Option<WrittenEntries>>>,
 }
 
-/// Entries that were written, removed again unless they are to stay.
+/// Entries that were written; removed on drop unless a record names them.
 pub(crate) struct WrittenEntries {
-    folder: Arc<CacheDir>,
+    directory: Arc<CacheDir>,
     segment: Option<SegmentId>,
-    stays: bool,
+    is_recorded: bool,
 }
 
-impl Writer {
-    /// Takes about so many bytes, as far as that is known.
-    pub(super) fn new(folder: &Arc<CacheDir>, expected: u64) -> Self {
+impl EntryWriter {
+    /// Starts a writer of about `expected_bytes`; 0 if the length is unknown.
+    pub(super) fn new(directory: &Arc<CacheDir>, expected_bytes: u64) -> Self {
         let (sender, receiver) = mpsc::channel(1);
-        let folder = Arc::clone(folder);
+        let directory = Arc::clone(directory);
         let work = move || {
-            // Else all others would go first, and then there would be no room all the same.
-            if expected <= FIRST_ROOM || folder.fits(expected) {
-                write(&folder, receiver)
+            // Because otherwise all other packs would be evicted in vain.
+            if expected_bytes <= FIRST_RESERVE_BYTES || directory.fits(expected_bytes) {
+                write(&directory, receiver)
             } else {
                 Ok(None)
             }
@@ -48,19 +49,19 @@ impl Writer {
         }
     }
 
-    /// Takes the next bytes.
+    /// Appends bytes.
     pub(crate) async fn push(&mut self, bytes: Bytes) {
-        // Nobody listens any more where the disk was full.
+        // The receiver is closed when the disk was full; `finish` reports that.
         let _ = self.sender.send(Some(bytes)).await;
     }
 
-    /// Ends it; `None` when it failed.
+    /// Waits until everything is written; `None` when that failed.
     pub(crate) async fn finish(self) -> Option<WrittenEntries> {
         let _ = self.sender.send(None).await;
         match self.task.await {
             Ok(Ok(written)) => written,
             Ok(Err(error)) => {
-                tracing::info!(%error, "a copy of a pack was given up");
+                tracing::info!(%error, "a pack could not be cached");
                 None
             }
             Err(_) => None,
@@ -69,11 +70,11 @@ impl Writer {
 }
 
 fn write(
-    folder: &Arc<CacheDir>,
+    directory: &Arc<CacheDir>,
     mut receiver: mpsc::Receiver<Option<Bytes>>,
 ) -> io::Result<Option<WrittenEntries>> {
     let mut writer: Option<SegmentWriter> = None;
-    let mut room = 0;
+    let mut reserved = 0;
     loop {
         let bytes = match receiver.blocking_recv() {
             Some(Some(bytes)) if bytes.is_empty() => continue,
@@ -83,57 +84,62 @@ fn write(
         };
         let size = writer.as_ref().map_or(0, SegmentWriter::size);
         let needed = size + bytes.len() as u64;
-        if needed > room {
-            let step = if room == 0 { FIRST_ROOM } else { ROOM };
-            let least = needed - room;
-            let mut more = step.max(least);
-            if !folder.evict_for(more)? {
-                // It may be the last bit.
-                more = least;
-                if !folder.evict_for(more)? {
+        if needed > reserved {
+            let step = if reserved == 0 {
+                FIRST_RESERVE_BYTES
+            } else {
+                RESERVE_BYTES
+            };
+            let minimum = needed - reserved;
+            let mut more = step.max(minimum);
+            if !directory.evict_for(more)? {
+                // These may be the last bytes.
+                more = minimum;
+                if !directory.evict_for(more)? {
                     return Ok(None);
                 }
             }
-            room += more;
+            reserved += more;
         }
         let writer = match &mut writer {
             Some(writer) => writer,
-            none => none.insert(SegmentWriter::create(&folder.path)?),
+            none => none.insert(SegmentWriter::create(&directory.path)?),
         };
         writer.push(&bytes)?;
     }
     let segment = writer.map(SegmentWriter::finish).transpose()?;
     Ok(Some(WrittenEntries {
-        folder: Arc::clone(folder),
+        directory: Arc::clone(directory),
         segment,
-        stays: false,
+        is_recorded: false,
     }))
 }
 
 impl WrittenEntries {
-    pub(super) fn of(folder: &Arc<CacheDir>, writer: SegmentWriter) -> io::Result<Self> {
+    /// Ends the segment of `writer`.
+    pub(super) fn finish(directory: &Arc<CacheDir>, writer: SegmentWriter) -> io::Result<Self> {
         Ok(Self {
             segment: Some(writer.finish()?),
-            folder: Arc::clone(folder),
-            stays: false,
+            directory: Arc::clone(directory),
+            is_recorded: false,
         })
     }
 
-    /// The segment; `None` where there was nothing to write.
+    /// Returns the segment; `None` if there were no entries.
     pub(super) fn segment(&self) -> Option<SegmentId> {
         self.segment
     }
 
-    /// A record names it now.
+    /// Keeps the file, because a record names it now.
     pub(super) fn keep_file(mut self) {
-        self.stays = true;
+        self.is_recorded = true;
     }
 }
 
 impl Drop for WrittenEntries {
     fn drop(&mut self) {
-        if let Some(segment) = self.segment.filter(|_| !self.stays) {
-            let _ = std::fs::remove_file(self.folder.path.join(segment.file_name()));
+        if let Some(segment) = self.segment.filter(|_| !self.is_recorded) {
+            let _ = std::fs::remove_file(self.directory.path.join(segment.file_name()));
         }
     }
 }

@@ -249,7 +249,7 @@ impl RemoteOpener {
                     kms_key_id,
                     limits,
                     archiver,
-                    copies: self.pack_cache.clone(),
+                    pack_cache: self.pack_cache.clone(),
                     ..BundleOptions::default()
                 };
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))

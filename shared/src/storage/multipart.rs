@@ -124,11 +124,6 @@ impl MultipartWriter {
         Ok(())
     }
 
-    /// Discards the parts sent so far.
-    pub(crate) fn discard_parts(&self) {
-        self.lock_parts().clear();
-    }
-
     /// Returns the upload that part `number` belongs to, created on the first call.
     async fn upload(&self, number: u32) -> Result<&Upload> {
         if number > MAX_PARTS {

@@ -1,4 +1,4 @@
-//! Copies of packs on the disk: what they save, and what they take.
+//! The pack cache: requests that it saves, and space that it uses.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -18,10 +18,10 @@ use crate::remote::s3_bundle::check_bundle;
 use crate::remote::s3_bundle_fixture::{World, collect, fetch_all, mirror_all};
 use branchline_test_support::repo::{Repo, history};
 
-/// Parts may be that short.
-pub(crate) const LEAST: usize = 2000;
+/// Minimum size of a part in these tests.
+pub(crate) const MIN_PART_BYTES: usize = 2000;
 
-/// A bucket, and a disk with copies.
+/// A bucket, and a disk with a pack cache.
 pub(crate) struct Disk {
     pub(crate) world: World,
     dir: TempDir,
@@ -30,50 +30,51 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn new() -> Self {
         Self {
-            world: World::new(LEAST),
+            world: World::new(MIN_PART_BYTES),
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
+    /// Returns the directory of the cache.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.dir.path().join("copies")
+        self.dir.path().join("cache")
     }
 
-    /// What another function opens over the same bucket, with copies or none.
-    pub(crate) fn opened(&self, prefix: &str, copies: Option<PackCache>) -> BundleRemote {
+    /// Opens a remote over the same bucket, with this cache or none.
+    pub(crate) fn opened(&self, prefix: &str, cache: Option<PackCache>) -> BundleRemote {
         let options = BundleOptions {
-            part_bytes: LEAST,
-            copies: copies.map(Arc::new),
+            min_part_bytes: MIN_PART_BYTES,
+            pack_cache: cache.map(Arc::new),
             ..self.world.options()
         };
         self.world.remote_with(prefix, options)
     }
 
-    /// The same, over a store that may fail.
+    /// Opens a remote with this disk's cache, over a store that may fail.
     pub(crate) fn over(&self, store: Arc<dyn ObjectStore>, prefix: &str) -> BundleRemote {
         let options = BundleOptions {
-            part_bytes: LEAST,
-            copies: Some(Arc::new(PackCache::open(&self.folder()).unwrap())),
+            min_part_bytes: MIN_PART_BYTES,
+            pack_cache: Some(Arc::new(PackCache::open(&self.folder()).unwrap())),
             ..self.world.options()
         };
         self.world.remote_over(store, prefix, options)
     }
 
-    /// A function's remote, on this disk.
+    /// Opens a remote with this disk's cache, as a new process does.
     pub(crate) fn remote(&self, prefix: &str) -> BundleRemote {
         self.opened(prefix, Some(PackCache::open(&self.folder()).unwrap()))
     }
 
-    /// All files with their lengths.
+    /// Lists the files of the cache with their lengths.
     pub(crate) fn files(&self) -> Vec<(PathBuf, u64)> {
         files(&self.folder())
     }
 
-    pub(crate) fn taken(&self) -> u64 {
+    pub(crate) fn used_bytes(&self) -> u64 {
         self.files().iter().map(|(_, size)| size).sum()
     }
 
-    /// Those of records, or of segments.
+    /// Lists the records (`copy`) or the segments (`entries`).
     pub(crate) fn of_kind(&self, extension: &str) -> Vec<PathBuf> {
         let files = self.files().into_iter().map(|(path, _)| path);
         files
@@ -81,7 +82,7 @@ impl Disk {
             .collect()
     }
 
-    /// The bundle of a ref, which must be one that git takes.
+    /// Reads the bundle of a branch, and checks it with git.
     pub(crate) async fn check(&self, repo: &Repo, prefix: &str, branch: &str) -> Vec<u8> {
         let id = repo.id(branch).to_string();
         let key = format!("{prefix}/refs/heads/{branch}/{id}.bundle");
@@ -90,7 +91,7 @@ impl Disk {
         bundle.to_vec()
     }
 
-    /// How often a method was called, and how many bytes that carried.
+    /// Returns the number of calls of a method, and the number of transferred bytes.
     fn traffic(&self, name: &str) -> (usize, u64) {
         let traffic = self.world.store.traffic();
         (traffic.count(name), traffic.bytes(name))
@@ -109,7 +110,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
     files
 }
 
-/// A repository of one branch, with a history.
+/// Creates a repository with a history on one branch.
 pub(crate) fn repository() -> Repo {
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 30, 20));
@@ -117,7 +118,7 @@ pub(crate) fn repository() -> Repo {
     repo
 }
 
-/// Another commit on a branch, of one small file.
+/// Adds a commit of one small file to a branch.
 pub(crate) fn commit(repo: &Repo, branch: &str, number: usize) {
     let change = format!(
         "commit refs/heads/{branch}\ncommitter C <c@x> {} +0000\ndata 1\nx\n\
@@ -128,14 +129,14 @@ pub(crate) fn commit(repo: &Repo, branch: &str, number: usize) {
     repo.input(&["fast-import", "--quiet", "--force"], change.as_bytes());
 }
 
-/// The pack in a bundle.
+/// Returns the pack in a bundle.
 fn pack(bundle: &[u8]) -> &[u8] {
     let end = bundle.windows(2).position(|two| two == b"\n\n").unwrap();
     &bundle[end + 2..]
 }
 
 #[tokio::test]
-async fn a_push_on_a_pack_that_is_here_reads_of_it_only_what_proves_it() {
+async fn a_push_onto_a_cached_pack_reads_only_header_and_trailer_of_the_bundle() {
     let disk = Disk::new();
     let repo = repository();
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
@@ -155,18 +156,18 @@ async fn a_push_on_a_pack_that_is_here_reads_of_it_only_what_proves_it() {
         );
         let mut expected = vec![
             "list",
-            "get", // what there is, and HEAD
+            "get", // the refs, and HEAD
             "get",
-            "get", // what proves the copy
+            "get", // header and trailer of the old bundle
             "put",
-            "list", // the lock, and whether all is as it was
+            "list", // the lock, and whether the ref is unchanged
             "create_upload",
             "upload_part",
             "upload_part_copy",
             "upload_part",
-            "head", // whether what was copied still is what was read
+            "head", // whether the copied bundle was replaced
             "put",
-            "complete_upload", // the lock names the upload, which publishes
+            "complete_upload", // the lock names the upload, which then publishes
             "put",
             "list", // whether the lock is ours and the ref has moved
             "delete",
@@ -179,7 +180,7 @@ async fn a_push_on_a_pack_that_is_here_reads_of_it_only_what_proves_it() {
 }
 
 #[tokio::test]
-async fn the_index_of_a_copy_is_the_one_that_git_makes_of_the_pack() {
+async fn the_index_of_a_cached_pack_equals_that_of_git_index_pack() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let disk = Disk::new();
         let repo = Repo::with_history(hash, 12, 20);
@@ -187,13 +188,13 @@ async fn the_index_of_a_copy_is_the_one_that_git_makes_of_the_pack() {
         commit(&repo, "main", 1);
         repo.input(&["fast-import", "--quiet"], &history(100, 3, 20));
         mirror_all(&repo, &disk.remote("r")).await.unwrap();
-        // Read whole, by one that has no copies.
+        // A reader with an empty cache reads everything.
         let folder = tempfile::tempdir().unwrap();
-        let copies = PackCache::open(&folder.path().join("c")).unwrap();
-        let reader = disk.opened("r", Some(copies));
+        let cache = PackCache::open(&folder.path().join("c")).unwrap();
+        let reader = disk.opened("r", Some(cache));
         commit(&repo, "main", 2);
         mirror_all(&repo, &reader).await.unwrap();
-        let mut seen = 0;
+        let mut compared = 0;
         let folders = [disk.folder(), folder.path().join("c")];
         let records: BTreeSet<PathBuf> = folders
             .iter()
@@ -213,14 +214,14 @@ async fn the_index_of_a_copy_is_the_one_that_git_makes_of_the_pack() {
         for record in records {
             let name = record.file_stem().unwrap().to_str().unwrap().to_owned();
             let Some(expected) = indexes.get(&name) else {
-                continue; // Of a bundle that is not there any more.
+                continue; // Its bundle was deleted.
             };
             let bytes = std::fs::read(record).unwrap();
             let start = bytes.len() - expected.len();
             assert!(bytes[start..] == **expected, "the index of {name}");
-            seen += 1;
+            compared += 1;
         }
-        assert!(seen >= 3, "{seen} were compared");
+        assert!(compared >= 3, "{compared} were compared");
     }
 }
 
@@ -233,19 +234,19 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_bundle_that_was_read_whole_need_not_be_read_again() {
-    // The second one holds no pack of that size.
+async fn a_bundle_that_was_read_once_is_not_read_again() {
+    // With the second limit the pack does not fit into memory.
     for memory in [128 << 20, 256 << 10] {
         let disk = Disk::new();
         let repo = repository();
-        // Written by a function on another disk.
+        // Written by a process without this cache.
         mirror_all(&repo, &disk.opened("r", None)).await.unwrap();
         let size = disk.world.objects().await.values().max().copied().unwrap();
         assert!(size > 64 << 10, "a quarter of the memory");
         let open = || {
             let options = BundleOptions {
-                part_bytes: LEAST,
-                copies: Some(Arc::new(PackCache::open(&disk.folder()).unwrap())),
+                min_part_bytes: MIN_PART_BYTES,
+                pack_cache: Some(Arc::new(PackCache::open(&disk.folder()).unwrap())),
                 limits: PackLimits::default().with_memory(memory),
                 ..disk.world.options()
             };
@@ -259,16 +260,20 @@ async fn a_bundle_that_was_read_whole_need_not_be_read_again() {
             let (_, after) = disk.traffic("get");
             read.push(after - before);
         }
-        assert!(read[0] > size, "it is read");
-        // Where little is held, some of it is read back to make sense of deltas.
-        assert!(read[0] < size * 3 / 2, "once, not {} bytes", read[0]);
+        assert!(read[0] > size, "the first push reads the bundle");
+        // With little memory, bases of deltas are read again.
+        assert!(
+            read[0] < size * 3 / 2,
+            "the bundle is read once, not {} bytes",
+            read[0]
+        );
         assert!(read[1] < 5000, "{} bytes are read again", read[1]);
         disk.check(&repo, "r", "main").await;
     }
 }
 
 #[tokio::test]
-async fn a_source_sends_what_is_here() {
+async fn a_source_serves_fetches_from_the_cache() {
     let disk = Disk::new();
     let repo = repository();
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
@@ -291,7 +296,7 @@ async fn a_source_sends_what_is_here() {
 }
 
 #[tokio::test]
-async fn refs_of_one_history_share_what_they_have_in_common() {
+async fn packs_of_branches_with_a_common_history_share_segments() {
     let disk = Disk::new();
     let repo = repository();
     for n in 0..20 {
@@ -299,14 +304,17 @@ async fn refs_of_one_history_share_what_they_have_in_common() {
     }
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
     let bundles: u64 = disk.world.objects().await.values().sum();
-    let one = bundles / 21;
+    let bundle = bundles / 21;
     let segments = disk.of_kind("entries");
     let entries: u64 = segments
         .iter()
         .map(|path| path.metadata().unwrap().len())
         .sum();
-    assert!(entries < 2 * one, "{entries} bytes for 21 packs of {one}");
-    // Each is as good as any other.
+    assert!(
+        entries < 2 * bundle,
+        "{entries} bytes for 21 packs of {bundle}"
+    );
+    // Each of the packs is usable.
     let (_, before) = disk.traffic("get");
     for n in 0..20 {
         repo.git(&["branch", "-f", "main", &format!("topic-{n}")]);
@@ -314,15 +322,15 @@ async fn refs_of_one_history_share_what_they_have_in_common() {
     }
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
     let (_, after) = disk.traffic("get");
-    // The starts of bundles, and no bundle.
-    assert!(after - before < 3 * one, "{} bytes", after - before);
+    // Only headers and trailers of the bundles are read.
+    assert!(after - before < 3 * bundle, "{} bytes", after - before);
     for n in 0..20 {
         disk.check(&repo, "r", &format!("topic-{n}")).await;
     }
 }
 
 #[tokio::test]
-async fn many_pushes_leave_few_files() {
+async fn many_pushes_leave_one_record_and_few_segments() {
     let disk = Disk::new();
     let repo = repository();
     for number in 0..40 {
@@ -331,9 +339,9 @@ async fn many_pushes_leave_few_files() {
     }
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
     disk.check(&repo, "r", "main").await;
-    // What was replaced has no copy any more.
+    // Packs of replaced bundles were removed.
     let [newest] = &disk.of_kind("copy")[..] else {
-        panic!("one bundle, one copy: {:?}", disk.files());
+        panic!("one bundle has one cached pack: {:?}", disk.files());
     };
     let record = std::fs::read(newest).unwrap();
     let segments = record["branchline copy 1\n".len()];
@@ -342,37 +350,41 @@ async fn many_pushes_leave_few_files() {
     commit(&repo, "main", 50);
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
     let (_, after) = disk.traffic("get");
-    assert!(after - before < 5000, "the copy still serves");
+    assert!(after - before < 5000, "the merged pack is still usable");
 }
 
 #[tokio::test]
-async fn copies_take_no_more_than_they_may_and_the_oldest_go_first() {
+async fn the_cache_keeps_to_its_limit_and_evicts_the_least_recently_used() {
     let disk = Disk::new();
     let repo = repository();
     mirror_all(&repo, &disk.remote("one")).await.unwrap();
-    let one = disk.taken();
-    // Room for two and a half, and for what is written ahead.
-    let bound = one * 5 / 2 + (1 << 20);
+    let pack = disk.used_bytes();
+    // Space for two and a half packs, and for the space that a writer reserves.
+    let bound = pack * 5 / 2 + (1 << 20);
     let bounded = |prefix: &str| {
-        let copies = PackCache::open(&disk.folder())
+        let cache = PackCache::open(&disk.folder())
             .unwrap()
             .with_max_bytes(bound);
-        disk.opened(prefix, Some(copies))
+        disk.opened(prefix, Some(cache))
     };
     for (number, prefix) in ["two", "one", "three", "one", "four"]
         .into_iter()
         .enumerate()
     {
-        // Other history each time: nothing is shared.
+        // A different history each time, so that no segment is shared.
         repo.input(
             &["fast-import", "--quiet"],
             &history(100 * (number + 1), 6, 20),
         );
         mirror_all(&repo, &bounded(prefix)).await.unwrap();
         disk.check(&repo, prefix, "main").await;
-        assert!(disk.taken() <= bound, "{} of {bound}", disk.taken());
+        assert!(
+            disk.used_bytes() <= bound,
+            "{} of {bound}",
+            disk.used_bytes()
+        );
     }
-    // A folder of which nothing may be taken is as good as none.
+    // With a limit of 0 bytes pushes work as without a cache.
     let none = PackCache::open(&disk.dir.path().join("none"))
         .unwrap()
         .with_max_bytes(0);
@@ -385,7 +397,7 @@ async fn copies_take_no_more_than_they_may_and_the_oldest_go_first() {
 }
 
 #[test]
-fn the_folder_and_its_files_are_this_users_alone() {
+fn a_directory_that_others_may_access_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("new");
     PackCache::open(&folder).unwrap();
@@ -408,7 +420,7 @@ fn the_folder_and_its_files_are_this_users_alone() {
 }
 
 #[tokio::test]
-async fn files_of_copies_are_readable_by_nobody_else() {
+async fn files_of_the_cache_are_readable_only_by_this_user() {
     let disk = Disk::new();
     mirror_all(&repository(), &disk.remote("r")).await.unwrap();
     assert!(disk.files().len() >= 2);

@@ -1,5 +1,5 @@
-//! Copies of packs that are torn, changed, swapped, forged, taken away or half written: the
-//! bundle is right whatever happens to them, and nobody hears of it.
+//! Cached packs that are truncated, changed, swapped, forged, removed or half written: pushes
+//! succeed, and the bundles are correct.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use crate::remote::pack_cache::{Disk, commit, repository};
 use crate::remote::s3_bundle_fixture::{fetch_all, mirror_all};
 use branchline_test_support::repo::Repo;
 
-/// A disk with the copy of a repository's bundle, which was pushed twice.
-async fn pushed() -> (Disk, Repo) {
+/// Returns a disk with the cached pack of a repository that was pushed twice.
+async fn disk_after_two_pushes() -> (Disk, Repo) {
     let disk = Disk::new();
     let repo = repository();
     mirror_all(&repo, &disk.remote("r")).await.unwrap();
@@ -26,7 +26,7 @@ async fn pushed() -> (Disk, Repo) {
     (disk, repo)
 }
 
-/// Pushes once more, and looks at what has become of it.
+/// Pushes another commit, and checks the bundle.
 async fn push_and_check(disk: &Disk, repo: &Repo, number: usize, what: &str) {
     commit(repo, "main", number);
     let outcome = mirror_all(repo, &disk.remote("r")).await;
@@ -34,7 +34,7 @@ async fn push_and_check(disk: &Disk, repo: &Repo, number: usize, what: &str) {
     disk.check(repo, "r", "main").await;
 }
 
-/// Offsets all over a file, its ends included.
+/// Returns `count` offsets spread over a file, including both ends.
 fn sample(length: u64, count: u64) -> Vec<u64> {
     let last = length.saturating_sub(1);
     let mut offsets: Vec<u64> = (0..count).map(|n| last * n / (count - 1)).collect();
@@ -52,12 +52,12 @@ fn change(path: &Path, offset: u64) {
 }
 
 #[tokio::test]
-async fn a_changed_byte_anywhere_is_seen_and_the_bundle_is_right() {
-    let (disk, repo) = pushed().await;
+async fn a_push_onto_a_cached_pack_with_a_changed_byte_writes_a_correct_bundle() {
+    let (disk, repo) = disk_after_two_pushes().await;
     let mut number = 1;
     for kind in ["copy", "entries"] {
         for step in 0..16 {
-            // Each push leaves new files: that place in all that are there now.
+            // Each push writes new files, so the byte is changed in all current files.
             for path in disk.of_kind(kind) {
                 let length = path.metadata().unwrap().len();
                 change(
@@ -71,9 +71,49 @@ async fn a_changed_byte_anywhere_is_seen_and_the_bundle_is_right() {
     }
 }
 
+/// The process that wrote a pack does not compare it with its trailer again.
 #[tokio::test]
-async fn files_that_were_cut_emptied_or_removed_are_not_missed() {
-    let (disk, repo) = pushed().await;
+async fn a_changed_byte_is_detected_by_the_process_that_wrote_the_pack() {
+    let (disk, repo) = disk_after_two_pushes().await;
+    let remote = disk.remote("r");
+    for step in 0..16 {
+        commit(&repo, "main", 2 * step + 1);
+        mirror_all(&repo, &remote).await.unwrap();
+        for path in disk.of_kind("entries") {
+            let length = path.metadata().unwrap().len();
+            let offsets = sample(length, 16);
+            change(&path, offsets[step.min(offsets.len() - 1)]);
+        }
+        commit(&repo, "main", 2 * step + 2);
+        mirror_all(&repo, &remote).await.unwrap();
+        disk.check(&repo, "r", "main").await;
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_changes_during_a_push_is_never_in_a_completed_bundle() {
+    let (disk, repo) = disk_after_two_pushes().await;
+    let mut number = 1;
+    for call in ["create_upload", "upload_part", "upload_part_copy"] {
+        for step in 0..4 {
+            let segments = disk.of_kind("entries");
+            let nth = disk.world.store.traffic().count(call) + 1;
+            disk.world.store.traffic().before(call, nth, move || {
+                for path in &segments {
+                    let length = path.metadata().unwrap().len();
+                    let offsets = sample(length, 4);
+                    change(path, offsets[step.min(offsets.len() - 1)]);
+                }
+            });
+            push_and_check(&disk, &repo, number, &format!("{call}, {step}/4")).await;
+            number += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn truncated_extended_or_removed_files_do_not_fail_a_push() {
+    let (disk, repo) = disk_after_two_pushes().await;
     let mut number = 1;
     for kind in ["copy", "entries"] {
         for step in 0..5 {
@@ -86,10 +126,10 @@ async fn files_that_were_cut_emptied_or_removed_are_not_missed() {
             push_and_check(&disk, &repo, number, &format!("{kind} cut, {step}/5")).await;
             number += 1;
         }
-        let one = &disk.of_kind(kind)[0];
+        let extended = &disk.of_kind(kind)[0];
         File::options()
             .append(true)
-            .open(one)
+            .open(extended)
             .and_then(|mut file| std::io::Write::write_all(&mut file, b"more"))
             .unwrap();
         push_and_check(&disk, &repo, number, &format!("{kind} with more")).await;
@@ -102,7 +142,7 @@ async fn files_that_were_cut_emptied_or_removed_are_not_missed() {
 }
 
 #[tokio::test]
-async fn copies_that_were_swapped_are_no_copies_of_each_other() {
+async fn swapped_files_do_not_serve_as_each_other() {
     let disk = Disk::new();
     let (repo, other) = (repository(), repository());
     commit(&other, "main", 77);
@@ -122,8 +162,8 @@ async fn copies_that_were_swapped_are_no_copies_of_each_other() {
 }
 
 #[tokio::test]
-async fn links_and_folders_in_the_place_of_files_are_not_followed() {
-    let (disk, repo) = pushed().await;
+async fn links_and_directories_instead_of_files_are_not_followed() {
+    let (disk, repo) = disk_after_two_pushes().await;
     let mut number = 1;
     for kind in ["copy", "entries"] {
         for path in disk.of_kind(kind) {
@@ -143,13 +183,13 @@ async fn links_and_folders_in_the_place_of_files_are_not_followed() {
 
 const BLOCK: usize = 64 * 1024;
 
-/// How many bytes of entries a segment has: four more for each block are checksums.
+/// Returns the number of bytes of entries in a segment, without 4 bytes of checksum for each block.
 fn entries(segment: &Path) -> usize {
     let length = usize::try_from(segment.metadata().unwrap().len()).unwrap();
     length - 4 * length.div_ceil(BLOCK + 4)
 }
 
-/// Writes a segment's checksums anew, and its record's.
+/// Changes a byte of a segment, and forges the checksums of the segment and of its records.
 fn forge(disk: &Disk, segment: &Path, offset: u64) {
     change(segment, offset);
     let bytes = std::fs::read(segment).unwrap();
@@ -178,7 +218,7 @@ fn forge(disk: &Disk, segment: &Path, offset: u64) {
     }
 }
 
-/// The first and largest segment of the copy that was used last.
+/// Returns the first and largest segment of the pack that was used last.
 fn base(disk: &Disk) -> PathBuf {
     let records = disk.of_kind("copy").into_iter();
     let newest = records.max_by_key(|path| path.metadata().unwrap().modified().unwrap());
@@ -189,22 +229,22 @@ fn base(disk: &Disk) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_forged_copy_that_passes_for_whole_is_told_by_the_packs_trailer() {
-    let (disk, repo) = pushed().await;
+async fn a_pack_with_forged_checksums_is_detected_by_its_trailer() {
+    let (disk, repo) = disk_after_two_pushes().await;
     for number in 0..24 {
         let segment = base(&disk);
         let offset = sample(entries(&segment) as u64, 24)[number];
         forge(&disk, &segment, offset);
         push_and_check(&disk, &repo, number + 1, &format!("forged at {offset}")).await;
-        // The one that was made of it, too.
+        // The pack that was composed of it is removed, too.
         std::fs::remove_dir_all(disk.folder()).unwrap();
-        push_and_check(&disk, &repo, number + 50, "without any copy").await;
+        push_and_check(&disk, &repo, number + 50, "with an empty cache").await;
     }
 }
 
 #[tokio::test]
-async fn a_forged_copy_is_sent_to_nobody() {
-    let (disk, repo) = pushed().await;
+async fn a_pack_with_forged_checksums_is_never_served() {
+    let (disk, repo) = disk_after_two_pushes().await;
     for number in 0..12 {
         let segment = base(&disk);
         let offset = sample(entries(&segment) as u64, 12)[number];
@@ -227,7 +267,7 @@ async fn a_forged_copy_is_sent_to_nobody() {
             }
         }
         assert_eq!(fetch_all(&disk.remote("r")).await.refs(), repo.refs());
-        // The next one has a copy again.
+        // The next push fills the cache again.
         std::fs::remove_dir_all(disk.folder()).unwrap();
         commit(&repo, "main", number + 1);
         mirror_all(&repo, &disk.remote("r")).await.unwrap();
@@ -235,9 +275,9 @@ async fn a_forged_copy_is_sent_to_nobody() {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_left_is_harmless_and_goes_after_an_hour() {
-    let (disk, repo) = pushed().await;
-    // Killed while it wrote entries; when they were written; while it wrote the record.
+async fn files_of_a_killed_process_are_removed_after_an_hour() {
+    let (disk, repo) = disk_after_two_pushes().await;
+    // Killed while it wrote entries, after that, and while it wrote the record.
     let halves = [
         "00000000000000000000000000000001.entries",
         "00000000000000000000000000000002.entries",
@@ -246,14 +286,14 @@ async fn what_a_killed_process_left_is_harmless_and_goes_after_an_hour() {
     for name in halves {
         std::fs::write(disk.folder().join(name), "half of it").unwrap();
     }
-    push_and_check(&disk, &repo, 1, "with what was left").await;
+    push_and_check(&disk, &repo, 1, "with leftover files").await;
     let left = || {
-        let there = halves
+        let existing = halves
             .iter()
             .filter(|name| disk.folder().join(name).exists());
-        there.count()
+        existing.count()
     };
-    assert_eq!(left(), 3, "another process may be about to name them");
+    assert_eq!(left(), 3, "another process may be about to record them");
     let old = SystemTime::now() - Duration::from_hours(2);
     for name in halves {
         let file = File::options()
@@ -262,12 +302,12 @@ async fn what_a_killed_process_left_is_harmless_and_goes_after_an_hour() {
             .unwrap();
         file.set_modified(old).unwrap();
     }
-    push_and_check(&disk, &repo, 2, "with what was left long ago").await;
-    assert_eq!(left(), 0, "nobody will");
+    push_and_check(&disk, &repo, 2, "with old leftover files").await;
+    assert_eq!(left(), 0, "no process will record them");
 }
 
-/// Gives a push up just before its call `nth`; whether it came so far.
-async fn give_up(disk: &Disk, repo: &Repo, nth: usize) -> bool {
+/// Cancels a push just before its call `nth`; returns whether it made that many calls.
+async fn cancel_push(disk: &Disk, repo: &Repo, nth: usize) -> bool {
     let traffic = disk.world.store.traffic();
     traffic.set_latency(Duration::from_millis(1));
     let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -275,29 +315,29 @@ async fn give_up(disk: &Disk, repo: &Repo, nth: usize) -> bool {
         let _ = sender.send(());
     });
     let remote = disk.remote("r");
-    let is_given_up = tokio::select! {
+    let is_cancelled = tokio::select! {
         biased;
         _ = receiver => true,
         done = mirror_all(repo, &remote) => done.is_err(),
     };
     traffic.set_latency(Duration::ZERO);
-    is_given_up
+    is_cancelled
 }
 
 #[tokio::test]
-async fn a_push_that_is_given_up_anywhere_leaves_no_copy_of_what_is_not_there() {
-    let (disk, repo) = pushed().await;
-    let mut given_up = 0;
+async fn a_push_that_is_cancelled_before_any_call_leaves_no_files() {
+    let (disk, repo) = disk_after_two_pushes().await;
+    let mut cancelled = 0;
     for nth in 1.. {
         let before = disk.files();
         commit(&repo, "main", 2 * nth);
-        let came = give_up(&disk, &repo, nth).await;
+        let is_cancelled = cancel_push(&disk, &repo, nth).await;
         let names = |files: Vec<(PathBuf, u64)>| -> Vec<_> {
             files.into_iter().map(|(path, _)| path).collect()
         };
-        if came {
-            given_up += 1;
-            // What it was about to write is taken away by a thread of its own.
+        if is_cancelled {
+            cancelled += 1;
+            // A separate thread removes the file that it was writing.
             for _ in 0..500 {
                 if disk.files().len() == before.len() {
                     break;
@@ -306,20 +346,20 @@ async fn a_push_that_is_given_up_anywhere_leaves_no_copy_of_what_is_not_there() 
             }
             assert_eq!(names(disk.files()), names(before), "before call {nth}");
         }
-        // Its lock grows old or is let go of.
+        // Its lock expires, unless it was released.
         let clock = &disk.world.clock;
         clock.fetch_add(1000, Ordering::Relaxed);
-        push_and_check(&disk, &repo, 2 * nth + 1, "after one that was given up").await;
-        if !came {
+        push_and_check(&disk, &repo, 2 * nth + 1, "after a cancelled push").await;
+        if !is_cancelled {
             break;
         }
     }
-    assert!(given_up >= 15, "at each of {given_up} calls");
+    assert!(cancelled >= 15, "at each of {cancelled} calls");
 }
 
 #[tokio::test]
-async fn copies_that_another_process_removes_meanwhile_are_not_missed() {
-    let (disk, repo) = pushed().await;
+async fn files_that_another_process_removes_during_a_push_do_not_fail_it() {
+    let (disk, repo) = disk_after_two_pushes().await;
     for (number, call) in ["create_upload", "upload_part_copy", "complete_upload"]
         .into_iter()
         .enumerate()
@@ -337,8 +377,8 @@ async fn copies_that_another_process_removes_meanwhile_are_not_missed() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_costs_the_copies_alone() {
-    let (disk, repo) = pushed().await;
+async fn a_push_with_a_removed_cache_directory_succeeds_without_caching() {
+    let (disk, repo) = disk_after_two_pushes().await;
     let remote = disk.remote("r");
     std::fs::remove_dir_all(disk.folder()).unwrap();
     commit(&repo, "main", 1);
@@ -348,25 +388,25 @@ async fn a_folder_that_cannot_be_written_costs_the_copies_alone() {
 }
 
 #[tokio::test]
-async fn two_processes_use_one_folder_at_once() {
+async fn two_processes_share_one_directory() {
     let disk = Disk::new();
     let repo = repository();
     mirror_all(&repo, &disk.remote("a")).await.unwrap();
     mirror_all(&repo, &disk.remote("b")).await.unwrap();
     for number in 0..10 {
         commit(&repo, "main", number);
-        // Both add to the same pack, which has one copy. There is little room, so each
-        // takes away what the other may need.
+        // Both extend the same cached pack. With little space each evicts files that the other
+        // may need.
         let bound = if number < 5 {
             1 << 30
         } else {
             (1 << 20) + 120_000
         };
         let open = |prefix: &str| {
-            let copies = PackCache::open(&disk.folder())
+            let cache = PackCache::open(&disk.folder())
                 .unwrap()
                 .with_max_bytes(bound);
-            disk.opened(prefix, Some(copies))
+            disk.opened(prefix, Some(cache))
         };
         let (a, b) = (open("a"), open("b"));
         let (a, b) = tokio::join!(mirror_all(&repo, &a), mirror_all(&repo, &b));
@@ -378,16 +418,16 @@ async fn two_processes_use_one_folder_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_fails_leaves_copies_that_are_right_or_none() {
+async fn a_failed_request_leaves_correct_cached_packs_or_none() {
     for when in [When::Before, When::After] {
         let mut nth = 1;
         loop {
-            let (disk, repo) = pushed().await;
+            let (disk, repo) = disk_after_two_pushes().await;
             commit(&repo, "main", 1);
             let script = FaultPlan::new();
             script.fail(nth, ErrorKind::Transport, when);
             let store = Failing::new(Arc::clone(&disk.world.store), &script);
-            // It may fail, or be tried again.
+            // It may fail, or be retried.
             let _ = mirror_all(&repo, &disk.over(Arc::new(store), "r")).await;
             disk.world.clock.fetch_add(10_000, Ordering::Relaxed);
             for number in 2..4 {
@@ -398,6 +438,6 @@ async fn a_request_that_fails_leaves_copies_that_are_right_or_none() {
             }
             nth += 1;
         }
-        assert!(nth > 15, "there are that many requests to fail");
+        assert!(nth > 15, "a push makes more than 15 requests");
     }
 }

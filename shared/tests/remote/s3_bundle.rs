@@ -192,8 +192,8 @@ async fn a_push_composes_the_bundle_of_the_old_one() {
     let least = 2000;
     let world = World::new(least);
     let options = || BundleOptions {
-        part_bytes: least,
-        copy_bytes: 5000,
+        min_part_bytes: least,
+        max_copy_bytes: 5000,
         ..world.options()
     };
     let remote = world.remote_with("r", options());
@@ -267,7 +267,7 @@ async fn refs_of_one_history_are_composed_of_its_bundle() {
         repo.git(&["branch", &format!("topic/{n}"), &new]);
     }
     let mut options = world.options();
-    options.part_bytes = least;
+    options.min_part_bytes = least;
     let outcome = mirror_all(&repo, &world.remote_with("r", options))
         .await
         .unwrap();

@@ -1,5 +1,5 @@
-//! Writers that die after any of their requests, requests that arrive late, and what others
-//! do between two requests.
+//! Writers that crash after any request, requests that arrive late, and other clients between
+//! two requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use branchline_test_support::repo::Repo;
 const MIN: usize = 5 << 20;
 const LOCK: &str = "r/refs/heads/main/LOCK#.lock";
 
-/// A remote whose writer dies with request `nth`: before it is executed, or after.
+/// Returns a remote whose writer crashes at request `nth`, before or after it is executed.
 fn dying(world: &World, nth: usize, when: When) -> (BundleRemote, FaultPlan) {
     let script = FaultPlan::new();
     script.fail(nth, ErrorKind::Transport, when);
@@ -36,7 +36,7 @@ fn dying(world: &World, nth: usize, when: When) -> (BundleRemote, FaultPlan) {
     (remote, script)
 }
 
-/// Moves `main` as a repository has it, and nothing else.
+/// Pushes only `main` of a repository.
 async fn push_main(repo: &Repo, remote: &BundleRemote) -> branchline_core::Result<()> {
     let options = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
@@ -57,16 +57,16 @@ async fn one_bundle_each(world: &World) {
     assert!(folders.values().all(|count| *count == 1), "{folders:?}");
 }
 
-/// Two clients of Python have met, and both were told `ok`; then one of ours dies.
+/// Two concurrent Python clients both reported `ok`; then a client of this kind crashes.
 #[tokio::test(start_paused = true)]
-async fn what_lost_the_ref_outlives_the_death_of_the_one_that_moves_it() {
+async fn an_orphan_survives_a_crash_of_the_client_that_moves_it() {
     let repo = small();
-    let (one, two) = (
+    let (older, newer) = (
         commit(&repo, &["main"], "one"),
         commit(&repo, &["main"], "two"),
     );
-    repo.git(&["branch", "one", &one]);
-    repo.git(&["branch", "two", &two]);
+    repo.git(&["branch", "one", &older]);
+    repo.git(&["branch", "two", &newer]);
     let more = commit(&repo, &["two"], "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
     for when in [When::Before, When::After] {
@@ -78,16 +78,19 @@ async fn what_lost_the_ref_outlives_the_death_of_the_one_that_moves_it() {
             }
             world.put("r/HEAD", "refs/heads/main").await;
             let (remote, script) = dying(&world, nth, when);
-            let told = push_main(&repo, &remote).await.is_ok();
+            let reported = push_main(&repo, &remote).await.is_ok();
             world.clock.fetch_add(10_000, Ordering::Relaxed);
             let remote = world.remote("r");
             for step in ["left", "repaired", "pushed"] {
                 let refs = listed(&remote).await;
                 let what = format!("request {nth}, {when:?}, {step}: {refs:?}");
                 let has = |id: &str| refs.iter().any(|line| line.starts_with(id));
-                assert!(has(&one), "what was acknowledged is listed: {what}");
-                assert!(has(&two) || has(&more), "so is this: {what}");
-                assert!(!told || has(&more), "and this: {what}");
+                assert!(has(&older), "the older commit is listed: {what}");
+                assert!(has(&newer) || has(&more), "so is the newer commit: {what}");
+                assert!(
+                    !reported || has(&more),
+                    "so is a commit whose push succeeded: {what}"
+                );
                 let names = refs.iter().filter_map(|line| line.split_once(' '));
                 let mut names: Vec<_> = names.map(|(_, name)| name).collect();
                 names.dedup();
@@ -103,7 +106,7 @@ async fn what_lost_the_ref_outlives_the_death_of_the_one_that_moves_it() {
             }
             fetch_all(&remote).await;
             if script.calls().len() < nth {
-                assert!(told, "nothing failed");
+                assert!(reported, "nothing failed");
                 break;
             }
             nth += 1;
@@ -112,10 +115,9 @@ async fn what_lost_the_ref_outlives_the_death_of_the_one_that_moves_it() {
     }
 }
 
-/// A ref is there as it was, or it is gone; an older bundle that lay beside does not come
-/// back.
+/// The ref is unchanged or deleted; an older bundle in its folder does not become the ref.
 #[tokio::test(start_paused = true)]
-async fn a_deletion_that_ends_half_way_rewinds_nothing() {
+async fn an_interrupted_deletion_does_not_rewind_the_ref() {
     let repo = small();
     let tip = repo.id("main").to_string();
     repo.git(&["branch", "keep", "main~2"]);
@@ -143,13 +145,13 @@ async fn a_deletion_that_ends_half_way_rewinds_nothing() {
             ]);
             source.git(&["symbolic-ref", "HEAD", "refs/heads/keep"]);
             let (remote, script) = dying(&world, nth, When::Before);
-            let told = mirror_all(&source, &remote).await.is_ok();
+            let reported = mirror_all(&source, &remote).await.is_ok();
             world.clock.fetch_add(10_000, Ordering::Relaxed);
             let remote = world.remote("r");
             let main = listed(&remote).await;
             let main = main.iter().find(|line| line.ends_with(" refs/heads/main"));
             assert!(
-                main.is_none_or(|line| !told && line.starts_with(&tip)),
+                main.is_none_or(|line| !reported && line.starts_with(&tip)),
                 "request {nth}: {main:?}"
             );
             mirror_all(&source, &remote).await.unwrap();
@@ -164,33 +166,33 @@ async fn a_deletion_that_ends_half_way_rewinds_nothing() {
 }
 
 #[tokio::test]
-async fn what_lost_the_ref_never_takes_the_name_of_another() {
+async fn an_orphan_never_takes_the_name_of_another_ref() {
     let repo = small();
-    let (one, two) = (
+    let (older, newer) = (
         commit(&repo, &["main"], "one"),
         commit(&repo, &["main"], "two"),
     );
-    repo.git(&["branch", "one", &one]);
-    repo.git(&["branch", "two", &two]);
+    repo.git(&["branch", "one", &older]);
+    repo.git(&["branch", "two", &newer]);
     let world = World::new(MIN);
-    let apart = format!("refs/heads/main__{}", &one[..7]);
+    let conflict = format!("refs/heads/main__{}", &older[..7]);
     for (source, name) in [
         ("one", "refs/heads/main"),
         ("two", "refs/heads/main"),
-        ("main", apart.as_str()),
+        ("main", conflict.as_str()),
     ] {
         world.python_push(&repo, "r", source, name).await;
     }
     let remote = world.remote("r");
     let expected = [
-        format!("{two} refs/heads/main"),
-        format!("{} {apart}", repo.id("main")),
-        format!("{one} refs/heads/main__{one}"),
+        format!("{newer} refs/heads/main"),
+        format!("{} {conflict}", repo.id("main")),
+        format!("{older} refs/heads/main__{older}"),
     ];
     assert_eq!(listed(&remote).await, expected);
     remote.repair().await.unwrap();
     assert_eq!(listed(&remote).await, expected, "each keeps its own name");
-    assert_eq!(fetch_all(&remote).await.id(&one).to_string(), one);
+    assert_eq!(fetch_all(&remote).await.id(&older).to_string(), older);
 }
 
 fn deletion(name: &str, old: ObjectId) -> Push {
@@ -206,7 +208,7 @@ fn deletion(name: &str, old: ObjectId) -> Push {
 }
 
 #[tokio::test]
-async fn a_ref_that_is_protected_meanwhile_is_not_deleted() {
+async fn a_ref_that_becomes_protected_meanwhile_is_not_deleted() {
     let repo = small();
     let world = World::new(MIN);
     let remote = world.remote("r");
@@ -221,33 +223,36 @@ async fn a_ref_that_is_protected_meanwhile_is_not_deleted() {
 }
 
 #[tokio::test]
-async fn a_stray_that_was_moved_meanwhile_is_not_said_to_be_deleted() {
+async fn the_deletion_of_an_orphan_that_was_moved_meanwhile_fails() {
     let repo = small();
-    let (one, two) = (
+    let (older, newer) = (
         commit(&repo, &["main"], "one"),
         commit(&repo, &["main"], "two"),
     );
     let world = World::new(MIN);
-    for (name, id) in [("one", &one), ("two", &two)] {
+    for (name, id) in [("one", &older), ("two", &newer)] {
         repo.git(&["branch", name, id]);
         world.python_push(&repo, "r", name, "refs/heads/main").await;
     }
     let remote = world.remote("r");
-    let apart = format!("refs/heads/main__{}", &one[..7]);
+    let conflict = format!("refs/heads/main__{}", &older[..7]);
     let mut target = remote.target().await.unwrap();
-    assert!(target.snapshot().refs.contains_key(BStr::new(&apart)));
+    assert!(target.snapshot().refs.contains_key(BStr::new(&conflict)));
     remote.repair().await.unwrap();
-    let error = target.push(deletion(&apart, repo.id("one"))).await;
+    let error = target.push(deletion(&conflict, repo.id("one"))).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Conflict);
     let mut target = remote.target().await.unwrap();
-    target.push(deletion(&apart, repo.id("one"))).await.unwrap();
-    assert_eq!(listed(&remote).await, [format!("{two} refs/heads/main")]);
+    target
+        .push(deletion(&conflict, repo.id("one")))
+        .await
+        .unwrap();
+    assert_eq!(listed(&remote).await, [format!("{newer} refs/heads/main")]);
 }
 
-/// Another client writes the bundle anew, of the same commit and not of the same bytes,
-/// while parts are copied from it.
+/// Another client replaces the bundle by one of the same commit with different bytes, while
+/// parts are copied from it.
 #[tokio::test]
-async fn parts_are_not_copied_from_a_bundle_that_is_another_one_by_then() {
+async fn parts_copied_from_a_replaced_bundle_are_never_published() {
     let least = 2000;
     let repo = Repo::new(branchline_core::git::HashKind::Sha1);
     repo.input(
@@ -264,7 +269,7 @@ async fn parts_are_not_copied_from_a_bundle_that_is_another_one_by_then() {
     for name in ["refs/heads/main", "refs/heads/new"] {
         let world = World::new(least);
         let options = BundleOptions {
-            part_bytes: least,
+            min_part_bytes: least,
             ..world.options()
         };
         let remote = world.remote_with("r", options);
@@ -286,7 +291,7 @@ async fn parts_are_not_copied_from_a_bundle_that_is_another_one_by_then() {
                 let put = store.put(&bucket, &written, body.into(), &options);
                 put.now_or_never().unwrap().unwrap();
             });
-        // A mirror looks again and then succeeds; what it did first must not be there.
+        // A mirror reads the refs again and succeeds; its first bundle must not exist.
         mirror_all(&repo, &remote).await.unwrap();
         let copy = fetch_all(&remote).await;
         assert_eq!(copy.refs(), repo.refs(), "{name}");
@@ -295,10 +300,10 @@ async fn parts_are_not_copied_from_a_bundle_that_is_another_one_by_then() {
     }
 }
 
-/// The completion is on its way, and giving the upload up fails: the lock stays until
-/// someone has given it up.
+/// The completion may still arrive, and aborting the upload fails: the lock remains until
+/// another client aborts it.
 #[tokio::test(start_paused = true)]
-async fn a_lock_is_not_let_go_of_while_its_upload_may_be_completed() {
+async fn a_lock_is_not_released_while_its_upload_may_be_completed() {
     let repo = small();
     let world = World::new(MIN);
     mirror_all(&repo, &world.remote("r")).await.unwrap();
@@ -333,7 +338,7 @@ async fn a_renewal_that_arrives_late_does_not_hide_the_upload_from_the_lock() {
     repo.git(&["update-ref", "refs/heads/main", &more]);
     let traffic = world.store.traffic();
     let script = FaultPlan::new();
-    // The lock, a renewal; the announcement comes next.
+    // The lock, then a renewal; the next write names the upload.
     script.fail_method("put", 2, ErrorKind::Transport, When::Before);
     let latency = Duration::from_millis(600);
     let first = traffic.count("put") + 1;
@@ -380,7 +385,7 @@ async fn a_renewal_that_arrives_late_does_not_hide_the_upload_from_the_lock() {
 }
 
 #[tokio::test]
-async fn a_ref_that_moved_meanwhile_is_not_said_to_be_deleted() {
+async fn the_deletion_of_a_ref_that_moved_meanwhile_fails() {
     let repo = small();
     let world = World::new(MIN);
     let remote = world.remote("r");
@@ -396,9 +401,9 @@ async fn a_ref_that_moved_meanwhile_is_not_said_to_be_deleted() {
     assert_eq!(listed(&remote).await, expected);
 }
 
-/// A client whose lock is gone writes the same commit anew, just before it is deleted.
+/// A client that lost its lock writes the same commit again, just before its deletion.
 #[tokio::test]
-async fn a_bundle_that_was_written_anew_is_not_deleted_for_the_old_one() {
+async fn a_replaced_bundle_is_not_deleted_in_place_of_the_old_one() {
     let repo = small();
     let world = World::new(MIN);
     let remote = world.remote("r");

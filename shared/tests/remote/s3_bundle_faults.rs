@@ -1,5 +1,4 @@
-//! What is left half done, by failing requests and by other clients, is read and repaired;
-//! and what a change costs.
+//! Leftovers of failed requests and of other clients are read and repaired; costs of a push.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +26,7 @@ pub(crate) fn small() -> Repo {
     repo
 }
 
-/// The refs that the remote has, as `git for-each-ref` prints them.
+/// Returns the refs of the remote as `git for-each-ref` prints them.
 pub(crate) async fn listed(remote: &BundleRemote) -> Vec<String> {
     let source = remote.source(&[]).await.unwrap();
     let refs = source.snapshot().refs.iter();
@@ -35,10 +34,10 @@ pub(crate) async fn listed(remote: &BundleRemote) -> Vec<String> {
         .collect()
 }
 
-/// All failures of the k-th request end in a clean error or in success; the next push has
-/// the wanted state.
+/// Each failure of the k-th request ends in a clean error or in success; the next push reaches
+/// the desired state.
 #[tokio::test(start_paused = true)]
-async fn a_failure_of_any_request_leaves_nothing_that_the_next_push_cannot_finish() {
+async fn the_push_after_a_failure_of_any_request_reaches_the_desired_state() {
     let repo = small();
     let first = repo.id("main").to_string();
     for when in [When::Before, When::After] {
@@ -71,7 +70,7 @@ async fn a_failure_of_any_request_leaves_nothing_that_the_next_push_cannot_finis
                     error.report()
                 );
             }
-            // A lock whose release failed grows old.
+            // A lock whose release failed expires.
             world.clock.fetch_add(10_000, Ordering::Relaxed);
             let remote = world.remote("r");
             mirror_all(&repo, &remote).await.unwrap();
@@ -85,7 +84,7 @@ async fn a_failure_of_any_request_leaves_nothing_that_the_next_push_cannot_finis
             let bundles = keys.iter().filter(|key| key.ends_with(".bundle")).count();
             assert_eq!(bundles, 2, "request {nth}, {when:?}: {keys:?}");
             let failed = script.calls().get(nth - 1).copied().unwrap_or_default();
-            // An upload whose creation got no answer cannot be given up: nobody knows its id.
+            // An upload whose creation got no answer cannot be aborted, because its id is unknown.
             let is_unknown = failed == "abort_upload" || failed == "create_upload";
             assert!(
                 is_unknown || world.store.uploads().is_empty(),
@@ -101,7 +100,7 @@ async fn a_failure_of_any_request_leaves_nothing_that_the_next_push_cannot_finis
 }
 
 #[tokio::test]
-async fn of_two_bundles_the_one_that_descends_from_the_other_is_the_ref() {
+async fn of_two_bundles_the_descendant_is_the_ref() {
     let repo = small();
     let world = World::new(5 << 20);
     repo.git(&["branch", "old", "main~2"]);
@@ -130,20 +129,20 @@ async fn of_two_bundles_the_one_that_descends_from_the_other_is_the_ref() {
     assert_eq!(
         keys,
         ["r/HEAD".to_owned(), key],
-        "what was obsolete is gone"
+        "the superseded bundle was deleted"
     );
 }
 
 #[tokio::test]
-async fn of_two_that_went_apart_the_newest_is_the_ref_and_the_other_is_kept() {
+async fn of_two_divergent_bundles_the_newest_is_the_ref_and_the_other_is_kept() {
     let repo = small();
     let world = World::new(5 << 20);
-    let (one, two) = (
+    let (older, newer) = (
         commit(&repo, &["main"], "one"),
         commit(&repo, &["main"], "two"),
     );
-    repo.git(&["branch", "one", &one]);
-    repo.git(&["branch", "two", &two]);
+    repo.git(&["branch", "one", &older]);
+    repo.git(&["branch", "two", &newer]);
     world
         .python_push(&repo, "r", "one", "refs/heads/main")
         .await;
@@ -152,11 +151,14 @@ async fn of_two_that_went_apart_the_newest_is_the_ref_and_the_other_is_kept() {
         .await;
     world.put("r/HEAD", "refs/heads/main").await;
     let remote = world.remote("r");
-    let kept = format!("refs/heads/main__{}", &one[..7]);
-    let expected = [format!("{two} refs/heads/main"), format!("{one} {kept}")];
+    let kept = format!("refs/heads/main__{}", &older[..7]);
+    let expected = [
+        format!("{newer} refs/heads/main"),
+        format!("{older} {kept}"),
+    ];
     assert_eq!(listed(&remote).await, expected);
     fetch_all(&remote).await;
-    // A push on top of the winner moves the other one to its own key.
+    // A push onto the winner moves the orphan to its conflict name.
     let more = commit(&repo, &["two"], "more");
     let merged = commit(&repo, &["one", "two"], "merged");
     for (new, keeps) in [(more, true), (merged, false)] {
@@ -171,14 +173,14 @@ async fn of_two_that_went_apart_the_newest_is_the_ref_and_the_other_is_kept() {
         let remote = world.remote("r");
         push_one(&repo, &remote, &new).await;
         let mut expected = vec![format!("r/refs/heads/main/{new}.bundle")];
-        expected.extend(keeps.then(|| format!("r/{kept}/{one}.bundle")));
+        expected.extend(keeps.then(|| format!("r/{kept}/{older}.bundle")));
         let keys = world.keys().await;
         assert_eq!(keys[1..], expected, "merged commits are in the new bundle");
         fetch_all(&remote).await;
     }
 }
 
-/// Moves `main` to a commit, and nothing else.
+/// Pushes only `main`.
 async fn push_one(repo: &Repo, remote: &BundleRemote, id: &str) {
     use branchline_core::mirror::{self, MirrorOptions, RefSelection};
     let before = repo.git(&["rev-parse", "main"]);
@@ -195,11 +197,11 @@ async fn push_one(repo: &Repo, remote: &BundleRemote, id: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_is_respected_while_it_lives_and_taken_over_after_that() {
+async fn a_lock_is_respected_until_it_expires_and_then_taken_over() {
     let repo = small();
     let world = World::new(5 << 20);
     let remote = world.remote("r");
-    // As the Python client leaves it when it is killed.
+    // As a killed Python client leaves it.
     world.put("r/refs/heads/main/LOCK#.lock", "").await;
     let error = mirror_all(&repo, &remote).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
@@ -280,7 +282,7 @@ async fn a_push_makes_few_requests() {
     assert_eq!(calls, ["list", "get"], "nothing to do: the refs and `HEAD`");
 }
 
-/// Each bundle holds what its ref needs, and is composed of an older one's.
+/// Each bundle contains everything reachable from its ref, and is composed of an older one.
 #[tokio::test]
 async fn five_hundred_refs_are_pushed_and_listed_at_once() {
     let repo = small();

@@ -1,4 +1,4 @@
-//! A bucket in memory, repositories beside it, and the Python client's way of writing.
+//! A bucket in memory, repositories as sources, and writes of the Python client.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use branchline_test_support::repo::Repo;
 
-/// A bucket, and a clock by which locks are judged.
+/// A bucket, and the clock for the age of locks.
 pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) bucket: BucketName,
@@ -29,7 +29,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A bucket whose parts may be as short as that.
+    /// Creates a bucket with this minimum size of parts.
     pub(crate) fn new(min_part_bytes: usize) -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
@@ -87,10 +87,10 @@ impl World {
             .unwrap()
     }
 
-    /// All keys with the sizes of their objects.
+    /// Lists all keys with the sizes of their objects.
     pub(crate) async fn objects(&self) -> BTreeMap<String, u64> {
         let mut next = None;
-        let mut all = BTreeMap::new();
+        let mut objects = BTreeMap::new();
         loop {
             let page = self
                 .store
@@ -98,10 +98,10 @@ impl World {
                 .await
                 .unwrap();
             let listed = page.objects.into_iter();
-            all.extend(listed.map(|object| (object.key.to_string(), object.size_bytes)));
+            objects.extend(listed.map(|object| (object.key.to_string(), object.size_bytes)));
             next = page.next;
             if next.is_none() {
-                return all;
+                return objects;
             }
         }
     }
@@ -119,7 +119,7 @@ impl World {
     }
 }
 
-/// The bytes of `git bundle create` with these arguments.
+/// Runs `git bundle create` with these arguments; returns the bundle.
 pub(crate) fn bundle(repo: &Repo, arguments: &[&str]) -> Vec<u8> {
     let (options, revisions): (Vec<&str>, Vec<&str>) =
         arguments.iter().partition(|word| word.starts_with("--"));
@@ -146,13 +146,13 @@ pub(crate) async fn mirror_all(repo: &Repo, remote: &BundleRemote) -> Result<Mir
     Ok(outcome)
 }
 
-/// A repository with everything that the remote has, checked by git.
+/// Fetches everything from the remote into a new repository, and checks it with git.
 pub(crate) async fn fetch_all(remote: &BundleRemote) -> Repo {
     let source = remote.source(&[]).await.unwrap();
     let snapshot = source.snapshot();
     let repo = Repo::new(snapshot.hash);
     for id in snapshot.tips() {
-        // One by one, as they lie.
+        // One request for each tip, so that bundles are streamed unchanged.
         let wanted = PackRequest {
             wants: vec![id],
             haves: Vec::new(),
@@ -250,7 +250,7 @@ impl Source for GitSource {
     }
 }
 
-/// What `git pack-objects` makes of it.
+/// Runs `git pack-objects` for the request; returns the pack.
 pub(crate) fn pack_objects(
     path: &std::path::Path,
     hash: HashKind,

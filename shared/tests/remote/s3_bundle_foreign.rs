@@ -1,5 +1,5 @@
-//! What others write under the prefix: bundles of every kind, and what is no bundle, no ref
-//! and no lock.
+//! Objects of other clients under the prefix: bundles of every kind, and keys that are not
+//! bundles, refs or locks.
 
 use std::sync::atomic::Ordering;
 
@@ -16,7 +16,7 @@ use branchline_test_support::repo::{Repo, history};
 const MIN: usize = 5 << 20;
 
 #[tokio::test]
-async fn a_bundle_of_version_3_is_read_whatever_its_header_names() {
+async fn a_bundle_of_version_3_is_read_whatever_refs_its_header_has() {
     let world = World::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 6, 4);
     for (name, source) in [("main", "main"), ("head", "HEAD"), ("renamed", "side")] {
@@ -34,7 +34,7 @@ async fn a_bundle_of_version_3_is_read_whatever_its_header_names() {
         .collect();
     assert_eq!(listed(&remote).await, expected);
     fetch_all(&remote).await;
-    // What is pushed on top of one is a bundle of version 2 again.
+    // A push onto it writes a bundle of version 2.
     let remote = world.remote("r");
     repo.input(&["fast-import", "--quiet", "--force"], &history(50, 1, 4));
     mirror_all(&repo, &remote).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_bundle_of_version_3_is_read_whatever_its_header_names() {
 }
 
 #[tokio::test]
-async fn a_bundle_that_leaves_objects_out_is_refused_by_name() {
+async fn a_bundle_with_a_filter_is_refused_by_name() {
     let world = World::new(MIN);
     let repo = small();
     let id = repo.id("main");
@@ -66,7 +66,7 @@ async fn a_bundle_that_leaves_objects_out_is_refused_by_name() {
         report.contains(&key) && report.contains("without a filter"),
         "it names the bundle and the remedy: {report}"
     );
-    // Nor is anything built on it.
+    // A push onto it is refused, too.
     let more = commit(&repo, &["main"], "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
     let error = mirror_all(&repo, &remote).await.unwrap_err();
@@ -74,9 +74,9 @@ async fn a_bundle_that_leaves_objects_out_is_refused_by_name() {
     assert_eq!(world.keys().await, [key], "nothing was written");
 }
 
-/// An incremental bundle beside another one, on a bundle that is another ref's.
+/// An incremental bundle competes with another one; its prerequisite is another ref's bundle.
 #[tokio::test]
-async fn twins_that_stand_on_other_refs_are_told_apart() {
+async fn competing_bundles_with_prerequisites_in_other_refs_are_resolved() {
     let world = World::new(MIN);
     let repo = small();
     repo.git(&["branch", "base", "main~1"]);
@@ -96,7 +96,7 @@ async fn twins_that_stand_on_other_refs_are_told_apart() {
     ];
     assert_eq!(listed(&remote).await, expected, "the younger one");
     fetch_all(&remote).await;
-    // What an incremental one stands on is not tidied away, until it is full.
+    // Prerequisites of an incremental bundle are not deleted until it is full.
     assert!(remote.repair().await.unwrap().is_empty());
     fetch_all(&remote).await;
     let more = commit(&repo, &["next"], "more");
@@ -107,9 +107,9 @@ async fn twins_that_stand_on_other_refs_are_told_apart() {
     assert_eq!(fetch_all(&remote).await.refs(), repo.refs());
 }
 
-/// A chain of them, each on the one before, none of them named by what it needs.
+/// Each incremental bundle needs the one before, which is not named by the needed object.
 #[tokio::test]
-async fn incremental_bundles_stand_on_each_other_in_a_long_chain() {
+async fn a_long_chain_of_incremental_bundles_is_read() {
     const LENGTH: usize = 40;
     let world = World::new(MIN);
     let repo = small();
@@ -143,7 +143,7 @@ async fn incremental_bundles_stand_on_each_other_in_a_long_chain() {
     copy.index_pack(&pack, false);
     copy.git(&["update-ref", "refs/heads/b", &repo.id("b").to_string()]);
     copy.fsck();
-    // One of them is gone: it is said what is missing.
+    // Without one of them the error names the missing object.
     let gone = repo.git(&["rev-parse", "b~20"]);
     let keys = world.keys().await;
     let key = keys.iter().find(|key| key.contains("/b30/")).unwrap();
@@ -161,7 +161,7 @@ async fn incremental_bundles_stand_on_each_other_in_a_long_chain() {
 }
 
 #[tokio::test]
-async fn a_repository_of_sha_256_goes_both_ways_and_never_half() {
+async fn a_sha_256_repository_is_pushed_and_fetched_and_never_mixed_with_sha_1() {
     let world = World::new(MIN);
     let repo = Repo::with_history(HashKind::Sha256, 8, 5);
     let remote = world.remote("ours");
@@ -176,7 +176,7 @@ async fn a_repository_of_sha_256_goes_both_ways_and_never_half() {
     mirror_all(&repo, &remote).await.unwrap();
     assert_eq!(fetch_all(&remote).await.refs(), repo.refs());
 
-    // As the Python client writes it, which it cannot read itself.
+    // As the Python client writes it, which cannot read it.
     world
         .python_push(&repo, "theirs", "main", "refs/heads/main")
         .await;
@@ -185,13 +185,13 @@ async fn a_repository_of_sha_256_goes_both_ways_and_never_half() {
     assert_eq!(found, [format!("{} refs/heads/main", repo.id("main"))]);
     fetch_all(&remote).await;
 
-    // One of the other kind is refused before anything is written.
+    // A repository of the other hash function is refused before anything is written.
     let other = small();
     let before = world.objects().await;
     let error = mirror_all(&other, &remote).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert_eq!(world.objects().await, before);
-    // Where someone wrote it all the same, nothing is shown rather than one half.
+    // If another client wrote both, listing fails.
     world
         .python_push(&other, "theirs", "main", "refs/heads/other")
         .await;
@@ -235,7 +235,7 @@ async fn a_push_of_another_hash_function_is_refused_at_the_target() {
 }
 
 #[tokio::test]
-async fn keys_that_are_no_refs_are_passed_over() {
+async fn keys_that_are_not_refs_are_ignored() {
     let world = World::new(MIN);
     let repo = small();
     let id = repo.id("main");
@@ -267,7 +267,7 @@ async fn keys_that_are_no_refs_are_passed_over() {
 }
 
 #[tokio::test]
-async fn head_may_name_what_is_not_there() {
+async fn head_may_name_a_missing_ref() {
     let world = World::new(MIN);
     let repo = small();
     let remote = world.remote("r");
@@ -313,9 +313,9 @@ async fn a_thousand_keys_cost_one_list() {
     assert_eq!(calls, ["get", "list", "list", "list"], "and `HEAD`");
 }
 
-/// Many bundles in one folder, as clients without locks have left them.
+/// Many bundles in one folder, as clients without locks leave them.
 #[tokio::test]
-async fn a_folder_of_very_many_bundles_is_read_and_cleaned() {
+async fn a_folder_of_very_many_bundles_is_read_and_repaired() {
     const MANY: usize = 60;
     let world = World::new(MIN);
     let repo = small();
@@ -349,7 +349,7 @@ async fn a_folder_of_very_many_bundles_is_read_and_cleaned() {
 
 /// The bundles that a push can name at once fit into S3's 2 KB, even of SHA-256.
 #[tokio::test]
-async fn what_a_bundle_says_that_it_replaces_fits_into_its_metadata() {
+async fn the_ids_of_replaced_bundles_fit_into_the_metadata() {
     let world = World::new(MIN);
     let repo = Repo::new(HashKind::Sha256);
     repo.input(&["fast-import", "--quiet"], &history(0, 3, 3));
@@ -376,7 +376,7 @@ async fn what_a_bundle_says_that_it_replaces_fits_into_its_metadata() {
 }
 
 #[tokio::test]
-async fn what_is_no_bundle_takes_no_other_ref_with_it() {
+async fn an_invalid_bundle_does_not_affect_other_refs() {
     let world = World::new(MIN);
     let repo = small();
     let remote = world.remote("r");
@@ -404,7 +404,7 @@ async fn what_is_no_bundle_takes_no_other_ref_with_it() {
 }
 
 #[tokio::test]
-async fn a_lock_that_says_anything_else_is_one_of_a_stranger() {
+async fn a_lock_with_any_other_content_counts_by_age_only() {
     let repo = small();
     let upload = |key: &str, id: &str| {
         format!(r#"{{"owner":"x","renewed":1,"upload":{{"key":"{key}","id":"{id}"}}}}"#)
@@ -437,7 +437,7 @@ async fn a_lock_that_says_anything_else_is_one_of_a_stranger() {
 }
 
 #[tokio::test]
-async fn a_lock_cannot_have_uploads_of_others_given_up() {
+async fn a_lock_cannot_cause_uploads_outside_its_folder_to_be_aborted() {
     let repo = small();
     for victim in [
         "elsewhere/backup.tar",
@@ -461,7 +461,7 @@ async fn a_lock_cannot_have_uploads_of_others_given_up() {
         let left = world.store.uploads().len();
         assert_eq!(
             left, 1,
-            "the upload of `{victim}` is no business of this ref"
+            "the upload of `{victim}` does not belong to this ref"
         );
     }
 }

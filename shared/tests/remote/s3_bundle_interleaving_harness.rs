@@ -1,5 +1,5 @@
-//! Writers of one ref, ours and the Python client's, whose calls are let through one by one,
-//! and what must hold in the end.
+//! Writers of one ref, ours and the Python client's, whose calls are executed one by one, and
+//! the invariants of the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -35,15 +35,15 @@ pub(crate) struct Scenery {
     pub(crate) base: ObjectId,
     pub(crate) base_bundle: Bytes,
     pub(crate) writers: Vec<Commit>,
-    /// One that is no descendant of `base`.
+    /// A commit that does not descend from `base`.
     parents: BTreeMap<ObjectId, ObjectId>,
 }
 
 pub(crate) struct Commit {
     id: ObjectId,
-    /// As the Python client uploads it.
+    /// Bundle as the Python client uploads it.
     bundle: Bytes,
-    /// As it is sent to us.
+    /// Pack as it is pushed to our client.
     pack: Bytes,
 }
 
@@ -87,23 +87,23 @@ pub(crate) static SCENERY: LazyLock<Scenery> = LazyLock::new(|| {
     }
 });
 
-/// Lets the calls of a writer through one by one, and dates locks by the world's clock.
+/// Executes the calls of a writer one by one, and dates locks by the world's clock.
 #[derive(Clone)]
 pub(crate) struct Gated {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<AtomicI64>,
-    /// When each lock was written.
+    /// Time at which each lock was written.
     pub(crate) written: Arc<Mutex<BTreeMap<ObjectKey, i64>>>,
     pub(crate) gate: Arc<dyn Gate>,
 }
 
-/// What every call of a writer passes.
+/// Gate that every call of a writer passes.
 #[async_trait]
 pub(crate) trait Gate: Send + Sync {
     /// Waits for the writer's turn.
     async fn pass(&self);
 
-    /// A call was executed, on these keys.
+    /// Records an executed call and its keys.
     fn executed(&self, call: Call<'_>) {
         let _ = call;
     }
@@ -112,7 +112,7 @@ pub(crate) trait Gate: Send + Sync {
 /// A call that was executed.
 pub(crate) struct Call<'a> {
     pub(crate) name: &'static str,
-    /// What it is about, and what a list tells.
+    /// Keys that it names or lists.
     pub(crate) keys: Vec<&'a ObjectKey>,
     pub(crate) failed: Option<ErrorKind>,
 }
@@ -289,26 +289,26 @@ impl MultipartUpload for GatedUpload {
     }
 }
 
-/// What a writer was told.
+/// Result that a writer reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Told {
+pub(crate) enum WriterResult {
     Ok,
     Refused,
 }
 
 /// A writer at work.
-pub(crate) type Writer = Pin<Box<dyn Future<Output = Told> + Send>>;
+pub(crate) type Writer = Pin<Box<dyn Future<Output = WriterResult> + Send>>;
 
-/// One of ours: opens the remote and pushes on top of `base`.
-pub(crate) async fn ours(remote: BundleRemote, number: usize) -> Told {
+/// Push of our client: opens the remote and pushes onto `base`.
+pub(crate) async fn ours(remote: BundleRemote, number: usize) -> WriterResult {
     let scenery = &*SCENERY;
     let commit = &scenery.writers[number];
     let Ok(mut target) = remote.target().await else {
-        return Told::Refused;
+        return WriterResult::Refused;
     };
     let at = target.snapshot().refs.get(bstr::BStr::new(REF)).copied();
     if at.is_none_or(|at| at.id != scenery.base) {
-        return Told::Refused;
+        return WriterResult::Refused;
     }
     let options = IncomingOptions {
         hash: HashKind::Sha1,
@@ -332,22 +332,22 @@ pub(crate) async fn ours(remote: BundleRemote, number: usize) -> Told {
     match target.push(push).await {
         Ok(report) => {
             assert_eq!(report.refs[0].1, RefOutcome::Done);
-            Told::Ok
+            WriterResult::Ok
         }
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Conflict, "{}", error.report());
-            Told::Refused
+            WriterResult::Refused
         }
     }
 }
 
-/// The requests of the Python client's push, one by one, and its decisions on them.
+/// Push of the Python client: its requests and decisions.
 pub(crate) async fn python(
     store: Arc<dyn ObjectStore>,
     bucket: BucketName,
     now: impl Fn() -> i64 + Send,
     n: usize,
-) -> Told {
+) -> WriterResult {
     let scenery = &*SCENERY;
     let commit = &scenery.writers[n];
     let key = |key: &str| ObjectKey::new(&format!("{FOLDER}{key}")).unwrap();
@@ -362,12 +362,12 @@ pub(crate) async fn python(
     };
     let before = bundles().await;
     if before.len() > 1 {
-        return Told::Refused;
+        return WriterResult::Refused;
     }
     let base = key(&format!("{}.bundle", scenery.base));
-    // `git merge-base --is-ancestor`: it knows `base` alone.
+    // `git merge-base --is-ancestor`: it knows only `base`.
     if before.first().is_some_and(|key| *key != base) {
-        return Told::Refused;
+        return WriterResult::Refused;
     }
     let lock = key("LOCK#.lock");
     let only_new = PutOptions {
@@ -390,9 +390,9 @@ pub(crate) async fn python(
             .is_ok();
     }
     if !lock_of_ours {
-        return Told::Refused;
+        return WriterResult::Refused;
     }
-    let told = if bundles().await == before {
+    let reported = if bundles().await == before {
         let new = key(&format!("{}.bundle", commit.id));
         let plain = PutOptions::default();
         store
@@ -409,35 +409,36 @@ pub(crate) async fn python(
                 .await
                 .unwrap();
         }
-        Told::Ok
+        WriterResult::Ok
     } else {
-        Told::Refused
+        WriterResult::Refused
     };
     store
         .delete(&bucket, &lock, &Precondition::None)
         .await
         .unwrap();
-    told
+    reported
 }
 
-/// What the remote says in the end, and after a repair.
+/// Checks the refs of the remote at the end, and after a repair.
 pub(crate) async fn judge(
     world: &World,
-    told: &[Option<Told>],
+    reported: &[Option<WriterResult>],
     python: &[bool],
 ) -> Result<(), TestCaseError> {
     let scenery = &*SCENERY;
-    // Whatever the locks are, they grow old.
+    // All locks expire.
     world.clock.fetch_add(100_000, Ordering::Relaxed);
-    let acknowledged: BTreeSet<ObjectId> = told
+    let acknowledged: BTreeSet<ObjectId> = reported
         .iter()
         .zip(&scenery.writers)
-        .filter(|(told, _)| **told == Some(Told::Ok))
+        .filter(|(reported, _)| **reported == Some(WriterResult::Ok))
         .map(|(_, writer)| writer.id)
         .collect();
-    let of_ours = told.iter().zip(python);
-    let of_ours = of_ours.filter(|(told, python)| **told == Some(Told::Ok) && !**python);
-    prop_assert!(of_ours.count() <= 1, "one of ours wins: {told:?}");
+    let of_ours = reported.iter().zip(python);
+    let of_ours =
+        of_ours.filter(|(reported, python)| **reported == Some(WriterResult::Ok) && !**python);
+    prop_assert!(of_ours.count() <= 1, "one of ours wins: {reported:?}");
     if !python.contains(&true) {
         prop_assert!(acknowledged.len() <= 1);
     }
@@ -458,7 +459,7 @@ pub(crate) async fn judge(
             prop_assert!(scenery.parents.contains_key(&at), "the ref has moved on");
         }
         if !python.contains(&true) {
-            prop_assert_eq!(refs.len(), 1, "among ours nobody loses a ref: {:?}", refs);
+            prop_assert_eq!(refs.len(), 1, "pushes of ours leave one ref: {:?}", refs);
         }
         for target in refs.values() {
             let wanted = PackRequest {
@@ -491,7 +492,7 @@ pub(crate) async fn judge(
     Ok(())
 }
 
-/// The writers over a remote that has `base`, each behind its gate.
+/// Starts the writers over a remote with `base`, each behind its gate.
 pub(crate) async fn start(
     world: &World,
     python_writers: &[bool],

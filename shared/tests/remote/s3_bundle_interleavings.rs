@@ -1,10 +1,10 @@
-//! Pushes at the same time in every order there is, with a writer that dies and locks that
-//! grow old at every point.
+//! Concurrent pushes in every order, with a writer that crashes and locks that expire at every
+//! point.
 //!
-//! What a writer does next follows from the answers that it got. So two orders that left
-//! the bucket the same and gave each writer the same answers have the same futures, and
-//! only one of them is followed: what is walked through is the graph of such places, and
-//! each edge of it is one call of one writer.
+//! The next call of a writer depends only on the answers that it got. So two orders that result
+//! in the same bucket and in the same answers for each writer have the same continuations, and
+//! only one of them is followed: the tests walk the graph of such states, whose edges are single
+//! calls.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
@@ -16,26 +16,26 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::remote::s3_bundle_fixture::World;
-use crate::remote::s3_bundle_interleaving_harness::{Call, Gate, Told, judge, start};
+use crate::remote::s3_bundle_interleaving_harness::{Call, Gate, WriterResult, judge, start};
 
-/// What has happened, in terms that are the same in every run: locks hold random words.
+/// State of the bucket in terms that are equal in every run, because locks hold random words.
 #[derive(Default, Hash)]
 struct History {
-    /// Who wrote what lies under a key, what that writer had seen then, and when.
+    /// Writer of each key, the answers that the writer had got, and the time.
     objects: BTreeMap<String, (usize, u64, bool)>,
     writers: Vec<Writer>,
-    /// Whether what was written before is old.
+    /// Whether earlier writes are old.
     aged: bool,
 }
 
-/// Where a writer is.
+/// State of a writer.
 #[derive(Debug, Clone, Copy, Default, Hash)]
 struct Writer {
-    /// The answers that it got.
+    /// Answers that the writer got.
     seen: u64,
-    /// Its calls that wait for their turn.
+    /// Calls that wait for their turn.
     waiting: usize,
-    told: Option<Told>,
+    reported: Option<WriterResult>,
     dead: bool,
 }
 
@@ -83,18 +83,18 @@ impl Gate for Turnstile {
     }
 }
 
-/// What can happen next.
+/// Possible next event.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    /// That writer's next call is executed.
+    /// The writer's next call is executed.
     Turn(usize),
-    /// That writer dies.
+    /// The writer crashes.
     Death(usize),
-    /// All locks are old now.
+    /// All locks expire.
     Age,
 }
 
-/// Writers that stand at their gates.
+/// Writers that wait at their gates.
 struct Stage {
     world: World,
     gates: Vec<Arc<Turnstile>>,
@@ -121,8 +121,8 @@ impl Stage {
         for (number, writer) in writers.into_iter().enumerate() {
             let history = Arc::clone(&history);
             tokio::spawn(async move {
-                let told = writer.await;
-                history.lock().unwrap().writers[number].told = Some(told);
+                let reported = writer.await;
+                history.lock().unwrap().writers[number].reported = Some(reported);
             });
         }
         let stage = Self {
@@ -138,15 +138,15 @@ impl Stage {
         self.history.lock().unwrap()
     }
 
-    /// Waits until every writer stands at its gate, or has ended.
+    /// Waits until every writer is at its gate, or has ended.
     async fn settle(&self) {
         for _ in 0..100_000 {
-            // All that is under way is a task of this thread.
+            // All pending work is a task of this thread.
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
             let mut writers = self.history().writers.clone().into_iter();
-            if writers.all(|one| one.waiting > 0 || one.told.is_some()) {
+            if writers.all(|writer| writer.waiting > 0 || writer.reported.is_some()) {
                 return;
             }
         }
@@ -160,7 +160,7 @@ impl Stage {
                 tokio::task::yield_now().await;
                 self.settle().await;
             }
-            // Its gate opens no more: nothing that it began goes on.
+            // The gate stays closed, so that no pending call continues.
             Event::Death(writer) => self.history().writers[writer].dead = true,
             Event::Age => {
                 self.history().aged = true;
@@ -169,8 +169,8 @@ impl Stage {
         }
     }
 
-    /// What can happen now. One writer dies, and locks grow old once, where that is
-    /// `harsh`; nothing when all have ended.
+    /// Lists the possible events; none when all writers have ended. With `harsh`, one writer
+    /// crashes and locks expire once.
     fn next(&self, harsh: bool) -> Vec<Event> {
         let writers = 0..self.gates.len();
         let alive: Vec<_> = writers.filter(|at| self.is_at_work(*at)).collect();
@@ -187,15 +187,19 @@ impl Stage {
 
     fn is_at_work(&self, writer: usize) -> bool {
         let writer = self.history().writers[writer];
-        writer.told.is_none() && !writer.dead
+        writer.reported.is_none() && !writer.dead
     }
 
-    fn told(&self) -> Vec<Option<Told>> {
+    fn reported(&self) -> Vec<Option<WriterResult>> {
         let history = self.history();
-        history.writers.iter().map(|writer| writer.told).collect()
+        history
+            .writers
+            .iter()
+            .map(|writer| writer.reported)
+            .collect()
     }
 
-    /// What decides all that can still happen.
+    /// Returns the state that determines all continuations.
     fn place(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.history().hash(&mut hasher);
@@ -203,29 +207,29 @@ impl Stage {
     }
 }
 
-/// Which orders are followed.
+/// Orders to follow.
 #[derive(Debug, Clone, Copy)]
 struct Orders<'a> {
-    /// The writers: the Python client's, or ours.
+    /// Kinds of the writers: the Python client's, or ours.
     python: &'a [bool],
-    /// One writer dies, and all locks grow old once, at every point.
+    /// Whether a writer crashes, and all locks expire once, at every point.
     harsh: bool,
-    /// How often a writer that has not ended is left for another one.
+    /// Maximum number of switches away from a writer that has not ended.
     switches: usize,
 }
 
-/// What was found on the way through all orders.
+/// Results of all orders.
 #[derive(Debug, Default)]
 struct Walk {
     places: HashSet<(u64, Option<usize>, usize)>,
-    /// Orders that were followed to a place where somebody was before, or to an end.
+    /// Number of orders that were followed to a known state or to an end.
     orders: usize,
-    /// How often so many writers were told that they had won.
+    /// Number of orders by the number of writers that reported success.
     won: BTreeMap<usize, usize>,
 }
 
 impl Orders<'_> {
-    /// Follows all of them. How often so many writers were told that they had won.
+    /// Follows all orders; returns their number by the number of writers that reported success.
     fn follow(self) -> BTreeMap<usize, usize> {
         let mut walk = Walk::default();
         let mut open: Vec<Vec<Event>> = vec![Vec::new()];
@@ -245,8 +249,8 @@ impl Orders<'_> {
         walk.won
     }
 
-    /// Follows one order, and from its end the first way that leads on, as long as that
-    /// leads to places where nobody was; the other ways on from those are left open.
+    /// Follows one order, and from its end the first event of each new state; the other events
+    /// of these states are left open.
     async fn follow_one(self, order: Vec<Event>, walk: &mut Walk, open: &mut Vec<Vec<Event>>) {
         let stage = Stage::new(self.python).await;
         let mut at = At::default();
@@ -256,7 +260,7 @@ impl Orders<'_> {
         }
         let mut order = order;
         loop {
-            // Where all orders are followed, it does not matter who was at work last.
+            // The last writer does not matter if all orders are followed.
             let (last, switches) = match self.switches {
                 usize::MAX => (None, 0),
                 _ => (at.last, at.switches),
@@ -267,10 +271,12 @@ impl Orders<'_> {
             let next = stage.next(self.harsh).into_iter();
             let mut next = next.filter(|event| at.after(&stage, *event) <= self.switches);
             let Some(first) = next.next() else {
-                let told = stage.told();
-                let won = told.iter().filter(|told| **told == Some(Told::Ok));
+                let reported = stage.reported();
+                let won = reported
+                    .iter()
+                    .filter(|reported| **reported == Some(WriterResult::Ok));
                 *walk.won.entry(won.count()).or_default() += 1;
-                if let Err(error) = judge(&stage.world, &told, self.python).await {
+                if let Err(error) = judge(&stage.world, &reported, self.python).await {
                     panic!("in the order {order:?}: {error}");
                 }
                 return;
@@ -287,7 +293,7 @@ impl Orders<'_> {
     }
 }
 
-/// Who was at work last, and how often one was left before it had ended.
+/// Last writer, and the number of switches away from writers that had not ended.
 #[derive(Debug, Clone, Copy, Default)]
 struct At {
     last: Option<usize>,
@@ -295,7 +301,7 @@ struct At {
 }
 
 impl At {
-    /// How often one was left, when that happens next.
+    /// Returns the number of switches after the event.
     fn after(self, stage: &Stage, event: Event) -> usize {
         let Event::Turn(writer) = event else {
             return self.switches;
@@ -312,8 +318,8 @@ impl At {
     }
 }
 
-/// All orders.
-fn all(python: &[bool]) -> Orders<'_> {
+/// Every order of the calls, without crashes and expired locks.
+fn every_order(python: &[bool]) -> Orders<'_> {
     Orders {
         python,
         harsh: false,
@@ -321,43 +327,43 @@ fn all(python: &[bool]) -> Orders<'_> {
     }
 }
 
-/// All orders of two, with deaths and locks that grow old.
-fn harsh(python: &[bool]) -> BTreeMap<usize, usize> {
+/// All orders of two writers, with crashes and locks that expire.
+fn follow_with_crashes(python: &[bool]) -> BTreeMap<usize, usize> {
     Orders {
         harsh: true,
-        ..all(python)
+        ..every_order(python)
     }
     .follow()
 }
 
 #[test]
-fn of_two_of_ours_at_most_one_wins_though_one_dies_and_locks_grow_old() {
-    let won = harsh(&[false, false]);
+fn of_two_pushes_of_ours_at_most_one_wins_despite_a_crash_and_expired_locks() {
+    let won = follow_with_crashes(&[false, false]);
     assert!(won.keys().eq(&[0, 1]), "{won:?}");
 }
 
 #[test]
-fn nothing_is_lost_beside_a_python_client_though_one_dies_and_locks_grow_old() {
-    // It holds a lock that nobody can tell to be another one's: where that was taken over,
-    // both have won, and both have their ref.
-    let won = harsh(&[false, true]);
+fn no_commit_is_lost_alongside_a_python_client_despite_a_crash_and_expired_locks() {
+    // The Python client's lock has no owner: if it was taken over, both writers report success,
+    // and both have a ref.
+    let won = follow_with_crashes(&[false, true]);
     assert!(won.keys().eq(&[0, 1, 2]), "{won:?}");
-    harsh(&[true, true]);
+    follow_with_crashes(&[true, true]);
 }
 
 /// "Of several concurrent pushes to a ref of a bundle remote one wins, in every order."
 #[test]
-fn of_three_with_python_clients_one_wins_in_every_order() {
+fn of_three_pushes_with_python_clients_one_wins_in_every_order() {
     for python in [[false, true, true], [false, false, true]] {
-        let won = all(&python).follow();
+        let won = every_order(&python).follow();
         assert!(won.keys().eq(&[1]), "{won:?}");
     }
 }
 
-/// All orders with `BRANCHLINE_ALL_ORDERS`, which takes some minutes; else those in which a
-/// writer is left for another one three times.
+/// All orders with `BRANCHLINE_ALL_ORDERS`, which takes some minutes; otherwise those with at
+/// most three switches away from a writer.
 #[test]
-fn of_three_of_ours_one_wins_in_every_order() {
+fn of_three_pushes_of_ours_one_wins_in_every_order() {
     let python = [false; 3];
     let switches = match std::env::var_os("BRANCHLINE_ALL_ORDERS") {
         Some(_) => usize::MAX,
@@ -365,7 +371,7 @@ fn of_three_of_ours_one_wins_in_every_order() {
     };
     let won = Orders {
         switches,
-        ..all(&python)
+        ..every_order(&python)
     }
     .follow();
     assert!(won.keys().eq(&[1]), "{won:?}");

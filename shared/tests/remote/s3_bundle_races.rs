@@ -1,5 +1,5 @@
-//! Pushes at the same time, step by step in random orders: ours and the Python client's, with
-//! writers that die and locks that grow old at any point.
+//! Concurrent pushes in random orders of their requests: ours and the Python client's, with
+//! writers that crash and locks that expire at any point.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 
 use crate::remote::s3_bundle_fixture::World;
-use crate::remote::s3_bundle_interleaving_harness::{Gate, Told, Writer, judge, start};
+use crate::remote::s3_bundle_interleaving_harness::{Gate, Writer, WriterResult, judge, start};
 
 /// Pending once: the scheduler polls a writer once for each step.
 struct Step(bool);
@@ -38,16 +38,16 @@ impl Gate for Once {
 
 #[derive(Debug, Clone, Copy)]
 enum Turn {
-    /// That writer's next request is executed.
+    /// The writer's next request is executed.
     Step(usize),
-    /// That writer dies.
+    /// The writer crashes.
     Kill(usize),
-    /// All locks that nobody renews are old now.
+    /// All locks that are not renewed expire.
     Age,
 }
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
-    // Some requests of one writer at once, so that others may be left behind anywhere.
+    // Several requests of one writer in a row, so that the others may wait at any point.
     let run = (0..3_usize, prop_oneof![1..4_usize, 1..40_usize])
         .prop_map(|(writer, steps)| vec![Turn::Step(writer); steps]);
     let turn = prop_oneof![
@@ -58,13 +58,13 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
     prop::collection::vec(turn, 0..24).prop_map(|turns| turns.concat())
 }
 
-/// Runs the writers by these turns, and to their ends after that.
+/// Runs the writers by these turns, and then until they end.
 async fn play(
     world: &World,
     mut writers: Vec<Option<Writer>>,
     turns: &[Turn],
-) -> Vec<Option<Told>> {
-    let mut told = vec![None; writers.len()];
+) -> Vec<Option<WriterResult>> {
+    let mut reported = vec![None; writers.len()];
     let mut context = Context::from_waker(Waker::noop());
     let mut turns = turns.iter().copied();
     let mut round = 0;
@@ -79,8 +79,8 @@ async fn play(
                 world.clock.fetch_add(1000, Ordering::Relaxed);
             }
             Turn::Kill(writer) => {
-                // Its requests end with it. What its destructors would still do is not
-                // waited for: a process that is killed has none.
+                // Its requests end with it. Its destructors are not awaited, because a killed
+                // process runs none.
                 if let Some(writer) = writers.get_mut(writer).and_then(Option::take) {
                     std::mem::forget(writer);
                 }
@@ -91,21 +91,21 @@ async fn play(
                 };
                 let Some(future) = slot else { continue };
                 if let Poll::Ready(answer) = future.as_mut().poll(&mut context) {
-                    told[writer] = Some(answer);
+                    reported[writer] = Some(answer);
                     *slot = None;
                     quiet = 0;
                 }
             }
         }
-        // Tasks that a writer has started make their steps, too.
+        // Tasks that a writer started make progress, too.
         tokio::task::yield_now().await;
         quiet += 1;
         assert!(quiet < 10_000, "a writer never ends");
     }
-    told
+    reported
 }
 
-/// Plays, judges, and tells how many were told that they had won.
+/// Plays the turns and checks the result; returns the number of writers that reported success.
 fn case(python_writers: &[bool], turns: &[Turn]) -> Result<usize, TestCaseError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -115,20 +115,23 @@ fn case(python_writers: &[bool], turns: &[Turn]) -> Result<usize, TestCaseError>
     runtime.block_on(async {
         let world = World::new(5 << 20);
         let writers = start(&world, python_writers, |_| Arc::new(Once)).await;
-        let told = play(&world, writers.into_iter().map(Some).collect(), turns).await;
-        judge(&world, &told, python_writers).await?;
-        Ok(told.iter().filter(|told| **told == Some(Told::Ok)).count())
+        let reported = play(&world, writers.into_iter().map(Some).collect(), turns).await;
+        judge(&world, &reported, python_writers).await?;
+        Ok(reported
+            .iter()
+            .filter(|reported| **reported == Some(WriterResult::Ok))
+            .count())
     })
 }
 
 proptest! {
     #[test]
-    fn one_of_ours_wins_whatever_the_order(turns in turns(), writers in 2..4_usize) {
+    fn at_most_one_push_of_ours_wins_in_any_order(turns in turns(), writers in 2..4_usize) {
         case(&vec![false; writers], &turns)?;
     }
 
     #[test]
-    fn nothing_acknowledged_is_lost_beside_the_python_client(
+    fn no_acknowledged_push_is_lost_alongside_the_python_client(
         turns in turns(),
         others in 1..3_usize,
     ) {
@@ -138,14 +141,14 @@ proptest! {
     }
 
     #[test]
-    fn two_python_clients_beside_ours_lose_nothing_that_can_be_kept(turns in turns()) {
+    fn two_python_clients_alongside_ours_lose_no_bundle_that_can_be_kept(turns in turns()) {
         case(&[true, false, true], &turns)?;
     }
 }
 
-/// The Python client takes a lock of ours for left behind that is not, and stops anywhere.
+/// The Python client considers a live lock of ours abandoned, and crashes at any point.
 #[test]
-fn a_lock_that_is_stolen_while_its_owner_lives_makes_no_second_winner() {
+fn a_stolen_lock_of_a_live_owner_does_not_make_a_second_winner() {
     for ours in 0..34 {
         for python in 0..14 {
             let mut turns = vec![Turn::Step(0); ours];

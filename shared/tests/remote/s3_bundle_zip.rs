@@ -1,5 +1,5 @@
-//! `repo.zip` beside each ref: `git archive` is the oracle, and whatever happens the next
-//! mirroring leaves it as it shall be.
+//! `repo.zip` of each ref: `git archive` is the oracle, and after any failure the next
+//! mirroring reaches the desired state.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read as _};
@@ -26,7 +26,7 @@ use branchline_test_support::repo::{Repo, history};
 const MIN: usize = 5 << 20;
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";
 
-/// How the remotes of these tests are used.
+/// Options of the remotes in these tests.
 fn options(world: &World) -> BundleOptions {
     BundleOptions {
         archiver: Some(Arc::new(ZipArchiver::new(4 << 20))),
@@ -53,7 +53,7 @@ fn commit(repo: &Repo, parent: &str, message: &str) -> String {
 /// Name, mode and content.
 type Entry = (String, Option<u32>, Vec<u8>);
 
-/// All entries, and the comment.
+/// Returns all entries, and the comment.
 fn entries(zip: &[u8]) -> (Vec<Entry>, Vec<u8>) {
     let mut archive = zip::ZipArchive::new(Cursor::new(zip)).unwrap();
     let mut entries = Vec::new();
@@ -76,8 +76,8 @@ fn metadata(world: &World, name: &str) -> ObjectMetadata {
     versions.last().unwrap().metadata.clone()
 }
 
-/// Each ref has its archive, and nothing else is there but bundles and `HEAD`.
-async fn all_is_as_it_shall_be(repo: &Repo, world: &World, step: &str) {
+/// Checks that each ref has its archive, and that all other keys are bundles and `HEAD`.
+async fn check_archives(repo: &Repo, world: &World, step: &str) {
     let mut expected = vec!["r/HEAD".to_owned()];
     for line in repo.refs().lines() {
         let (id, name) = line.split_once(' ').unwrap();
@@ -91,7 +91,7 @@ async fn all_is_as_it_shall_be(repo: &Repo, world: &World, step: &str) {
         assert_eq!(metadata.user[s3_bundle::ARCHIVED], id, "{step}: {name}");
     }
     expected.sort();
-    // A lock whose release failed, of a ref that is gone, is in nobody's way.
+    // A lock of a deleted ref whose release failed does not matter.
     let mut keys = world.keys().await;
     keys.retain(|key| !key.ends_with("LOCK#.lock"));
     assert_eq!(keys, expected, "{step}");
@@ -103,7 +103,7 @@ async fn all_is_as_it_shall_be(repo: &Repo, world: &World, step: &str) {
 
 /// "`s3+zip://` keeps a `repo.zip` for each ref, equal to `git archive` of the ref."
 #[tokio::test]
-async fn each_ref_has_an_archive_equal_to_gits_and_a_summary_of_its_own() {
+async fn each_ref_has_an_archive_equal_to_that_of_git_archive_and_a_summary() {
     let world = World::new(MIN);
     let remote = zipped(&world);
     let repo = Repo::with_history(HashKind::Sha1, 12, 5);
@@ -111,7 +111,7 @@ async fn each_ref_has_an_archive_equal_to_gits_and_a_summary_of_its_own() {
     repo.git(&["update-ref", "refs/heads/feature/x", &other]);
     repo.git(&["update-ref", "refs/heads/same", "main"]);
     mirror_all(&repo, &remote).await.unwrap();
-    all_is_as_it_shall_be(&repo, &world, "created").await;
+    check_archives(&repo, &world, "created").await;
     for line in repo.refs().lines() {
         let (id, name) = line.split_once(' ').unwrap();
         let metadata = metadata(&world, name);
@@ -128,16 +128,16 @@ async fn each_ref_has_an_archive_equal_to_gits_and_a_summary_of_its_own() {
         summary.starts_with("=?UTF-8?B?"),
         "S3 decodes it: {summary}"
     );
-    // Moved, created as a copy of another's bundle, deleted.
+    // Moved, created as a copy of another ref's bundle, deleted.
     repo.git(&["update-ref", "refs/heads/same", &other]);
     repo.git(&["update-ref", "refs/heads/copy", "main"]);
     repo.git(&["tag", "-d", "light"]);
     mirror_all(&repo, &remote).await.unwrap();
-    all_is_as_it_shall_be(&repo, &world, "moved").await;
+    check_archives(&repo, &world, "moved").await;
 }
 
 #[tokio::test]
-async fn archives_cost_one_write_each_and_one_look_at_what_was_there() {
+async fn archives_cost_one_write_or_one_head_each() {
     let world = World::new(MIN);
     let remote = zipped(&world);
     let repo = small();
@@ -153,11 +153,11 @@ async fn archives_cost_one_write_each_and_one_look_at_what_was_there() {
     };
     let mut again = calls(&remote).await;
     again.sort_unstable();
-    let looks = [
+    let heads = [
         "get", "head", "head", "head", "head", "head", "head", "list",
     ];
     assert_eq!(
-        again, looks,
+        again, heads,
         "nothing to do: no list but the one of all refs"
     );
     let more = commit(&repo, "main", "more");
@@ -174,13 +174,13 @@ async fn archives_cost_one_write_each_and_one_look_at_what_was_there() {
     );
 }
 
-/// All failures of the k-th request end in a clean error or in success; the same mirror
-/// again has the wanted state.
+/// Each failure of the k-th request ends in a clean error or in success; repeating the mirror
+/// reaches the desired state.
 #[tokio::test(start_paused = true)]
-async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
+async fn the_mirror_after_a_failure_of_any_request_reaches_the_desired_state() {
     let repo = small();
     let first = repo.id("main").to_string();
-    let mut told = 0;
+    let mut reported = 0;
     for when in [When::Before, When::After] {
         let mut nth = 1;
         loop {
@@ -190,7 +190,7 @@ async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
             repo.git(&["update-ref", "refs/tags/stays", &first]);
             let world = World::new(MIN);
             mirror_all(&repo, &zipped(&world)).await.unwrap();
-            // One is outdated, since another client keeps none.
+            // One archive is outdated, because another client does not write archives.
             world.put("r/refs/tags/stays/repo.zip", "PK").await;
             let second = commit(&repo, "main", "second");
             repo.git(&["update-ref", "refs/heads/main", &second]);
@@ -198,7 +198,7 @@ async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
             repo.git(&["update-ref", "refs/heads/new", &new]);
             repo.git(&["update-ref", "-d", "refs/tags/gone"]);
             let script = FaultPlan::new();
-            // It is not tried again.
+            // It is not retried.
             script.fail(nth, ErrorKind::AccessDenied, when);
             let store = Failing::new(Arc::<MemoryStore>::clone(&world.store), &script);
             let failing = world.remote_over(Arc::new(store), "r", options(&world));
@@ -206,14 +206,14 @@ async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
                 let report = error.report();
                 assert_eq!(error.kind(), ErrorKind::AccessDenied, "{nth}: {report}");
                 if report.contains("its archive could not be written") {
-                    told += 1;
+                    reported += 1;
                     assert!(report.contains("was moved to"), "{report}");
                     assert!(report.contains("the same mirror again"), "{report}");
                 }
             }
-            // A lock whose release failed grows old.
+            // A lock whose release failed expires.
             world.clock.fetch_add(10_000, Ordering::Relaxed);
-            // An upload whose creation got no answer cannot be given up: nobody knows its id.
+            // An upload whose creation got no answer cannot be aborted, because its id is unknown.
             let calls = script.calls();
             let failed = calls.get(nth - 1).copied().unwrap_or_default();
             let remote = zipped(&world);
@@ -224,7 +224,7 @@ async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
                 continue;
             }
             let step = format!("request {nth}, {failed} {when:?}");
-            all_is_as_it_shall_be(&repo, &world, &step).await;
+            check_archives(&repo, &world, &step).await;
             if calls.len() < nth {
                 break;
             }
@@ -233,15 +233,14 @@ async fn a_failure_of_any_request_is_healed_by_the_same_mirror_again() {
         assert!(nth > 30, "there are that many requests to fail");
     }
     assert!(
-        told >= 4,
+        reported >= 4,
         "the archives of two refs, failing before and after"
     );
 }
 
-/// The parts of an archive that is an upload of its own: the third one, after the pack's
-/// and the bundle's.
+/// Parts of the archive's own upload, the third after the pack's and the bundle's.
 #[tokio::test(start_paused = true)]
-async fn a_failure_of_any_part_of_a_large_archive_is_healed_too() {
+async fn the_mirror_after_a_failure_of_any_part_of_a_large_archive_reaches_the_desired_state() {
     let repo = small();
     let mut state = 1_u64;
     let mut noise = Vec::new();
@@ -279,7 +278,7 @@ async fn a_failure_of_any_part_of_a_large_archive_is_healed_too() {
                 .await
                 .unwrap();
             if method != "create_upload" {
-                all_is_as_it_shall_be(&repo, &world, method).await;
+                check_archives(&repo, &world, method).await;
             }
         }
     }
@@ -298,12 +297,12 @@ async fn put(world: &World, name: &str, metadata: ObjectMetadata) {
 
 /// "What the Python client wrote counts, as long as it is of the same commit."
 #[tokio::test]
-async fn archives_of_other_clients_are_renewed_when_they_are_of_another_commit() {
+async fn archives_of_other_clients_are_rewritten_when_their_commit_does_not_match() {
     let world = World::new(MIN);
     let repo = small();
     repo.git(&["update-ref", "refs/heads/old", "main"]);
     repo.git(&["update-ref", "refs/heads/none", "main"]);
-    // Written by a client that keeps no archives.
+    // Written by a client without archives.
     mirror_all(&repo, &world.remote("r")).await.unwrap();
     let python = |id: ObjectId| ObjectMetadata {
         content_disposition: Some(format!(
@@ -320,8 +319,8 @@ async fn archives_of_other_clients_are_renewed_when_they_are_of_another_commit()
     assert_eq!(kept, "PK of another client", "it is of that very commit");
     put(&world, "refs/heads/main", ObjectMetadata::default()).await;
     mirror_all(&repo, &zipped(&world)).await.unwrap();
-    all_is_as_it_shall_be(&repo, &world, "renewed").await;
-    // Refs that are not selected are none of its business.
+    check_archives(&repo, &world, "renewed").await;
+    // Refs that are not selected are unchanged.
     put(&world, "refs/heads/old", python(repo.id("main~1"))).await;
     let selected = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
@@ -335,7 +334,7 @@ async fn archives_of_other_clients_are_renewed_when_they_are_of_another_commit()
 }
 
 #[tokio::test]
-async fn what_names_no_commit_has_no_archive() {
+async fn a_ref_that_does_not_name_a_commit_has_no_archive() {
     let world = World::new(MIN);
     let repo = small();
     repo.git(&["update-ref", "refs/tags/thing", "main"]);
@@ -347,18 +346,18 @@ async fn what_names_no_commit_has_no_archive() {
             let keys = world.keys().await;
             let of_thing: Vec<_> = keys.iter().filter(|key| key.contains("thing")).collect();
             let [bundle] = &of_thing[..] else {
-                panic!("the archive of the commit is gone: {keys:?}");
+                panic!("the archive of the commit is missing: {keys:?}");
             };
             assert!(bundle.contains(&repo.id("thing").to_string()));
         }
     }
     repo.git(&["update-ref", "refs/tags/thing", "main"]);
     mirror_all(&repo, &zipped(&world)).await.unwrap();
-    all_is_as_it_shall_be(&repo, &world, "a commit again").await;
+    check_archives(&repo, &world, "a commit again").await;
 }
 
 #[tokio::test]
-async fn an_archive_that_cannot_be_made_stops_no_other_and_is_told_each_time() {
+async fn an_archive_that_cannot_be_made_is_reported_and_does_not_stop_the_others() {
     let world = World::new(MIN);
     let repo = small();
     let id = repo.input(
@@ -391,10 +390,10 @@ async fn an_archive_that_cannot_be_made_stops_no_other_and_is_told_each_time() {
     }
     repo.git(&["update-ref", "-d", "refs/heads/broken"]);
     mirror_all(&repo, &zipped(&world)).await.unwrap();
-    all_is_as_it_shall_be(&repo, &world, "without it").await;
+    check_archives(&repo, &world, "without it").await;
 }
 
-/// Archives whose writing is overtaken by another push.
+/// Archiver during whose work another push finishes.
 struct Overtaken {
     inner: Arc<ZipArchiver>,
     meanwhile: tokio::sync::Mutex<Option<futures_util::future::BoxFuture<'static, ()>>>,
@@ -431,7 +430,7 @@ impl s3_bundle::Archiver for Overtakes {
     }
 }
 
-/// A client that lost its lock while it made its archive does not put it over a newer one.
+/// A client that lost its lock while it made its archive does not replace a newer archive.
 #[tokio::test(start_paused = true)]
 async fn an_older_archive_never_replaces_a_newer_one() {
     for there_before in [false, true] {
@@ -462,13 +461,13 @@ async fn an_older_archive_never_replaces_a_newer_one() {
         let slow = world.remote_with("r", options);
         mirror_all(&repo, &slow).await.unwrap();
         assert_eq!(repo.id("main").to_string(), third);
-        all_is_as_it_shall_be(&repo, &world, "the newer one").await;
+        check_archives(&repo, &world, "the newer one").await;
     }
 }
 
-/// The lock is let go of, and no upload is left.
+/// The lock is released, and no upload remains.
 #[tokio::test(start_paused = true)]
-async fn a_mirroring_that_is_given_up_while_it_archives_leaves_nothing_in_the_way() {
+async fn a_mirror_that_is_cancelled_while_it_archives_leaves_no_lock_and_no_upload() {
     let world = World::new(MIN);
     let repo = small();
     mirror_all(&repo, &world.remote("r")).await.unwrap();
@@ -488,5 +487,5 @@ async fn a_mirroring_that_is_given_up_while_it_archives_leaves_nothing_in_the_wa
     assert!(!outcome.unwrap().complete, "there was no time");
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     mirror_all(&repo, &zipped(&world)).await.unwrap();
-    all_is_as_it_shall_be(&repo, &world, "at once").await;
+    check_archives(&repo, &world, "at once").await;
 }

@@ -56,7 +56,7 @@ async fn main() -> Result<()> {
         .map(PackCache::open)
         .transpose()?;
     let options = BundleOptions {
-        copies: copies.map(Arc::new),
+        pack_cache: copies.map(Arc::new),
         lock_lifetime: Duration::from_secs(arguments.lock_lifetime_seconds),
         ..BundleOptions::default()
     };

@@ -1,4 +1,4 @@
-//! A bundle's bytes, where they lie.
+//! Reads bundles in S3: header, trailer and ranges of the pack.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,52 +7,59 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
-use super::BundleLocation;
 use super::keys::BundleFile;
+use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::pack::{HEADER, PackBytes};
 use crate::git::{HashKind, ObjectId};
 use crate::storage::ObjectStoreExt as _;
 
-/// How much of a bundle is read at first: longer than nearly every header.
-const FIRST: u64 = 4 * 1024;
-/// How much is read at once, and how many such reads are under way.
-const PIECE: u64 = 8 << 20;
-const READS: usize = 4;
+/// Number of bytes that are read to parse the header, which is longer than nearly every header.
+const HEADER_CHUNK_BYTES: u64 = 4 * 1024;
+/// Size of a ranged read.
+const READ_CHUNK_BYTES: u64 = 8 << 20;
+/// Number of concurrent ranged reads.
+const CONCURRENT_READS: usize = 4;
 
 /// A bundle whose header was read.
 #[derive(Clone)]
 pub(super) struct OpenBundle {
-    pub(super) place: Arc<BundleLocation>,
+    pub(super) location: Arc<BundleLocation>,
     pub(super) file: BundleFile,
     pub(super) header: Header,
-    /// Where the pack starts.
+    /// Offset of the pack.
     pub(super) pack_start: u64,
+    /// Trailer of the pack, which is its key in the pack cache; `None` if it was not read.
+    pub(super) pack_id: Option<ObjectId>,
 }
 
 impl OpenBundle {
-    /// Reads the header.
+    /// Reads the header of a bundle.
     ///
     /// # Errors
-    /// `Conflict` when the bundle is not there any more: its ref was moved.
-    pub(super) async fn open(place: &Arc<BundleLocation>, file: &BundleFile) -> Result<Self> {
-        let mut length = FIRST;
+    /// `Conflict` when the bundle was deleted, because its ref was moved.
+    pub(super) async fn open(location: &Arc<BundleLocation>, file: &BundleFile) -> Result<Self> {
+        let mut length = HEADER_CHUNK_BYTES;
         loop {
             let end = file.size_bytes.min(length);
-            let first = read(place, file, 0..end).await?;
+            let first = read(location, file, 0..end).await?;
             let parsed = Header::parse(&first);
             let parsed = parsed.map_err(|error| error.context(format!("`{}`", file.key)))?;
             if let Some((header, at)) = parsed {
                 if header.filter.is_some() {
-                    return Err(corrupt(format!("`{}` leaves objects out", file.key))
-                        .with_hint("make a bundle without a filter of it"));
+                    return Err(corrupt(format!(
+                        "`{}` leaves out objects (it has a filter)",
+                        file.key
+                    ))
+                    .with_hint("replace it with a bundle without a filter"));
                 }
                 return Ok(Self {
-                    place: Arc::clone(place),
+                    location: Arc::clone(location),
                     file: file.clone(),
                     header,
                     pack_start: at as u64,
+                    pack_id: None,
                 });
             }
             if end == file.size_bytes {
@@ -63,9 +70,9 @@ impl OpenBundle {
         }
     }
 
-    /// Reads the last bytes of a bundle, by which its pack is called.
-    pub(super) async fn trailer(
-        place: &BundleLocation,
+    /// Reads the trailer of a bundle's pack, without the header.
+    pub(super) async fn read_trailer(
+        location: &BundleLocation,
         file: &BundleFile,
         hash: HashKind,
     ) -> Result<ObjectId> {
@@ -74,21 +81,21 @@ impl OpenBundle {
             .size_bytes
             .checked_sub(length)
             .ok_or_else(|| corrupt(format!("`{}` is too short for a bundle", file.key)))?;
-        let trailer = read(place, file, start..file.size_bytes).await?;
+        let trailer = read(location, file, start..file.size_bytes).await?;
         Ok(ObjectId::from_bytes_or_panic(&trailer))
     }
 
-    /// Whether it holds all that its commits need.
+    /// Whether the bundle has no prerequisites.
     pub(super) fn is_full(&self) -> bool {
         self.header.prerequisites.is_empty()
     }
 
-    /// The length of its pack.
+    /// Returns the length of the pack.
     pub(super) fn pack_bytes(&self) -> u64 {
         self.file.size_bytes.saturating_sub(self.pack_start)
     }
 
-    /// Where in the bundle the entries of its pack lie.
+    /// Returns the range of the bundle that holds the entries of the pack.
     pub(super) fn entries(&self) -> Range<u64> {
         let trailer = self.header.hash.len_in_bytes() as u64;
         let start = self.pack_start + HEADER;
@@ -96,18 +103,22 @@ impl OpenBundle {
     }
 }
 
-/// A pack of that length, piece after piece.
+/// Streams a pack of `size_bytes`.
 pub(super) fn pieces(
     bytes: Arc<dyn PackBytes>,
     size_bytes: u64,
 ) -> impl Stream<Item = crate::git::Result<Bytes>> + Send + use<> {
-    futures_util::stream::iter(0..size_bytes.div_ceil(PIECE))
+    futures_util::stream::iter(0..size_bytes.div_ceil(READ_CHUNK_BYTES))
         .map(move |piece| {
             let bytes = Arc::clone(&bytes);
-            let start = piece * PIECE;
-            async move { bytes.read_range(start..size_bytes.min(start + PIECE)).await }
+            let start = piece * READ_CHUNK_BYTES;
+            async move {
+                bytes
+                    .read_range(start..size_bytes.min(start + READ_CHUNK_BYTES))
+                    .await
+            }
         })
-        .buffered(READS)
+        .buffered(CONCURRENT_READS)
 }
 
 #[async_trait]
@@ -115,7 +126,7 @@ impl PackBytes for OpenBundle {
     async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let start = self.pack_start;
         read(
-            &self.place,
+            &self.location,
             &self.file,
             start + range.start..start + range.end,
         )
@@ -124,12 +135,12 @@ impl PackBytes for OpenBundle {
     }
 }
 
-/// Reads exactly that range.
-async fn read(place: &BundleLocation, file: &BundleFile, range: Range<u64>) -> Result<Bytes> {
+/// Reads exactly `range`.
+async fn read(location: &BundleLocation, file: &BundleFile, range: Range<u64>) -> Result<Bytes> {
     let length = range.end.saturating_sub(range.start);
-    let got = place
+    let got = location
         .store
-        .get(&place.bucket, &file.key, None, Some(range))
+        .get(&location.bucket, &file.key, None, Some(range))
         .await;
     match got {
         Ok(bytes) if bytes.len() as u64 == length => Ok(bytes),
@@ -141,18 +152,18 @@ async fn read(place: &BundleLocation, file: &BundleFile, range: Range<u64>) -> R
     }
 }
 
-/// A bundle that is not there any more, or is another one.
+/// Returns the error of a bundle that was deleted or replaced while it was `what`.
 pub(super) fn replaced(file: &BundleFile, what: &str) -> Error {
     let message = format!("`{}` was replaced while it was {what}", file.key);
     Error::new(ErrorKind::Conflict, message).with_hint("fetch, and try again")
 }
 
 impl BundleLocation {
-    /// Makes sure that a bundle still is the one that was listed, byte for byte.
+    /// Checks that a bundle was not replaced since it was listed.
     ///
     /// # Errors
-    /// `Conflict` when it is not.
-    pub(super) async fn is_unchanged(&self, file: &BundleFile) -> Result<()> {
+    /// `Conflict` when it was.
+    pub(super) async fn ensure_unchanged(&self, file: &BundleFile) -> Result<()> {
         match self.store.head(&self.bucket, &file.key).await? {
             Some(head) if head.etag == file.etag => Ok(()),
             _ => Err(replaced(file, "copied")),

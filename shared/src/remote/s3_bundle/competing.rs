@@ -1,13 +1,13 @@
-//! Which of several bundles in one folder is the ref.
+//! Decides which of several bundles in one folder is the ref.
 //!
-//! There are several while a push is between its last steps, or was cut off there; or when
-//! two writers met of whom at least one was the Python client. A bundle that says that it
-//! replaces another, or that descends from another, stands for both. If more than one is
-//! left, the newest one is the ref, and the others have lost it without being obsolete:
-//! they are listed under names of their own, and the next push moves them there.
+//! Several exist between the last steps of a push, after a crash there, or when the Python
+//! client wrote at the same time. A bundle that names another in its `branchline-replaces`
+//! metadata, or descends from it, supersedes it. If several remain, the newest is the ref; the
+//! others are orphans: they are listed under conflict names, and the next push moves them
+//! there.
 //!
-//! Whatever lies in a folder, the other refs are listed: where no descent can be read off
-//! bundles that are no bundles, only their dates are looked at.
+//! If ancestry cannot be read because a file is not a bundle, times of modification decide, so
+//! that the remote's other refs can still be listed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,109 +15,107 @@ use std::sync::Arc;
 use bstr::{BStr, BString, ByteSlice};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::catalog::{BundleCatalog, database};
-use super::delete::{conflict_name, unique_conflict_name};
+use super::catalog::BundleCatalog;
 use super::expected_ref::{ExpectedRef, stale_ref_error};
-use super::keys::{BundleFile, Folders, RefFolder};
-use super::{BundleLocation, REPLACES};
+use super::keys::{BundleFile, Folders, RefFolder, conflict_name, unique_conflict_name};
+use super::options::{BundleLocation, REPLACES};
 use crate::error::{ErrorKind, Result};
 use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, commit_graph};
 use crate::git::{HashKind, ObjectId};
 
-/// How often a folder is looked at while it changes.
+/// Maximum number of times that a folder is listed while it changes.
 const MAX_RELISTS: usize = 5;
-/// How many bundles are asked for their metadata at once.
-const HEADS_AT_ONCE: usize = 16;
+/// Number of bundles whose metadata are read at once.
+const CONCURRENT_HEADS: usize = 16;
 
-/// A ref and the bundles behind it.
+/// A ref and its bundles.
 #[derive(Debug, Clone)]
 pub(super) struct Ref {
-    /// The bundle that counts.
+    /// Bundle whose id the ref names.
     pub(super) file: BundleFile,
-    /// All bundles of the folder where it lies.
-    pub(super) seen: ExpectedRef,
-    /// Those of them that lost the ref and hold something of their own.
-    pub(super) strays: Vec<BundleFile>,
-    pub(super) zip: bool,
+    /// State of the folder that contains `file`.
+    pub(super) expected: ExpectedRef,
+    /// Bundles in the folder that lost the ref, and that no other one supersedes.
+    pub(super) orphans: Vec<BundleFile>,
+    /// Whether the list showed an archive.
+    pub(super) has_archive: bool,
 }
 
-/// What several bundles come to.
+/// The resolved state of a folder.
 struct Resolution {
     winner: BundleFile,
-    strays: Vec<BundleFile>,
+    orphans: Vec<BundleFile>,
 }
 
-/// All refs, those of bundles that lost theirs included.
+/// Resolves all folders to refs; orphans are included under their conflict names.
 pub(super) async fn refs(
-    place: &Arc<BundleLocation>,
+    location: &Arc<BundleLocation>,
     hash: HashKind,
     folders: Folders,
 ) -> Result<Vec<(BString, Ref)>> {
     let mut refs = Vec::new();
     for name in folders.keys() {
-        let chosen = resolve_folder(place, hash, name, &folders).await?;
-        let Some((folder, choice)) = chosen else {
+        let resolved = resolve_folder(location, hash, name, &folders).await?;
+        let Some((folder, resolution)) = resolved else {
             continue;
         };
-        let seen = ExpectedRef {
+        let expected = ExpectedRef {
             name: name.clone(),
             files: folder.bundles.clone(),
             protected: folder.protected,
         };
-        // While someone pushes, there may be two for a moment.
-        if !has_live_lock(place, &folder) {
-            for stray in &choice.strays {
-                let Some(apart) = conflict_ref_name(&folders, name.as_bstr(), stray) else {
+        // During a push there are two for a moment, so nothing is an orphan yet.
+        if !has_live_lock(location, &folder) {
+            for orphan in &resolution.orphans {
+                let Some(conflict) = conflict_ref_name(&folders, name.as_bstr(), orphan) else {
                     continue;
                 };
                 let found = Ref {
-                    file: stray.clone(),
-                    seen: ExpectedRef {
-                        files: vec![stray.clone()],
+                    file: orphan.clone(),
+                    expected: ExpectedRef {
+                        files: vec![orphan.clone()],
                         ..ExpectedRef::absent(name.clone())
                     },
-                    strays: Vec::new(),
-                    zip: false,
+                    orphans: Vec::new(),
+                    has_archive: false,
                 };
-                refs.push((apart, found));
+                refs.push((conflict, found));
             }
         }
         let found = Ref {
-            file: choice.winner,
-            seen,
-            strays: choice.strays,
-            zip: folder.zip.is_some(),
+            file: resolution.winner,
+            expected,
+            orphans: resolution.orphans,
+            has_archive: folder.archive.is_some(),
         };
         refs.push((name.clone(), found));
     }
     Ok(refs)
 }
 
-/// The name under which a bundle that lost the ref is listed; `None` when it was moved
-/// there already, and only its original is left. Where that is the name of another ref,
-/// the longer one is free.
-fn conflict_ref_name(folders: &Folders, name: &BStr, stray: &BundleFile) -> Option<BString> {
-    let short = conflict_name(name, stray.id);
+/// Returns the name under which an orphan is listed; `None` when it was already copied there.
+fn conflict_ref_name(folders: &Folders, name: &BStr, orphan: &BundleFile) -> Option<BString> {
+    let short = conflict_name(name, orphan.id);
     match folders.get(&short).map(|folder| folder.bundles.as_slice()) {
         None | Some([]) => Some(short),
-        Some(there) if there.iter().any(|file| file.id == stray.id) => None,
-        Some(_) => Some(unique_conflict_name(name, stray.id)),
+        Some(bundles) if bundles.iter().any(|file| file.id == orphan.id) => None,
+        Some(_) => Some(unique_conflict_name(name, orphan.id)),
     }
 }
 
-fn has_live_lock(place: &BundleLocation, folder: &RefFolder) -> bool {
-    let lifetime = i64::try_from(place.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
-    let now = (place.options.clock)();
+fn has_live_lock(location: &BundleLocation, folder: &RefFolder) -> bool {
+    let lifetime = i64::try_from(location.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
+    let now = (location.options.clock)();
     folder
         .lock
         .as_ref()
         .is_some_and(|lock| now.saturating_sub(lock.last_modified) <= lifetime)
 }
 
-/// Chooses; looks again when the folder changes meanwhile. `None` when it has no bundle.
+/// Resolves a folder, and lists it again while it changes; `None` if it contains no bundle.
 async fn resolve_folder(
-    place: &Arc<BundleLocation>,
+    location: &Arc<BundleLocation>,
     hash: HashKind,
     name: &BString,
     folders: &Folders,
@@ -128,37 +126,35 @@ async fn resolve_folder(
             [] => return Ok(None),
             [only] => {
                 let winner = only.clone();
-                let strays = Vec::new();
-                return Ok(Some((folder, Resolution { winner, strays })));
+                let orphans = Vec::new();
+                return Ok(Some((folder, Resolution { winner, orphans })));
             }
             files => {
-                // An incremental one may stand on a bundle of any ref.
-                let others = folders.iter().filter(|(other, _)| *other != name);
-                let others = others.flat_map(|(_, folder)| &folder.bundles);
-                let all = files.iter().chain(others).cloned().collect();
-                let library = BundleCatalog::new(place, hash, all);
-                if let Some(choice) = resolve_competing(place, hash, &library, files).await? {
-                    return Ok(Some((folder, choice)));
+                // Because prerequisites of an incremental bundle may be in any ref's folder.
+                let elsewhere = folders.iter().filter(|(other, _)| *other != name);
+                let elsewhere = elsewhere.flat_map(|(_, folder)| &folder.bundles);
+                let files_of_all = files.iter().chain(elsewhere).cloned().collect();
+                let catalog = BundleCatalog::new(location, hash, files_of_all);
+                if let Some(resolution) = resolve_competing(&catalog, files).await? {
+                    return Ok(Some((folder, resolution)));
                 }
             }
         }
-        folder = place.folder(name.as_bstr()).await?;
+        folder = location.folder(name.as_bstr()).await?;
     }
     Err(stale_ref_error(name.as_bstr()))
 }
 
-/// Chooses among several; `None` when one of them is gone meanwhile.
+/// Picks one of several bundles; `None` when one was deleted meanwhile.
 async fn resolve_competing(
-    place: &Arc<BundleLocation>,
-    hash: HashKind,
-    library: &BundleCatalog,
+    catalog: &BundleCatalog,
     files: &[BundleFile],
 ) -> Result<Option<Resolution>> {
     let heads = files.iter().cloned().map(|file| {
-        let place = Arc::clone(place);
-        async move { place.store.head(&place.bucket, &file.key).await }
+        let location = Arc::clone(catalog.location());
+        async move { location.store.head(&location.bucket, &file.key).await }
     });
-    let heads = futures_util::stream::iter(heads).buffered(HEADS_AT_ONCE);
+    let heads = futures_util::stream::iter(heads).buffered(CONCURRENT_HEADS);
     let heads: Vec<_> = heads.try_collect().await?;
     let mut replaced: Vec<HashSet<ObjectId>> = Vec::new();
     for head in heads {
@@ -169,24 +165,25 @@ async fn resolve_competing(
         let ids = ids.split(',').map(|id| ObjectId::from_hex(id.as_bytes()));
         replaced.push(ids.filter_map(Result::ok).collect());
     }
-    let says = |by: usize, of: usize| replaced[by].contains(&files[of].id);
+    let replaces = |by: usize, of: usize| replaced[by].contains(&files[of].id);
     let age = |file: &BundleFile| (file.last_modified, file.id);
     let mut left: Vec<&BundleFile> = Vec::new();
     for (of, file) in files.iter().enumerate() {
-        let obsolete = (0..files.len())
-            .any(|by| by != of && says(by, of) && (!says(of, by) || age(&files[by]) > age(file)));
+        let obsolete = (0..files.len()).any(|by| {
+            by != of && replaces(by, of) && (!replaces(of, by) || age(&files[by]) > age(file))
+        });
         if !obsolete {
             left.push(file);
         }
     }
     if left.len() > 1 {
-        left = match maximal_commits(place, hash, library, &left).await {
-            Ok(younger) => younger,
+        left = match maximal_commits(catalog, &left).await {
+            Ok(maximal) => maximal,
             Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!(
                     error = %error.report(),
-                    "one of several bundles cannot be read: the newest one counts"
+                    "a bundle of a ref with several cannot be read: the newest bundle counts"
                 );
                 left
             }
@@ -194,48 +191,46 @@ async fn resolve_competing(
         };
     }
     left.sort_by_key(|file| age(file));
-    // If all replace each other in a circle, none is left.
+    // None is left if all replace each other in a circle.
     let newest = || files.iter().max_by_key(|file| age(file));
     Ok(left.pop().or_else(newest).map(|winner| Resolution {
         winner: winner.clone(),
-        strays: left.into_iter().cloned().collect(),
+        orphans: left.into_iter().cloned().collect(),
     }))
 }
 
-/// Those that no other one descends from. Only so many bundles are read as it takes to
-/// have all their commits.
+/// Returns the bundles whose commit is not an ancestor of another's. Reads only as many
+/// bundles as needed.
 ///
 /// # Errors
-/// `Conflict` when one is gone meanwhile, `Corrupt` when one is no bundle.
+/// `Conflict` when one was deleted meanwhile, `Corrupt` when one is not a bundle.
 async fn maximal_commits<'a>(
-    place: &Arc<BundleLocation>,
-    hash: HashKind,
-    library: &BundleCatalog,
+    catalog: &BundleCatalog,
     left: &[&'a BundleFile],
 ) -> Result<Vec<&'a BundleFile>> {
     let ids: Vec<_> = left.iter().map(|file| file.id).collect();
-    let books = library.find(&ids).await?;
-    let database = database(place, hash, &books)?;
-    let mut younger: Vec<&BundleFile> = Vec::new();
+    let bundles = catalog.find(&ids).await?;
+    let database = catalog.database(None, &bundles)?;
+    let mut maximal: Vec<&BundleFile> = Vec::new();
     'files: for file in left {
-        for other in &younger {
+        for other in &maximal {
             if is_descendant(&database, other.id, file.id).await? {
                 continue 'files;
             }
         }
-        let mut still = Vec::new();
-        for other in younger {
+        let mut remaining = Vec::new();
+        for other in maximal {
             if !is_descendant(&database, file.id, other.id).await? {
-                still.push(other);
+                remaining.push(other);
             }
         }
-        still.push(file);
-        younger = still;
+        remaining.push(file);
+        maximal = remaining;
     }
-    Ok(younger)
+    Ok(maximal)
 }
 
-/// Whether a commit, or the commit of a tag, has another one among its ancestors, or is it.
+/// Whether `ancestor` is `id` or an ancestor of it. Both may be commits or tags of commits.
 pub(super) async fn is_descendant(
     database: &Arc<Database>,
     id: ObjectId,

@@ -1,4 +1,4 @@
-//! A thin pack and what completes it, as one.
+//! A thin pack and the objects that complete it, read as one pack.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,16 +10,18 @@ use crate::error::corrupt;
 use crate::git::odb::StoredPack;
 use crate::git::pack::{PackBytes, Resolved};
 
-/// The bytes of a completed pack.
+/// Bytes of a completed pack.
 pub(super) struct Overlay {
     header: Bytes,
     thin: Arc<dyn PackBytes>,
+    /// Range of the thin pack's entries, at the same offsets in the completed pack.
     body: Range<u64>,
+    /// Added entries and the trailer.
     tail: Bytes,
 }
 
 impl Overlay {
-    /// The pack that was resolved, completed where it was thin.
+    /// Returns the pack that was resolved, completed if it is thin.
     pub(super) fn completed_thin_pack(
         bytes: Arc<dyn PackBytes>,
         size_bytes: u64,
@@ -53,24 +55,24 @@ impl PackBytes for Overlay {
         let length = range.end.saturating_sub(range.start);
         let mut out = BytesMut::new();
         let overlap = |part: Range<u64>| {
-            let both = range.start.max(part.start)..range.end.min(part.end);
-            (both.start < both.end).then_some(both)
+            let shared = range.start.max(part.start)..range.end.min(part.end);
+            (shared.start < shared.end).then_some(shared)
         };
-        if let Some(both) = overlap(0..self.body.start) {
-            out.extend_from_slice(&self.header.read_range(both).await?);
+        if let Some(shared) = overlap(0..self.body.start) {
+            out.extend_from_slice(&self.header.read_range(shared).await?);
         }
-        if let Some(both) = overlap(self.body.clone()) {
-            out.extend_from_slice(&self.thin.read_range(both).await?);
+        if let Some(shared) = overlap(self.body.clone()) {
+            out.extend_from_slice(&self.thin.read_range(shared).await?);
         }
         let end = self.body.end + self.tail.len() as u64;
-        if let Some(both) = overlap(self.body.end..end) {
-            let within = both.start - self.body.end..both.end - self.body.end;
+        if let Some(shared) = overlap(self.body.end..end) {
+            let within = shared.start - self.body.end..shared.end - self.body.end;
             out.extend_from_slice(&self.tail.read_range(within).await?);
         }
         if out.len() as u64 == length {
             Ok(out.freeze())
         } else {
-            Err(corrupt(format!("a pack has no range {range:?}")).into())
+            Err(corrupt(format!("the range {range:?} is outside a pack")).into())
         }
     }
 }

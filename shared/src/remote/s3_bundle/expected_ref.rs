@@ -1,28 +1,28 @@
-//! A ref as it was seen when the remote was opened, and its lock while it still is so.
+//! The expected state of a ref, and its lock while that state holds.
 
 use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
 
-use super::BundleLocation;
 use super::keys::{BundleFile, RefFolder};
 use super::lock::Lock;
+use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 
-/// A ref as it was seen, and is expected to be still.
+/// State of a ref when the remote was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExpectedRef {
-    /// The ref's full name, and its folder's.
+    /// Full name of the ref, which is also the folder's.
     pub(super) name: BString,
-    /// All bundles in its folder.
+    /// All bundles in the folder.
     pub(super) files: Vec<BundleFile>,
-    /// Whether it must not be deleted or rewound.
+    /// Whether the ref must not be deleted or rewound.
     pub(super) protected: bool,
 }
 
 impl ExpectedRef {
-    /// A ref that is not there.
+    /// Returns the state of a missing ref.
     pub(super) fn absent(name: BString) -> Self {
         Self {
             name,
@@ -31,31 +31,34 @@ impl ExpectedRef {
         }
     }
 
+    /// Whether `file` is one of the expected bundles, byte for byte.
     pub(super) fn matches(&self, file: &BundleFile) -> bool {
         self.files
             .iter()
-            .any(|seen| seen.key == file.key && seen.etag == file.etag)
+            .any(|expected| expected.key == file.key && expected.etag == file.etag)
     }
 
-    /// Whether that is exactly what was seen, and nothing that was seen as free to be
-    /// deleted or rewound is protected now.
-    fn is(&self, folder: &RefFolder) -> bool {
-        let is_free = self.protected || !folder.protected || self.files.is_empty();
-        is_free
+    /// Whether the folder is unchanged, and a ref that was unprotected is not protected now.
+    fn matches_folder(&self, folder: &RefFolder) -> bool {
+        let may_change = self.protected || !folder.protected || self.files.is_empty();
+        may_change
             && self.files.len() == folder.bundles.len()
             && folder.bundles.iter().all(|file| self.matches(file))
     }
 }
 
-/// Gets the lock of a ref that still is as it was seen, and what lies in its folder.
-pub(super) async fn locked(
-    place: &Arc<BundleLocation>,
-    seen: &ExpectedRef,
+/// Acquires the lock of a ref, and lists its folder.
+///
+/// # Errors
+/// `Conflict` when another client holds the lock, or the ref is not in the `expected` state.
+pub(super) async fn lock_expected(
+    location: &Arc<BundleLocation>,
+    expected: &ExpectedRef,
 ) -> Result<(Lock, RefFolder)> {
-    let name = seen.name.as_bstr();
-    let lock = Lock::acquire(place, place.lock_key(name)?).await?;
-    let error = match place.folder(name).await {
-        Ok(folder) if seen.is(&folder) => return Ok((lock, folder)),
+    let name = expected.name.as_bstr();
+    let lock = Lock::acquire(location, location.lock_key(name)?).await?;
+    let error = match location.folder(name).await {
+        Ok(folder) if expected.matches_folder(&folder) => return Ok((lock, folder)),
         Ok(_) => stale_ref_error(name),
         Err(error) => error,
     };
@@ -63,6 +66,7 @@ pub(super) async fn locked(
     Err(error)
 }
 
+/// Returns the error of a push to a ref that another push changed.
 pub(super) fn stale_ref_error(name: &BStr) -> Error {
     Error::new(
         ErrorKind::Conflict,

@@ -1,52 +1,53 @@
-//! Which keys a remote's objects have, and what a list of keys says.
+//! Keys of a remote's objects, and folders of refs as a list shows them.
 
 use std::collections::BTreeMap;
 
 use bstr::{BStr, BString, ByteSlice};
+use bytes::Bytes;
 
-use super::BundleLocation;
+use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::{HashKind, ObjectId, check_ref_name, escaped_excerpt};
 use crate::name::ObjectKey;
-use crate::storage::{ETag, ObjectStoreExt as _, ObjectSummary};
+use crate::storage::{ETag, ObjectStoreExt as _, ObjectSummary, Precondition, PutOptions};
 
-/// The last segment of a lock's key.
+/// Last segment of a lock's key.
 const LOCK: &str = "LOCK#.lock";
-/// The last segment of the key that protects a ref.
+/// Last segment of the key that protects a ref.
 const PROTECTED: &str = "PROTECTED#";
-/// The last segment of an archive's key.
-const ZIP: &str = "repo.zip";
+/// Last segment of an archive's key.
+const ARCHIVE: &str = "repo.zip";
 
-/// A bundle as a list tells of it.
+/// A bundle in a list of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BundleFile {
     pub(super) key: ObjectKey,
-    /// What the ref names, by the key alone.
+    /// Id that the ref names, taken from the key.
     pub(super) id: ObjectId,
     pub(super) etag: ETag,
     pub(super) size_bytes: u64,
     pub(super) last_modified: i64,
 }
 
-/// A lock as a list tells of it.
+/// A lock in a list of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LockFile {
     pub(super) last_modified: i64,
 }
 
-/// What lies in the folder of one ref.
+/// Objects in the folder of one ref.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RefFolder {
-    /// In the order of their keys. More than one where a push is under way, or was left
-    /// half done, or where two writers of the Python client have met.
+    /// In the order of their keys. Several during a push, after an interrupted one, and after
+    /// concurrent pushes of the Python client.
     pub(super) bundles: Vec<BundleFile>,
     pub(super) lock: Option<LockFile>,
     pub(super) protected: bool,
-    /// The archive's `ETag`, where there is one.
-    pub(super) zip: Option<ETag>,
+    /// `ETag` of the archive.
+    pub(super) archive: Option<ETag>,
 }
 
-/// The folders of refs, by the refs' full names.
+/// Folders by the full names of their refs.
 pub(super) type Folders = BTreeMap<BString, RefFolder>;
 
 impl BundleLocation {
@@ -54,7 +55,7 @@ impl BundleLocation {
         ObjectKey::new(&format!("{}{rest}", self.prefix))
     }
 
-    /// The key of something in the folder of a ref.
+    /// Returns the key of `last` in the folder of a ref.
     fn key_in(&self, name: &BStr, last: &str) -> Result<ObjectKey> {
         let refused = |error: Error| {
             Error::new(
@@ -78,11 +79,11 @@ impl BundleLocation {
         self.key_in(name, LOCK)
     }
 
-    pub(super) fn zip_key(&self, name: &BStr) -> Result<ObjectKey> {
-        self.key_in(name, ZIP)
+    pub(super) fn archive_key(&self, name: &BStr) -> Result<ObjectKey> {
+        self.key_in(name, ARCHIVE)
     }
 
-    pub(super) fn head_key(&self) -> Result<ObjectKey> {
+    fn head_key(&self) -> Result<ObjectKey> {
         self.key("HEAD")
     }
 
@@ -106,9 +107,9 @@ impl BundleLocation {
     pub(super) async fn folder(&self, name: &BStr) -> Result<RefFolder> {
         let mut folder = RefFolder::default();
         self.list(&format!("{name}/"), |rest, listed| {
-            // A ref may be the start of another's name.
-            if let Some((other, last)) = rest.rsplit_once('/')
-                && other.as_bytes() == name
+            // The prefix also matches longer ref names.
+            if let Some((found, last)) = rest.rsplit_once('/')
+                && found.as_bytes() == name
             {
                 folder.add(last, listed);
             }
@@ -142,7 +143,7 @@ impl BundleLocation {
         }
     }
 
-    /// The ref that `HEAD` names; `None` when there is no `HEAD`, or it names none.
+    /// Reads the ref that `HEAD` names; `None` if `HEAD` is missing or not a valid ref name.
     pub(super) async fn read_head(&self) -> Result<Option<BString>> {
         let key = self.head_key()?;
         let body = match self.store.get(&self.bucket, &key, None, None).await {
@@ -154,9 +155,25 @@ impl BundleLocation {
         match check_ref_name(name.as_bstr()) {
             Ok(name) if name != "HEAD" => Ok(Some(name)),
             _ => {
-                tracing::warn!(object.key = %key, "`HEAD` says `{}`, which is no ref", escaped_excerpt(text));
+                tracing::warn!(object.key = %key, "`HEAD` contains `{}`, which is not a valid ref name", escaped_excerpt(text));
                 Ok(None)
             }
+        }
+    }
+
+    /// Writes `HEAD` unless it exists, because another push may have written it meanwhile.
+    pub(super) async fn write_head(&self, name: &BString) -> Result<()> {
+        let options = PutOptions {
+            precondition: Precondition::Absent,
+            kms_key_id: self.options.kms_key_id.clone(),
+            ..PutOptions::default()
+        };
+        let key = self.head_key()?;
+        let body = Bytes::from(Vec::from(name.clone()));
+        let written = self.store.put(&self.bucket, &key, body, &options).await;
+        match written {
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+            written => written.map(drop),
         }
     }
 }
@@ -170,7 +187,7 @@ impl RefFolder {
                 });
             }
             PROTECTED => self.protected = true,
-            ZIP => self.zip = Some(listed.etag),
+            ARCHIVE => self.archive = Some(listed.etag),
             _ => {
                 let Some(id) = last.strip_suffix(".bundle").and_then(parse_id) else {
                     return;
@@ -187,7 +204,7 @@ impl RefFolder {
     }
 }
 
-/// An id as the Python client writes it: lower-case digits.
+/// Parses an id as the Python client writes it: with lower-case digits.
 fn parse_id(text: &str) -> Option<ObjectId> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
@@ -195,14 +212,17 @@ fn parse_id(text: &str) -> Option<ObjectId> {
     ObjectId::from_hex(text.as_bytes()).ok()
 }
 
-/// Makes sure that all bundles use one hash function.
-pub(super) fn one_hash(folders: &Folders) -> Result<HashKind> {
+/// Returns the hash function of all bundles; SHA-1 if there are none.
+///
+/// # Errors
+/// `Corrupt` when the bundles use different ones.
+pub(super) fn common_hash(folders: &Folders) -> Result<HashKind> {
     let files = folders.values().flat_map(|folder| &folder.bundles);
     let first = |kind| files.clone().find(|file| file.id.kind() == kind);
     match (first(HashKind::Sha1), first(HashKind::Sha256)) {
-        (Some(one), Some(other)) => {
-            let (one, other) = (&one.key, &other.key);
-            let message = format!("`{one}` is of SHA-1 and `{other}` of SHA-256");
+        (Some(sha1), Some(sha256)) => {
+            let (sha1, sha256) = (&sha1.key, &sha256.key);
+            let message = format!("`{sha1}` uses SHA-1 and `{sha256}` uses SHA-256");
             let hint = "two repositories were pushed to one prefix: move the keys of one of \
                         them to another prefix";
             Err(corrupt(message).with_hint(hint))
@@ -210,4 +230,14 @@ pub(super) fn one_hash(folders: &Folders) -> Result<HashKind> {
         (None, Some(_)) => Ok(HashKind::Sha256),
         _ => Ok(HashKind::Sha1),
     }
+}
+
+/// Returns the name under which a bundle that lost the ref is kept.
+pub(super) fn conflict_name(name: &BStr, id: ObjectId) -> BString {
+    format!("{name}__{}", id.to_hex_with_len(7)).into()
+}
+
+/// Returns the name to use when [`conflict_name`] is the name of another ref.
+pub(super) fn unique_conflict_name(name: &BStr, id: ObjectId) -> BString {
+    format!("{name}__{id}").into()
 }

@@ -1,24 +1,24 @@
-//! The lock of a ref: `LOCK#.lock`, as the Python client has it, and owned.
+//! The lock of a ref: `LOCK#.lock`, the Python client's lock with an owner.
 //!
-//! The Python client writes the lock as an empty object if there is none, takes one that
-//! is older than 60 seconds for left behind, and deletes it without looking whose it is.
-//! Ours holds a JSON object that says whose it is:
+//! The Python client writes the lock as an empty object if it is missing, considers a lock
+//! older than 60 seconds abandoned, and deletes the lock of any owner. This client writes
+//! a JSON object that names the owner:
 //!
 //! ```json
 //! {"owner": "<32 digits>", "renewed": 0, "upload": {"key": "…", "id": "…"}}
 //! ```
 //!
-//! `renewed` makes every state of it another object with another `ETag`, those included
-//! that got no answer and may arrive late. All our writes but the first name the `ETag`
-//! that we wrote last, so a lock that is ours has been ours without a gap since we got
-//! it: nobody else can write our token.
+//! `renewed` changes with each write, so that each state has its own `ETag`, including writes
+//! that got no answer and may arrive late. Every write but the first is conditional on our
+//! last `ETag`; the lock has therefore been ours without interruption, because no other
+//! client can write our token.
 //!
-//! `upload` names the multipart upload by which the owner is about to publish. Whoever
-//! takes the lock over aborts it before looking at the ref: of the abort and the former
-//! owner's completion S3 lets one win. Either the completion fails, or the bundle is
-//! there when we look. So among clients of this kind, a writer that lost its lock does
-//! not publish unseen, however late its requests arrive. A lock that was found and says
-//! anything else is one of a stranger: only its age counts.
+//! `upload` names the multipart upload by which the owner is about to publish. A client that
+//! takes the lock over aborts that upload before it lists the ref's folder: S3 performs either
+//! the abort or the former owner's completion. Either the completion fails, or the bundle is
+//! in the list. So among clients of this kind, a writer that lost its lock does not publish
+//! unseen, however late its requests arrive. A lock with any other content belongs to another
+//! kind of client: only its age counts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,20 +27,21 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::BundleLocation;
+use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectKey;
 use crate::storage::{ETag, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
 
-/// How often getting the lock is tried while others are seen to let go of it, and how often
-/// it is rewritten while writes of our own are seen to arrive late.
-const TRIES: usize = 4;
-/// No lock of ours is longer than that: a key and an id have 1,024 bytes each at most.
-const MAX_BYTES: u64 = 16 * 1024;
-/// Short lifetimes do not make many requests.
-const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum number of attempts to acquire a lock that is being released, and to rewrite it
+/// while own writes arrive late.
+const MAX_ATTEMPTS: usize = 4;
+/// Maximum length of a lock that is read: a key and an upload id have at most 1,024 bytes
+/// each.
+const MAX_LOCK_BYTES: u64 = 16 * 1024;
+/// Minimum time between renewals, which bounds the requests of locks with short lifetimes.
+const MIN_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the object says.
+/// Content of the object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct LockContent {
     owner: String,
@@ -57,73 +58,77 @@ struct UploadName {
     id: String,
 }
 
-/// The lock while it is ours.
+/// Fails when the lock is lost and the upload should stop.
+pub(super) type LockCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
+/// A lock that this client owns. It is renewed until it is dropped.
 pub(super) struct Lock {
     held: Arc<LockState>,
     renewing: JoinHandle<()>,
 }
 
 struct LockState {
-    place: Arc<BundleLocation>,
+    location: Arc<BundleLocation>,
     key: ObjectKey,
     state: tokio::sync::Mutex<State>,
+    /// Reason why the lock is lost; `None` while it is ours.
     lost: Mutex<Option<String>>,
 }
 
 struct State {
-    /// What was written last, even if nobody knows whether it has arrived.
+    /// Content of the last write, whether or not it was confirmed.
     body: LockContent,
-    /// Of what is known to be there.
+    /// `ETag` of the last write that was confirmed.
     etag: ETag,
 }
 
-/// What became of trying to get a lock.
+/// Result of an attempt to acquire a lock.
 enum AcquireResult {
     Ours(ETag),
-    /// Somebody let go of it meanwhile.
-    Again,
+    /// Another client released the lock meanwhile, or renewed it.
+    Retry,
 }
 
 impl Lock {
-    /// Gets the lock, over one that was left behind.
+    /// Acquires the lock, or takes over an abandoned one.
     ///
     /// # Errors
-    /// `Conflict` while another client has it.
-    pub(super) async fn acquire(place: &Arc<BundleLocation>, key: ObjectKey) -> Result<Self> {
+    /// `Conflict` while another client holds the lock.
+    pub(super) async fn acquire(location: &Arc<BundleLocation>, key: ObjectKey) -> Result<Self> {
         let body = LockContent {
             owner: format!("{:032x}", rand::random::<u128>()),
             renewed: 0,
             upload: None,
         };
-        for _ in 0..TRIES {
-            if let AcquireResult::Ours(etag) = attempt(place, &key, &body).await? {
-                return Ok(Self::held(place, key, body, etag));
+        for _ in 0..MAX_ATTEMPTS {
+            if let AcquireResult::Ours(etag) = try_acquire(location, &key, &body).await? {
+                return Ok(Self::held(location, key, body, etag));
             }
         }
         Err(lock_taken_error(&key))
     }
 
-    fn held(place: &Arc<BundleLocation>, key: ObjectKey, body: LockContent, etag: ETag) -> Self {
+    fn held(location: &Arc<BundleLocation>, key: ObjectKey, body: LockContent, etag: ETag) -> Self {
         let held = Arc::new(LockState {
-            place: Arc::clone(place),
+            location: Arc::clone(location),
             key,
             state: tokio::sync::Mutex::new(State { body, etag }),
             lost: Mutex::new(None),
         });
-        let interval = (place.options.lock_lifetime / 3).max(LEAST_INTERVAL);
+        let interval = (location.options.lock_lifetime / 3).max(MIN_RENEWAL_INTERVAL);
         let renewing = tokio::spawn(renew(Arc::clone(&held), interval));
         Self { held, renewing }
     }
 
-    /// Makes sure that the lock is still ours, and starts its lifetime anew.
+    /// Verifies that the lock is still ours, and restarts its lifetime.
     ///
     /// # Errors
-    /// `Conflict` when it is lost.
+    /// `Conflict` when the lock is lost.
     pub(super) async fn verify(&self) -> Result<()> {
         self.held.rewrite(None).await
     }
 
-    /// The same, and names the upload that is about to publish.
+    /// Like [`verify`](Self::verify), and records the upload that is about to publish.
     pub(super) async fn record_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
         let name = UploadName {
             key: key.to_string(),
@@ -132,7 +137,7 @@ impl Lock {
         self.held.rewrite(Some(name)).await
     }
 
-    /// Whether it is known to be lost. To be asked now and then during long work.
+    /// Fails if the lock is known to be lost. Sends no request, so it may be called often.
     pub(super) fn ensure_held(&self) -> Result<()> {
         match &*self.held.lost() {
             None => Ok(()),
@@ -140,8 +145,8 @@ impl Lock {
         }
     }
 
-    /// Lets go of it, if it still is ours. What fails is only logged: it ends by itself
-    /// when its lifetime is over.
+    /// Releases the lock if it is still ours. Failures are only logged, because the lock
+    /// expires with its lifetime.
     pub(super) async fn release(self) {
         self.renewing.abort();
         self.held.release().await;
@@ -154,11 +159,11 @@ impl Drop for Lock {
     }
 }
 
-/// A lock that is released even when its holder is dropped.
+/// A lock that is released when this is dropped.
 pub(super) struct Guard(Option<Lock>);
 
 impl Guard {
-    /// Lets go of the lock, if it still is ours.
+    /// Releases the lock if it is still ours.
     pub(super) async fn release(mut self) {
         if let Some(lock) = self.0.take() {
             lock.release().await;
@@ -175,12 +180,12 @@ impl Drop for Guard {
 }
 
 impl Lock {
-    /// The same lock, released even when the caller goes away.
+    /// Returns a guard that releases the lock even when the caller is cancelled.
     pub(super) fn released_when_dropped(self) -> Guard {
         Guard(Some(self))
     }
 
-    /// Lets go of it from a destructor, if `before` says that it may.
+    /// Releases the lock from a destructor, if `before` returns true.
     pub(super) fn release_later(self, before: impl Future<Output = bool> + Send + 'static) {
         self.renewing.abort();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -224,10 +229,10 @@ impl LockState {
         if upload.is_some() {
             state.body.upload = upload;
         }
-        let mut tries = 1;
+        let mut attempts = 1;
         loop {
             let condition = Precondition::Matches(state.etag.clone());
-            let error = match write(&self.place, &self.key, &state.body, condition).await {
+            let error = match write(&self.location, &self.key, &state.body, condition).await {
                 Ok(etag) => {
                     state.etag = etag;
                     return Ok(());
@@ -240,25 +245,25 @@ impl LockState {
             ) {
                 return Err(error);
             }
-            let Some(found) = read(&self.place, &self.key).await? else {
+            let Some(found) = read(&self.location, &self.key).await? else {
                 return Err(self.mark_lost("another client has removed it"));
             };
             let is_unchanged = found.etag == state.etag;
             match found.parsed() {
-                // It was written all the same, and only the answer was lost.
+                // The write succeeded, and only the answer was lost.
                 Some(body) if body == state.body => {
                     state.etag = found.etag;
                     return Ok(());
                 }
-                // Not written, and nobody else has it: the caller may try again.
+                // Not written, and the lock is still ours: the caller may retry.
                 _ if is_unchanged => return Err(error),
-                // An older one of ours that got no answer has arrived only now.
+                // An older write of ours that got no answer has arrived only now.
                 Some(body) if body.owner == state.body.owner => {
                     state.etag = found.etag;
-                    if tries == TRIES {
+                    if attempts == MAX_ATTEMPTS {
                         return Err(error);
                     }
-                    tries += 1;
+                    attempts += 1;
                 }
                 _ => return Err(self.mark_lost("another client has taken it over")),
             }
@@ -275,11 +280,11 @@ impl LockState {
         if self.lost().is_some() {
             return;
         }
-        let place = &self.place;
+        let location = &self.location;
         let condition = Precondition::Matches(state.etag.clone());
-        let deleted = place
+        let deleted = location
             .store
-            .delete(&place.bucket, &self.key, &condition)
+            .delete(&location.bucket, &self.key, &condition)
             .await;
         if let Err(error) = deleted {
             tracing::warn!(
@@ -291,14 +296,14 @@ impl LockState {
     }
 }
 
-/// A lock that was read.
-struct Found {
+/// A lock as it was read.
+struct StoredLock {
     etag: ETag,
     last_modified: i64,
     body: Bytes,
 }
 
-impl Found {
+impl StoredLock {
     fn parsed(&self) -> Option<LockContent> {
         serde_json::from_slice(&self.body).ok()
     }
@@ -307,8 +312,8 @@ impl Found {
         self.parsed().is_some_and(|found| found == *body)
     }
 
-    /// The upload by which the owner may be about to publish: a bundle, in the folder of
-    /// the lock.
+    /// Returns the upload by which the owner may be about to publish, if it is of a bundle in
+    /// the folder of the lock.
     fn upload(&self, lock: &ObjectKey) -> Option<(ObjectKey, UploadId)> {
         let upload = self.parsed()?.upload?;
         let (folder, _) = lock.as_str().rsplit_once('/')?;
@@ -319,13 +324,13 @@ impl Found {
     }
 }
 
-/// Reads the lock; its `ETag` is at most as new as its content.
-async fn read(place: &BundleLocation, key: &ObjectKey) -> Result<Option<Found>> {
-    let Some(head) = place.store.head(&place.bucket, key).await? else {
+/// Reads the lock. The returned `ETag` is at most as new as the content.
+async fn read(location: &BundleLocation, key: &ObjectKey) -> Result<Option<StoredLock>> {
+    let Some(head) = location.store.head(&location.bucket, key).await? else {
         return Ok(None);
     };
-    let body = if (1..=MAX_BYTES).contains(&head.size_bytes) {
-        match place.store.get(&place.bucket, key, None, None).await {
+    let body = if (1..=MAX_LOCK_BYTES).contains(&head.size_bytes) {
+        match location.store.get(&location.bucket, key, None, None).await {
             Ok(body) => body,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -333,7 +338,7 @@ async fn read(place: &BundleLocation, key: &ObjectKey) -> Result<Option<Found>> 
     } else {
         Bytes::new()
     };
-    Ok(Some(Found {
+    Ok(Some(StoredLock {
         etag: head.etag,
         last_modified: head.last_modified,
         body,
@@ -341,7 +346,7 @@ async fn read(place: &BundleLocation, key: &ObjectKey) -> Result<Option<Found>> 
 }
 
 async fn write(
-    place: &BundleLocation,
+    location: &BundleLocation,
     key: &ObjectKey,
     body: &LockContent,
     precondition: Precondition,
@@ -349,31 +354,31 @@ async fn write(
     let bytes = serde_json::to_vec(body).expect("because it is plain text and numbers");
     let options = PutOptions {
         precondition,
-        kms_key_id: place.options.kms_key_id.clone(),
+        kms_key_id: location.options.kms_key_id.clone(),
         ..PutOptions::default()
     };
-    let written = place
+    let written = location
         .store
-        .put(&place.bucket, key, bytes.into(), &options)
+        .put(&location.bucket, key, bytes.into(), &options)
         .await?;
     Ok(written.etag)
 }
 
-async fn attempt(
-    place: &Arc<BundleLocation>,
+async fn try_acquire(
+    location: &Arc<BundleLocation>,
     key: &ObjectKey,
     body: &LockContent,
 ) -> Result<AcquireResult> {
-    let error = match write(place, key, body, Precondition::Absent).await {
+    let error = match write(location, key, body, Precondition::Absent).await {
         Ok(etag) => return Ok(AcquireResult::Ours(etag)),
         Err(error) => error,
     };
     if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Transport) {
         return Err(error);
     }
-    let Some(found) = read(place, key).await? else {
+    let Some(found) = read(location, key).await? else {
         return if error.kind() == ErrorKind::Conflict {
-            Ok(AcquireResult::Again)
+            Ok(AcquireResult::Retry)
         } else {
             Err(error)
         };
@@ -381,27 +386,27 @@ async fn attempt(
     if found.is(body) {
         return Ok(AcquireResult::Ours(found.etag));
     }
-    let lifetime = i64::try_from(place.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
-    let age = (place.options.clock)().saturating_sub(found.last_modified);
+    let lifetime = i64::try_from(location.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
+    let age = (location.options.clock)().saturating_sub(found.last_modified);
     if age <= lifetime {
         return Err(lock_taken_error(key));
     }
-    tracing::info!(object.key = %key, age_s = age, "taking over a lock that was left behind");
+    tracing::info!(object.key = %key, age_s = age, "taking over an abandoned lock");
     let former = found.upload(key);
-    // Says whose upload is to be aborted until that is done: if we end here, the next one
-    // does it.
+    // Names the former owner's upload until it is aborted: if this client crashes here, the
+    // next one aborts it.
     let mut ours = body.clone();
     ours.upload = former.as_ref().map(|(key, id)| UploadName {
         key: key.to_string(),
         id: id.0.clone(),
     });
     let condition = Precondition::Matches(found.etag);
-    let etag = match write(place, key, &ours, condition).await {
+    let etag = match write(location, key, &ours, condition).await {
         Ok(etag) => etag,
         Err(error) => match error.kind() {
-            // Its owner lives, or another one was faster.
-            ErrorKind::Conflict | ErrorKind::NotFound => return Ok(AcquireResult::Again),
-            ErrorKind::Transport => match read(place, key).await? {
+            // The owner renewed it, or another client took it over first.
+            ErrorKind::Conflict | ErrorKind::NotFound => return Ok(AcquireResult::Retry),
+            ErrorKind::Transport => match read(location, key).await? {
                 Some(found) if found.is(&ours) => found.etag,
                 _ => return Err(error),
             },
@@ -409,7 +414,10 @@ async fn attempt(
         },
     };
     if let Some((key, id)) = former {
-        place.store.abort_upload(&place.bucket, &key, &id).await?;
+        location
+            .store
+            .abort_upload(&location.bucket, &key, &id)
+            .await?;
     }
     Ok(AcquireResult::Ours(etag))
 }

@@ -1,197 +1,113 @@
-//! The S3 bundle layout of awslabs git-remote-s3: each ref is a folder that holds one
-//! bundle with all that the ref needs.
+//! The S3 bundle layout of awslabs git-remote-s3: each ref is a folder with one bundle that
+//! contains everything reachable from the ref.
 //!
 //! | key | content |
 //! |---|---|
-//! | `<prefix>/<ref>/<id>.bundle` | a full bundle; the ref names `<id>`, whatever names its header has |
-//! | `<prefix>/HEAD` | the ref that `HEAD` stands for, without `ref: ` and newline |
-//! | `<prefix>/<ref>/LOCK#.lock` | there while someone pushes |
-//! | `<prefix>/<ref>/PROTECTED#` | there when the ref must not be deleted or rewound |
-//! | `<prefix>/<ref>/repo.zip` | an archive of the ref, where one is kept (`s3+zip`) |
+//! | `<prefix>/<ref>/<id>.bundle` | a full bundle; the ref names `<id>`, not the ids in the bundle's header |
+//! | `<prefix>/HEAD` | the ref that `HEAD` names, without `ref: ` and newline |
+//! | `<prefix>/<ref>/LOCK#.lock` | exists during a push |
+//! | `<prefix>/<ref>/PROTECTED#` | exists if the ref must not be deleted or rewound |
+//! | `<prefix>/<ref>/repo.zip` | an archive of the ref (`s3+zip`) |
 //!
-//! Both this and the Python client read and write it, at the same time on the same refs:
-//! the module `publish` says what that takes.
+//! This and the Python client may read and write the same refs at the same time; see the module
+//! `publish`.
+//!
+//! Each module uses only modules above it:
+//!
+//! | module | content |
+//! |---|---|
+//! | `options`, `keys`, `lock`, `expected_ref` | options, keys and lists, locks, refs that must not have changed |
+//! | `bundle_reader`, `cached_pack`, `completed_pack`, `indexed_bundle` | one bundle, its pack and its objects |
+//! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
+//! | `parts`, `compose` | content of a new bundle |
+//! | `archive`, `delete`, `publish` | changes of one ref, under its lock |
+//! | `receive`, `plan`, `target` | pushes |
 
 mod archive;
 mod bundle_reader;
 mod cached_pack;
 mod catalog;
-mod checksum;
 mod competing;
 mod completed_pack;
 mod compose;
 mod delete;
 mod expected_ref;
+mod indexed_bundle;
 mod keys;
 mod lock;
-mod outcome;
+mod options;
+mod parts;
 mod plan;
 mod publish;
+mod receive;
 mod source;
 mod target;
-mod tend;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
-use bytes::Bytes;
 
-pub use target::{BundleTarget, PushResults};
-
+use self::options::BundleLocation;
+pub use self::options::{ARCHIVED, Archiver, BundleOptions, CommitArchive, PUSH, REPLACES};
+pub use self::target::{BundleTarget, PushResults};
 use crate::error::Result;
-use crate::git::ObjectId;
-use crate::git::odb::Database;
-use crate::git::pack::PackLimits;
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
-use crate::pack_cache::PackCache;
 pub use crate::remote::Clock;
-use crate::remote::{Remote, Source, Target, now};
-use crate::storage::multipart::MultipartWriter;
-use crate::storage::{MIN_PART_BYTES, ObjectStore};
-
-/// The user metadata that names the ids that a bundle took the place of.
-pub const REPLACES: &str = "branchline-replaces";
-/// The user metadata of `repo.zip` that names what its ref named.
-pub const ARCHIVED: &str = "branchline-archived";
-/// The user metadata by which a push recognises its bundle.
-pub const PUSH: &str = "branchline-push";
-
-/// How a bundle remote is used.
-#[derive(Clone)]
-pub struct BundleOptions {
-    /// When a lock that nobody renewed counts as left behind. The Python client waits as
-    /// long by default.
-    pub lock_lifetime: Duration,
-    /// The time by which locks are judged.
-    pub clock: Clock,
-    /// The KMS key that objects are encrypted with.
-    pub kms_key_id: Option<String>,
-    /// What reading packs may use. Packs of up to a quarter of the memory are held.
-    pub limits: PackLimits,
-    /// Where packs may lie that need not be read from S3.
-    pub copies: Option<Arc<PackCache>>,
-    /// Makes `repo.zip`, which CodePipeline can read; none is kept without.
-    pub archiver: Option<Arc<dyn Archiver>>,
-    /// The smallest part of an upload but the last. S3's own is 5 MiB.
-    pub part_bytes: usize,
-    /// The largest range that one part is copied from. S3's own is 5 GiB.
-    pub copy_bytes: u64,
-}
-
-/// Makes archives of commits, for remotes that keep one beside each bundle (`s3+zip`).
-#[async_trait]
-pub trait Archiver: Send + Sync {
-    /// Prepares the archive of a commit, or of what a tag names, whose objects are all in
-    /// `objects`; `None` when that is no commit, of which there is no archive.
-    async fn open(
-        &self,
-        objects: &Arc<Database>,
-        id: ObjectId,
-    ) -> Result<Option<Box<dyn CommitArchive>>>;
-}
-
-/// The archive of a commit.
-#[async_trait]
-pub trait CommitArchive: Send + Sync {
-    /// What CodePipeline shows: `<abbreviated id> <subject>`. Any text may be in it.
-    fn summary(&self) -> &str;
-
-    /// Sends all parts of the zip but the last one, which is returned with its number.
-    async fn send(&self, upload: &MultipartWriter) -> Result<(u32, Bytes)>;
-}
-
-impl Default for BundleOptions {
-    fn default() -> Self {
-        Self {
-            lock_lifetime: Duration::from_mins(1),
-            clock: Arc::new(now),
-            kms_key_id: None,
-            limits: PackLimits::default(),
-            copies: None,
-            archiver: None,
-            part_bytes: MIN_PART_BYTES,
-            copy_bytes: 5 << 30,
-        }
-    }
-}
-
-impl fmt::Debug for BundleOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BundleOptions")
-            .field("lock_lifetime", &self.lock_lifetime)
-            .field("kms_key_id", &self.kms_key_id)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Where a remote lies, and how it is used.
-struct BundleLocation {
-    store: Arc<dyn ObjectStore>,
-    bucket: BucketName,
-    prefix: KeyPrefix,
-    options: BundleOptions,
-}
-
-impl fmt::Display for BundleLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = self.prefix.as_str().trim_end_matches('/');
-        write!(f, "s3://{}/{prefix}", self.bucket)
-    }
-}
+use crate::remote::{Remote, Source, Target};
+use crate::storage::ObjectStore;
 
 /// A remote in the S3 bundle layout.
 pub struct BundleRemote {
-    place: Arc<BundleLocation>,
+    location: Arc<BundleLocation>,
 }
 
 impl BundleRemote {
-    /// The remote under `prefix`.
+    /// Creates a remote under `prefix`, without a request.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         bucket: BucketName,
         prefix: KeyPrefix,
         options: BundleOptions,
     ) -> Self {
-        let place = BundleLocation {
+        let location = BundleLocation {
             store,
             bucket,
             prefix,
             options,
         };
         Self {
-            place: Arc::new(place),
+            location: Arc::new(location),
         }
     }
 
-    /// Looks at it, to write to it; tells of each ref what became of it.
+    /// Lists the remote, and opens it to push to it with a result for each ref.
     pub async fn open_target(&self) -> Result<BundleTarget> {
-        BundleTarget::open(&self.place).await
+        BundleTarget::open(&self.location).await
     }
 
-    /// Removes what pushes have left that ended half way: where a ref has several bundles,
-    /// all but the one that counts. One that lost the ref without being obsolete is moved
-    /// to a ref of its own. The names of the refs that were repaired.
+    /// Deletes leftovers of interrupted pushes: of a ref with several bundles, all but the one
+    /// that the ref names. Orphans are moved to their conflict names. Returns the names of the
+    /// repaired refs.
     ///
     /// # Errors
-    /// `Conflict` when a ref is pushed to meanwhile.
+    /// `Conflict` when another client pushes to a ref meanwhile.
     pub async fn repair(&self) -> Result<Vec<BString>> {
-        let opened = source::BundleSnapshot::new(&self.place, &[]).await?;
+        let opened = source::BundleSnapshot::new(&self.location, &[]).await?;
         let mut repaired = Vec::new();
         for (name, found) in &opened.refs {
-            if found.seen.name == *name && found.seen.files.len() > 1 {
-                if !bundle_reader::OpenBundle::open(&self.place, &found.file)
+            if found.expected.name == *name && found.expected.files.len() > 1 {
+                if !bundle_reader::OpenBundle::open(&self.location, &found.file)
                     .await?
                     .is_full()
                 {
-                    // The next push makes it full, and then removes them.
+                    // The next push makes it full, and then deletes the others.
                     tracing::info!(ref.name = %name, "an incremental bundle may need the others");
                     continue;
                 }
-                delete::repair(&self.place, &found.seen, &found.file, &found.strays)
+                delete::repair(&self.location, &found.expected, &found.file, &found.orphans)
                     .await
                     .map_err(|error| error.context(format!("repairing `{}`", name.as_bstr())))?;
                 repaired.push(name.clone());
@@ -203,14 +119,14 @@ impl BundleRemote {
 
 impl fmt::Display for BundleRemote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place.fmt(f)
+        self.location.fmt(f)
     }
 }
 
 #[async_trait]
 impl Remote for BundleRemote {
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        let source = source::BundleSource::open(&self.place, prefixes).await?;
+        let source = source::BundleSource::open(&self.location, prefixes).await?;
         Ok(Box::new(source))
     }
 
@@ -224,14 +140,14 @@ impl Remote for BundleRemote {
             bucket,
             prefix,
             options,
-        } = &*self.place;
-        let place = S3Lfs::new(
+        } = &*self.location;
+        let store = S3Lfs::new(
             Arc::clone(store),
             bucket.clone(),
             prefix.clone(),
             KeyScheme::Flat,
             options.kms_key_id.clone(),
         );
-        Some(Arc::new(place))
+        Some(Arc::new(store))
     }
 }

@@ -1,163 +1,169 @@
-//! How the bundle of a ref is made: copied, composed of another one, or written anew.
+//! Decides how a ref's bundle is written: copied, composed of another one, or from scratch.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bstr::BString;
+
 use super::bundle_reader::OpenBundle;
-use super::catalog::database_with;
+use super::catalog::BundleCatalog;
 use super::competing::{Ref, is_descendant};
-use super::compose::{Composed, CopyBase, CopyOfBundle, ObjectIdSet};
-use super::keys::BundleFile;
-use super::publish::BundleBody;
-use super::target::{AvailableObjects, BundleTarget};
+use super::compose::{BundleBody, Composition};
+use super::indexed_bundle::IndexedBundle;
+use super::receive::AvailableObjects;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::bundle::Header;
 use crate::git::odb::{Database, commit_graph, reachable_objects};
-use crate::pack_cache::CachedPack;
-use crate::remote::RefUpdate;
 
-/// How the bundle of a ref is made.
+/// New bundle of a ref.
 pub(super) struct BundlePlan {
-    pub(super) body: Box<dyn BundleBody>,
+    pub(super) body: BundleBody,
+    /// Objects from which the bundle is made, and those of the old bundle.
     pub(super) database: Arc<Database>,
-    /// The new commit descends from the old one, or there is no old one.
+    /// Whether the new commit descends from the old one, or the ref is new.
     pub(super) is_forward: bool,
-    /// What the new bundle will hold and where its pack starts, for others to be composed of
-    /// it.
-    pub(super) makes: Option<ComposedBundle>,
 }
 
-/// A bundle of which others can be composed once it is written.
-pub(super) struct ComposedBundle {
-    pub(super) ids: ObjectIdSet,
-    pub(super) pack_start: u64,
-    /// The bundle that it was composed of.
-    pub(super) of: Option<BundleFile>,
-    /// The copy of its pack, where that is the old one's.
-    pub(super) copy: Option<Arc<CachedPack>>,
-}
-
-impl BundleTarget {
-    pub(super) async fn plan(
-        &self,
-        change: &RefUpdate,
-        found: Option<&Ref>,
-        new: ObjectId,
-        stock: &AvailableObjects,
-    ) -> Result<BundlePlan> {
-        let library = &self.opened.library;
-        let own = match found {
-            Some(found) => Some(library.read(&found.file).await?),
-            None => None,
-        };
-        let database = self.database(stock, own.as_ref())?;
-        if let Some(bundle) = self.find_identical(new).await? {
-            // That is asked only of protected branches.
-            let protected = found.is_some_and(|found| found.seen.protected);
-            let is_forward = match own.as_ref().filter(|_| protected) {
-                None => true,
-                Some(own) => {
-                    let other = library.read(&bundle.file).await?;
-                    let both = [Arc::clone(own), other];
-                    let database = database_with(&self.place, self.hash, None, &both)?;
-                    is_descendant(&database, new, own.bundle.file.id).await?
-                }
-            };
-            return Ok(BundlePlan {
-                body: Box::new(CopyOfBundle(bundle)),
-                database,
-                is_forward,
-                makes: None,
-            });
-        }
-        let is_forward = match &own {
+/// Plans the bundle of `new` for the ref `name`, whose current state is `found`. The bundle
+/// may be composed of one in `recent`.
+pub(super) async fn plan(
+    catalog: &BundleCatalog,
+    available: &AvailableObjects,
+    recent: &[Arc<IndexedBundle>],
+    name: &BString,
+    found: Option<&Ref>,
+    new: ObjectId,
+) -> Result<BundlePlan> {
+    let old = match found {
+        Some(found) => Some(catalog.read(&found.file).await?),
+        None => None,
+    };
+    let database = available.database(catalog, old.as_ref())?;
+    if let Some(bundle) = find_identical(catalog, new).await? {
+        // Only protected branches need this check.
+        let is_protected = found.is_some_and(|found| found.expected.protected);
+        let is_forward = match old.filter(|_| is_protected) {
             None => true,
-            Some(own) => is_descendant(&database, new, own.bundle.file.id).await?,
+            Some(old) => {
+                let identical = catalog.read(&bundle.file).await?;
+                let old_id = old.bundle.file.id;
+                let database = catalog.database(None, &[old, identical])?;
+                is_descendant(&database, new, old_id).await?
+            }
         };
-        let own = own.filter(|_| is_forward);
-        let base = match own.as_deref().and_then(CopyBase::of) {
-            Some(base) => Some(base),
-            None => self.base(new, found.is_none(), stock, &database).await?,
-        };
-        let tip: Vec<_> = base.iter().map(|base| base.bundle.file.id).collect();
-        // What is reachable is known to be there after this.
-        let closure = reachable_objects(&database, &[new], &tip).await?;
-        let mut objects = closure.objects;
-        if let Some(base) = &base {
-            objects.retain(|id| !base.ids.contains(*id));
-        }
-        let mut header = Header::new(self.hash);
-        header.refs.push((new, change.name.clone()));
-        let start = header.write()?.len() as u64;
-        let composed = Composed {
-            hash: self.hash,
-            header,
-            known: base.is_some().then_some(closure.known),
-            base,
-            objects,
-            database: Arc::clone(&database),
-            options: self.place.options.clone(),
-        };
-        let makes = Some(ComposedBundle {
-            ids: composed.ids(),
-            pack_start: start,
-            of: composed.base.as_ref().map(|base| base.bundle.file.clone()),
-            copy: composed
-                .base
-                .as_ref()
-                .filter(|_| composed.objects.is_empty())
-                .and_then(|base| base.copy.clone()),
-        });
-        Ok(BundlePlan {
-            body: Box::new(composed),
+        return Ok(BundlePlan {
+            body: BundleBody::Copy(bundle),
             database,
             is_forward,
-            makes,
-        })
+        });
     }
+    let is_forward = match &old {
+        None => true,
+        Some(old) => is_descendant(&database, new, old.bundle.file.id).await?,
+    };
+    let base = match old.filter(|old| is_forward && old.bundle.is_full()) {
+        Some(old) => Some(old),
+        None => find_base(available, recent, &database, found.is_none(), new).await?,
+    };
+    let tip: Vec<_> = base.iter().map(|base| base.bundle.file.id).collect();
+    // Fails if an object that the new commit needs is missing.
+    let closure = reachable_objects(&database, &[new], &tip).await?;
+    let mut objects = closure.objects;
+    if let Some(base) = &base {
+        objects.retain(|id| !base.objects.contains(*id));
+    }
+    let mut header = Header::new(catalog.hash());
+    header.refs.push((new, name.clone()));
+    let composition = Composition {
+        hash: catalog.hash(),
+        header,
+        known: base.is_some().then_some(closure.known),
+        base,
+        objects,
+        database: Arc::clone(&database),
+        options: catalog.location().options.clone(),
+    };
+    Ok(BundlePlan {
+        body: BundleBody::Compose(Box::new(composition)),
+        database,
+        is_forward,
+    })
+}
 
-    /// A full bundle of that very id.
-    async fn find_identical(&self, id: ObjectId) -> Result<Option<OpenBundle>> {
-        let files = self.opened.library.files();
-        let Some(file) = files.into_iter().find(|file| file.id == id) else {
-            return Ok(None);
-        };
-        let bundle = OpenBundle::open(&self.place, file).await?;
-        Ok(bundle.is_full().then_some(bundle))
-    }
+/// Finds a full bundle of the same id.
+async fn find_identical(catalog: &BundleCatalog, id: ObjectId) -> Result<Option<OpenBundle>> {
+    let files = catalog.files();
+    let Some(file) = files.into_iter().find(|file| file.id == id) else {
+        return Ok(None);
+    };
+    let bundle = OpenBundle::open(catalog.location(), file).await?;
+    Ok(bundle.is_full().then_some(bundle))
+}
 
-    /// A bundle to compose the one of `id` of.
-    async fn base(
-        &self,
-        id: ObjectId,
-        is_new_ref: bool,
-        stock: &AvailableObjects,
-        database: &Arc<Database>,
-    ) -> Result<Option<CopyBase>> {
-        let read = stock.books.iter().filter_map(|book| CopyBase::of(book));
-        let mut candidates: Vec<CopyBase> = self.fresh.iter().cloned().chain(read).collect();
-        candidates.sort_by_key(|base| std::cmp::Reverse(base.bundle.file.size_bytes));
-        for base in &candidates {
-            if is_descendant(database, id, base.bundle.file.id).await? {
-                return Ok(Some(base.clone()));
-            }
+/// Finds a bundle of which the bundle of `id` can be composed.
+async fn find_base(
+    available: &AvailableObjects,
+    recent: &[Arc<IndexedBundle>],
+    database: &Arc<Database>,
+    is_new_ref: bool,
+    id: ObjectId,
+) -> Result<Option<Arc<IndexedBundle>>> {
+    let full = available.bundles.iter();
+    let full = full.filter(|bundle| bundle.bundle.is_full());
+    let mut candidates: Vec<_> = recent.iter().chain(full).collect();
+    candidates.sort_by_key(|base| std::cmp::Reverse(base.bundle.file.size_bytes));
+    for base in &candidates {
+        if is_descendant(database, id, base.bundle.file.id).await? {
+            return Ok(Some(Arc::clone(base)));
         }
-        if !is_new_ref {
-            return Ok(None);
-        }
-        // One that has a little more than is needed is better than to send all anew.
-        for base in candidates {
-            let tip = base.bundle.file.id;
-            // Small ones are written anew, and exactly.
-            let is_small = base.bundle.file.size_bytes < 2 * self.place.options.part_bytes as u64;
-            if is_small || !database.contains(tip).await? {
-                continue;
-            }
-            let more = commit_graph(database, &[tip], &[id]).await?.len();
-            if more > 0 && more * 4 <= commit_graph(database, &[tip], &[]).await?.len() {
-                return Ok(Some(base));
-            }
-        }
-        Ok(None)
     }
+    if !is_new_ref {
+        return Ok(None);
+    }
+    // Copying a base with a few superfluous objects is cheaper than sending everything.
+    for base in candidates {
+        let OpenBundle { location, file, .. } = &base.bundle;
+        // Small bundles are rewritten with exactly the objects they need.
+        let is_small = file.size_bytes < 2 * location.options.min_part_bytes as u64;
+        if is_small || !database.contains(file.id).await? {
+            continue;
+        }
+        let superfluous = commit_graph(database, &[file.id], &[id]).await?.len();
+        if superfluous == 0 {
+            continue;
+        }
+        let total = commit_graph(database, &[file.id], &[]).await?.len();
+        if superfluous * 4 <= total {
+            return Ok(Some(Arc::clone(base)));
+        }
+    }
+    Ok(None)
+}
+
+/// Numbers the commits of `new` that are in `database` in topological order, without the
+/// commits of `tips`.
+pub(super) async fn topological_order(
+    database: &Arc<Database>,
+    new: &[ObjectId],
+    tips: &[ObjectId],
+) -> Result<HashMap<ObjectId, usize>> {
+    let mut commits = Vec::new();
+    for id in new {
+        if database.contains(*id).await? {
+            commits.push((*id, database.peel(*id).await?.0));
+        }
+    }
+    let wants: Vec<_> = commits.iter().map(|(id, _)| *id).collect();
+    let numbers: HashMap<_, _> = commit_graph(database, &wants, tips)
+        .await?
+        .into_iter()
+        .zip(1..)
+        .map(|(commit, number)| (commit.id, number))
+        .collect();
+    let number = |commit| numbers.get(&commit).copied().unwrap_or_default();
+    Ok(commits
+        .into_iter()
+        .map(|(id, commit)| (id, number(commit)))
+        .collect())
 }

@@ -1,174 +1,157 @@
-//! Moving one ref: what is done in which order, so that whatever happens what was
-//! acknowledged is there.
+//! Moves one ref, in an order of steps that keeps each acknowledged push through any failure.
 //!
 //! # The protocol
-//! 1. Get the ref's lock ([`super::lock`]).
-//! 2. List the ref's folder. Its bundles must be those that were there when the remote was
-//!    opened; else another push came first, and the answer is `Conflict`.
+//! 1. Acquire the ref's lock ([`super::lock`]).
+//! 2. List the ref's folder. Its bundles must be those of the opening of the remote; otherwise
+//!    another push was first, and the result is `Conflict`.
 //! 3. Begin a multipart upload of the new bundle, and send its parts, while the lock is
-//!    renewed. Its metadata say which ids it replaces, and which push it is of. What lost
-//!    the ref and is to be kept is not among them. A bundle that parts were copied from
-//!    must still be the one that was read.
+//!    renewed. Its metadata name the ids that it replaces, without those of orphans, and the
+//!    push. A bundle from which parts were copied must still be the bundle that was read.
 //! 4. Rewrite the lock, naming the upload. This fails unless the lock is ours.
-//! 5. Complete the upload: the new bundle is listed. Both are listed now; readers take the
-//!    one that replaces the other.
-//! 6. Rewrite the lock and list the folder once more. When the lock is still ours and no
-//!    strange bundle is there, the ref has moved.
-//! 7. Delete the bundles that were replaced, each if it still is the one that was seen,
-//!    write the archive where one is kept ([`super::archive`]), and release the lock. Only now
-//!    is the push acknowledged. When the archive alone fails, the push fails and says that
-//!    the ref has moved.
+//! 5. Complete the upload. Now both bundles are listed; readers use the new one, because its
+//!    metadata name the other.
+//! 6. Rewrite the lock and list the folder again. If the lock is still ours and the folder
+//!    contains no unexpected bundle, the ref has moved.
+//! 7. Delete the replaced bundles, each if it was not replaced since it was listed, write the
+//!    archive if there is an archiver ([`super::archive`]), and release the lock. Only now is
+//!    the push acknowledged. If only the archive fails, the push fails with an error that says
+//!    that the ref has moved.
 //!
-//! A push whose lock turned out to be lost in 6, or whose completion got no answer, is
-//! **settled**: it aborts its upload, gets the lock as anybody does, and lists. Its bundle
-//! is gone: it lost. Its bundle stands alone, or beside what it replaces: it has won. It
-//! stands beside another one: it takes itself away and has lost. It cannot get the lock:
-//! it answers `Conflict` and leaves what is there to the next push. Without the lock it
-//! deletes nothing. When the upload cannot be aborted, the lock is not let go of: it grows
-//! old, and whoever takes it over aborts the upload first.
+//! If the lock is lost in 6, or the completion got no answer, the outcome is unknown. The push
+//! then aborts its upload, acquires the lock again, lists the folder, and finds one of these:
 //!
-//! # What holds
+//! | own bundle | result |
+//! |---|---|
+//! | is missing | lost |
+//! | is alone, or with bundles that it replaces | won |
+//! | is with an unexpected bundle | lost; the own bundle is deleted |
+//! | unknown, because the lock could not be acquired | `Conflict`; the next push resolves it |
+//!
+//! Nothing is deleted without the lock. If the upload cannot be aborted, the lock is not
+//! released: it expires, and the client that takes it over aborts the upload first.
+//!
+//! # Guarantee
 //! Among clients of this kind at most one of the pushes from one state of a ref succeeds,
-//! however long any request is on its way: whoever takes a lock over aborts the upload
-//! that the former owner named in it, so that this one's completion comes before the new
-//! owner's listing or never.
+//! however late any request arrives: a client that takes a lock over aborts the upload that
+//! the former owner named in it, so that its completion precedes the new owner's list or never
+//! happens.
 //!
-//! # What remains open, with the Python client on the same ref
-//! Its last step is a plain write without any condition, and cannot be aborted.
-//! - When it is slower than the lock's lifetime and one of ours takes its lock over, both
-//!   publish and both say so. The same happens when it loses its lock to a second Python
-//!   client, which deletes the lock of others when it is done.
-//! - When it takes an old lock for left behind, and this lock is taken over by one of ours
-//!   between its look and its deletion, it deletes ours. We notice in 4 or 6, unless all
-//!   of our steps from 6 on come before its deletion, when it is the second case again.
+//! # Remaining races with the Python client on the same ref
+//! The Python client's last step is an unconditional write, which cannot be aborted.
+//! - If it is slower than the lock's lifetime and a client of this kind takes its lock over,
+//!   both publish and both report success. This also happens when it loses its lock to a
+//!   second Python client, which deletes the locks of other clients when it is done.
+//! - If it considers an old lock abandoned, and a client of this kind takes that lock over
+//!   before the Python client deletes it, it deletes the new owner's lock. The new owner
+//!   notices in 4 or 6, unless all its steps from 6 on precede the deletion, which is then the
+//!   first case.
 //!
-//! Neither loses a commit: both bundles stay. One that descends from the other stands for
-//! both. Else the newest is the ref, and the other one is listed, and at the next push
-//! moved, under the ref's name with `__` and the first digits of its id.
+//! Neither loses a commit, because both bundles remain. A bundle that descends from the other
+//! supersedes it. Otherwise the newest is the ref, and the other one is listed, and at the
+//! next push moved, under the ref's name with `__` and the first digits of its id.
 //!
-//! A deletion that was sent in 7 and arrives only when the ref has been moved away and
-//! back to the same bundle, byte for byte, would delete that one: S3 knows an object by
-//! its `ETag` alone.
+//! A deletion that was sent in 7 and arrives only after the ref was moved away and back to the
+//! same bundle, byte for byte, would delete that bundle, because S3 identifies an object only
+//! by its `ETag`.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 
 use super::archive::{self, ArchiveAction};
-use super::compose::LockCheck;
+use super::compose::{BodySent, BundleBody};
 use super::delete::{move_to_conflict_ref, remove};
-use super::expected_ref::{ExpectedRef, locked, stale_ref_error};
+use super::expected_ref::{ExpectedRef, lock_expected, stale_ref_error};
 use super::keys::{BundleFile, RefFolder};
 use super::lock::Lock;
-use super::{BundleLocation, PUSH, REPLACES};
+use super::options::{BundleLocation, PUSH, REPLACES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::pack_cache::PackExtension;
 use crate::storage::multipart::MultipartWriter;
 use crate::storage::{ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
 
-/// How many bundles a new one can say that it replaces: so many ids of 64 digits go into
-/// the 2 KB of user metadata that S3 allows, beside what else is there.
-pub(super) const MOST_REPLACED: usize = 16;
+/// Maximum number of bundles that a new one can name in `branchline-replaces`: 16 ids of 64
+/// digits fit into the 2 KB of user metadata that S3 allows, alongside the other entries.
+pub(super) const MAX_REPLACED: usize = 16;
 
-/// The bytes of a bundle, to be sent as parts of an upload.
-#[async_trait]
-pub(super) trait BundleBody: Send + Sync {
-    /// Sends all parts. Asks `check` now and then whether it is worth going on.
-    async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<BodySent>;
-}
-
-/// What was sent of a bundle.
-#[derive(Default)]
-pub(super) struct BodySent {
-    /// How many bytes were sent.
-    pub(super) bytes: u64,
-    /// The bundle's pack, to be kept on this machine's disk when the bundle is published.
-    pub(super) addition: Option<PackExtension>,
-    /// The bundle that this one is made of.
-    pub(super) base: Option<BundleFile>,
-}
-
-/// What a publication left.
+/// A bundle that was published.
 pub(super) struct Published {
     pub(super) file: BundleFile,
     pub(super) sent_bytes: u64,
-    /// Its pack, to be kept on this machine's disk.
-    pub(super) addition: Option<PackExtension>,
-    /// What became of the archive. The ref has moved whatever it says.
+    /// The bundle's pack, for the pack cache.
+    pub(super) extension: Option<PackExtension>,
+    /// Result of writing the archive. The ref has moved even if it is an error.
     pub(super) archived: Result<()>,
 }
 
-/// Whether a push has moved the ref.
+/// Whether a push moved the ref.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RaceResult {
     Won,
     Lost,
 }
 
-/// Publishes `body` as the bundle of `id`, in place of all that was seen.
-///
-/// `strays` are those among what was seen that hold something of their own: they are
-/// moved to folders of their own.
+/// Publishes `body` as the bundle of `id`, and deletes the expected bundles. The `orphans`
+/// among them are moved to their conflict names.
 ///
 /// # Errors
-/// `Conflict` when another push came first, or may have.
+/// `Conflict` when another push was first, or may have been.
 pub(super) async fn publish(
-    place: &Arc<BundleLocation>,
-    seen: &ExpectedRef,
-    strays: &[BundleFile],
+    location: &Arc<BundleLocation>,
+    expected: &ExpectedRef,
+    orphans: &[BundleFile],
     id: ObjectId,
-    body: &dyn BundleBody,
-    zip: &ArchiveAction,
+    body: &BundleBody,
+    action: &ArchiveAction,
 ) -> Result<Published> {
-    let (lock, folder) = locked(place, seen).await?;
-    let mut publication = match Publication::new(place, lock, seen, strays, id) {
+    let (lock, folder) = lock_expected(location, expected).await?;
+    let mut publication = match Publication::new(location, lock, expected, orphans, id) {
         Ok(publication) => publication,
         Err((lock, error)) => {
             lock.release().await;
             return Err(error);
         }
     };
-    let mut result = publication.run(seen, strays, body).await;
+    let mut result = publication.run(expected, orphans, body).await;
     if let Ok(published) = &mut result {
-        let name = seen.name.as_bstr();
+        let name = expected.name.as_bstr();
         published.archived =
-            archive::apply_after_move(place, name, id, zip, folder.zip.as_ref()).await;
+            archive::apply_after_move(location, name, id, action, folder.archive.as_ref()).await;
     }
     publication.finish().await;
     result
 }
 
-/// A bundle under way, and the lock under which it is.
+/// A bundle that is being published, and the lock of its ref.
 struct Publication {
-    place: Arc<BundleLocation>,
+    location: Arc<BundleLocation>,
     file: BundleFile,
     name: BString,
     token: String,
-    // Gone when it was released, or when what is left is to be undone elsewhere.
+    // `None` when it was released, or must expire because it names a pending upload.
     lock: Option<Lock>,
     upload: Option<MultipartWriter>,
-    // Once the lock names it.
-    announced: Option<UploadId>,
+    // Set once the lock names the upload.
+    recorded: Option<UploadId>,
 }
 
 impl Publication {
     fn new(
-        place: &Arc<BundleLocation>,
+        location: &Arc<BundleLocation>,
         lock: Lock,
-        seen: &ExpectedRef,
-        strays: &[BundleFile],
+        expected: &ExpectedRef,
+        orphans: &[BundleFile],
         id: ObjectId,
     ) -> Result<Self, (Lock, Error)> {
-        let key = match place.bundle_key(seen.name.as_bstr(), id) {
+        let key = match location.bundle_key(expected.name.as_bstr(), id) {
             Ok(key) => key,
             Err(error) => return Err((lock, error)),
         };
         let token = format!("{:032x}", rand::random::<u128>());
-        let replaced = seen.files.iter().filter(|file| !strays.contains(file));
+        let replaced = expected.files.iter().filter(|file| !orphans.contains(file));
         let replaced: Vec<_> = replaced
-            .take(MOST_REPLACED)
+            .take(MAX_REPLACED)
             .map(|file| file.id.to_string())
             .collect();
         let mut metadata = ObjectMetadata::default();
@@ -180,13 +163,13 @@ impl Publication {
         let options = PutOptions {
             metadata,
             precondition: Precondition::None,
-            kms_key_id: place.options.kms_key_id.clone(),
+            kms_key_id: location.options.kms_key_id.clone(),
         };
-        let store = Arc::clone(&place.store);
+        let store = Arc::clone(&location.store);
         let upload =
-            MultipartWriter::new(store, place.bucket.clone(), key.clone()).with_options(options);
+            MultipartWriter::new(store, location.bucket.clone(), key.clone()).with_options(options);
         Ok(Self {
-            place: Arc::clone(place),
+            location: Arc::clone(location),
             file: BundleFile {
                 key,
                 id,
@@ -194,43 +177,41 @@ impl Publication {
                 size_bytes: 0,
                 last_modified: 0,
             },
-            name: seen.name.clone(),
+            name: expected.name.clone(),
             token,
             lock: Some(lock),
             upload: Some(upload),
-            announced: None,
+            recorded: None,
         })
     }
 
     async fn run(
         &mut self,
-        seen: &ExpectedRef,
-        strays: &[BundleFile],
-        body: &dyn BundleBody,
+        expected: &ExpectedRef,
+        orphans: &[BundleFile],
+        body: &BundleBody,
     ) -> Result<Published> {
-        let BodySent {
-            bytes,
-            addition,
-            base,
-        } = self.upload(body).await?;
-        let verdict = match self.complete().await {
-            Ok(()) => self.read_ref(seen).await,
+        let BodySent { bytes, extension } = self.upload(body).await?;
+        let result = match self.complete().await {
+            Ok(()) => self.read_ref(expected).await,
             Err(error) => Err(error),
         };
-        let verdict = match verdict {
-            Ok(verdict) => verdict,
-            Err(error) => self.resolve_unknown_outcome(seen, error).await?,
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => self.resolve_unknown_outcome(expected, error).await?,
         };
-        if verdict == RaceResult::Lost {
+        if result == RaceResult::Lost {
             return Err(stale_ref_error(self.name.as_bstr()));
         }
-        self.delete_replaced(seen, strays).await;
+        self.delete_replaced(expected, orphans).await;
         Ok(Published {
             file: self.file.clone(),
             sent_bytes: bytes,
-            addition: addition.map(|addition| PackExtension {
-                replaces_base: base.is_some_and(|base| seen.files.contains(&base)),
-                ..addition
+            extension: extension.map(|extension| PackExtension {
+                replaces_base: body
+                    .base_file()
+                    .is_some_and(|base| expected.files.contains(base)),
+                ..extension
             }),
             archived: Ok(()),
         })
@@ -239,16 +220,16 @@ impl Publication {
     fn lock(&self) -> Result<&Lock> {
         self.lock
             .as_ref()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "a push goes on without its lock"))
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "a push continued without its lock"))
     }
 
-    async fn upload(&mut self, body: &dyn BundleBody) -> Result<BodySent> {
+    async fn upload(&mut self, body: &BundleBody) -> Result<BodySent> {
         let (Some(upload), Some(lock)) = (&self.upload, &self.lock) else {
             return Err(Error::new(ErrorKind::Internal, "a push was run twice"));
         };
         let id = upload.begin().await?;
         let sent = body.send(upload, &|| lock.ensure_held()).await?;
-        self.announced = Some(id.clone());
+        self.recorded = Some(id.clone());
         lock.record_upload(&self.file.key, &id).await?;
         Ok(sent)
     }
@@ -260,8 +241,8 @@ impl Publication {
         let written = match upload.complete(0, bytes::Bytes::new()).await {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Aborted by whoever took the lock over; or completed by a first try of the
-                // request whose answer was lost.
+                // Aborted by the client that took the lock over; or completed by an earlier
+                // attempt of the request whose answer was lost.
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "another client has taken this push's lock over",
@@ -277,19 +258,19 @@ impl Publication {
         Ok(())
     }
 
-    /// Looks, after it was published, whether it won.
-    async fn read_ref(&mut self, seen: &ExpectedRef) -> Result<RaceResult> {
+    /// Lists the folder after the upload was completed; deletes the own bundle if the push lost.
+    async fn read_ref(&mut self, expected: &ExpectedRef) -> Result<RaceResult> {
         let lock = self.lock()?;
-        let folder = self.place.folder(self.name.as_bstr());
+        let folder = self.location.folder(self.name.as_bstr());
         let (owned, folder) = futures_util::future::join(lock.verify(), folder).await;
         owned?;
         let folder = folder?;
-        if self.has_won(seen, &folder) {
+        if self.has_won(expected, &folder) {
             return Ok(RaceResult::Won);
         }
         if folder.bundles.iter().any(|file| self.is_own(file)) {
             self.lock()?.verify().await?;
-            remove(&self.place, &self.file).await?;
+            remove(&self.location, &self.file).await?;
         }
         Ok(RaceResult::Lost)
     }
@@ -298,20 +279,20 @@ impl Publication {
         file.key == self.file.key && file.etag == self.file.etag
     }
 
-    /// Whether it stands alone, or beside what it replaces.
-    fn has_won(&mut self, seen: &ExpectedRef, folder: &RefFolder) -> bool {
+    /// Whether the folder contains the own bundle, and otherwise only expected ones.
+    fn has_won(&mut self, expected: &ExpectedRef, folder: &RefFolder) -> bool {
         let Some(own) = folder.bundles.iter().find(|file| self.is_own(file)) else {
             return false;
         };
         self.file = own.clone();
-        let known = |file: &BundleFile| self.is_own(file) || seen.matches(file);
+        let known = |file: &BundleFile| self.is_own(file) || expected.matches(file);
         folder.bundles.iter().all(known)
     }
 
-    /// Finds out what became of a push whose lock, or whose answer, was lost.
+    /// Determines the result of a push whose lock, or whose answer, was lost.
     async fn resolve_unknown_outcome(
         &mut self,
-        seen: &ExpectedRef,
+        expected: &ExpectedRef,
         error: Error,
     ) -> Result<RaceResult> {
         if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Transport) {
@@ -320,39 +301,39 @@ impl Publication {
         tracing::info!(
             ref.name = %self.name,
             error = %error.report(),
-            "finding out what became of a push"
+            "resolving the unknown outcome of a push"
         );
-        if !self.give_up().await {
-            // What was sent may still arrive: the lock names it, and stays.
+        if !self.abort().await {
+            // The completion may still arrive, so the lock, which names the upload, remains.
             self.lock = None;
             return Err(error);
         }
         if let Some(lock) = self.lock.take() {
             lock.release().await;
         }
-        let key = self.place.lock_key(self.name.as_bstr())?;
-        self.lock = Some(Lock::acquire(&self.place, key).await?);
-        let folder = self.place.folder(self.name.as_bstr()).await?;
+        let key = self.location.lock_key(self.name.as_bstr())?;
+        self.lock = Some(Lock::acquire(&self.location, key).await?);
+        let folder = self.location.folder(self.name.as_bstr()).await?;
         if self.file.etag.is_unknown() {
             self.find_own_bundle(&folder).await?;
         }
-        if self.has_won(seen, &folder) {
+        if self.has_won(expected, &folder) {
             return Ok(RaceResult::Won);
         }
         if folder.bundles.iter().any(|file| self.is_own(file)) {
             self.lock()?.verify().await?;
-            remove(&self.place, &self.file).await?;
+            remove(&self.location, &self.file).await?;
         }
         Ok(RaceResult::Lost)
     }
 
-    /// Finds the bundle of a push whose completion got no answer.
+    /// Finds the own bundle when the completion got no answer.
     async fn find_own_bundle(&mut self, folder: &RefFolder) -> Result<()> {
         let Some(file) = folder.bundles.iter().find(|f| f.key == self.file.key) else {
             return Ok(());
         };
-        let place = &self.place;
-        let head = place.store.head(&place.bucket, &file.key).await?;
+        let location = &self.location;
+        let head = location.store.head(&location.bucket, &file.key).await?;
         let own = head.filter(|head| head.metadata.user.get(PUSH) == Some(&self.token));
         if let Some(head) = own {
             self.file.etag = head.etag;
@@ -360,59 +341,64 @@ impl Publication {
         Ok(())
     }
 
-    /// Removes what was replaced. The push has succeeded, whatever happens here: what is
-    /// left is told from the ref by the metadata, and removed by the next push.
-    async fn delete_replaced(&mut self, seen: &ExpectedRef, strays: &[BundleFile]) {
-        let clean = async {
-            for stray in strays {
-                move_to_conflict_ref(&self.place, self.name.as_bstr(), stray).await?;
+    /// Deletes replaced bundles, and moves orphans. Failures are only logged, because the push
+    /// has succeeded: the metadata distinguish leftovers from the ref, and the next push deletes
+    /// them.
+    async fn delete_replaced(&mut self, expected: &ExpectedRef, orphans: &[BundleFile]) {
+        let deletion = async {
+            for orphan in orphans {
+                move_to_conflict_ref(&self.location, self.name.as_bstr(), orphan).await?;
             }
-            for file in seen.files.iter().filter(|file| file.key != self.file.key) {
-                remove(&self.place, file).await?;
+            for file in expected
+                .files
+                .iter()
+                .filter(|file| file.key != self.file.key)
+            {
+                remove(&self.location, file).await?;
             }
             Ok::<_, Error>(())
         };
-        if let Err(error) = clean.await {
+        if let Err(error) = deletion.await {
             tracing::warn!(
                 ref.name = %self.name,
                 error = %error.report(),
-                "a bundle that was replaced could not be removed"
+                "a replaced bundle could not be deleted"
             );
         }
     }
 
-    /// Gives up what is left: first the upload, then the lock.
+    /// Aborts the upload if it is pending, then releases the lock.
     async fn finish(mut self) {
-        let given_up = self.give_up().await;
-        if let Some(lock) = self.lock.take().filter(|_| given_up) {
+        let is_aborted = self.abort().await;
+        if let Some(lock) = self.lock.take().filter(|_| is_aborted) {
             lock.release().await;
         }
     }
 
-    /// Gives the upload up; whether nothing can come of it any more.
-    async fn give_up(&mut self) -> bool {
+    /// Aborts the upload; returns false if it may still be completed.
+    async fn abort(&mut self) -> bool {
         let Some(upload) = &mut self.upload else {
             return true;
         };
-        let announced = self.announced.as_ref();
-        let given_up = give_up(&self.place, &self.file, upload, announced).await;
-        // Only now: whoever drops this meanwhile has to do it again, before the lock goes.
+        let recorded = self.recorded.as_ref();
+        let is_aborted = abort(&self.location, &self.file, upload, recorded).await;
+        // Only now, because `drop` must abort it if this future is dropped meanwhile.
         self.upload = None;
-        self.announced = None;
-        given_up
+        self.recorded = None;
+        is_aborted
     }
 }
 
 impl Drop for Publication {
-    /// The caller went away: the upload must be given up before the lock is.
+    /// Aborts the upload, then releases the lock, because the caller was cancelled.
     fn drop(&mut self) {
-        let (upload, announced) = (self.upload.take(), self.announced.take());
-        let (place, file) = (Arc::clone(&self.place), self.file.clone());
+        let (upload, recorded) = (self.upload.take(), self.recorded.take());
+        let (location, file) = (Arc::clone(&self.location), self.file.clone());
         if let Some(lock) = self.lock.take() {
             lock.release_later(async move {
                 match upload {
                     Some(mut upload) => {
-                        give_up(&place, &file, &mut upload, announced.as_ref()).await
+                        abort(&location, &file, &mut upload, recorded.as_ref()).await
                     }
                     None => true,
                 }
@@ -421,19 +407,19 @@ impl Drop for Publication {
     }
 }
 
-/// Gives an upload up; whether nothing can come of it any more. It may only matter when
-/// the lock names it: its completion was not sent before.
-async fn give_up(
-    place: &BundleLocation,
+/// Aborts an upload; returns false if it may still be completed. That is possible only when
+/// the lock names it (`recorded`), because its completion was not sent before.
+async fn abort(
+    location: &BundleLocation,
     file: &BundleFile,
     upload: &mut MultipartWriter,
-    announced: Option<&UploadId>,
+    recorded: Option<&UploadId>,
 ) -> bool {
-    let Some(id) = announced else {
+    let Some(id) = recorded else {
         upload.abort().await;
         return true;
     };
-    let aborted = place.store.abort_upload(&place.bucket, &file.key, id);
+    let aborted = location.store.abort_upload(&location.bucket, &file.key, id);
     match aborted.await {
         Ok(()) => {
             upload.disarm();
@@ -443,7 +429,7 @@ async fn give_up(
             tracing::warn!(
                 object.key = %file.key,
                 error = %error.report(),
-                "an upload could not be given up: its lock is left to grow old"
+                "an upload could not be aborted: its lock remains until it expires"
             );
             upload.disarm();
             false

@@ -1,15 +1,14 @@
-//! A bundle remote that is read.
+//! Fetch side of a bundle remote.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bstr::BString;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::BundleLocation;
-use super::catalog::{BundleCatalog, database};
+use super::catalog::BundleCatalog;
 use super::competing::{self, Ref};
-use super::keys::{BundleFile, one_hash};
+use super::keys::{BundleFile, common_hash};
+use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::odb;
@@ -17,26 +16,27 @@ use crate::git::refs::{Head, RefTarget};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
-/// A remote as it was when it was opened.
+/// State of a remote when it was opened.
 pub(super) struct BundleSnapshot {
     pub(super) snapshot: Snapshot,
     pub(super) refs: Vec<(BString, Ref)>,
-    pub(super) library: BundleCatalog,
+    pub(super) catalog: BundleCatalog,
 }
 
 impl BundleSnapshot {
-    /// Lists, and chooses where a ref has several bundles.
-    pub(super) async fn new(place: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {
-        // One list of everything is cheaper than one for each prefix.
+    /// Lists the refs that start with one of `prefixes`, and resolves refs with several
+    /// bundles. All refs are listed if there is not exactly one prefix.
+    pub(super) async fn new(location: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {
+        // Because one list of everything costs fewer requests than one for each prefix.
         let start = match prefixes {
-            [one] if one.starts_with(b"refs/") => one.clone(),
+            [prefix] if prefix.starts_with(b"refs/") => prefix.clone(),
             _ => "refs/".into(),
         };
         let (folders, head) =
-            futures_util::future::try_join(place.folders(start.as_ref()), place.read_head())
+            futures_util::future::try_join(location.folders(start.as_ref()), location.read_head())
                 .await?;
-        let hash = one_hash(&folders)?;
-        let refs = competing::refs(place, hash, folders).await?;
+        let hash = common_hash(&folders)?;
+        let refs = competing::refs(location, hash, folders).await?;
         let targets = refs.iter().map(|(name, found)| {
             let target = RefTarget {
                 id: found.file.id,
@@ -49,56 +49,57 @@ impl BundleSnapshot {
             refs: targets.collect(),
             head: head.map(Head::Symbolic),
         };
-        // What lost its ref, too: an incremental bundle may stand on it.
+        // Also bundles without a ref, because incremental bundles may depend on them.
         let files = refs.iter().flat_map(|(_, found)| {
-            let rest = found.seen.files.iter().filter(|file| **file != found.file);
+            let rest = found
+                .expected
+                .files
+                .iter()
+                .filter(|file| **file != found.file);
             std::iter::once(&found.file).chain(rest)
         });
         let mut files: Vec<_> = files.cloned().collect();
         files.dedup();
         Ok(Self {
             snapshot,
-            library: BundleCatalog::new(place, hash, files),
+            catalog: BundleCatalog::new(location, hash, files),
             refs,
         })
     }
 }
 
-/// A remote that was opened to be read.
+/// A bundle remote that was opened to fetch from it.
 pub(super) struct BundleSource {
-    place: Arc<BundleLocation>,
     opened: BundleSnapshot,
 }
 
 impl BundleSource {
-    pub(super) async fn open(place: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {
-        let opened = BundleSnapshot::new(place, prefixes).await?;
+    pub(super) async fn open(location: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {
+        let opened = BundleSnapshot::new(location, prefixes).await?;
         let Snapshot { refs, head, .. } = &opened.snapshot;
         if refs.is_empty() {
-            // Pruned by what only looks empty, a mirror would lose everything.
-            no_info_refs(place).await?;
+            // Because a mirror that prunes would delete everything if a repository in another
+            // layout counted as empty.
+            ensure_no_info_refs(location).await?;
         }
         if refs.is_empty() && head.is_none() {
-            // There may be refs that were not asked for.
-            let page = place
+            // Because there may be refs outside the prefixes.
+            let page = location
                 .store
-                .list(&place.bucket, place.prefix.as_str(), Some("/"), None)
+                .list(&location.bucket, location.prefix.as_str(), Some("/"), None)
                 .await?;
             if page.objects.is_empty() && page.common_prefixes.is_empty() {
                 return Err(Error::new(
                     ErrorKind::NotFound,
-                    format!("there is nothing under `{place}`"),
+                    format!("there is nothing under `{location}`"),
                 )
                 .with_hint("check the bucket and the prefix, or push to it first"));
             }
         }
-        Ok(Self {
-            place: Arc::clone(place),
-            opened,
-        })
+        Ok(Self { opened })
     }
 
-    /// The bundle whose pack is what is asked for, as it lies.
+    /// Returns the bundle whose unchanged pack answers the request, if it is full.
     fn copy_whole_pack(&self, wanted: &PackRequest) -> Option<BundleFile> {
         let [want] = wanted.wants.as_slice() else {
             return None;
@@ -106,11 +107,11 @@ impl BundleSource {
         if !wanted.haves.is_empty() || !wanted.offset_deltas {
             return None;
         }
-        let files = self.opened.library.files();
+        let files = self.opened.catalog.files();
         files.into_iter().find(|file| file.id == *want).cloned()
     }
 
-    /// Which of the wanted objects no bundle is called by.
+    /// Whether a ref names this id.
     fn is_bundle_tip(&self, id: ObjectId) -> bool {
         self.opened
             .refs
@@ -126,13 +127,13 @@ impl Source for BundleSource {
     }
 
     async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
-        let library = &self.opened.library;
+        let catalog = &self.opened.catalog;
         if let Some(file) = self.copy_whole_pack(wanted)
-            && let Some(whole) = library.cached_or_remote_pack(&file).await?
+            && let Some(pack) = catalog.cached_or_remote_pack(&file).await?
         {
-            return Ok(whole);
+            return Ok(pack);
         }
-        let books = library.find(&wanted.wants).await.map_err(|error| {
+        let bundles = catalog.find(&wanted.wants).await.map_err(|error| {
             let unknown = wanted.wants.iter().find(|id| !self.is_bundle_tip(**id));
             match (error.kind(), unknown) {
                 (ErrorKind::Corrupt, Some(id)) => {
@@ -141,17 +142,7 @@ impl Source for BundleSource {
                 _ => error,
             }
         })?;
-        let database = database(&self.place, self.opened.snapshot.hash, &books)?;
-        let doubts = Arc::clone(&library.doubts);
-        match odb::fetch(&database, wanted).await {
-            Ok(pack) => Ok(pack
-                .or_else(move |error| {
-                    let doubts = Arc::clone(&doubts);
-                    async move { Err(doubts.discard_on_error(error.into()).await.into()) }
-                })
-                .boxed()),
-            Err(error) => Err(doubts.discard_on_error(error.into()).await),
-        }
+        Ok(odb::fetch(&catalog.database(None, &bundles)?, wanted).await?)
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -163,28 +154,26 @@ impl Source for BundleSource {
         wants: &[ObjectId],
         haves: &[ObjectId],
     ) -> Result<Option<CommitGraph>> {
-        let books = self.opened.library.find(wants).await?;
-        let database = database(&self.place, self.opened.snapshot.hash, &books)?;
-        match odb::graph(&database, wants, haves).await {
-            Ok(graph) => Ok(Some(graph)),
-            Err(error) => {
-                let doubts = &self.opened.library.doubts;
-                Err(doubts.discard_on_error(error.into()).await)
-            }
-        }
+        let catalog = &self.opened.catalog;
+        let bundles = catalog.find(wants).await?;
+        let database = catalog.database(None, &bundles)?;
+        Ok(Some(odb::graph(&database, wants, haves).await?))
     }
 }
 
-/// Makes sure that a prefix without bundles is no repository that stock git clones, whose
+/// Checks that a prefix without bundles does not hold a repository in layout `dumb`, whose
 /// `HEAD` would be overwritten.
-pub(super) async fn no_info_refs(place: &BundleLocation) -> Result<()> {
-    let key = ObjectKey::new(&format!("{}info/refs", place.prefix))?;
-    if place.store.head(&place.bucket, &key).await?.is_none() {
+///
+/// # Errors
+/// `Config` when there is `info/refs`.
+pub(super) async fn ensure_no_info_refs(location: &BundleLocation) -> Result<()> {
+    let key = ObjectKey::new(&format!("{}info/refs", location.prefix))?;
+    if location.store.head(&location.bucket, &key).await?.is_none() {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::Config,
-        format!("{place} holds a repository that is no repository of bundles (`{key}`)"),
+        format!("{location} holds a repository in another layout (`{key}`)"),
     )
     .with_hint("use layout `dumb` for it, or another prefix"))
 }

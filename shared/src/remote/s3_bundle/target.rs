@@ -1,4 +1,4 @@
-//! A bundle remote that is written to.
+//! Push side of a bundle remote.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,93 +7,97 @@ use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
 use futures_util::StreamExt as _;
 
-use super::BundleLocation;
-use super::archive::ArchiveAction;
+use super::archive::{self, ArchiveAction};
 use super::bundle_reader::OpenBundle;
-use super::catalog::{BundleCatalog, IndexedBundle, database_with};
+use super::catalog::BundleCatalog;
 use super::competing::{Ref, is_descendant};
-use super::completed_pack::Overlay;
-use super::compose::CopyBase;
 use super::delete;
 use super::expected_ref::{ExpectedRef, stale_ref_error};
-use super::outcome::RefResult;
-use super::plan::BundlePlan;
-use super::publish::{MOST_REPLACED, publish};
-use super::source::{BundleSnapshot, no_info_refs};
+use super::indexed_bundle::IndexedBundle;
+use super::keys::BundleFile;
+use super::options::BundleLocation;
+use super::plan::{BundlePlan, plan, topological_order};
+use super::publish::{MAX_REPLACED, Published, publish};
+use super::receive::AvailableObjects;
+use super::source::{BundleSnapshot, ensure_no_info_refs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::odb::{Database, StoredPack, commit_graph};
-use crate::git::refs::RefOutcome;
-use crate::git::{HashKind, ObjectId};
-use crate::name::ObjectKey;
+use crate::git::ObjectId;
+use crate::git::refs::{Head, RefOutcome, RefTarget};
 use crate::remote::{
-    BatchPolicy, IncomingPack, Push, PushReport, RefUpdate, Snapshot, Spool, SpoolConfig,
-    SpoolWriter, Target, TargetCapabilities,
+    BatchPolicy, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
 };
-use crate::storage::PutOptions;
 
-/// How many refs are moved at once.
-const REFS_AT_ONCE: usize = 8;
+/// Number of refs that are changed at once.
+const CONCURRENT_REFS: usize = 8;
+/// Maximum number of bundles that were just written or used, as bases of other bundles.
+const MAX_RECENT_BASES: usize = 16;
 
-/// A remote that was opened to be written to.
+/// A bundle remote that was opened to push to it.
 pub struct BundleTarget {
-    pub(super) place: Arc<BundleLocation>,
-    pub(super) opened: BundleSnapshot,
-    pub(super) hash: HashKind,
+    location: Arc<BundleLocation>,
+    opened: BundleSnapshot,
     /// Bundles that were just written or used, the latest last.
-    pub(super) fresh: Vec<CopyBase>,
-    /// Refs that were pushed, with all that is kept beside them.
-    pub(super) archived: HashSet<BString>,
+    recent: Vec<Arc<IndexedBundle>>,
+    /// Refs that were pushed, and whose archives are current.
+    archived: HashSet<BString>,
 }
 
 impl std::fmt::Debug for BundleTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BundleTarget")
-            .field("place", &self.place.to_string())
+            .field("location", &self.location.to_string())
             .finish_non_exhaustive()
     }
 }
 
-/// What became of each ref of a push.
+/// Result of each ref of a push.
 #[derive(Debug, Default)]
 pub struct PushResults {
-    /// Each of the push's changes, in its order; an error where the ref was not changed,
-    /// or where nobody knows.
+    /// Updates of the push, in order; an error if the ref was not changed, or if that is not
+    /// known.
     pub refs: Vec<(BString, Result<RefOutcome>)>,
-    /// How many objects the pack had.
+    /// Number of objects in the pack.
     pub objects: u64,
-    /// How many bytes of objects were sent.
+    /// Number of bytes that were sent, without copied ones.
     pub bytes: u64,
 }
 
-/// What has arrived, and where else the objects lie that refs need.
-pub(super) struct AvailableObjects {
-    arrived: Option<StoredPack>,
-    pub(super) books: Vec<Arc<IndexedBundle>>,
-    spool: Option<Arc<Spool>>,
-    objects: u64,
-    /// The refs are there for a while only.
-    temporary: bool,
+/// Result of one ref.
+enum RefResult {
+    Published(Box<PublishedRef>),
+    Deleted,
+    Rejected(String),
+}
+
+struct PublishedRef {
+    file: BundleFile,
+    sent_bytes: u64,
+    archived: Result<()>,
+    /// The new bundle as a base for later ones; `None` for a copy, whose objects were not read.
+    indexed: Option<IndexedBundle>,
+    /// Bundle of which the new one was composed.
+    base: Option<BundleFile>,
 }
 
 impl BundleTarget {
-    pub(super) async fn open(place: &Arc<BundleLocation>) -> Result<Self> {
-        let opened = BundleSnapshot::new(place, &[]).await?;
+    pub(super) async fn open(location: &Arc<BundleLocation>) -> Result<Self> {
+        let opened = BundleSnapshot::new(location, &[]).await?;
         if opened.refs.is_empty() {
-            no_info_refs(place).await?;
+            ensure_no_info_refs(location).await?;
         }
         Ok(Self {
-            place: Arc::clone(place),
-            hash: opened.snapshot.hash,
+            location: Arc::clone(location),
             opened,
-            fresh: Vec::new(),
+            recent: Vec::new(),
             archived: HashSet::new(),
         })
     }
 
-    /// Takes objects in and changes refs, and tells of each what became of it.
+    /// Receives objects and changes refs; returns a result for each ref.
     ///
     /// # Errors
-    /// When the objects did not arrive whole, and so no ref was touched.
+    /// Any, when the pack is incomplete or `HEAD` cannot be written. No ref was touched in the
+    /// first case.
     pub async fn push_all(&mut self, push: Push) -> Result<PushResults> {
         let new: Vec<ObjectId> = push
             .changes
@@ -101,123 +105,50 @@ impl BundleTarget {
             .filter_map(|change| Some(change.new?.id))
             .collect();
         self.check_hash_function(&new)?;
-        let doubts = Arc::clone(&self.opened.library.doubts);
-        let mut stock = match self.receive_pack(push.pack, push.before_refs, &new).await {
-            Ok(stock) => stock,
-            Err(error) => return Err(doubts.discard_on_error(error).await),
+        let catalog = &self.opened.catalog;
+        let available = match push.pack {
+            Some(pack) => AvailableObjects::receive(catalog, pack, push.before_refs, &new).await?,
+            None => {
+                let tips = self.opened.snapshot.tips();
+                let unknown = new.iter().copied().filter(|id| !tips.contains(id));
+                AvailableObjects::locate(catalog, &unknown.collect::<Vec<_>>()).await?
+            }
         };
-        stock.temporary = push.temporary;
-        let mut each = PushResults {
-            objects: stock.objects,
+        let mut results = PushResults {
+            objects: available.received_objects,
             ..PushResults::default()
         };
-        let outcome = self.change(&push.changes, &stock, &mut each).await;
-        let outcome = match outcome {
-            Ok(()) => Ok(()),
-            Err(error) => Err(doubts.discard_on_error(error).await),
-        };
-        // The books hold what the spool may still be read for.
-        stock.arrived = None;
-        if let Some(spool) = stock.spool.take().and_then(Arc::into_inner) {
-            spool.remove().await;
-        }
-        outcome?;
-        self.write_head(push.head, &push.changes, &each).await?;
-        Ok(each)
+        let changed = self
+            .change(&push.changes, &available, push.temporary, &mut results)
+            .await;
+        available.remove_spool().await;
+        changed?;
+        self.write_head(push.head, &push.changes, &results).await?;
+        Ok(results)
     }
 
-    /// Makes sure that the new ids are of the remote's hash function, which the first ones
-    /// of an empty remote tell.
+    /// Checks that the new ids use the remote's hash function. An empty remote adopts that of
+    /// the first id.
     fn check_hash_function(&mut self, new: &[ObjectId]) -> Result<()> {
-        if self.opened.refs.is_empty()
+        let BundleSnapshot {
+            snapshot,
+            refs,
+            catalog,
+        } = &mut self.opened;
+        if refs.is_empty()
             && let Some(first) = new.first()
-            && first.kind() != self.hash
+            && first.kind() != snapshot.hash
         {
-            self.hash = first.kind();
-            self.opened.snapshot.hash = self.hash;
-            self.opened.library = BundleCatalog::new(&self.place, self.hash, Vec::new());
+            snapshot.hash = first.kind();
+            *catalog = BundleCatalog::new(&self.location, snapshot.hash, Vec::new());
         }
-        let Some(other) = new.iter().find(|id| id.kind() != self.hash) else {
+        let Some(other) = new.iter().find(|id| id.kind() != snapshot.hash) else {
             return Ok(());
         };
-        let (place, hash, kind) = (&self.place, self.hash, other.kind());
-        let message = format!("{place} holds ids of {hash}, and {other} is one of {kind}");
+        let (location, hash, kind) = (&self.location, snapshot.hash, other.kind());
+        let message = format!("{location} holds ids of {hash}, and {other} is an id of {kind}");
         Err(Error::new(ErrorKind::Config, message)
             .with_hint("git cannot translate between them: use an empty prefix"))
-    }
-
-    /// Takes the pack in, and finds what it and the new refs need.
-    async fn receive_pack(
-        &self,
-        pack: Option<IncomingPack>,
-        before_refs: Option<Arc<dyn crate::remote::PrePublishHook>>,
-        new: &[ObjectId],
-    ) -> Result<AvailableObjects> {
-        let library = &self.opened.library;
-        let Some(mut incoming) = pack else {
-            let tips = self.opened.snapshot.tips();
-            let unknown: Vec<_> = new
-                .iter()
-                .copied()
-                .filter(|id| !tips.contains(id))
-                .collect();
-            return Ok(AvailableObjects {
-                arrived: None,
-                books: library.find(&unknown).await?,
-                spool: None,
-                objects: 0,
-                temporary: false,
-            });
-        };
-        let key = format!(
-            "{}branchline/incoming-{:032x}.pack",
-            self.place.prefix,
-            rand::random::<u128>()
-        );
-        let spool_place = SpoolConfig {
-            store: Arc::clone(&self.place.store),
-            bucket: self.place.bucket.clone(),
-            key: ObjectKey::new(&key)?,
-            options: PutOptions {
-                kms_key_id: self.place.options.kms_key_id.clone(),
-                ..PutOptions::default()
-            },
-        };
-        let mut writer = SpoolWriter::new(spool_place, self.place.options.limits.memory / 4);
-        while let Some(bytes) = incoming.chunk().await? {
-            writer.push(bytes).await?;
-        }
-        let arrived = incoming.finish()?;
-        let size_bytes = arrived.received.size_bytes();
-        let objects = arrived.received.objects() as u64;
-        let spool = Arc::new(writer.finish().await?);
-        let resolve = async {
-            let (resolved, watch, missing) = arrived.resolve(&*spool, library, new).await?;
-            let books = library.find(&missing).await?;
-            if let Some(before_refs) = before_refs {
-                before_refs.pre_publish(&watch).await?;
-            }
-            let bytes: Arc<dyn crate::git::pack::PackBytes> = spool.clone();
-            Ok((
-                Overlay::completed_thin_pack(bytes, size_bytes, &resolved),
-                books,
-            ))
-        };
-        match resolve.await {
-            Ok((arrived, books)) => Ok(AvailableObjects {
-                arrived: Some(arrived),
-                books,
-                spool: Some(spool),
-                objects,
-                temporary: false,
-            }),
-            Err(error) => {
-                if let Some(spool) = Arc::into_inner(spool) {
-                    spool.remove().await;
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Changes the refs: older commits first, so that later bundles are composed of earlier
@@ -225,47 +156,55 @@ impl BundleTarget {
     async fn change(
         &mut self,
         changes: &[RefUpdate],
-        stock: &AvailableObjects,
-        each: &mut PushResults,
+        available: &AvailableObjects,
+        temporary: bool,
+        results: &mut PushResults,
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..changes.len()).collect();
-        if changes.len() > 1 && stock.arrived.is_some() {
-            let ages = self.topological_order(changes, stock).await?;
+        if changes.len() > 1 && available.received.is_some() {
+            let database = available.database(&self.opened.catalog, None)?;
+            let new: Vec<_> = changes
+                .iter()
+                .filter_map(|change| Some(change.new?.id))
+                .collect();
+            let tips = self.opened.snapshot.tips();
+            let numbers = topological_order(&database, &new, &tips).await?;
             order.sort_by_key(|at| {
                 let new = changes[*at].new.map(|new| new.id);
-                new.map_or((0, 0), |id| (1, ages.get(&id).copied().unwrap_or_default()))
+                new.map_or((0, 0), |id| {
+                    (1, numbers.get(&id).copied().unwrap_or_default())
+                })
             });
         }
         let mut outcomes: HashMap<usize, Result<RefOutcome>> = HashMap::new();
-        // The first ones alone: others may be composed of them.
+        // The first ref alone, because the others may be composed of its bundle.
         let mut at = 0;
         while at < order.len() {
-            let width = if at == 0 && stock.arrived.is_some() {
+            let width = if at == 0 && available.received.is_some() {
                 1
             } else {
-                REFS_AT_ONCE
+                CONCURRENT_REFS
             };
             let wave = &order[at..order.len().min(at + width)];
             at += wave.len();
             let this = &*self;
-            let done: Vec<(usize, Result<RefResult>)> =
+            let changed: Vec<(usize, Result<RefResult>)> =
                 futures_util::stream::iter(wave.iter().copied())
                     .map(|number| async move {
-                        (number, this.change_one(&changes[number], stock).await)
+                        let change = &changes[number];
+                        let result = this.change_one(change, available, temporary).await;
+                        (number, result)
                     })
-                    .buffer_unordered(REFS_AT_ONCE)
+                    .buffer_unordered(CONCURRENT_REFS)
                     .collect()
                     .await;
-            for (number, done) in done {
-                let mut outcome =
-                    done.and_then(|done| self.record_result(&changes[number], done, each));
-                if let Err(error) = outcome {
-                    outcome = Err(self.opened.library.doubts.discard_on_error(error).await);
-                }
+            for (number, result) in changed {
+                let outcome =
+                    result.and_then(|result| self.record_result(&changes[number], result, results));
                 outcomes.insert(number, outcome);
             }
         }
-        each.refs = changes
+        results.refs = changes
             .iter()
             .enumerate()
             .map(|(number, change)| {
@@ -276,143 +215,254 @@ impl BundleTarget {
         Ok(())
     }
 
-    /// The new commits, numbered from the oldest.
-    async fn topological_order(
-        &self,
-        changes: &[RefUpdate],
-        stock: &AvailableObjects,
-    ) -> Result<HashMap<ObjectId, usize>> {
-        let database = self.database(stock, None)?;
-        let new: Vec<_> = changes
-            .iter()
-            .filter_map(|change| Some(change.new?.id))
-            .collect();
-        let mut commits = Vec::new();
-        for id in &new {
-            if database.contains(*id).await? {
-                commits.push((*id, database.peel(*id).await?.0));
-            }
-        }
-        let wants: Vec<_> = commits.iter().map(|(id, _)| *id).collect();
-        let numbers: HashMap<_, _> = commit_graph(&database, &wants, &self.opened.snapshot.tips())
-            .await?
-            .into_iter()
-            .zip(1..)
-            .map(|(commit, number)| (commit.id, number))
-            .collect();
-        let number = |commit| numbers.get(&commit).copied().unwrap_or_default();
-        Ok(commits
-            .into_iter()
-            .map(|(id, commit)| (id, number(commit)))
-            .collect())
-    }
-
-    pub(super) fn database(
-        &self,
-        stock: &AvailableObjects,
-        own: Option<&Arc<IndexedBundle>>,
-    ) -> Result<Arc<Database>> {
-        let mut books = stock.books.clone();
-        if let Some(own) = own
-            && !books.iter().any(|book| book.bundle.file == own.bundle.file)
-        {
-            books.push(Arc::clone(own));
-        }
-        database_with(&self.place, self.hash, stock.arrived.as_ref(), &books)
-    }
-
-    pub(super) fn find(&self, name: &BString) -> Option<&Ref> {
-        let refs = &self.opened.refs;
-        refs.iter()
-            .find(|(other, _)| other == name)
+    fn find(&self, name: &BString) -> Option<&Ref> {
+        let mut refs = self.opened.refs.iter();
+        refs.find(|(found, _)| found == name)
             .map(|(_, found)| found)
     }
 
-    async fn change_one(&self, change: &RefUpdate, stock: &AvailableObjects) -> Result<RefResult> {
+    async fn change_one(
+        &self,
+        change: &RefUpdate,
+        available: &AvailableObjects,
+        temporary: bool,
+    ) -> Result<RefResult> {
         let found = self.find(&change.name);
         if found.map(|found| found.file.id) != change.old {
             return Err(stale_ref_error(change.name.as_bstr()));
         }
-        let seen = match found {
-            // What lost its ref lies in that one's folder, and is deleted there.
-            Some(found) if found.seen.name != change.name => {
-                return self.change_orphan(change, found, stock).await;
+        let expected = match found {
+            // An orphan is stored, and deleted, in the folder of the ref that it lost.
+            Some(found) if found.expected.name != change.name => {
+                return self
+                    .change_orphan(change, found, available, temporary)
+                    .await;
             }
-            Some(found) => found.seen.clone(),
+            Some(found) => found.expected.clone(),
             None => ExpectedRef::absent(change.name.clone()),
         };
-        let strays = found
-            .map(|found| found.strays.as_slice())
+        let orphans = found
+            .map(|found| found.orphans.as_slice())
             .unwrap_or_default();
-        let is_protected = seen.protected;
+        let is_protected = expected.protected;
         let Some(new) = change.new else {
             if is_protected {
                 return Ok(RefResult::Rejected("the branch is protected".to_owned()));
             }
             if let Some(Ref { file, .. }) = found {
-                delete::delete(&self.place, &seen, file, strays).await?;
+                delete::delete(&self.location, &expected, file, orphans).await?;
             }
             return Ok(RefResult::Deleted);
         };
-        let plan = self.plan(change, found, new.id, stock).await?;
+        let plan = self.plan(change, found, new.id, available).await?;
         if is_protected && !plan.is_forward {
             let words = "the branch is protected, and the push is not a fast-forward";
             return Ok(RefResult::Rejected(words.to_owned()));
         }
-        let (seen, strays) = match found {
-            // More than a new bundle can say that it replaces. One that is not full may stand
-            // on the others.
+        let (expected, orphans) = match found {
+            // More bundles than the new bundle can name. An incremental bundle may need the
+            // others.
             Some(found)
-                if seen.files.len() > MOST_REPLACED
-                    && OpenBundle::open(&self.place, &found.file).await?.is_full() =>
+                if expected.files.len() > MAX_REPLACED
+                    && OpenBundle::open(&self.location, &found.file)
+                        .await?
+                        .is_full() =>
             {
-                delete::repair(&self.place, &seen, &found.file, strays).await?;
+                delete::repair(&self.location, &expected, &found.file, orphans).await?;
                 let files = vec![found.file.clone()];
-                (ExpectedRef { files, ..seen }, [].as_slice())
+                (ExpectedRef { files, ..expected }, [].as_slice())
             }
-            _ => (seen, strays),
+            _ => (expected, orphans),
         };
-        // Those that the new commit descends from are in its bundle.
-        let mut kept = Vec::new();
-        for stray in strays {
-            if !is_descendant(&plan.database, new.id, stray.id).await? {
-                kept.push(stray.clone());
+        // Ancestors of the new commit are in its bundle.
+        let mut remaining = Vec::new();
+        for orphan in orphans {
+            if !is_descendant(&plan.database, new.id, orphan.id).await? {
+                remaining.push(orphan.clone());
             }
         }
-        let zip = self.archive_action(&plan, new.id, stock).await?;
-        let published = publish(&self.place, &seen, &kept, new.id, &*plan.body, &zip).await?;
-        Ok(self.cache_new_pack(published, plan.makes).await)
+        let action = self.archive_action(&plan, new.id, temporary).await?;
+        let (location, body) = (&self.location, &plan.body);
+        let published = publish(location, &expected, &remaining, new.id, body, &action).await?;
+        self.cache_new_pack(published, plan).await
     }
 
-    async fn archive_action(
-        &self,
-        plan: &BundlePlan,
-        id: ObjectId,
-        stock: &AvailableObjects,
-    ) -> Result<ArchiveAction> {
-        if stock.temporary {
-            return Ok(ArchiveAction::Leave);
-        }
-        self.zip(&plan.database, id).await
-    }
-
-    /// Changes what was listed only because it lost its ref.
+    /// Changes an orphaned bundle that is listed under a conflict name.
     async fn change_orphan(
         &self,
         change: &RefUpdate,
         found: &Ref,
-        stock: &AvailableObjects,
+        available: &AvailableObjects,
+        temporary: bool,
     ) -> Result<RefResult> {
-        if let Some(new) = change.new {
-            let seen = ExpectedRef::absent(change.name.clone());
-            let plan = self.plan(change, Some(found), new.id, stock).await?;
-            let zip = self.archive_action(&plan, new.id, stock).await?;
-            let published = publish(&self.place, &seen, &[], new.id, &*plan.body, &zip).await?;
-            delete::delete_orphan(&self.place, &found.seen).await?;
-            return Ok(self.cache_new_pack(published, plan.makes).await);
+        let Some(new) = change.new else {
+            delete::delete_orphan(&self.location, &found.expected).await?;
+            return Ok(RefResult::Deleted);
+        };
+        let expected = ExpectedRef::absent(change.name.clone());
+        let plan = self.plan(change, Some(found), new.id, available).await?;
+        let action = self.archive_action(&plan, new.id, temporary).await?;
+        let body = &plan.body;
+        let published = publish(&self.location, &expected, &[], new.id, body, &action).await?;
+        delete::delete_orphan(&self.location, &found.expected).await?;
+        self.cache_new_pack(published, plan).await
+    }
+
+    async fn plan(
+        &self,
+        change: &RefUpdate,
+        found: Option<&Ref>,
+        new: ObjectId,
+        available: &AvailableObjects,
+    ) -> Result<BundlePlan> {
+        let (catalog, recent) = (&self.opened.catalog, &self.recent);
+        plan(catalog, available, recent, &change.name, found, new).await
+    }
+
+    /// Returns the change of the archive of a ref. Temporary refs have no archives.
+    async fn archive_action(
+        &self,
+        plan: &BundlePlan,
+        id: ObjectId,
+        temporary: bool,
+    ) -> Result<ArchiveAction> {
+        if temporary {
+            return Ok(ArchiveAction::Leave);
         }
-        delete::delete_orphan(&self.place, &found.seen).await?;
-        Ok(RefResult::Deleted)
+        archive::action_for(&self.opened.catalog, &plan.database, id).await
+    }
+
+    /// Inserts the pack of a published bundle into the pack cache.
+    async fn cache_new_pack(&self, published: Published, plan: BundlePlan) -> Result<RefResult> {
+        let base = plan.body.base_file().cloned();
+        let cache = self.location.options.pack_cache.as_ref();
+        let cached = match cache.zip(published.extension) {
+            Some((cache, extension)) => cache.insert(extension).await,
+            None => None,
+        };
+        let file = published.file;
+        let indexed = plan
+            .body
+            .into_indexed(&self.location, file.clone(), cached)?;
+        Ok(RefResult::Published(Box::new(PublishedRef {
+            file,
+            sent_bytes: published.sent_bytes,
+            archived: published.archived,
+            indexed,
+            base,
+        })))
+    }
+
+    /// Records the result of a ref, so that later pushes to this target are based on it.
+    ///
+    /// # Errors
+    /// When the ref has moved and its archive could not be written.
+    fn record_result(
+        &mut self,
+        change: &RefUpdate,
+        result: RefResult,
+        results: &mut PushResults,
+    ) -> Result<RefOutcome> {
+        let name = &change.name;
+        let published = match result {
+            RefResult::Rejected(words) => return Ok(RefOutcome::Rejected(words)),
+            RefResult::Deleted => None,
+            RefResult::Published(published) => Some(*published),
+        };
+        let found = self.find(name).map(|found| &found.expected);
+        let deleted = found.map(|expected| expected.files.clone());
+        let deleted = deleted.unwrap_or_default();
+        let protected = found.is_some_and(|expected| expected.protected);
+        let file = published.as_ref().map(|published| published.file.clone());
+        self.opened.catalog.replace(&deleted, file);
+        self.recent
+            .retain(|base| !deleted.contains(&base.bundle.file));
+        self.opened.refs.retain(|(other, _)| other != name);
+        self.opened.snapshot.refs.remove(name);
+        let Some(published) = published else {
+            self.archived.insert(name.clone());
+            return Ok(RefOutcome::Done);
+        };
+        let PublishedRef {
+            file,
+            sent_bytes,
+            archived,
+            indexed,
+            base,
+        } = published;
+        results.bytes += sent_bytes;
+        if archived.is_ok() {
+            self.archived.insert(name.clone());
+        }
+        let target = RefTarget {
+            id: file.id,
+            peeled: None,
+        };
+        self.opened.snapshot.refs.insert(name.clone(), target);
+        let found = Ref {
+            file: file.clone(),
+            expected: ExpectedRef {
+                name: name.clone(),
+                files: vec![file],
+                protected,
+            },
+            orphans: Vec::new(),
+            has_archive: true,
+        };
+        self.opened.refs.push((name.clone(), found));
+        if let Some(indexed) = indexed {
+            self.add_recent(indexed, base.as_ref());
+        }
+        archived.map(|()| RefOutcome::Done)
+    }
+
+    /// Adds a bundle that was just written, and moves its base to the end, because other
+    /// bundles are likely to be composed of that, too.
+    fn add_recent(&mut self, indexed: IndexedBundle, base: Option<&BundleFile>) {
+        let is_base = |recent: &Arc<IndexedBundle>| Some(&recent.bundle.file) == base;
+        if let Some(at) = self.recent.iter().position(is_base) {
+            self.recent[at..].rotate_left(1);
+        }
+        if self.recent.len() == MAX_RECENT_BASES {
+            self.recent.remove(0);
+        }
+        self.recent.push(Arc::new(indexed));
+    }
+
+    /// Writes `HEAD` if there is none: the ref that the push names, else the first branch that
+    /// was pushed, else the first ref.
+    async fn write_head(
+        &mut self,
+        head: Option<Head>,
+        changes: &[RefUpdate],
+        results: &PushResults,
+    ) -> Result<()> {
+        if self.opened.snapshot.head.is_some() {
+            return Ok(());
+        }
+        let requested = match head {
+            Some(Head::Symbolic(name)) => Some(name),
+            _ => None,
+        };
+        let refs = &self.opened.snapshot.refs;
+        let requested = requested.filter(|name| refs.contains_key(name));
+        let pushed = || {
+            let done = changes.iter().zip(&results.refs);
+            let mut names = done.filter_map(|(change, (name, outcome))| {
+                let exists = change.new.is_some() && matches!(outcome, Ok(RefOutcome::Done));
+                exists.then_some(name)
+            });
+            let first = names.next()?;
+            let mut names = std::iter::once(first).chain(names);
+            let branch = names.find(|name| name.starts_with(b"refs/heads/"));
+            Some(branch.unwrap_or(first).clone())
+        };
+        let Some(name) = requested.or_else(pushed) else {
+            return Ok(());
+        };
+        self.location.write_head(&name).await?;
+        self.opened.snapshot.head = Some(Head::Symbolic(name));
+        Ok(())
     }
 }
 
@@ -433,20 +483,25 @@ impl Target for BundleTarget {
     }
 
     async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
-        self.refresh_outdated_archives(refs).await
+        let BundleSnapshot {
+            catalog,
+            refs: listed,
+            ..
+        } = &self.opened;
+        archive::refresh_outdated(catalog, listed, refs, &self.archived).await
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
-        let each = self.push_all(push).await?;
-        let refs = each
+        let results = self.push_all(push).await?;
+        let refs = results
             .refs
             .into_iter()
             .map(|(name, outcome)| Ok::<_, Error>((name, outcome?)))
             .collect::<Result<_>>()?;
         Ok(PushReport {
             refs,
-            objects: each.objects,
-            bytes: each.bytes,
+            objects: results.objects,
+            bytes: results.bytes,
         })
     }
 }
