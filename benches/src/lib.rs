@@ -1,5 +1,5 @@
-//! What the measurements share: repositories of a known shape, and runs of the migration
-//! function with what each cost.
+//! Parts of all measurements: repositories of a known shape, and runs of the migration
+//! function with the cost of each.
 
 pub mod repositories;
 pub mod run;

@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use branchline_tests::git;
+use branchline_test_support::git;
 
-/// When the first commit was made, in seconds since the epoch.
+/// Date of the first commit, in seconds since the epoch.
 const START: usize = 1_600_000_000;
 
-/// Makes a bare repository of what `write` tells `git fast-import`, in one pack.
+/// Makes a bare repository of the stream that `write` sends to `git fast-import`, in one pack.
 pub fn repository(folder: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let parent = folder.parent().context("it lies in a folder")?;
+    let parent = folder.parent().context("a repository is in a folder")?;
     let mut init = git::command(parent);
     init.args(["init", "--quiet", "--bare", "--initial-branch=main"]);
     git::run(init.arg(folder))?;
     import(folder, write)
 }
 
-/// Adds what `write` tells `git fast-import` to a repository.
+/// Imports the stream that `write` sends to `git fast-import` into a repository.
 pub fn import(folder: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut import = git::command(folder);
     import
@@ -38,7 +38,7 @@ pub fn import(folder: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -
     Ok(())
 }
 
-/// So many commits on `main`, each of one changed file: three objects each.
+/// Writes `commits` commits on `main`, each of one changed file: three objects each.
 pub fn commits(out: &mut dyn Write, commits: usize) -> Result<()> {
     for n in 0..commits {
         let mut text = String::new();
@@ -59,7 +59,7 @@ pub fn commits(out: &mut dyn Write, commits: usize) -> Result<()> {
     Ok(())
 }
 
-/// So many branches and so many tags, spread over the commits of [`commits()`].
+/// Writes `branches` branches and `tags` tags, spread over the commits of [`commits()`].
 pub fn refs(out: &mut dyn Write, commits: usize, branches: usize, tags: usize) -> Result<()> {
     for n in 0..branches {
         let at = commits - n * commits / branches;
@@ -75,7 +75,7 @@ pub fn refs(out: &mut dyn Write, commits: usize, branches: usize, tags: usize) -
     Ok(())
 }
 
-/// One commit on `main` of files of these sizes that no one can compress.
+/// Writes one commit on `main` of incompressible files of these sizes.
 pub fn blobs(out: &mut dyn Write, sizes: &[usize]) -> Result<()> {
     write!(
         out,
@@ -95,7 +95,7 @@ pub fn blobs(out: &mut dyn Write, sizes: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Another commit on `branch`, of one file of two bytes.
+/// Adds a commit of one file of two bytes to `branch`.
 pub fn change(folder: &Path, branch: &str, number: usize) -> Result<()> {
     import(folder, |out| {
         let date = START + 1000 + number;

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use branchline_dev::faults::Service;
 use branchline_dev::lambda::Outcome;
+use branchline_test_support::git;
 use branchline_tests::environment::{MIGRATION, TestEnvironment};
-use branchline_tests::git;
 use serde_json::Value;
 
-/// What one run cost.
+/// Cost of one run.
 #[derive(Debug, Clone)]
 pub struct Measurement {
     /// Requests to the services that were counted.
     pub requests: u64,
-    /// From its start to its end.
+    /// Duration of the run.
     pub wall: Duration,
-    /// The most memory of the process, in bytes; 0 where nobody knows.
+    /// Peak memory of the process, in bytes; 0 if unknown.
     pub peak: u64,
-    /// Bytes of packs that were sent; 0 where nobody knows.
+    /// Bytes of packs that were sent; 0 if unknown.
     pub sent: u64,
 }
 
@@ -33,8 +33,8 @@ impl Measurement {
         );
     }
 
-    /// Prints it as a row.
-    pub fn tell(&self, name: &str) {
+    /// Prints the measurement as a row.
+    pub fn print(&self, name: &str) {
         let peak = match self.peak {
             0 => "-".to_owned(),
             bytes => format!("{} MiB", bytes >> 20),
@@ -48,12 +48,12 @@ impl Measurement {
         println!("{name:<44}{requests:>10}{wall:>9} ms{peak:>14}{sent:>16}");
     }
 
-    /// How many times as long as the other one it took.
+    /// Returns this run's duration divided by that of `other`.
     pub fn ratio(&self, other: &Self) -> f64 {
         self.wall.as_secs_f64() / other.wall.as_secs_f64()
     }
 
-    /// The one that took less time.
+    /// Returns the faster of the two runs.
     #[must_use]
     pub fn better(self, other: Option<Self>) -> Self {
         match other {
@@ -63,7 +63,7 @@ impl Measurement {
     }
 }
 
-/// How many requests to a service there were so far.
+/// Returns the number of requests to a service until now.
 pub fn requests(stage: &TestEnvironment, service: Service) -> u64 {
     let lines = stage.server.requests().lines();
     let counted = lines.iter().filter(|line| line.service == service);

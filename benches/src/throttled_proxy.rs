@@ -16,13 +16,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// How much goes over the link at once: 1.3 ms at 100 Mbit/s.
-const PIECE: usize = 16 * 1024;
-/// How long the link may have been idle and still carry what fits into that time: the clock
-/// is no finer than a millisecond.
+/// Bytes sent at once: 1.3 ms at 100 Mbit/s.
+const PIECE_BYTES: usize = 16 * 1024;
+/// Idle time whose unused bandwidth may still be used, because the clock has a resolution of
+/// a millisecond.
 const BURST: Duration = Duration::from_millis(5);
 
-/// How fast a link is.
+/// Bandwidth and latency of a link.
 #[derive(Debug, Clone, Copy)]
 pub struct Speed {
     /// Megabits a second, each way.
@@ -43,12 +43,12 @@ pub struct ThrottledProxy {
 /// One direction of a link.
 #[derive(Debug)]
 struct Direction {
-    // `None` while nothing slows it down.
+    // `None` while the link is not throttled.
     speed: Arc<Mutex<Option<Speed>>>,
     free_at: Mutex<Instant>,
 }
 
-/// When a piece has left and when it arrives.
+/// Times at which a piece was sent and arrives.
 #[derive(Debug, PartialEq, Eq)]
 struct Schedule {
     left: Instant,
@@ -63,7 +63,7 @@ impl Direction {
         }
     }
 
-    /// Puts so many bytes onto the lane, not before `start`.
+    /// Schedules `bytes` bytes in this direction, not before `start`.
     fn send(&self, bytes: usize, start: Instant, now: Instant) -> Schedule {
         let Some(speed) = *self.speed.lock().unwrap_or_else(PoisonError::into_inner) else {
             return Schedule {
@@ -159,7 +159,7 @@ async fn accept(
     }
 }
 
-/// Carries what comes until it ends, or until nobody takes it.
+/// Copies bytes until the reader ends or the writer fails.
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -169,7 +169,7 @@ async fn carry(
     let (sender, mut under_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let reading = async move {
         loop {
-            let mut piece = vec![0; PIECE];
+            let mut piece = vec![0; PIECE_BYTES];
             let Ok(length @ 1..) = from.read(&mut piece).await else {
                 return;
             };

@@ -1,7 +1,7 @@
 //! Good input to start from: what git itself writes, made when it is needed.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
@@ -78,9 +78,7 @@ impl Seeds {
 
     /// Returns the output of git for an input and a version of the protocol.
     fn git(&self, args: &[&str], input: &[u8], protocol: &str) -> Vec<u8> {
-        let mut command = Command::new("git");
-        hermetic(&mut command, &self.path);
-        let mut child = command
+        let mut child = branchline_test_support::git::command(&self.path)
             .env("GIT_PROTOCOL", protocol)
             .args(args)
             .stdin(Stdio::piped())
@@ -134,19 +132,6 @@ impl Default for Seeds {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// A git that knows of this machine nothing.
-pub fn hermetic(command: &mut Command, folder: &Path) {
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", folder)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("LC_ALL", "C")
-        .env("TZ", "UTC")
-        .current_dir(folder);
 }
 
 fn line(text: &str) -> String {

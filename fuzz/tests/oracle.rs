@@ -7,14 +7,13 @@ use std::process::{Command, Stdio};
 use branchline_core::name::RefName;
 use branchline_fuzz::mutate::{damage, odd_name};
 use branchline_fuzz::pack::accepted;
-use branchline_fuzz::seeds::{Seeds, hermetic};
+use branchline_fuzz::seeds::Seeds;
 use branchline_fuzz::{TARGETS, Target};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 fn git(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new("git");
-    hermetic(&mut command, folder);
+    let mut command = branchline_test_support::git::command(folder);
     command.args(args).stdout(Stdio::null());
     command
 }

@@ -2,40 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use branchline_core::name::BranchName;
 use branchline_core::pattern::BranchPatterns;
-
-fn git(folder: &Path) -> Command {
-    let mut command = Command::new("git");
-    command
-        .current_dir(folder)
-        .env_remove("GIT_DIR")
-        .env_remove("GIT_INDEX_FILE")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .envs([
-            ("GIT_AUTHOR_NAME", "t"),
-            ("GIT_AUTHOR_EMAIL", "t@example.com"),
-        ])
-        .envs([
-            ("GIT_COMMITTER_NAME", "t"),
-            ("GIT_COMMITTER_EMAIL", "t@example.com"),
-        ]);
-    command
-}
+use branchline_test_support::git;
 
 fn git_ok(folder: &Path, arguments: &[&str]) -> String {
-    let output = git(folder)
-        .args(arguments)
-        .output()
-        .expect("git can be started");
-    assert!(output.status.success(), "git {arguments:?}: {output:?}");
-    String::from_utf8(output.stdout)
-        .expect("git prints text")
-        .trim()
-        .to_owned()
+    let text = git::git(folder, arguments).expect("because the arguments are valid");
+    text.trim().to_owned()
 }
 
 #[test]
@@ -89,7 +63,7 @@ fn a_branch_name_is_legal_when_git_says_so() {
         // Not `--branch`, which expands `@{-1}` and the like; but git refuses a leading dash
         // and `HEAD` when the branch is made.
         let full = format!("refs/heads/{name}");
-        let legal = git(folder.path())
+        let legal = git::command(folder.path())
             .args(["check-ref-format", &full])
             .status()
             .expect("git can be started")

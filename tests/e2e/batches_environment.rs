@@ -9,18 +9,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use branchline_core::git::HashKind;
 use branchline_dev::faults::{Rule, Service};
+use branchline_test_support::git;
 use branchline_tests::environment::{MIGRATION, Setup, TestEnvironment};
-use branchline_tests::git;
 use serde_json::{Value, json};
 
-use super::repo::Repo;
-use super::server::{Answer, Server as GitServer};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::repo::Repo;
 
 /// Start of the names of temporary tags.
 pub(crate) const TEMPORARY: &str = "refs/tags/codecommit_migration_";
 
 /// A source, and a development server as its target.
-pub(crate) struct World {
+pub(crate) struct BatchEnvironment {
     pub stage: TestEnvironment,
     pub source: Arc<Repo>,
     pub server: GitServer,
@@ -28,7 +28,7 @@ pub(crate) struct World {
     packs: Arc<AtomicUsize>,
 }
 
-impl World {
+impl BatchEnvironment {
     pub(crate) async fn new(source: Repo) -> Result<Self> {
         Self::with(source, Setup::default()).await
     }
@@ -40,12 +40,12 @@ impl World {
         let server = GitServer::with(&source, move |seen| {
             // The rule is called without the body first.
             if !wants_pack(&seen.body) {
-                return Answer::Git;
+                return Response::Git;
             }
             let take = |left: usize| left.checked_sub(1);
             match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
-                Ok(_) => Answer::Git,
-                Err(_) => Answer::Fixed(403, "text/plain", b"no more".to_vec()),
+                Ok(_) => Response::Git,
+                Err(_) => Response::Fixed(403, "text/plain", b"no more".to_vec()),
             }
         });
         let mut faults = setup.faults.clone();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::batches_environment::{World, empty, hasty, import, linear, merged, rule};
+use super::batches_environment::{BatchEnvironment, empty, hasty, import, linear, merged, rule};
 
 const COMMITS: u64 = 6;
 
@@ -29,26 +29,30 @@ fn refuse_nth(k: usize) -> String {
 /// "A ref that the target refuses is reported in its words", and the others are migrated.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_rejected_ref_does_not_stop_the_others_and_the_next_run_completes() -> Result<()> {
-    let world = World::new(merged()).await?;
-    let all = world.source.refs();
+    let environment = BatchEnvironment::new(merged()).await?;
+    let all = environment.source.refs();
     let all = all.lines().filter(|line| !line.contains("notes")).count();
     let (mut tags, mut refs) = (0, 0);
     for k in 1.. {
         let target = format!("k-{k}");
-        world.hook(&target, &refuse_nth(k)).await?;
-        let place = world.stage.server.codecommit().repository_dir(&target);
+        environment.hook(&target, &refuse_nth(k)).await?;
+        let place = environment
+            .stage
+            .server
+            .codecommit()
+            .repository_dir(&target);
         let told = place.context("the repository is missing")?.join("refused");
-        let result = world.migrate(&target, COMMITS).await;
+        let result = environment.migrate(&target, COMMITS).await;
         let Ok(refused) = std::fs::read_to_string(told) else {
             assert_eq!(
                 result.map_err(|error| anyhow::anyhow!("{error}"))?["status"],
                 "complete"
             );
-            world.check(&target)?;
+            environment.check(&target)?;
             break;
         };
         let refused = refused.trim();
-        let there = world.stage.refs(&target)?;
+        let there = environment.stage.refs(&target)?;
         match result {
             Ok(answer) => {
                 // A temporary tag, which the run skipped, or whose deletion it retried.
@@ -57,7 +61,7 @@ async fn any_rejected_ref_does_not_stop_the_others_and_the_next_run_completes() 
                 assert_eq!(answer["status"], "complete");
                 assert_eq!(answer["refs"]["created"], json!(all));
                 assert_eq!(answer["refs"]["rejected"], 0);
-                world.check(&target)?;
+                environment.check(&target)?;
             }
             Err(failure) => {
                 assert_eq!(failure["errorType"], "branchline.Conflict", "{failure}");
@@ -66,12 +70,12 @@ async fn any_rejected_ref_does_not_stop_the_others_and_the_next_run_completes() 
                 refs += 1;
                 let created = format!("created {} refs", all - 1);
                 assert!(message(&failure).contains(&created), "{failure}");
-                assert_eq!(world.temporary(&target)?.len(), 3, "{there}");
+                assert_eq!(environment.temporary(&target)?.len(), 3, "{there}");
             }
         }
-        world.unhook(&target)?;
-        assert_eq!(world.finish(&target, COMMITS).await?, 1);
-        world.check(&target)?;
+        environment.unhook(&target)?;
+        assert_eq!(environment.finish(&target, COMMITS).await?, 1);
+        environment.check(&target)?;
     }
     assert_eq!(
         (tags, refs),
@@ -89,18 +93,20 @@ async fn a_target_that_rejects_every_temporary_tag_receives_all_refs() -> Result
         .map(|n| (n, "main", (1..n).last().into_iter().collect()))
         .collect();
     import(&source, &table, 3000);
-    let world = World::new(source).await?;
+    let environment = BatchEnvironment::new(source).await?;
     let refuse = "case $1 in *codecommit_migration_*) exit 1;; esac";
     for bytes in [1 << 20, 20_000] {
         let target = format!("none-{bytes}");
-        world.hook(&target, refuse).await?;
-        let before = world.push_requests();
+        environment.hook(&target, refuse).await?;
+        let before = environment.push_requests();
         let batch = json!({ "commits": 3, "bytes": bytes });
-        let answer = world.call(&world.mapping(&target), &batch).await;
+        let answer = environment
+            .call(&environment.mapping(&target), &batch)
+            .await;
         let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
         assert_eq!(answer["status"], "complete", "{answer}");
-        world.check(&target)?;
-        let requests = world.push_requests() - before;
+        environment.check(&target)?;
+        let requests = environment.push_requests() - before;
         assert!(
             requests < 30,
             "the tags must not be tried on and on: {requests}"
@@ -112,36 +118,36 @@ async fn a_target_that_rejects_every_temporary_tag_receives_all_refs() -> Result
 /// Temporary tags keep the objects of a rejected ref.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_a_rejected_branch_are_not_sent_again() -> Result<()> {
-    let world = World::new(linear(25)).await?;
-    world
+    let environment = BatchEnvironment::new(linear(25)).await?;
+    environment
         .hook("target", "test \"$1\" != refs/heads/main")
         .await?;
     for _ in 0..2 {
-        let failure = world.migrate("target", 10).await;
+        let failure = environment.migrate("target", 10).await;
         let failure = failure.expect_err("the branch is rejected");
         let words = "`refs/heads/main`: hook declined";
         assert!(message(&failure).contains(words), "{failure}");
-        assert_eq!(world.temporary("target")?.len(), 3);
+        assert_eq!(environment.temporary("target")?.len(), 3);
     }
-    world.unhook("target")?;
-    let answer = world.migrate("target", 10).await;
+    environment.unhook("target")?;
+    let answer = environment.migrate("target", 10).await;
     let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
     assert_eq!(
         (&answer["status"], &answer["objects"]),
         (&json!("complete"), &json!(0))
     );
-    world.check("target")
+    environment.check("target")
 }
 
 /// Runs a migration with a fault at each request in turn, and checks that it ends like an
 /// undisturbed one.
 async fn fail_each(fault: &str, operation: &str) -> Result<()> {
-    let world = World::new(merged()).await?;
-    let faults = world.stage.server.faults();
+    let environment = BatchEnvironment::new(merged()).await?;
+    let faults = environment.stage.server.faults();
     for k in 1.. {
         let target = format!("k-{k}");
         let id = faults.add(rule(&format!("{operation}:{fault},nth={k}")));
-        let answer = world.migrate(&target, COMMITS).await;
+        let answer = environment.migrate(&target, COMMITS).await;
         let hits = faults.rules();
         let hits = hits.iter().find(|rule| rule.id == id).map(|rule| rule.hits);
         faults.remove(id);
@@ -153,7 +159,7 @@ async fn fail_each(fault: &str, operation: &str) -> Result<()> {
             (&json!(8), &json!(0)),
             "{k}"
         );
-        world.check(&target)?;
+        environment.check(&target)?;
         if hits == Some(0) {
             assert!(k > 3, "several requests must have failed");
             return Ok(());
@@ -181,27 +187,29 @@ async fn a_migration_survives_failures_and_lost_answers_of_any_push() -> Result<
 /// filter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_survives_a_throttling_source() -> Result<()> {
-    let world = World::new(merged()).await?;
-    world.stage.create_repository("from").await?;
+    let environment = BatchEnvironment::new(merged()).await?;
+    environment.stage.create_repository("from").await?;
     let refspecs = ["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"];
-    world
+    environment
         .stage
-        .push(&world.source.path, "from", &refspecs)
+        .push(&environment.source.path, "from", &refspecs)
         .await?;
-    let faults = world.stage.server.faults();
+    let faults = environment.stage.server.faults();
     for (fault, at) in [("throttle", 1), ("cut", 2)] {
         for k in 1.. {
             let target = format!("to-{at}-{k}");
-            let mut mapping = world.mapping(&target);
+            let mut mapping = environment.mapping(&target);
             mapping["source"] = json!("codecommit://from");
             let id = faults.add(rule(&format!("git/git-upload-pack:{fault},nth={k}")));
-            let answer = world.call(&mapping, &json!({ "commits": COMMITS })).await;
+            let answer = environment
+                .call(&mapping, &json!({ "commits": COMMITS }))
+                .await;
             let hits = faults.rules();
             let hits = hits.iter().find(|rule| rule.id == id).map(|rule| rule.hits);
             faults.remove(id);
             let answer = answer.map_err(|error| anyhow::anyhow!("{k}: {error}"))?;
             assert_eq!(answer["status"], "complete", "{k}");
-            world.check(&target)?;
+            environment.check(&target)?;
             if hits == Some(0) {
                 assert!(k > 6, "several requests must have failed");
                 break;
@@ -213,14 +221,14 @@ async fn a_migration_survives_a_throttling_source() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_waits_while_every_few_requests_are_throttled() -> Result<()> {
-    let world = World::new(merged()).await?;
-    let faults = world.stage.server.faults();
+    let environment = BatchEnvironment::new(merged()).await?;
+    let faults = environment.stage.server.faults();
     for every in [4, 5, 7] {
         let id = faults.add(rule(&format!("git:throttle,every={every}")));
         let target = format!("every-{every}");
-        assert_eq!(world.finish(&target, COMMITS).await?, 1);
+        assert_eq!(environment.finish(&target, COMMITS).await?, 1);
         faults.remove(id);
-        world.check(&target)?;
+        environment.check(&target)?;
     }
     Ok(())
 }
@@ -291,13 +299,13 @@ async fn a_migration_survives_connections_cut_within_a_pack() -> Result<()> {
         .map(|n| (n, "main", (1..n).last().into_iter().collect()))
         .collect();
     import(&source, &table, 100_000);
-    let world = World::new(source).await?;
-    let server = world.stage.server.endpoint();
+    let environment = BatchEnvironment::new(source).await?;
+    let server = environment.stage.server.endpoint();
     let server = server.strip_prefix("http://").context("not plain HTTP")?;
     let relay = Relay::start(server.parse()?)?;
-    let codecommit = world.stage.server.codecommit();
+    let codecommit = environment.stage.server.codecommit();
     codecommit.set_base_url(&format!("http://{}", relay.address));
-    assert_eq!(world.finish("whole", COMMITS).await?, 1);
+    assert_eq!(environment.finish("whole", COMMITS).await?, 1);
     let whole = relay.sent.swap(0, Ordering::SeqCst);
     assert!(
         whole > 500_000,
@@ -308,13 +316,13 @@ async fn a_migration_survives_connections_cut_within_a_pack() -> Result<()> {
         let at = i64::try_from(whole * cut / CUTS)?;
         relay.cut_at.store(at, Ordering::SeqCst);
         let target = format!("cut-{cut}");
-        assert_eq!(world.finish(&target, COMMITS).await?, 1);
+        assert_eq!(environment.finish(&target, COMMITS).await?, 1);
         assert_eq!(
             relay.cut_at.load(Ordering::SeqCst),
             -1,
             "the connection must have been cut"
         );
-        world.check(&target)?;
+        environment.check(&target)?;
     }
     Ok(())
 }
@@ -322,19 +330,19 @@ async fn a_migration_survives_connections_cut_within_a_pack() -> Result<()> {
 /// "`incomplete` means that the time was over: call it with the same event again."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_at_any_push_is_made_up_for_by_an_equal_event() -> Result<()> {
-    let world = World::with(linear(25), hasty(Duration::from_secs(4))).await?;
-    let faults = world.stage.server.faults();
+    let environment = BatchEnvironment::with(linear(25), hasty(Duration::from_secs(4))).await?;
+    let faults = environment.stage.server.faults();
     // Reading refs, three batches, the refs, and the deletions.
     for k in 1..=6 {
         let id = faults.add(rule(&format!(
             "git/git-receive-pack:latency,ms=60000,nth={k}"
         )));
         let target = format!("k-{k}");
-        let answer = world.migrate(&target, 10).await;
+        let answer = environment.migrate(&target, 10).await;
         let answer = answer.map_err(|error| anyhow::anyhow!("{k}: {error}"))?;
         assert_eq!(answer["status"], "incomplete", "{k}");
         faults.remove(id);
-        let there = world.stage.refs(&target).unwrap_or_default();
+        let there = environment.stage.refs(&target).unwrap_or_default();
         let created = answer["refs"]["created"].as_u64().context("not a count")?;
         let others = there.lines().filter(|line| !line.contains("migration_"));
         assert_eq!(
@@ -342,40 +350,40 @@ async fn a_deadline_at_any_push_is_made_up_for_by_an_equal_event() -> Result<()>
             created,
             "the count must match the target: {there}"
         );
-        world.finish(&target, 10).await?;
-        world.check(&target)?;
+        environment.finish(&target, 10).await?;
+        environment.check(&target)?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cleaning_survives_throttling_and_resumes_after_a_rejection() -> Result<()> {
-    let world = World::new(linear(25)).await?;
-    world.stop_after(2);
-    world
+    let environment = BatchEnvironment::new(linear(25)).await?;
+    environment.stop_after(2);
+    environment
         .migrate("target", 10)
         .await
         .expect_err("the source stops");
-    let mut mapping = world.mapping("target");
+    let mut mapping = environment.mapping("target");
     mapping["clean"] = json!(true);
-    let faults = world.stage.server.faults();
+    let faults = environment.stage.server.faults();
     let keep = "case $1 in *_2) exit 1;; esac";
-    world.hook("target", keep).await?;
+    environment.hook("target", keep).await?;
     for nth in [1, 3] {
         faults.add(rule(&format!("git/git-receive-pack:throttle,nth={nth}")));
     }
-    let failure = world.call(&mapping, &json!(null)).await;
+    let failure = environment.call(&mapping, &json!(null)).await;
     let failure = failure.expect_err("a deletion is rejected");
     let words = "`refs/tags/codecommit_migration_2`: hook declined";
     assert!(message(&failure).contains(words), "{failure}");
     assert!(message(&failure).contains("deleted 1 refs"), "{failure}");
-    world.unhook("target")?;
-    let answer = world.call(&mapping, &json!(null)).await;
+    environment.unhook("target")?;
+    let answer = environment.call(&mapping, &json!(null)).await;
     let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
     assert_eq!(
         (&answer["status"], &answer["refs"]["deleted"]),
         (&json!("complete"), &json!(1))
     );
-    assert_eq!(world.stage.refs("target")?, "");
+    assert_eq!(environment.stage.refs("target")?, "");
     Ok(())
 }

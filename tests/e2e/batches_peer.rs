@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use branchline_tests::git;
+use branchline_test_support::git;
 
-use super::batches_environment::{TEMPORARY, World};
+use super::batches_environment::{BatchEnvironment, TEMPORARY};
 
 /// Command that runs the script.
 #[derive(Debug, Clone)]
@@ -51,24 +51,24 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn new(
-        world: &World,
+        environment: &BatchEnvironment,
         script: &Script,
         target: &str,
         commits: u64,
     ) -> Result<Arc<Self>> {
-        if world.stage.refs(target).is_err() {
-            world.stage.create_repository(target).await?;
+        if environment.stage.refs(target).is_err() {
+            environment.stage.create_repository(target).await?;
         }
         let folder = tempfile::tempdir()?;
-        let url = world.stage.clone_url(target);
-        let source = world.source.path.to_string_lossy().into_owned();
+        let url = environment.stage.clone_url(target);
+        let source = environment.source.path.to_string_lossy().into_owned();
         git::git(
             folder.path(),
             ["clone", "--quiet", "--mirror", &source, "r.git"],
         )?;
         let place = folder.path().join("r.git");
         git::git(&place, ["remote", "add", "codecommit", &url])?;
-        let command = world.stage.git(&place);
+        let command = environment.stage.git(&place);
         let sign_in = command.get_envs().filter_map(|(name, value)| {
             let name = name.to_string_lossy().into_owned();
             Some((name, value?.to_string_lossy().into_owned()))

@@ -9,9 +9,9 @@
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::batches_environment::{TEMPORARY, World, empty, import, linear, merged};
+use super::batches_environment::{BatchEnvironment, TEMPORARY, empty, import, linear, merged};
 use super::batches_peer::{Finish, Run, Script, scripts, tags_of};
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// Makes histories, each with a batch size.
 fn histories() -> Vec<(Repo, u64)> {
@@ -74,12 +74,12 @@ fn the_driver_tags_the_commits_that_the_script_is_known_to_tag() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_migration_stopped_at_any_push_is_completed() -> Result<()> {
     for (source, commits) in histories() {
-        let world = World::new(source).await?;
+        let environment = BatchEnvironment::new(source).await?;
         for script in scripts() {
             let mut stopped = 0;
             loop {
                 let target = format!("began-{}-{stopped}", matches!(script, Script::Driver));
-                let run = Run::new(&world, &script, &target, commits).await?;
+                let run = Run::new(&environment, &script, &target, commits).await?;
                 let finish = run.run(Some(stopped)).await?;
                 if finish == Finish::Success {
                     break;
@@ -89,11 +89,11 @@ async fn a_script_migration_stopped_at_any_push_is_completed() -> Result<()> {
                     Finish::Stopped,
                     "before push {stopped} of {script:?}"
                 );
-                assert_eq!(world.finish(&target, commits).await?, 1);
-                world.check(&target)?;
+                assert_eq!(environment.finish(&target, commits).await?, 1);
+                environment.check(&target)?;
                 stopped += 1;
             }
-            let tags = tags_of(&world.source.path, commits)?.len();
+            let tags = tags_of(&environment.source.path, commits)?.len();
             assert!(
                 stopped > tags,
                 "the script must be stopped at each push: {stopped}"
@@ -107,27 +107,27 @@ async fn a_script_migration_stopped_at_any_push_is_completed() -> Result<()> {
 async fn a_migration_stopped_at_any_batch_is_completed_by_the_script() -> Result<()> {
     for (source, commits) in histories() {
         let tags = tags_of(&source.path, commits)?;
-        let world = World::new(source).await?;
+        let environment = BatchEnvironment::new(source).await?;
         for script in scripts() {
             for stopped in 0..=tags.len() {
                 let target = format!("begun-{}-{stopped}", matches!(script, Script::Driver));
-                world.stop_after(stopped);
-                let Err(error) = world.migrate(&target, commits).await else {
+                environment.stop_after(stopped);
+                let Err(error) = environment.migrate(&target, commits).await else {
                     assert_eq!(stopped, tags.len(), "the refs must be the last batch");
-                    world.check(&target)?;
-                    world.go_on();
+                    environment.check(&target)?;
+                    environment.go_on();
                     break;
                 };
                 assert_eq!(error["errorType"], "branchline.AccessDenied", "{error}");
                 assert_eq!(
-                    world.temporary(&target)?,
+                    environment.temporary(&target)?,
                     tags[..stopped],
                     "the tags must be the script's"
                 );
-                let run = Run::new(&world, &script, &target, commits).await?;
+                let run = Run::new(&environment, &script, &target, commits).await?;
                 assert_eq!(run.run(None).await?, Finish::Success);
-                world.check(&target)?;
-                world.go_on();
+                environment.check(&target)?;
+                environment.go_on();
             }
         }
     }
@@ -143,27 +143,33 @@ async fn tags_of_batch_parts_are_deleted_when_the_script_completes() -> Result<(
         .collect();
     import(&source, &table, 30_000);
     source.git(&["tag", "light", "main~1"]);
-    let world = World::new(source).await?;
+    let environment = BatchEnvironment::new(source).await?;
     for (at, script) in scripts().iter().enumerate() {
         for clean in [false, true] {
             let target = format!("bytes-{at}-{clean}");
-            world.stop_after(6);
+            environment.stop_after(6);
             let batch = json!({ "commits": 5, "bytes": 60_000 });
-            let stopped = world.call(&world.mapping(&target), &batch).await;
+            let stopped = environment
+                .call(&environment.mapping(&target), &batch)
+                .await;
             stopped.expect_err("the source sends no more packs");
-            world.go_on();
-            let tags = world.temporary(&target)?;
+            environment.go_on();
+            let tags = environment.temporary(&target)?;
             assert!(
                 tags.iter().any(|tag| tag.contains("migration_part_")),
                 "a batch must be split in halves: {tags:?}"
             );
-            let run = Run::new(&world, script, &target, 5).await?;
+            let run = Run::new(&environment, script, &target, 5).await?;
             if clean {
                 run.clean().await?;
-                assert_eq!(world.stage.refs(&target)?, "", "`-c` removes all of them");
+                assert_eq!(
+                    environment.stage.refs(&target)?,
+                    "",
+                    "`-c` removes all of them"
+                );
             } else {
                 assert_eq!(run.run(None).await?, Finish::Success);
-                world.check(&target)?;
+                environment.check(&target)?;
             }
         }
     }
@@ -176,10 +182,10 @@ async fn a_script_migration_that_cannot_continue_is_completed() -> Result<()> {
     let source = linear(25);
     source.git(&["tag", "-d", "light"]);
     let all = tags_of(&source.path, 10)?;
-    let world = World::new(source).await?;
+    let environment = BatchEnvironment::new(source).await?;
     for (at, script) in scripts().iter().enumerate() {
         let target = format!("dead-{at}");
-        let run = Run::new(&world, script, &target, 10).await?;
+        let run = Run::new(&environment, script, &target, 10).await?;
         let pushes = all.len() + usize::from(matches!(script, Script::Driver));
         if let Script::Real(_) = script {
             // The first run pushes all tags; the next ones find no tag to push.
@@ -195,15 +201,15 @@ async fn a_script_migration_that_cannot_continue_is_completed() -> Result<()> {
             assert_eq!(run.run(Some(pushes)).await?, Finish::Stopped);
         }
         assert_eq!(
-            world.temporary(&target)?,
+            environment.temporary(&target)?,
             all,
             "the script's tags must be left"
         );
-        let answer = world.migrate(&target, 10).await;
+        let answer = environment.migrate(&target, 10).await;
         let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
         assert_eq!(answer["status"], "complete", "{answer}");
         assert_eq!(answer["objects"], 0, "no object is missing: {answer}");
-        world.check(&target)?;
+        environment.check(&target)?;
     }
     Ok(())
 }
@@ -211,28 +217,31 @@ async fn a_script_migration_that_cannot_continue_is_completed() -> Result<()> {
 /// The script's `-c` with nothing to clean is a bare `git push`.
 #[tokio::test(flavor = "multi_thread")]
 async fn cleaning_without_temporary_tags_changes_nothing() -> Result<()> {
-    let world = World::new(linear(25)).await?;
+    let environment = BatchEnvironment::new(linear(25)).await?;
     for (at, script) in scripts().iter().enumerate() {
         let target = format!("clean-{at}");
-        let run = Run::new(&world, script, &target, 10).await?;
+        let run = Run::new(&environment, script, &target, 10).await?;
         run.clean().await?;
-        let mut mapping = world.mapping(&target);
+        let mut mapping = environment.mapping(&target);
         mapping["clean"] = json!(true);
-        let before = (world.stage.refs(&target)?, world.push_requests());
-        let answer = world.call(&mapping, &json!(null)).await;
+        let before = (
+            environment.stage.refs(&target)?,
+            environment.push_requests(),
+        );
+        let answer = environment.call(&mapping, &json!(null)).await;
         let Ok(answer) = answer else {
             bail!("there is nothing to be done: {answer:?}");
         };
         assert_eq!(answer["status"], "complete");
         assert_eq!(answer["refs"]["deleted"], 0);
-        assert_eq!(world.stage.refs(&target)?, before.0);
+        assert_eq!(environment.stage.refs(&target)?, before.0);
         assert_eq!(
-            world.push_requests(),
+            environment.push_requests(),
             before.1 + 1,
             "only the refs are read"
         );
-        assert_eq!(world.finish(&target, 10).await?, 1);
-        world.check(&target)?;
+        assert_eq!(environment.finish(&target, 10).await?, 1);
+        environment.check(&target)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use branchline_core::mirror::{self, MirrorOptions, MirrorStats, RefSelection};
 use branchline_core::remote::Remote as _;
 use branchline_core::remote::local::LocalRepository;
 use branchline_dev::faults::Service;
-use branchline_tests::git;
+use branchline_test_support::git;
 
 use super::bundle_peers::{On, PREFIX, Peers, input, refs, url};
 

@@ -2,14 +2,14 @@
 
 use anyhow::{Result, ensure};
 use branchline_dev::faults::Service;
+use branchline_test_support::git;
+use branchline_test_support::http_backend::HttpBackend;
 use branchline_tests::environment::{MIGRATION, Setup, TestEnvironment};
-use branchline_tests::git;
-use branchline_tests::http_backend::HttpBackend;
 use serde_json::json;
 
 const BUCKET: &str = "remotes";
 
-/// A stage whose S3 lies in `data`. Its function starts anew.
+/// Starts an environment over the data of an earlier one, with a cold function.
 async fn stage_on(data: &std::path::Path) -> Result<TestEnvironment> {
     TestEnvironment::start(Setup {
         migration: Some(Vec::new()),

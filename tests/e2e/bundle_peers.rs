@@ -15,11 +15,11 @@ use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{ObjectMetadata, ObjectStore as _, ObjectStoreExt as _, PutOptions};
 use branchline_dev::server::{Options as ServerOptions, Server};
-use branchline_tests::git;
+use branchline_test_support::git;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use branchline_tests::moto::Moto;
+use branchline_test_support::moto::Moto;
 
 /// The bucket.
 pub(super) const BUCKET: &str = "bundles";
@@ -33,7 +33,7 @@ pub(super) enum On {
     Moto,
 }
 
-/// What serves S3, as long as it lives.
+/// Server of S3; it stops when dropped.
 enum Service {
     DevelopmentServer(Box<Server>),
     Moto(Moto),
@@ -314,8 +314,8 @@ impl Peers {
         Ok(())
     }
 
-    /// A bundle stands for itself and names its id first; beside the body it has nothing
-    /// but what is documented.
+    /// Asserts that an object is a complete bundle whose first ref is its id, with only the
+    /// documented metadata.
     async fn is_bundle(&self, key: &str) -> Result<()> {
         let empty = self.folder.path().join("empty");
         if !empty.exists() {
@@ -354,7 +354,7 @@ pub(super) fn check(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What git prints, given that input.
+/// Runs git with `input` and returns its output.
 pub(super) fn input(folder: &Path, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     let mut command: Command = git::command(folder);
     let mut child = command

@@ -4,25 +4,25 @@
 //! `BRANCHLINE_RACE_ROUNDS` says how many rounds are raced (else 4, each scenario once),
 //! `BRANCHLINE_RACE_SEED` the seed of what is drawn (else a new one; it is printed).
 //!
-//! What is admitted, and the same in every scenario:
-//! - what anyone was told to have pushed is listed, under the ref's name or under that name
-//!   with `__`, before and after the repair, and git finds it whole;
-//! - of ours at most one was told `ok`;
+//! Allowed in every scenario:
+//! - each commit that was acknowledged is listed, under the ref's name or under that name
+//!   with `__`, before and after the repair, and git finds it complete;
+//! - at most one of our writers was acknowledged;
 //! - after the repair each ref has one bundle, and both clients clone the same;
 //! - the next push succeeds, and leaves no lock and no second bundle.
 //!
-//! What differs is how many were told `ok`:
+//! The number of acknowledged writers differs:
 //!
 //! | scenario | `ok` |
 //! |---|---|
 //! | `Plain` | exactly one |
 //! | `Killed`: five writers are killed at any point, no lock grows old | at most one |
-//! | `Slow`: uploads and locks take longer than a lock's lifetime | any number of the Python client's, of ours at most one; none if who published last was never able to find that out |
+//! | `Slow`: uploads and locks take longer than a lock's lifetime | any number of the Python client's, of ours at most one; none if the last one to publish could not find that out |
 //! | `SlowAndKilled` | the same |
 //!
 //! The window that `Slow` leaves open is the Python client's plain write without any
-//! condition (see `s3_bundle/publish.rs`): it publishes although its lock is another's by
-//! then, and says so.
+//! condition (see `s3_bundle/publish.rs`): it publishes although another writer holds the lock
+//! by then, and reports success.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
@@ -36,8 +36,8 @@ use branchline_core::git::ObjectId;
 use branchline_core::remote::Remote as _;
 use branchline_core::remote::s3_bundle::BundleOptions;
 use branchline_dev::faults::{Rule, Service};
+use branchline_test_support::git;
 use branchline_tests::bundle_push::push_one;
-use branchline_tests::git;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -45,8 +45,8 @@ use super::bundle_peers::{BUCKET, On, Peers, input, url};
 
 const WRITERS: usize = 16;
 const NAME: &str = "refs/heads/main";
-/// How often it is looked whether a writer's turn has come.
-const LOOK: Duration = Duration::from_millis(5);
+/// Interval at which a waiting writer checks the number of requests.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
@@ -91,7 +91,7 @@ impl Scenario {
     }
 }
 
-/// Who writes, and when: points in time are numbers of requests that the server has got
+/// A writer of a round. Points in time are numbers of requests that the server has received
 /// in this round, so that they fall between any two of them.
 #[derive(Debug, Clone, Copy)]
 struct Writer {
@@ -101,7 +101,7 @@ struct Writer {
     dies_at: Option<u64>,
 }
 
-/// What became of a writer.
+/// Result of one writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum WriterResult {
     Ok,
@@ -109,7 +109,7 @@ enum WriterResult {
     Killed,
 }
 
-/// What all rounds race with: a commit that is there, and one on top of it for each writer.
+/// Input of all rounds: a published commit, and a child of it for each writer.
 struct Race {
     peers: Peers,
     base: ObjectId,
@@ -188,8 +188,8 @@ impl Race {
         command
     }
 
-    /// Runs one writer. One whose turn does not come since nobody makes requests any more
-    /// starts when all of the Python client have ended.
+    /// Runs one writer. If the number of requests never reaches its start, it starts when all
+    /// Python clients have ended.
     async fn write(
         &self,
         writer: Writer,
@@ -206,7 +206,7 @@ impl Race {
         let output = loop {
             tokio::select! {
                 output = &mut ended => break output?,
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
             if passed(writer.starts_at) || running.load(Ordering::Relaxed) == 0 {
                 held = None;
@@ -234,7 +234,7 @@ impl Race {
             if requests.max_in_flight(Service::S3) == 0 {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -390,7 +390,7 @@ fn told(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
         return Ok(WriterResult::Killed);
     }
     let refused = if writer.is_python {
-        // Git refuses by itself when it is listed while the ref has two bundles.
+        // Git refuses the push if it lists the remote while the ref has two bundles.
         stderr.contains("failed to push some refs")
     } else {
         output.status.success() && stdout == "conflict"
@@ -399,7 +399,7 @@ fn told(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
     Ok(WriterResult::Refused(stderr))
 }
 
-/// What became of the writers of a round, or of all.
+/// Counts of results, of a round or of all.
 #[derive(Debug, Default)]
 struct Tally {
     rounds: u64,

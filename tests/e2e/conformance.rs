@@ -19,8 +19,8 @@ use branchline_core::testkit::conformance::{
     CodeCommitSetup, PipelinesSetup, StoreSetup, codecommit, object_store, pipelines,
 };
 use branchline_dev::s3::store::Versioning;
+use branchline_test_support::git;
 use branchline_tests::environment::{self, PIPELINE, Setup, TestEnvironment, UPDATE};
-use branchline_tests::git;
 use serde_json::json;
 
 /// The services by the SDK, and the server behind them.

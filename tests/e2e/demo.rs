@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::Result;
-use branchline_tests::git;
+use branchline_test_support::git;
 
 fn demo(repository: &Path, data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
@@ -55,7 +55,7 @@ fn a_shallow_clone_is_shown_without_its_history() -> Result<()> {
 }
 
 #[test]
-fn a_folder_with_something_else_in_it_is_left_alone() -> Result<()> {
+fn a_folder_with_foreign_files_is_not_changed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let whole = folder.path().join("whole");
     repository(&whole)?;

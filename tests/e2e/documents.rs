@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::readme::top;
 
-/// What marks a command that calls AWS: at its end, or on the first line of its block.
+/// Mark of a command that calls AWS: at its end, or on the first line of its block.
 const MARK: &str = "# needs an account";
 
 /// A document: its path below the project's top folder, and its text.
@@ -55,7 +55,7 @@ impl Document {
         blocks
     }
 
-    /// What stands between backticks within a line of text.
+    /// Returns the texts between backticks within a line.
     fn spans(&self) -> Vec<String> {
         let mut outside = String::new();
         let mut inside = false;
@@ -83,7 +83,7 @@ impl Shell {
         self.body.starts_with(MARK)
     }
 
-    /// Its commands, each with whether it is marked.
+    /// Returns the commands of the block, and for each whether it is marked.
     fn commands(&self) -> Vec<(String, bool)> {
         let joined = self.body.replace("\\\n", " ");
         let whole = self.needs_an_account();
@@ -109,7 +109,7 @@ fn shells() -> Result<Vec<Shell>> {
     let mut shells = Vec::new();
     for document in documents()? {
         for (language, body) in document.blocks() {
-            // Commands are told by their language; these are what else there is.
+            // Blocks of commands are known by their language; these are the other languages.
             ensure!(
                 ["sh", "json", "text", "mermaid", ""].contains(&language),
                 "{}: a block of `{language}`",
@@ -153,8 +153,8 @@ fn proof(command: &str) -> Result<&'static str> {
     })
 }
 
-/// Fails unless `cargo xtask` takes these words. `[..]` are options that may be left out,
-/// capitals stand for values.
+/// Fails unless `cargo xtask` accepts these words. `[..]` are optional, and capitals are
+/// placeholders of values.
 fn understood(words: &str) -> Result<()> {
     let words: Vec<&str> = words
         .split(|c: char| c.is_whitespace() || matches!(c, '[' | ']' | '`'))
@@ -245,7 +245,7 @@ fn every_command_is_run_by_a_test_or_marked_as_needing_an_account() -> Result<()
 }
 
 #[test]
-fn a_command_that_nothing_runs_is_found() {
+fn an_untested_command_is_found() {
     let shell = Shell {
         path: "x.md".to_owned(),
         body: "# a comment\ngit push \\\n  origin # never run\nsam deploy # needs an account\n"
@@ -271,7 +271,7 @@ fn a_command_that_nothing_runs_is_found() {
     }
 }
 
-/// What the prose says of the developer's tasks.
+/// Tasks of `cargo xtask`, in the prose of the documents.
 #[test]
 fn tasks_that_are_mentioned_are_there() -> Result<()> {
     let mut mentioned = 0;
@@ -362,7 +362,7 @@ fn aws_commands_are_read_as_the_shell_reads_them() {
 /// They need an account to be carried out, and none to be checked: the AWS CLI builds the
 /// request of each, and it is not sent.
 #[test]
-fn commands_that_need_an_account_are_ones_that_the_aws_cli_takes() -> Result<()> {
+fn commands_that_need_an_account_are_accepted_by_the_aws_cli() -> Result<()> {
     let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
         eprintln!("skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment");
         return Ok(());
@@ -458,7 +458,7 @@ fn links_lead_to_files_and_headings_that_are_there() -> Result<()> {
 /// The real functions are asked; what only migration takes, its own tests read, as it would
 /// leave for servers that are not there.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_is_one_that_a_function_takes() -> Result<()> {
+async fn every_example_event_is_accepted_by_its_function() -> Result<()> {
     let stage = TestEnvironment::start(Setup::default()).await?;
     let own = std::fs::read_to_string(top().join("functions/migration/src/request/tests.rs"))?;
     let mut taken = 0;

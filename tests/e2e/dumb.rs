@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use branchline_core::storage::{ObjectStore, ObjectStoreExt as _};
 use branchline_dev::s3::store::PublicAccess;
 use branchline_dev::server::{self, Server};
 
-use super::git_remote::{GitRemote, git};
-use super::repo::{Repo, environment as environment_of_git, history};
-use branchline_tests::moto::Moto;
+use branchline_test_support::moto::Moto;
+use branchline_test_support::repo::{Repo, history};
+use branchline_test_support::{git::git, git_remote::GitRemote};
 
 const BUCKET: &str = "public";
 
@@ -124,7 +124,7 @@ async fn ask(folder: &Path, words: &[&str]) -> Result<String> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let run = move || {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        git(&folder, &words).map_err(|error| anyhow::anyhow!("git {words:?}: {error}"))
+        git(&folder, &words)
     };
     tokio::task::spawn_blocking(run).await?
 }
@@ -292,7 +292,7 @@ fn moto_bucket(moto: &Moto) -> Result<S3> {
         session_token: None,
     };
     // A bucket is made by a PUT of its name, and so is its policy; of those moto asks
-    // nobody to sign.
+    // no signature.
     let policy = serde_json::json!({
         "Version": "2012-10-17",
         "Statement": [{
@@ -350,8 +350,7 @@ fn serve(path: &Path, mut stream: TcpStream) -> Result<()> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let mut command = Command::new("git");
-    environment_of_git(&mut command, path);
+    let mut command = branchline_test_support::git::command(path);
     command.args(["upload-pack", "--stateless-rpc"]);
     let mut answer = Vec::new();
     if line.starts_with("GET ") {

@@ -1,11 +1,12 @@
-//! What goes wrong at AWS goes wrong here, and ends well all the same.
+//! Errors of AWS, injected by the development server, are recovered from.
 
 use std::str::FromStr as _;
 
 use anyhow::Result;
 use branchline_dev::faults::{Rule, Service};
+use branchline_test_support::git;
+use branchline_tests::compare;
 use branchline_tests::environment::{BUCKET, Setup, TestEnvironment};
-use branchline_tests::{compare, git};
 
 fn rules(texts: &[&str]) -> Vec<Rule> {
     texts
@@ -56,7 +57,7 @@ async fn survives(faults: &[&str]) -> Result<TestEnvironment> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_throttled_api_is_asked_more_slowly() -> Result<()> {
+async fn a_throttled_api_receives_fewer_requests() -> Result<()> {
     let stage = survives(&["codecommit:throttle,every=3"]).await?;
     let blobs = stage
         .server
@@ -67,7 +68,7 @@ async fn a_throttled_api_is_asked_more_slowly() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_of_every_service_are_tried_again() -> Result<()> {
+async fn failures_of_every_service_are_retried() -> Result<()> {
     survives(&[
         "codecommit:error,every=7",
         "s3:error,every=3",

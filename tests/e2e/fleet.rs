@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use interpreter::{BUCKET, Interpreter, MIGRATION, deployment};
 
-/// A fleet whose migration function does what the mappings' sources tell it to.
+/// A fleet whose migration function is scripted by the sources of the mappings.
 struct Scripted {
     stage: TestEnvironment,
     interpreter: Interpreter,
@@ -122,12 +122,15 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
     let answer = run
         .item(slow)
         .expect("an incomplete mapping is gone on with");
-    assert_eq!(answer["rounds"], 5, "one idle round is no standstill");
+    assert_eq!(
+        answer["rounds"], 5,
+        "one idle round does not count as a standstill"
+    );
     assert_eq!(answer["mapping"]["status"], "complete");
     let answer = run
         .item(throttled)
         .expect("passing failures are tried again");
-    assert_eq!(answer["rounds"], 1, "a retry is no round");
+    assert_eq!(answer["rounds"], 1, "a retry does not count as a round");
     assert!(run.item(crashed).is_ok(), "a crash may have been bad luck");
     assert_eq!(
         run.item(missing),
@@ -254,7 +257,7 @@ async fn all_repositories_are_mirrored_page_by_page() -> Result<()> {
     let run = fleet.interpreter.run("mirror-fleet", &input).await?;
     assert_eq!(
         run.0["output"]["items"], 0,
-        "no repositories are no failure: {run:?}"
+        "an empty list of repositories is not a failure: {run:?}"
     );
     for name in ["a", "b.c", "d", "e_f", "g-h"] {
         fleet.stage.create_repository(name).await?;
@@ -434,7 +437,7 @@ async fn lambdas_own_throttling_is_waited_out() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_meant_is_refused_before_anything_is_read() -> Result<()> {
+async fn an_invalid_request_is_refused_before_any_read() -> Result<()> {
     let Some(mut fleet) = Scripted::start().await? else {
         return Ok(());
     };

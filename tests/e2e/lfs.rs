@@ -17,11 +17,11 @@ use branchline_core::remote::url::RemoteUrl;
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _};
 use branchline_dev::server::{Options as ServerOptions, Server};
-use branchline_tests::git;
+use branchline_test_support::git;
 
-use super::lfs_server::LfsServer;
-use super::repo::Repo;
-use super::server::{Answer, Server as GitServer};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::lfs_server::LfsServer;
+use branchline_test_support::repo::Repo;
 
 const MEMORY: usize = 64 << 20;
 
@@ -30,9 +30,9 @@ fn serve(repo: &Repo, lfs: &LfsServer) -> GitServer {
     let base = lfs.base();
     GitServer::with(repo, move |seen| {
         if seen.target.contains("/info/lfs/") {
-            Answer::Redirect(307, format!("{base}{}", seen.target))
+            Response::Redirect(307, format!("{base}{}", seen.target))
         } else {
-            Answer::Git
+            Response::Git
         }
     })
 }
@@ -60,7 +60,7 @@ async fn copy(source: &Arc<dyn Remote>, target: &Arc<dyn Remote>) -> Result<Mirr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_git_lfs_pushed_is_in_the_bucket_and_comes_back() -> Result<()> {
+async fn objects_that_git_lfs_pushed_are_mirrored_and_fetched_back() -> Result<()> {
     let found = std::process::Command::new("git-lfs")
         .arg("version")
         .output();

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use branchline_core::codecommit::Trigger;
+use branchline_test_support::git;
 use branchline_tests::environment::{LIFECYCLE, Setup, TestEnvironment, UPDATE};
-use branchline_tests::git;
 use serde_json::json;
 
 async fn stage(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
@@ -129,7 +129,7 @@ async fn more_branches_than_triggers_are_packed_and_then_watched_as_one() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_events_are_made_good_by_the_two_schedules() -> Result<()> {
+async fn lost_events_are_recovered_by_the_two_schedules() -> Result<()> {
     let faults = vec![
         "events:lose,rate=1.0"
             .parse()

@@ -1,5 +1,5 @@
-//! What the real bootstraps print as JSON: each line with its request, one line of metrics
-//! for each invocation, and never a secret.
+//! Logs of the real bootstraps as JSON: each line with its request, one line of metrics for
+//! each invocation, and never a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use branchline_dev::faults::{Rule, Service};
 use branchline_dev::lambda::FunctionConfig;
+use branchline_test_support::git;
 use branchline_tests::environment::{
     LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, built_programs,
 };
-use branchline_tests::git;
 use serde_json::{Value, json};
 
 /// The function of `src/bin/panics.rs`.
@@ -35,7 +35,7 @@ fn bootstraps(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whatever the functions were given that must not be told.
+/// Returns the values of the functions' environment that must not be logged.
 fn secrets(folder: &Path) -> Result<BTreeSet<String>> {
     let mut secrets = BTreeSet::new();
     for entry in std::fs::read_dir(folder)? {
@@ -218,7 +218,7 @@ async fn one_line_for_each_invocation_has_its_numbers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_told_once() -> Result<()> {
+async fn a_failure_is_logged_once() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let stage = busy(folder.path()).await?;
     let update = lines(&stage, UPDATE)?;
@@ -234,7 +234,7 @@ async fn a_failure_is_told_once() -> Result<()> {
     Ok(())
 }
 
-/// What a function asks of AWS belongs to the trace of its invocation.
+/// Requests to AWS carry the trace of their invocation.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_carry_the_trace_on() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -261,10 +261,10 @@ async fn requests_carry_the_trace_on() -> Result<()> {
     Ok(())
 }
 
-/// What stops a function at init is one line, and the process prints nothing beside it.
-/// There is no request yet: the line names none, and the caller reads the same reason.
+/// An error at init is one line, and the process prints nothing else. There is no request
+/// yet: the line names none, and the caller receives the same reason.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_init_is_told_once() -> Result<()> {
+async fn a_failed_init_is_logged_once() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
     let stage = TestEnvironment::start(Setup {
@@ -296,10 +296,10 @@ async fn a_failed_init_is_told_once() -> Result<()> {
     Ok(())
 }
 
-/// Lambda ends a function without a word when its time is over; so each stops before, and
-/// tells what it could not do.
+/// Because Lambda kills a function at its timeout without a log line, each function stops
+/// before and logs what is left.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_time_is_over_says_so_with_its_request() -> Result<()> {
+async fn a_run_at_its_deadline_logs_its_request() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
     let rule = |text: String| Rule::from_str(&text).expect("the rule is well formed");
@@ -359,7 +359,7 @@ async fn a_run_whose_time_is_over_says_so_with_its_request() -> Result<()> {
 
 /// The frame that the three functions share, around a handler that panics.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_told_with_its_request_and_the_next_event_is_answered() -> Result<()> {
+async fn a_panic_is_logged_with_its_request_and_the_next_event_is_answered() -> Result<()> {
     let folder = tempfile::tempdir()?;
     bootstraps(folder.path())?;
     let stage = TestEnvironment::start(Setup {

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use branchline_core::codecommit::Trigger;
 use branchline_core::git::HashKind;
+use branchline_test_support::git;
 use branchline_tests::environment::{
     BUCKET, LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, pipeline,
 };
-use branchline_tests::git;
 use serde_json::{Value, json};
 
-use super::repo::Repo;
-use super::server::Server as GitServer;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::Repo;
 
 const MOVING: &str = include_str!("../../docs/moving.md");
 
@@ -286,7 +286,7 @@ async fn developers_go_on_with_git_remote_s3_beside_the_function() -> Result<()>
 
 /// The script stopped after its first two batches: their tags are there, no branch is.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_migration_script_began_is_finished() -> Result<()> {
+async fn a_migration_begun_by_the_script_is_finished() -> Result<()> {
     let stage = TestEnvironment::start(Setup {
         migration: Some(Vec::new()),
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
@@ -322,7 +322,7 @@ async fn what_the_migration_script_began_is_finished() -> Result<()> {
     let mut event = request("## From `incremental-repo-migration.py`")?;
     ensure!(
         event["mappings"][0]["create"] == true,
-        "an existing repository is no obstacle"
+        "an existing repository is accepted"
     );
     event["mappings"][0]["source"] = json!(server.url());
     event["batch"]["commits"] = json!(10);

@@ -12,15 +12,15 @@ use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;
 use branchline_dev::faults::Service;
 use branchline_dev::s3::store::{Precondition, PutOptions, Query};
+use branchline_test_support::git;
 use branchline_tests::environment::{
     LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, built_programs,
 };
-use branchline_tests::git;
 use serde_json::{Value, json};
 
-use super::repo::{Repo, history};
-use super::server::{Answer, Server as GitServer};
-use branchline_tests::moto::Moto;
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::moto::Moto;
+use branchline_test_support::repo::{Repo, history};
 
 /// The bucket that everyone may read.
 const BUCKET: &str = "mirrors";
@@ -35,7 +35,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Its name in the README's table.
+    /// Returns the name in the README's table.
     fn title(self) -> &'static str {
         match self {
             Self::Https => "git server",
@@ -131,7 +131,7 @@ async fn ask(mut command: Command) -> Result<String> {
     tokio::task::spawn_blocking(move || git::run(&mut command)).await?
 }
 
-/// Where refs and objects come from. Nothing of ours puts them there.
+/// Source of refs and objects, which only git fills.
 struct Origin {
     kind: Kind,
     repo: Repo,
@@ -255,7 +255,7 @@ fn unbundle(stage: &TestEnvironment, folder: &Path) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Where refs and objects go.
+/// Target of refs and objects.
 struct To {
     kind: Kind,
     repo: Repo,
@@ -380,7 +380,7 @@ async fn cell(source: Kind, target: Kind) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repository_is_created_only_when_that_is_asked_for() -> Result<()> {
+async fn a_repository_is_created_only_on_request() -> Result<()> {
     let stage = stage().await?;
     let repo = repository();
     let server = GitServer::new(&repo);
@@ -401,7 +401,7 @@ async fn a_repository_is_created_only_when_that_is_asked_for() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_gone_at_the_source_stays_unless_pruning_is_asked_for() -> Result<()> {
+async fn refs_missing_at_the_source_are_deleted_only_with_prune() -> Result<()> {
     let stage = stage().await?;
     let repo = repository();
     let (server, to) = (GitServer::new(&repo), To::new(Kind::S3Dumb));
@@ -417,7 +417,7 @@ async fn what_is_gone_at_the_source_stays_unless_pruning_is_asked_for() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ref_that_a_server_refuses_is_told_in_its_words_and_the_others_go_on() -> Result<()> {
+async fn a_refusal_is_reported_in_the_servers_words_and_the_others_are_pushed() -> Result<()> {
     let stage = stage().await?;
     let repo = repository();
     let (server, to) = (GitServer::new(&repo), To::new(Kind::Https));
@@ -477,16 +477,16 @@ async fn a_trigger_carries_the_mapping_and_each_push_is_mirrored() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_failed_is_made_up_for_when_lambda_tries_again() -> Result<()> {
+async fn failed_mappings_are_completed_by_lambdas_retry() -> Result<()> {
     let stage = stage().await?;
     let (good, late) = (repository(), repository());
     let refused = AtomicUsize::new(0);
     let late_server = GitServer::with(&late, move |seen| {
         // The rule is asked twice for each request.
         if seen.target.contains("info/refs") && refused.fetch_add(1, Ordering::SeqCst) < 2 {
-            return Answer::Fixed(403, "text/plain", b"not yet".to_vec());
+            return Response::Fixed(403, "text/plain", b"not yet".to_vec());
         }
-        Answer::Git
+        Response::Git
     });
     let good_server = GitServer::new(&good);
     let to = To::new(Kind::S3Dumb);
@@ -496,7 +496,7 @@ async fn what_failed_is_made_up_for_when_lambda_tries_again() -> Result<()> {
     let payload = event.to_string().into_bytes().into();
     stage.server.queue().submit(MIGRATION, &payload)?;
     stage.settle().await?;
-    let asked = late_server.seen();
+    let asked = late_server.requests();
     let refs = asked
         .iter()
         .filter(|seen| seen.target.contains("info/refs"));
@@ -507,7 +507,7 @@ async fn what_failed_is_made_up_for_when_lambda_tries_again() -> Result<()> {
     );
     assert!(stage.server.queue().dead_letters().is_empty());
     to.check(&stage, &late).await?;
-    let asked = good_server.seen();
+    let asked = good_server.requests();
     let packs = asked.iter().filter(|seen| {
         let text = String::from_utf8_lossy(&seen.body);
         seen.method == "POST" && text.contains("want ")
@@ -516,16 +516,16 @@ async fn what_failed_is_made_up_for_when_lambda_tries_again() -> Result<()> {
     Ok(())
 }
 
-/// What the private server wants to hear: `user` and `hunter2`.
+/// Authorization that the private server expects: `user` and `hunter2`.
 const BASIC: &str = "Basic dXNlcjpodW50ZXIy";
 
 /// A server that wants a user and a password.
 pub(super) fn private(repo: &Repo) -> GitServer {
     GitServer::with(repo, |seen| {
         if seen.headers.get("authorization").map(String::as_str) == Some(BASIC) {
-            Answer::Git
+            Response::Git
         } else {
-            Answer::Fixed(401, "text/plain", b"who are you?".to_vec())
+            Response::Fixed(401, "text/plain", b"who are you?".to_vec())
         }
     })
 }
@@ -554,7 +554,7 @@ fn log(stage: &TestEnvironment) -> Result<String> {
 
 /// "A user and password in a URL are used, and never logged or returned."
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_and_password_in_a_url_are_used_and_never_told() -> Result<()> {
+async fn a_user_and_password_in_a_url_are_used_and_never_logged() -> Result<()> {
     let programs = tempfile::tempdir()?;
     talkative(programs.path())?;
     let stage = stage_with(Setup {
@@ -581,7 +581,7 @@ async fn a_user_and_password_in_a_url_are_used_and_never_told() -> Result<()> {
     // A target that the function cannot read: nothing of it is repeated.
     let bad = json!({ "mappings": [to.mapping("https://user:hunter2@/r.git?x=hunter2")] });
     let error = stage.call(MIGRATION, &bad).await;
-    told += &error.expect_err("it is no URL").to_string();
+    told += &error.expect_err("the text is not a URL").to_string();
     told += &log(&stage)?;
     assert!(told.contains(&plain), "the log tells where it went");
     for secret in ["hunter", "dXNlcjpodW50ZXI"] {
@@ -632,8 +632,8 @@ async fn a_private_server_is_logged_in_to_with_a_secret() -> Result<()> {
     Ok(())
 }
 
-/// What the function takes beside `MIGRATION_MEMORY_MIB`: the program, the TLS roots, and
-/// buffers of connections. With it, a pack that were held as a whole would be too much.
+/// Memory of the function without `MIGRATION_MEMORY_MIB`, in MiB: the program, the TLS roots
+/// and buffers of connections. A pack held as a whole would exceed the sum.
 const BASE_MIB: u64 = 32;
 
 /// A repository of one commit with 60 files of 1 MiB that no one can compress.

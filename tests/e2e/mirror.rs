@@ -25,11 +25,11 @@ use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::remote::url::RemoteUrl;
 use branchline_dev::faults::{Rule, Service};
 use branchline_dev::server::{Options as ServerOptions, Server};
-use branchline_tests::git;
+use branchline_test_support::git;
 use jiff::{SignedDuration, Timestamp};
 
-use super::repo::{Repo, history};
-use super::server::Server as GitServer;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::{Repo, history};
 
 /// An account whose repositories are reached by the SDK and by git.
 struct Account {
@@ -131,7 +131,7 @@ fn grow(source: &Repo) {
     source.git(&["update-ref", "refs/heads/feature/new", "main~1"]);
 }
 
-/// What `grow` comes to: `feature/new`; both branches; `light`; the rest.
+/// Counts of the changes by `grow`: `feature/new`; both branches; `light`; the rest.
 const GROWN: [u64; 4] = [1, 2, 1, 4];
 
 fn counts(outcome: &MirrorStats) -> [u64; 4] {
@@ -173,7 +173,7 @@ async fn https_goes_to_codecommit_from_there_to_another_and_back() -> Result<()>
     assert_eq!(account.count(Service::CodeCommit, "GetRepository"), 1);
     assert_eq!(account.count(Service::CodeCommit, "UpdateDefaultBranch"), 0);
 
-    // CodeCommit's git does not tell what HEAD stands for, but its API does.
+    // CodeCommit's git does not advertise HEAD's target, but its API returns it.
     let two = account.remote("two")?.with_create(true);
     mirror(&one, &two, &exactly()?, None).await?;
     assert_eq!(account.refs("two")?, refs);
@@ -243,7 +243,7 @@ async fn a_head_that_is_unborn_or_detached_does_not_reach_the_default_branch() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_repository_of_codecommit_is_no_error_on_either_side() -> Result<()> {
+async fn an_empty_repository_of_codecommit_is_accepted_on_either_side() -> Result<()> {
     let account = Account::new().await?;
     for name in ["from", "to"] {
         let name = RepositoryName::new(name)?;
@@ -259,7 +259,7 @@ async fn an_empty_repository_of_codecommit_is_no_error_on_either_side() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_who_create_one_repository_at_once_both_end_well() -> Result<()> {
+async fn two_concurrent_creations_of_a_repository_both_succeed() -> Result<()> {
     let account = Account::new().await?;
     let source = source();
     let server = GitServer::new(&source);
@@ -277,7 +277,7 @@ async fn two_who_create_one_repository_at_once_both_end_well() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_fail_or_lose_their_answer_are_made_up_for() -> Result<()> {
+async fn requests_that_fail_or_lose_their_answer_are_retried() -> Result<()> {
     let account = Account::new().await?;
     let mut runs = 0;
     for (service, operations) in [
@@ -397,7 +397,7 @@ async fn every_request_has_a_password_of_its_own_and_an_old_one_is_refused() -> 
     Ok(())
 }
 
-/// Logs in by the first clock so many times, and then by the second.
+/// Logs in with the first credentials a given number of times, and then with the second.
 struct ClockCorrectedLogin(CodeCommitCredentials, CodeCommitCredentials, Arc<AtomicI64>);
 
 #[async_trait]
@@ -416,7 +416,7 @@ impl CredentialSource for ClockCorrectedLogin {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guessed_address_serves_only_where_it_is_the_one_that_is_told() -> Result<()> {
+async fn a_guessed_clone_url_is_used_only_if_codecommit_returns_it() -> Result<()> {
     let (account, other) = (Account::new().await?, Account::new().await?);
     let addresses = CloneUrlCache::default();
     let remote = |account: &Account, name: &str| -> Result<CodeCommitRemote> {

@@ -1,4 +1,4 @@
-//! What cannot work is refused before the first event: by a parameter's own pattern or
+//! Invalid parameters are refused before the first event: by a parameter's own pattern or
 //! bounds, by the template's rules, or by the function at init, which names the variable.
 
 use std::io::Write as _;
@@ -26,7 +26,7 @@ fn told<T>(read: branchline_core::Result<T>) -> Result<(), String> {
     read.map(drop).map_err(|error| error.report())
 }
 
-/// How a function starts in a stack with these parameters, as Lambda starts it there.
+/// Initializes a function with the environment that a stack with these parameters gives it.
 fn init(function: Function, parameters: &[(&str, &str)]) -> Result<Result<(), String>> {
     let template = Template::load()?;
     let deployment = template.resolve(parameters)?;
@@ -51,7 +51,7 @@ const KEY: &str = "arn:aws:kms:eu-central-1:123456789012:key/k";
 type Refused = (&'static [(&'static str, &'static str)], &'static str);
 
 #[test]
-fn rules_refuse_what_cannot_work_together_and_name_it() -> Result<()> {
+fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
     let template = Template::load()?;
     let refused: [Refused; 13] = [
         (&[SAMPLE, ("PipelineName", "deploy")], "PipelineName"),
@@ -114,7 +114,7 @@ fn rules_refuse_what_cannot_work_together_and_name_it() -> Result<()> {
 }
 
 #[test]
-fn rules_accept_what_works() -> Result<()> {
+fn rules_accept_valid_parameters() -> Result<()> {
     let template = Template::load()?;
     let accepted: [&[(&str, &str)]; 12] = [
         &[],
@@ -151,7 +151,7 @@ fn rules_accept_what_works() -> Result<()> {
 
 /// Rules neither search a text nor compare numbers.
 #[test]
-fn what_a_rule_cannot_see_is_refused_at_init_with_its_variable_named() -> Result<()> {
+fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
     const ELSEWHERE: &str = "arn:aws:kms:us-east-1:123456789012:key/k";
     let refused: [(Function, Refused); 10] = [
         (
@@ -261,8 +261,8 @@ fn the_templates_bounds_are_the_functions_own() -> Result<()> {
     Ok(())
 }
 
-/// Which of these values CloudFormation lets pass, by the parameter's pattern. Python's
-/// expressions are read like Java's as far as the template goes.
+/// Returns for each value whether the parameter's pattern matches. Python's expressions mean
+/// the same as Java's for the patterns of the template.
 fn matches(pattern: &str, values: &[&str]) -> Result<Vec<bool>> {
     let code = "import json, re, sys\n\
                 pattern, values = json.load(sys.stdin)\n\
@@ -282,7 +282,7 @@ fn matches(pattern: &str, values: &[&str]) -> Result<Vec<bool>> {
 }
 
 #[test]
-fn patterns_let_pass_what_works_and_nothing_of_another_form() -> Result<()> {
+fn patterns_match_valid_values_only() -> Result<()> {
     let template = Template::load()?;
     let cases: [(&str, &[&str], &[&str]); 14] = [
         (

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use branchline_test_support::git;
 use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
-use branchline_tests::git;
 use serde_json::Value;
 
 fn environment() -> Option<PathBuf> {

@@ -7,18 +7,18 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;
 use branchline_dev::s3::store::{Query, Versioning};
+use branchline_test_support::git;
+use branchline_test_support::moto::Moto;
 use branchline_tests::environment::{
     LIFECYCLE, MIGRATION, PIPELINE, Setup, TestEnvironment, UPDATE,
 };
-use branchline_tests::git;
 use branchline_tests::iam_recorder::IamActionRecorder;
-use branchline_tests::moto::Moto;
 use branchline_tests::template::{Statement, Template};
 use serde_json::{Value, json};
 
 use super::migration::private;
-use super::repo::{Repo, history};
-use super::server::Server as GitServer;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::{Repo, history};
 
 /// The actions that IAM checks for an operation beside the one that the development
 /// server's log names. Sources: the service authorization reference of S3, and the user
@@ -31,7 +31,7 @@ const ALSO: [(&str, &[&str]); 3] = [
     ("GetObject", &["s3:ListBucket"]),
 ];
 
-/// What the template grants and the development server cannot see, with the reason.
+/// Granted actions that the development server cannot observe, with the reason.
 const UNSEEN: [(&str, &str); 7] = [
     ("kms:Decrypt", "S3 asks for the key in the caller's name"),
     (
@@ -54,16 +54,16 @@ const MIRRORS: &str = "mirrors";
 /// An action as a function used it.
 #[derive(Debug, Default)]
 struct Use {
-    /// Whether AWS ever answered well.
+    /// True if any request succeeded.
     well: bool,
-    /// What it was about.
+    /// Resources that requests named.
     resources: BTreeSet<String>,
 }
 
 /// Actions, as they were used.
 type Used = BTreeMap<String, Use>;
 
-/// What a function asked for so far.
+/// Returns the actions that a function has used until now.
 fn used(stage: &TestEnvironment, function: &str) -> Used {
     let principal = stage.server.lambda().principal_of(function);
     assert!(principal.is_some(), "{function} has a principal of its own");
@@ -95,7 +95,7 @@ fn used(stage: &TestEnvironment, function: &str) -> Used {
     used
 }
 
-/// Whether a resource of a policy stands for this one: `*` for any text, `?` for a letter.
+/// Returns true if a policy's `pattern` matches `resource`: `*` is any text, `?` any letter.
 fn covers(pattern: &str, resource: &str) -> bool {
     let mut letters = pattern.chars();
     match letters.next() {
@@ -129,7 +129,7 @@ fn resources_are_compared_as_iam_does() {
     }
 }
 
-/// What a stack with these parameters lets a function do.
+/// Returns the actions that a stack with these parameters grants to a function.
 fn granted(
     stage: &TestEnvironment,
     logical: &str,
@@ -293,7 +293,7 @@ async fn deletions() -> Result<(TestEnvironment, Used)> {
     Ok((stage, used))
 }
 
-/// What a function used, had it been another bucket.
+/// Replaces the bucket `from` by `to` in the used resources.
 fn in_bucket(used: Used, from: &str, to: &str) -> Used {
     let (from, to) = (format!("arn:aws:s3:::{from}"), format!("arn:aws:s3:::{to}"));
     let moved = used.into_iter().map(|(action, mut used)| {

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use branchline_core::settings::Settings;
+use branchline_test_support::git;
 use branchline_tests::environment::{BUCKET, Setup, TestEnvironment};
-use branchline_tests::git;
 use branchline_tests::template::{ResolvedTemplate, Template};
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ fn every_setting_reaches_its_function_from_the_parameter_of_its_name() -> Result
             assert_eq!(
                 environment.iter().find(others),
                 None,
-                "{setting} is no other"
+                "only {setting} gets the value"
             );
         }
     }
@@ -271,7 +271,7 @@ fn migration_reaches_the_regions_that_are_named() -> Result<()> {
 }
 
 #[test]
-fn what_is_not_asked_for_is_not_granted() -> Result<()> {
+fn optional_features_are_granted_only_when_enabled() -> Result<()> {
     let template = Template::load()?;
     let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git-*";
     let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/git/*";
@@ -398,8 +398,7 @@ fn as_api(value: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_template_deploys_archives_a_branch_and_starts_the_sample_pipeline() -> Result<()>
-{
+async fn the_deployed_template_archives_a_branch_and_starts_the_sample_pipeline() -> Result<()> {
     let template = Template::load()?;
     let deployment = template
         .resolve(&[("SamplePipeline", "true")])?

@@ -7,8 +7,9 @@ use anyhow::Result;
 use branchline_dev::faults::Service;
 use branchline_dev::pipeline::Status;
 use branchline_dev::s3::store::Query;
+use branchline_test_support::git;
+use branchline_tests::compare;
 use branchline_tests::environment::{BUCKET, Setup, TestEnvironment, UPDATE};
-use branchline_tests::{compare, git};
 use serde_json::json;
 
 /// A stage with repository `demo`, and a work tree to push from.
@@ -143,7 +144,7 @@ async fn an_event_by_hand_and_a_schedule_are_answered() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_events_end_with_a_stable_type_and_the_name_of_what_is_wrong() -> Result<()> {
+async fn invalid_events_fail_with_a_stable_type_and_the_field() -> Result<()> {
     let (stage, work) = stage(Setup::default()).await?;
     // What is converted must be held, and this is too large to be.
     let large = "x".repeat(32 * 1024 * 1024 + 1);
@@ -247,7 +248,7 @@ async fn a_large_archive_goes_up_in_parts() -> Result<()> {
 /// "Memory does not grow with the repository": the process as a whole, the SDK's buffers
 /// and the allocator's leftovers included.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_function_stays_within_its_memory_whatever_the_repository_holds() -> Result<()> {
+async fn the_function_stays_within_its_memory_for_any_repository() -> Result<()> {
     const LARGEST: usize = 6 << 20;
     let (stage, work) = stage(Setup::default()).await?;
     let work = work.path();

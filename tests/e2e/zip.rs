@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, ensure};
 use branchline_dev::pipeline::Status;
 use branchline_dev::s3::store::{Head, Query};
+use branchline_test_support::git;
+use branchline_tests::compare;
 use branchline_tests::environment::{BUCKET, MIGRATION, Setup, TestEnvironment, pipeline};
-use branchline_tests::{compare, git};
 use serde_json::{Value, json};
 
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";

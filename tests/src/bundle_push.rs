@@ -1,5 +1,5 @@
-//! One push to an S3 bundle remote: what the writers of a race do, in processes of their
-//! own or not.
+//! One push to an S3 bundle remote, as the writers of a race make it, in processes of their
+//! own or in one.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use branchline_core::remote::{
 
 /// Moves the ref `name` from `old` to `new`, a commit of the repository in `folder`.
 ///
-/// `Err` with the reason when another push came first, or may have.
+/// Returns `Err` with the reason if another push came first, or may have.
 ///
 /// # Errors
-/// Whatever else goes wrong.
+/// The push fails for another reason.
 pub async fn push_one(
     remote: &BundleRemote,
     folder: &Path,

@@ -1,5 +1,5 @@
-//! An artifact beside `git archive` of the same commit, entry by entry and as unpacked by
-//! Info-ZIP.
+//! Comparison of an artifact with `git archive` of its commit, entry by entry and as
+//! unpacked by Info-ZIP.
 
 use std::io::{Cursor, Read as _};
 use std::path::Path;
@@ -7,29 +7,29 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::git;
+use branchline_test_support::git;
 
 /// One entry of a zip, as far as two archives of a commit must agree on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name's bytes.
+    /// File name in bytes, because a zip need not be UTF-8.
     pub name: Vec<u8>,
-    /// Its Unix mode; `None` where the archive leaves it to who unpacks.
+    /// Unix mode; `None` where the archive does not record one.
     pub mode: Option<u32>,
-    /// Its time, to two seconds.
+    /// Modification time, to two seconds.
     pub time: Option<zip::DateTime>,
-    /// Its extra field, which has the exact time.
+    /// Extra field, which has the exact time.
     pub extra: Vec<u8>,
-    /// What is in it.
+    /// Uncompressed content.
     pub content: Vec<u8>,
 }
 
-/// What two archives agree on.
+/// Size of two archives that agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
-    /// How many entries each has.
+    /// Number of entries of each.
     pub entries: usize,
-    /// How many bytes they hold unpacked.
+    /// Uncompressed size of each, in bytes.
     pub bytes: u64,
 }
 
@@ -107,7 +107,7 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Reads a zip whole: its comment and its entries in order.
+/// Reads a zip and returns its comment and its entries in order.
 pub fn read(zip: &[u8]) -> Result<(String, Vec<Entry>)> {
     let mut archive = zip::ZipArchive::new(Cursor::new(zip))?;
     let comment = String::from_utf8(archive.comment().to_vec())?;

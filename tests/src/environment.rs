@@ -20,7 +20,7 @@ use branchline_dev::s3::store::{PublicAccess, Versioning};
 use branchline_dev::server::{Options, Server};
 use serde_json::{Value, json};
 
-use crate::git;
+use branchline_test_support::git;
 
 /// The bucket that artifacts go to.
 pub const BUCKET: &str = "artifacts";
@@ -33,7 +33,7 @@ pub const LIFECYCLE: &str = "lifecycle";
 /// The name of the function that mirrors.
 pub const MIGRATION: &str = "migration";
 
-/// How a stage differs from the usual one.
+/// Differences of an environment from the default one.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Further environment variables of the update function, or other values.
@@ -42,15 +42,15 @@ pub struct Setup {
     pub lifecycle: Vec<(&'static str, String)>,
     /// The migration function's environment variables; without it when `None`.
     pub migration: Option<Vec<(&'static str, String)>>,
-    /// The memory that the update function is told to have, in MiB; 512 when `None`.
+    /// Memory size of the update function, in MiB; 512 when `None`.
     pub update_memory_mib: Option<u32>,
-    /// Where everything is kept; a temporary folder when `None`.
+    /// Data folder of the server; a temporary folder when `None`.
     pub data: Option<PathBuf>,
     /// Faults from the start.
     pub faults: Vec<Rule>,
-    /// How long an invocation may take.
+    /// Longest run of an invocation.
     pub timeout: Duration,
-    /// Delays of asynchronous invocations times this.
+    /// Factor of the delays between retries of asynchronous invocations.
     pub retry_delay_scale: f64,
     /// The folder with the bootstraps.
     pub bootstraps: PathBuf,
@@ -94,7 +94,7 @@ impl Setup {
         }
         let mut function = FunctionConfig::new(name, bootstrap);
         function.timeout = self.timeout;
-        // Of two values for one name the later one stays.
+        // Of two values for one name the later one wins.
         let all = defaults.iter().chain(variables);
         function.environment = all
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
@@ -106,11 +106,11 @@ impl Setup {
 /// The folder that cargo puts programs into: above that of this very program.
 pub fn built_programs() -> PathBuf {
     let own = std::env::current_exe().expect("because the system knows this program's path");
-    let folder = own.parent().expect("because a program lies in a folder");
+    let folder = own.parent().expect("because a program is in a folder");
     if folder.ends_with("deps") {
         return folder
             .parent()
-            .expect("because `deps` lies in a folder")
+            .expect("because `deps` is in a folder")
             .to_owned();
     }
     folder.to_owned()
@@ -149,7 +149,7 @@ impl TestEnvironment {
         update.memory_mb = setup.update_memory_mib.unwrap_or(update.memory_mb);
         let defaults = [("UPDATE_FUNCTION_ARN", account.function_arn(UPDATE))];
         let mut lifecycle = setup.function(LIFECYCLE, &defaults, &setup.lifecycle)?;
-        // Two writers of one repository's triggers would only get into each other's way.
+        // Because two writers of one repository's triggers would overwrite each other.
         lifecycle.reserved_concurrency = Some(1);
         let mut functions = vec![update, lifecycle];
         if let Some(variables) = &setup.migration {
@@ -214,7 +214,7 @@ impl TestEnvironment {
             .map_err(api_error)
     }
 
-    /// Creates a repository; `lifecycle` sees to its triggers.
+    /// Creates a repository, whose triggers `lifecycle` will create.
     pub async fn create_repository(&self, name: &str) -> Result<()> {
         let input = json!({ "repositoryName": name });
         self.codecommit("CreateRepository", input).await.map(drop)
@@ -300,7 +300,7 @@ impl TestEnvironment {
         }
     }
 
-    /// Calls a function by hand and waits for all that is known of the run.
+    /// Calls a function by hand and waits for the record of its run.
     pub async fn invoke(&self, function: &str, event: &Value) -> Result<Invoked> {
         let function = FunctionRef {
             name: function.to_owned(),
@@ -312,7 +312,7 @@ impl TestEnvironment {
         invoked.map_err(|error| anyhow!("{error:?}"))
     }
 
-    /// Waits until nothing is under way any more.
+    /// Waits until no event and no execution is pending.
     pub async fn settle(&self) -> Result<()> {
         if !self.server.settle(Duration::from_mins(2)).await {
             bail!("events or executions are still under way after two minutes");
@@ -364,7 +364,7 @@ impl TestEnvironment {
     }
 }
 
-/// A pipeline of type V2 that reads one object, pinned by whoever starts it.
+/// A pipeline of type V2 that reads one object, pinned when the execution is started.
 pub fn pipeline(name: &str, key: &str) -> Value {
     let action = |name: &str, category: &str, provider: &str, configuration: Value| {
         json!({

@@ -1,5 +1,5 @@
-//! A relay before a service that speaks AWS JSON: it notes which IAM actions were asked
-//! for, and about what.
+//! A proxy in front of a service with AWS JSON that records the IAM action and the resource
+//! of each request.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,18 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// An action that was asked for.
+/// A request, as IAM sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedAction {
-    /// As IAM calls it.
+    /// IAM's name of the action.
     pub action: String,
-    /// What it was about, as the request names it.
+    /// Resource, as the request names it.
     pub resource: String,
-    /// Whether the answer was no error.
+    /// True if the service answered without an error.
     pub well: bool,
 }
 
-/// The relay, on a port that the system chose. It ends with the process.
+/// The proxy, on a port that the system chose, until the process ends.
 #[derive(Debug)]
 pub struct IamActionRecorder {
     address: SocketAddr,
@@ -45,19 +45,19 @@ impl IamActionRecorder {
         Ok(recorder)
     }
 
-    /// Where it is.
+    /// Returns the URL of the proxy.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What was asked for so far.
+    /// Returns the requests recorded until now.
     pub fn seen(&self) -> Vec<RecordedAction> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.clone()
     }
 }
 
-/// Passes one request on, and its answer back.
+/// Forwards one request, and its response back.
 fn pass(mut client: TcpStream, to: &str, seen: &Mutex<Vec<RecordedAction>>) -> Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut head = String::new();

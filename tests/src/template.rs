@@ -26,13 +26,13 @@ impl Template {
         Self::parse(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?)
     }
 
-    /// Reads one from text.
+    /// Parses the text of a template.
     pub fn parse(text: &str) -> Result<Self> {
         let document = yaml::read(text)?;
         Ok(Self { document })
     }
 
-    /// What is there under a path of names, `Null` where there is nothing.
+    /// Returns the value at a path of names; `Null` if it is missing.
     pub fn at(&self, path: &[&str]) -> &Value {
         path.iter()
             .fold(&self.document, |value, name| &value[*name])
@@ -53,7 +53,7 @@ impl Template {
             .map(|(name, _)| name))
     }
 
-    /// Deploys it, in thought, with these parameters and else the defaults.
+    /// Resolves the template with these parameters, otherwise defaults.
     pub fn resolve(&self, parameters: &[(&str, &str)]) -> Result<ResolvedTemplate<'_>> {
         let mut all = BTreeMap::new();
         for (name, parameter) in self.section("Parameters")? {
@@ -66,7 +66,8 @@ impl Template {
         }
         for (name, value) in parameters {
             let known = all.get_mut(*name);
-            let known = known.with_context(|| format!("`{name}` is no parameter"))?;
+            let known =
+                known.with_context(|| format!("`{name}` is not a parameter of the template"))?;
             (*value).clone_into(known);
         }
         Ok(ResolvedTemplate {
@@ -82,15 +83,15 @@ impl Template {
 /// One statement of a role's policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    /// Its name.
+    /// Statement id (`Sid`).
     pub sid: String,
-    /// What it allows.
+    /// Allowed actions.
     pub actions: Vec<String>,
-    /// On what.
+    /// ARNs or patterns of resources.
     pub resources: Vec<String>,
 }
 
-/// A template with parameters, as it would be deployed.
+/// A template with the values of its parameters.
 #[derive(Debug, Clone)]
 pub struct ResolvedTemplate<'a> {
     template: &'a Template,
@@ -101,14 +102,14 @@ pub struct ResolvedTemplate<'a> {
 }
 
 impl ResolvedTemplate<'_> {
-    /// Gives the resource of a logical id a name; else it has the logical id's.
+    /// Sets the physical name of the resource `resource`; by default that is its logical id.
     #[must_use]
     pub fn named(mut self, resource: &str, name: &str) -> Self {
         self.names.insert(resource.to_owned(), name.to_owned());
         self
     }
 
-    /// Deploys to another place than account 123456789012 in `eu-central-1`.
+    /// Sets account and region, instead of 123456789012 and `eu-central-1`.
     #[must_use]
     pub fn at(mut self, account: &str, region: &str) -> Self {
         account.clone_into(&mut self.account);
@@ -116,7 +117,7 @@ impl ResolvedTemplate<'_> {
         self
     }
 
-    /// What the rules refuse, in their own words.
+    /// Returns the messages of the template's rules that these parameters break.
     pub fn refusals(&self) -> Result<Vec<String>> {
         let mut refusals = Vec::new();
         for (name, rule) in self.template.section("Rules")? {
@@ -150,7 +151,7 @@ impl ResolvedTemplate<'_> {
     /// A resource's properties, evaluated.
     pub fn properties(&self, resource: &str) -> Result<Value> {
         if !self.has(resource)? {
-            bail!("`{resource}` is no resource of this deployment");
+            bail!("`{resource}` is not a resource of this deployment");
         }
         let properties = &self.template.document["Resources"][resource]["Properties"];
         let evaluated = self.value(properties).context(resource.to_owned())?;
@@ -169,14 +170,14 @@ impl ResolvedTemplate<'_> {
         Ok(variables.iter().map(text).collect())
     }
 
-    /// What a function may do: the statements of its role's policies.
+    /// Returns the statements of the policies of a function's role.
     pub fn statements(&self, function: &str) -> Result<Vec<Statement>> {
         let role = &self.template.document["Resources"][function]["Properties"]["Role"];
         let role = role["Fn::GetAtt"][0].as_str();
         self.statements_of_role(role.with_context(|| format!("`{function}` names its role"))?)
     }
 
-    /// The statements of a role's policies, by its logical id.
+    /// Returns the statements of the policies of the role with this logical id.
     pub fn statements_of_role(&self, role: &str) -> Result<Vec<Statement>> {
         let properties = self.properties(role)?;
         let policies = properties["Policies"].as_array();
@@ -193,7 +194,7 @@ impl ResolvedTemplate<'_> {
     fn condition(&self, name: &str) -> Result<bool> {
         let condition = &self.template.document["Conditions"][name];
         if condition.is_null() {
-            bail!("`{name}` is no condition");
+            bail!("`{name}` is not a condition of the template");
         }
         self.holds(condition).with_context(|| name.to_owned())
     }

@@ -77,7 +77,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
         for arch in arguments.arch.each() {
             arch.emulator().map(Emulator::install).transpose()?;
         }
-        let programs = ["--bin", "branchline-dev", "--bin", "start-packages"];
+        let programs = ["--bin", "branchline-dev", "--bin", "smoke-test-packages"];
         run(cargo()
             .args(["build", "--quiet", "--locked"])
             .args(programs))?;
@@ -166,7 +166,7 @@ fn report(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
 
 /// Starts each bootstrap against the development server, under qemu for another processor.
 fn start(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
-    let mut command = Command::new(target_folder().join("debug/start-packages"));
+    let mut command = Command::new(target_folder().join("debug/smoke-test-packages"));
     command.current_dir(workspace());
     command.arg("--bootstraps").arg(built);
     for (name, _) in functions {

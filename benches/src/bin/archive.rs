@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use branchline_dev::faults::{Fault, Rule, Service, When};
+use branchline_test_support::git;
+use branchline_tests::compare;
 use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
-use branchline_tests::{compare, git};
 use clap::Parser;
 use serde_json::json;
 
@@ -18,10 +19,10 @@ struct Arguments {
     /// The repository; one of 500 files in 100 folders is made unless given.
     #[arg(long)]
     repo: Option<PathBuf>,
-    /// How long CodeCommit takes to answer each request.
+    /// CodeCommit's latency per request, in milliseconds.
     #[arg(long, default_value_t = 10)]
     latency_ms: u64,
-    /// The most requests in flight.
+    /// Maximum number of requests in flight.
     #[arg(long, default_value_t = 32)]
     concurrency: u32,
     /// The folder with the bootstrap that is measured.
@@ -125,7 +126,7 @@ fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64()
 }
 
-/// What one run of the function cost.
+/// Cost of one run of the function.
 struct Run {
     wall: Duration,
     init: Duration,
@@ -213,7 +214,7 @@ fn measure_git(repository: &Path, commit: &str) -> Result<(Duration, Option<u64>
     Ok((begin.elapsed(), peak))
 }
 
-/// What a tree looks like.
+/// Size of a tree.
 struct Shape {
     files: usize,
     blobs: usize,

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use branchline_benches::repositories;
 use branchline_benches::run::{self, Measurement};
 use branchline_dev::faults::{Fault, Rule, Service, When};
+use branchline_test_support::git;
+use branchline_test_support::http_backend::HttpBackend;
 use branchline_tests::environment::{Setup, TestEnvironment};
-use branchline_tests::git;
-use branchline_tests::http_backend::HttpBackend;
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -20,10 +20,10 @@ struct Arguments {
     /// The folder with the bootstraps.
     #[arg(long)]
     bootstraps: PathBuf,
-    /// How long CodeCommit takes to answer each request, in milliseconds.
+    /// CodeCommit's latency per request, in milliseconds.
     #[arg(long, default_value_t = 20)]
     latency_ms: u64,
-    /// How many commits the history has.
+    /// Number of commits of the history.
     #[arg(long, default_value_t = 3000)]
     commits: usize,
     /// The script that AWS documents for incremental migrations, to be measured, too.
@@ -34,7 +34,7 @@ struct Arguments {
     python: Option<PathBuf>,
 }
 
-/// How many refs there are, beside `main`.
+/// Number of branches other than `main`, and of tags.
 const BRANCHES: usize = 69;
 const TAGS: usize = 69;
 
@@ -94,14 +94,14 @@ async fn main() -> Result<()> {
         }
     }
     let (ours, plain) = ours.zip(plain).context("there are three turns")?;
-    ours.tell("migration, in batches");
-    plain.tell("git push, at once");
+    ours.print("migration, in batches");
+    plain.print("git push, at once");
     println!(
         "as long as git push                 {:.2} x",
         ours.ratio(&plain)
     );
     if let Some(script) = script {
-        script.tell("the script, in batches");
+        script.print("the script, in batches");
         println!(
             "faster than the script              {:.1} x",
             script.ratio(&ours)

@@ -13,9 +13,9 @@ use branchline_core::name::BucketName;
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::multipart::MultipartWriter;
 use branchline_dev::faults::Service;
+use branchline_test_support::git;
+use branchline_test_support::http_backend::HttpBackend;
 use branchline_tests::environment::{Setup, TestEnvironment};
-use branchline_tests::git;
-use branchline_tests::http_backend::HttpBackend;
 use clap::Parser;
 use serde_json::json;
 
@@ -35,7 +35,7 @@ struct Arguments {
 
 /// The bucket, which everyone may read.
 const BUCKET: &str = "mirrors";
-/// What the function may hold of packs.
+/// Memory limit of the function for packs, in MiB.
 const MEMORY_MIB: u64 = 256;
 
 #[tokio::main]
@@ -65,7 +65,7 @@ async fn main() -> Result<()> {
         repositories::repository(&large, |out| repositories::blobs(out, &sizes))?;
         let run = mirror(&stage, &large, "large").await?;
         let pack = pack_of(&large)?.metadata()?.len();
-        run.tell(&format!("migration, a pack of {} MiB", pack >> 20));
+        run.print(&format!("migration, a pack of {} MiB", pack >> 20));
         ensure!(run.peak < 512 << 20, "the peak is under 512 MiB");
     }
     stage.server.shutdown().await;
@@ -83,15 +83,15 @@ async fn objects_of_peers(
     // The first call starts the function.
     mirror(stage, small, "warm").await?;
     let ours = mirror(stage, small, "ours").await?;
-    ours.tell("migration");
+    ours.print("migration");
     let again = mirror(stage, small, "ours").await?;
-    again.tell("migration, nothing new");
+    again.print("migration, nothing new");
     let Some(peers) = &arguments.peers else {
         println!("mirror-git-to-s3 is not compared: --peers names no environment");
         return Ok(());
     };
     let theirs = peer(stage, small, peers).await?;
-    theirs.tell("mirror-git-to-s3 0.0.24");
+    theirs.print("mirror-git-to-s3 0.0.24");
     println!(
         "faster than mirror-git-to-s3        {:.1} x",
         theirs.ratio(&ours)
@@ -112,8 +112,8 @@ async fn upload_of_git(stage: &TestEnvironment, middle: &Path, folder: &Path) ->
         git = Some(run.better(git));
     }
     let (ours, git) = ours.zip(git).context("there are three turns")?;
-    ours.tell("migration");
-    git.tell("git clone --mirror, and one upload");
+    ours.print("migration");
+    git.print("git clone --mirror, and one upload");
     println!(
         "as long as git and an upload        {:.2} x",
         ours.ratio(&git)
@@ -154,7 +154,7 @@ async fn clone_and_upload(
     let region = &stage.server.account().region;
     let aws = Aws::fixed(region, &stage.server.endpoint(), &key);
     let store = std::sync::Arc::new(SdkObjectStore::new(&aws));
-    let mut command = git::command(repository.parent().context("it lies in a folder")?);
+    let mut command = git::command(repository.parent().context("a repository is in a folder")?);
     command
         .args(["clone", "--quiet", "--mirror", &server.url()])
         .arg(clone);

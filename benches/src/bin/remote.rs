@@ -13,10 +13,10 @@ use branchline_benches::repositories::{self, pack_of};
 use branchline_benches::run::{self, Measurement};
 use branchline_benches::throttled_proxy::{Speed, ThrottledProxy};
 use branchline_dev::faults::Service;
+use branchline_test_support::git;
+use branchline_test_support::http_backend::HttpBackend;
+use branchline_test_support::moto::Moto;
 use branchline_tests::environment::{Setup, TestEnvironment};
-use branchline_tests::git;
-use branchline_tests::http_backend::HttpBackend;
-use branchline_tests::moto::Moto;
 use clap::Parser;
 use serde_json::json;
 
@@ -54,21 +54,21 @@ impl Arguments {
 }
 
 const BUCKET: &str = "remotes";
-/// What the function may hold of packs.
+/// Memory limit of the function for packs, in MiB.
 const MEMORY_MIB: u64 = 256;
 
-/// How S3 is reached, and what it is.
+/// Server of S3, and the link to it.
 enum Over {
     /// The development server.
     Loopback,
-    /// The development server, as slow as the link is.
+    /// The development server behind a throttled link.
     Link(ThrottledProxy),
-    /// Another implementation, whose requests nobody counts.
+    /// moto, whose requests are not counted.
     Moto(Moto),
 }
 
 impl Over {
-    /// Where S3 is, when that is not the development server itself.
+    /// Returns the endpoint of S3; `None` for the development server's own.
     fn endpoint(&self) -> Option<String> {
         match self {
             Self::Loopback => None,
@@ -160,7 +160,7 @@ impl Bench {
         }
     }
 
-    /// Takes the copies of packs away that the function has, as where it starts anew.
+    /// Deletes the function's cached packs, as at a cold start.
     fn drop_copies(&self) -> Result<()> {
         for entry in std::fs::read_dir(self.folder.path().join("tmp/branchline-packs"))? {
             std::fs::remove_file(entry?.path())?;
@@ -182,8 +182,8 @@ impl Bench {
         let ours = self.push(&repository, "ours").await?;
         let theirs = self.python_push(&repository, "theirs").await?;
         if !matches!(self.over, Over::Link(_)) {
-            ours.tell("migration, all");
-            theirs.tell("git-remote-s3 0.4.2, all");
+            ours.print("migration, all");
+            theirs.print("git-remote-s3 0.4.2, all");
         }
         let clones = ["ours", "theirs"].map(|name| self.folder.path().join(name));
         for (clone, name) in clones.iter().zip(["ours", "theirs"]) {
@@ -224,17 +224,17 @@ impl Bench {
         let theirs = theirs.context("there are three turns")?;
         let warm = warm.context("there are three turns")?;
         let cold = cold.context("there are three turns")?;
-        warm.tell("migration, 2 bytes more, warm");
-        cold.tell("migration, 2 bytes more, no copy of the pack");
-        theirs.tell("git-remote-s3 0.4.2, 2 bytes more");
-        tell_ratio("warm", &warm, &theirs);
-        tell_ratio("without a copy", &cold, &theirs);
+        warm.print("migration, 2 bytes more, warm");
+        cold.print("migration, 2 bytes more, no copy of the pack");
+        theirs.print("git-remote-s3 0.4.2, 2 bytes more");
+        print_ratio("warm", &warm, &theirs);
+        print_ratio("without a copy", &cold, &theirs);
         let (ours, theirs) = our_fetch
             .zip(their_fetch)
             .context("there are three turns")?;
-        ours.tell("migration, from S3 to a git server");
-        theirs.tell("git-remote-s3 0.4.2, git fetch");
-        tell_ratio("fetched", &ours, &theirs);
+        ours.print("migration, from S3 to a git server");
+        theirs.print("git-remote-s3 0.4.2, git fetch");
+        print_ratio("fetched", &ours, &theirs);
         Ok(())
     }
 
@@ -246,10 +246,10 @@ impl Bench {
             repositories::change(&repository, &format!("topic-{n}"), n)?;
         }
         let ours = self.push(&repository, "our-refs").await?;
-        ours.tell("migration, 51 refs");
+        ours.print("migration, 51 refs");
         let theirs = self.python_push(&repository, "their-refs").await?;
-        theirs.tell("git-remote-s3 0.4.2, 51 refs");
-        tell_ratio("51 refs", &ours, &theirs);
+        theirs.print("git-remote-s3 0.4.2, 51 refs");
+        print_ratio("51 refs", &ours, &theirs);
         let clones = ["our-refs", "their-refs"].map(|name| self.folder.path().join(name));
         for (clone, name) in clones.iter().zip(["our-refs", "their-refs"]) {
             self.python_clone(name, clone).await?;
@@ -264,11 +264,13 @@ impl Bench {
         let size = pack_of(&repository)?.metadata()?.len();
         println!("{size} bytes");
         ensure!(size > 5 << 30, "it is more than one request can write");
-        self.push(&repository, "huge").await?.tell("migration, all");
+        self.push(&repository, "huge")
+            .await?
+            .print("migration, all");
         repositories::change(&repository, "main", 1)?;
         let run = self.push(&repository, "huge").await?;
         ensure!(run.sent <= 6 << 20, "at most 6 MiB are sent");
-        run.tell("migration, 2 bytes more");
+        run.print("migration, 2 bytes more");
         let clone = self.folder.path().join("huge-clone");
         self.python_clone("huge", &clone).await?;
         run::same(&[&repository, &clone])
@@ -340,7 +342,7 @@ impl Bench {
     }
 }
 
-fn tell_ratio(what: &str, ours: &Measurement, theirs: &Measurement) {
+fn print_ratio(what: &str, ours: &Measurement, theirs: &Measurement) {
     let ratio = theirs.ratio(ours);
     println!("faster than git-remote-s3, {what:<17}{ratio:.1} x");
 }

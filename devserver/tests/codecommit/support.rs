@@ -224,24 +224,9 @@ pub(crate) fn http() -> hyper_util::client::legacy::Client<
 
 /// Builds a hermetic command of stock git in `dir`.
 pub(crate) fn git(dir: &Path) -> Command {
-    let mut command = Command::new("git");
-    command
-        // Syncing 4000 refs would wait 4000 times for the disk.
-        .args(["-c", "core.fsync=none"])
-        .current_dir(dir)
-        .env("HOME", dir)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env_remove("GIT_DIR")
-        .env_remove("GIT_INDEX_FILE")
-        .env("LC_ALL", "C");
-    for role in ["AUTHOR", "COMMITTER"] {
-        command
-            .env(format!("GIT_{role}_NAME"), "A U Thor")
-            .env(format!("GIT_{role}_EMAIL"), "author@example.com")
-            .env(format!("GIT_{role}_DATE"), "1700000000 +0100");
-    }
+    let mut command = branchline_test_support::git::command(dir);
+    // Syncing 4000 refs would wait 4000 times for the disk.
+    command.args(["-c", "core.fsync=none"]);
     command
 }
 

@@ -107,13 +107,11 @@ fn the_printed_variables_let_a_user_push_clone_and_query() {
         endpoint = server.endpoint,
     );
     create_repository(&server.endpoint, &data);
-    let output = Command::new("sh")
+    let mut shell = Command::new("sh");
+    branchline_test_support::git::make_hermetic(&mut shell, folder.path());
+    let output = shell
         .args(["-c", &script])
         .current_dir(&tree)
-        .env("HOME", folder.path())
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
         .output()
         .unwrap();
     assert!(

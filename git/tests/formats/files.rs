@@ -8,7 +8,8 @@ use branchline_git::dumb_http::{
 use branchline_git::object::{ObjectKind, decode_loose, encode_loose, id_of, loose_path};
 use branchline_git::refs::{Head, RefTarget, Refs};
 
-use super::repo::Repo;
+use super::pack::only_pack;
+use branchline_test_support::repo::Repo;
 
 #[test]
 fn dumb_files_are_those_of_update_server_info() {
@@ -33,7 +34,7 @@ fn dumb_files_are_those_of_update_server_info() {
         assert_eq!(write_info_refs(&refs), file);
         assert_eq!(parse_info_refs(&file).unwrap(), refs);
 
-        let (_, index) = repo.only_pack();
+        let (_, index) = only_pack(&repo);
         let file = read("objects/info/packs");
         assert_eq!(parse_info_packs(&file).unwrap(), [index.pack_id()]);
 
@@ -59,7 +60,7 @@ fn an_empty_repository_has_empty_files() {
 }
 
 #[test]
-fn dumb_files_that_lie_are_corrupt() {
+fn malformed_dumb_files_are_corrupt() {
     let id = "1".repeat(40);
     for text in [
         format!("{id} refs/heads/x\n"),
@@ -118,7 +119,7 @@ fn bundle_headers_are_gits() {
 }
 
 #[test]
-fn bundle_headers_that_lie_are_corrupt() {
+fn malformed_bundle_headers_are_corrupt() {
     let id = "1".repeat(40);
     let long = vec![b'x'; 100];
     for text in [

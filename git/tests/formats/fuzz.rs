@@ -1,5 +1,5 @@
-//! Every parser of foreign bytes, on real input that was damaged: none panics, and what
-//! they accept is within bounds.
+//! Every parser of foreign bytes on damaged real input: no parser panics, and accepted
+//! input is within bounds.
 
 use std::sync::OnceLock;
 
@@ -15,7 +15,8 @@ use branchline_git::pkt_line::{Decoder, MAX_LINE, Packet, demultiplex};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::repo::Repo;
+use super::pack::only_pack;
+use branchline_test_support::repo::Repo;
 
 /// Real input of each kind.
 struct Corpus {
@@ -40,7 +41,7 @@ fn corpus() -> &'static Corpus {
         repo.git(&["repack", "-adfq"]);
         repo.git(&["update-server-info"]);
         let read = |name: &str| std::fs::read(repo.path.join(name)).unwrap();
-        let (pack, index) = repo.only_pack();
+        let (pack, index) = only_pack(&repo);
         let by_id = repo.bytes(&[
             "pack-objects",
             "--all",
@@ -164,7 +165,7 @@ fn read_advertisement(bytes: &[u8], piece: usize) -> Option<Advertisement> {
     reader.finish().ok()
 }
 
-/// Receives and resolves a pack with little memory; whether it was accepted.
+/// Receives and resolves a pack with little memory; returns true if it was accepted.
 pub(crate) fn read_pack(hash: HashKind, bytes: &[u8], piece: usize) -> bool {
     let limits = PackLimits {
         memory: 64 << 10,
@@ -187,7 +188,7 @@ pub(crate) fn read_pack(hash: HashKind, bytes: &[u8], piece: usize) -> bool {
 }
 
 async fn resolve_all<T>(future: impl Future<Output = branchline_git::Result<T>>) -> bool {
-    // `yield_now` waits for nobody but the next poll.
+    // `yield_now` is ready at the next poll, so no timer is needed.
     let mut future = Box::pin(future);
     loop {
         if let std::task::Poll::Ready(done) = futures_util::poll!(&mut future) {
@@ -196,7 +197,7 @@ async fn resolve_all<T>(future: impl Future<Output = branchline_git::Result<T>>)
     }
 }
 
-/// A pack whose trailer is right whatever was done to it.
+/// Recomputes the trailer of a damaged pack.
 pub(crate) fn with_trailer(mut pack: Vec<u8>) -> Vec<u8> {
     use sha1::Digest as _;
     pack.truncate(pack.len().saturating_sub(20));
@@ -242,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_is_packets_or_corrupt(bytes: Vec<u8>, piece in 1..50_usize) {
+    fn damaged_packets_are_read_or_corrupt(bytes: Vec<u8>, piece in 1..50_usize) {
         packets(&bytes, piece, |packet| {
             if let Packet::Data(data) = packet {
                 let _ = demultiplex(data);

@@ -13,7 +13,7 @@ use branchline_git::pack::{Blocks, Connectivity, NoBases, PackBytes, PackIndexer
 use branchline_git::{HashKind, Result};
 use bytes::Bytes;
 
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// A pack in a file.
 struct InFile(File);
@@ -42,7 +42,7 @@ fn reset_peak() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
-/// A history of many changes, and one file of 60 MiB; the path of its pack.
+/// Makes a history of many changes and one file of 60 MiB; returns the path of its pack.
 fn large(repo: &Repo) -> std::path::PathBuf {
     let mut import = repo
         .command(&["fast-import", "--quiet"])
@@ -126,7 +126,7 @@ async fn a_large_pack_is_read_within_its_memory() {
         start.elapsed()
     );
 
-    // From little to much: an allocator keeps what it once had.
+    // In ascending order, because an allocator keeps memory once it has it.
     for memory_mib in [8, 64, 512] {
         reset_peak();
         let before = memory("VmRSS:");

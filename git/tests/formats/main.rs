@@ -10,9 +10,5 @@ mod files;
 mod fuzz;
 mod large_pack_bench;
 mod malformed_packs;
-mod only_pack;
 mod pack;
-#[expect(dead_code, reason = "shared with the tests of remotes, which use more")]
-#[path = "../../../shared/tests/git/repo.rs"]
-mod repo;
 mod unbounded_answers;

@@ -1,4 +1,4 @@
-//! Packs made to harm.
+//! Malformed packs: bombs, cycles and endless streams.
 
 use async_trait::async_trait;
 use branchline_git::Result;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::fuzz::{read_pack, with_trailer};
 
-/// Entries made by hand, with a right trailer.
+/// Builds a pack of hand-made entries with a correct trailer.
 fn pack_of(entries: &[Vec<u8>]) -> Vec<u8> {
     let count = u32::try_from(entries.len()).unwrap();
     let mut pack = [b"PACK\0\0\0\x02", &count.to_be_bytes()[..]].concat();
@@ -28,7 +28,7 @@ fn entry(header: &[u8], content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn packs_made_to_harm_are_refused() {
+fn malformed_packs_are_refused() {
     let blob = || entry(&[0x35], b"abcde");
     let id = id_of(HashKind::Sha1, ObjectKind::Blob, b"abcde").unwrap();
     let by_id = |id: &[u8], delta: &[u8]| {
@@ -106,7 +106,7 @@ fn packs_made_to_harm_are_refused() {
             assert!(!read_pack(HashKind::Sha1, &pack, piece), "{what}");
         }
     }
-    // A delta that makes the very object that it stands on.
+    // A delta whose result is its own base.
     let itself = by_id(id.as_slice(), same);
     for pack in [
         pack_of(&[itself.clone(), blob()]),
@@ -119,7 +119,7 @@ fn packs_made_to_harm_are_refused() {
     assert!(!read_pack(HashKind::Sha1, &pack_of(&[bomb]), usize::MAX));
 }
 
-/// Blobs that are had.
+/// External bases: blobs that the receiver has.
 struct Had(Vec<&'static [u8]>);
 
 #[async_trait]
@@ -143,7 +143,7 @@ async fn resolve(entries: &[Vec<u8>], had: &Had) -> Result<Resolved> {
 }
 
 #[tokio::test]
-async fn what_a_thin_pack_makes_out_of_itself_is_not_accepted() {
+async fn a_thin_pack_whose_object_is_its_own_base_is_refused() {
     let by_id = |base: &[u8], delta: &[u8]| {
         let size = u8::try_from(delta.len()).unwrap();
         entry(
@@ -153,7 +153,7 @@ async fn what_a_thin_pack_makes_out_of_itself_is_not_accepted() {
     };
     let had = Had(vec![b"abcde", b"xyz"]);
     let same = by_id(b"abcde", b"\x05\x05\x90\x05");
-    // By a detour: `abcdef` out of `abcde`, and `abcde` out of `abcdef`.
+    // Indirectly: `abcdef` from `abcde`, and `abcde` from `abcdef`.
     let longer = by_id(b"abcde", b"\x05\x06\x90\x05\x01f");
     let shorter = by_id(b"abcdef", b"\x06\x05\x90\x05");
     for entries in [
@@ -165,7 +165,7 @@ async fn what_a_thin_pack_makes_out_of_itself_is_not_accepted() {
         assert_eq!(error.kind(), branchline_git::ErrorKind::Corrupt);
         assert!(error.report().contains("out of"), "{}", error.report());
     }
-    // Made out of something else, it is as good as any, even if it was looked up before.
+    // An object made from another base is accepted, even if it was looked up before.
     let other = by_id(b"xyz", b"\x03\x05\x05abcde");
     let resolved = resolve(&[longer, other], &had).await.unwrap();
     let added = resolved.completed.unwrap().added;
@@ -173,7 +173,7 @@ async fn what_a_thin_pack_makes_out_of_itself_is_not_accepted() {
 }
 
 #[test]
-fn a_zlib_stream_that_says_nothing_without_end_is_refused() {
+fn a_zlib_stream_of_endless_empty_blocks_is_refused() {
     let pack = [b"PACK\0\0\0\x02\0\0\0\x01", &[0x35, 0x78, 0x01][..]].concat();
     let mut receiver = PackIndexer::new(HashKind::Sha1, PackLimits::default());
     receiver.push(&pack, &mut super::pack::ignore).unwrap();
@@ -195,7 +195,7 @@ fn a_zlib_stream_that_says_nothing_without_end_is_refused() {
 
 #[test]
 fn a_delta_bomb_ends_at_the_allowed_expansion() {
-    // Each delta makes 16 MiB of one copy command out of a base of 16 MiB.
+    // Each delta is one copy command that yields 16 MiB of a base of 16 MiB.
     let size = 16 << 20;
     let base = vec![0_u8; size - 1];
     let mut header = vec![0x30 | 0x80 | u8::try_from((size - 1) & 15).unwrap()];
@@ -208,7 +208,7 @@ fn a_delta_bomb_ends_at_the_allowed_expansion() {
     let mut entries = vec![entry(&header, &base)];
     let id = id_of(HashKind::Sha1, ObjectKind::Blob, &base).unwrap();
     for n in 0..80_u8 {
-        // The base, and then one byte that makes each another object.
+        // The base, and one more byte so that each object differs.
         let mut delta = vec![0xff, 0xff, 0xff, 0x07, 0x80, 0x80, 0x80, 0x08];
         delta.extend_from_slice(&[0xf0, 0xff, 0xff, 0xff, 1, n]);
         let length = u8::try_from(delta.len()).unwrap();

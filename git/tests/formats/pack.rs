@@ -11,28 +11,33 @@ use branchline_git::pack::{
 use branchline_git::{HashKind, ObjectId};
 use bytes::Bytes;
 
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
-impl Repo {
-    /// Kind and content of every object of a pack, by id, as git says.
-    pub(crate) fn contents(&self, index: &Index) -> BTreeMap<ObjectId, (ObjectKind, Vec<u8>)> {
-        let ids: Vec<_> = index.ids().map(|id| id.to_string()).collect();
-        let input = ids.join("\n") + "\n";
-        let out = self.input(&["cat-file", "--batch"], input.as_bytes());
-        let mut rest = out.as_slice();
-        let mut contents = BTreeMap::new();
-        while !rest.is_empty() {
-            let end = rest.iter().position(|&byte| byte == b'\n').unwrap();
-            let line = std::str::from_utf8(&rest[..end]).unwrap();
-            let words: Vec<_> = line.split(' ').collect();
-            let size: usize = words[2].parse().unwrap();
-            let id = ObjectId::from_hex(words[0].as_bytes()).unwrap();
-            let kind = ObjectKind::from_name(words[1].as_bytes()).unwrap();
-            contents.insert(id, (kind, rest[end + 1..][..size].to_vec()));
-            rest = &rest[end + 1 + size + 1..];
-        }
-        contents
+/// Reads the pack of a repository that has one pack, and its index.
+pub(crate) fn only_pack(repo: &Repo) -> (Bytes, Index) {
+    let (pack, index) = repo.only_pack();
+    let index = Index::parse(repo.hash, index.into()).unwrap();
+    (pack.into(), index)
+}
+
+/// Returns kind and content of every object of a pack by id, as git prints them.
+pub(crate) fn contents(repo: &Repo, index: &Index) -> BTreeMap<ObjectId, (ObjectKind, Vec<u8>)> {
+    let ids: Vec<_> = index.ids().map(|id| id.to_string()).collect();
+    let input = ids.join("\n") + "\n";
+    let out = repo.input(&["cat-file", "--batch"], input.as_bytes());
+    let mut rest = out.as_slice();
+    let mut contents = BTreeMap::new();
+    while !rest.is_empty() {
+        let end = rest.iter().position(|&byte| byte == b'\n').unwrap();
+        let line = std::str::from_utf8(&rest[..end]).unwrap();
+        let words: Vec<_> = line.split(' ').collect();
+        let size: usize = words[2].parse().unwrap();
+        let id = ObjectId::from_hex(words[0].as_bytes()).unwrap();
+        let kind = ObjectKind::from_name(words[1].as_bytes()).unwrap();
+        contents.insert(id, (kind, rest[end + 1..][..size].to_vec()));
+        rest = &rest[end + 1 + size + 1..];
     }
+    contents
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a visitor")]
@@ -49,7 +54,7 @@ fn receive(hash: HashKind, pack: &[u8], limits: PackLimits, piece: usize) -> Unr
 }
 
 #[tokio::test]
-async fn our_indexes_are_gits_whatever_the_memory_and_the_deltas() {
+async fn an_index_equals_gits_at_any_memory_and_delta_depth() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let source = Repo::with_history(hash, 120, 40);
         for options in [&["--delta-base-offset"][..], &[]] {
@@ -65,7 +70,7 @@ async fn our_indexes_are_gits_whatever_the_memory_and_the_deltas() {
             let index = Repo::new(hash).index_pack(&pack, false);
             let contents = {
                 let index = Index::parse(hash, index.clone().into()).unwrap();
-                source.contents(&index)
+                contents(&source, &index)
             };
             let mut pending = Vec::new();
             for (memory, piece) in [(64 << 20, usize::MAX), (256 << 10, 4096), (32 << 10, 1)] {
@@ -116,8 +121,8 @@ async fn objects_are_read_by_id_through_blocks() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let source = Repo::with_history(hash, 60, 20);
         source.git(&["repack", "-adfq"]);
-        let (pack, index) = source.only_pack();
-        let contents = source.contents(&index);
+        let (pack, index) = only_pack(&source);
+        let contents = contents(&source, &index);
         let size = pack.len() as u64;
         let blocks = Blocks::new(pack, size, 1000, 3);
         let limits = PackLimits::default().with_memory(64 << 10);
@@ -147,7 +152,7 @@ async fn a_pack_written_in_pieces_is_gits() {
     }
     writer.end();
     writer.object(id(b""), ObjectKind::Blob, b"");
-    // All of the large one, and a word more.
+    // The size of the largest object, and one word more.
     let mut delta = Vec::new();
     for size in [large.len(), large.len() + 4] {
         let mut rest = size;
@@ -185,7 +190,7 @@ async fn a_pack_written_in_pieces_is_gits() {
 }
 
 #[tokio::test]
-async fn a_delta_larger_than_memory_is_refused_and_a_whole_blob_is_not() {
+async fn a_delta_larger_than_memory_is_refused_and_a_whole_blob_is_accepted() {
     let repo = Repo::new(HashKind::Sha1);
     let noise: Vec<u8> = (0..500_000_u64)
         .flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).to_le_bytes())
@@ -217,7 +222,7 @@ async fn a_delta_larger_than_memory_is_refused_and_a_whole_blob_is_not() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_found() {
+async fn missing_objects_of_a_pack_are_reported() {
     let source = Repo::with_history(HashKind::Sha1, 20, 5);
     let ids = source.git(&["rev-list", "--objects", "--no-object-names", "--all"]);
     let left_out = source.id("main~2:link");

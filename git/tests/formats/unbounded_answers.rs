@@ -212,7 +212,7 @@ async fn ends_of_history_without_end_are_corrupt() {
 }
 
 #[tokio::test]
-async fn talk_without_a_pack_is_corrupt() {
+async fn endless_progress_without_a_pack_is_corrupt() {
     let start = line("packfile\n");
     let long = line(&format!("\u{2}{}", "x".repeat(60_000)));
     for again in ["0005\u{1}", "0009\u{2}50%\n", &long] {
@@ -238,7 +238,7 @@ async fn a_report_without_end_is_corrupt() {
 }
 
 #[tokio::test]
-async fn gzip_that_says_nothing_without_end_is_corrupt() {
+async fn gzip_of_endless_empty_blocks_is_corrupt() {
     let start: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
     // Stored blocks of no bytes.
     let mut server = Server::new(&[], start, [0, 0, 0, 0xff, 0xff]);

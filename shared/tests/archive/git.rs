@@ -1,9 +1,8 @@
 //! The real git, run hermetically: fixture repositories, and `git archive` as the oracle.
 
 use std::ffi::OsStr;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -28,16 +27,9 @@ pub(crate) const DATE: &str = "1484167798 -0800";
 pub(crate) const COMMITTED: &str = "1500000001 +0530";
 
 pub(crate) fn git(folder: &Path) -> Command {
-    let mut command = Command::new("git");
+    let mut command = branchline_test_support::git::command(folder);
     command
-        .current_dir(folder)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", folder)
-        .env("TZ", "UTC")
         .env("LC_ALL", "C.UTF-8")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_AUTHOR_NAME", "Ada Löv Author")
         .env("GIT_AUTHOR_EMAIL", "ada@example.org")
         .env("GIT_AUTHOR_DATE", DATE)
@@ -49,26 +41,7 @@ pub(crate) fn git(folder: &Path) -> Command {
 
 /// Runs `command` with `input`; returns the output.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("git starts");
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || {
-        // A command that fails early does not read its input.
-        let _ = stdin.write_all(&input);
-    });
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output.stdout
+    branchline_test_support::git::run_with_input(command, input).unwrap()
 }
 
 pub(crate) fn line(output: &[u8]) -> String {

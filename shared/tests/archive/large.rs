@@ -18,15 +18,16 @@ use super::compare::same;
 use super::fake_codecommit::Disk;
 use super::faults::{noise, repository, request, target};
 use super::git::{Item, Repo};
-use super::repo;
-use super::server::{Answer, Seen, Server};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::http::ReceivedRequest;
+use branchline_test_support::repo;
 
 const MIB: usize = 1 << 20;
 
 /// A commit in a repository that CodeCommit and a git server serve, and a store.
 pub(crate) struct LargeFilesFixture {
     pub served: repo::Repo,
-    pub server: Server,
+    pub server: GitServer,
     pub disk: Arc<Disk>,
     pub store: Arc<MemoryStore>,
     pub commit: String,
@@ -36,7 +37,7 @@ pub(crate) struct LargeFilesFixture {
 impl LargeFilesFixture {
     /// Serves the objects of `repo`, by the API only blobs of up to `max_blob_bytes`.
     pub(crate) fn new(repo: &Repo, commit: &str, max_blob_bytes: u64) -> Self {
-        Self::with_rule(repo, commit, max_blob_bytes, |_| Answer::Git)
+        Self::with_rule(repo, commit, max_blob_bytes, |_| Response::Git)
     }
 
     /// Like [`new`](Self::new), with `rule` for the responses of the git server.
@@ -44,13 +45,13 @@ impl LargeFilesFixture {
         repo: &Repo,
         commit: &str,
         max_blob_bytes: u64,
-        rule: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+        rule: impl Fn(&ReceivedRequest) -> Response + Send + Sync + 'static,
     ) -> Self {
         let copy = repo::Repo::new(HashKind::Sha1);
         let from = repo.path().to_str().unwrap();
         copy.git(&["fetch", "-q", from, "+refs/heads/*:refs/heads/*"]);
         copy.git(&["config", "uploadpack.allowReachableSHA1InWant", "true"]);
-        let server = Server::with(&copy, rule);
+        let server = GitServer::with(&copy, rule);
         let mut disk = Disk::new(&copy.path);
         disk.max_blob_bytes = max_blob_bytes;
         disk.clone_url = server.url();
@@ -113,7 +114,7 @@ impl LargeFilesFixture {
     }
 
     fn git_requests(&self) -> Vec<String> {
-        let seen = self.server.seen();
+        let seen = self.server.requests();
         seen.iter()
             .map(|seen| format!("{} {}", seen.method, seen.target))
             .collect()

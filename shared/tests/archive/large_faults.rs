@@ -11,7 +11,8 @@ use super::compare::same;
 use super::faults::{noise, target};
 use super::git::{Item, Repo};
 use super::large::LargeFilesFixture;
-use super::server::{Answer, Seen};
+use branchline_test_support::git_server::Response;
+use branchline_test_support::http::ReceivedRequest;
 
 const MIB: usize = 1 << 20;
 
@@ -94,7 +95,7 @@ async fn after_any_failed_call_nothing_is_left_and_the_next_run_succeeds() {
 }
 
 /// Archives with `rule` for the responses of the git server; returns the error.
-async fn fails(rule: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Error {
+async fn fails(rule: impl Fn(&ReceivedRequest) -> Response + Send + Sync + 'static) -> Error {
     let (repo, commit) = commit_staged();
     let mut fixture = LargeFilesFixture::with_rule(&repo, &commit, MAX_BLOB_BYTES, rule);
     fixture.memory_bytes = 16 * MIB;
@@ -108,13 +109,13 @@ async fn fails(rule: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Error 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_or_truncated_git_response_fails_with_its_kind() {
-    let denied = || Answer::Fixed(403, "text/xml", b"<AccessDeniedException/>".to_vec());
+    let denied = || Response::Fixed(403, "text/xml", b"<AccessDeniedException/>".to_vec());
     for method in ["GET", "POST"] {
         let error = fails(move |seen| {
             if seen.method == method {
                 denied()
             } else {
-                Answer::Git
+                Response::Git
             }
         })
         .await;
@@ -128,9 +129,9 @@ async fn a_refused_or_truncated_git_response_fails_with_its_kind() {
     for bytes in [10, 100_000, 6 * MIB + MIB / 2] {
         let error = fails(move |seen| {
             if seen.method == "POST" {
-                Answer::Cut(bytes)
+                Response::Cut(bytes)
             } else {
-                Answer::Git
+                Response::Git
             }
         })
         .await;

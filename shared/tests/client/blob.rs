@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::canned::{Server, answer};
+use crate::client::canned_http_server::{Server, answer};
 
 fn repository() -> RepositoryName {
     RepositoryName::new("repo").unwrap()

@@ -12,7 +12,7 @@ use branchline_core::storage::ObjectStoreExt as _;
 use branchline_core::storage::client::SdkObjectStore;
 use tokio::process::Command;
 
-use crate::canned::{Server, answer};
+use crate::client::canned_http_server::{Server, answer};
 
 /// Runs [`child`] in a process with this environment; returns what it prints.
 async fn run_child(environment: &[(&str, &str)]) -> String {

@@ -13,7 +13,7 @@ use branchline_core::storage::{
 };
 use branchline_core::{Error, ErrorKind};
 
-use crate::canned::{Server, answer, aws};
+use crate::client::canned_http_server::{Server, answer, aws};
 
 fn repository() -> RepositoryName {
     RepositoryName::new("repo").unwrap()

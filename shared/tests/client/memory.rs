@@ -1,6 +1,5 @@
 //! CodeCommit in memory, under a retry policy, and compared with git.
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,23 +71,9 @@ async fn a_hook_writes_before_a_planned_call() {
 
 /// Runs git without user or system configuration.
 fn git(dir: &std::path::Path, arguments: &[&str], input: &[u8]) -> String {
-    use std::io::Write as _;
-    let mut git = Command::new("git")
-        .args(arguments)
-        .current_dir(dir)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", dir)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("git is installed");
-    git.stdin.take().unwrap().write_all(input).unwrap();
-    let output = git.wait_with_output().unwrap();
-    assert!(output.status.success(), "git {arguments:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let mut git = branchline_test_support::git::command(dir);
+    let output = branchline_test_support::git::run_with_input(git.args(arguments), input).unwrap();
+    String::from_utf8(output).unwrap().trim().to_owned()
 }
 
 #[tokio::test]

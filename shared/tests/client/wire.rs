@@ -13,7 +13,7 @@ use branchline_core::storage::{
 };
 use serde_json::{Value, json};
 
-use crate::canned::{Request, Server, answer};
+use crate::client::canned_http_server::{Request, Server, answer};
 
 fn body(request: &Request) -> Value {
     serde_json::from_str(&request.body).unwrap()

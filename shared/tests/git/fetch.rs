@@ -12,10 +12,10 @@ use branchline_core::git::{ErrorKind, HashKind, ObjectId, Result};
 use bytes::Bytes;
 
 use super::http::{BOTH, all_tips, client, collect, verify};
-use super::repo::{Repo, history};
-use super::server::{Answer, Server};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::repo::{Repo, history};
 
-/// What CodeCommit offers to fetch.
+/// Capabilities that CodeCommit advertises for fetching.
 const CODECOMMIT: &str = "multi_ack_detailed shallow side-band-64k thin-pack \
                           allow-tip-sha1-in-want allow-reachable-sha1-in-want";
 
@@ -80,7 +80,7 @@ async fn a_clone_is_complete_in_both_versions_and_hashes() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let source = Repo::with_history(hash, 40, 20);
         source.git(&["repack", "-adfq"]);
-        let server = Server::new(&source);
+        let server = GitServer::new(&source);
         for version in BOTH {
             clones(&source, &server.url(), version).await;
         }
@@ -88,14 +88,14 @@ async fn a_clone_is_complete_in_both_versions_and_hashes() {
 }
 
 #[tokio::test]
-async fn a_server_like_codecommit_is_asked_for_nothing_that_it_does_not_offer() {
+async fn unadvertised_capabilities_are_not_requested_in_a_fetch() {
     let source = Repo::with_history(HashKind::Sha1, 30, 10);
-    let server = Server::with(&source, |seen| match seen.method.as_str() {
-        "GET" => Answer::Capabilities(CODECOMMIT),
-        _ => Answer::Git,
+    let server = GitServer::with(&source, |seen| match seen.method.as_str() {
+        "GET" => Response::Capabilities(CODECOMMIT),
+        _ => Response::Git,
     });
     clones(&source, &server.url(), Version::V0).await;
-    let seen = server.seen();
+    let seen = server.requests();
     let request = String::from_utf8_lossy(&seen[1].body).into_owned();
     let first = request.lines().next().unwrap();
     assert!(
@@ -106,11 +106,11 @@ async fn a_server_like_codecommit_is_asked_for_nothing_that_it_does_not_offer() 
 }
 
 #[tokio::test]
-async fn a_server_without_side_band_and_detailed_answers_serves_all_the_same() {
+async fn a_server_without_side_band_and_multi_ack_is_fetched_from() {
     let source = Repo::with_history(HashKind::Sha1, 30, 10);
-    let server = Server::with(&source, |seen| match seen.method.as_str() {
-        "GET" => Answer::Capabilities("thin-pack"),
-        _ => Answer::Git,
+    let server = GitServer::with(&source, |seen| match seen.method.as_str() {
+        "GET" => Response::Capabilities("thin-pack"),
+        _ => Response::Git,
     });
     clones(&source, &server.url(), Version::V0).await;
 
@@ -157,7 +157,7 @@ async fn only_what_is_new_is_fetched_and_a_thin_pack_is_completed() {
         let old = target.id("main");
         source.input(&["fast-import", "--quiet", "--force"], &history(30, 12, 20));
         source.git(&["repack", "-adfq"]);
-        let server = Server::new(&source);
+        let server = GitServer::new(&source);
         for version in BOTH {
             let upload = client(&server.url(), version)
                 .upload_pack(&[])
@@ -168,7 +168,7 @@ async fn only_what_is_new_is_fetched_and_a_thin_pack_is_completed() {
                 thin: true,
                 ..FetchRequest::default()
             };
-            // So many are not known that it takes rounds to come to the one that is.
+            // Enough unknown commits that finding the common one takes several rounds.
             let mut haves: Vec<_> = (0..100_u32)
                 .map(|n| {
                     let mut bytes = [7; 32];
@@ -228,20 +228,10 @@ async fn only_what_is_new_is_fetched_and_a_thin_pack_is_completed() {
     }
 }
 
-impl Repo {
-    /// The index of a pack whose objects may need others that are not here.
-    pub(crate) fn index_pack_alone(&self, pack: &[u8]) -> Vec<u8> {
-        let file = self.path.join("objects/pack/pack-test.pack");
-        std::fs::write(&file, pack).unwrap();
-        self.git(&["index-pack", file.to_str().unwrap()]);
-        std::fs::read(file.with_extension("idx")).unwrap()
-    }
-}
-
 #[tokio::test]
-async fn a_shallow_fetch_ends_where_it_should_and_can_be_deepened() {
+async fn a_shallow_fetch_ends_at_its_depth_and_can_be_deepened() {
     let source = Repo::with_history(HashKind::Sha1, 20, 10);
-    let server = Server::new(&source);
+    let server = GitServer::new(&source);
     for version in BOTH {
         let upload = client(&server.url(), version)
             .upload_pack(&[])
@@ -291,13 +281,13 @@ async fn a_shallow_fetch_ends_where_it_should_and_can_be_deepened() {
 #[tokio::test]
 async fn commits_are_wanted_by_id() {
     let source = Repo::with_history(HashKind::Sha1, 20, 10);
-    let server = Server::new(&source);
+    let server = GitServer::new(&source);
     let request = FetchRequest {
         wants: vec![source.id("main~4")],
         depth: Some(1),
         ..FetchRequest::default()
     };
-    // `git http-backend` gives what its refs lead to; CodeCommit says so in so many words.
+    // `git http-backend` serves reachable commits; CodeCommit advertises that explicitly.
     for version in BOTH {
         let upload = client(&server.url(), version)
             .upload_pack(&[])
@@ -336,7 +326,7 @@ async fn commits_are_wanted_by_id() {
 async fn empty_repositories_have_no_refs_and_perhaps_an_unborn_head() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let source = Repo::new(hash);
-        let server = Server::new(&source);
+        let server = GitServer::new(&source);
         for version in BOTH {
             let upload = client(&server.url(), version)
                 .upload_pack(&[])
@@ -352,10 +342,10 @@ async fn empty_repositories_have_no_refs_and_perhaps_an_unborn_head() {
 }
 
 #[tokio::test]
-async fn only_refs_with_a_prefix_are_told_in_version_2() {
+async fn only_refs_with_a_prefix_are_listed_in_version_2() {
     let source = Repo::with_history(HashKind::Sha1, 10, 3);
     source.git(&["update-ref", "--no-deref", "HEAD", "main~2"]);
-    let server = Server::new(&source);
+    let server = GitServer::new(&source);
     let prefixes = ["refs/tags/".into(), "HEAD".into()];
     let upload = client(&server.url(), Version::V2)
         .upload_pack(&prefixes)
@@ -383,7 +373,7 @@ async fn only_refs_with_a_prefix_are_told_in_version_2() {
 #[tokio::test]
 async fn a_gzip_response_is_decoded() {
     let source = Repo::with_history(HashKind::Sha1, 30, 10);
-    let server = Server::with(&source, |_| Answer::Gzip);
+    let server = GitServer::with(&source, |_| Response::Gzip);
     for version in BOTH {
         let client = client(&server.url(), version);
         let upload = client.upload_pack(&[]).await.unwrap();

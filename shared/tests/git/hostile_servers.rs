@@ -1,4 +1,4 @@
-//! Servers that fail, and servers that lie.
+//! Servers that fail or send wrong data.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,14 +15,15 @@ use branchline_core::git::smart_http::{
 use branchline_core::{Error, ErrorKind, Result};
 
 use super::http::{BOTH, all_tips, client, client_with, collect, impatient, settings, verify};
-use super::repo::Repo;
-use super::server::{Answer, Seen, Server};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::http::ReceivedRequest;
+use branchline_test_support::repo::Repo;
 
 fn small() -> Repo {
     Repo::with_history(HashKind::Sha1, 20, 10)
 }
 
-/// A clone in the given version, as far as it comes.
+/// Clones in the given version; returns the first error, if any.
 async fn attempt(client: &SmartHttp) -> Result<()> {
     let upload = client.upload_pack(&[]).await?;
     let request = FetchRequest {
@@ -35,7 +36,7 @@ async fn attempt(client: &SmartHttp) -> Result<()> {
     collect(&mut fetched).await.map(drop)
 }
 
-async fn failure(server: &Server, settings: &HttpSettings, version: Version) -> Error {
+async fn failure(server: &GitServer, settings: &HttpSettings, version: Version) -> Error {
     let client = client_with(&server.url(), settings).with_version(version);
     attempt(&client)
         .await
@@ -43,7 +44,7 @@ async fn failure(server: &Server, settings: &HttpSettings, version: Version) -> 
 }
 
 #[tokio::test]
-async fn statuses_become_kinds() {
+async fn http_statuses_become_error_kinds() {
     let repo = small();
     let xml = "<RepositoryDoesNotExistException/>";
     let denied = "<AccessDeniedException><Message>Invalid request</Message>";
@@ -61,11 +62,11 @@ async fn statuses_become_kinds() {
         (204, "", ErrorKind::Config),
     ] {
         for method in ["GET", "POST"] {
-            let server = Server::with(&repo, move |seen: &Seen| {
+            let server = GitServer::with(&repo, move |seen: &ReceivedRequest| {
                 if seen.method == method {
-                    Answer::Fixed(status, "text/plain", body.into())
+                    Response::Fixed(status, "text/plain", body.into())
                 } else {
-                    Answer::Git
+                    Response::Git
                 }
             });
             let error = failure(&server, &settings(), Version::V0).await;
@@ -76,16 +77,16 @@ async fn statuses_become_kinds() {
 }
 
 #[tokio::test]
-async fn a_page_instead_of_a_repository_is_told_as_such() {
+async fn an_html_page_is_reported_as_not_a_repository() {
     let repo = small();
     let page = b"<html>please log in</html>".to_vec();
-    let server = Server::with(&repo, move |_| {
-        Answer::Fixed(200, "text/html", page.clone())
+    let server = GitServer::with(&repo, move |_| {
+        Response::Fixed(200, "text/html", page.clone())
     });
     let error = failure(&server, &settings(), Version::V2).await;
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("text/html"), "{error}");
-    let dumb = Server::with(&repo, |_| Answer::Fixed(200, "text/plain", b"x".to_vec()));
+    let dumb = GitServer::with(&repo, |_| Response::Fixed(200, "text/plain", b"x".to_vec()));
     assert_eq!(
         failure(&dumb, &settings(), Version::V2).await.kind(),
         ErrorKind::Config
@@ -93,15 +94,15 @@ async fn a_page_instead_of_a_repository_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_is_transport_at_every_point() {
+async fn a_connection_cut_at_any_point_is_a_transport_error() {
     let repo = small();
     for method in ["GET", "POST"] {
         for bytes in [0, 1, 3, 30, 100, 120] {
-            let server = Server::with(&repo, move |seen: &Seen| {
+            let server = GitServer::with(&repo, move |seen: &ReceivedRequest| {
                 if seen.method == method {
-                    Answer::Cut(bytes)
+                    Response::Cut(bytes)
                 } else {
-                    Answer::Git
+                    Response::Git
                 }
             });
             for version in BOTH {
@@ -113,7 +114,7 @@ async fn a_connection_that_is_cut_is_transport_at_every_point() {
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_too_early_in_good_form_is_transport() {
+async fn a_well_formed_response_that_ends_early_is_a_transport_error() {
     let repo = small();
     let whole: &[u8] = b"001e# service=git-upload-pack\n0000";
     for (bytes, kind) in [
@@ -124,7 +125,7 @@ async fn an_answer_that_ends_too_early_in_good_form_is_transport() {
         (b"001f# service=git-receive-pack\n0000", ErrorKind::Corrupt),
         (b"0010ERR go away\n", ErrorKind::Transport),
     ] {
-        let server = Server::with(&repo, move |_| Answer::Bytes(bytes.to_vec()));
+        let server = GitServer::with(&repo, move |_| Response::Bytes(bytes.to_vec()));
         let error = failure(&server, &settings(), Version::V0).await;
         assert_eq!(error.kind(), kind, "{}", error.report());
     }
@@ -133,16 +134,16 @@ async fn an_answer_that_ends_too_early_in_good_form_is_transport() {
 #[tokio::test]
 async fn silence_ends_in_bounded_time() {
     let repo = small();
-    let rules: [fn(&Seen) -> Answer; 3] = [
-        |_| Answer::Silence,
-        |_| Answer::Stall(100),
+    let rules: [fn(&ReceivedRequest) -> Response; 3] = [
+        |_| Response::Silence,
+        |_| Response::Stall(100),
         |seen| match seen.method.as_str() {
-            "POST" => Answer::Stall(300),
-            _ => Answer::Git,
+            "POST" => Response::Stall(300),
+            _ => Response::Git,
         },
     ];
     for rule in rules {
-        let server = Server::with(&repo, rule);
+        let server = GitServer::with(&repo, rule);
         let start = Instant::now();
         let error = failure(&server, &impatient(), Version::V0).await;
         assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
@@ -169,19 +170,21 @@ async fn refs_of_a_hostile_server_are_corrupt() {
     ] {
         let line = format!("{id} {name}\0side-band-64k\n");
         let body = format!("{:04x}{line}0000", line.len() + 4);
-        let server = Server::with(&repo, move |_| Answer::Bytes(body.clone().into_bytes()));
+        let server = GitServer::with(&repo, move |_| Response::Bytes(body.clone().into_bytes()));
         let error = failure(&server, &settings(), Version::V0).await;
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
-        // In version 2, as a ref, and as what another one stands for.
+        // In version 2, as a ref and as a symref target.
         for line in [
             format!("{id} {name}\n"),
             format!("{id} HEAD symref-target:{name}\n"),
             format!("unborn HEAD symref-target:{name}\n"),
         ] {
             let body = format!("{:04x}{line}0000", line.len() + 4);
-            let server = Server::with(&repo, move |seen: &Seen| match seen.method.as_str() {
-                "GET" => Answer::Bytes(b"000eversion 2\n000cls-refs\n0000".to_vec()),
-                _ => Answer::Bytes(body.clone().into_bytes()),
+            let server = GitServer::with(&repo, move |seen: &ReceivedRequest| {
+                match seen.method.as_str() {
+                    "GET" => Response::Bytes(b"000eversion 2\n000cls-refs\n0000".to_vec()),
+                    _ => Response::Bytes(body.clone().into_bytes()),
+                }
             });
             let error = failure(&server, &settings(), Version::V2).await;
             assert_eq!(
@@ -196,12 +199,12 @@ async fn refs_of_a_hostile_server_are_corrupt() {
     let line = format!("{id} refs/heads/{}\n", "x".repeat(1000));
     let line = format!("{:04x}{line}", line.len() + 4);
     let body = line.repeat((70 << 20) / line.len()).into_bytes();
-    let server = Server::with(&repo, move |_| Answer::Bytes(body.clone()));
+    let server = GitServer::with(&repo, move |_| Response::Bytes(body.clone()));
     let error = failure(&server, &settings(), Version::V0).await;
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
 }
 
-/// Gives a new password for each request, and notes for whom.
+/// Returns a new password for each request and records the host.
 #[derive(Default)]
 struct Counting(AtomicUsize, Mutex<Vec<String>>);
 
@@ -226,19 +229,19 @@ fn basic(text: &str) -> String {
 #[tokio::test]
 async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
     let repo = small();
-    let elsewhere = Server::new(&repo);
+    let elsewhere = GitServer::new(&repo);
     let away = format!("{}/info/refs?service=git-upload-pack", elsewhere.url());
-    let server = Server::with(&repo, move |seen: &Seen| {
+    let server = GitServer::with(&repo, move |seen: &ReceivedRequest| {
         if seen.target.starts_with("/old") {
-            Answer::Redirect(301, "/r.git/info/refs?service=git-upload-pack".into())
+            Response::Redirect(301, "/r.git/info/refs?service=git-upload-pack".into())
         } else if seen.target.starts_with("/away") {
-            Answer::Redirect(302, away.clone())
+            Response::Redirect(302, away.clone())
         } else if seen.target.starts_with("/loop") {
-            Answer::Redirect(307, seen.target.clone())
+            Response::Redirect(307, seen.target.clone())
         } else if seen.target.starts_with("/login") {
-            Answer::Redirect(302, "/users/sign_in".into())
+            Response::Redirect(302, "/users/sign_in".into())
         } else {
-            Answer::Git
+            Response::Git
         }
     });
     let base = format!("http://{}", server.address());
@@ -249,7 +252,7 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
     };
     attempt(&at("/old")).await.unwrap();
     let sent: Vec<_> = server
-        .seen()
+        .requests()
         .iter()
         .map(|seen| seen.headers["authorization"].clone())
         .collect();
@@ -269,7 +272,7 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
     );
 
     attempt(&at("/away")).await.unwrap();
-    for seen in elsewhere.seen() {
+    for seen in elsewhere.requests() {
         assert!(
             !seen.headers.contains_key("authorization"),
             "another port, no credentials"
@@ -279,16 +282,16 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
         let error = attempt(&at(path)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Transport, "{}", error.report());
     }
-    // A user in the URL goes before the source, and is never shown.
+    // A user in the URL takes precedence over the source, and is never printed.
     let url = RepositoryUrl::new(&format!("http://me:s3cret@{}/r.git", server.address())).unwrap();
     let client = SmartHttp::new(git_http(&settings()).unwrap(), url, source.clone());
     attempt(&client).await.unwrap();
     assert_eq!(
-        server.seen().last().unwrap().headers["authorization"],
+        server.requests().last().unwrap().headers["authorization"],
         basic("me:s3cret")
     );
     assert!(!format!("{client:?}").contains("s3cret"));
-    let gone = Server::with(&repo, |_| Answer::Fixed(500, "text/plain", Vec::new()));
+    let gone = GitServer::with(&repo, |_| Response::Fixed(500, "text/plain", Vec::new()));
     let url = format!("http://me:s3cret@{}/r.git", gone.address());
     let error = attempt(&client_with(&url, &settings())).await.unwrap_err();
     assert!(!format!("{error:?} {}", error.report()).contains("s3cret"));
@@ -297,9 +300,9 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
 #[tokio::test]
 async fn a_redirected_post_is_refused() {
     let repo = small();
-    let server = Server::with(&repo, |seen: &Seen| match seen.method.as_str() {
-        "POST" => Answer::Redirect(307, "/r.git/git-upload-pack".into()),
-        _ => Answer::Git,
+    let server = GitServer::with(&repo, |seen: &ReceivedRequest| match seen.method.as_str() {
+        "POST" => Response::Redirect(307, "/r.git/git-upload-pack".into()),
+        _ => Response::Git,
     });
     let error = failure(&server, &settings(), Version::V2).await;
     assert_eq!(error.kind(), ErrorKind::Transport);
@@ -308,29 +311,29 @@ async fn a_redirected_post_is_refused() {
 #[tokio::test]
 async fn proxies_are_used_as_given() {
     let repo = small();
-    let proxy = Server::new(&repo);
+    let proxy = GitServer::new(&repo);
     let with = |no_proxy: Option<&str>| HttpSettings {
         http_proxy: Some(format!("http://p:w0rd@{}", proxy.address())),
         no_proxy: no_proxy.map(str::to_owned),
         ..settings()
     };
-    // A host that only the proxy knows.
+    // A host name that only the proxy can resolve.
     attempt(&client_with("http://git.invalid/r.git", &with(None)))
         .await
         .unwrap();
-    let seen = proxy.seen();
+    let seen = proxy.requests();
     assert!(
         seen[0]
             .target
             .starts_with("http://git.invalid/r.git/info/refs")
     );
     assert_eq!(seen[0].headers["proxy-authorization"], basic("p:w0rd"));
-    let direct = Server::new(&repo);
+    let direct = GitServer::new(&repo);
     attempt(&client_with(&direct.url(), &with(Some("127.0.0.1"))))
         .await
         .unwrap();
     assert_eq!(
-        proxy.seen().len(),
+        proxy.requests().len(),
         seen.len(),
         "this host goes without a proxy"
     );
@@ -345,9 +348,9 @@ async fn proxies_are_used_as_given() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_server_back_and_still_gets_all() {
+async fn a_slow_reader_applies_back_pressure_and_receives_the_whole_pack() {
     let repo = Repo::with_history(HashKind::Sha1, 60, 40);
-    let server = Server::new(&repo);
+    let server = GitServer::new(&repo);
     let upload = client(&server.url(), Version::V2)
         .upload_pack(&[])
         .await

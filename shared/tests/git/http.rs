@@ -1,4 +1,4 @@
-//! What these tests share of the client.
+//! Helpers that open a client and read its packs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use branchline_core::git::pack::{Connectivity, NoBases, PackIndexer, PackLimits,
 use branchline_core::git::smart_http::{FetchResponse, NoCredentials, RepositoryUrl, SmartHttp};
 use bytes::Bytes;
 
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 pub(crate) const BOTH: [Version; 2] = [Version::V0, Version::V2];
 
@@ -61,7 +61,7 @@ pub(crate) async fn collect(fetched: &mut FetchResponse) -> branchline_core::Res
     Ok(pack.into())
 }
 
-/// Reads and verifies a pack that is not thin: nothing that it needs may be missing.
+/// Reads and verifies a pack that is not thin: no base may be missing.
 pub(crate) async fn verify(repo: &Repo, pack: &Bytes, shallow: &[gix_hash::ObjectId]) -> Resolved {
     let mut connectivity = Connectivity::new(repo.hash, shallow.iter().copied());
     let mut receiver = PackIndexer::new(repo.hash, PackLimits::default());

@@ -2,7 +2,9 @@
 
 use branchline_core::Error;
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::pack::{EntryHeader, EntryKind, NoBases, Pack, PackLimits, PackWriter};
+use branchline_core::git::pack::{
+    EntryHeader, EntryKind, Index, NoBases, Pack, PackLimits, PackWriter,
+};
 use branchline_core::git::pack::{PackBody, PackBytes as _, PackIndexer};
 use branchline_core::git::refs::RefOutcome;
 use branchline_core::git::smart_http::{
@@ -13,8 +15,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use super::http::{BOTH, all_tips, client};
-use super::repo::Repo;
-use super::server::{Answer, Server};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::repo::Repo;
 
 fn outgoing(pack: impl Into<Bytes>) -> PackBody {
     let pack = pack.into();
@@ -25,7 +27,7 @@ fn outgoing(pack: impl Into<Bytes>) -> PackBody {
     futures_util::stream::iter(pieces).boxed()
 }
 
-/// A pack of all that `wanted` leads to and `had` does not, without offset deltas.
+/// Makes a pack of the objects that `wanted` reaches and `had` does not, without offset deltas.
 fn pack_of(source: &Repo, wanted: &str, had: &str) -> Vec<u8> {
     let revisions = format!("{wanted}\n{had}\n");
     let args = ["pack-objects", "--stdout", "--revs", "--thin", "-q"];
@@ -44,7 +46,7 @@ async fn push(
     remote.push(request).await
 }
 
-async fn remote(server: &Server) -> ReceivePack {
+async fn remote(server: &GitServer) -> ReceivePack {
     client(&server.url(), Version::V2)
         .receive_pack()
         .await
@@ -56,7 +58,7 @@ async fn refs_are_created_moved_and_deleted() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         let source = Repo::with_history(hash, 30, 10);
         let target = Repo::new(hash);
-        let server = Server::new(&target);
+        let server = GitServer::new(&target);
         let (old, new) = (source.id("main~3"), source.id("main"));
 
         let created = [RefCommand::create("refs/heads/main", old)].to_vec();
@@ -87,7 +89,7 @@ async fn refs_are_created_moved_and_deleted() {
         assert!(!target.refs().contains("nested"));
 
         let posts: Vec<_> = server
-            .seen()
+            .requests()
             .into_iter()
             .filter(|s| s.method == "POST")
             .collect();
@@ -112,7 +114,7 @@ async fn a_large_pack_is_streamed_after_a_probe() {
     let blob = String::from_utf8(blob).unwrap();
     source.git(&["update-ref", "refs/tags/noise", blob.trim()]);
     let target = Repo::new(HashKind::Sha1);
-    let server = Server::new(&target);
+    let server = GitServer::new(&target);
     let created = [RefCommand::create("refs/tags/noise", source.id("noise"))].to_vec();
     let pack = pack_of(&source, "noise", "");
     let report = push(&remote(&server).await, created, Some(pack))
@@ -120,7 +122,7 @@ async fn a_large_pack_is_streamed_after_a_probe() {
         .unwrap();
     assert!(report.is_complete(), "{report:?}");
     target.fsck();
-    let seen = server.seen();
+    let seen = server.requests();
     let posts: Vec<_> = seen.iter().filter(|s| s.method == "POST").collect();
     assert_eq!(posts.len(), 2);
     assert_eq!(posts[0].body, b"0000");
@@ -128,7 +130,7 @@ async fn a_large_pack_is_streamed_after_a_probe() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_ref_by_ref() {
+async fn refusals_of_the_server_are_reported_per_ref() {
     let source = Repo::with_history(HashKind::Sha1, 20, 5);
     let target = Repo::new(HashKind::Sha1);
     target.git(&[
@@ -138,7 +140,7 @@ async fn what_the_server_refuses_is_told_ref_by_ref() {
         "refs/heads/*:refs/heads/*",
     ]);
     target.git(&["config", "receive.denyNonFastForwards", "true"]);
-    let server = Server::new(&target);
+    let server = GitServer::new(&target);
     let (tip, back) = (source.id("main"), source.id("main~2"));
     let empty = || {
         PackWriter::new(HashKind::Sha1, 0)
@@ -188,7 +190,7 @@ async fn what_the_server_refuses_is_told_ref_by_ref() {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_for_that_is_not_offered() {
+async fn unadvertised_capabilities_are_not_requested_in_a_push() {
     let source = Repo::with_history(HashKind::Sha1, 20, 5);
     for (offered, asked) in [
         (
@@ -199,9 +201,9 @@ async fn nothing_is_asked_for_that_is_not_offered() {
         ("", ""),
     ] {
         let target = Repo::new(HashKind::Sha1);
-        let server = Server::with(&target, move |seen| match seen.method.as_str() {
-            "GET" => Answer::Capabilities(offered),
-            _ => Answer::Git,
+        let server = GitServer::with(&target, move |seen| match seen.method.as_str() {
+            "GET" => Response::Capabilities(offered),
+            _ => Response::Git,
         });
         let tip = source.id("main");
         let commands = vec![RefCommand::create("refs/heads/main", tip)];
@@ -216,7 +218,7 @@ async fn nothing_is_asked_for_that_is_not_offered() {
         };
         assert_eq!(report.refs, [("refs/heads/main".into(), outcome)]);
         assert_eq!(target.id("main"), tip);
-        let request = server.seen().pop().unwrap().body;
+        let request = server.requests().pop().unwrap().body;
         let first = format!("{} {tip} refs/heads/main\0{asked}0000PACK", "0".repeat(40));
         assert_eq!(&request[4..4 + first.len()], first.as_bytes());
 
@@ -229,10 +231,10 @@ async fn nothing_is_asked_for_that_is_not_offered() {
 }
 
 #[tokio::test]
-async fn a_broken_pack_changes_nothing() {
+async fn a_corrupt_pack_does_not_change_the_target() {
     let source = Repo::with_history(HashKind::Sha1, 20, 5);
     let target = Repo::new(HashKind::Sha1);
-    let server = Server::new(&target);
+    let server = GitServer::new(&target);
     let create = || vec![RefCommand::create("refs/heads/main", source.id("main"))];
     let mut pack = pack_of(&source, "main", "");
     let middle = pack.len() / 2;
@@ -244,7 +246,7 @@ async fn a_broken_pack_changes_nothing() {
     assert!(matches!(report.refs[0].1, RefOutcome::Rejected(_)));
     assert_eq!(report.check().unwrap_err().kind(), ErrorKind::Transport);
 
-    // What fails at our end is told as it is.
+    // An error of our own pack is returned unchanged.
     let failing: PackBody = futures_util::stream::iter([
         Ok(Bytes::from(pack[..100].to_vec())),
         Err(Error::new(branchline_core::ErrorKind::Deadline, "no time left").into()),
@@ -261,12 +263,12 @@ async fn a_broken_pack_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_report_that_is_cut_off_is_transport_although_the_push_happened() {
+async fn a_cut_report_is_a_transport_error_although_the_push_happened() {
     let source = Repo::with_history(HashKind::Sha1, 20, 5);
     let target = Repo::new(HashKind::Sha1);
-    let server = Server::with(&target, |seen| match seen.body.len() {
-        5.. => Answer::Cut(20),
-        _ => Answer::Git,
+    let server = GitServer::with(&target, |seen| match seen.body.len() {
+        5.. => Response::Cut(20),
+        _ => Response::Git,
     });
     let tip = source.id("main");
     let commands = vec![RefCommand::create("refs/heads/main", tip)];
@@ -280,10 +282,10 @@ async fn a_report_that_is_cut_off_is_transport_although_the_push_happened() {
 }
 
 #[tokio::test]
-async fn what_is_fetched_can_be_pushed_on_without_being_held() {
+async fn a_fetched_pack_is_pushed_without_being_buffered() {
     let source = Repo::with_history(HashKind::Sha1, 40, 20);
     let target = Repo::new(HashKind::Sha1);
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let upload = client(&from.url(), Version::V2)
         .upload_pack(&[])
         .await
@@ -319,6 +321,7 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
         let source = Repo::with_history(hash, 40, 20);
         source.git(&["repack", "-adfq"]);
         let (pack, index) = source.only_pack();
+        let (pack, index) = (Bytes::from(pack), Index::parse(hash, index.into()).unwrap());
         let size = pack.len() as u64;
         let mut reader = Pack::new(index.clone(), size, PackLimits::default()).unwrap();
         let mut writer = PackWriter::new(hash, u32::try_from(index.len()).unwrap());
@@ -356,7 +359,7 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
 
         let target = Repo::new(hash);
         target.git(&["config", "transfer.fsckObjects", "true"]);
-        let server = Server::new(&target);
+        let server = GitServer::new(&target);
         let created = vec![RefCommand::create("refs/heads/main", source.id("main"))];
         let report = push(&remote(&server).await, created, Some(out.clone()))
             .await
@@ -390,9 +393,9 @@ async fn deltas_of_a_fetched_pack_are_pushed_again_by_id() {
 }
 
 #[tokio::test]
-async fn pushing_is_asked_of_both_kinds_of_client_in_version_0() {
+async fn a_push_uses_version_0_from_clients_of_both_versions() {
     let target = Repo::new(HashKind::Sha1);
-    let server = Server::new(&target);
+    let server = GitServer::new(&target);
     for version in BOTH {
         let remote = client(&server.url(), version).receive_pack().await.unwrap();
         assert_eq!(remote.advertisement.version, Version::V0);

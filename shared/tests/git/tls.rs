@@ -1,4 +1,4 @@
-//! TLS, with certificates of one's own.
+//! TLS with self-signed certificates.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,10 +15,10 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::http::{all_tips, client_with, collect, settings, verify};
-use super::repo::Repo;
-use super::server::Server;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::Repo;
 
-/// Speaks TLS for a server that does not; its certificate (PEM) and port.
+/// Starts a TLS proxy in front of a plain server; returns its certificate (PEM) and port.
 async fn terminate(server: SocketAddr) -> (Vec<u8>, u16) {
     let made =
         rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "git.invalid".to_owned()])
@@ -33,7 +33,7 @@ async fn terminate(server: SocketAddr) -> (Vec<u8>, u16) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // It ends with the test's runtime.
+    // The task ends with the test's runtime.
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
@@ -50,9 +50,9 @@ async fn terminate(server: SocketAddr) -> (Vec<u8>, u16) {
 }
 
 #[tokio::test]
-async fn https_is_spoken_with_those_who_are_trusted() {
+async fn https_requires_a_trusted_certificate() {
     let repo = Repo::with_history(HashKind::Sha1, 20, 5);
-    let server = Server::new(&repo);
+    let server = GitServer::new(&repo);
     let (certificate, port) = terminate(server.address()).await;
     let url = format!("https://127.0.0.1:{port}/r.git");
     let trusting = HttpSettings {
@@ -83,7 +83,7 @@ async fn https_is_spoken_with_those_who_are_trusted() {
         assert_eq!(git_http(&broken).unwrap_err().kind(), ErrorKind::Config);
     }
 
-    let seen = server.seen().len();
+    let seen = server.requests().len();
     let error = client_with(&url, &settings())
         .upload_pack(&[])
         .await
@@ -95,10 +95,14 @@ async fn https_is_spoken_with_those_who_are_trusted() {
         "{}",
         error.report()
     );
-    assert_eq!(server.seen().len(), seen, "nothing was said to a stranger");
+    assert_eq!(
+        server.requests().len(),
+        seen,
+        "an untrusted server receives no request"
+    );
 }
 
-/// A proxy that leads every tunnel to that port; its own port, and what it was asked.
+/// Starts a proxy that connects every tunnel to `port`; returns its own port and its log.
 async fn tunnel(to: u16) -> (u16, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -128,7 +132,7 @@ async fn tunnel(to: u16) -> (u16, Arc<Mutex<String>>) {
 #[tokio::test]
 async fn https_goes_through_a_proxy_that_learns_only_the_host() {
     let repo = Repo::with_history(HashKind::Sha1, 20, 5);
-    let server = Server::new(&repo);
+    let server = GitServer::new(&repo);
     let (certificate, port) = terminate(server.address()).await;
     let (proxy, asked) = tunnel(port).await;
     let settings = HttpSettings {
@@ -152,6 +156,10 @@ async fn https_goes_through_a_proxy_that_learns_only_the_host() {
         !asked.contains("r.git") && !asked.contains("\r\nauthorization"),
         "{asked}"
     );
-    assert!(server.seen()[0].headers.contains_key("authorization"));
-    assert!(!server.seen()[0].headers.contains_key("proxy-authorization"));
+    assert!(server.requests()[0].headers.contains_key("authorization"));
+    assert!(
+        !server.requests()[0]
+            .headers
+            .contains_key("proxy-authorization")
+    );
 }

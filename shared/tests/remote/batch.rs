@@ -19,8 +19,8 @@ use bstr::BString;
 use super::http::remote;
 use super::local::{at, local};
 use super::push_by_size::noise;
-use super::repo::Repo;
-use super::server::Server;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::Repo;
 
 /// Refs of a requested push, with `-` before deletions.
 type RequestedPush = Vec<String>;
@@ -394,7 +394,7 @@ async fn temporary_tags_are_never_mirrored() {
 #[tokio::test]
 async fn remaining_commits_are_pushed_in_batches_even_if_the_server_cannot_filter() {
     let source = linear(45);
-    let server = Server::new(&source);
+    let server = GitServer::new(&source);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.git");
     let from = remote(&server.url(), Version::V0);

@@ -10,9 +10,9 @@ use branchline_core::mirror::{MirrorOptions, mirror};
 use branchline_core::remote::{PrePublishHook, ReceivedObjects, Remote as _};
 use branchline_core::{Error, ErrorKind};
 
-use crate::http::{BOTH, assert_equal, everything, remote, strict};
-use crate::repo::{Repo, history};
-use crate::server::{Answer, Server};
+use crate::remote::http::{BOTH, assert_equal, everything, remote, strict};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::repo::{Repo, history};
 
 fn packet(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(format!("{:04x}", data.len() + 4).as_bytes());
@@ -39,11 +39,11 @@ fn pack(repo: &Repo, objects: &[String]) -> Vec<u8> {
 /// Mirrors from a server that advertises the refs of `source` and sends `pack`.
 async fn send(source: &Repo, target: &Repo, pack: &[u8]) -> Error {
     let body = answer(pack);
-    let from = Server::with(source, move |seen| match seen.method.as_str() {
-        "GET" => Answer::Git,
-        _ => Answer::Bytes(body.clone()),
+    let from = GitServer::with(source, move |seen| match seen.method.as_str() {
+        "GET" => Response::Git,
+        _ => Response::Bytes(body.clone()),
     });
-    let to = Server::new(target);
+    let to = GitServer::new(target);
     let (from, to) = (
         remote(&from.url(), Version::V0),
         remote(&to.url(), Version::V2),
@@ -161,8 +161,8 @@ async fn invalid_refs_are_refused() {
         );
         packet(&mut body, format!("{id} {name}\n").as_bytes());
         body.extend_from_slice(b"0000");
-        let from = Server::with(&source, move |_| Answer::Bytes(body.clone()));
-        let to = Server::new(&target);
+        let from = GitServer::with(&source, move |_| Response::Bytes(body.clone()));
+        let to = GitServer::new(&target);
         let (from, to) = (
             remote(&from.url(), Version::V0),
             remote(&to.url(), Version::V2),
@@ -186,7 +186,7 @@ async fn a_shallow_source_is_refused_with_a_remedy() {
         let url = format!("file://{}", full.path.display());
         source.git(&["fetch", "-q", "--depth=2", &url, "main:main"]);
         let target = Repo::new(HashKind::Sha1);
-        let (from, to) = (Server::new(&source), Server::new(&target));
+        let (from, to) = (GitServer::new(&source), GitServer::new(&target));
         let (from, to) = (remote(&from.url(), version), remote(&to.url(), version));
         let error = mirror(&from, &to, &everything(), None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{}", error.report());
@@ -201,7 +201,7 @@ async fn different_hash_functions_are_refused() {
         Repo::with_history(HashKind::Sha256, 4, 2),
         Repo::new(HashKind::Sha1),
     );
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let (from, to) = (
         remote(&from.url(), Version::V2),
         remote(&to.url(), Version::V2),
@@ -212,25 +212,22 @@ async fn different_hash_functions_are_refused() {
 }
 
 /// Starts a server that runs `act` once, just before a service handles its request.
-fn with_concurrent_writer(repo: &Repo, act: impl Fn() + Send + Sync + 'static) -> Server {
+fn with_concurrent_writer(repo: &Repo, act: impl Fn() + Send + Sync + 'static) -> GitServer {
     let done = AtomicBool::new(false);
-    Server::with(repo, move |seen| {
+    GitServer::with(repo, move |seen| {
         let text = String::from_utf8_lossy(&seen.body);
         let works = text.contains("want ") || text.contains(" refs/");
         if works && !done.swap(true, Ordering::SeqCst) {
             act();
         }
-        Answer::Git
+        Response::Git
     })
 }
 
 fn git_in(repo: &Repo, args: &'static [&'static str]) -> impl Fn() + Send + Sync + use<> {
-    let (path, home) = (repo.path.clone(), repo.path.parent().unwrap().to_owned());
+    let path = repo.path.clone();
     move || {
-        let mut command = std::process::Command::new("git");
-        crate::repo::environment(&mut command, &home);
-        let done = command.arg("-C").arg(&path).args(args).status().unwrap();
-        assert!(done.success());
+        branchline_test_support::git::git(&path, args).unwrap();
     }
 }
 
@@ -250,7 +247,7 @@ async fn a_source_that_moves_meanwhile_is_read_again() {
         &["update-ref", "refs/heads/main", "refs/heads/main~2"],
     );
     let from = with_concurrent_writer(&source, rewind);
-    let to = Server::new(&target);
+    let to = GitServer::new(&target);
     let tip = source.id("main");
     let (from, to) = (
         remote(&from.url(), Version::V0),
@@ -272,7 +269,7 @@ async fn a_target_that_moves_meanwhile_is_read_again() {
         Repo::with_history(HashKind::Sha1, 10, 3),
         strict(HashKind::Sha1),
     );
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let from = remote(&from.url(), Version::V2);
     let first = remote(&to.url(), Version::V2);
     mirror(&from, &first, &everything(), None).await.unwrap();
@@ -332,7 +329,7 @@ async fn a_failing_hook_prevents_ref_updates() {
         Repo::with_history(HashKind::Sha1, 10, 3),
         Repo::new(HashKind::Sha1),
     );
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let (from, to) = (
         remote(&from.url(), Version::V2),
         remote(&to.url(), Version::V2),

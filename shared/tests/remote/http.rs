@@ -16,8 +16,9 @@ use branchline_core::remote::{
 use branchline_core::{ErrorKind, Result};
 use bstr::BString;
 
-use crate::repo::{Repo, history};
-use crate::server::{Answer, Seen, Server};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::http::ReceivedRequest;
+use branchline_test_support::repo::{Repo, history};
 
 pub(crate) const BOTH: [Version; 2] = [Version::V0, Version::V2];
 
@@ -68,18 +69,18 @@ pub(crate) fn count(repo: &Repo) -> u64 {
 }
 
 /// Returns method and service of each request.
-fn requests(server: &Server) -> Vec<String> {
-    let seen = server.seen();
-    let shown = seen.iter().map(|seen: &Seen| {
-        let service = crate::server::service(&seen.target);
+fn requests(server: &GitServer) -> Vec<String> {
+    let seen = server.requests();
+    let shown = seen.iter().map(|seen: &ReceivedRequest| {
+        let service = branchline_test_support::http::service(&seen.target);
         format!("{} {service}", seen.method)
     });
     shown.collect()
 }
 
 async fn run(
-    source: &Server,
-    target: &Server,
+    source: &GitServer,
+    target: &GitServer,
     version: Version,
     options: &MirrorOptions,
 ) -> MirrorStats {
@@ -102,7 +103,7 @@ async fn a_mirror_equals_its_source_and_a_second_run_writes_nothing() {
         for version in BOTH {
             let (source, target) = (Repo::with_history(hash, 30, 12), strict(hash));
             add_refs(&source);
-            let (from, to) = (Server::new(&source), Server::new(&target));
+            let (from, to) = (GitServer::new(&source), GitServer::new(&target));
             let first = run(&from, &to, version, &everything()).await;
             assert_equal(&source, &target);
             let created = count(&source);
@@ -110,7 +111,7 @@ async fn a_mirror_equals_its_source_and_a_second_run_writes_nothing() {
             assert_eq!((first.created, first.objects), (created, objects));
             assert!(first.complete && first.bytes > 0 && first.rejected.is_empty());
 
-            let (from, to) = (Server::new(&source), Server::new(&target));
+            let (from, to) = (GitServer::new(&source), GitServer::new(&target));
             let second = run(&from, &to, version, &everything()).await;
             let expected = MirrorStats {
                 complete: true,
@@ -139,7 +140,7 @@ async fn only_new_objects_are_sent() {
             Repo::with_history(HashKind::Sha1, 40, 12),
             strict(HashKind::Sha1),
         );
-        let (from, to) = (Server::new(&source), Server::new(&target));
+        let (from, to) = (GitServer::new(&source), GitServer::new(&target));
         run(&from, &to, version, &everything()).await;
 
         // A branch moves forward, one back, one becomes a directory; tags are created and deleted.
@@ -181,7 +182,7 @@ async fn refs_that_only_the_target_has_stay_unless_pruned() {
     );
     target.git(&["update-ref", "refs/heads/only/here", "main"]);
     target.git(&["update-ref", "refs/keep/this", "main"]);
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let options = MirrorOptions::default();
     let kept = run(&from, &to, Version::V2, &options).await;
     assert_eq!(kept.deleted, 0);
@@ -210,7 +211,7 @@ async fn head_is_read_in_all_its_forms() {
     for version in BOTH {
         let source = Repo::with_history(HashKind::Sha1, 10, 3);
         source.git(&["update-ref", "refs/heads/other", "main"]);
-        let server = Server::new(&source);
+        let server = GitServer::new(&source);
         let head = async || -> Option<Head> {
             let prefixes: Vec<BString> = vec!["refs/heads/".into()];
             let opened = remote(&server.url(), version).source(&prefixes).await;
@@ -252,7 +253,7 @@ async fn an_empty_side_is_not_an_error() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
         for version in BOTH {
             let (source, target) = (Repo::new(hash), Repo::new(hash));
-            let (from, to) = (Server::new(&source), Server::new(&target));
+            let (from, to) = (GitServer::new(&source), GitServer::new(&target));
             let outcome = run(&from, &to, version, &everything()).await;
             let nothing = MirrorStats {
                 complete: true,
@@ -263,7 +264,7 @@ async fn an_empty_side_is_not_an_error() {
                 "an empty source is mirrored into an empty target"
             );
             let full = Repo::with_history(hash, 5, 2);
-            let to = Server::new(&full);
+            let to = GitServer::new(&full);
             let before = full.refs();
             assert_eq!(run(&from, &to, version, &everything()).await, nothing);
             assert_eq!(full.refs(), before, "refs must stay without `prune`");
@@ -277,7 +278,7 @@ async fn a_rejected_ref_does_not_stop_the_others() {
         Repo::with_history(HashKind::Sha1, 20, 5),
         strict(HashKind::Sha1),
     );
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     run(&from, &to, Version::V2, &everything()).await;
     target.git(&["config", "receive.denyNonFastForwards", "true"]);
     source.git(&["update-ref", "refs/heads/main", "main~5"]);
@@ -317,15 +318,15 @@ async fn five_thousand_refs_are_two_pushes() {
     });
     source.input(&["update-ref", "--stdin"], lines.as_bytes());
     source.git(&["pack-refs", "--all"]);
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let outcome = run(&from, &to, Version::V2, &everything()).await;
     assert_equal(&source, &target);
     assert_eq!(outcome.created, count(&source));
-    let pushes = |seen: &&Seen| seen.method == "POST" && seen.body.len() > 4;
-    assert_eq!(to.seen().iter().filter(pushes).count(), 2);
-    let fetches = |seen: &&Seen| seen.method == "POST";
+    let pushes = |seen: &&ReceivedRequest| seen.method == "POST" && seen.body.len() > 4;
+    assert_eq!(to.requests().iter().filter(pushes).count(), 2);
+    let fetches = |seen: &&ReceivedRequest| seen.method == "POST";
     assert!(
-        from.seen().iter().filter(fetches).count() <= 3,
+        from.requests().iter().filter(fetches).count() <= 3,
         "the second push needs no object that is not there"
     );
 }
@@ -377,7 +378,7 @@ impl Target for FewTarget {
 #[tokio::test]
 async fn a_push_of_no_or_too_many_refs_makes_no_request() {
     let repo = Repo::with_history(HashKind::Sha1, 3, 1);
-    let server = Server::new(&repo);
+    let server = GitServer::new(&repo);
     let mut target = remote(&server.url(), Version::V2).target().await.unwrap();
     let report = target.push(Push::default()).await.unwrap();
     assert_eq!(report, PushReport::default());
@@ -407,11 +408,11 @@ async fn packs_have_only_deltas_that_the_target_accepts() {
             Repo::with_history(HashKind::Sha1, 30, 8),
             strict(HashKind::Sha1),
         );
-        let to = Server::with(&target, move |seen| match seen.method.as_str() {
-            "GET" => Answer::Capabilities(words),
-            _ => Answer::Git,
+        let to = GitServer::with(&target, move |seen| match seen.method.as_str() {
+            "GET" => Response::Capabilities(words),
+            _ => Response::Git,
         });
-        let from = Server::new(&source);
+        let from = GitServer::new(&source);
         let opened = remote(&to.url(), Version::V2).target().await.unwrap();
         let accepts = opened.accepts();
         assert_eq!(
@@ -429,11 +430,11 @@ async fn packs_have_only_deltas_that_the_target_accepts() {
             "`{words}`: refs are read if nothing is reported"
         );
         assert_equal(&source, &target);
-        let asked = |seen: &&Seen, word: &str| {
+        let asked = |seen: &&ReceivedRequest, word: &str| {
             let text = String::from_utf8_lossy(&seen.body);
             text.contains("command=fetch") && text.contains(word)
         };
-        let seen = from.seen();
+        let seen = from.requests();
         let any = |word: &str| seen.iter().any(|seen| asked(&seen, word));
         assert_eq!(any("thin-pack"), thin, "{words}");
         assert_eq!(any("ofs-delta"), offset_deltas, "{words}");

@@ -10,10 +10,10 @@ use branchline_core::git::advertisement::Version;
 use branchline_core::mirror::{MirrorOptions, MirrorStats, mirror};
 use tokio::time::Instant;
 
-use crate::http::{BOTH, Few, assert_equal, count, everything, remote, strict};
-use crate::proxy::{Fault, Proxy};
-use crate::repo::{Repo, history};
-use crate::server::{Answer, Server};
+use crate::remote::http::{BOTH, Few, assert_equal, count, everything, remote, strict};
+use crate::remote::proxy::{Fault, Proxy};
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::repo::{Repo, history};
 
 /// A source, and a target that lacks some of its objects, both behind relays.
 struct Scene {
@@ -23,7 +23,7 @@ struct Scene {
     to: Proxy,
     before: String,
     version: Version,
-    _servers: [Server; 2],
+    _servers: [GitServer; 2],
 }
 
 impl Scene {
@@ -32,7 +32,7 @@ impl Scene {
             Repo::with_history(HashKind::Sha1, 25, 10),
             strict(HashKind::Sha1),
         );
-        let servers = [Server::new(&source), Server::new(&target)];
+        let servers = [GitServer::new(&source), GitServer::new(&target)];
         let from = Proxy::new(servers[0].address());
         let to = Proxy::new(servers[1].address());
         let scene = Self {
@@ -190,7 +190,7 @@ async fn attempts_that_change_refs_do_not_count_against_the_limit() {
             &format!("main~{n}"),
         ]);
     }
-    let (from, to) = (Server::new(&source), Server::new(&target));
+    let (from, to) = (GitServer::new(&source), GitServer::new(&target));
     let proxy = Proxy::new(to.address());
     // Each reading of refs and one push of one ref succeed, then the next push fails.
     proxy.set(Fault::RefuseEvery(4));
@@ -211,7 +211,7 @@ async fn the_deadline_ends_a_run_and_the_next_one_resumes() {
         Repo::with_history(HashKind::Sha1, 20, 5),
         strict(HashKind::Sha1),
     );
-    let from = Server::new(&source);
+    let from = GitServer::new(&source);
     // From the second pack on the server does not answer, until the fault is cleared.
     let (stuck, well) = (
         Arc::new(AtomicBool::new(false)),
@@ -219,7 +219,7 @@ async fn the_deadline_ends_a_run_and_the_next_one_resumes() {
     );
     let (seen_by_rule, is_well) = (Arc::clone(&stuck), Arc::clone(&well));
     let packs = std::sync::Mutex::new(0);
-    let to = Server::with(&target, move |seen| {
+    let to = GitServer::with(&target, move |seen| {
         // The rule is called before the body is read, and again afterwards.
         let push = seen.method == "POST" && seen.target.ends_with("/git-receive-pack");
         if push && seen.body.is_empty() {
@@ -227,10 +227,10 @@ async fn the_deadline_ends_a_run_and_the_next_one_resumes() {
             *packs += 1;
             if *packs >= 2 && !is_well.load(Ordering::SeqCst) {
                 seen_by_rule.store(true, Ordering::SeqCst);
-                return Answer::Silence;
+                return Response::Silence;
             }
         }
-        Answer::Git
+        Response::Git
     });
     let source_remote = remote(&from.url(), Version::V2);
     let few = Few(remote(&to.url(), Version::V2), 3);

@@ -16,7 +16,7 @@ use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
-use crate::lfs_server::{Fault, LfsServer, oid};
+use branchline_test_support::lfs_server::{Fault, LfsServer, oid};
 
 pub(crate) const MEMORY: usize = 64 << 20;
 
@@ -170,7 +170,7 @@ async fn batches_have_a_hundred_objects_and_stored_objects_are_not_sent() {
     );
     assert_eq!(copy(&source, &target, &pointers).await.unwrap(), 0);
     assert_eq!(
-        server.seen().len(),
+        server.requests().len(),
         213,
         "a second run asks the source for nothing"
     );
@@ -373,14 +373,14 @@ async fn credentials_are_sent_only_to_their_origin() {
         // The other server requires the header, which is not sent.
         let error = copy(&source, &target, &[pointer(body)]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{}", error.report());
-        let asked = server.seen();
+        let asked = server.requests();
         assert!(
             asked
                 .iter()
                 .all(|seen| !seen.is_batch() || seen.headers.contains_key("authorization"))
         );
-        assert!(!other.seen().is_empty(), "the other server was asked");
-        for seen in other.seen() {
+        assert!(!other.requests().is_empty(), "the other server was asked");
+        for seen in other.requests() {
             assert!(!seen.headers.contains_key("authorization"), "{seen:?}");
             assert!(!seen.headers.contains_key("x-token"), "{seen:?}");
         }
@@ -398,7 +398,7 @@ async fn credentials_are_sent_only_to_their_origin() {
         .await
         .unwrap();
     let basic = "Basic dXNlcjpzZWNyZXQ=";
-    for seen in own.seen() {
+    for seen in own.requests() {
         assert_eq!(
             seen.headers.get("authorization").map(String::as_str),
             Some(basic)
@@ -513,5 +513,5 @@ async fn without_a_store_objects_are_left_out_and_counted() {
         }
         assert_eq!((copy.copied().left_out, copy.copied().objects), (2, 0));
     }
-    assert!(server.seen().is_empty());
+    assert!(server.requests().is_empty());
 }

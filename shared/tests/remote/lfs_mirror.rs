@@ -16,13 +16,13 @@ use branchline_core::remote::{Remote, Source, Target};
 use branchline_core::{ErrorKind, Result};
 use bstr::BString;
 
-use crate::http::{assert_equal, everything, remote, strict};
-use crate::lfs::{MEMORY, http, pointer};
-use crate::lfs_server::{LfsServer, oid};
-use crate::repo::{Repo, environment};
-use crate::s3_bundle_fixture::World as Bundles;
-use crate::s3_dumb_fixture::World;
-use crate::server::{Answer, Server};
+use crate::remote::http::{assert_equal, everything, remote, strict};
+use crate::remote::lfs::{MEMORY, http, pointer};
+use crate::remote::s3_bundle_fixture::World as Bundles;
+use crate::remote::s3_dumb_fixture::World;
+use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::lfs_server::{LfsServer, oid};
+use branchline_test_support::repo::Repo;
 
 fn with_lfs() -> MirrorOptions {
     MirrorOptions {
@@ -86,13 +86,13 @@ impl Remote for Beside {
 }
 
 /// Serves a repository, and redirects LFS clients to another server.
-fn serve(repo: &Repo, lfs: &LfsServer) -> Server {
+fn serve(repo: &Repo, lfs: &LfsServer) -> GitServer {
     let base = lfs.base();
-    Server::with(repo, move |seen| {
+    GitServer::with(repo, move |seen| {
         if seen.target.contains("/info/lfs/") {
-            Answer::Redirect(307, format!("{base}{}", seen.target))
+            Response::Redirect(307, format!("{base}{}", seen.target))
         } else {
-            Answer::Git
+            Response::Git
         }
     })
 }
@@ -157,17 +157,17 @@ async fn every_version_of_every_file_is_copied_before_refs_move() {
     let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
     assert_eq!(outcome.lfs, copied(20, 30));
     let (copy, second) = (strict(HashKind::Sha1), LfsServer::new(&[]));
-    let end = Server::new(&copy);
+    let end = GitServer::new(&copy);
     let end = Beside(remote(&end.url(), Version::V2), http(&second));
     let outcome = mirror(&target, &end, &with_lfs(), None).await.unwrap();
     assert_eq!(outcome.lfs, copied(0, 30));
     assert_equal(&repo, &copy);
     assert!(second.objects() == lfs.objects());
-    let requests = (lfs.seen().len(), second.seen().len());
+    let requests = (lfs.requests().len(), second.requests().len());
     let outcome = mirror(&target, &end, &with_lfs(), None).await.unwrap();
     assert_eq!(outcome.lfs, TransferReport::default());
     assert_eq!(
-        (lfs.seen().len(), second.seen().len()),
+        (lfs.requests().len(), second.requests().len()),
         requests,
         "nothing new, nothing asked"
     );
@@ -179,7 +179,7 @@ async fn every_version_of_every_file_is_copied_before_refs_move() {
 async fn a_changed_pointer_in_a_thin_pack_is_found() {
     let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
     let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
-    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let (from, to) = (GitServer::new(&repo), GitServer::new(&copy));
     let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
     let target = Beside(remote(&to.url(), Version::V2), http(&second));
     for n in 0..4 {
@@ -205,7 +205,7 @@ async fn a_missing_object_prevents_refs_from_moving() {
     let (repo, copy) = (Repo::new(HashKind::Sha1), strict(HashKind::Sha1));
     point(&repo, "large.bin", b"nowhere");
     let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
-    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let (from, to) = (GitServer::new(&repo), GitServer::new(&copy));
     let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
     let target = Beside(remote(&to.url(), Version::V2), http(&second));
     let error = mirror(&source, &target, &with_lfs(), None)
@@ -229,7 +229,7 @@ async fn too_little_memory_to_find_all_pointers_is_an_error() {
     point(&repo, "other", bodies[1]);
     repo.git(&["repack", "-adfq", "--window=50"]);
     let (lfs, second) = (LfsServer::new(&bodies), LfsServer::new(&[]));
-    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let (from, to) = (GitServer::new(&repo), GitServer::new(&copy));
     let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
     let target = Beside(remote(&to.url(), Version::V2), http(&second));
     let little = MirrorOptions {
@@ -249,12 +249,7 @@ async fn too_little_memory_to_find_all_pointers_is_an_error() {
 }
 
 fn git(folder: &Path, args: &[&str]) -> String {
-    let mut command = Command::new("git");
-    environment(&mut command, folder);
-    let output = command.arg("-C").arg(folder).args(args).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "git {args:?}: {said}");
-    String::from_utf8(output.stdout).unwrap()
+    branchline_test_support::git::git(folder, args).unwrap()
 }
 
 /// git-lfs pushes to a server, which is mirrored to a bucket, which is mirrored to a second
@@ -268,7 +263,7 @@ async fn objects_pushed_by_git_lfs_are_fetched_by_git_lfs_after_two_mirrors() {
     }
     let (repo, copy) = (strict(HashKind::Sha1), strict(HashKind::Sha1));
     let (lfs, second) = (LfsServer::new(&[]), LfsServer::new(&[]));
-    let (from, to) = (Server::new(&repo), Server::new(&copy));
+    let (from, to) = (GitServer::new(&repo), GitServer::new(&copy));
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("work");
     std::fs::create_dir(&work).unwrap();

@@ -12,7 +12,7 @@ use branchline_core::remote::local::LocalRepository;
 use branchline_core::{ErrorKind, Result};
 
 use super::objects::{lay, rich};
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 pub(crate) fn local(path: &Path) -> LocalRepository {
     LocalRepository::new(path, PackLimits::default().with_memory(16 << 20))
@@ -38,7 +38,7 @@ async fn run_with(source: &Path, target: &Path, options: &MirrorOptions) -> Resu
 /// Opens a repository that a mirroring wrote.
 pub(crate) fn at(path: &Path, hash: HashKind) -> Repo {
     Repo {
-        _dir: None,
+        dir: None,
         path: path.to_owned(),
         hash,
     }

@@ -16,7 +16,7 @@ use branchline_core::testkit::KilledFs;
 use branchline_core::{Error, ErrorKind, Result};
 
 use super::local::{at, local, options, run};
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 fn copy(from: &Path, to: &Path) {
     let done = std::process::Command::new("cp")

@@ -18,7 +18,7 @@ use branchline_core::remote::{PackBody, PackRequest};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// Counts the ranges that are read.
 #[derive(Default)]

@@ -14,9 +14,9 @@ use branchline_core::remote::{PackRequest, Remote};
 use branchline_core::storage::ObjectStore;
 use tempfile::TempDir;
 
-use crate::repo::{Repo, history};
-use crate::s3_bundle::check_bundle;
-use crate::s3_bundle_fixture::{World, collect, fetch_all, mirror_all};
+use crate::remote::s3_bundle::check_bundle;
+use crate::remote::s3_bundle_fixture::{World, collect, fetch_all, mirror_all};
+use branchline_test_support::repo::{Repo, history};
 
 /// Minimum size of a part in these tests.
 pub(crate) const MIN_PART_BYTES: usize = 2000;

@@ -12,9 +12,9 @@ use branchline_core::pack_cache::PackCache;
 use branchline_core::remote::{PackRequest, Remote};
 use branchline_core::testkit::{Failing, FaultPlan, When};
 
-use crate::pack_cache::{Disk, commit, repository};
-use crate::repo::Repo;
-use crate::s3_bundle_fixture::{fetch_all, mirror_all};
+use crate::remote::pack_cache::{Disk, commit, repository};
+use crate::remote::s3_bundle_fixture::{fetch_all, mirror_all};
+use branchline_test_support::repo::Repo;
 
 /// Returns a disk with the cached pack of a repository that was pushed twice.
 async fn disk_after_two_pushes() -> (Disk, Repo) {
@@ -258,7 +258,7 @@ async fn a_pack_with_forged_checksums_is_never_served() {
                 offset_deltas: true,
             };
             let pack = match source.fetch(&wanted).await {
-                Ok(pack) => crate::s3_bundle_fixture::collect(pack).await,
+                Ok(pack) => crate::remote::s3_bundle_fixture::collect(pack).await,
                 Err(error) => Err(error),
             };
             match pack {

@@ -14,7 +14,7 @@ use branchline_core::remote::{PackBody, PackRequest};
 use bytes::Bytes;
 
 use super::objects::{Folder, all, database, lay, lines, open, packs, rich};
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 #[tokio::test]
 async fn all_of_a_pack_is_sent_as_it_lies() {

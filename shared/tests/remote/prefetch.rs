@@ -19,7 +19,7 @@ use bstr::BString;
 use super::batch::linear;
 use super::local::{at, local};
 use super::push_by_size::noise;
-use super::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// Events in order.
 #[derive(Clone, Default)]

@@ -19,9 +19,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::local::local;
-use super::repo::Repo;
 use super::s3_bundle_fixture::World as Bundles;
 use super::s3_dumb_fixture::{World as Dumb, mirror_options as all};
+use branchline_test_support::repo::Repo;
 
 /// Makes `commits` commits with one incompressible file of `bytes` bytes each, and a branch from
 /// the middle.

@@ -5,8 +5,8 @@ use branchline_core::git::HashKind;
 use branchline_core::remote::s3_bundle::BundleOptions;
 use branchline_core::remote::{Head, Remote};
 
-use crate::repo::{Repo, history};
-use crate::s3_bundle_fixture::{World, bundle, collect, fetch_all, mirror_all, set_refs};
+use crate::remote::s3_bundle_fixture::{World, bundle, collect, fetch_all, mirror_all, set_refs};
+use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
 
@@ -370,7 +370,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
         thin: false,
         offset_deltas: true,
     };
-    let pack = crate::s3_bundle_fixture::pack_objects(&repo.path, repo.hash, &wanted);
+    let pack = crate::remote::s3_bundle_fixture::pack_objects(&repo.path, repo.hash, &wanted);
     let options = IncomingOptions {
         hash: repo.hash,
         limits: PackLimits::default(),

@@ -17,9 +17,9 @@ use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use bstr::BStr;
 use futures_util::FutureExt as _;
 
-use crate::repo::Repo;
-use crate::s3_bundle_faults::{commit, listed, small};
-use crate::s3_bundle_fixture::{GitRemote, World, bundle, fetch_all, mirror_all};
+use crate::remote::s3_bundle_faults::{commit, listed, small};
+use crate::remote::s3_bundle_fixture::{GitRemote, World, bundle, fetch_all, mirror_all};
+use branchline_test_support::repo::Repo;
 
 const MIN: usize = 5 << 20;
 const LOCK: &str = "r/refs/heads/main/LOCK#.lock";
@@ -257,7 +257,7 @@ async fn parts_copied_from_a_replaced_bundle_are_never_published() {
     let repo = Repo::new(branchline_core::git::HashKind::Sha1);
     repo.input(
         &["fast-import", "--quiet"],
-        &crate::repo::history(0, 30, 20),
+        &branchline_test_support::repo::history(0, 30, 20),
     );
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
     let tip = repo.id("main");

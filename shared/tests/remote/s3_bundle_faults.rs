@@ -9,8 +9,8 @@ use branchline_core::remote::Remote;
 use branchline_core::remote::s3_bundle::BundleRemote;
 use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 
-use crate::repo::{Repo, history};
-use crate::s3_bundle_fixture::{World, fetch_all, mirror_all};
+use crate::remote::s3_bundle_fixture::{World, fetch_all, mirror_all};
+use branchline_test_support::repo::{Repo, history};
 
 pub(crate) fn commit(repo: &Repo, parents: &[&str], message: &str) -> String {
     let tree = repo.git(&["rev-parse", "main^{tree}"]);
@@ -189,7 +189,7 @@ async fn push_one(repo: &Repo, remote: &BundleRemote, id: &str) {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
         ..MirrorOptions::default()
     };
-    let local = crate::s3_bundle_fixture::GitRemote::new(repo);
+    let local = crate::remote::s3_bundle_fixture::GitRemote::new(repo);
     mirror::mirror(&local, remote, &options, None)
         .await
         .unwrap();

@@ -19,7 +19,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use bstr::BString;
 use bytes::Bytes;
 
-use crate::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// A bucket, and the clock for the age of locks.
 pub(crate) struct World {
@@ -258,11 +258,8 @@ pub(crate) fn pack_objects(
 ) -> Vec<u8> {
     let _ = hash;
     let git = |args: &[&str], input: &str| {
-        let mut command = std::process::Command::new("git");
-        crate::repo::environment(&mut command, path.parent().unwrap());
+        let mut command = branchline_test_support::git::command(path);
         let mut child = command
-            .arg("-C")
-            .arg(path)
             .args(args)
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())

@@ -9,9 +9,9 @@ use branchline_core::name::ObjectKey;
 use branchline_core::remote::{Head, Remote};
 use branchline_core::storage::{ObjectStoreExt as _, PutOptions};
 
-use crate::repo::{Repo, history};
-use crate::s3_bundle_faults::{commit, listed, small};
-use crate::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
+use crate::remote::s3_bundle_faults::{commit, listed, small};
+use crate::remote::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
+use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
 
@@ -136,7 +136,9 @@ async fn a_long_chain_of_incremental_bundles_is_read() {
         ..Default::default()
     };
     let pack = source.fetch(&wanted).await.unwrap();
-    let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
+    let pack = crate::remote::s3_bundle_fixture::collect(pack)
+        .await
+        .unwrap();
     let copy = Repo::new(HashKind::Sha1);
     copy.index_pack(&pack, false);
     copy.git(&["update-ref", "refs/heads/b", &repo.id("b").to_string()]);
@@ -395,7 +397,9 @@ async fn an_invalid_bundle_does_not_affect_other_refs() {
         ..Default::default()
     };
     let pack = source.fetch(&wanted).await.unwrap();
-    let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
+    let pack = crate::remote::s3_bundle_fixture::collect(pack)
+        .await
+        .unwrap();
     Repo::new(HashKind::Sha1).index_pack(&pack, false);
 }
 

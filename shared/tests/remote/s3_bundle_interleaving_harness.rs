@@ -24,8 +24,8 @@ use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::repo::Repo;
-use crate::s3_bundle_fixture::{World, bundle, pack_objects};
+use crate::remote::s3_bundle_fixture::{World, bundle, pack_objects};
+use branchline_test_support::repo::Repo;
 
 pub(crate) const REF: &str = "refs/heads/main";
 pub(crate) const FOLDER: &str = "r/refs/heads/main/";
@@ -469,7 +469,9 @@ pub(crate) async fn judge(
                 offset_deltas: true,
             };
             let pack = source.fetch(&wanted).await.unwrap();
-            let pack = crate::s3_bundle_fixture::collect(pack).await.unwrap();
+            let pack = crate::remote::s3_bundle_fixture::collect(pack)
+                .await
+                .unwrap();
             prop_assert!(pack.starts_with(b"PACK"));
         }
         if !repaired {

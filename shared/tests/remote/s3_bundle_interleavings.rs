@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use crate::s3_bundle_fixture::World;
-use crate::s3_bundle_interleaving_harness::{Call, Gate, WriterResult, judge, start};
+use crate::remote::s3_bundle_fixture::World;
+use crate::remote::s3_bundle_interleaving_harness::{Call, Gate, WriterResult, judge, start};
 
 /// State of the bucket in terms that are equal in every run, because locks hold random words.
 #[derive(Default, Hash)]

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use proptest::prelude::*;
 
-use crate::s3_bundle_fixture::World;
-use crate::s3_bundle_interleaving_harness::{Gate, Writer, WriterResult, judge, start};
+use crate::remote::s3_bundle_fixture::World;
+use crate::remote::s3_bundle_interleaving_harness::{Gate, Writer, WriterResult, judge, start};
 
 /// Pending once: the scheduler polls a writer once for each step.
 struct Step(bool);

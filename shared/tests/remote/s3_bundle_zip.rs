@@ -20,8 +20,8 @@ use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
-use crate::repo::{Repo, history};
-use crate::s3_bundle_fixture::{GitRemote, World, mirror_all};
+use crate::remote::s3_bundle_fixture::{GitRemote, World, mirror_all};
+use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";

@@ -8,9 +8,9 @@ use branchline_core::remote::Remote as _;
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
-use crate::git_remote::{GitRemote, git};
-use crate::repo::{Repo, history};
-use crate::s3_dumb_fixture::{PREFIX, StaticServer, World, bucket, mirror_options};
+use crate::remote::s3_dumb_fixture::{PREFIX, StaticServer, World, bucket, mirror_options};
+use branchline_test_support::repo::{Repo, history};
+use branchline_test_support::{git::git, git_remote::GitRemote};
 
 fn puts(world: &World) -> Vec<String> {
     let journal = world.store.journal();

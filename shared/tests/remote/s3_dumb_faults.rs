@@ -10,9 +10,9 @@ use branchline_core::remote::s3_dumb::DumbOptions;
 use branchline_core::storage::ObjectStore;
 use branchline_core::testkit::{Failing, FaultPlan, When};
 
-use crate::git_remote::GitRemote;
-use crate::repo::{Repo, history};
-use crate::s3_dumb_fixture::{Judge, World, mirror_options};
+use crate::remote::s3_dumb_fixture::{Judge, World, mirror_options};
+use branchline_test_support::git_remote::GitRemote;
+use branchline_test_support::repo::{Repo, history};
 
 /// State of the target before the mirror that fails.
 #[derive(Clone, Copy, Debug)]

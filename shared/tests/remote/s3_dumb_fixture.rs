@@ -17,8 +17,8 @@ use branchline_core::storage::{ObjectStore, PutOptions};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use bytes::Bytes;
 
-use crate::git_remote::{GitRemote, git};
-use crate::repo::Repo;
+use branchline_test_support::repo::Repo;
+use branchline_test_support::{git::git, git_remote::GitRemote};
 
 pub(crate) const PREFIX: &str = "repos/r.git/";
 /// Start of the memory store's clock.
@@ -174,8 +174,10 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let clone = dir.path().join("clone.git");
         let url = server.url();
-        let done = git(dir.path(), &["clone", "-q", "--mirror", &url, "clone.git"]);
-        let done = done.map_err(|error| format!("git clone: {error}"))?;
+        let git = |folder: &std::path::Path, args: &[&str]| {
+            git(folder, args).map_err(|error| error.to_string())
+        };
+        let done = git(dir.path(), &["clone", "-q", "--mirror", &url, "clone.git"])?;
         assert_eq!(done, "");
         let report = git(&clone, &["fsck", "--full", "--strict", "--no-dangling"])?;
         assert_eq!(report, "", "git fsck finds nothing");
@@ -243,7 +245,7 @@ impl Judge {
             .or_insert_with(|| {
                 let id = id.to_string();
                 let args = ["rev-list", "--objects", "--no-object-names", &id];
-                let listed = git(&self.path, &args).unwrap();
+                let listed = git(&self.path, args).unwrap();
                 let mut ids: Vec<_> = listed.lines().map(str::to_owned).collect();
                 ids.push(id);
                 ids

@@ -9,8 +9,8 @@ use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::{ObjectStore as _, PutOptions};
 use futures_util::TryStreamExt as _;
 
-use crate::repo::Repo;
-use crate::s3_dumb_fixture::{Judge, NOW, PREFIX, World, bucket, grow, mirror_options};
+use crate::remote::s3_dumb_fixture::{Judge, NOW, PREFIX, World, bucket, grow, mirror_options};
+use branchline_test_support::repo::Repo;
 
 const DAY: i64 = 24 * 60 * 60;
 

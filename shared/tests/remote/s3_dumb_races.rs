@@ -9,9 +9,9 @@ use branchline_core::mirror::{self, mirror};
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
-use crate::git_remote::GitRemote;
-use crate::repo::{Repo, history};
-use crate::s3_dumb_fixture::{Judge, World, mirror_options};
+use crate::remote::s3_dumb_fixture::{Judge, World, mirror_options};
+use branchline_test_support::git_remote::GitRemote;
+use branchline_test_support::repo::{Repo, history};
 
 fn only(pattern: &str) -> mirror::MirrorOptions {
     mirror::MirrorOptions {

@@ -15,8 +15,8 @@ pub(super) use branchline_tests::environment::BUCKET;
 /// The function that the state machines call.
 pub(super) const MIGRATION: &str = "migration";
 
-/// What the template deploys, with the fleets' bucket given and backups on, for the
-/// repositories of a pattern.
+/// Resolves the template with the fleets' bucket and backups of the repositories that
+/// `pattern` selects.
 pub(super) fn deployment<'a>(
     template: &'a Template,
     pattern: &str,
@@ -126,14 +126,14 @@ impl Interpreter {
     }
 }
 
-/// What is known of an execution.
+/// Record of an execution.
 #[derive(Debug)]
 pub(super) struct Run(pub(super) Value);
 
 impl Run {
-    /// How the mapping with this source ended: its output, or its error's name.
+    /// Returns the output of the mapping with this source, or its error's name.
     pub(super) fn item(&self, source: &str) -> Result<&Value, &str> {
-        let items = self.0["items"].as_array().expect("items are told");
+        let items = self.0["items"].as_array().expect("items are recorded");
         let mut of_source = items
             .iter()
             .filter(|item| item["input"]["mapping"]["source"] == source);
@@ -147,7 +147,7 @@ impl Run {
 
     /// The sources of all mappings that were started, sorted.
     pub(super) fn sources(&self) -> Vec<&str> {
-        let items = self.0["items"].as_array().expect("items are told");
+        let items = self.0["items"].as_array().expect("items are recorded");
         let sources = items.iter().map(|item| &item["input"]["mapping"]["source"]);
         let mut sources: Vec<&str> = sources.filter_map(Value::as_str).collect();
         sources.sort_unstable();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use branchline_dev::lambda::FunctionConfig;
 use branchline_dev::s3::store::{Precondition, PutOptions, Query};
+use branchline_test_support::git;
 use branchline_tests::environment::{TestEnvironment, built_programs};
-use branchline_tests::git;
 use branchline_tests::template::Template;
 use serde_json::{Value, json};
 
@@ -17,9 +17,9 @@ use super::{put, stage};
 
 /// The bucket that is mirrored to.
 const MIRRORS: &str = "mirrors";
-/// How long an invocation works before it answers `incomplete`.
+/// Time that an invocation works before it answers `incomplete`.
 const WORK: Duration = Duration::from_secs(6);
-/// What it leaves of its time.
+/// Margin that an invocation leaves of its time.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// Makes a repository with one commit and returns that commit's id.
@@ -87,7 +87,7 @@ async fn start() -> Result<Option<(TestEnvironment, Interpreter)>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
+async fn a_fleet_is_mirrored_and_failed_mappings_are_retried() -> Result<()> {
     let Some((stage, mut interpreter)) = start().await? else {
         return Ok(());
     };
@@ -138,7 +138,7 @@ async fn a_fleet_is_mirrored_and_what_failed_is_made_up_for() -> Result<()> {
     Ok(())
 }
 
-/// What lies below a prefix of the bucket of mirrors, as keys and what they hold.
+/// Returns keys and contents of the objects with a prefix in the bucket of mirrors.
 fn objects(stage: &TestEnvironment, prefix: &str) -> Result<BTreeMap<String, String>> {
     let store = stage.server.store();
     let page = store.bucket(MIRRORS)?.list(&Query {

@@ -1,4 +1,4 @@
-//! What the template deploys for fleets.
+//! Resources of the template for fleets.
 
 use anyhow::{Context as _, Result};
 use branchline_tests::template::Template;
@@ -64,7 +64,7 @@ fn the_state_machines_roles_name_what_they_allow() -> Result<()> {
 }
 
 #[test]
-fn lists_and_results_lie_where_the_role_may_go() -> Result<()> {
+fn lists_and_results_are_where_the_role_may_read_and_write() -> Result<()> {
     let template = Template::load()?;
     let deployment = deployment(&template, "*")?;
     let statements = deployment.statements_of_role("MirrorFleetRole")?;
@@ -83,7 +83,7 @@ fn lists_and_results_lie_where_the_role_may_go() -> Result<()> {
     Ok(())
 }
 
-/// A definition as it lies in the repository, and all of its states, with those of maps.
+/// Returns all states of a definition in the repository, with those inside of maps.
 fn states(name: &str) -> Result<Vec<(String, Value)>> {
     fn collect(machine: &Value, all: &mut Vec<(String, Value)>) {
         for (name, state) in machine["States"].as_object().into_iter().flatten() {
@@ -98,7 +98,7 @@ fn states(name: &str) -> Result<Vec<(String, Value)>> {
     Ok(all)
 }
 
-/// What the interpreter of the tests does not do, Step Functions does when it is asked to.
+/// The interpreter of the tests ignores these settings, so they are checked in the definition.
 #[test]
 fn maps_are_distributed_bounded_tolerant_and_write_their_results() -> Result<()> {
     let states = states("mirror-fleet")?;

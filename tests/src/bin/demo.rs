@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use branchline_dev::faults::Service;
 use branchline_dev::pipeline::{Execution, Status};
+use branchline_test_support::git;
+use branchline_tests::compare;
 use branchline_tests::environment::{BUCKET, MIGRATION, PIPELINE, Setup, TestEnvironment};
-use branchline_tests::{compare, git};
 use clap::Parser;
 use serde_json::json;
 
@@ -25,7 +26,7 @@ struct Arguments {
 
 /// The repository on the server.
 const NAME: &str = "demo";
-/// What a demo keeps in its folder.
+/// Names of the files that a demo leaves in its folder.
 const LEFT_BEHIND: [&str; 4] = ["server", "work", "artifact.zip", "mirror.git"];
 /// The bucket that everyone may read.
 const MIRRORS: &str = "mirrors";
@@ -178,7 +179,7 @@ async fn mirror(stage: &TestEnvironment, data: &Path) -> Result<()> {
     run_migration(stage, &event).await
 }
 
-/// Calls the migration function, and tells what it did.
+/// Calls the migration function and prints its result.
 async fn run_migration(stage: &TestEnvironment, event: &serde_json::Value) -> Result<()> {
     let before = stage.requests_of(MIGRATION, Service::S3);
     let answer = stage.call(MIGRATION, event).await;
@@ -208,7 +209,7 @@ fn clear(data: &Path) -> Result<()> {
         let name = entry?.file_name();
         if !LEFT_BEHIND.iter().any(|left| *left == name) {
             bail!(
-                "{} holds `{}`, which is no demo's; give a folder that is new or empty",
+                "{} holds `{}`, which a demo does not make; give a folder that is new or empty",
                 data.display(),
                 name.display()
             );
@@ -272,7 +273,7 @@ impl Demo {
         }
     }
 
-    /// Pushes a commit to the branch and tells what came of it.
+    /// Pushes a commit to the branch and prints the execution that it started.
     async fn push(&self, stage: &TestEnvironment, work: &Path, commit: &str) -> Result<()> {
         let before = stage.executions().len();
         let subject = git::git(work, ["log", "-1", "--format=%h %s", commit])?;
@@ -294,7 +295,7 @@ impl Demo {
                 why.join("\n")
             );
         };
-        tell(execution)?;
+        print_execution(execution)?;
         if execution.variables.get("COMMIT_ID").map(String::as_str) != Some(commit) {
             bail!(
                 "the execution is of another commit: {:?}",
@@ -322,8 +323,8 @@ impl Demo {
     }
 }
 
-/// Tells of an execution that succeeded.
-fn tell(execution: &Execution) -> Result<()> {
+/// Prints an execution, which must have succeeded.
+fn print_execution(execution: &Execution) -> Result<()> {
     if execution.status != Status::Succeeded {
         bail!(
             "execution {} failed: {:?}",

@@ -1,5 +1,5 @@
-//! A Lambda function that panics when its event says so, in the frame of the real ones: what
-//! becomes of a defect is shown without one.
+//! A Lambda function that panics when its event says so, in the frame of the real ones, so
+//! that tests see how a defect is reported.
 
 use std::process::ExitCode;
 use std::sync::Arc;

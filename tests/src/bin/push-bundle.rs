@@ -1,5 +1,5 @@
-//! Pushes one commit to an S3 bundle remote when its standard input ends, and prints `ok`
-//! or `conflict`: a writer of ours that races against others, and that can be killed.
+//! Pushes one commit to an S3 bundle remote when standard input ends, and prints `ok` or
+//! `conflict`: a writer of a race that can be killed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use branchline_core::storage::client::SdkObjectStore;
 use branchline_tests::bundle_push::push_one;
 use clap::Parser;
 
-/// Pushes one commit; AWS is reached as its variables say.
+/// Pushes one commit; AWS is configured by its environment variables.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The repository that has the commit.
@@ -34,10 +34,10 @@ struct Arguments {
     /// The commit that the ref is expected to name.
     #[arg(long)]
     old: String,
-    /// The commit that it shall name.
+    /// The commit that the ref names after the push.
     #[arg(long)]
     new: String,
-    /// When a lock counts as left behind.
+    /// Age at which a lock counts as abandoned, in seconds.
     #[arg(long, default_value_t = 60)]
     lock_lifetime_seconds: u64,
     /// The folder for copies of packs, which other writers may use, too.
@@ -63,9 +63,12 @@ async fn main() -> Result<()> {
     let bucket = BucketName::new(&arguments.bucket)?;
     let prefix = KeyPrefix::new(&arguments.prefix)?;
     let remote = BundleRemote::new(Arc::new(store), bucket, prefix, options);
-    let id = |hex: &str| ObjectId::from_hex(hex.as_bytes()).context("a commit's id is wanted");
+    let id = |hex: &str| {
+        ObjectId::from_hex(hex.as_bytes())
+            .context("an object id of 40 or 64 hex digits is expected")
+    };
     let (old, new) = (id(&arguments.old)?, id(&arguments.new)?);
-    // What it takes to get here is no part of a race.
+    // The race starts here: setting up the client is not part of it.
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
         .await??;
     let done = push_one(&remote, &arguments.repository, &arguments.name, old, new).await?;

@@ -1,5 +1,4 @@
-//! CloudFormation's functions, as far as the template uses them; one that is not known here
-//! is an error.
+//! CloudFormation's functions, as far as the template uses them; any other is an error.
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
@@ -7,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::ResolvedTemplate;
 
 impl ResolvedTemplate<'_> {
-    /// What a value of the template comes to; `None` where it comes to nothing.
+    /// Evaluates a value of the template; `None` for `AWS::NoValue`.
     pub(super) fn value(&self, value: &Value) -> Result<Option<Value>> {
         Ok(match value {
             Value::Object(map) => {
@@ -48,7 +47,7 @@ impl ResolvedTemplate<'_> {
                 .iter()
                 .map(|one| self.holds(one))
                 .try_fold(false, |so_far, holds| holds.map(|holds| so_far || holds))?,
-            _ => bail!("{condition} is no condition that is known here"),
+            _ => bail!("the condition function of {condition} is not supported here"),
         })
     }
 
@@ -141,7 +140,7 @@ impl ResolvedTemplate<'_> {
         })
     }
 
-    /// What a resource is called. One whose condition does not hold cannot be referred to.
+    /// Returns the name of a resource. One whose condition is false cannot be referred to.
     fn name(&self, resource: &str) -> Result<String> {
         if !self.has(resource)? {
             bail!("`{resource}` is neither a parameter nor a resource of this deployment");
@@ -158,7 +157,7 @@ impl ResolvedTemplate<'_> {
             let kind = &self.template.document["Resources"][resource]["Type"];
             kind.as_str().context("a resource has a type")?
         } else {
-            bail!("`{resource}` is no resource of this deployment");
+            bail!("`{resource}` is not a resource of this deployment");
         };
         let name = self.name(resource)?;
         let arn = |service: &str, rest: &str| {

@@ -8,7 +8,7 @@ use branchline_migration::Status;
 use tokio::time::Instant;
 
 use crate::fixture::*;
-use crate::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 /// `DEADLINE_MARGIN_SECONDS` of the fixture.
 const MARGIN: Duration = Duration::from_secs(10);

@@ -24,7 +24,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use branchline_migration::{Answer, Config, Context, handle};
 use serde_json::{Value, json};
 
-use crate::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 pub(crate) fn bucket() -> BucketName {
     BucketName::new("mirrors").expect("because the bucket name is valid")

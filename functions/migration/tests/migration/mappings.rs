@@ -6,7 +6,7 @@ use branchline_migration::Status;
 use serde_json::json;
 
 use crate::fixture::*;
-use crate::repo::Repo;
+use branchline_test_support::repo::Repo;
 
 #[tokio::test]
 async fn an_answer_counts_refs_objects_and_bytes() {
@@ -121,8 +121,8 @@ async fn rejected_refs_fail_the_mapping_with_the_reasons_of_the_target() {
         .await
         .expect_err("a ref is rejected");
     assert_eq!(failure.kind(), ErrorKind::Conflict);
-    let words = "the target refused 1 refs: `refs/heads/side/by/side`: `refs/heads/side` is in \
-                 the way, as git sees names";
+    let words = "the target refused 1 refs: `refs/heads/side/by/side`: `refs/heads/side` \
+                 conflicts with the name";
     assert!(failure.message().contains(words), "{}", failure.message());
     let published = fixture
         .published("one")

@@ -5,3 +5,4 @@ mod flow;
 mod healing;
 mod refusals;
 mod schedule;
+mod snapshots;

@@ -8,9 +8,5 @@
 mod fetch;
 mod hostile_servers;
 mod http;
-#[path = "../../../git/tests/formats/only_pack.rs"]
-mod only_pack;
 mod push;
-mod repo;
-mod server;
 mod tls;

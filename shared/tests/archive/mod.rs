@@ -4,19 +4,6 @@
     reason = "helpers of tests are tests, even outside of a `#[test]` function"
 )]
 
-#[expect(
-    dead_code,
-    reason = "shared with the tests of git's formats, which use more"
-)]
-#[path = "../git/repo.rs"]
-mod repo;
-#[expect(
-    dead_code,
-    reason = "shared with the tests of git's formats, which use more"
-)]
-#[path = "../git/server.rs"]
-mod server;
-
 mod attributes;
 mod compare;
 mod content;

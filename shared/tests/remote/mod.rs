@@ -2,26 +2,15 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what helps a test may fail it where it stands"
+    reason = "a helper of a test fails the test by panicking"
 )]
-
-#[path = "../git/repo.rs"]
-mod repo;
-#[expect(
-    dead_code,
-    reason = "shared with the tests of git's formats, which use more"
-)]
-#[path = "../git/server.rs"]
-mod server;
 
 mod batch;
-mod git_remote;
 mod hostile_sources;
 mod http;
 mod interrupted;
 mod lfs;
 mod lfs_mirror;
-mod lfs_server;
 mod local;
 mod local_crashes;
 mod objects;

@@ -1,4 +1,4 @@
-//! moto, another S3 and services that the development server does not have.
+//! moto: a second S3, and services that the development server does not have.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-/// A moto server that stops with its value.
+/// A running `moto_server`, stopped when dropped.
 #[derive(Debug)]
 pub struct Moto {
     process: Child,
@@ -17,8 +17,11 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts it from the Python environment that `BRANCHLINE_VENV` names; `None` when it
-    /// names none.
+    /// Starts moto from the Python environment that the variable `BRANCHLINE_VENV` names;
+    /// `None` if it is not set.
+    ///
+    /// # Errors
+    /// moto does not start.
     pub fn start() -> Result<Option<Self>> {
         let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
             eprintln!(
@@ -29,10 +32,13 @@ impl Moto {
         Self::start_from(&environment).map(Some)
     }
 
-    /// Starts it from a Python environment.
+    /// Starts moto from the Python environment in the folder `environment`.
+    ///
+    /// # Errors
+    /// moto does not start.
     pub fn start_from(environment: &Path) -> Result<Self> {
-        // moto does not tell which port it got for 0: one that is free now is asked for.
-        // Another process may take it first, and then the next one is tried.
+        // moto does not print the port that it got for 0, so a free one is chosen here.
+        // Because another process may take it first, three are tried.
         for _ in 0..3 {
             let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let process = Command::new(environment.join("bin/moto_server"))
@@ -51,19 +57,25 @@ impl Moto {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        bail!("moto_server does not start")
+        bail!("moto_server did not start on any of three ports")
     }
 
-    /// Where it is.
+    /// Returns the URL of all services.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Stores a secret in Secrets Manager, and a parameter in SSM; their ARNs.
+    /// Stores `secret` in Secrets Manager and in SSM and returns the two ARNs.
+    ///
+    /// # Errors
+    /// moto refuses a call.
     pub fn keep(&self, name: &str, secret: &str) -> Result<[String; 2]> {
         let input = serde_json::json!({ "Name": name, "SecretString": secret });
         let kept = self.call("secretsmanager", "secretsmanager.CreateSecret", &input)?;
-        let arn = kept["ARN"].as_str().context("it has an ARN")?.to_owned();
+        let arn = kept["ARN"]
+            .as_str()
+            .context("the response has no ARN")?
+            .to_owned();
         let input = serde_json::json!({
             "Name": format!("/{name}"), "Value": secret, "Type": "SecureString",
         });
@@ -72,13 +84,16 @@ impl Moto {
         Ok([arn, parameter])
     }
 
-    /// Where it listens.
+    /// Returns the address that moto listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Calls an operation of a service that speaks JSON. moto checks no signature, but
-    /// reads the service and the region off it.
+    /// Calls an operation of a service with a JSON protocol. moto does not check the
+    /// signature, but takes the service and the region from it.
+    ///
+    /// # Errors
+    /// moto refuses the call, or its response is not JSON.
     pub fn call(&self, service: &str, target: &str, input: &Value) -> Result<Value> {
         let body = input.to_string();
         let mut stream = TcpStream::connect(self.address)?;
@@ -93,12 +108,17 @@ impl Moto {
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("it has an end")?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .context("the response has no end of headers")?;
         ensure!(head.starts_with("HTTP/1.1 200"), "moto: {answer}");
-        serde_json::from_str(body).context("moto answers JSON")
+        serde_json::from_str(body).context("the response is not JSON")
     }
 
-    /// Puts what moto asks nobody to sign: a bucket, or its policy.
+    /// Sends an unsigned PUT, which moto accepts for a bucket and for its policy.
+    ///
+    /// # Errors
+    /// moto refuses the call.
     pub fn put(&self, target: &str, body: &str) -> Result<()> {
         let mut stream = TcpStream::connect(self.address)?;
         write!(

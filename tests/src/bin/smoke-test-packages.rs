@@ -1,4 +1,4 @@
-//! `cargo xtask package` starts with this what it built: each bootstrap answers an event, and
+//! Smoke test of what `cargo xtask package` built: each bootstrap answers an event, and
 //! together they take a push to its pipeline.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use branchline_dev::lambda::{FunctionConfig, FunctionRef, Outcome};
 use branchline_dev::server::{Options, Server};
+use branchline_test_support::git;
 use branchline_tests::environment::{Setup, TestEnvironment};
-use branchline_tests::git;
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ struct Arguments {
     /// The program that runs programs of another processor.
     #[arg(long, requires = "system")]
     emulator: Option<String>,
-    /// Where that processor's system libraries lie.
+    /// Folder with that processor's system libraries.
     #[arg(long)]
     system: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ async fn main() -> Result<()> {
     let scripts = tempfile::tempdir()?;
     let programs = arguments.programs(scripts.path())?;
     for name in &arguments.functions {
-        let [cold, warm] = refuses_nonsense(name, &programs.join(name)).await?;
+        let [cold, warm] = refuses_an_unknown_event(name, &programs.join(name)).await?;
         println!(
             "{name:9} starts, and refuses an unknown event by name: {cold:.0?} from the call to the \
              answer, {warm:.1?} when it runs already"
@@ -75,9 +75,9 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Starts a function alone and sends what no function understands, twice; how long the
-/// answers took.
-async fn refuses_nonsense(name: &str, bootstrap: &Path) -> Result<[Duration; 2]> {
+/// Starts a function alone, sends an unknown event twice and returns the times to the two
+/// answers.
+async fn refuses_an_unknown_event(name: &str, bootstrap: &Path) -> Result<[Duration; 2]> {
     let mut function = FunctionConfig::new(name, bootstrap.to_owned());
     let settings = [
         ("ARTIFACT_BUCKET", "artifacts"),
@@ -108,11 +108,11 @@ async fn refuses_nonsense(name: &str, bootstrap: &Path) -> Result<[Duration; 2]>
         let invoked = invoked.await.map_err(|error| anyhow!("{error:?}"))?;
         *time = begin.elapsed();
         match invoked.outcome {
-            Outcome::Answer(answer) => bail!("{name} accepts nonsense: {answer:?}"),
+            Outcome::Answer(answer) => bail!("{name} accepts an unknown event: {answer:?}"),
             Outcome::Failed(failure) => {
                 let error: Value = serde_json::from_slice(&failure.payload).unwrap_or_default();
                 if error["errorType"] != "branchline.InvalidEvent" {
-                    bail!("{name} fails otherwise than it should: {error}");
+                    bail!("{name} does not fail with `branchline.InvalidEvent` but with {error}");
                 }
             }
         }

@@ -2,10 +2,8 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "what sets a test up fails it by panicking"
+    reason = "a helper of a test fails the test by panicking"
 )]
 
-#[path = "conformance/memory.rs"]
 mod memory;
-#[path = "conformance/moto.rs"]
 mod moto;

@@ -1,0 +1,91 @@
+//! Effects and messages as a reader sees them: objects, executions, errors.
+
+use std::fmt::Write as _;
+
+use branchline_update::Config;
+use insta::assert_snapshot;
+
+use crate::fixture::*;
+
+#[tokio::test]
+async fn a_moved_branch_becomes_one_object_and_one_pinned_execution() {
+    let fixture = UpdateFixture::new(&[("PIPELINE_VARIABLES", "true")]);
+    let tip = fixture.push("feature/login", "hello");
+    fixture.results(moved("feature/login", tip)).await;
+
+    let zip = fixture.latest("demo/feature/login.zip");
+    let executions = fixture.executions();
+    let mut effects = String::new();
+    for execution in &executions {
+        let request = &execution.request;
+        writeln!(effects, "start {}", request.pipeline).expect("because a string grows");
+        if let Some(source) = &request.source {
+            let key = source.object_key.as_deref().unwrap_or("-");
+            let pinned = source.object_version_id.as_deref() == zip.id.as_deref();
+            writeln!(
+                effects,
+                "  {} reads {key}, pinned: {pinned}",
+                source.action_name
+            )
+            .expect("because a string grows");
+        }
+        for (name, value) in &request.variables {
+            writeln!(effects, "  {name} = {value}").expect("because a string grows");
+        }
+    }
+    for name in zip.tags.keys() {
+        writeln!(effects, "tag {name}").expect("because a string grows");
+    }
+    for (name, value) in &zip.metadata.user {
+        writeln!(effects, "metadata {name} = {value}").expect("because a string grows");
+    }
+    assert_snapshot!(effects, @r"
+    start deploy
+      Source reads demo/feature/login.zip, pinned: true
+      REPOSITORY_NAME = demo
+      BRANCH_NAME = feature/login
+      COMMIT_ID = 97bdaf55b8d3a7cf10f4d580a725dd89203eab11
+    tag branchline-execution
+    tag branchline-pipeline
+    metadata branchline-branch = feature/login
+    metadata branchline-commit = 97bdaf55b8d3a7cf10f4d580a725dd89203eab11
+    metadata branchline-files = 3
+    metadata branchline-repository = demo
+    metadata branchline-settings = 8c3602f41e9b6aaa
+    metadata codepipeline-artifact-revision-summary = 97bdaf5 Say hello
+    ");
+}
+
+/// Each message names the setting, the rule and the value that breaks it.
+#[test]
+fn invalid_settings_are_explained() {
+    let mut messages = String::new();
+    for (name, value) in [
+        ("ARTIFACT_BUCKET", "a/b"),
+        ("ARTIFACT_KEY", "{branch}/{what}.zip"),
+        ("ARTIFACT_KEY", "../x.zip"),
+        ("ARCHIVE_PREFIX", "/etc/"),
+        ("ARCHIVE_COMMIT_INFO", "yes"),
+        ("BRANCHES_INCLUDE", "a[b"),
+        ("PIPELINE_NAME", "a/b"),
+        ("PIPELINE_PIN", "latest"),
+        ("KMS_KEY_ID", "arn:aws:s3:eu-west-1:111122223333:key/k"),
+        ("CODECOMMIT_CONCURRENCY", "0"),
+    ] {
+        let settings = [("ARTIFACT_BUCKET", "artifacts"), (name, value)];
+        let error = Config::read(&settings.into_iter().collect()).expect_err(name);
+        writeln!(messages, "{}", error.report()).expect("because a string grows");
+    }
+    assert_snapshot!(messages, @r"
+    `ARTIFACT_BUCKET` is not valid: `a/b` is not a valid bucket name: only letters, digits, `.`, `_` and `-` are allowed
+    `ARTIFACT_KEY` is not valid: `{branch}/{what}.zip` has a placeholder other than `{repository}`, `{branch}` and `{commit}`
+    `ARTIFACT_KEY` is not valid: `../x.zip` is not a valid object key: `.` and `..` are not allowed as path segments
+    `ARCHIVE_PREFIX` is not valid: `/etc/` must be a relative path
+    `ARCHIVE_COMMIT_INFO` is not valid: `yes`: it must be `true` or `false`
+    `BRANCHES_INCLUDE` is not valid: `a[b` is not a valid glob: a `[` has no `]`
+    `PIPELINE_NAME` is not valid: `a/b` is not a valid pipeline name: only letters, digits, `.`, `@`, `_` and `-` are allowed
+    `PIPELINE_PIN` is not valid: `latest` is not `key-and-version`, `version` or `none`
+    `KMS_KEY_ID` is not valid: `arn:aws:s3:eu-west-1:111122223333:key/k` is not a valid KMS key: an ARN of KMS is `arn:aws:kms:<region>:<account>:key/<id>` or `..:alias/<name>`
+    `CODECOMMIT_CONCURRENCY` is not valid: `0`: it must be a number from 1 to 1000
+    ");
+}
