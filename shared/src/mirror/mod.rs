@@ -10,6 +10,8 @@
 //! | [`plan()`] | the difference, as ref updates (pure) |
 //! | `ref_selection` | patterns that select refs (pure) |
 //! | `batch` | splits long histories into pushes under temporary tags |
+//! | `temporary_tag` | names of temporary tags (pure) |
+//! | `clean` | deletes the temporary tags of an unfinished migration |
 //! | `transfer` | one push: fetches a pack from the source and pushes it to the target |
 //! | `prefetch` | the pack of the next push, fetched during this one |
 //! | `pack_limit` | limits of bytes and time of a pack |
@@ -19,11 +21,13 @@
 
 mod attempt;
 mod batch;
+mod clean;
 mod pack_limit;
 mod plan;
 mod prefetch;
 mod progress;
 mod ref_selection;
+mod temporary_tag;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -33,7 +37,8 @@ use async_trait::async_trait;
 use bstr::BString;
 use tokio::time::Instant;
 
-pub use batch::{BatchLimits, clean};
+pub use batch::BatchLimits;
+pub use clean::clean;
 pub use plan::{MirrorPlan, plan};
 pub use ref_selection::RefSelection;
 
@@ -285,7 +290,7 @@ impl Attempt for Mirroring<'_> {
             .refs
             .keys()
             .filter(|name| options.refs.selects(name.as_ref()))
-            .filter(|name| !batch::is_temporary(name.as_ref()))
+            .filter(|name| !temporary_tag::is_temporary(name.as_ref()))
             .cloned()
             .collect();
         target.refresh_archives(&mirrored).await

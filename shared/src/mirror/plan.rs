@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mirror::RefSelection;
-use crate::mirror::batch::is_temporary;
+use crate::mirror::temporary_tag::is_temporary;
 use crate::remote::{Head, RefUpdate, Snapshot};
 
 /// Ref updates that make the target's selected refs equal the source's.

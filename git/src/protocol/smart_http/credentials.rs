@@ -1,12 +1,10 @@
-//! User and password for HTTP Basic, requested before each request.
+//! User and password for HTTP Basic.
 
 use std::fmt;
 
-use async_trait::async_trait;
 use base64::Engine as _;
 use http::HeaderValue;
 
-use super::RepositoryUrl;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A user and a password. `Debug` shows neither.
@@ -54,26 +52,5 @@ impl Credentials {
             HeaderValue::try_from(format!("Basic {encoded}")).expect("because base64 is printable");
         value.set_sensitive(true);
         Ok(value)
-    }
-}
-
-/// A source of credentials.
-#[async_trait]
-pub trait CredentialSource: Send + Sync {
-    /// Returns the credentials for the next request to `repository`; `None` for no login.
-    ///
-    /// Called for each request, because signatures are short-lived, and only for the host
-    /// that the caller named, never for the target of a redirect to another host.
-    async fn credentials(&self, repository: &RepositoryUrl) -> Result<Option<Credentials>>;
-}
-
-/// A source for requests without a login.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoCredentials;
-
-#[async_trait]
-impl CredentialSource for NoCredentials {
-    async fn credentials(&self, _repository: &RepositoryUrl) -> Result<Option<Credentials>> {
-        Ok(None)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `url`, `credentials` | the URL of a repository, and the login for its origin |
+//! | `url`, `credentials`, `credential_source` | the URL of a repository, and the login for its origin |
 //! | `connector`, `upload` | the HTTP stack of the caller, and streamed request bodies |
 //! | `transport` | requests of the protocol, and the errors of their responses |
 //! | `body` | response bodies: bytes, packets, and packs |
@@ -18,6 +18,7 @@
 mod body;
 mod call;
 mod connector;
+mod credential_source;
 mod credentials;
 mod fetch;
 mod push;
@@ -32,7 +33,8 @@ use bstr::BString;
 pub use body::PackStream;
 pub use call::{Address, CallBody, HttpRequestSpec, HttpResponse};
 pub use connector::{ConnectError, Http, HttpConnector, HttpTimeouts, ResponseStream};
-pub use credentials::{CredentialSource, Credentials, NoCredentials};
+pub use credential_source::{CredentialSource, NoCredentials};
+pub use credentials::Credentials;
 pub use fetch::{FetchRequest, FetchResponse, Negotiator, TipNegotiator};
 pub use push::{PushRequest, RefCommand, ReportStatus};
 pub use upload::RequestBody;

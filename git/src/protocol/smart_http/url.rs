@@ -5,7 +5,7 @@ use std::fmt;
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-use super::Credentials;
+use super::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An `http` or `https` URL of a repository.

@@ -23,6 +23,7 @@ use bstr::BString;
 
 use super::pack_limit::{PackMeter, PushLimit};
 use super::progress::RefProgress;
+use super::temporary_tag::{numbered_tag, part_tag};
 use super::transfer::{PushResult, PushedRefs, Transfer};
 use crate::error::Result;
 use crate::git::ObjectId;
@@ -30,9 +31,8 @@ use crate::remote::{BatchPolicy, Head, RefTarget, RefUpdate, Source, Target, Tar
 
 use cut_points::cut_points;
 use history::SourceHistory;
-pub use temporary_tags::clean;
-pub(super) use temporary_tags::{delete, is_temporary, restore};
-use temporary_tags::{deletions, numbered_tag, part_tag};
+use temporary_tags::deletions;
+pub(super) use temporary_tags::{delete, restore};
 
 /// After this many consecutive rejected temporary tags no more are tried: the target would
 /// reject the others too, while the pack grows from one to the next.

@@ -1,53 +1,11 @@
-//! Temporary tags: their names, and their deletion.
+//! Deletion and restoration of temporary tags.
 
-use async_trait::async_trait;
-use bstr::{BStr, BString, ByteSlice as _};
-use tokio::time::Instant;
+use bstr::{BStr, ByteSlice as _};
 
 use crate::error::Result;
-use crate::git::ObjectId;
-use crate::mirror::MirrorResult;
-use crate::mirror::attempt::{self, Attempt};
 use crate::mirror::progress::RefProgress;
-use crate::remote::{BatchPolicy, Push, RefTarget, RefUpdate, Remote, Target};
-
-/// Start of the names of temporary tags. The script appends numbers from 1, and deletes all tags
-/// with this prefix.
-const TAG_PREFIX: &str = "refs/tags/codecommit_migration_";
-/// Continues the names of tags that the script does not make, for parts of its batches; the
-/// start of the commit id follows.
-const PART_PREFIX: &str = "part_";
-/// Hexadecimal digits of the commit id at the end of such a name.
-const PART_DIGITS: usize = 16;
-
-/// Returns true if a ref is a temporary tag of a migration, by the script or by branchline.
-pub(in crate::mirror) fn is_temporary(name: &BStr) -> bool {
-    let Some(rest) = name.strip_prefix(TAG_PREFIX.as_bytes()) else {
-        return false;
-    };
-    is_part_tag(name) || (!rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
-}
-
-/// Returns true if a ref is a temporary tag that the script does not make.
-fn is_part_tag(name: &BStr) -> bool {
-    let rest = name.strip_prefix(TAG_PREFIX.as_bytes());
-    rest.and_then(|rest| rest.strip_prefix(PART_PREFIX.as_bytes()))
-        .is_some_and(|id| id.len() == PART_DIGITS && id.iter().all(u8::is_ascii_hexdigit))
-}
-
-/// Returns the name of the script's `number`th tag.
-pub(super) fn numbered_tag(number: usize) -> BString {
-    format!("{TAG_PREFIX}{number}").into()
-}
-
-/// Returns the name of the tag for a part of a batch that ends at `commit`.
-pub(super) fn part_tag(commit: ObjectId) -> BString {
-    format!(
-        "{TAG_PREFIX}{PART_PREFIX}{}",
-        commit.to_hex_with_len(PART_DIGITS)
-    )
-    .into()
-}
+use crate::mirror::temporary_tag::{is_part_tag, is_temporary};
+use crate::remote::{BatchPolicy, Push, RefTarget, RefUpdate, Target};
 
 /// Returns the deletions of all temporary tags of a target. To a target that the script does not
 /// serve, tags with its names are ordinary ones.
@@ -135,26 +93,4 @@ pub(in crate::mirror) async fn restore(
             "temporary tags are lost: the next run sends their objects again"
         );
     }
-}
-
-/// The deletion of temporary tags, as work to be attempted.
-struct Cleaning<'a>(&'a dyn Remote);
-
-#[async_trait]
-impl Attempt for Cleaning<'_> {
-    fn target(&self) -> &dyn Remote {
-        self.0
-    }
-
-    async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()> {
-        let mut target = self.0.target().await?;
-        progress.start_attempt(target.snapshot());
-        delete(&mut *target, progress, true).await
-    }
-}
-
-/// Deletes the temporary tags of an unfinished migration from `target`, until done or `deadline`
-/// has come; they count as deleted refs. A migration started afterwards pushes them again.
-pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
-    attempt::run_until_done(&mut Cleaning(target), deadline).await
 }

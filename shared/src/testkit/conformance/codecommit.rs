@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::codecommit_setup::CodeCommitSetup;
 use super::triggers::{
     malformed_triggers_are_refused, triggers_are_replaced_as_a_set,
     triggers_beyond_the_quotas_are_refused,
@@ -19,35 +20,6 @@ use crate::git::ObjectId;
 use crate::git::object::{EntryMode, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 use crate::testkit::Entry;
-
-/// A service under test, and its repositories.
-#[async_trait]
-pub trait CodeCommitSetup: Send + Sync {
-    /// Returns the service under test.
-    fn codecommit(&self) -> &dyn CodeCommit;
-
-    /// Creates an empty repository.
-    async fn repository(&self) -> RepositoryName;
-
-    /// Commits changes on top of a branch, which is created if missing.
-    async fn commit(
-        &self,
-        repository: &RepositoryName,
-        branch: &str,
-        changes: &[(&str, Entry)],
-    ) -> CommitId;
-
-    /// Deletes a branch other than the default one.
-    async fn delete_branch(&self, repository: &RepositoryName, branch: &str);
-
-    /// Returns the ARN of a Lambda function that triggers may call.
-    fn function_arn(&self) -> String;
-
-    /// Returns the cases that the service is known to fail.
-    fn skipped(&self) -> &[&str] {
-        &[]
-    }
-}
 
 /// Runs the suite.
 pub async fn codecommit(setup: &dyn CodeCommitSetup) {

@@ -5,13 +5,15 @@
 //! with the reasons.
 
 mod codecommit;
+mod codecommit_setup;
 mod object_store;
 mod pipelines;
 mod triggers;
 
 use std::fmt::Debug;
 
-pub use codecommit::{CodeCommitSetup, codecommit};
+pub use codecommit::codecommit;
+pub use codecommit_setup::CodeCommitSetup;
 pub use object_store::{StoreSetup, object_store};
 pub use pipelines::{PipelinesSetup, pipelines};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::CodeCommitSetup;
+use super::codecommit_setup::CodeCommitSetup;
 use crate::codecommit::{MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Trigger, TriggerEvent};
 use crate::error::ErrorKind;
 

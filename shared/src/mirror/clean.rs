@@ -1,0 +1,33 @@
+//! Deletes what an unfinished migration left at a target.
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::MirrorResult;
+use super::attempt::{self, Attempt};
+use super::batch;
+use super::progress::RefProgress;
+use crate::error::Result;
+use crate::remote::Remote;
+
+/// The deletion of temporary tags, as work to be attempted.
+struct Cleaning<'a>(&'a dyn Remote);
+
+#[async_trait]
+impl Attempt for Cleaning<'_> {
+    fn target(&self) -> &dyn Remote {
+        self.0
+    }
+
+    async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()> {
+        let mut target = self.0.target().await?;
+        progress.start_attempt(target.snapshot());
+        batch::delete(&mut *target, progress, true).await
+    }
+}
+
+/// Deletes the temporary tags of an unfinished migration from `target`, until done or `deadline`
+/// has come; they count as deleted refs. A migration started afterwards pushes them again.
+pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
+    attempt::run_until_done(&mut Cleaning(target), deadline).await
+}
