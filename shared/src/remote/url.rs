@@ -340,7 +340,7 @@ mod tests {
             ("https://u:hunter2@/x", "not valid"),
             ("https://u:hunter2@h/x?y=z", "query"),
             ("https://u:hunter2@h/x#y", "fragment"),
-            ("https://u:hunter2@h h/x", "no URL"),
+            ("https://u:hunter2@h h/x", "not a URL"),
             ("git@hunter2:x/y.git", "ssh"),
             ("ext::sh -c hunter2", "ssh"),
             ("file://hunter2/x", "absolute path"),

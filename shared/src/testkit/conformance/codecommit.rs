@@ -1,4 +1,4 @@
-//! Cases that every [`CodeCommit`] passes.
+//! Cases that every [`CodeCommit`](crate::codecommit::CodeCommit) passes.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,7 @@ use super::triggers::{
     triggers_beyond_the_quotas_are_refused,
 };
 use super::{assert_fails, run_cases};
-use crate::codecommit::{
-    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Unlimited, all_branches, all_repositories,
-};
+use crate::codecommit::{BlobAdmission, MAX_BLOB_BYTES, Unlimited, all_branches, all_repositories};
 use crate::error::ErrorKind;
 use crate::git::ObjectId;
 use crate::git::object::{EntryMode, TreeListing};
