@@ -38,7 +38,7 @@ impl fmt::Display for GitRemote {
     }
 }
 
-fn git_error(error: anyhow::Error) -> Error {
+fn git_error(error: &anyhow::Error) -> Error {
     Error::new(ErrorKind::Internal, format!("{error:#}"))
 }
 
@@ -52,7 +52,8 @@ impl Remote for GitRemote {
     async fn source(&self, _prefixes: &[bstr::BString]) -> Result<Box<dyn Source>> {
         // Without peeled ids, as from a server that does not advertise them.
         let format = "--format=%(objectname) %(refname)";
-        let listed = git(&self.path, ["for-each-ref", format]).map_err(git_error)?;
+        let listed =
+            git(&self.path, ["for-each-ref", format]).map_err(|error| git_error(&error))?;
         let mut refs = Refs::new();
         for line in listed.lines() {
             let (hex, name) = line.split_once(' ').unwrap_or_default();
@@ -62,12 +63,11 @@ impl Remote for GitRemote {
             };
             refs.insert(name.into(), target);
         }
-        let head = match git(&self.path, ["symbolic-ref", "HEAD"]) {
-            Ok(name) => Head::Symbolic(name.into()),
-            Err(_) => {
-                let hex = git(&self.path, ["rev-parse", "HEAD"]).map_err(git_error)?;
-                Head::Detached(id(&hex)?)
-            }
+        let head = if let Ok(name) = git(&self.path, ["symbolic-ref", "HEAD"]) {
+            Head::Symbolic(name.into())
+        } else {
+            let hex = git(&self.path, ["rev-parse", "HEAD"]).map_err(|error| git_error(&error))?;
+            Head::Detached(id(&hex)?)
         };
         Ok(Box::new(GitSource {
             path: self.path.clone(),
@@ -112,7 +112,8 @@ impl Source for GitSource {
         pack_objects.args(["pack-objects", "-q", "--revs", "--stdout", "--threads=1"]);
         pack_objects.args(wanted.thin.then_some("--thin"));
         pack_objects.args(wanted.offset_deltas.then_some("--delta-base-offset"));
-        let pack = run_with_input(&mut pack_objects, revisions.as_bytes()).map_err(git_error)?;
+        let pack = run_with_input(&mut pack_objects, revisions.as_bytes())
+            .map_err(|error| git_error(&error))?;
         let pack = Bytes::from(pack);
         let pieces: Vec<branchline_core::git::Result<Bytes>> = (0..pack.len())
             .step_by(100_000)
