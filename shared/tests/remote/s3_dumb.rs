@@ -62,8 +62,8 @@ async fn later_mirrors_send_only_new_objects_and_stock_git_fetches_only_those() 
     let server = StaticServer::start(world.clone(), 404);
     let dir = tempfile::tempdir().unwrap();
     let clone = dir.path().join("c");
-    git(dir.path(), &["clone", "-q", &server.url(), "c"]).unwrap();
-    let head = git(&clone, &["symbolic-ref", "HEAD"]).unwrap();
+    git(dir.path(), ["clone", "-q", &server.url(), "c"]).unwrap();
+    let head = git(&clone, ["symbolic-ref", "HEAD"]).unwrap();
     assert_eq!(head, "refs/heads/main", "HEAD is the source's");
 
     repo.input(&["fast-import", "--quiet"], &history(60, 2, 20));
@@ -79,10 +79,10 @@ async fn later_mirrors_send_only_new_objects_and_stock_git_fetches_only_those() 
         "only new objects are sent: {old} objects"
     );
     let asked = server.requests();
-    git(&clone, &["fetch", "-q"]).unwrap();
-    let main = git(&clone, &["rev-parse", "refs/remotes/origin/main"]).unwrap();
+    git(&clone, ["fetch", "-q"]).unwrap();
+    let main = git(&clone, ["rev-parse", "refs/remotes/origin/main"]).unwrap();
     assert_eq!(main, repo.git(&["rev-parse", "main"]));
-    let report = git(&clone, &["fsck", "--full", "--strict", "--no-dangling"]).unwrap();
+    let report = git(&clone, ["fsck", "--full", "--strict", "--no-dangling"]).unwrap();
     assert_eq!(report, "");
     let fresh: Vec<_> = server.requests().into_keys().collect();
     let fresh: Vec<_> = fresh
@@ -147,10 +147,10 @@ async fn files_have_media_types_and_cache_headers() {
         std::fs::write(dir.path().join(name), bytes).unwrap();
     }
     let idx = format!("pack-{pack}.idx");
-    git(dir.path(), &["verify-pack", &idx]).unwrap();
+    git(dir.path(), ["verify-pack", &idx]).unwrap();
     git(
         dir.path(),
-        &[
+        [
             "index-pack",
             "--strict",
             "-o",
@@ -209,7 +209,7 @@ async fn head_equals_that_of_the_source_detached_or_unborn() {
     let dir = tempfile::tempdir().unwrap();
     git(
         dir.path(),
-        &[
+        [
             "clone",
             "-q",
             "-c",
@@ -219,7 +219,7 @@ async fn head_equals_that_of_the_source_detached_or_unborn() {
         ],
     )
     .unwrap();
-    let head = git(&dir.path().join("c"), &["rev-parse", "HEAD"]).unwrap();
+    let head = git(&dir.path().join("c"), ["rev-parse", "HEAD"]).unwrap();
     assert_eq!(head, alone, "the clone is detached where the source is");
 }
 
@@ -235,7 +235,7 @@ async fn an_empty_repository_is_a_repository() {
     assert_eq!(calls, ["get", "get"]);
     let server = StaticServer::start(world.clone(), 404);
     let dir = tempfile::tempdir().unwrap();
-    git(dir.path(), &["clone", "-q", &server.url(), "c"]).unwrap();
+    git(dir.path(), ["clone", "-q", &server.url(), "c"]).unwrap();
     assert!(
         dir.path().join("c/.git").is_dir(),
         "stock git clones an empty repository"

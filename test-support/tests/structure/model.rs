@@ -328,10 +328,12 @@ fn is_root(file: &Path) -> bool {
     let is_main = file.file_name().is_some_and(|name| name == "main.rs");
     let parts: Vec<_> = inside.iter().filter_map(|part| part.to_str()).collect();
     match parts.as_slice() {
-        ["build.rs"] | ["src", "lib.rs" | "main.rs"] | ["src", "bin", _] => true,
+        ["build.rs"]
+        | ["src", "lib.rs" | "main.rs"]
+        | ["src", "bin", _]
+        | ["examples" | "benches", _] => true,
         ["tests", _] => !manifest.contains("autotests = false"),
         ["tests", _, _] => is_main && !manifest.contains("autotests = false"),
-        ["examples" | "benches", _] => true,
         _ => false,
     }
 }

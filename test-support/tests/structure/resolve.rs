@@ -81,7 +81,7 @@ fn lookup<'a>(
                 return descend(workspace, other, Vec::new(), rest, left);
             }
             let here = package.modules.get(module)?;
-            let child = [module, &[first.clone()]].concat();
+            let child = [module, std::slice::from_ref(first)].concat();
             let known = package.modules.contains_key(&child)
                 || here.imports.contains_key(name)
                 || here.items.contains(name);
