@@ -278,7 +278,7 @@ async fn a_missing_repository_is_reported_and_nothing_is_written() {
 async fn an_unknown_shape_names_the_field() {
     for (event, part) in [
         (json!({"repo": "demo"}), "`repo`"),
-        (json!([]), "no JSON object"),
+        (json!([]), "must be a JSON object"),
         (json!({"schedule": "yes"}), "`schedule`"),
         (json!({"Records": []}), "`Records`"),
         (json!({"repository": "a/b"}), "`repository`"),
