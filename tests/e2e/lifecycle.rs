@@ -202,7 +202,8 @@ async fn the_plan_is_shown_without_writing() -> Result<()> {
     );
     assert_eq!(text.matches("\n+ branchline-").count(), 2, "{text}");
     assert!(
-        text.trim_end().ends_with("one write would apply the difference"),
+        text.trim_end()
+            .ends_with("one write would apply the difference"),
         "{text}"
     );
     let plan: serde_json::Value = serde_json::from_str(&show(&["--json"]).await?)?;
@@ -219,7 +220,8 @@ async fn the_plan_is_shown_without_writing() -> Result<()> {
         .expect("it is well");
     let text = show(&[]).await?;
     assert!(
-        text.trim_end().ends_with("one write would apply the difference"),
+        text.trim_end()
+            .ends_with("one write would apply the difference"),
         "wip/y has a trigger: {text}"
     );
     assert_eq!(text.matches("\n- ").count(), 1, "{text}");
