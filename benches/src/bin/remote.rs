@@ -2,7 +2,7 @@
 //!
 //! The function reads from a git server; the Python client pushes from a clone on the disk. A
 //! warm function has copies of the packs that it wrote before. Between S3 and both clients there
-//! is the machine's loopback, where a request costs nothing, and then a [link](Link).
+//! is the machine's loopback, where a request costs nothing, and then a [slower link](Speed).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
