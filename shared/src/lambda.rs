@@ -234,7 +234,7 @@ fn trace_id(header: Option<&str>) -> Option<String> {
 /// to the system as soon as they are freed.
 const MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
 
-/// Restarts the program with [`MMAP_THRESHOLD`] set, so that the buffers of large files are
+/// Restarts the program with `MALLOC_MMAP_THRESHOLD_` set, so that the buffers of large files are
 /// returned to the system; to be called before anything else.
 ///
 /// glibc raises its threshold with the first large buffer that is freed. From then on
