@@ -197,7 +197,6 @@ async fn a_fleet_started_again_does_the_rest() -> Result<()> {
     let Some(mut fleet) = Scripted::start().await? else {
         return Ok(());
     };
-    let large = "script:large/lfs-1000,lfs-1000,lfs-1000,lfs-1000,lfs-1000,complete";
     let late = "script:late/branchline.AccessDenied,moved-2,complete";
     put(&fleet.stage, "list.json", &json_list(&[late]))?;
     let input = json!({ "list": { "key": "list.json" } });

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::inventory::Inventory;
 use super::{BATCH, LfsStore, Pointer, PointerScanner, verify_stream};
@@ -56,6 +57,8 @@ pub struct LfsTransfer {
     pub(super) retry: RetryPolicy,
     objects: AtomicU64,
     bytes: AtomicU64,
+    // Objects in work, with the begin of their transfers; also those of transfers that were dropped.
+    in_work: Mutex<BTreeMap<Pointer, Instant>>,
     // Objects for which the target has no store. A set, because a push that is retried leaves the
     // same objects out.
     left_out: Mutex<BTreeSet<Pointer>>,
@@ -96,6 +99,7 @@ impl LfsTransfer {
             retry: RetryPolicy::new(MAX_TRANSFERS),
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            in_work: Mutex::default(),
             left_out: Mutex::default(),
         }
     }
@@ -137,7 +141,7 @@ impl LfsTransfer {
             (None, _) => {}
             (Some((count, _)), None) => report.left_out = count,
             (Some((count, named)), Some(_)) => {
-                (report.missing, report.missing_oids) = (count, named)
+                (report.missing, report.missing_oids) = (count, named);
             }
         }
         report
@@ -323,9 +327,36 @@ impl LfsTransfer {
         let _permits = permits
             .await
             .expect("because the semaphore is never closed");
-        self.retry
+        lock(&self.in_work).insert(pointer.clone(), Instant::now());
+        let result = self
+            .retry
             .run(|| self.transfer_object(source, target, pointer))
-            .await
+            .await;
+        lock(&self.in_work).remove(pointer);
+        result
+    }
+
+    /// Returns the error for an object whose transfer took at least half of the time since `begin`
+    /// and did not end, if this run copied nothing: further runs would not copy it either.
+    pub fn stuck_object_error(&self, begin: Instant) -> Option<Error> {
+        if self.bytes.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let took = begin.elapsed();
+        let in_work = lock(&self.in_work);
+        let (pointer, since) = in_work.iter().min_by_key(|(_, since)| **since)?;
+        if since.elapsed() < took / 2 {
+            return None;
+        }
+        let message = format!(
+            "LFS object {} of {} bytes takes longer than one run: it did not arrive in {} seconds",
+            pointer.oid,
+            pointer.size_bytes,
+            since.elapsed().as_secs()
+        );
+        let hint = "raise the function's timeout or its memory, which brings network, or copy the \
+                    object with `git lfs push`";
+        Some(Error::new(ErrorKind::FileTooLarge, message).with_hint(hint))
     }
 
     async fn transfer_object(
@@ -350,17 +381,13 @@ impl LfsTransfer {
         let count = |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         };
-        let written = match upload {
-            Some(upload) => {
-                upload
-                    .write(Box::pin(content.inspect_err(note)), &count)
-                    .await
-            }
-            None => {
-                let content = verify_stream(pointer, content).inspect_err(note);
-                let written = target.write(pointer, Box::pin(content)).await;
-                written.map(|()| count(pointer.size_bytes))
-            }
+        let written = if let Some(upload) = upload {
+            let content = Box::pin(content.inspect_err(note));
+            upload.write(content, &count).await
+        } else {
+            let content = verify_stream(pointer, content).inspect_err(note);
+            let written = target.write(pointer, Box::pin(content)).await;
+            written.map(|()| count(pointer.size_bytes))
         };
         let Err(error) = written else {
             return Ok(CopyResult::Copied);

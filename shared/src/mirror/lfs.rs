@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bstr::BString;
 use futures_util::TryStreamExt as _;
+use tokio::time::Instant;
 
 use super::{MirrorOptions, temporary_tag};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::git::ObjectId;
 use crate::lfs::{LfsTransfer, Pointer, PointerScanner, SkippedScan, TransferReport};
 use crate::remote::{
@@ -96,6 +97,15 @@ impl LfsWork {
         match self {
             Self::Transfer(transfer, _) => transfer.compares_stored_objects().await,
             Self::Skip(_) | Self::None => Ok(false),
+        }
+    }
+
+    /// Returns the error for an object that takes longer than a run, in a run since `begin` that
+    /// is out of time and copied no LFS object.
+    pub(super) fn stuck_object_error(&self, begin: Instant) -> Option<Error> {
+        match self {
+            Self::Transfer(transfer, _) => transfer.stuck_object_error(begin),
+            Self::Skip(_) | Self::None => None,
         }
     }
 

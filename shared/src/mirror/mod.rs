@@ -116,6 +116,13 @@ pub struct MirrorStats {
     pub lfs: TransferReport,
 }
 
+impl MirrorStats {
+    /// Returns the number of refs that were created, moved or deleted.
+    fn refs_changed(&self) -> u64 {
+        self.created + self.updated + self.deleted
+    }
+}
+
 /// Result of a mirroring, with its counts also after a failure.
 #[derive(Debug)]
 pub struct MirrorResult {
@@ -178,12 +185,17 @@ pub async fn run(
         batches: BatchState::default(),
         deadline,
     };
+    let begin = Instant::now();
     let mut result = attempt::run_until_done(&mut mirroring, deadline).await;
     if result.stats.complete {
         let finish = lfs.finish(source, target, options);
         let finished = attempt::before_deadline(deadline, finish).await;
         result.stats.complete = matches!(finished, Some(Ok(())));
         result.error = finished.and_then(Result::err);
+    }
+    let has_moved = result.stats.objects > 0 || result.stats.refs_changed() > 0;
+    if !result.stats.complete && result.error.is_none() && !has_moved {
+        result.error = lfs.stuck_object_error(begin);
     }
     result.stats.lfs = lfs.report().await;
     attempt::release(&result).await;

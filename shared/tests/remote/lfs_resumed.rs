@@ -4,14 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use branchline_core::ErrorKind;
+use branchline_core::git::HashKind;
+use branchline_core::git::advertisement::Version;
 use branchline_core::lfs::{KeyScheme, LfsStore, LfsTransfer, Pointer, S3Lfs};
+use branchline_core::mirror::{self, LfsPolicy};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
 use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _, UploadId};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::remote::http::{remote, strict};
 use crate::remote::lfs::{MEMORY, http, large, pointer};
+use crate::remote::lfs_mirror::{Beside, point, version, with_policy};
+use branchline_test_support::git_server::GitServer;
 use branchline_test_support::lfs_server::{Fault, LfsServer, oid};
+use branchline_test_support::repo::Repo;
 
 /// Size of the object: 20 parts and a byte.
 const SIZE: usize = (100 << 20) + 1;
@@ -125,6 +132,40 @@ async fn an_object_that_takes_longer_than_one_run_is_resumed_by_the_next() {
     assert_eq!(starts[0], 0);
     assert!(0 < starts[1] && starts[1] < starts[2], "{starts:?}");
     world.server.assert_content();
+}
+
+/// "it is resumed [..], or an error names it."
+#[tokio::test]
+async fn an_object_that_never_arrives_in_one_run_is_named_by_an_error() {
+    let repo = Repo::new(HashKind::Sha1);
+    let copy = strict(HashKind::Sha1);
+    let content = version(1);
+    point(&repo, "large.bin", &content);
+    let (lfs, second) = (LfsServer::new(&[&content]), LfsServer::new(&[]));
+    lfs.rule(|_, seen| (!seen.is_batch()).then_some(Fault::Stall(1)));
+    let (from, to) = (GitServer::new(&repo), GitServer::new(&copy));
+    let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
+    let target = Beside(remote(&to.url(), Version::V2), http(&second));
+    // The other requests take a small part of the time.
+    let mut seconds = 2;
+    let error = loop {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let options = with_policy(LfsPolicy::Copy);
+        let result = mirror::run(&source, &target, &options, Some(deadline)).await;
+        assert!(!result.stats.complete, "the object has not arrived");
+        if let Some(error) = result.error {
+            break error;
+        }
+        seconds *= 2;
+        assert!(seconds < 100, "an error names the object");
+    };
+    assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{}", error.report());
+    assert!(
+        error.report().contains(&oid(&content)),
+        "{}",
+        error.report()
+    );
+    assert_eq!(copy.refs(), "");
 }
 
 #[tokio::test]

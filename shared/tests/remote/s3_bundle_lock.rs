@@ -42,8 +42,8 @@ async fn run(
     mirror::run(&GitRemote::new(repo), remote, &options, deadline).await
 }
 
-fn after(seconds: u64) -> Option<Instant> {
-    Some(Instant::now() + Duration::from_secs(seconds))
+fn after(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,10 +53,10 @@ async fn a_run_waits_for_the_lock_of_a_killed_client_while_time_remains() {
     world.put(LOCK, "").await;
     let remote = remote(&world, Duration::from_mins(2));
     let begin = Instant::now();
-    let early = run(&repo, &remote, after(30)).await;
+    let early = run(&repo, &remote, Some(after(30))).await;
     assert!(early.error.is_none() && !early.stats.complete, "{early:?}");
     assert_eq!(begin.elapsed().as_secs(), 30);
-    let done = run(&repo, &remote, after(90)).await;
+    let done = run(&repo, &remote, Some(after(90))).await;
     assert!(done.stats.complete, "{:?}", done.error);
     assert!(
         begin.elapsed().as_secs() < 60,
