@@ -30,7 +30,6 @@ use crate::git::ObjectId;
 use crate::git::object::{Commit, EntryMode, ObjectKind, Signature};
 use crate::git::odb::Database;
 use crate::git::server::{ArchiveBody, ArchiveFormat, ArchiveOptions, ArchivePiece, TreeArchiver};
-use crate::remote::Clock;
 use gix_filter::eol::AttributesDigest;
 
 /// Bytes of a piece of an archive.
@@ -39,20 +38,16 @@ const PIECE_BYTES: usize = 256 * 1024;
 const CONCURRENT_READS: usize = 8;
 
 /// Makes archives for clients of git's protocol.
+#[derive(Debug, Clone, Copy)]
 pub struct ServedArchives {
-    clock: Clock,
-}
-
-impl std::fmt::Debug for ServedArchives {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServedArchives").finish_non_exhaustive()
-    }
+    now: i64,
 }
 
 impl ServedArchives {
-    /// Makes archives; those of trees without a commit have the time of `clock`.
-    pub fn new(clock: Clock) -> Self {
-        Self { clock }
+    /// Makes archives; those of trees without a commit have the time `now`, in seconds since the
+    /// epoch.
+    pub fn new(now: i64) -> Self {
+        Self { now }
     }
 }
 
@@ -68,7 +63,7 @@ impl TreeArchiver for ServedArchives {
                 let content = objects.read_kind(id, ObjectKind::Commit).await?;
                 Commit::decode(id, &content)?
             }
-            None => tree_only(options.tree, (self.clock)()),
+            None => tree_only(options.tree, self.now),
         };
         let files = DatabaseFiles::new(Arc::clone(&objects), MAX_BLOB_BYTES);
         let request = ArchiveRequest {

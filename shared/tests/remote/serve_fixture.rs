@@ -97,7 +97,7 @@ async fn serve(remote: Arc<dyn Remote>, mut stream: TcpStream) -> branchline_cor
             receive_pack(&repository, version, reader, writer, &options).await
         }
         "git-upload-archive" => {
-            let archiver = ServedArchives::new(Arc::new(|| NOW));
+            let archiver = ServedArchives::new(NOW);
             upload_archive(&repository, &archiver, reader, writer).await
         }
         _ => panic!("{service} is not a service"),
