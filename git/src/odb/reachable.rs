@@ -350,10 +350,10 @@ impl Walk<'_> {
     ) -> Result<()> {
         if self.filter.omits_depth(depth) {
             // Only whether the tree exists is of interest.
-            return match self.database.contains(tree).await? {
-                true => Ok(()),
-                false => Err(missing(tree, ObjectKind::Tree)),
-            };
+            if self.database.contains(tree).await? {
+                return Ok(());
+            }
+            return Err(missing(tree, ObjectKind::Tree));
         }
         let content = self.tree(tree).await?;
         let mut blobs = Vec::new();

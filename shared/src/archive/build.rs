@@ -208,9 +208,10 @@ impl ArchiveWriter<'_> {
             self.fetcher.start(self.next, awaited.is_some());
             self.progress(awaited).await?;
         }
-        let comment = match self.request.tree_only {
-            true => String::new(),
-            false => self.request.commit.id.to_string(),
+        let comment = if self.request.tree_only {
+            String::new()
+        } else {
+            self.request.commit.id.to_string()
         };
         let size_bytes = self.archive.finish(&comment)?;
         while !self.send() || !self.sending.is_empty() {

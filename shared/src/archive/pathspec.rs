@@ -32,11 +32,11 @@ impl PathSelection {
         let mut selection = Self::default();
         for text in pathspecs {
             let (pathspec, is_excluded) = Pathspec::parse(text)?;
-            let list = match is_excluded {
-                true => &mut selection.excluded,
-                false => &mut selection.included,
-            };
-            list.push(pathspec);
+            if is_excluded {
+                selection.excluded.push(pathspec);
+            } else {
+                selection.included.push(pathspec);
+            }
         }
         Ok(selection)
     }
@@ -107,10 +107,7 @@ impl Pathspec {
             return Err(refused(format!("'{text}' is outside repository")));
         }
         let pattern = pattern.strip_prefix("./").unwrap_or(pattern);
-        let pattern = match pattern {
-            "." => "",
-            pattern => pattern,
-        };
+        let pattern = if pattern == "." { "" } else { pattern };
         let pathspec = Self {
             text: text.to_owned(),
             pattern: pattern.to_owned(),
@@ -123,9 +120,8 @@ impl Pathspec {
     fn matches(&self, path: &str) -> bool {
         let pattern = self.pattern.as_str();
         let ignores_case = self.mode.contains(Mode::IGNORE_CASE);
-        let is_equal = |left: &str, right: &str| match ignores_case {
-            true => left.eq_ignore_ascii_case(right),
-            false => left == right,
+        let is_equal = |left: &str, right: &str| {
+            left == right || ignores_case && left.eq_ignore_ascii_case(right)
         };
         // A path, or a directory above it.
         let directory = pattern.strip_suffix('/').unwrap_or(pattern);

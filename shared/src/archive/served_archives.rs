@@ -3,6 +3,8 @@
 //! Memory: that of [`crate::archive`] for a zip; for a tar the listing of the tree, and one file of
 //! at most 32 MiB. Larger files are streamed.
 
+use std::borrow::Cow;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +13,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
-use std::io::Write as _;
+use gix_filter::eol::AttributesDigest;
 use tokio::sync::mpsc;
 
 use super::build::stream;
@@ -30,7 +32,6 @@ use crate::git::ObjectId;
 use crate::git::object::{Commit, EntryMode, ObjectKind, Signature};
 use crate::git::odb::Database;
 use crate::git::server::{ArchiveBody, ArchiveFormat, ArchiveOptions, ArchivePiece, TreeArchiver};
-use gix_filter::eol::AttributesDigest;
 
 /// Bytes of a piece of an archive.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -235,9 +236,10 @@ async fn tar(
         let missing = || corrupt(format!("blob {id} of `{path}` is missing"));
         let blob = objects.open(id).await?.ok_or_else(missing)?;
         let conversion = tree.conversions.get(content.conversion);
-        let conversion = match request.tree_only {
-            true => conversion.without_subst(),
-            false => conversion,
+        let conversion = if request.tree_only {
+            conversion.without_subst()
+        } else {
+            conversion
         };
         let is_unchanged = mode == EntryMode::Link
             || conversion.of_large_file() == LargeConversion::LineEnds(AttributesDigest::Binary);
@@ -254,9 +256,10 @@ async fn tar(
             return Err(Error::new(ErrorKind::FileTooLarge, message));
         } else {
             let bytes = objects.read_kind(id, ObjectKind::Blob).await?;
-            let converted = match is_unchanged {
-                true => std::borrow::Cow::Borrowed(&bytes[..]),
-                false => conversion.apply(id, &bytes, commit)?,
+            let converted = if is_unchanged {
+                Cow::Borrowed(&bytes[..])
+            } else {
+                conversion.apply(id, &bytes, commit)?
             };
             let size = converted.len() as u64;
             out.tar.add_entry(&path, mode, id, size, &converted)?;

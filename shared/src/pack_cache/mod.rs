@@ -23,6 +23,7 @@
 
 mod directory;
 mod manifest;
+mod peeled;
 mod segment;
 mod writer;
 
@@ -38,6 +39,7 @@ use tokio::sync::Semaphore;
 
 use self::directory::{CacheDir, MAX_PACKS};
 use self::manifest::{MAX_SEGMENTS, Manifest};
+pub(crate) use self::peeled::PeeledIds;
 use self::segment::{Segment, SegmentId, SegmentWriter, broken, is_transient};
 pub(crate) use self::writer::{EntryWriter, WrittenEntries};
 use crate::error::{Error, ErrorKind, Result};
@@ -102,6 +104,20 @@ impl PackCache {
             directory: Arc::new(self.directory.with_max_bytes(max_bytes)),
             ..self
         }
+    }
+
+    /// Returns the peeled ids of tags that were recorded.
+    pub(crate) async fn peeled_ids(&self) -> PeeledIds {
+        let directory = Arc::clone(&self.directory);
+        blocking(move || Ok(peeled::read(&directory.path)))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Records the peeled ids of tags, and of objects that are not tags.
+    pub(crate) async fn record_peeled_ids(&self, ids: Vec<(ObjectId, Option<ObjectId>)>) {
+        let directory = Arc::clone(&self.directory);
+        blocking(move || peeled::append(&directory.path, &ids)).await;
     }
 
     fn verified(&self) -> MutexGuard<'_, HashMap<ObjectId, Vec<SegmentId>>> {

@@ -223,6 +223,12 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// Sets the peeled ids of tags in `refs`, which are refs of the source, as far as the source
+    /// does not record them and can find them at little cost.
+    async fn peel_tags(&self, refs: &mut Refs) {
+        let _ = refs;
+    }
+
     /// Opens a database that has those of `ids` that the source has, with everything that they
     /// need; `None` if the source can only send packs.
     async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {

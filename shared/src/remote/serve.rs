@@ -15,7 +15,7 @@ use super::{
     Remote, Snapshot, Source, Target, conflicting_ref,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::odb::Database;
+use crate::git::odb::{Database, DatabaseOptions};
 use crate::git::pack::PackLimits;
 use crate::git::server::{
     PushReceiver, ReceiveCapabilities, ReceivedPush, RefSnapshot, Repository,
@@ -73,10 +73,8 @@ impl ServedRemote {
         {
             return Ok(Some(Arc::clone(source)));
         }
-        let prefixes: &[BString] = match prefix.is_empty() {
-            true => &[],
-            false => std::slice::from_ref(prefix),
-        };
+        let all = std::slice::from_ref(prefix);
+        let prefixes = if prefix.is_empty() { &[] } else { all };
         let source: Arc<dyn Source> = match self.remote.source(prefixes).await {
             Ok(source) => source.into(),
             // An error of the service, such as a missing bucket, has a code.
@@ -146,7 +144,7 @@ fn has_moved_on(error: &Error) -> bool {
 }
 
 fn empty_database() -> Result<Arc<Database>> {
-    let database = Database::new(HashKind::Sha1, [], None, Default::default())?;
+    let database = Database::new(HashKind::Sha1, [], None, DatabaseOptions::default())?;
     Ok(Arc::new(database))
 }
 
@@ -184,7 +182,11 @@ impl Repository for ServedRemote {
     async fn refs(&self, prefixes: &[BString]) -> crate::git::Result<RefSnapshot> {
         let source = self.source(&common_prefix(prefixes)).await?;
         Ok(match source {
-            Some(source) => ref_snapshot(source.snapshot()),
+            Some(source) => {
+                let mut snapshot = ref_snapshot(source.snapshot());
+                source.peel_tags(&mut snapshot.refs).await;
+                snapshot
+            }
             None => ref_snapshot(&Snapshot::empty(HashKind::Sha1)),
         })
     }

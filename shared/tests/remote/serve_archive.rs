@@ -154,5 +154,5 @@ async fn git_archives_a_served_remote_as_the_repository_itself() {
             );
         }
     }
-    assert_eq!(made, 21, "git makes the other archives, too");
+    assert_eq!(made, 22, "git makes the other archives, too");
 }

@@ -338,3 +338,47 @@ async fn of_two_pushes_to_one_ref_one_is_rejected_and_pushes_to_two_refs_both_su
     );
     assert_whole(&url, "races").await;
 }
+
+/// Returns the requests to a store while `git args` runs in `folder`.
+async fn requests(
+    store: &branchline_core::testkit::MemoryStore,
+    folder: &Path,
+    args: &[&str],
+) -> Vec<&'static str> {
+    let before = store.traffic().calls().len();
+    let ran = run(folder, args).await;
+    assert_eq!(ran.status, Some(0), "git {args:?}: {}", ran.stderr);
+    store.traffic().calls().split_off(before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_with_nothing_new_takes_two_requests_and_a_small_push_at_most_eight() {
+    let repo = upstream();
+    let world = s3_dumb_fixture::World::new();
+    world.mirror(&repo).await;
+    let daemon = Daemon::start(Arc::new(world.remote())).await;
+    let client = Client::new();
+    client.ok(&["clone", "-q", &daemon.url(), "c"]).await;
+    let clone = client.path().join("c");
+    let fetched = requests(&world.store, &clone, &["fetch", "-q"]).await;
+    assert_eq!(fetched.len(), 2, "`info/refs` and `HEAD`: {fetched:?}");
+    git::commit(&clone, &[("file", "2")], "small").unwrap();
+    let pushed = requests(&world.store, &clone, &["push", "-q", "origin", "main"]).await;
+    assert!(pushed.len() <= 8, "{pushed:?}");
+
+    let world = s3_bundle_fixture::World::new(5 << 20);
+    let folder = client.path().join("cache");
+    let cache = branchline_core::pack_cache::PackCache::open(&folder).unwrap();
+    let options = branchline_core::remote::s3_bundle::BundleOptions {
+        pack_cache: Some(Arc::new(cache)),
+        ..world.options()
+    };
+    let remote = world.remote_with("r", options);
+    let mirrored = mirror(&GitRemote::new(&repo), &remote, &self::options(), None).await;
+    mirrored.unwrap();
+    let daemon = Daemon::start(Arc::new(remote)).await;
+    client.ok(&["clone", "-q", &daemon.url(), "d"]).await;
+    let clone = client.path().join("d");
+    let fetched = requests(&world.store, &clone, &["fetch", "-q"]).await;
+    assert_eq!(fetched.len(), 2, "a list and `HEAD`: {fetched:?}");
+}

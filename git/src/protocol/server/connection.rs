@@ -21,7 +21,8 @@ pub(super) struct PacketReader<R> {
     decoder: Decoder,
     buffer: Vec<u8>,
     // The first packet of the next message, if it was read already.
-    peeked: Option<Option<Packet>>,
+    peeked: Option<Packet>,
+    has_ended: bool,
 }
 
 impl<R: AsyncRead + Send + Unpin> PacketReader<R> {
@@ -31,6 +32,7 @@ impl<R: AsyncRead + Send + Unpin> PacketReader<R> {
             decoder: Decoder::new(),
             buffer: vec![0; READ_BYTES],
             peeked: None,
+            has_ended: false,
         }
     }
 
@@ -39,8 +41,8 @@ impl<R: AsyncRead + Send + Unpin> PacketReader<R> {
     /// # Errors
     /// `Transport` when the connection ends inside of a packet.
     pub(super) async fn next(&mut self) -> Result<Option<Packet>> {
-        if let Some(peeked) = self.peeked.take() {
-            return Ok(peeked);
+        if self.peeked.is_some() || self.has_ended {
+            return Ok(self.peeked.take());
         }
         loop {
             if let Some(packet) = self.decoder.next_packet()? {
@@ -58,6 +60,7 @@ impl<R: AsyncRead + Send + Unpin> PacketReader<R> {
                     .with_source(error)
             })?;
             if length == 0 {
+                self.has_ended = true;
                 return match self.decoder.remaining() {
                     [] => Ok(None),
                     _ => Err(closed()),
@@ -69,10 +72,8 @@ impl<R: AsyncRead + Send + Unpin> PacketReader<R> {
 
     /// Returns whether the client has closed the connection instead of sending another packet.
     pub(super) async fn is_at_end(&mut self) -> Result<bool> {
-        let next = self.next().await?;
-        let ended = next.is_none();
-        self.peeked = Some(next);
-        Ok(ended)
+        self.peeked = self.next().await?;
+        Ok(self.peeked.is_none())
     }
 
     /// Reads the next packet of an unfinished message.

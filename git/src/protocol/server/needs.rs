@@ -130,10 +130,10 @@ impl Needs {
     /// Parses a line of the first part of a request in version 0 or 1.
     pub(super) fn add_line(&mut self, line: &[u8]) -> Result<()> {
         let Some(want) = line.strip_prefix(b"want ") else {
-            return match self.add_boundary(line)? {
-                true => Ok(()),
-                false => Err(unexpected(line)),
-            };
+            if self.add_boundary(line)? {
+                return Ok(());
+            }
+            return Err(unexpected(line));
         };
         let digits = self.hash.len_in_hex().min(want.len());
         let (id, features) = want.split_at(digits);

@@ -86,11 +86,7 @@ where
     if commands.updates.is_empty() {
         return Ok(());
     }
-    let side_band = match commands.side_band {
-        true => SideBand::Large,
-        false => SideBand::None,
-    };
-    writer.side_band = commands.side_band.then_some(side_band);
+    writer.side_band = commands.side_band.then_some(SideBand::Large);
     let body = commands
         .has_pack()
         .then(|| Arc::new(Mutex::new(reader.into_body())));
@@ -103,9 +99,10 @@ where
     let report = report(&commands, &outcomes)?;
     writer.side_band = None;
     if commands.report_status {
-        match commands.side_band {
-            true => writer.band(side_band, 1, &report),
-            false => writer.raw(&report),
+        if commands.side_band {
+            writer.band(SideBand::Large, 1, &report);
+        } else {
+            writer.raw(&report);
         }
     }
     if commands.side_band {
@@ -199,21 +196,24 @@ where
         pack: body.map(|body| shared(Arc::clone(body))),
         atomic: is_atomic,
     };
-    let mut received = Vec::new();
+    let mut results = Vec::new();
     if !push.updates.is_empty() {
         let shallow = !commands.shallow.is_empty();
-        let received_push = keep_alive(receiver.receive(push), writer).await?;
-        received = received_push.map_err(|error| match shallow {
-            true => error.context("shallow update not allowed"),
-            false => error,
+        let pushed = keep_alive(receiver.receive(push), writer).await?;
+        results = pushed.map_err(|error| {
+            if shallow {
+                error.context("shallow update not allowed")
+            } else {
+                error
+            }
         })?;
     } else if let Some(body) = body.filter(|_| options.input_ends) {
         while let Some(Ok(_)) = body.lock().await.next().await {}
     }
-    let mut received = received.into_iter();
+    let mut results = results.into_iter();
     let outcome = |rejection: Option<&'static str>| match rejection {
         Some(reason) => RefOutcome::Rejected(reason.to_owned()),
-        None => received.next().unwrap_or(RefOutcome::Unknown),
+        None => results.next().unwrap_or(RefOutcome::Unknown),
     };
     Ok(rejections.into_iter().map(outcome).collect())
 }
@@ -239,13 +239,11 @@ where
 {
     let mut work = std::pin::pin!(work);
     loop {
-        match tokio::time::timeout(KEEP_ALIVE, &mut work).await {
-            Ok(done) => return Ok(done),
-            Err(_) => {
-                writer.keep_alive(writer.side_band.unwrap_or(SideBand::None));
-                writer.send().await?;
-            }
+        if let Ok(done) = tokio::time::timeout(KEEP_ALIVE, &mut work).await {
+            return Ok(done);
         }
+        writer.keep_alive(writer.side_band.unwrap_or(SideBand::None));
+        writer.send().await?;
     }
 }
 

@@ -127,12 +127,10 @@ where
     W: AsyncWrite + Send + Unpin,
 {
     loop {
-        match tokio::time::timeout(KEEP_ALIVE, body.next()).await {
-            Ok(bytes) => return bytes.transpose(),
-            Err(_) => {
-                writer.keep_alive(side_band);
-                writer.send().await?;
-            }
+        if let Ok(bytes) = tokio::time::timeout(KEEP_ALIVE, body.next()).await {
+            return bytes.transpose();
         }
+        writer.keep_alive(side_band);
+        writer.send().await?;
     }
 }

@@ -100,11 +100,8 @@ where
 
     /// Opens the objects that `ids` need.
     async fn objects(&mut self, ids: &[ObjectId]) -> Result<&mut CommitReader> {
-        if !self
-            .objects
-            .as_ref()
-            .is_some_and(|(opened, _)| opened == ids)
-        {
+        let opened = self.objects.as_ref();
+        if opened.is_none_or(|(opened, _)| opened != ids) {
             let database = self.repository.objects(ids).await?;
             self.objects = Some((ids.to_vec(), CommitReader::new(database)));
         }

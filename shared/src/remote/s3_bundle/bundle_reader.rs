@@ -136,7 +136,11 @@ impl PackBytes for OpenBundle {
 }
 
 /// Reads exactly `range`.
-async fn read(location: &BundleLocation, file: &BundleFile, range: Range<u64>) -> Result<Bytes> {
+pub(super) async fn read(
+    location: &BundleLocation,
+    file: &BundleFile,
+    range: Range<u64>,
+) -> Result<Bytes> {
     let length = range.end.saturating_sub(range.start);
     let got = location
         .store

@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `options`, `keys`, `lock`, `expected_ref` | options, keys and lists, locks, refs that must not have changed |
 //! | `bundle_reader`, `cached_pack`, `completed_pack`, `indexed_bundle` | one bundle, its pack and its objects |
+//! | `peel` | the objects that tags peel to |
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
 //! | `parts`, `compose` | content of a new bundle |
 //! | `archive`, `delete`, `publish` | changes of one ref, under its lock |
@@ -37,6 +38,7 @@ mod keys;
 mod lock;
 mod options;
 mod parts;
+mod peel;
 mod plan;
 mod publish;
 mod receive;

@@ -9,10 +9,11 @@ use super::catalog::BundleCatalog;
 use super::competing::{self, Ref};
 use super::keys::{BundleFile, common_hash};
 use super::options::BundleLocation;
+use super::peel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::odb::{self, Database};
-use crate::git::refs::{Head, RefTarget};
+use crate::git::refs::{Head, RefTarget, Refs};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
@@ -158,6 +159,16 @@ impl Source for BundleSource {
         let bundles = catalog.find(wants).await?;
         let database = catalog.database(None, &bundles)?;
         Ok(Some(odb::graph(&database, wants, haves).await?))
+    }
+
+    async fn peel_tags(&self, refs: &mut Refs) {
+        let unknown = self.opened.refs.iter().filter(|(name, _)| {
+            let target = refs.get(name);
+            name.starts_with(b"refs/tags/") && target.is_some_and(|found| found.peeled.is_none())
+        });
+        let files = unknown.map(|(name, found)| (name.clone(), found.file.clone()));
+        let (catalog, files) = (&self.opened.catalog, files.collect());
+        peel::peel_tags(catalog.location(), catalog.hash(), files, refs).await;
     }
 
     async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
