@@ -58,7 +58,8 @@ impl SmallRepository {
         let tree = [entry("100644", "a", blob), entry("40000", "d", inner)].concat();
         let tree = add(ObjectKind::Tree, &tree);
         let mut commit = |parents: &[ObjectId], tree: ObjectId, time: u32| {
-            let parents: String = parents.iter().map(|id| format!("parent {id}\n")).collect();
+            let parents = parents.iter().map(|id| format!("parent {id}\n"));
+            let parents = parents.collect::<Vec<_>>().concat();
             let who = format!("C <c@x> {time} +0000");
             let text = format!("tree {tree}\n{parents}author {who}\ncommitter {who}\n\nm\n");
             add(ObjectKind::Commit, text.as_bytes())
