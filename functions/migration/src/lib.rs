@@ -63,6 +63,7 @@ impl Context {
             http: config.http.clone(),
             kms_key_id: config.kms_key_id.clone(),
             pack_cache: Some(config.temporary.join(PACK_CACHE_DIR)),
+            ..OpenerConfig::default()
         };
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
         let remotes = RemoteOpener::new(aws, &opener_config)?.with_archiver(Arc::new(archiver));

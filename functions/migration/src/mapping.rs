@@ -134,12 +134,14 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         source: RemoteSpec {
             credentials: source_credentials,
             layout: source_layout,
+            layout_if_empty: None,
             create: false,
             url: source,
         },
         target: RemoteSpec {
             credentials: target_credentials,
             layout: target_layout,
+            layout_if_empty: None,
             create,
             url: target,
         },

@@ -24,6 +24,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::name::{BucketName, ObjectKey};
 
+/// Settings of S3 alone, which take precedence over those of all services.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct S3Settings {
+    /// Endpoint; that of all services when `None`.
+    pub endpoint_url: Option<String>,
+    /// Puts the bucket's name into the path of the URL instead of the host; with another
+    /// endpoint than AWS's when `None`.
+    pub path_style: Option<bool>,
+}
+
 /// Amazon S3 of one account and region, or a store with S3's protocol.
 #[derive(Debug, Clone)]
 pub struct SdkObjectStore {
@@ -37,10 +47,18 @@ impl SdkObjectStore {
     /// Makes a client. With an endpoint override the bucket's name is put into the path,
     /// because `<bucket>.<endpoint>` resolves for AWS only.
     pub fn new(aws: &Aws) -> Self {
-        let config = aws_sdk_s3::config::Builder::from(aws.sdk())
-            .force_path_style(aws.has_endpoint_override("S3"))
-            .interceptor(aws.idle_timeout())
-            .build();
+        Self::with_settings(aws, &S3Settings::default())
+    }
+
+    /// Makes a client with `settings`.
+    pub fn with_settings(aws: &Aws, settings: &S3Settings) -> Self {
+        let is_elsewhere = settings.endpoint_url.is_some() || aws.has_endpoint_override("S3");
+        let mut config = aws_sdk_s3::config::Builder::from(aws.sdk());
+        config.set_force_path_style(Some(settings.path_style.unwrap_or(is_elsewhere)));
+        if let Some(endpoint_url) = &settings.endpoint_url {
+            config = config.endpoint_url(endpoint_url);
+        }
+        let config = config.interceptor(aws.idle_timeout()).build();
         let checksums = aws.sdk().request_checksum_calculation()
             != Some(RequestChecksumCalculation::WhenRequired);
         Self {
