@@ -222,7 +222,12 @@ impl From<branchline_git::Error> for Error {
 /// Lets an error of the core pass through the git package, which returns it unchanged.
 impl From<Error> for branchline_git::Error {
     fn from(error: Error) -> Self {
-        Self::external(to_git(error.kind()), error)
+        let hint = error.hint().map(str::to_owned);
+        let external = Self::external(to_git(error.kind()), error);
+        match hint {
+            Some(hint) => external.with_hint(hint),
+            None => external,
+        }
     }
 }
 

@@ -205,6 +205,16 @@ impl Database {
         }
     }
 
+    /// Returns whether an object exists, or `false` where only requests for loose objects would
+    /// answer that and the database has packs: for many ids that need not exist.
+    pub async fn contains_without_requests(&self, id: ObjectId) -> Result<bool> {
+        let is_remote = |loose: &Arc<dyn LooseObjects>| loose.is_remote();
+        if self.loose.as_ref().is_some_and(is_remote) && !self.packs.is_empty() {
+            return Ok(self.is_packed(id));
+        }
+        self.contains(id).await
+    }
+
     /// Reads an object into memory and verifies its id; `None` when it is missing.
     ///
     /// # Errors

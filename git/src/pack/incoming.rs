@@ -115,6 +115,7 @@ pub struct IncomingPack {
     /// Chunks that were read ahead.
     held: VecDeque<Result<Bytes>>,
     has_ended: bool,
+    ends_with_trailer: bool,
 }
 
 impl fmt::Debug for IncomingPack {
@@ -143,6 +144,17 @@ impl IncomingPack {
             watch: ReceivedObjects::new(options),
             held: VecDeque::new(),
             has_ended: false,
+            ends_with_trailer: false,
+        }
+    }
+
+    /// Ends the pack with its trailer, for a connection on which the sender then waits for an
+    /// answer. Else the end of the stream is awaited, and bytes after the trailer are an error.
+    #[must_use]
+    pub fn ending_with_trailer(self) -> Self {
+        Self {
+            ends_with_trailer: true,
+            ..self
         }
     }
 
@@ -169,6 +181,9 @@ impl IncomingPack {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.ends_with_trailer && self.receiver.is_done() {
+            self.has_ended = true;
+        }
         if self.has_ended {
             return Ok(None);
         }

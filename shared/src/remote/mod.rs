@@ -18,6 +18,7 @@ pub mod open;
 mod ref_conflict;
 pub mod s3_bundle;
 pub mod s3_dumb;
+pub mod serve;
 pub mod smart_http;
 pub mod url;
 
@@ -38,6 +39,7 @@ pub use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 pub(crate) use ref_conflict::conflicting_ref;
 
 use crate::error::Result;
+use crate::git::odb::Database;
 pub use crate::git::odb::{CommitGraph, PackRequest};
 pub use crate::git::pack::PackBody;
 pub use crate::git::refs::{Head, RefOutcome, RefTarget, RefUpdate, Refs};
@@ -202,6 +204,13 @@ pub trait Source: Send + Sync {
         let _ = (wants, haves);
         Ok(None)
     }
+
+    /// Opens a database that has those of `ids` that the source has, with everything that they
+    /// need; `None` if the source can only send packs.
+    async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        let _ = ids;
+        Ok(None)
+    }
 }
 
 /// A remote opened for writing.
@@ -233,6 +242,22 @@ pub trait Target: Send + Sync {
     /// `Conflict` if another writer changed the refs since the opening: open the remote again.
     /// `Corrupt` if objects that the refs need are missing from the pack.
     async fn push(&mut self, push: Push) -> Result<PushReport>;
+
+    /// Returns true if a push updates all refs or none.
+    fn is_atomic(&self) -> bool {
+        false
+    }
+
+    /// Pushes like [`push`](Self::push), and returns a result for each ref: a failure with one
+    /// ref stops no other where refs are written one by one.
+    ///
+    /// # Errors
+    /// As of [`push`](Self::push), as far as no ref was updated.
+    async fn push_each(&mut self, push: Push) -> Result<Vec<(BString, Result<RefOutcome>)>> {
+        let report = self.push(push).await?;
+        let refs = report.refs.into_iter();
+        Ok(refs.map(|(name, outcome)| (name, Ok(outcome))).collect())
+    }
 
     /// Refreshes derived objects, such as archives, of these refs. Writes nothing if they are
     /// current.

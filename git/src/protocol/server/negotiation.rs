@@ -25,7 +25,7 @@ impl Common {
         if self.client_has.contains(&id) {
             return Ok(true);
         }
-        if !commits.database().contains(id).await? {
+        if !commits.database().contains_without_requests(id).await? {
             return Ok(false);
         }
         if let Some(commit) = commits.commit(id).await? {

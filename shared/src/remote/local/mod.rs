@@ -205,6 +205,16 @@ impl Source for LocalSource {
         let graph = crate::git::odb::graph(&self.database, wants, haves).await?;
         Ok(Some(graph))
     }
+
+    async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        for id in ids {
+            if !self.database.contains(*id).await? {
+                // Git may have packed loose objects meanwhile, or the object is new.
+                return Ok(Some(odb::open_async(&self.git_dir, self.limits).await?));
+            }
+        }
+        Ok(Some(Arc::clone(&self.database)))
+    }
 }
 
 struct LocalTarget {

@@ -11,7 +11,7 @@ use super::keys::{BundleFile, common_hash};
 use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::odb;
+use crate::git::odb::{self, Database};
 use crate::git::refs::{Head, RefTarget};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
@@ -158,6 +158,34 @@ impl Source for BundleSource {
         let bundles = catalog.find(wants).await?;
         let database = catalog.database(None, &bundles)?;
         Ok(Some(odb::graph(&database, wants, haves).await?))
+    }
+
+    async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        let catalog = &self.opened.catalog;
+        let (tips, others): (Vec<ObjectId>, Vec<ObjectId>) =
+            ids.iter().partition(|id| self.is_bundle_tip(**id));
+        let mut bundles = catalog.find(&tips).await?;
+        for id in others {
+            if bundles.iter().any(|bundle| bundle.objects.contains(id)) {
+                continue;
+            }
+            match catalog.find(&[id]).await {
+                Ok(found) => {
+                    for bundle in found {
+                        let is_same = |other: &Arc<_>| Arc::ptr_eq(other, &bundle);
+                        if !bundles.iter().any(is_same) {
+                            bundles.push(bundle);
+                        }
+                    }
+                }
+                // No bundle has the object.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::debug!(object.id = %id, error = %error.report(), "not found");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(catalog.database(None, &bundles)?))
     }
 }
 

@@ -490,6 +490,10 @@ impl Target for BundleTarget {
         archive::refresh_outdated(catalog, listed, refs, &self.archived).await
     }
 
+    async fn push_each(&mut self, push: Push) -> Result<Vec<(BString, Result<RefOutcome>)>> {
+        Ok(self.push_all(push).await?.refs)
+    }
+
     async fn push(&mut self, push: Push) -> Result<PushReport> {
         let results = self.push_all(push).await?;
         let refs = results

@@ -219,6 +219,10 @@ impl LooseObjects for StoredLoose {
         let key = self.0.key(&ObjectRole::Loose(id))?;
         Ok(self.0.store.head(&self.0.bucket, &key).await?.is_some())
     }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
 }
 
 /// Bytes of a pack in the bucket.

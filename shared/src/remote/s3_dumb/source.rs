@@ -72,6 +72,11 @@ impl Source for DumbSource {
         let graph = odb::graph(self.database(stored)?, wants, haves).await?;
         Ok(Some(graph))
     }
+
+    async fn objects(&self, _ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        let stored = self.stored().await?.to_vec();
+        Ok(Some(Arc::clone(self.database(stored)?)))
+    }
 }
 
 impl DumbSource {

@@ -74,6 +74,11 @@ impl Target for DumbTarget {
         }
     }
 
+    fn is_atomic(&self) -> bool {
+        // All refs are in one object.
+        true
+    }
+
     async fn push(&mut self, push: Push) -> Result<PushReport> {
         // A conflict is found before anything is written.
         refs::apply(&self.snapshot.refs, &push.changes, None)?;
