@@ -129,6 +129,12 @@ pub(crate) async fn object_format() -> Result<HashKind> {
     }
 }
 
+/// Returns whether the repository has refs.
+pub(crate) async fn has_refs() -> Result<bool> {
+    let listed = output(["for-each-ref", "--count=1"], b"").await?;
+    Ok(!listed.is_empty())
+}
+
 /// Returns whether the repository lacks objects that others need: a shallow or partial clone.
 pub(crate) async fn is_incomplete() -> Result<bool> {
     if is_shallow().await? {

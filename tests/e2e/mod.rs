@@ -15,6 +15,7 @@ mod documents;
 mod dumb;
 mod faults;
 mod fleet;
+mod git_remote_s3;
 mod lfs;
 mod lifecycle;
 mod logs;

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `protocol` | lines of the protocol |
 //! | `session` | the loop over commands, and the options |
+//! | `connect` | git's services over standard input and output |
 //! | `list`, `fetch`, `push` | commands for front ends that do not know `connect` |
 //!
 //! Git itself uses `connect`: from then on it talks to upload-pack, receive-pack or upload-archive
 //! as with any server, which is what makes shallow and partial clones, leases and atomic pushes
 //! work.
 
+mod connect;
 mod fetch;
 mod list;
 mod protocol;
@@ -18,15 +20,13 @@ mod session;
 
 use std::io;
 
-use branchline_core::{Error, Result};
+use branchline_core::Error;
 use tokio::io::{BufReader, stdin, stdout};
 
-use self::session::Session;
-use crate::connection::{RemoteSettings, s3_url};
+use self::session::{Ended, Session};
 use crate::exit::ExitStatus;
-use crate::failure::{explain, one_line};
+use crate::failure::one_line;
 use crate::invocation::Invocation;
-use crate::local_git::GitConfig;
 use crate::log::Verbosity;
 
 /// Runs the helper over standard input and output.
@@ -40,34 +40,16 @@ pub(crate) async fn run(invocation: &Invocation, verbosity: &Verbosity) -> ExitS
         return ExitStatus::Usage;
     };
     let (remote, url) = (remote.to_string_lossy(), url.to_string_lossy());
-    match serve(invocation, verbosity, &remote, &url).await {
-        Ok(()) => ExitStatus::Done,
+    let session = Session::new(invocation, verbosity, &remote, &url);
+    match session.run(BufReader::new(stdin()), stdout()).await {
+        Ok(Ended::Done) => ExitStatus::Done,
+        Ok(Ended::Reported) => ExitStatus::Failed,
         // Git has ended, and has said why.
         Err(error) if is_closed_pipe(&error) => ExitStatus::Done,
         Err(error) => {
             eprintln!("fatal: {}", one_line(&error));
             ExitStatus::Failed
         }
-    }
-}
-
-async fn serve(
-    invocation: &Invocation,
-    verbosity: &Verbosity,
-    remote: &str,
-    url_text: &str,
-) -> Result<()> {
-    let url = s3_url(url_text)?;
-    let config = GitConfig::read().await?;
-    // Git passes the URL in place of a name that the remote does not have.
-    let name = (remote != url_text).then_some(remote);
-    let settings = RemoteSettings::read(&config, name)?;
-    let profile = settings.profile(&url).map(str::to_owned);
-    let session = Session::new(invocation, verbosity, url, settings);
-    let ended = session.run(BufReader::new(stdin()), stdout()).await;
-    match ended {
-        Ok(()) => Ok(()),
-        Err(error) => Err(explain(error, profile.as_deref()).await),
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use branchline_core::git::server::ProtocolVersion;
 use branchline_core::remote::Remote;
-use branchline_core::remote::url::S3Url;
 use branchline_core::{Error, ErrorKind, Result};
 use bstr::{BStr, ByteSlice as _};
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
 };
 
+use super::connect::Service;
 use super::protocol::{Command, MAX_LINE_BYTES, PushSpec};
 use super::{fetch, list, push};
 use crate::connection::{self, RemoteSettings};
+use crate::failure::explain;
 use crate::invocation::Invocation;
+use crate::local_git::GitConfig;
 use crate::log::Verbosity;
 
 /// Options that git has set.
@@ -31,10 +34,29 @@ pub(super) struct Options {
 pub(super) struct Session<'a> {
     invocation: &'a Invocation,
     verbosity: &'a Verbosity,
-    url: S3Url,
-    settings: RemoteSettings,
+    /// Name of the remote, or its URL.
+    name: &'a str,
+    url: &'a str,
     options: Options,
-    remote: Option<Arc<dyn Remote>>,
+    /// Profile that signs the requests, if one is named.
+    profile: Option<String>,
+    opened: Option<Opened>,
+}
+
+/// The remote, and the version of git's protocol that the user configured.
+#[derive(Clone)]
+struct Opened {
+    remote: Arc<dyn Remote>,
+    version: ProtocolVersion,
+}
+
+/// End of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Without a failure.
+    Done,
+    /// By a failure, of which git has told the user.
+    Reported,
 }
 
 /// Commands of one kind, which a blank line ends.
@@ -47,25 +69,38 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         invocation: &'a Invocation,
         verbosity: &'a Verbosity,
-        url: S3Url,
-        settings: RemoteSettings,
+        name: &'a str,
+        url: &'a str,
     ) -> Self {
         Self {
             invocation,
             verbosity,
+            name,
             url,
-            settings,
             options: Options::default(),
-            remote: None,
+            profile: None,
+            opened: None,
+        }
+    }
+
+    /// Answers commands like [`answer`](Self::answer), and explains failures.
+    pub(super) async fn run(
+        mut self,
+        input: impl AsyncBufRead + Unpin + Send + 'static,
+        output: impl AsyncWrite + Unpin + Send,
+    ) -> Result<Ended> {
+        match self.answer(input, output).await {
+            Ok(ended) => Ok(ended),
+            Err(error) => Err(explain(error, self.profile.as_deref()).await),
         }
     }
 
     /// Answers commands until a blank line, the end of `input`, or the end of a connection.
-    pub(super) async fn run(
-        mut self,
-        mut input: impl AsyncBufRead + Unpin + Send,
+    async fn answer(
+        &mut self,
+        mut input: impl AsyncBufRead + Unpin + Send + 'static,
         mut output: impl AsyncWrite + Unpin + Send,
-    ) -> Result<()> {
+    ) -> Result<Ended> {
         let mut batch: Option<Batch> = None;
         while let Some(line) = read_line(&mut input).await? {
             match (Command::parse(&line)?, batch.take()) {
@@ -93,9 +128,13 @@ impl<'a> Session<'a> {
                     let message = "git sent another command within a batch";
                     return Err(Error::new(ErrorKind::Config, message));
                 }
-                (Command::Blank, None) => return Ok(()),
+                (Command::Blank, None) => return Ok(Ended::Done),
                 (Command::Capabilities, None) => {
-                    write(&mut output, b"fetch\npush\noption\nobject-format\n\n").await?;
+                    write(
+                        &mut output,
+                        b"connect\nfetch\npush\noption\nobject-format\n\n",
+                    )
+                    .await?;
                 }
                 (Command::Option { name, value }, None) => {
                     let answer = self.set(name.as_bstr(), value.as_bstr());
@@ -106,20 +145,50 @@ impl<'a> Session<'a> {
                     let lines = list::list(&*remote, for_push, self.options).await?;
                     write(&mut output, &lines).await?;
                 }
-                (Command::Connect(_), None) => write(&mut output, b"fallback\n").await?,
+                (Command::Connect(name), None) => {
+                    let Some(service) = Service::named(name.as_bstr()) else {
+                        write(&mut output, b"fallback\n").await?;
+                        continue;
+                    };
+                    let (opened, client) = tokio::join!(self.open(), service.client());
+                    let Opened { remote, version } = opened?;
+                    write(&mut output, b"\n").await?;
+                    let served = service.serve(remote, client, version, input, output).await;
+                    return match served {
+                        Ok(()) => Ok(Ended::Done),
+                        Err(error) => {
+                            tracing::info!(error = %Error::from(error).report(), "served");
+                            Ok(Ended::Reported)
+                        }
+                    };
+                }
             }
         }
-        Ok(())
+        Ok(Ended::Done)
     }
 
-    /// Opens the remote, once.
     async fn remote(&mut self) -> Result<Arc<dyn Remote>> {
-        if let Some(remote) = &self.remote {
-            return Ok(Arc::clone(remote));
+        Ok(self.open().await?.remote)
+    }
+
+    /// Opens the remote, once. Not before git has its answer to `capabilities`, because git adds
+    /// a message of its own to failures before that.
+    async fn open(&mut self) -> Result<Opened> {
+        if let Some(opened) = &self.opened {
+            return Ok(opened.clone());
         }
-        let remote = connection::open(self.invocation, &self.url, &self.settings).await?;
-        self.remote = Some(Arc::clone(&remote));
-        Ok(remote)
+        let url = connection::s3_url(self.url)?;
+        let config = GitConfig::read().await?;
+        // Git passes the URL in place of a name that the remote does not have.
+        let name = (self.name != self.url).then_some(self.name);
+        let settings = RemoteSettings::read(&config, name)?;
+        self.profile = settings.profile(&url).map(str::to_owned);
+        let opened = Opened {
+            remote: connection::open(self.invocation, &url, &settings).await?,
+            version: protocol_version(&config),
+        };
+        self.opened = Some(opened.clone());
+        Ok(opened)
     }
 
     /// Sets an option, and returns the answer. An option that is not supported is said to be, so
@@ -140,6 +209,15 @@ impl<'a> Session<'a> {
             _ => return b"unsupported\n",
         }
         b"ok\n"
+    }
+}
+
+/// Returns the version of git's protocol that `protocol.version` asks for.
+fn protocol_version(config: &GitConfig) -> ProtocolVersion {
+    match config.get("protocol.version") {
+        Some("0") => ProtocolVersion::V0,
+        Some("1") => ProtocolVersion::V1,
+        _ => ProtocolVersion::V2,
     }
 }
 

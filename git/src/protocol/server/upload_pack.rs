@@ -230,17 +230,17 @@ where
         if !is_plain {
             boundary = self.boundary(&needs).await?;
         }
+        if let Some(boundary) = &boundary {
+            self.writer.line("shallow-info\n");
+            self.write_boundary(boundary);
+            self.writer.delimiter();
+        }
         if !wanted_refs.is_empty() {
             self.writer.line("wanted-refs\n");
             for (id, name) in wanted_refs {
                 self.writer
                     .line([format!("{id} ").as_bytes(), &name, b"\n"].concat());
             }
-            self.writer.delimiter();
-        }
-        if let Some(boundary) = &boundary {
-            self.writer.line("shallow-info\n");
-            self.write_boundary(boundary);
             self.writer.delimiter();
         }
         let pack = self
