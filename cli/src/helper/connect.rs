@@ -8,7 +8,7 @@ use branchline_core::git::server::{
 };
 use branchline_core::remote::Remote;
 use branchline_core::remote::serve::{ServeOptions, ServedRemote};
-use bstr::{BStr, ByteSlice as _};
+use bstr::{BStr, BString, ByteSlice as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::local_git;
@@ -26,7 +26,9 @@ pub(super) enum Service {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Client {
     /// Hash function of the object ids; `None` where a clone is about to adopt the remote's.
-    pub(super) hash: Option<HashKind>,
+    hash: Option<HashKind>,
+    /// Branch that is checked out; for pushes only.
+    head: Option<BString>,
 }
 
 impl Service {
@@ -41,12 +43,21 @@ impl Service {
 
     /// Reads what the service needs to know about the local repository, if there is one.
     pub(super) async fn client(self) -> Client {
-        let hash = match self {
+        match self {
             // Refs that are not there yet mean a clone.
-            Self::UploadPack if !local_git::has_refs().await.unwrap_or(false) => None,
-            _ => local_git::object_format().await.ok(),
-        };
-        Client { hash }
+            Self::UploadPack if !local_git::has_refs().await.unwrap_or(false) => Client::default(),
+            Self::UploadPack => Client {
+                hash: local_git::object_format().await.ok(),
+                head: None,
+            },
+            Self::ReceivePack => {
+                let (hash, head) = tokio::join!(local_git::object_format(), local_git::head());
+                Client {
+                    hash: hash.ok(),
+                    head,
+                }
+            }
+        }
     }
 
     /// Serves the remote until the client ends.
@@ -63,6 +74,7 @@ impl Service {
     ) -> branchline_core::git::Result<()> {
         let options = ServeOptions {
             missing_is_empty: true,
+            client_head: client.head,
             ..ServeOptions::default()
         };
         let served = ServedRemote::new(remote, options);

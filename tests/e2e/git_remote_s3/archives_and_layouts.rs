@@ -231,3 +231,27 @@ async fn submodules_are_cloned_once_their_protocol_is_allowed() -> Result<()> {
     git::git(&terminal.path("clone/inner"), ["rev-parse", "HEAD"])?;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_branch_that_is_checked_out_becomes_the_head_of_a_new_repository() -> Result<()> {
+    let terminal = Terminal::start().await?;
+    terminal.repository("work", 4)?;
+    git::git(&terminal.path("work"), ["checkout", "--quiet", "side"])?;
+    for layout in ["bundle", "dumb"] {
+        let url = url(layout);
+        let setting = format!("branchline.layout={layout}");
+        let push = [
+            "-C", "work", "-c", &setting, "push", &url, "main", "side", "v1",
+        ];
+        terminal.git(&push).await?.done();
+        let listed = terminal
+            .git(&["ls-remote", "--symref", &url, "HEAD"])
+            .await?
+            .done();
+        assert!(
+            listed.starts_with("ref: refs/heads/side\tHEAD\n"),
+            "{layout}: {listed}"
+        );
+    }
+    Ok(())
+}

@@ -144,9 +144,6 @@ async fn a_push_that_fails_at_any_request_leaves_a_repository_that_the_next_push
                 .git(&["-C", "work", "push", &url, "main"])
                 .await?
                 .done();
-            let to = format!("clone-{layout}-{k}");
-            terminal.git(&["clone", "--quiet", &url, &to]).await?.done();
-            git::git(&terminal.path(&to), ["fsck", "--strict"])?;
             let keys = terminal.keys(&format!("team/{layout}/"));
             let is_lock = |key: &&String| key.contains("LOCK#");
             assert_eq!(keys.iter().find(is_lock), None, "{layout}, request {k}");
@@ -156,6 +153,11 @@ async fn a_push_that_fails_at_any_request_leaves_a_repository_that_the_next_push
             k += 1;
         }
         assert!(k > 3, "{layout}: requests were made to fail: {k}");
+        terminal
+            .git(&["clone", "--quiet", &url, layout])
+            .await?
+            .done();
+        git::git(&terminal.path(layout), ["fsck", "--strict"])?;
     }
     Ok(())
 }

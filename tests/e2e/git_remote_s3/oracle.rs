@@ -29,7 +29,7 @@ const FETCHES: &[Case] = &[
     (
         "a shallow clone is deepened and completed",
         &[
-            "clone --depth 1 {url} c",
+            "clone --no-tags --depth 1 {url} c",
             "-C c fetch --deepen 2",
             "-C c fetch --depth 5",
             "-C c fetch --unshallow",
@@ -38,8 +38,8 @@ const FETCHES: &[Case] = &[
     (
         "shallow clones by time and by ref",
         &[
-            "clone --shallow-since=1600000600 {url} c",
-            "clone --shallow-exclude=v1 {url} d",
+            "clone --no-tags --shallow-since=1600000600 {url} c",
+            "clone --no-tags --shallow-exclude=v1 {url} d",
         ],
     ),
     (
@@ -154,7 +154,7 @@ const FETCHES: &[Case] = &[
 const PUSHES: &[Case] = &[
     (
         "one branch to another name",
-        &["-C work push {empty} side:refs/heads/other"],
+        &["-C work push {url} side:refs/heads/other"],
     ),
     ("HEAD", &["-C work push {empty} HEAD:refs/heads/main"]),
     (
@@ -298,7 +298,8 @@ const PUSHES: &[Case] = &[
     ),
 ];
 
-/// Cases of which only one layout can do the same as git's own server.
+/// Cases of which only the dumb layout can do the same as git's own server: refs that change
+/// together are one file, and it says what tags name.
 const DUMB_ONLY: &[Case] = &[
     (
         "an atomic push changes all refs",
@@ -310,6 +311,17 @@ const DUMB_ONLY: &[Case] = &[
             "-C work commit --amend --allow-empty --message=amended",
             "-C work branch other",
             "!-C work push --atomic {url} main other",
+        ],
+    ),
+    (
+        "annotated tags follow the history that is fetched",
+        &[
+            "clone --depth 4 {url} c",
+            "-C c fetch --unshallow",
+            "clone --single-branch --branch side {url} d",
+            "-C work tag --annotate v2 --message=two",
+            "-C work push {url} v2",
+            "-C c fetch",
         ],
     ),
 ];
@@ -479,6 +491,12 @@ fn state(path: &Path) -> Result<String> {
     ))
 }
 
+/// Removes the lines about objects that tags name, `<id> refs/tags/v1^{}`.
+fn without_peeled(listed: &str) -> String {
+    let lines = listed.split_inclusive('\n');
+    lines.filter(|line| !line.ends_with("^{}\n")).collect()
+}
+
 /// Runs each case against git's own server and against ours.
 async fn compare(cases: &[Case], kinds: &[Kind]) -> Result<()> {
     let terminal = Terminal::start().await?;
@@ -491,7 +509,13 @@ async fn compare(cases: &[Case], kinds: &[Kind]) -> Result<()> {
             let world = World::make(&terminal, *kind, number).await?;
             let seen = world.run(commands).await?;
             for (expected, seen) in expected.iter().zip(&seen) {
-                if expected != seen {
+                let expected = match kind {
+                    // A bundle does not say what its tag names: reading all of them to list refs
+                    // would cost more than it is worth.
+                    Kind::Bundle => without_peeled(expected),
+                    _ => expected.clone(),
+                };
+                if expected != *seen {
                     different.push(format!(
                         "{name} ({kind:?})\ngit:  {expected}\nours: {seen}\n"
                     ));
