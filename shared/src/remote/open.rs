@@ -82,6 +82,9 @@ pub struct OpenerConfig {
     pub lock_lifetime: Option<Duration>,
 }
 
+/// Time to wait for another client's lock of a ref: twice the time after which the lock of a killed
+/// client is taken over. The deadline of a run may come first.
+const LOCK_WAIT: Duration = Duration::from_mins(2);
 /// Maximum number of concurrent requests to S3.
 const CONCURRENT_S3_REQUESTS: usize = 64;
 /// Maximum number of concurrent requests to CodeCommit's API.
@@ -222,6 +225,7 @@ impl RemoteOpener {
                     limits,
                     archiver,
                     pack_cache: self.pack_cache.clone(),
+                    lock_wait: LOCK_WAIT,
                     ..BundleOptions::default()
                 };
                 if let Some(lifetime) = self.lock_lifetime {

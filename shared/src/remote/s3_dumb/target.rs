@@ -15,11 +15,11 @@ use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
 use crate::remote::{
-    BatchPolicy, Head, IncomingPack, Push, PushReport, ReceivedObjects, RefTarget, Refs, Snapshot,
-    Target, TargetCapabilities, VerifiedPack, missing_objects_error,
+    BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefTarget, Refs,
+    Snapshot, Target, TargetCapabilities, VerifiedPack, missing_objects_error,
 };
-use crate::storage::ETag;
 use crate::storage::spool::Spool;
+use crate::storage::{ETag, delete_leftovers};
 
 /// Retries when the pack list was changed by another client.
 const MAX_LIST_RETRIES: u32 = 10;
@@ -77,6 +77,14 @@ impl Target for DumbTarget {
     fn is_atomic(&self) -> bool {
         // All refs are in one object.
         true
+    }
+
+    async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
+        let keys = &self.keys;
+        let written_before = which.written_before((self.options.clock)());
+        let prefix = keys.staged_prefix();
+        let deleted = delete_leftovers(&*keys.store, &keys.bucket, &prefix, written_before);
+        deleted.await.map(drop)
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
@@ -283,7 +291,6 @@ impl DumbTarget {
                     let listed = self.list(packed, &old).await;
                     spool.remove().await;
                     listed?;
-                    consolidate::delete_staged_orphans(&keys, &options).await;
                     return Ok(());
                 }
                 // Not an error, because many packs are only slower to read.
