@@ -14,6 +14,9 @@ use super::record::{Record, RecordedLink};
 use crate::applet::NAMES;
 use crate::invocation::Invocation;
 
+/// Name of the program itself.
+const PROGRAM: &str = "branchline";
+
 /// Result of one link.
 #[derive(Debug, Serialize)]
 pub(super) struct LinkReport {
@@ -89,12 +92,20 @@ fn find(path: &Path, program: &Path) -> Result<Found> {
     Ok(if is_ours { Found::Ours } else { Found::Other })
 }
 
+/// Returns the names of the links in a directory: those of the applets, and `branchline` where the
+/// program itself is elsewhere.
+fn names(directory: &Path, program: &Path) -> impl Iterator<Item = &'static str> {
+    let is_elsewhere = program.parent() != Some(directory);
+    let applets = NAMES.iter().map(|(name, ..)| *name);
+    applets.chain(is_elsewhere.then_some(PROGRAM))
+}
+
 /// Checks all places before anything is written.
 ///
 /// # Errors
 /// `Config` for another program in the place of a link, unless `force`; never for a directory.
 pub(super) fn check(directory: &Path, program: &Path, force: bool) -> Result<()> {
-    for (name, ..) in NAMES {
+    for name in names(directory, program) {
         let path = directory.join(name);
         let shown = path.display();
         if path.is_dir() {
@@ -120,7 +131,7 @@ pub(super) fn create(
     record: &mut Record,
 ) -> Result<Vec<LinkReport>> {
     let mut reports = Vec::new();
-    for (name, ..) in NAMES {
+    for name in names(directory, program) {
         let path = directory.join(name);
         let result = match find(&path, program)? {
             Found::Ours => LinkResult::Unchanged,
@@ -183,8 +194,9 @@ pub(super) fn remove(record: &mut Record) -> Result<Vec<LinkReport>> {
         };
         let name = path.file_name().and_then(|name| name.to_str());
         let mut known = NAMES.iter().map(|(known, ..)| *known);
+        let known = known.find(|known| Some(*known) == name);
         reports.push(LinkReport {
-            name: known.find(|known| Some(*known) == name).unwrap_or_default(),
+            name: known.unwrap_or(PROGRAM),
             path: link.path,
             result,
             git_runs: None,

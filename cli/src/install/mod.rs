@@ -41,10 +41,11 @@ pub(crate) struct InstallArgs {
 }
 
 const EXAMPLES: &str = "\
-Writes links to this program, `git-remote-s3` and `git-remote-s3+zip`, and sets
-`protocol.s3.allow` and `protocol.s3+zip.allow` to `always` in git's global configuration, unless
-they are set, so that submodules can be at `s3://`. What is written is recorded in
-`$XDG_STATE_HOME/branchline/install.json` (`~/.local/state/branchline/install.json`).
+Writes links to this program, `git-remote-s3` and `git-remote-s3+zip`, in another directory than
+its own also `branchline`, and sets `protocol.s3.allow` and `protocol.s3+zip.allow` to `always`
+in git's global configuration, unless they are set, so that submodules can be at `s3://`. What is
+written is recorded in `$XDG_STATE_HOME/branchline/install.json`
+(`~/.local/state/branchline/install.json`).
 
 Examples:
   branchline install

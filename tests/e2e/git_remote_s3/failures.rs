@@ -98,7 +98,9 @@ async fn a_call_by_hand_and_unknown_commands_are_refused() -> Result<()> {
 #[tokio::test]
 async fn a_push_that_fails_at_any_request_leaves_a_repository_that_the_next_push_completes()
 -> Result<()> {
-    let terminal = Terminal::start().await?;
+    let mut terminal = Terminal::start().await?;
+    // Where the release of a lock fails, the next push waits until it is abandoned.
+    terminal.set("GIT_REMOTE_S3_LOCK_TTL_SECONDS", Some("1"));
     terminal.repository("work", 6)?;
     let work = terminal.path("work");
     for layout in ["bundle", "dumb"] {
@@ -144,9 +146,6 @@ async fn a_push_that_fails_at_any_request_leaves_a_repository_that_the_next_push
                 .git(&["-C", "work", "push", &url, "main"])
                 .await?
                 .done();
-            let keys = terminal.keys(&format!("team/{layout}/"));
-            let is_lock = |key: &&String| key.contains("LOCK#");
-            assert_eq!(keys.iter().find(is_lock), None, "{layout}, request {k}");
             if sent < k {
                 break;
             }
@@ -162,6 +161,7 @@ async fn a_push_that_fails_at_any_request_leaves_a_repository_that_the_next_push
     Ok(())
 }
 
+/// "A push that is interrupted leaves no lock and no upload."
 #[tokio::test]
 async fn an_interrupted_push_releases_its_lock_and_aborts_its_upload() -> Result<()> {
     let terminal = Terminal::start().await?;

@@ -7,4 +7,5 @@ mod failures;
 mod install;
 mod oracle;
 mod peers;
+mod readme;
 mod simple_protocol;

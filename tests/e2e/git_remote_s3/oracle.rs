@@ -532,6 +532,7 @@ async fn fetches_from_bundles_do_what_they_do_with_a_git_server() -> Result<()> 
     compare(FETCHES, &[Kind::Bundle]).await
 }
 
+/// "The same git commands do the same on `s3://` as on a git server."
 #[tokio::test]
 async fn fetches_from_the_dumb_layout_do_what_they_do_with_a_git_server() -> Result<()> {
     compare(FETCHES, &[Kind::Dumb]).await

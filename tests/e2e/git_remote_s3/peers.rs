@@ -59,6 +59,7 @@ async fn both_clone(terminal: &Terminal, python: &Python<'_>, url: &str, step: &
     Ok(())
 }
 
+/// "The Python client and the command line push to and clone from one repository."
 #[tokio::test]
 async fn the_python_client_and_ours_push_to_and_clone_from_one_repository() -> Result<()> {
     let terminal = Terminal::start().await?;
