@@ -15,6 +15,7 @@ mod documents;
 mod dumb;
 mod faults;
 mod fleet;
+mod hints;
 mod lfs;
 mod lifecycle;
 mod logs;

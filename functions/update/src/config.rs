@@ -6,6 +6,7 @@ use branchline_core::name::{
 };
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::settings::Settings;
+use branchline_core::storage::Encryption;
 use branchline_core::{Error, ErrorKind, Result};
 
 /// Default of `CODECOMMIT_CONCURRENCY`.
@@ -38,6 +39,8 @@ pub struct Config {
     pub delete_artifacts: bool,
     /// `KMS_KEY_ID`: the key that encrypts artifacts.
     pub kms_key_id: Option<String>,
+    /// `SSE` and `KMS_KEY_ID`: encryption of all objects.
+    pub encryption: Encryption,
     /// `CODECOMMIT_CONCURRENCY`: maximum number of concurrent requests to CodeCommit.
     pub concurrency: u32,
     /// The function's memory, in bytes.
@@ -61,6 +64,10 @@ impl Config {
     /// Reads the environment variables of `settings`; an error names its variable.
     pub fn read(settings: &Settings) -> Result<Self> {
         let key = settings.optional("ARTIFACT_KEY", KeyTemplate::object_key)?;
+        let kms_key_id = settings.optional("KMS_KEY_ID", |key| {
+            let key = KmsKey::new(key)?.check_region(settings.function_region())?;
+            Ok(key.to_string())
+        })?;
         let config = Self {
             branches: BranchPatterns::read(settings)?,
             repositories: settings
@@ -87,10 +94,8 @@ impl Config {
             pin: settings.optional("PIPELINE_PIN", RevisionPin::new)?,
             variables: settings.flag("PIPELINE_VARIABLES", false)?,
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
-            kms_key_id: settings.optional("KMS_KEY_ID", |key| {
-                let key = KmsKey::new(key)?.check_region(settings.function_region())?;
-                Ok(key.to_string())
-            })?,
+            encryption: Encryption::new(settings.get("SSE"), kms_key_id.clone())?,
+            kms_key_id,
             concurrency: settings.number(
                 "CODECOMMIT_CONCURRENCY",
                 DEFAULT_CONCURRENCY,

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::batch::{self, Action, MEDIA_TYPE, ObjectResponse, Operation};
 use super::{BATCH, LfsBody, LfsStore, Pointer, missing_object};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::escaped_excerpt;
+use crate::git::foreign_message;
 use crate::git::smart_http::{
     Address, CallBody, HttpRequestSpec, HttpResponse, RepositoryUrl, SmartHttp,
 };
@@ -348,7 +348,7 @@ async fn failure(answer: HttpResponse) -> Error {
     let body = answer.excerpt(EXCERPT_BYTES).await;
     let mut message = format!("{from} answers {status}");
     if let Ok(error) = serde_json::from_slice::<ErrorBody>(&body) {
-        message = format!("{message}: {}", escaped_excerpt(error.message.as_bytes()));
+        message = format!("{message}: {}", foreign_message(error.message.as_bytes()));
     }
     if let Some(wait) = wait
         && matches!(kind, ErrorKind::Throttled | ErrorKind::Transport)

@@ -6,6 +6,7 @@
 )]
 
 mod batch;
+mod dumb_http;
 mod hostile_sources;
 mod http;
 mod interrupted;

@@ -1,4 +1,5 @@
-//! Repositories on servers that speak git's smart HTTP protocol.
+//! Repositories on servers that speak git's smart HTTP protocol, or that serve a repository's
+//! files, which can be read only ([`dumb_http`](super::dumb_http)).
 //!
 //! No request is retried here. If a server does not report the outcome of a ref, its refs are
 //! read again.
@@ -6,24 +7,26 @@
 mod commit_graph;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bstr::BString;
 use futures_util::StreamExt as _;
 
+use super::dumb_http::{self, HttpFiles, HttpFilesLfs};
 use super::{
     BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefTarget,
     RefUpdate, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
-use crate::git::pack::PackWriter;
+use crate::git::pack::{PackLimits, PackWriter};
 use crate::git::smart_http::{
-    FetchRequest, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator, UploadPack,
+    DumbHttp, FetchRequest, FetchSource, PushRequest, ReceivePack, RefCommand, SmartHttp,
+    TipNegotiator, UploadPack,
 };
-use crate::git::{HashKind, ObjectId, escaped_excerpt};
-use crate::lfs::{HttpLfs, LfsStore};
+use crate::git::{HashKind, ObjectId, escaped_excerpt, foreign_message};
+use crate::lfs::{HttpLfs, LfsBody, LfsStore, Pointer};
 
 /// Maximum number of refs in one push: CodeCommit's limit.
 pub const MAX_CHANGES: usize = 4000;
@@ -32,16 +35,49 @@ pub const MAX_CHANGES: usize = 4000;
 /// code for it.
 const NOT_CONNECTED: &str = "missing necessary objects";
 
-/// A repository on a smart HTTP server.
-#[derive(Debug, Clone)]
+/// Memory in bytes for reading the files of a repository, unless
+/// [`HttpRemote::with_memory`] sets another.
+const DEFAULT_MEMORY_BYTES: usize = 64 << 20;
+
+/// A repository on an HTTP server.
+#[derive(Clone)]
 pub struct HttpRemote {
     client: SmartHttp,
+    memory: usize,
+    // Set when the repository was opened and its server serves files.
+    files: Arc<OnceLock<Arc<HttpFiles>>>,
+}
+
+impl fmt::Debug for HttpRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpRemote")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpRemote {
     /// Names the repository of `client`.
     pub fn new(client: SmartHttp) -> Self {
-        Self { client }
+        Self {
+            client,
+            memory: DEFAULT_MEMORY_BYTES,
+            files: Arc::default(),
+        }
+    }
+
+    /// Limits the memory in bytes for reading the files of a repository.
+    #[must_use]
+    pub fn with_memory(self, memory: usize) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Opens a repository whose server serves files.
+    async fn dumb_source(&self, found: DumbHttp) -> Result<Box<dyn Source>> {
+        let make = || Arc::new(HttpFiles::new(found.client().clone(), self.memory / 2));
+        let files = Arc::clone(self.files.get_or_init(make));
+        let limits = PackLimits::default().with_memory(self.memory / 2);
+        dumb_http::open(found, &files, limits).await
     }
 }
 
@@ -54,7 +90,10 @@ impl fmt::Display for HttpRemote {
 #[async_trait]
 impl Remote for HttpRemote {
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        Ok(Box::new(HttpSource::open(&self.client, prefixes).await?))
+        match self.client.fetch_source(&with_head(prefixes)).await? {
+            FetchSource::Smart(server) => Ok(Box::new(HttpSource::new(server)?)),
+            FetchSource::Dumb(found) => self.dumb_source(found).await,
+        }
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
@@ -63,8 +102,11 @@ impl Remote for HttpRemote {
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         // An error is left to the request for refs, which fails for the same URL.
-        let store = HttpLfs::new(self.client.clone()).ok()?;
-        Some(Arc::new(store))
+        let batches = Arc::new(HttpLfs::new(self.client.clone()).ok()?);
+        Some(Arc::new(ServedLfs {
+            batches,
+            files: Arc::clone(&self.files),
+        }))
     }
 }
 
@@ -85,6 +127,56 @@ fn refs(advertisement: &Advertisement) -> Result<Refs> {
     Ok(refs)
 }
 
+/// Returns the prefixes of refs to request, with `HEAD`.
+fn with_head(prefixes: &[BString]) -> Vec<BString> {
+    let head = (!prefixes.is_empty()).then(|| "HEAD".into());
+    prefixes.iter().cloned().chain(head).collect()
+}
+
+/// LFS objects of a server: files, if the repository was opened as files, or git-lfs's batch
+/// API.
+struct ServedLfs {
+    batches: Arc<HttpLfs>,
+    files: Arc<OnceLock<Arc<HttpFiles>>>,
+}
+
+impl ServedLfs {
+    fn store(&self) -> Arc<dyn LfsStore> {
+        match self.files.get() {
+            Some(files) => Arc::new(HttpFilesLfs(Arc::clone(files))),
+            None => Arc::clone(&self.batches) as _,
+        }
+    }
+}
+
+impl fmt::Display for ServedLfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.files.get() {
+            Some(files) => HttpFilesLfs(Arc::clone(files)).fmt(f),
+            None => self.batches.fmt(f),
+        }
+    }
+}
+
+#[async_trait]
+impl LfsStore for ServedLfs {
+    async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
+        self.store().missing(pointers).await
+    }
+
+    async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
+        self.store().prepare(pointers).await
+    }
+
+    async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
+        self.store().read(pointer).await
+    }
+
+    async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
+        self.store().write(pointer, content).await
+    }
+}
+
 /// A server's repository, opened for reading.
 pub(super) struct HttpSource {
     server: UploadPack,
@@ -92,15 +184,15 @@ pub(super) struct HttpSource {
 }
 
 impl HttpSource {
+    /// Opens a repository on a server that speaks git's protocol.
     pub(super) async fn open(client: &SmartHttp, prefixes: &[BString]) -> Result<Self> {
-        let mut prefixes = prefixes.to_vec();
-        if !prefixes.is_empty() {
-            prefixes.push("HEAD".into());
-        }
-        let server = client.upload_pack(&prefixes).await?;
+        Self::new(client.upload_pack(&with_head(prefixes)).await?)
+    }
+
+    fn new(server: UploadPack) -> Result<Self> {
         let advertisement = &server.advertisement;
         if !advertisement.shallow.is_empty() {
-            return Err(shallow(client));
+            return Err(shallow(server.client()));
         }
         let snapshot = Snapshot {
             hash: advertisement.hash,
@@ -319,7 +411,7 @@ impl Target for HttpTarget {
             if !report.messages.is_empty() {
                 error = error.with_hint(format!(
                     "the server's message: `{}`",
-                    escaped_excerpt(report.messages.as_bytes())
+                    foreign_message(report.messages.as_bytes())
                 ));
             }
             return Err(error);
