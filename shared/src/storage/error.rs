@@ -86,6 +86,11 @@ impl<'a> S3Request<'a> {
         matches!(self.operation, "HeadObject" | "GetObject")
     }
 
+    /// Returns whether the request names the encryption of a new object.
+    fn starts_write(&self) -> bool {
+        matches!(self.operation, "PutObject" | "CreateMultipartUpload")
+    }
+
     pub(super) fn call(&self) -> ApiCall {
         let arn = match (self.key, self.source) {
             (Some(key), _) => format!("`{}`", self.bucket.object_arn(key.as_str())),
@@ -209,6 +214,14 @@ pub(super) fn convert(failure: SdkFailure, request: &S3Request<'_>) -> Error {
                     bucket.object_arn("*"),
                     bucket.arn(),
                 ))
+        }
+        (403, "AccessDenied") if request.starts_write() => {
+            let error = failure.into_common_error(&request.call());
+            let hint = error.hint().unwrap_or_default();
+            let hint = format!(
+                "{hint}, or set `SSE` if the bucket's policy demands a header of encryption"
+            );
+            error.with_hint(hint)
         }
         _ => failure.into_common_error(&request.call()),
     }

@@ -261,7 +261,6 @@ impl BundleTarget {
         };
         let plan = self.plan(change, found, new.id, available).await?;
         if is_protected && !plan.is_forward {
-            let words = "the branch is protected, and the push is not a fast-forward";
             return Ok(RefResult::Rejected(PROTECTED_FROM_FORCE.to_owned()));
         }
         let (expected, orphans) = match found {

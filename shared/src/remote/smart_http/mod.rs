@@ -5,8 +5,10 @@
 //! read again.
 
 mod commit_graph;
+mod demanding;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -22,8 +24,8 @@ use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
 use crate::git::pack::{PackLimits, PackWriter};
 use crate::git::smart_http::{
-    DumbHttp, FetchRequest, FetchSource, PushRequest, ReceivePack, RefCommand, SmartHttp,
-    TipNegotiator, UploadPack,
+    DumbHttp, FetchRequest, FetchResponse, FetchSource, PushRequest, ReceivePack, RefCommand,
+    SmartHttp, TipNegotiator, UploadPack,
 };
 use crate::git::{HashKind, ObjectId, escaped_excerpt, foreign_message};
 use crate::lfs::{HttpLfs, LfsBody, LfsStore, Pointer};
@@ -91,7 +93,7 @@ impl fmt::Display for HttpRemote {
 impl Remote for HttpRemote {
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
         match self.client.fetch_source(&with_head(prefixes)).await? {
-            FetchSource::Smart(server) => Ok(Box::new(HttpSource::new(server)?)),
+            FetchSource::Smart(server) => Ok(Box::new(HttpSource::new(server, self.memory)?)),
             FetchSource::Dumb(found) => self.dumb_source(found).await,
         }
     }
@@ -180,16 +182,20 @@ impl LfsStore for ServedLfs {
 /// A server's repository, opened for reading.
 pub(super) struct HttpSource {
     server: UploadPack,
+    memory: usize,
+    // The server refuses clients that do not request all of its capabilities.
+    is_demanding: AtomicBool,
     pub(super) snapshot: Snapshot,
 }
 
 impl HttpSource {
     /// Opens a repository on a server that speaks git's protocol.
     pub(super) async fn open(client: &SmartHttp, prefixes: &[BString]) -> Result<Self> {
-        Self::new(client.upload_pack(&with_head(prefixes)).await?)
+        let server = client.upload_pack(&with_head(prefixes)).await?;
+        Self::new(server, DEFAULT_MEMORY_BYTES)
     }
 
-    fn new(server: UploadPack) -> Result<Self> {
+    fn new(server: UploadPack, memory: usize) -> Result<Self> {
         let advertisement = &server.advertisement;
         if !advertisement.shallow.is_empty() {
             return Err(shallow(server.client()));
@@ -199,7 +205,28 @@ impl HttpSource {
             refs: refs(advertisement)?,
             head: advertisement.head(),
         };
-        Ok(Self { server, snapshot })
+        Ok(Self {
+            server,
+            memory,
+            is_demanding: AtomicBool::new(false),
+            snapshot,
+        })
+    }
+
+    async fn fetch_as_wanted(&self, pack: &PackRequest) -> Result<PackBody> {
+        let request = FetchRequest {
+            wants: pack.wants.clone(),
+            thin: pack.thin,
+            offset_deltas: pack.offset_deltas,
+            ..FetchRequest::default()
+        };
+        let mut haves = TipNegotiator::new(pack.haves.iter().copied());
+        into_body(&self.server, self.server.fetch(&request, &mut haves).await?)
+    }
+
+    async fn fetch_demanding(&self, pack: &PackRequest) -> Result<PackBody> {
+        let hash = self.snapshot.hash;
+        demanding::fetch(&self.server, hash, pack, self.memory / 4).await
     }
 
     /// Returns true if the server advertises the ref that `HEAD` names.
@@ -207,6 +234,15 @@ impl HttpSource {
         let advertisement = &self.server.advertisement;
         let head = advertisement.find("HEAD");
         advertisement.unborn_head.is_some() || head.is_some_and(|head| head.symref_target.is_some())
+    }
+}
+
+/// Returns the pack of a response, unless the response is of a shallow repository.
+fn into_body(server: &UploadPack, fetched: FetchResponse) -> Result<PackBody> {
+    if fetched.shallow.is_empty() {
+        Ok(fetched.pack.into_stream().boxed())
+    } else {
+        Err(shallow(server.client()))
     }
 }
 
@@ -225,32 +261,34 @@ impl Source for HttpSource {
     }
 
     async fn fetch(&self, pack: &PackRequest) -> Result<PackBody> {
-        let request = FetchRequest {
-            wants: pack.wants.clone(),
-            thin: pack.thin,
-            offset_deltas: pack.offset_deltas,
-            ..FetchRequest::default()
+        let fetched = if self.is_demanding.load(Ordering::Relaxed) {
+            self.fetch_demanding(pack).await
+        } else {
+            match self.fetch_as_wanted(pack).await {
+                Err(error) if demanding::may_demand(&self.server, pack, &error) => {
+                    // If this fails too, capabilities were not the reason.
+                    let retried = self.fetch_demanding(pack).await;
+                    self.is_demanding.store(retried.is_ok(), Ordering::Relaxed);
+                    match retried {
+                        Err(retried) if retried.kind() != ErrorKind::FileTooLarge => Err(error),
+                        retried => retried,
+                    }
+                }
+                fetched => fetched,
+            }
         };
-        let mut haves = TipNegotiator::new(pack.haves.iter().copied());
-        let fetched = self.server.fetch(&request, &mut haves).await;
-        let fetched = fetched
-            .map_err(Error::from)
-            .map_err(|error| match error.kind() {
-                // The wanted objects were advertised, so a ref has moved.
-                ErrorKind::NotFound => Error::new(
-                    ErrorKind::Conflict,
-                    format!(
-                        "the refs of {} have moved meanwhile",
-                        self.server.client().url()
-                    ),
-                )
-                .with_source(error),
-                _ => error,
-            })?;
-        if !fetched.shallow.is_empty() {
-            return Err(shallow(self.server.client()));
-        }
-        Ok(fetched.pack.into_stream().boxed())
+        fetched.map_err(|error| match error.kind() {
+            // The wanted objects were advertised, so a ref has moved.
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the refs of {} have moved meanwhile",
+                    self.server.client().url()
+                ),
+            )
+            .with_source(error),
+            _ => error,
+        })
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -262,7 +300,22 @@ impl Source for HttpSource {
         wants: &[ObjectId],
         haves: &[ObjectId],
     ) -> Result<Option<CommitGraph>> {
-        commit_graph::read(&self.server, self.snapshot.hash, wants, haves).await
+        let (server, hash) = (&self.server, self.snapshot.hash);
+        if !self.is_demanding.load(Ordering::Relaxed) {
+            let wanted = PackRequest {
+                offset_deltas: true,
+                ..PackRequest::default()
+            };
+            match commit_graph::read(server, hash, wants, haves, false).await {
+                Err(error) if demanding::may_demand(server, &wanted, &error) => {}
+                graph => return graph,
+            }
+        }
+        // A thin pack of commits has bases that are not here.
+        if !haves.is_empty() {
+            return Ok(None);
+        }
+        commit_graph::read(server, hash, wants, haves, true).await
     }
 }
 
