@@ -142,6 +142,16 @@ async fn an_error_names_the_remedy() -> Result<()> {
             &["`s3:ListBucket`", "S3 answers 403 for a missing object"],
         ),
         (
+            json!({"source": from, "target": to, "layout": "bundle"}),
+            Some("s3:DeleteObject"),
+            "AccessDenied",
+            &[
+                "their lock remains",
+                "grant `s3:DeleteObject`",
+                "`MirrorBucket`",
+            ],
+        ),
+        (
             json!({"source": other.url(), "target": bundle, "refs": ["refs/heads/main"]}),
             None,
             "Rejected",

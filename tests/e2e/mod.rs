@@ -26,6 +26,7 @@ mod parameters;
 mod peers;
 mod privilege;
 mod readme;
+mod regions;
 mod runbook;
 mod template;
 mod update;

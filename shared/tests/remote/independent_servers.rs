@@ -1,7 +1,7 @@
 //! Servers that share no code with git, as sources and as targets.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use branchline_core::git::HashKind;
@@ -14,6 +14,8 @@ use branchline_test_support::repo::{Repo, history};
 use super::http::{Few, assert_equal, everything, remote, strict};
 use super::s3_dumb_fixture::{World, mirror_options};
 
+/// JGit's server as Debian installs it.
+const JGIT: &str = "/usr/share/java/org.eclipse.jgit.http.server.jar";
 const DULWICH: &str = include_str!("independent_servers.py");
 
 /// A server of another implementation, for one repository; it stops when dropped.
@@ -35,13 +37,28 @@ impl Independent {
         Self::start(command)
     }
 
+    /// Serves a repository with JGit; `None` where JGit or a Java compiler is not installed.
+    fn jgit(repo: &Repo) -> Option<Self> {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/remote/JGit.java");
+        if !Path::new(JGIT).exists() {
+            eprintln!("skipped: Debian's libjgit-java is not installed");
+            return None;
+        }
+        let mut command = Command::new("java");
+        command
+            .args(["-cp", "/usr/share/java/*", program])
+            .arg(&repo.path)
+            .stderr(Stdio::null());
+        Self::start(command)
+    }
+
     /// Starts a program that prints its port.
     fn start(mut command: Command) -> Option<Self> {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("because the program is installed");
+            .ok()?;
         let out = process.stdout.take().expect("because it is piped");
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line).unwrap();
@@ -51,6 +68,10 @@ impl Independent {
             return None;
         };
         Some(Self { process, port })
+    }
+
+    fn both() -> [fn(&Repo) -> Option<Self>; 2] {
+        [Self::dulwich, Self::jgit]
     }
 
     fn remote(&self) -> impl Remote + use<> {
@@ -89,24 +110,49 @@ async fn run(from: &dyn Remote, to: &dyn Remote) -> MirrorStats {
 }
 
 #[tokio::test]
-async fn a_server_that_demands_capabilities_is_read_fresh_and_grown() {
-    let repo = source();
-    let target = strict(HashKind::Sha1);
-    let to = GitServer::new(&target);
-    let to = remote(&to.url(), Version::V2);
-    let world = World::new();
-    for round in 0..3 {
-        let Some(server) = Independent::dulwich(&repo) else {
-            return;
-        };
-        let done = run(&server.remote(), &to).await;
-        assert!(done.complete && done.rejected.is_empty(), "{done:?}");
-        assert_equal(&repo, &target);
-        let dumb = world.remote();
-        let done = mirror(&server.remote(), &dumb, &mirror_options(true), None).await;
-        assert!(done.unwrap().complete, "round {round}");
-        world.assert_clones_equal(&repo);
-        grow(&repo, 30 + 6 * round);
+async fn servers_of_other_implementations_are_read_fresh_and_grown() {
+    for serve in Independent::both() {
+        let repo = source();
+        let target = strict(HashKind::Sha1);
+        let to = GitServer::new(&target);
+        let to = remote(&to.url(), Version::V2);
+        let world = World::new();
+        for round in 0..3 {
+            let Some(server) = serve(&repo) else {
+                break;
+            };
+            let done = run(&server.remote(), &to).await;
+            assert!(done.complete && done.rejected.is_empty(), "{done:?}");
+            assert_equal(&repo, &target);
+            let dumb = world.remote();
+            let done = mirror(&server.remote(), &dumb, &mirror_options(true), None).await;
+            assert!(done.unwrap().complete, "round {round}");
+            world.assert_clones_equal(&repo);
+            grow(&repo, 30 + 6 * round);
+        }
+    }
+}
+
+#[tokio::test]
+async fn servers_of_other_implementations_are_written_fresh_and_grown() {
+    for serve in Independent::both() {
+        let repo = source();
+        let target = Repo::new(HashKind::Sha1);
+        let from = GitServer::new(&repo);
+        let from = remote(&from.url(), Version::V2);
+        for round in 0..3 {
+            let Some(server) = serve(&target) else {
+                break;
+            };
+            let done = run(&from, &server.remote()).await;
+            assert!(done.complete && done.rejected.is_empty(), "{done:?}");
+            drop(server);
+            assert_equal(&repo, &target);
+            grow(&repo, 30 + 6 * round);
+            if round == 0 {
+                repo.git(&["tag", "-d", "light"]);
+            }
+        }
     }
 }
 
@@ -130,26 +176,5 @@ async fn a_server_that_demands_capabilities_feeds_a_target_without_offset_deltas
         assert!(done.complete, "round {round}: {done:?}");
         assert_equal(&repo, &target);
         grow(&repo, 30 + 6 * round);
-    }
-}
-
-#[tokio::test]
-async fn a_server_of_another_implementation_is_written_fresh_and_grown() {
-    let repo = source();
-    let target = Repo::new(HashKind::Sha1);
-    let from = GitServer::new(&repo);
-    let from = remote(&from.url(), Version::V2);
-    for round in 0..3 {
-        let Some(server) = Independent::dulwich(&target) else {
-            return;
-        };
-        let done = run(&from, &server.remote()).await;
-        assert!(done.complete && done.rejected.is_empty(), "{done:?}");
-        drop(server);
-        assert_equal(&repo, &target);
-        grow(&repo, 30 + 6 * round);
-        if round == 0 {
-            repo.git(&["tag", "-d", "light"]);
-        }
     }
 }

@@ -292,6 +292,7 @@ impl LockState {
                 error = %error.report(),
                 "the lock could not be released"
             );
+            location.note_kept_lock(error);
         }
     }
 }

@@ -129,6 +129,7 @@ impl BundleTarget {
         available.remove_spool().await;
         changed?;
         self.write_head(push.head, &push.changes, &results).await?;
+        self.location.check_kept_lock()?;
         Ok(results)
     }
 
