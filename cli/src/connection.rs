@@ -14,7 +14,7 @@ use branchline_core::remote::open::{
 };
 use branchline_core::remote::url::{RemoteUrl, S3Url};
 use branchline_core::settings::Settings;
-use branchline_core::storage::client::S3Settings;
+use branchline_core::storage::S3Settings;
 use branchline_core::{Error, ErrorKind, Result};
 
 use crate::invocation::Invocation;

@@ -63,7 +63,7 @@ impl Context {
         let aws = Aws::load(aws::AwsOverrides::default()).await?;
         let opener_config = OpenerConfig {
             http: config.http.clone(),
-            kms_key_id: config.kms_key_id.clone(),
+            encryption: config.encryption.clone(),
             pack_cache: Some(config.temporary.join(PACK_CACHE_DIR)),
             ..OpenerConfig::default()
         };
@@ -235,7 +235,7 @@ async fn mirror_mapping(
     };
     let (source, target) = match tokio::time::timeout_at(stop, open).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return failed(error),
+        Ok(Err(error)) => return failed(with_stack_hint(error)),
         // No error: the mapping is incomplete, and an equal request resumes it.
         Err(_) => {
             return MirrorResult {
@@ -259,7 +259,24 @@ async fn mirror_mapping(
         batch,
         ..mirror::MirrorOptions::default()
     };
-    mirror::run(&*source, &*target, &options, Some(stop)).await
+    let result = mirror::run(&*source, &*target, &options, Some(stop)).await;
+    MirrorResult {
+        error: result.error.map(with_stack_hint),
+        ..result
+    }
+}
+
+/// Names the stack's parameter that grants access to a bucket.
+fn with_stack_hint(error: Error) -> Error {
+    let is_of_s3 = |hint: &str| hint.contains("`s3:");
+    match error.hint().filter(|hint| is_of_s3(hint)) {
+        Some(hint) if error.kind() == ErrorKind::AccessDenied => {
+            let hint =
+                format!("{hint}; a stack grants access to the bucket of `MirrorBucket` only");
+            error.with_hint(hint)
+        }
+        _ => error,
+    }
 }
 
 fn answer(results: Vec<MappingResult>) -> Result<Answer, InvocationError> {

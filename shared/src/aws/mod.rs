@@ -18,6 +18,7 @@ mod proxied_http;
 mod response_body;
 #[cfg(feature = "client")]
 mod sdk_error;
+mod server_address;
 
 use std::time::Duration;
 

@@ -27,8 +27,8 @@ use crate::pack_cache::PackCache;
 use crate::retry::{RetryPolicy, Retrying};
 use crate::secret::client::SdkSecrets;
 use crate::secret::{SecretArn, Secrets};
-use crate::storage::ObjectStore;
-use crate::storage::client::{S3Settings, SdkObjectStore};
+use crate::storage::client::SdkObjectStore;
+use crate::storage::{Encryption, ObjectStore, S3Settings};
 
 /// A remote's URL and settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,18 @@ pub struct RemoteSpec {
     pub credentials: Option<SecretArn>,
     /// Creates a missing CodeCommit repository.
     pub create: bool,
+    /// Role in which the remote is opened, for the remedies in errors.
+    pub role: RemoteRole,
+}
+
+/// Role of a remote in a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RemoteRole {
+    /// Refs and objects are read from the remote.
+    #[default]
+    Source,
+    /// They are written to the remote.
+    Target,
 }
 
 impl RemoteSpec {
@@ -54,6 +66,7 @@ impl RemoteSpec {
             layout_if_empty: None,
             credentials: None,
             create: false,
+            role: RemoteRole::default(),
         }
     }
 }
@@ -70,8 +83,8 @@ pub trait OpenRemote: Send + Sync {
 pub struct OpenerConfig {
     /// Proxies for git servers.
     pub http: HttpSettings,
-    /// Key that encrypts objects in S3; the bucket's default encryption if `None`.
-    pub kms_key_id: Option<String>,
+    /// Encryption of objects in S3, locks and markers included.
+    pub encryption: Encryption,
     /// Directory of the pack cache, owned by this user only; no pack is cached if `None`.
     pub pack_cache: Option<PathBuf>,
     /// Limit of the pack cache in bytes, below the limit that it has by itself.
@@ -122,13 +135,14 @@ impl RemoteOpener {
             RetryPolicy::new(CONCURRENT_S3_REQUESTS),
             RetryPolicy::new(CONCURRENT_CODECOMMIT_REQUESTS),
         ];
-        let store = SdkObjectStore::with_settings(&aws, &config.s3);
+        let store = SdkObjectStore::with_settings(&aws, &config.s3)
+            .with_encryption(config.encryption.clone());
         let store = Retrying::new(store, limiters[0].clone());
         Ok(Self {
             http: git_http(&config.http)?,
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
-            kms_key_id: config.kms_key_id.clone(),
+            kms_key_id: config.encryption.clone().into_kms_key(),
             pack_cache: open_pack_cache(config),
             lock_lifetime: config.lock_lifetime,
             archiver: None,
@@ -150,11 +164,16 @@ impl RemoteOpener {
         &self.limiters
     }
 
-    async fn http(&self, url: &RepositoryUrl, secret: Option<&SecretArn>) -> Result<HttpRemote> {
+    async fn http(
+        &self,
+        url: &RepositoryUrl,
+        secret: Option<&SecretArn>,
+        memory: usize,
+    ) -> Result<HttpRemote> {
         let credentials: Arc<dyn CredentialSource> = match secret {
             None => Arc::new(NoCredentials),
             Some(arn) => {
-                if !url.is_secure() && !is_loopback(url.host()) {
+                if !url.is_secure() && !url.is_loopback() {
                     return Err(Error::new(
                         ErrorKind::Config,
                         format!(
@@ -164,14 +183,17 @@ impl RemoteOpener {
                     .with_hint("use `https://`"));
                 }
                 let text = self.secrets.read(arn).await?;
-                let (user, password) = text
-                    .user_and_password()
+                let credentials = text
+                    .credentials_for(url)
                     .map_err(|error| error.context(format!("`{arn}`")))?;
-                Arc::new(StaticCredentials(Credentials::new(user, password)))
+                Arc::new(HostCredentials {
+                    host: url.clone(),
+                    credentials,
+                })
             }
         };
         let client = SmartHttp::new(self.http.clone(), url.clone(), credentials);
-        Ok(HttpRemote::new(client))
+        Ok(HttpRemote::new(client).with_memory(memory))
     }
 
     fn codecommit(&self, url: &CodeCommitUrl, create: bool) -> CodeCommitRemote {
@@ -211,7 +233,16 @@ impl RemoteOpener {
                         ErrorKind::NotFound,
                         format!("there is no repository at `{url}`"),
                     )
-                    .with_hint("for a new repository, set `layout` to `bundle` or `dumb`")
+                    .with_hint(match spec.role {
+                        RemoteRole::Source => {
+                            "check the bucket and the prefix; a source must exist"
+                        }
+                        RemoteRole::Target => {
+                            "set `layout` for a new repository: `dumb` (git clones it over plain \
+                             HTTP), `bundle` (git-remote-s3 reads and writes it), or `loose` \
+                             (`dumb` for a bucket that its readers may not list)"
+                        }
+                    })
                 })?
             }
         };
@@ -252,7 +283,9 @@ impl OpenRemote for RemoteOpener {
     async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
         Ok(match &spec.url {
             RemoteUrl::CodeCommit(url) => Arc::new(self.codecommit(url, spec.create)),
-            RemoteUrl::Http(url) => Arc::new(self.http(url, spec.credentials.as_ref()).await?),
+            RemoteUrl::Http(url) => {
+                Arc::new(self.http(url, spec.credentials.as_ref(), memory).await?)
+            }
             RemoteUrl::S3(url) => self.s3(url, spec, memory).await?,
             RemoteUrl::Local(path) => {
                 let limits = PackLimits::default().with_memory(memory / 2);
@@ -276,24 +309,19 @@ fn open_pack_cache(config: &OpenerConfig) -> Option<Arc<PackCache>> {
     }
 }
 
-/// Returns true for loopback hosts, where plain HTTP is safe.
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+/// A user and password for the server of one URL.
+struct HostCredentials {
+    host: RepositoryUrl,
+    credentials: Credentials,
 }
 
-/// A user and password, valid for every request.
-struct StaticCredentials(Credentials);
-
 #[async_trait]
-impl CredentialSource for StaticCredentials {
+impl CredentialSource for HostCredentials {
     async fn credentials(
         &self,
-        _repository: &RepositoryUrl,
+        repository: &RepositoryUrl,
     ) -> crate::git::Result<Option<Credentials>> {
-        Ok(Some(self.0.clone()))
+        let is_same = self.host.is_same_server(repository);
+        Ok(is_same.then(|| self.credentials.clone()))
     }
 }
