@@ -8,7 +8,7 @@
 //! | [`odb`] | an object database over packs that are read by range |
 //! | [`bundle`], [`dumb_http`] | other files that hold refs and objects |
 //! | [`pkt_line`], [`advertisement`], [`smart_http`] | the client's side of git's protocol |
-//! | [`server`] | the server's side: upload-pack, receive-pack |
+//! | [`server`] | the server's side: upload-pack, receive-pack, upload-archive |
 //!
 //! Nothing here opens a connection or a file: storage is behind
 //! [`PackBytes`](pack::PackBytes), HTTP behind

@@ -7,7 +7,7 @@
 //!   shallow histories ([`history_of_depth`], [`history_since`]) and for partial clones
 //!   ([`ObjectFilter`]).
 //! - [`pack_objects()`]: a pack of chosen objects, whose entries are copied compressed.
-//! - [`fetch`]: the pack for a [`PackRequest`].
+//! - [`fetch`]: the pack for a [`PackRequest`]. [`CommitReader`]: commits, each parsed once.
 //!
 //! Memory: [`DatabaseOptions::limits`] bounds the content in memory. In addition there are the
 //! index of each pack and 4 bytes for each of its objects; while objects are chosen, 33 bytes

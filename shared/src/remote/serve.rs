@@ -109,7 +109,13 @@ impl ServedRemote {
         let Some((has_all_refs, source)) = self.last_source().await? else {
             return empty_database();
         };
-        let database = self.open_database(&*source, ids).await?;
+        let database = match self.open_database(&*source, ids).await {
+            Err(error) if has_moved_on(&error) => match self.reopened().await? {
+                Some(source) => self.open_database(&*source, ids).await?,
+                None => return Err(error),
+            },
+            opened => opened?,
+        };
         let mut is_complete = true;
         for id in ids {
             is_complete &= has_all_refs || database.contains(*id).await?;
@@ -123,12 +129,23 @@ impl ServedRemote {
         }
     }
 
+    /// Opens the remote again, because another writer has replaced objects since it was opened.
+    async fn reopened(&self) -> Result<Option<Arc<dyn Source>>> {
+        *self.opened.lock().await = None;
+        self.source(&BString::default()).await
+    }
+
     async fn open_database(&self, source: &dyn Source, ids: &[ObjectId]) -> Result<Arc<Database>> {
         source.objects(ids).await?.ok_or_else(|| {
             let message = format!("{} only sends packs, and cannot be served", self.remote);
             Error::new(ErrorKind::Config, message).with_hint("use its own URL with git")
         })
     }
+}
+
+/// Returns whether the objects that refs named may have been moved by another writer.
+fn has_moved_on(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound)
 }
 
 fn empty_database() -> Result<Arc<Database>> {
@@ -181,7 +198,13 @@ impl Repository for ServedRemote {
 
     async fn fetch(&self, request: &PackRequest) -> crate::git::Result<PackBody> {
         if let Some((_, source)) = self.last_source().await? {
-            return Ok(source.fetch(request).await?);
+            return match source.fetch(request).await {
+                Err(error) if has_moved_on(&error) => match self.reopened().await? {
+                    Some(source) => Ok(source.fetch(request).await?),
+                    None => Err(error.into()),
+                },
+                fetched => Ok(fetched?),
+            };
         }
         Err(Error::new(ErrorKind::NotFound, format!("{} is empty", self.remote)).into())
     }

@@ -39,3 +39,7 @@ mod s3_dumb_faults;
 mod s3_dumb_fixture;
 mod s3_dumb_packs;
 mod s3_dumb_races;
+mod serve;
+mod serve_archive;
+mod serve_fixture;
+mod serve_push;

@@ -1,4 +1,4 @@
-//! The server's side of git's protocol: upload-pack and receive-pack over any
+//! The server's side of git's protocol: upload-pack, receive-pack and upload-archive over any
 //! [`Repository`], for stock git clients.
 //!
 //! | file | job |
@@ -11,6 +11,7 @@
 //! | `negotiation` | common commits, and the boundary of shallow histories |
 //! | `send_pack` | chooses the objects and sends the pack |
 //! | `receive_pack`, `push_commands` | serves pushes |
+//! | `upload_archive`, `archive_arguments` | serves `git archive --remote` |
 //!
 //! A service reads from any [`AsyncRead`](tokio::io::AsyncRead) and writes to any
 //! [`AsyncWrite`](tokio::io::AsyncWrite): a pipe to git (`connect` of a remote helper), or a
@@ -28,6 +29,7 @@
 //! [database]: crate::odb
 
 mod advertisement;
+mod archive_arguments;
 mod connection;
 mod ls_refs;
 mod needs;
@@ -36,10 +38,13 @@ mod push_commands;
 mod receive_pack;
 mod repository;
 mod send_pack;
+mod upload_archive;
 mod upload_pack;
 
 pub use advertisement::ProtocolVersion;
+pub use archive_arguments::ArchiveFormat;
 pub use connection::MAX_REQUEST_BYTES;
 pub use receive_pack::{ReceivePackOptions, receive_pack};
 pub use repository::{PushReceiver, ReceiveCapabilities, ReceivedPush, RefSnapshot, Repository};
+pub use upload_archive::{ArchiveBody, ArchiveOptions, ArchivePiece, TreeArchiver, upload_archive};
 pub use upload_pack::{UploadPackOptions, upload_pack};

@@ -22,9 +22,6 @@ pub(super) struct Common {
 impl Common {
     /// Adds an object of the client; returns whether the server has it, too.
     pub(super) async fn add(&mut self, commits: &mut CommitReader, id: ObjectId) -> Result<bool> {
-        if self.client_has.contains(&id) {
-            return Ok(true);
-        }
         if !commits.database().contains_without_requests(id).await? {
             return Ok(false);
         }
@@ -33,8 +30,9 @@ impl Common {
             self.oldest = Some(oldest.min(commit.time));
             self.client_has.extend(&commit.parents);
         }
-        self.client_has.insert(id);
-        self.ids.push(id);
+        if self.client_has.insert(id) {
+            self.ids.push(id);
+        }
         self.enough = None;
         Ok(true)
     }

@@ -235,6 +235,8 @@ where
             self.write_boundary(boundary);
             self.writer.delimiter();
         }
+        // In the order of the documentation and of git's client; git's own server sends this
+        // section first, and its client then fails.
         if !wanted_refs.is_empty() {
             self.writer.line("wanted-refs\n");
             for (id, name) in wanted_refs {
