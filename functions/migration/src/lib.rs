@@ -17,7 +17,7 @@ use std::time::Instant;
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{self, Aws};
 use branchline_core::git::pack::PackLimits;
-use branchline_core::lambda::{self, InvocationError};
+use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
 use branchline_core::mirror::{self, BatchLimits, LfsOptions, MirrorResult, MirrorStats};
 use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener};
@@ -48,6 +48,8 @@ pub struct Context {
     remotes: Arc<dyn OpenRemote>,
     metrics: Metrics,
 }
+
+impl FunctionContext for Context {}
 
 impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {

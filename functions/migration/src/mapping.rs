@@ -85,6 +85,15 @@ struct MappingFields {
 }
 
 impl Mapping {
+    /// Makes the mapping of a message that cannot be read.
+    pub(crate) fn unreadable(error: &Error) -> Self {
+        Self {
+            source: UNKNOWN_URL.to_owned(),
+            target: UNKNOWN_URL.to_owned(),
+            task: Err(MappingError::new(error)),
+        }
+    }
+
     /// Reads the mapping at `path` of the event.
     pub(crate) fn read(path: &str, value: &Value) -> Self {
         let task = read_fields(path, value).and_then(|fields| task(path, &fields));

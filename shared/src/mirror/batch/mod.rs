@@ -7,7 +7,7 @@
 //! bytes or its time is split, under tags with names of their own, which the script deletes
 //! together with its tags. To other targets, this is the only split.
 //!
-//! All temporary tags are deleted with or after the last refs, or by [`clean`]. They stay
+//! All temporary tags are deleted with or after the last refs, or by [`clean`](super::clean()). They stay
 //! while the target rejects a ref, because the next run uses their objects.
 //!
 //! A target may reject a temporary tag like any ref. Its commits are then part of the next
