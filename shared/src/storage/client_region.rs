@@ -133,9 +133,9 @@ mod tests {
             .region("us-east-1")
             .force_path_style(false)
             .build();
-        let resolved = DefaultResolver::new().resolve_endpoint(&params.unwrap());
+        let (params, rules) = (params.unwrap(), DefaultResolver::new());
         assert_eq!(
-            resolved.await.unwrap().url(),
+            rules.resolve_endpoint(&params).await.unwrap().url(),
             "https://ap-1-111122223333.s3-accesspoint.eu-west-1.amazonaws.com"
         );
     }
