@@ -40,6 +40,8 @@ pub struct MappingAnswer {
     pub objects: u64,
     /// Bytes of packs sent.
     pub bytes: u64,
+    /// Git LFS objects, which are not counted in `objects` and `bytes`.
+    pub lfs: LfsCounts,
     /// The error and its hint, without a user or password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -58,6 +60,22 @@ pub struct RefCounts {
     pub unchanged: u64,
     /// Refs that the target rejected.
     pub rejected: u64,
+}
+
+/// Number of git LFS objects by outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct LfsCounts {
+    /// Objects copied.
+    pub objects: u64,
+    /// Bytes of the copied objects.
+    pub bytes: u64,
+    /// Objects that the target lacks, because the source does not provide them.
+    pub missing: u64,
+    /// Objects left out, because one side cannot store LFS objects.
+    pub left_out: u64,
+    /// Ids of the first 20 missing objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_oids: Vec<String>,
 }
 
 /// Maximum number of rejected refs that an error names.
@@ -90,6 +108,13 @@ impl MappingAnswer {
             },
             objects: stats.objects,
             bytes: stats.bytes,
+            lfs: LfsCounts {
+                objects: stats.lfs.objects,
+                bytes: stats.lfs.bytes,
+                missing: stats.lfs.missing,
+                left_out: stats.lfs.left_out,
+                missing_oids: stats.lfs.missing_oids.clone(),
+            },
             error: error.map(Error::report),
         }
     }
@@ -103,6 +128,7 @@ pub(crate) fn describe(answer: &MappingAnswer, stats: &MirrorStats) -> String {
         ("updated", stats.updated, "refs"),
         ("deleted", stats.deleted, "refs"),
         ("sent", stats.objects, "objects"),
+        ("copied", stats.lfs.objects, "LFS objects"),
     ];
     let did = did.iter().filter(|(_, count, _)| *count > 0);
     let did: Vec<String> = did
@@ -163,6 +189,7 @@ mod tests {
             r#"{"source":"a","target":"b","status":"failed","refs":{"created":3,"updated":0,"#
                 .to_owned()
                 + r#""deleted":0,"unchanged":1,"rejected":1},"objects":7,"bytes":512,"#
+                + r#""lfs":{"objects":0,"bytes":0,"missing":0,"left_out":0},"#
                 + r#""error":"the target refused 1 refs: `refs/heads/main`: protected branch"}"#
         );
         let name = describe(&answer, &stats);

@@ -25,7 +25,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
-pub use answer::{Answer, MappingAnswer, RefCounts, Status};
+pub use answer::{Answer, LfsCounts, MappingAnswer, RefCounts, Status};
 pub use config::Config;
 pub use mapping::{Mapping, MappingError, MirrorTask};
 pub use request::Request;
@@ -179,6 +179,9 @@ async fn run_mapping(
     context.metrics.add(Metric::Mirrors, mirrored);
     context.metrics.add(Metric::IncompleteMirrors, unfinished);
     context.metrics.add(Metric::MirrorBytes, stats.bytes);
+    let lfs = &stats.lfs;
+    context.metrics.add(Metric::MirrorLfsBytes, lfs.bytes);
+    context.metrics.add(Metric::MissingLfsObjects, lfs.missing);
     tracing::info!(
         source.url = answer.source,
         target.url = answer.target,
@@ -192,6 +195,7 @@ async fn run_mapping(
         size_bytes = stats.bytes,
         lfs.objects = stats.lfs.objects,
         lfs.size_bytes = stats.lfs.bytes,
+        lfs.missing = stats.lfs.missing,
         lfs.left_out = stats.lfs.left_out,
         duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "worked on a mapping"
@@ -245,7 +249,10 @@ async fn mirror_mapping(
     let options = mirror::MirrorOptions {
         refs: task.refs.clone(),
         prune: task.prune,
-        lfs: task.lfs.then_some(LfsOptions { memory: memory / 4 }),
+        lfs: Some(LfsOptions {
+            memory: memory / 4,
+            policy: task.lfs,
+        }),
         // The last quarter is for upload parts in flight and for objects read back.
         limits: PackLimits::default().with_memory(memory / 2),
         batch,

@@ -1,6 +1,6 @@
 //! One mapping of a request: its source, its target, and what to mirror.
 
-use branchline_core::mirror::RefSelection;
+use branchline_core::mirror::{LfsPolicy, RefSelection};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::open::{RemoteRole, RemoteSpec, S3Layout};
 use branchline_core::remote::url::RemoteUrl;
@@ -63,8 +63,8 @@ pub struct MirrorTask {
     pub refs: RefSelection,
     /// Deletes selected refs of the target that the source does not have.
     pub prune: bool,
-    /// Copies git LFS objects.
-    pub lfs: bool,
+    /// Treatment of git LFS objects.
+    pub lfs: LfsPolicy,
     /// Only removes the temporary tags of an unfinished migration from the target.
     pub clean: bool,
 }
@@ -80,7 +80,7 @@ struct MappingFields {
     prune: Option<bool>,
     credentials: Option<String>,
     create: Option<bool>,
-    lfs: Option<bool>,
+    lfs: Option<Value>,
     clean: Option<bool>,
 }
 
@@ -157,9 +157,23 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         },
         refs,
         prune: fields.prune.unwrap_or(false),
-        lfs: fields.lfs.unwrap_or(true),
+        lfs: lfs_policy(&field("lfs"), fields.lfs.as_ref())?,
         clean: fields.clean.unwrap_or(false),
     })
+}
+
+/// Reads the treatment of git LFS objects.
+fn lfs_policy(field: &str, value: Option<&Value>) -> Result<LfsPolicy> {
+    match value {
+        None | Some(Value::Bool(true)) => Ok(LfsPolicy::Copy),
+        Some(Value::Bool(false)) => Ok(LfsPolicy::Skip),
+        Some(Value::String(text)) if text == "required" => Ok(LfsPolicy::Required),
+        Some(Value::String(text)) if text == "verify" => Ok(LfsPolicy::Verify),
+        Some(_) => Err(invalid_field(
+            field,
+            "it must be `true`, `false`, `\"required\"` or `\"verify\"`",
+        )),
+    }
 }
 
 /// Validates the URL of a remote that the function can open.

@@ -16,12 +16,14 @@
 //! | `prefetch` | the pack of the next push, fetched during this one |
 //! | `pack_limit` | limits of bytes and time of a pack |
 //! | `progress` | ref outcomes over all attempts |
+//! | `lfs` | LFS objects, with each push and afterwards |
 //!
 //! Uses remotes only through [`crate::remote::Remote`].
 
 mod attempt;
 mod batch;
 mod clean;
+mod lfs;
 mod pack_limit;
 mod plan;
 mod prefetch;
@@ -39,15 +41,17 @@ use tokio::time::Instant;
 
 pub use batch::BatchLimits;
 pub use clean::clean;
+pub use lfs::{LfsOptions, LfsPolicy};
 pub use plan::{MirrorPlan, plan};
 pub use ref_selection::RefSelection;
 
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
-use crate::lfs::{LfsTransfer, TransferReport};
+use crate::lfs::TransferReport;
 use crate::remote::{BatchPolicy, PrePublishHook, ReceivedObjects, Remote};
 use attempt::Attempt;
 use batch::BatchState;
+use lfs::LfsWork;
 use pack_limit::PushLimit;
 use progress::RefProgress;
 use transfer::{PushedRefs, Transfer};
@@ -61,8 +65,8 @@ pub struct MirrorOptions {
     pub prune: bool,
     /// Limits of verifying packs.
     pub limits: PackLimits,
-    /// Transfers the git LFS objects that new pointers name; `None` transfers none. If a side
-    /// has no LFS store (CodeCommit), they are left out with a warning.
+    /// Transfers the git LFS objects that new pointers name; `None` ignores LFS. If a side has no
+    /// LFS store (CodeCommit), they are left out with a warning.
     pub lfs: Option<LfsOptions>,
     /// Hook that runs when all objects of a push have arrived and before refs move.
     pub before_refs: Option<Arc<dyn PrePublishHook>>,
@@ -70,11 +74,11 @@ pub struct MirrorOptions {
     pub batch: BatchLimits,
 }
 
-/// Options of the transfer of git LFS objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LfsOptions {
-    /// Approximate limit of LFS bytes in memory.
-    pub memory: usize,
+impl MirrorOptions {
+    /// Returns true if packs are scanned for pointers of git LFS.
+    fn scans_pointers(&self) -> bool {
+        self.lfs.is_some_and(|lfs| lfs.policy != LfsPolicy::Skip)
+    }
 }
 
 impl std::fmt::Debug for MirrorOptions {
@@ -110,6 +114,13 @@ pub struct MirrorStats {
     pub bytes: u64,
     /// Git LFS objects; not included in `objects` and `bytes`.
     pub lfs: TransferReport,
+}
+
+impl MirrorStats {
+    /// Returns the number of refs that were created, moved or deleted.
+    fn refs_changed(&self) -> u64 {
+        self.created + self.updated + self.deleted
+    }
 }
 
 /// Result of a mirroring, with its counts also after a failure.
@@ -154,14 +165,12 @@ pub async fn run(
     options: &MirrorOptions,
     deadline: Option<Instant>,
 ) -> MirrorResult {
-    let lfs = options
-        .lfs
-        .map(|options| Arc::new(LfsTransfer::new(source.lfs(), target.lfs(), options.memory)));
+    let lfs = LfsWork::new(source, target, options.lfs);
     let hooks: Vec<Arc<dyn PrePublishHook>> = options
         .before_refs
         .iter()
         .cloned()
-        .chain(lfs.clone().map(|lfs| lfs as Arc<dyn PrePublishHook>))
+        .chain(lfs.hook())
         .collect();
     let before_refs = (!hooks.is_empty()).then(|| Arc::new(HookChain(hooks)) as _);
     let options = &MirrorOptions {
@@ -172,13 +181,24 @@ pub async fn run(
         source,
         target,
         options,
+        lfs: &lfs,
         batches: BatchState::default(),
         deadline,
     };
+    let begin = Instant::now();
     let mut result = attempt::run_until_done(&mut mirroring, deadline).await;
-    if let Some(lfs) = lfs {
-        result.stats.lfs = lfs.copied();
+    if result.stats.complete {
+        let finish = lfs.finish(source, target, options);
+        let finished = attempt::before_deadline(deadline, finish).await;
+        result.stats.complete = matches!(finished, Some(Ok(())));
+        result.error = finished.and_then(Result::err);
     }
+    let has_moved = result.stats.objects > 0 || result.stats.refs_changed() > 0;
+    if !result.stats.complete && result.error.is_none() && !has_moved {
+        result.error = lfs.stuck_object_error(begin);
+    }
+    result.stats.lfs = lfs.report().await;
+    attempt::release(&result).await;
     result
 }
 
@@ -200,6 +220,7 @@ struct Mirroring<'a> {
     source: &'a dyn Remote,
     target: &'a dyn Remote,
     options: &'a MirrorOptions,
+    lfs: &'a LfsWork,
     batches: BatchState,
     deadline: Option<Instant>,
 }
@@ -222,6 +243,7 @@ impl Attempt for Mirroring<'_> {
             options.prune,
         )?;
         progress.start_planned_attempt(&plan, source.snapshot(), target.snapshot());
+        self.lfs.start_attempt(target.snapshot());
         let capabilities = target.accepts();
         let mut transfer = Transfer {
             source: &*source,
@@ -236,6 +258,7 @@ impl Attempt for Mirroring<'_> {
                 .push(&mut transfer, &mut *target, &plan.changes, progress)
                 .await?;
         }
+        let is_idle = plan.changes.is_empty();
         let mut rest = plan.changes;
         let mut head = plan.head.filter(|head| target.accepts_head(head));
         let source_refs = &source.snapshot().refs;
@@ -284,6 +307,11 @@ impl Attempt for Mirroring<'_> {
             batch::restore(&mut *target, &deleted_tags, progress).await;
         } else {
             batch::delete(&mut *target, progress, false).await?;
+        }
+        // A run without changes makes few requests: if it lists LFS objects, the next run with
+        // changes deletes the leftovers.
+        if !(is_idle && self.lfs.lists_target().await?) {
+            clean::delete_leftovers(&mut *target).await;
         }
         let mirrored: Vec<BString> = target
             .snapshot()

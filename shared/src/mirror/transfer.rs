@@ -122,7 +122,7 @@ impl<'a> Transfer<'a> {
                 wants,
                 haves: target.haves().await?,
                 // Not thin with LFS: a pointer could not be read if its base is not sent.
-                thin: accepts.thin && self.options.lfs.is_none(),
+                thin: accepts.thin && !self.options.scans_pointers(),
                 offset_deltas: accepts.offset_deltas,
             };
             (pack, meter) = self.request_pack(&request, limit).await?;
@@ -221,7 +221,7 @@ async fn fetch_pack(
     let options = IncomingOptions {
         hash: source.snapshot().hash,
         limits: options.limits,
-        scanner: options.lfs.is_some().then_some(PointerScanner::boxed),
+        scanner: options.scans_pointers().then_some(PointerScanner::boxed),
     };
     Ok((Some(IncomingPack::new(body, &options)), meter))
 }

@@ -173,6 +173,7 @@ async fn a_push_onto_a_cached_pack_reads_only_header_and_trailer_of_the_bundle()
             "list", // whether the lock is ours and the ref has moved
             "delete",
             "delete", // the old bundle, and the lock
+            "list",   // of temporary objects
         ];
         calls.sort_unstable();
         expected.sort_unstable();

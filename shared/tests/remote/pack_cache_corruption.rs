@@ -327,13 +327,17 @@ async fn cancel_push(disk: &Disk, repo: &Repo, nth: usize) -> bool {
     let traffic = disk.world.store.traffic();
     traffic.set_latency(Duration::from_millis(1));
     let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (store, deletions) = (Arc::clone(&disk.world.store), traffic.count("delete") + 2);
     traffic.before_call(traffic.calls().len() + nth, move || {
-        let _ = sender.send(());
+        // After the old bundle and the lock are deleted, only temporary objects are listed.
+        if store.traffic().count("delete") < deletions {
+            let _ = sender.send(());
+        }
     });
     let remote = disk.remote("r");
     let is_cancelled = tokio::select! {
         biased;
-        _ = receiver => true,
+        Ok(()) = receiver => true,
         done = mirror_all(repo, &remote) => done.is_err(),
     };
     traffic.set_latency(Duration::ZERO);

@@ -24,8 +24,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::refs::{Head, RefOutcome, RefTarget};
 use crate::remote::{
-    BatchPolicy, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
+    BatchPolicy, Leftovers, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
 };
+
+use crate::storage::delete_leftovers;
 
 /// Reason for not deleting a protected branch.
 const PROTECTED: &str = "the branch is protected; remove its protection with `git-s3 unprotect`";
@@ -494,6 +496,15 @@ impl Target for BundleTarget {
             ..
         } = &self.opened;
         archive::refresh_outdated(catalog, listed, refs, &self.archived).await
+    }
+
+    async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
+        let location = &self.location;
+        let prefix = location.incoming_prefix();
+        let written_before = which.written_before((location.options.clock)());
+        let (store, bucket) = (&*location.store, &location.bucket);
+        let deleted = delete_leftovers(store, bucket, &prefix, written_before);
+        deleted.await.map(drop)
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
