@@ -37,12 +37,18 @@ async fn there_and_back(stage: &TestEnvironment, scheme: &str, layouts: &[&str])
     for round in 0..2 {
         for layout in layouts {
             let at = format!("{scheme}://{BUCKET}/{layout}");
-            let there = json!({"source": from.url(), "target": at, "layout": layout});
+            let there = json!({
+                "source": from.url(), "target": at, "layout": layout, "refs": ["refs/*"],
+            });
             let answer = call(stage, &there).await?;
             ensure!(answer["status"] == "complete", "{answer}");
             let copy = Repo::new(HashKind::Sha1);
             let to = GitServer::new(&copy);
-            let answer = call(stage, &json!({"source": at, "target": to.url()})).await?;
+            let answer = call(
+                stage,
+                &json!({"source": at, "target": to.url(), "refs": ["refs/*"]}),
+            )
+            .await?;
             ensure!(answer["status"] == "complete", "{answer}");
             assert_eq!(copy.refs(), repo.refs(), "{layout}, round {round}");
             copy.fsck();

@@ -103,3 +103,52 @@ fn client(aws: &Aws, settings: &S3Settings, region: &str, path_style: bool) -> C
     }
     Client::from_conf(config.build())
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
+
+    use super::*;
+    use crate::aws::AccessKey;
+
+    fn clients() -> RegionalClients {
+        let key = AccessKey {
+            id: "AKID".into(),
+            secret: "SECRET".into(),
+            session_token: None,
+        };
+        RegionalClients::new(&Aws::fixed("us-east-1", "http://127.0.0.1:1", &key))
+    }
+
+    fn region(client: &Client) -> String {
+        let region = client.config().region();
+        region.expect("because each client has one").to_string()
+    }
+
+    #[test]
+    fn a_bucket_is_followed_to_its_region_once() {
+        let clients = clients();
+        let [here, there] = ["here", "there"].map(|name| BucketName::new(name).unwrap());
+        assert!(!clients.learn(&here, "us-east-1"), "requests go there");
+        assert!(clients.learn(&there, "eu-west-1"));
+        assert!(!clients.learn(&there, "eu-west-1"), "a redirect to itself");
+        assert_eq!(region(&clients.of(&there)), "eu-west-1");
+        assert_eq!(region(&clients.of(&here)), "us-east-1");
+    }
+
+    #[tokio::test]
+    async fn an_access_point_has_an_endpoint_of_its_own_in_the_region_of_its_arn() {
+        let arn = "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap-1";
+        assert!(BucketName::new(arn).unwrap().is_access_point());
+        let params = Params::builder()
+            .bucket(arn)
+            .region("us-east-1")
+            .force_path_style(false)
+            .build();
+        let (params, rules) = (params.unwrap(), DefaultResolver::new());
+        assert_eq!(
+            rules.resolve_endpoint(&params).await.unwrap().url(),
+            "https://ap-1-111122223333.s3-accesspoint.eu-west-1.amazonaws.com"
+        );
+    }
+}

@@ -14,7 +14,7 @@ use branchline_test_support::repo::{Repo, history};
 use super::http::{Few, assert_equal, everything, remote, strict};
 use super::s3_dumb_fixture::{World, mirror_options};
 
-/// JGit's server as Debian installs it.
+/// The server of `JGit` as Debian installs it.
 const JGIT: &str = "/usr/share/java/org.eclipse.jgit.http.server.jar";
 const DULWICH: &str = include_str!("independent_servers.py");
 
@@ -37,7 +37,7 @@ impl Independent {
         Self::start(command)
     }
 
-    /// Serves a repository with JGit; `None` where JGit or a Java compiler is not installed.
+    /// Serves a repository with `JGit`; `None` where that or a Java compiler is not installed.
     fn jgit(repo: &Repo) -> Option<Self> {
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/remote/JGit.java");
         if !Path::new(JGIT).exists() {
