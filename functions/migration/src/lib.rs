@@ -17,7 +17,7 @@ use std::time::Instant;
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{self, Aws};
 use branchline_core::git::pack::PackLimits;
-use branchline_core::lambda::{self, InvocationError};
+use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
 use branchline_core::mirror::{self, BatchLimits, LfsOptions, MirrorResult, MirrorStats};
 use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener};
@@ -49,6 +49,8 @@ pub struct Context {
     metrics: Metrics,
 }
 
+impl FunctionContext for Context {}
+
 impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -61,7 +63,7 @@ impl Context {
         let aws = Aws::load(aws::AwsOverrides::default()).await?;
         let opener_config = OpenerConfig {
             http: config.http.clone(),
-            kms_key_id: config.kms_key_id.clone(),
+            encryption: config.encryption.clone(),
             pack_cache: Some(config.temporary.join(PACK_CACHE_DIR)),
         };
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
@@ -232,7 +234,7 @@ async fn mirror_mapping(
     };
     let (source, target) = match tokio::time::timeout_at(stop, open).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return failed(error),
+        Ok(Err(error)) => return failed(with_stack_hint(error)),
         // No error: the mapping is incomplete, and an equal request resumes it.
         Err(_) => {
             return MirrorResult {
@@ -256,7 +258,24 @@ async fn mirror_mapping(
         batch,
         ..mirror::MirrorOptions::default()
     };
-    mirror::run(&*source, &*target, &options, Some(stop)).await
+    let result = mirror::run(&*source, &*target, &options, Some(stop)).await;
+    MirrorResult {
+        error: result.error.map(with_stack_hint),
+        ..result
+    }
+}
+
+/// Names the stack's parameter that grants access to a bucket.
+fn with_stack_hint(error: Error) -> Error {
+    let is_of_s3 = |hint: &str| hint.contains("`s3:");
+    match error.hint().filter(|hint| is_of_s3(hint)) {
+        Some(hint) if error.kind() == ErrorKind::AccessDenied => {
+            let hint =
+                format!("{hint}; a stack grants access to the bucket of `MirrorBucket` only");
+            error.with_hint(hint)
+        }
+        _ => error,
+    }
 }
 
 fn answer(results: Vec<MappingResult>) -> Result<Answer, InvocationError> {

@@ -98,12 +98,13 @@ impl Disk {
     }
 }
 
+/// Lists the files of the folder, without those that are removed meanwhile.
 fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut files: Vec<_> = entries
-        .map(|entry| {
+        .filter_map(|entry| {
             let entry = entry.unwrap();
-            (entry.path(), entry.metadata().unwrap().len())
+            Some((entry.path(), entry.metadata().ok()?.len()))
         })
         .collect();
     files.sort();

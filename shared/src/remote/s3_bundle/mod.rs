@@ -44,7 +44,7 @@ mod source;
 mod target;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
@@ -77,6 +77,7 @@ impl BundleRemote {
             bucket,
             prefix,
             options,
+            kept_lock: Mutex::default(),
         };
         Self {
             location: Arc::new(location),
@@ -140,6 +141,7 @@ impl Remote for BundleRemote {
             bucket,
             prefix,
             options,
+            ..
         } = &*self.location;
         let store = S3Lfs::new(
             Arc::clone(store),

@@ -53,12 +53,14 @@ impl Visitor for CommitCollector {
 ///
 /// A server that can filter sends commits only. From another server everything is read once and
 /// discarded, but only if the receiver has nothing yet, because only then the history is long.
-/// `None` if the history is not complete.
+/// `None` if the history is not complete. A server that `is_demanding` gets requests with all of
+/// its capabilities.
 pub(super) async fn read(
     server: &UploadPack,
     hash: HashKind,
     wants: &[ObjectId],
     haves: &[ObjectId],
+    is_demanding: bool,
 ) -> Result<Option<CommitGraph>> {
     let filters = server.can_filter();
     if !filters && !haves.is_empty() {
@@ -67,6 +69,8 @@ pub(super) async fn read(
     let request = FetchRequest {
         wants: wants.to_vec(),
         offset_deltas: true,
+        // Without haves there is no base that the pack could leave out.
+        thin: is_demanding && haves.is_empty(),
         without_trees: filters,
         ..FetchRequest::default()
     };
