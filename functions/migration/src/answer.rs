@@ -167,7 +167,33 @@ pub(crate) fn rejected_refs_error(stats: &MirrorStats) -> Option<Error> {
 
 #[cfg(test)]
 mod tests {
+    use branchline_core::lfs::TransferReport;
+
     use super::*;
+
+    #[test]
+    fn missing_lfs_objects_are_counted_and_named_in_a_complete_mapping() {
+        let stats = MirrorStats {
+            complete: true,
+            lfs: TransferReport {
+                objects: 2,
+                bytes: 30,
+                missing: 1,
+                missing_oids: vec!["0a".repeat(32)],
+                left_out: 0,
+            },
+            ..MirrorStats::default()
+        };
+        let answer = MappingAnswer::new("a".into(), "b".into(), &stats, None);
+        assert_eq!(answer.status, Status::Complete);
+        let json = serde_json::to_value(&answer.lfs).expect("because an answer is plain data");
+        let expected = serde_json::json!({
+            "objects": 2, "bytes": 30, "missing": 1, "left_out": 0,
+            "missing_oids": ["0a".repeat(32)],
+        });
+        assert_eq!(json, expected);
+        assert_eq!(describe(&answer, &stats), "a -> b (copied 2 LFS objects)");
+    }
 
     #[test]
     fn a_rejected_ref_fails_its_mapping_with_the_reason_of_the_target() {

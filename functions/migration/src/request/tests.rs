@@ -275,3 +275,30 @@ fn every_request_in_the_documents_is_read() {
     }
     assert!(seen >= 4, "{seen} mappings are shown");
 }
+
+#[test]
+fn lfs_objects_are_copied_left_out_required_or_verified() {
+    let read = |lfs: Value| {
+        let mapping = serde_json::json!({
+            "source": "codecommit://a", "target": "s3://b/c", "layout": "dumb", "lfs": lfs,
+        });
+        Mapping::read("mappings[0]", &mapping)
+    };
+    for (lfs, policy) in [
+        (true.into(), LfsPolicy::Copy),
+        (false.into(), LfsPolicy::Skip),
+        ("required".into(), LfsPolicy::Required),
+        ("verify".into(), LfsPolicy::Verify),
+    ] {
+        assert_eq!(task(&read(lfs)).lfs, policy);
+    }
+    for lfs in ["all".into(), 1.into(), Value::Array(Vec::new())] {
+        let error = read(lfs).task.unwrap_err();
+        assert!(
+            error.message.contains("mappings[0].lfs"),
+            "{}",
+            error.message
+        );
+        assert!(error.message.contains("required"), "{}", error.message);
+    }
+}
