@@ -36,7 +36,7 @@ while True:
         continue
     objects = int(step.removeprefix("moved-")) if step.startswith("moved-") else 0
     status = "complete" if step == "complete" else "incomplete"
-    refs = {"created": 0, "updated": 0, "deleted": 0, "unchanged": 1, "rejected": 0}
+    refs = {"created": 0, "updated": 0, "forced": 0, "deleted": 0, "unchanged": 1, "rejected": 0, "set_aside": 0}
     done = {"source": mapping["source"], "target": mapping["target"], "status": status,
             "refs": refs, "objects": objects, "bytes": objects * 100}
     post(f"{request}/response", {"status": status, "mappings": [done]})

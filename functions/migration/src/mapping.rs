@@ -5,7 +5,8 @@ use branchline_core::remote::open::{RemoteSpec, S3Layout};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::secret::SecretArn;
 use branchline_core::{Error, ErrorKind, Result};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::fields::{invalid_field, read_fields};
@@ -62,6 +63,10 @@ pub struct MirrorTask {
     pub refs: RefSelection,
     /// Deletes selected refs of the target that the source does not have.
     pub prune: bool,
+    /// Lets `prune` delete every selected ref.
+    pub prune_all: bool,
+    /// Moves refs that would not move forward.
+    pub force: bool,
     /// Copies git LFS objects.
     pub lfs: bool,
     /// Only removes the temporary tags of an unfinished migration from the target.
@@ -76,11 +81,33 @@ struct MappingFields {
     target: Option<String>,
     layout: Option<String>,
     refs: Option<Vec<String>>,
-    prune: Option<bool>,
+    prune: Option<Prune>,
+    force: Option<bool>,
     credentials: Option<String>,
     create: Option<bool>,
     lfs: Option<bool>,
     clean: Option<bool>,
+}
+
+/// The values of `prune`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prune {
+    No,
+    /// Unless every selected ref would be deleted.
+    Yes,
+    /// Every selected ref, too.
+    All,
+}
+
+impl<'de> Deserialize<'de> for Prune {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Bool(false) => Ok(Self::No),
+            Value::Bool(true) => Ok(Self::Yes),
+            Value::String(text) if text == "all" => Ok(Self::All),
+            _ => Err(D::Error::custom("it must be `true`, `false` or `\"all\"`")),
+        }
+    }
 }
 
 impl Mapping {
@@ -144,7 +171,9 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
             url: target,
         },
         refs,
-        prune: fields.prune.unwrap_or(false),
+        prune: !matches!(fields.prune, None | Some(Prune::No)),
+        prune_all: fields.prune == Some(Prune::All),
+        force: fields.force.unwrap_or(true),
         lfs: fields.lfs.unwrap_or(true),
         clean: fields.clean.unwrap_or(false),
     })

@@ -20,6 +20,8 @@ pub struct Request {
     pub mappings: Vec<Mapping>,
     /// Commits and bytes of one push.
     pub batch: BatchLimits,
+    /// Answers what would be done, and changes nothing.
+    pub plan: bool,
 }
 
 /// The fields of a request. Mappings are read one by one, so that each has its own error.
@@ -28,6 +30,7 @@ pub struct Request {
 struct RequestFields {
     mappings: Option<Vec<Value>>,
     batch: Option<Value>,
+    plan: Option<bool>,
 }
 
 /// The fields of `batch`.
@@ -74,6 +77,7 @@ fn from_records(records: &Value) -> Result<Option<Request>> {
         match &mut merged {
             None => merged = Some(request),
             Some(merged) => {
+                merged.plan &= request.plan;
                 for mapping in request.mappings {
                     // Several records of one trigger carry equal custom data.
                     if !merged.mappings.contains(&mapping) {
@@ -118,6 +122,7 @@ fn from_value(value: &Value) -> Result<Request> {
             None => BatchLimits::default(),
             Some(batch) => read_batch(batch)?,
         },
+        plan: fields.plan.unwrap_or(false),
         mappings: mappings
             .iter()
             .enumerate()

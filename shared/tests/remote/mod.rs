@@ -20,6 +20,8 @@ mod pack_objects;
 mod prefetch;
 mod proxy;
 mod push_by_size;
+mod ref_layouts;
+mod refs;
 mod s3_bundle;
 mod s3_bundle_crashes;
 mod s3_bundle_faults;

@@ -16,7 +16,7 @@ use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
 use crate::remote::{
     BatchPolicy, Head, IncomingPack, Push, PushReport, ReceivedObjects, RefTarget, Refs, Snapshot,
-    Target, TargetCapabilities, VerifiedPack, missing_objects_error,
+    Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
 };
 use crate::storage::ETag;
 use crate::storage::spool::Spool;
@@ -70,6 +70,8 @@ impl Target for DumbTarget {
             thin: false,
             offset_deltas: true,
             head: true,
+            unborn_head: true,
+            sets_aside: true,
             max_changes: usize::MAX,
         }
     }
@@ -114,6 +116,7 @@ impl Target for DumbTarget {
         }
         if let Some(head) = push.head
             && self.snapshot.head.as_ref() != Some(&head)
+            && is_head_valid(&head, &self.snapshot.refs)
         {
             let bytes = write_head(&head);
             let etag = self

@@ -106,6 +106,7 @@ impl HttpSource {
             hash: advertisement.hash,
             refs: refs(advertisement)?,
             head: advertisement.head(),
+            ignored: advertisement.ignored.clone(),
         };
         Ok(Self { server, snapshot })
     }
@@ -172,6 +173,10 @@ impl Source for HttpSource {
     ) -> Result<Option<CommitGraph>> {
         commit_graph::read(&self.server, self.snapshot.hash, wants, haves).await
     }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        commit_graph::read_since(&self.server, self.snapshot.hash, want, have).await
+    }
 }
 
 /// A server's repository, opened for writing.
@@ -190,6 +195,7 @@ impl HttpTarget {
             hash: advertisement.hash,
             refs: refs(advertisement)?,
             head: None,
+            ignored: advertisement.ignored.clone(),
         };
         Ok(Self {
             client: client.clone(),
@@ -264,6 +270,8 @@ impl Target for HttpTarget {
             thin: !offered.has("no-thin"),
             offset_deltas: offered.has("ofs-delta"),
             head: false,
+            unborn_head: false,
+            sets_aside: false,
             max_changes: MAX_CHANGES,
         }
     }
