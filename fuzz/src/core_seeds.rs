@@ -36,6 +36,17 @@ pub(crate) fn patterns(_: &Seeds) -> Vec<Vec<u8>> {
     ])
 }
 
+pub(crate) fn lfs(_: &Seeds) -> Vec<Vec<u8>> {
+    let (oid, id) = ("0123456789abcdef".repeat(4), "0123456789".repeat(4));
+    texts([
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 12\n").as_str(),
+        "branchline-lfs 1\n",
+        &format!(
+            "branchline-lfs 1\nunscanned {id}\nverified {oid}\nstored {oid} 12\nmissing {oid} 13\n"
+        ),
+    ])
+}
+
 pub(crate) fn events(_: &Seeds) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
     let files = std::fs::read_dir(folder).expect("because the events are there");

@@ -26,6 +26,8 @@ mod canned;
 #[cfg(feature = "core")]
 mod core_seeds;
 pub mod files;
+#[cfg(feature = "core")]
+pub mod lfs;
 pub mod mutate;
 #[cfg(feature = "core")]
 pub mod names_and_urls;
@@ -81,6 +83,8 @@ pub const TARGETS: &[Target] = &[
     target("event", names_and_urls::event, core_seeds::events),
     #[cfg(feature = "core")]
     target("archive", archive::archive, core_seeds::archives),
+    #[cfg(feature = "core")]
+    target("lfs", lfs::lfs, core_seeds::lfs),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8]), seeds: fn(&Seeds) -> Vec<Vec<u8>>) -> Target {

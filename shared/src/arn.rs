@@ -43,6 +43,32 @@ impl<'a> ArnParts<'a> {
     }
 }
 
+/// Account and region that a function, a repository or an artifact belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The account, 12 digits.
+    pub account: String,
+    /// The region, such as `eu-west-1`.
+    pub region: String,
+}
+
+impl Origin {
+    /// Returns the origin of an ARN; `None` if it names no account or no region.
+    pub fn of_arn(arn: &str) -> Option<Self> {
+        let parts = ArnParts::split(arn)?;
+        (parts.is_of_aws() && parts.has_region() && parts.has_account()).then(|| Self {
+            account: parts.account.to_owned(),
+            region: parts.region.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.region, self.account)
+    }
+}
+
 fn is_word(text: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.bytes().all(legal)

@@ -154,6 +154,11 @@ impl Error {
         self.aws_code() == Some("BranchDoesNotExistException")
     }
 
+    /// Returns whether CodePipeline reported that the pipeline is missing.
+    pub fn is_pipeline_missing(&self) -> bool {
+        self.aws_code() == Some("PipelineNotFoundException")
+    }
+
     /// The AWS request id, when a service gave one.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tracing::Instrument as _;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::function::FunctionArn;
 use crate::log;
 use crate::metrics::{HasMetrics, Metric, MetricValues};
 use crate::settings::Settings;
@@ -123,6 +124,12 @@ impl From<InvocationError> for Diagnostic {
     }
 }
 
+/// Context of a function, shared by all invocations of an execution environment.
+pub trait FunctionContext: HasMetrics + Send + Sync + 'static {
+    /// Records the function's own ARN, before each invocation is handled.
+    fn record_function(&self, _function: &FunctionArn) {}
+}
+
 /// Runs a function until Lambda stops it.
 ///
 /// `init` makes the context that all invocations share; its failure is reported to Lambda at
@@ -135,7 +142,7 @@ impl From<InvocationError> for Diagnostic {
 /// Fatal errors are logged here; `main` prints nothing.
 pub async fn run<C, I, H, F, R>(settings: Settings, init: I, handle: H) -> ExitCode
 where
-    C: HasMetrics + Send + Sync + 'static,
+    C: FunctionContext,
     I: AsyncFnOnce(&Settings) -> Result<C>,
     H: Fn(Arc<C>, Value, Instant) -> F,
     F: Future<Output = Result<R, InvocationError>>,
@@ -158,6 +165,10 @@ where
             .duration_since(SystemTime::now())
             .unwrap_or(Duration::ZERO);
         let deadline = Instant::now() + left;
+        // The runtime does not check the ARN's form.
+        if let Ok(function) = FunctionArn::new(&event.context.invoked_function_arn) {
+            context.record_function(&function);
+        }
         let call = async { handle(Arc::clone(context), event.payload, deadline).await };
         let trace = trace_id(event.context.xray_trace_id.as_deref());
         let request = event.context.request_id;

@@ -17,6 +17,7 @@
 pub mod archive;
 pub mod arn;
 pub mod aws;
+pub mod background;
 mod blocking;
 pub mod codecommit;
 pub mod error;

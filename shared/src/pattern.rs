@@ -150,6 +150,12 @@ impl RepositoryPatterns {
     pub fn matches(&self, repository: &RepositoryName) -> bool {
         self.0.matches(repository.as_str())
     }
+
+    /// Returns whether the repository is named in full.
+    pub fn names(&self, repository: &RepositoryName) -> bool {
+        let mut include = self.0.include.iter();
+        include.any(|glob| glob.0 == repository.as_str())
+    }
 }
 
 impl Default for RepositoryPatterns {

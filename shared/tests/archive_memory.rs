@@ -87,7 +87,7 @@ impl CodeCommit for GeneratedFolder {
     async fn update_default_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<()> {
         panic!("an archive does not call this")
     }
-    async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
+    async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<String>> {
         panic!("an archive does not call this")
     }
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {

@@ -26,6 +26,10 @@ pub enum Fault {
     HangUp,
     /// Bytes without an end, as long as the client reads.
     Endless,
+    /// The right answer, of which this many bytes are sent before the connection is closed.
+    Cut(usize),
+    /// The right answer, of which this many bytes are sent, and no more.
+    Stall(usize),
     /// The right JSON, changed.
     Changed(fn(&mut Value)),
 }
@@ -147,7 +151,13 @@ impl State {
         request.read_body(&mut reader)?;
         let number = self.log.push(request.clone());
         let rule = Arc::clone(&lock(&self.rule));
-        let (status, headers, body) = match rule(number, &request) {
+        let fault = rule(number, &request);
+        let sent_bytes = match &fault {
+            Some(Fault::Cut(sent_bytes) | Fault::Stall(sent_bytes)) => *sent_bytes,
+            _ => usize::MAX,
+        };
+        let stalls = matches!(fault, Some(Fault::Stall(_)));
+        let (status, mut headers, body) = match fault {
             Some(Fault::HangUp) => return Ok(()),
             Some(Fault::Answer(status, headers, body)) => (status, headers, body),
             Some(Fault::Endless) => {
@@ -162,10 +172,18 @@ impl State {
                 change(&mut body);
                 (status, json_type(), serde_json::to_vec(&body)?)
             }
-            None => {
+            None | Some(Fault::Cut(_) | Fault::Stall(_)) => {
                 let (status, body) = self.answer(address, &request);
                 (status, json_type(), body)
             }
+        };
+        let (status, body) = match range(&request).filter(|_| status == 200) {
+            Some(start) if start < body.len() => {
+                let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
+                headers.push(("Content-Range", range));
+                (206, body[start..].to_vec())
+            }
+            _ => (status, body),
         };
         let mut head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n");
         for (name, value) in headers {
@@ -173,7 +191,12 @@ impl State {
         }
         let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
         out.write_all(head.as_bytes())?;
-        out.write_all(&body)
+        out.write_all(&body[..body.len().min(sent_bytes)])?;
+        if stalls {
+            // Ends when the client closes the connection.
+            std::io::Read::read(&mut reader, &mut [0])?;
+        }
+        Ok(())
     }
 
     fn complain(&self, what: &str) -> (u16, Vec<u8>) {
@@ -263,6 +286,19 @@ impl State {
         let answer = json!({"transfer": "basic", "objects": listed});
         (200, answer.to_string().into_bytes())
     }
+}
+
+/// Returns the start of the range that a download requests: `bytes=START-`.
+fn range(request: &ReceivedRequest) -> Option<usize> {
+    let range = request
+        .headers
+        .get("range")
+        .filter(|_| request.method == "GET")?;
+    range
+        .strip_prefix("bytes=")?
+        .strip_suffix('-')?
+        .parse()
+        .ok()
 }
 
 fn json_type() -> Vec<(&'static str, String)> {

@@ -106,10 +106,11 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
     let missing = "script:missing/branchline.NotFound,complete";
     let stuck = "script:stuck/moved-3,idle,idle,idle,complete";
     let circling = "script:circling/moved-4,moved-4,moved-4,moved-4,complete";
+    let large = "script:large/lfs-1000,lfs-1000,lfs-1000,lfs-1000,lfs-1000,complete";
     let late = "script:late/branchline.Deadline,branchline.Deadline,branchline.Deadline,complete";
     let crashed = "script:crashed/crash,complete";
     let sources = [
-        steady, slow, throttled, missing, stuck, circling, late, crashed,
+        steady, slow, throttled, missing, stuck, circling, large, late, crashed,
     ];
     put(&fleet.stage, "list.json", &json_list(&sources))?;
     fleet.stage.server.requests().reset();
@@ -147,6 +148,10 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
         Err("Fleet.NoProgress"),
         "the same moved again"
     );
+    let answer = run
+        .item(large)
+        .expect("copied LFS objects are progress, although no ref moves");
+    assert_eq!(answer["rounds"], 6);
     assert_eq!(
         run.item(late),
         Err("branchline.Deadline"),
@@ -159,9 +164,9 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
     );
     assert_eq!(run.0["error"], "Fleet.SomeFailed");
     let cause = run.0["cause"].as_str().expect("there is a cause");
-    assert!(cause.starts_with("4 of 8 mappings failed"), "{cause}");
+    assert!(cause.starts_with("4 of 9 mappings failed"), "{cause}");
     let map = &run.0["mapRuns"][0];
-    assert_eq!(map["itemCounts"]["succeeded"], 4, "{map}");
+    assert_eq!(map["itemCounts"]["succeeded"], 5, "{map}");
     assert_eq!(map["itemCounts"]["failed"], 4, "{map}");
     assert_eq!(map["maxConcurrency"], 2, "the input's bound is the map's");
     assert_eq!(map["toleratedFailurePercentage"], 90.0);
@@ -171,8 +176,8 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
         most <= 2,
         "no more mappings at a time than asked for: {most}"
     );
-    // 1 steady, 5 slow, 3 throttled, 1 missing, 4 stuck, 4 circling, 3 late, 2 crashed.
-    assert_eq!(requests.count(Service::Lambda, "Invoke"), 23);
+    // 1 steady, 5 slow, 3 throttled, 1 missing, 4 stuck, 4 circling, 6 large, 3 late, 2 crashed.
+    assert_eq!(requests.count(Service::Lambda, "Invoke"), 29);
     let waits = run.0["waits"].as_array().expect("they are told");
     assert_eq!(waits.len(), 5, "each retry has waited: {waits:?}");
     let results = keys(&fleet.stage, "fleets/runs/run-1/")?;

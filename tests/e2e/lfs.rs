@@ -53,7 +53,7 @@ fn work_tree(folder: &Path, origin: &GitServer, lfs: &LfsServer) -> Result<()> {
 async fn copy(source: &Arc<dyn Remote>, target: &Arc<dyn Remote>) -> Result<MirrorStats> {
     let options = MirrorOptions {
         refs: RefSelection::new(["refs/*"])?,
-        lfs: Some(LfsOptions { memory: MEMORY }),
+        lfs: Some(LfsOptions::new(MEMORY)),
         ..MirrorOptions::default()
     };
     Ok(mirror(&**source, &**target, &options, None).await?)

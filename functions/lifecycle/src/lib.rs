@@ -16,10 +16,11 @@ use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::{CodeCommit, all_repositories};
 use branchline_core::function::Functions;
 use branchline_core::function::client::SdkFunctions;
-use branchline_core::lambda::{self, InvocationError};
+use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
 use branchline_core::name::{BranchName, RepositoryName};
 use branchline_core::retry::{RetryPolicy, Retrying};
+use branchline_core::trigger::invocation_event::MAX_BRANCHES;
 use branchline_core::trigger::{
     PendingInvocations, ReconcileOutcome, Reconciled, Reconciler, TriggerLimits,
 };
@@ -50,6 +51,8 @@ pub struct Context {
     pending: Mutex<BTreeMap<RepositoryName, PendingInvocations>>,
     metrics: Metrics,
 }
+
+impl FunctionContext for Context {}
 
 impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
@@ -167,11 +170,12 @@ impl Context {
             kept: done.kept,
             foreign: done.foreign,
             invoked,
+            skipped: done.left_out,
             reason: None,
         })
     }
 
-    /// Invokes update for each pending branch; stops at the first failure, because the others
+    /// Invokes update for the pending branches, many at a time; stops at the first failure, because the others
     /// would fail for the same reason.
     async fn invoke(
         &self,
@@ -180,22 +184,28 @@ impl Context {
         done: &Reconciled,
         pending: &mut PendingInvocations,
     ) -> Result<Vec<BranchName>> {
-        let invocations = stream::iter(pending.branches().clone()).map(|branch| async move {
-            let event = reconciler.initial_push_event(repository, &branch, done);
+        let branches: Vec<BranchName> = pending.branches().iter().cloned().collect();
+        let batches = stream::iter(branches.chunks(MAX_BRANCHES).map(<[_]>::to_vec));
+        let invocations = batches.map(|branches| async move {
+            let event = reconciler.initial_push_event(repository, &branches, done);
             let function = &reconciler.policy.destination;
             match self.functions.invoke_async(function, event).await {
-                Ok(()) => Ok(branch),
+                Ok(()) => Ok(branches),
                 Err(error) => Err(error.context(format!(
-                    "invoking update for branch `{branch}` of repository `{repository}`"
+                    "invoking update for {} branches of repository `{repository}`, among them \
+                     `{}`",
+                    branches.len(),
+                    branches[0]
                 ))),
             }
         });
         let mut results = std::pin::pin!(invocations.buffered(CONCURRENT_REQUESTS));
         let mut invoked = Vec::new();
         while let Some(result) = results.next().await {
-            let branch = result?;
-            pending.mark_invoked(&branch);
-            invoked.push(branch);
+            for branch in result? {
+                pending.mark_invoked(&branch);
+                invoked.push(branch);
+            }
         }
         Ok(invoked)
     }
@@ -253,6 +263,7 @@ fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, InvocationEr
             kept = answer.kept,
             foreign = answer.foreign,
             invoked = answer.invoked.len(),
+            skipped = answer.skipped.len(),
             reason = answer.reason,
             "reconciled a repository's triggers"
         );

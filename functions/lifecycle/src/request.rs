@@ -1,6 +1,7 @@
 //! The tasks of an event, and the answer.
 
 use branchline_core::arn::ArnParts;
+use branchline_core::codecommit::LeftOutBranch;
 use branchline_core::event::{self, Request};
 use branchline_core::function::FunctionArn;
 use branchline_core::git::escaped_excerpt;
@@ -25,6 +26,20 @@ pub enum Task {
 /// `Config` for an event from another region than `function`'s, because a repository of that
 /// name in this region is a different one; `InvalidEvent`, naming the field.
 pub(crate) fn tasks(event: &Value, function: &FunctionArn) -> Result<Vec<Result<Task>>> {
+    let mut all = Vec::new();
+    let events = event::unwrapped(event);
+    let is_single = events.len() == 1;
+    for event in events {
+        match event.and_then(|event| tasks_of(&event, function)) {
+            Err(error) if is_single => return Err(error),
+            Err(error) => all.push(Err(error)),
+            Ok(tasks) => all.extend(tasks),
+        }
+    }
+    Ok(all)
+}
+
+fn tasks_of(event: &Value, function: &FunctionArn) -> Result<Vec<Result<Task>>> {
     let check = |arn: &str| check_region(arn, function);
     let mut event = event.clone();
     let mut tasks = Vec::new();
@@ -108,6 +123,8 @@ pub struct RepositoryAnswer {
     pub foreign: usize,
     /// Branches for which update was invoked.
     pub invoked: Vec<BranchName>,
+    /// Branches that get no trigger because their names cannot be used.
+    pub skipped: Vec<LeftOutBranch>,
     /// Reason why nothing was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -123,6 +140,7 @@ impl RepositoryAnswer {
             kept: 0,
             foreign: 0,
             invoked: Vec::new(),
+            skipped: Vec::new(),
             reason: Some(reason.to_owned()),
         }
     }

@@ -45,6 +45,8 @@ pub struct MappingAnswer {
     pub objects: u64,
     /// Bytes of packs sent.
     pub bytes: u64,
+    /// Git LFS objects, which are not counted in `objects` and `bytes`.
+    pub lfs: LfsCounts,
     /// Refs that a reader should know of, by name: set aside, moved by force, kept, or ignored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -73,6 +75,22 @@ pub struct RefCounts {
     pub rejected: u64,
     /// Refs that were set aside, because they were in the way of others.
     pub set_aside: u64,
+}
+
+/// Number of git LFS objects by outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct LfsCounts {
+    /// Objects copied.
+    pub objects: u64,
+    /// Bytes of the copied objects.
+    pub bytes: u64,
+    /// Objects that the target lacks, because the source does not provide them.
+    pub missing: u64,
+    /// Objects left out, because one side cannot store LFS objects.
+    pub left_out: u64,
+    /// Ids of the first 20 missing objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_oids: Vec<String>,
 }
 
 /// The refs that would be changed; at most 100 names of each kind, while the
@@ -165,6 +183,13 @@ impl MappingAnswer {
             },
             objects: stats.objects,
             bytes: stats.bytes,
+            lfs: LfsCounts {
+                objects: stats.lfs.objects,
+                bytes: stats.lfs.bytes,
+                missing: stats.lfs.missing,
+                left_out: stats.lfs.left_out,
+                missing_oids: stats.lfs.missing_oids.clone(),
+            },
             warnings: warnings(stats),
             plan: None,
             error: error.map(Error::report),
@@ -241,6 +266,7 @@ pub(crate) fn describe(answer: &MappingAnswer, stats: &MirrorStats) -> String {
         ("forced", stats.forced.len() as u64, "of them"),
         ("deleted", stats.deleted, "refs"),
         ("sent", stats.objects, "objects"),
+        ("copied", stats.lfs.objects, "LFS objects"),
     ];
     let did = did.iter().filter(|(_, count, _)| *count > 0);
     let did: Vec<String> = did
@@ -271,7 +297,7 @@ pub(crate) fn rejected_refs_error(stats: &MirrorStats) -> Option<Error> {
         named.push(format!("and {} more", rejected.len() - MAX_NAMED_REFS));
     }
     let message = format!(
-        "{} refs were rejected: {}",
+        "the target refused {} refs: {}",
         rejected.len(),
         named.join("; ")
     );
@@ -303,7 +329,8 @@ mod tests {
                 .to_owned()
                 + r#""forced":0,"deleted":0,"unchanged":1,"rejected":1,"set_aside":0},"#
                 + r#""objects":7,"bytes":512,"#
-                + r#""error":"1 refs were rejected: `refs/heads/main`: protected branch"}"#
+                + r#""lfs":{"objects":0,"bytes":0,"missing":0,"left_out":0},"#
+                + r#""error":"the target refused 1 refs: `refs/heads/main`: protected branch"}"#
         );
         let name = describe(&answer, &stats);
         assert_eq!(name, "a -> b (created 3 refs, sent 7 objects)");
@@ -312,7 +339,7 @@ mod tests {
         let error = rejected_refs_error(&stats)
             .expect("refs were refused")
             .to_string();
-        assert!(error.contains("31 refs were rejected") && error.ends_with("and 21 more"));
+        assert!(error.contains("refused 31 refs") && error.ends_with("and 21 more"));
         stats.rejected.clear();
         stats
             .rejected

@@ -17,7 +17,7 @@ use std::time::Instant;
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{self, Aws};
 use branchline_core::git::pack::PackLimits;
-use branchline_core::lambda::{self, InvocationError};
+use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
 use branchline_core::mirror::{self, BatchLimits, LfsOptions, MirrorResult, MirrorStats, Preview};
 use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener, RemoteSpec};
@@ -25,7 +25,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
-pub use answer::{Answer, MappingAnswer, PlanAnswer, RefCounts, Status};
+pub use answer::{Answer, LfsCounts, MappingAnswer, PlanAnswer, RefCounts, Status};
 pub use config::Config;
 pub use mapping::{Mapping, MappingError, MirrorTask};
 pub use request::Request;
@@ -48,6 +48,8 @@ pub struct Context {
     remotes: Arc<dyn OpenRemote>,
     metrics: Metrics,
 }
+
+impl FunctionContext for Context {}
 
 impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
@@ -144,7 +146,7 @@ async fn run_mappings(
                 memory,
                 stop,
             };
-            let result = run_mapping(context, mapping, request.plan, limits).await;
+            let result = run_mapping(context, mapping, limits).await;
             results.push((index, result));
         }
         results
@@ -170,13 +172,9 @@ struct MappingLimits {
 }
 
 /// Mirrors one mapping, or previews that, counts it and logs it.
-async fn run_mapping(
-    context: &Context,
-    mapping: &Mapping,
-    plan: bool,
-    limits: MappingLimits,
-) -> MappingResult {
+async fn run_mapping(context: &Context, mapping: &Mapping, limits: MappingLimits) -> MappingResult {
     let started = Instant::now();
+    let plan = mapping.task.as_ref().is_ok_and(|task| task.plan);
     let (MirrorResult { stats, error }, preview) = match &mapping.task {
         Err(invalid) => (failed(invalid.error()), None),
         Ok(task) if plan => preview_mapping(context, task, limits).await,
@@ -196,6 +194,9 @@ async fn run_mapping(
         context.metrics.add(Metric::Mirrors, mirrored);
         context.metrics.add(Metric::IncompleteMirrors, unfinished);
         context.metrics.add(Metric::MirrorBytes, stats.bytes);
+        let lfs = &stats.lfs;
+        context.metrics.add(Metric::MirrorLfsBytes, lfs.bytes);
+        context.metrics.add(Metric::MissingLfsObjects, lfs.missing);
         for warning in &answer.warnings {
             tracing::warn!(
                 source.url = answer.source,
@@ -220,6 +221,7 @@ async fn run_mapping(
         size_bytes = stats.bytes,
         lfs.objects = stats.lfs.objects,
         lfs.size_bytes = stats.lfs.bytes,
+        lfs.missing = stats.lfs.missing,
         lfs.left_out = stats.lfs.left_out,
         duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "worked on a mapping"
@@ -252,7 +254,10 @@ fn mirror_options(task: &MirrorTask, limits: MappingLimits) -> mirror::MirrorOpt
         prune: task.prune,
         prune_all: task.prune_all,
         fast_forward_only: !task.force,
-        lfs: task.lfs.then_some(LfsOptions { memory: memory / 4 }),
+        lfs: Some(LfsOptions {
+            memory: memory / 4,
+            policy: task.lfs,
+        }),
         // The last quarter is for upload parts in flight and for objects read back.
         limits: PackLimits::default().with_memory(memory / 2),
         batch: limits.batch,

@@ -1,6 +1,6 @@
 //! One mapping of a request: its source, its target, and what to mirror.
 
-use branchline_core::mirror::RefSelection;
+use branchline_core::mirror::{LfsPolicy, RefSelection};
 use branchline_core::remote::open::{RemoteSpec, S3Layout};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::secret::SecretArn;
@@ -67,8 +67,10 @@ pub struct MirrorTask {
     pub prune_all: bool,
     /// Moves refs that would not move forward.
     pub force: bool,
-    /// Copies git LFS objects.
-    pub lfs: bool,
+    /// Treatment of git LFS objects.
+    pub lfs: LfsPolicy,
+    /// Only answers what would be done, and changes nothing.
+    pub plan: bool,
     /// Only removes the temporary tags of an unfinished migration from the target.
     pub clean: bool,
 }
@@ -85,7 +87,7 @@ struct MappingFields {
     force: Option<bool>,
     credentials: Option<String>,
     create: Option<bool>,
-    lfs: Option<bool>,
+    lfs: Option<Value>,
     clean: Option<bool>,
 }
 
@@ -111,9 +113,19 @@ impl<'de> Deserialize<'de> for Prune {
 }
 
 impl Mapping {
-    /// Reads the mapping at `path` of the event.
-    pub(crate) fn read(path: &str, value: &Value) -> Self {
+    /// Makes the mapping of a message that cannot be read.
+    pub(crate) fn unreadable(error: &Error) -> Self {
+        Self {
+            source: UNKNOWN_URL.to_owned(),
+            target: UNKNOWN_URL.to_owned(),
+            task: Err(MappingError::new(error)),
+        }
+    }
+
+    /// Reads the mapping at `path` of the event. With `plan` its task changes nothing.
+    pub(crate) fn read(path: &str, value: &Value, plan: bool) -> Self {
         let task = read_fields(path, value).and_then(|fields| task(path, &fields));
+        let task = task.map(|task| MirrorTask { plan, ..task });
         Self {
             source: displayed_url(value, "source"),
             target: displayed_url(value, "target"),
@@ -174,9 +186,24 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         prune: !matches!(fields.prune, None | Some(Prune::No)),
         prune_all: fields.prune == Some(Prune::All),
         force: fields.force.unwrap_or(true),
-        lfs: fields.lfs.unwrap_or(true),
+        lfs: lfs_policy(&field("lfs"), fields.lfs.as_ref())?,
+        plan: false,
         clean: fields.clean.unwrap_or(false),
     })
+}
+
+/// Reads the treatment of git LFS objects.
+fn lfs_policy(field: &str, value: Option<&Value>) -> Result<LfsPolicy> {
+    match value {
+        None | Some(Value::Bool(true)) => Ok(LfsPolicy::Copy),
+        Some(Value::Bool(false)) => Ok(LfsPolicy::Skip),
+        Some(Value::String(text)) if text == "required" => Ok(LfsPolicy::Required),
+        Some(Value::String(text)) if text == "verify" => Ok(LfsPolicy::Verify),
+        Some(_) => Err(invalid_field(
+            field,
+            "it must be `true`, `false`, `\"required\"` or `\"verify\"`",
+        )),
+    }
 }
 
 /// Validates the URL of a remote that the function can open.

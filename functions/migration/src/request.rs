@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 
+use branchline_core::event;
 use branchline_core::mirror::BatchLimits;
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -20,8 +21,18 @@ pub struct Request {
     pub mappings: Vec<Mapping>,
     /// Commits and bytes of one push.
     pub batch: BatchLimits,
-    /// Answers what would be done, and changes nothing.
-    pub plan: bool,
+}
+
+impl Request {
+    /// Adds the mappings of another request, each once: several records of one trigger carry
+    /// equal custom data.
+    fn add(&mut self, other: Self) {
+        for mapping in other.mappings {
+            if !self.mappings.contains(&mapping) {
+                self.mappings.push(mapping);
+            }
+        }
+    }
 }
 
 /// The fields of a request. Mappings are read one by one, so that each has its own error.
@@ -46,6 +57,29 @@ struct BatchFields {
 /// # Errors
 /// `InvalidEvent`, naming the field, when the event as a whole cannot be read.
 pub(crate) fn parse(event: &Value) -> Result<Option<Request>> {
+    let mut merged: Option<Request> = None;
+    let events = event::unwrapped(event);
+    let is_single = events.len() == 1;
+    for event in events {
+        let request = match event.and_then(|event| parse_one(&event)) {
+            Ok(Some(request)) => request,
+            Ok(None) => continue,
+            Err(error) if is_single => return Err(error),
+            // One message that cannot be read does not stop the others.
+            Err(error) => Request {
+                mappings: vec![Mapping::unreadable(&error)],
+                batch: BatchLimits::default(),
+            },
+        };
+        match &mut merged {
+            None => merged = Some(request),
+            Some(merged) => merged.add(request),
+        }
+    }
+    Ok(merged)
+}
+
+fn parse_one(event: &Value) -> Result<Option<Request>> {
     match event.get("Records") {
         Some(records) => from_records(records),
         None => from_value(event).map(Some),
@@ -76,15 +110,7 @@ fn from_records(records: &Value) -> Result<Option<Request>> {
         let request = from_value(&value)?;
         match &mut merged {
             None => merged = Some(request),
-            Some(merged) => {
-                merged.plan &= request.plan;
-                for mapping in request.mappings {
-                    // Several records of one trigger carry equal custom data.
-                    if !merged.mappings.contains(&mapping) {
-                        merged.mappings.push(mapping);
-                    }
-                }
-            }
+            Some(merged) => merged.add(request),
         }
     }
     merged
@@ -117,16 +143,16 @@ fn from_value(value: &Value) -> Result<Request> {
         )
         .with_hint("run a fleet of functions over them with Step Functions"));
     }
+    let plan = fields.plan.unwrap_or(false);
     Ok(Request {
         batch: match &fields.batch {
             None => BatchLimits::default(),
             Some(batch) => read_batch(batch)?,
         },
-        plan: fields.plan.unwrap_or(false),
         mappings: mappings
             .iter()
             .enumerate()
-            .map(|(index, mapping)| Mapping::read(&format!("mappings[{index}]"), mapping))
+            .map(|(index, mapping)| Mapping::read(&format!("mappings[{index}]"), mapping, plan))
             .collect(),
     })
 }

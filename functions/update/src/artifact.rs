@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use branchline_core::Result;
+use branchline_core::arn::Origin;
 use branchline_core::git::object::Commit;
 use branchline_core::name::{BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
 use branchline_core::pipeline::{REVISION_SUMMARY, revision_summary};
@@ -10,18 +11,21 @@ use branchline_core::storage::{ObjectHead, encode_rfc2047};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{Config, KeyTemplate};
+use crate::config::Config;
+use crate::key_template::KeyTemplate;
 
 /// The tag with the id of the execution that was started on an artifact.
 pub(crate) const EXECUTION_TAG: &str = "branchline-execution";
 /// The tag with the pipeline whose execution was started on an artifact.
 pub(crate) const PIPELINE_TAG: &str = "branchline-pipeline";
 
-pub(crate) const REPOSITORY: &str = "branchline-repository";
-pub(crate) const BRANCH: &str = "branchline-branch";
+const REPOSITORY: &str = "branchline-repository";
+const BRANCH: &str = "branchline-branch";
 const COMMIT: &str = "branchline-commit";
 const SETTINGS: &str = "branchline-settings";
 pub(crate) const FILES: &str = "branchline-files";
+/// Region and account of the function that made the artifact.
+const ORIGIN: &str = "branchline-origin";
 
 /// Maximum size of user metadata, names and values together, in bytes (S3 user guide, "Working
 /// with object metadata").
@@ -75,6 +79,7 @@ pub(crate) struct ArtifactIdentity {
     branch: String,
     commit: String,
     settings: String,
+    origin: Option<String>,
 }
 
 impl ArtifactIdentity {
@@ -84,6 +89,7 @@ impl ArtifactIdentity {
         repository: &RepositoryName,
         branch: &BranchName,
         commit: CommitId,
+        origin: Option<&Origin>,
     ) -> Self {
         let settings = format!(
             "{FORMAT_VERSION}\0{}\0{}",
@@ -95,7 +101,16 @@ impl ArtifactIdentity {
             branch: branch_text(branch),
             commit: commit.to_string(),
             settings: hex::encode(&Sha256::digest(settings)[..8]),
+            origin: origin.map(Origin::to_string),
         }
+    }
+
+    /// Returns the region and account of `head` if it is an artifact of another account or
+    /// region, which is never replaced.
+    pub(crate) fn foreign_origin<'h>(&self, head: &'h ObjectHead) -> Option<&'h str> {
+        let made_in = origin_of(head)?;
+        let own = self.origin.as_deref()?;
+        (made_in != own).then_some(made_in)
     }
 
     /// Returns true when `head` describes an artifact of this identity.
@@ -133,6 +148,11 @@ impl ArtifactIdentity {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        user.extend(
+            self.origin
+                .clone()
+                .map(|origin| (ORIGIN.to_owned(), origin)),
+        );
         let used_bytes: usize = user
             .iter()
             .map(|(name, value)| name.len() + value.len())
@@ -145,6 +165,19 @@ impl ArtifactIdentity {
         user.insert(REVISION_SUMMARY.to_owned(), summary);
         user
     }
+}
+
+/// Returns the region and account of the function that made an artifact, if it is recorded.
+pub(crate) fn origin_of(head: &ObjectHead) -> Option<&str> {
+    head.metadata.user.get(ORIGIN).map(String::as_str)
+}
+
+/// Returns the branch of an artifact; `None` for an object of another writer.
+pub(crate) fn branch_of(head: &ObjectHead) -> Option<(RepositoryName, BranchName)> {
+    let user = &head.metadata.user;
+    let repository = RepositoryName::new(user.get(REPOSITORY)?).ok()?;
+    let branch = decode_branch(user.get(BRANCH)?)?;
+    Some((repository, branch))
 }
 
 /// Returns the number of files of an artifact from its metadata.
@@ -172,7 +205,7 @@ fn branch_text(branch: &BranchName) -> String {
 const HASHED_BRANCH_PREFIX: &str = "sha256:";
 
 /// Inverse of [`branch_text`]; `None` if only a hash was stored.
-pub(crate) fn decode_branch(text: &str) -> Option<BranchName> {
+fn decode_branch(text: &str) -> Option<BranchName> {
     if text.starts_with(HASHED_BRANCH_PREFIX) {
         return None;
     }
@@ -248,8 +281,14 @@ mod tests {
         let repository = RepositoryName::new(&"r".repeat(100)).expect("it is valid");
         let commit = commit(&"é".repeat(500));
         let config = config.expect("it is valid");
-        let identity =
-            ArtifactIdentity::new(&config, &config.key, &repository, &branch, commit.id.into());
+        let identity = ArtifactIdentity::new(
+            &config,
+            &config.key,
+            &repository,
+            &branch,
+            commit.id.into(),
+            None,
+        );
         let mut user = identity.metadata(&commit);
         user.insert(FILES.to_owned(), u64::MAX.to_string());
         let bytes: usize = user

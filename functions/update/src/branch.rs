@@ -12,21 +12,22 @@ mod start;
 
 use std::time::{Duration, Instant};
 
-use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
+use branchline_core::name::{BranchName, CommitId, PipelineName, RepositoryName};
 use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{Error, ErrorKind, Result};
 
 pub(crate) use self::start::not_versioned;
 use crate::Context;
 use crate::artifact::{self, ArtifactIdentity, EXECUTION_TAG, PIPELINE_TAG, S3Location};
-use crate::config::{KeyTemplate, RevisionPin};
+use crate::config::RevisionPin;
+use crate::key_template::{KeyTemplate, TemplateValues};
 use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Requester};
 
 /// Maximum number of attempts while another writer changes the artifact or the branch.
 const MAX_CONFLICTS: u32 = 5;
 
 /// Time before the function's deadline that is kept for an orderly failure.
-const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
+pub(crate) const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Makes the artifact of the branch's tip, and starts the pipeline on it once.
 ///
@@ -74,17 +75,6 @@ pub(crate) async fn update_branch(
             Ok(AttemptOutcome::Answer(answer)) => return Ok(*answer),
         }
     }
-}
-
-/// Returns bucket and key of a branch's artifacts, with `{commit}` in place of commit ids.
-pub(crate) fn artifact_location(context: &Context, task: &BranchTask) -> (BucketName, String) {
-    let overrides = &task.overrides;
-    let bucket = overrides.bucket.as_ref().unwrap_or(&context.config.bucket);
-    let key = overrides.key.as_ref().unwrap_or(&context.config.key);
-    (
-        bucket.clone(),
-        key.pattern_of(&task.repository, &task.branch),
-    )
 }
 
 /// Result of one attempt.
@@ -140,7 +130,7 @@ impl<'a> Attempt<'a> {
             task,
             expected,
             deadline: deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline),
-            key: task.overrides.key.as_ref().unwrap_or(&context.config.key),
+            key: context.location_of(task).1,
             pipeline: task
                 .overrides
                 .pipeline
@@ -199,10 +189,29 @@ impl<'a> Attempt<'a> {
             found = self.head(&location).await?;
         }
         let config = &self.context.config;
-        let identity =
-            ArtifactIdentity::new(config, self.key, self.repository(), self.branch(), tip);
+        let origin = self.context.origin();
+        let identity = ArtifactIdentity::new(
+            config,
+            self.key,
+            self.repository(),
+            self.branch(),
+            tip,
+            origin.as_ref(),
+        );
+        if let Some(owner) = found
+            .as_ref()
+            .and_then(|head| identity.foreign_origin(head))
+        {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{location} is an artifact of `{owner}`, another region or account"),
+            )
+            .with_hint(
+                "put `{account}` and `{region}` into `ARTIFACT_KEY` where stacks share a bucket",
+            ));
+        }
         match found {
-            Some(head) if identity.matches(&head) => self
+            Some(head) if identity.matches(&head) && self.has_needed_version(&head) => self
                 .ensure_started(tip, &location, &head)
                 .await
                 .map(AttemptOutcome::from),
@@ -213,22 +222,26 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Returns false for an object that a pipeline must be pinned to and that has no version,
+    /// because the bucket kept none when it was written.
+    fn has_needed_version(&self, head: &ObjectHead) -> bool {
+        self.pipeline.is_none()
+            || self.context.config.pin_for(self.key) == RevisionPin::None
+            || head
+                .version_id
+                .as_deref()
+                .is_some_and(|version| version != "null")
+    }
+
     async fn head(&self, location: &S3Location) -> Result<Option<ObjectHead>> {
         let store = &self.context.store;
         store.head(&location.bucket, &location.key).await
     }
 
     fn location(&self, commit: Option<CommitId>) -> Result<S3Location> {
-        let config = &self.context.config;
         Ok(S3Location {
-            bucket: self
-                .task
-                .overrides
-                .bucket
-                .as_ref()
-                .unwrap_or(&config.bucket)
-                .clone(),
-            key: self.key.key_of(self.repository(), self.branch(), commit)?,
+            bucket: self.context.location_of(self.task).0.clone(),
+            key: self.context.key_of(self.task, commit)?,
         })
     }
 
@@ -335,8 +348,14 @@ impl<'a> Attempt<'a> {
     }
 
     fn pipeline(&self, tip: CommitId) -> Result<Option<PipelineName>> {
-        let name =
-            |template: &KeyTemplate| template.pipeline_name(self.repository(), self.branch(), tip);
+        let origin = self.context.origin();
+        let values = TemplateValues {
+            repository: self.repository(),
+            branch: self.branch(),
+            commit: Some(tip),
+            origin: origin.as_ref(),
+        };
+        let name = |template: &KeyTemplate| template.pipeline_name(&values);
         self.pipeline.map(name).transpose()
     }
 

@@ -1,12 +1,12 @@
 //! The settings of the `update` function, read once at init.
 
 use branchline_core::aws::HttpSettings;
-use branchline_core::name::{
-    BranchName, BucketName, CommitId, KmsKey, ObjectKey, PipelineName, RepositoryName,
-};
+use branchline_core::name::{BucketName, KmsKey, PipelineName};
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::settings::Settings;
 use branchline_core::{Error, ErrorKind, Result};
+
+use crate::key_template::KeyTemplate;
 
 /// Default of `CODECOMMIT_CONCURRENCY`.
 const DEFAULT_CONCURRENCY: u32 = 32;
@@ -34,6 +34,10 @@ pub struct Config {
     pub pin: Option<RevisionPin>,
     /// `PIPELINE_VARIABLES`: whether `REPOSITORY_NAME`, `BRANCH_NAME` and `COMMIT_ID` are passed.
     pub variables: bool,
+    /// `PIPELINE_MISSING`: the effect of a pipeline that does not exist.
+    pub missing_pipeline: MissingPipeline,
+    /// `CUSTOM_DATA`: the effect of the custom data of triggers.
+    pub custom_data: CustomData,
     /// `DELETE_ARTIFACTS`: whether the schedule marks artifacts of missing branches deleted.
     pub delete_artifacts: bool,
     /// `KMS_KEY_ID`: the key that encrypts artifacts.
@@ -86,6 +90,12 @@ impl Config {
                 .unwrap_or_else(|| "Source".to_owned()),
             pin: settings.optional("PIPELINE_PIN", RevisionPin::new)?,
             variables: settings.flag("PIPELINE_VARIABLES", false)?,
+            missing_pipeline: settings
+                .optional("PIPELINE_MISSING", MissingPipeline::new)?
+                .unwrap_or_default(),
+            custom_data: settings
+                .optional("CUSTOM_DATA", CustomData::new)?
+                .unwrap_or_default(),
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
             kms_key_id: settings.optional("KMS_KEY_ID", |key| {
                 let key = KmsKey::new(key)?.check_region(settings.function_region())?;
@@ -156,133 +166,55 @@ impl RevisionPin {
     }
 }
 
-/// A text with the placeholders `{repository}`, `{branch}` and `{commit}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyTemplate(String);
+/// Effect of the custom data of triggers, which whoever may set a trigger can write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CustomData {
+    /// `own`: they may choose keys in the folder of their repository, and nothing else.
+    #[default]
+    Own,
+    /// `ignore`: they have no effect.
+    Ignore,
+    /// `trust`: they may choose bucket, key and pipeline.
+    Trust,
+}
 
-const PLACEHOLDERS: [&str; 3] = ["{repository}", "{branch}", "{commit}"];
-
-impl KeyTemplate {
-    /// Parses the template of an object's key.
-    pub fn object_key(text: &str) -> Result<Self> {
-        let template = Self::new(text)?;
-        template.sample(|filled| ObjectKey::new(filled).map(drop))?;
-        if template.0.starts_with('/') {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "a key that starts with `/` has an empty first folder",
-            ));
-        }
-        Ok(template)
-    }
-
-    /// Parses the template of a pipeline's name.
-    pub fn parse_pipeline_name(text: &str) -> Result<Self> {
-        let template = Self::new(text)?;
-        template.sample(|filled| PipelineName::new(filled).map(drop))?;
-        Ok(template)
-    }
-
-    fn default_key() -> Self {
-        Self("{repository}/{branch}.zip".to_owned())
-    }
-
+impl CustomData {
     fn new(text: &str) -> Result<Self> {
-        let mut rest = text;
-        while let Some(at) = rest.find(['{', '}']) {
-            let Some(known) = PLACEHOLDERS
-                .iter()
-                .find(|known| rest[at..].starts_with(**known))
-            else {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    format!(
-                        "`{}` has a placeholder other than `{{repository}}`, `{{branch}}` and `{{commit}}`",
-                        text.escape_debug()
-                    ),
-                ));
-            };
-            rest = &rest[at + known.len()..];
+        match text {
+            "own" => Ok(Self::Own),
+            "ignore" => Ok(Self::Ignore),
+            "trust" => Ok(Self::Trust),
+            other => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`{}` is not `own`, `ignore` or `trust`",
+                    other.escape_debug()
+                ),
+            )),
         }
-        Ok(Self(text.to_owned()))
     }
+}
 
-    /// Checks the template with short values.
-    fn sample(&self, check: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-        check(&self.fill("r", "b", "c"))
-    }
+/// Effect of a pipeline that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MissingPipeline {
+    /// `fail`: the branch fails.
+    #[default]
+    Fail,
+    /// `skip`: the artifact is uploaded, and the next schedule tries again.
+    Skip,
+}
 
-    fn fill(&self, repository: &str, branch: &str, commit: &str) -> String {
-        // Last the branch, because of all values only a branch's name can contain a brace.
-        self.0
-            .replace("{repository}", repository)
-            .replace("{commit}", commit)
-            .replace("{branch}", branch)
-    }
-
-    fn has(&self, placeholder: &str) -> bool {
-        self.0.contains(placeholder)
-    }
-
-    /// Returns true when keys depend on the commit.
-    pub fn has_commit(&self) -> bool {
-        self.has("{commit}")
-    }
-
-    /// Returns true when keys depend on the branch.
-    pub fn has_branch(&self) -> bool {
-        self.has("{branch}")
-    }
-
-    /// Returns true when there is a placeholder.
-    pub fn has_placeholders(&self) -> bool {
-        PLACEHOLDERS.iter().any(|placeholder| self.has(placeholder))
-    }
-
-    /// Returns the text before the first placeholder.
-    pub fn literal_start(&self) -> &str {
-        self.0.split('{').next().unwrap_or_default()
-    }
-
-    /// Returns the key for `commit` of `branch`.
-    pub fn key_of(
-        &self,
-        repository: &RepositoryName,
-        branch: &BranchName,
-        commit: Option<CommitId>,
-    ) -> Result<ObjectKey> {
-        let commit = commit.map(|id| id.to_string()).unwrap_or_default();
-        let key = self.fill(repository.as_str(), branch.as_str(), &commit);
-        ObjectKey::new(&key).map_err(|error| {
-            Error::new(
+impl MissingPipeline {
+    fn new(text: &str) -> Result<Self> {
+        match text {
+            "fail" => Ok(Self::Fail),
+            "skip" => Ok(Self::Skip),
+            other => Err(Error::new(
                 ErrorKind::Config,
-                format!("`ARTIFACT_KEY` for branch `{branch}`: {error}"),
-            )
-        })
-    }
-
-    /// Returns the key for any commit of `branch`, with `{commit}` in place of the id.
-    pub fn pattern_of(&self, repository: &RepositoryName, branch: &BranchName) -> String {
-        self.fill(repository.as_str(), branch.as_str(), "{commit}")
-    }
-
-    /// Returns the pipeline for `commit` of `branch`. Characters of a branch's name that a
-    /// pipeline's name cannot contain, such as `/`, become `-`.
-    pub fn pipeline_name(
-        &self,
-        repository: &RepositoryName,
-        branch: &BranchName,
-        commit: CommitId,
-    ) -> Result<PipelineName> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '@' | '_' | '-');
-        let branch_part = branch.as_str().replace(|c| !legal(c), "-");
-        let name = self.fill(repository.as_str(), &branch_part, &commit.to_string());
-        PipelineName::new(&name).map_err(|error| {
-            Error::new(
-                ErrorKind::Config,
-                format!("`PIPELINE_NAME` for branch `{branch}`: {error}"),
-            )
-        })
+                format!("`{}` is not `fail` or `skip`", other.escape_debug()),
+            )),
+        }
     }
 }
 

@@ -7,35 +7,41 @@
 mod artifact;
 mod branch;
 mod config;
+mod key_template;
 mod request;
 mod schedule;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use branchline_core::Result;
 use branchline_core::archive::large_files_over_git::GitAccess;
+use branchline_core::arn::Origin;
 use branchline_core::aws::{self, Aws};
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
+use branchline_core::function::FunctionArn;
 use branchline_core::git::smart_http::{CredentialSource, Http};
-use branchline_core::lambda::{self, InvocationError};
+use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metrics};
-use branchline_core::name::{BucketName, PipelineName};
+use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName};
 use branchline_core::pipeline::Pipelines;
 use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::ObjectStore;
 use branchline_core::storage::client::SdkObjectStore;
 use futures_util::{StreamExt as _, stream};
+use schedule::Scope;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub use config::{Config, KeyTemplate, RevisionPin};
+pub use config::{Config, CustomData, MissingPipeline, RevisionPin};
+pub use key_template::{KeyTemplate, TemplateValues};
 pub use request::{
-    Answer, ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester, UpdateTask,
+    Answer, ArtifactAnswer, BranchAnswer, BranchTask, MAX_SCHEDULE_RESULTS, Outcome, Overrides,
+    Requester, UpdateTask,
 };
 
 /// Maximum number of concurrent branches; archives are built one at a time.
@@ -43,6 +49,9 @@ const CONCURRENT_BRANCHES: usize = 8;
 
 /// Maximum number of concurrent requests to S3 and CodePipeline.
 const CONCURRENT_OTHER_REQUESTS: usize = 16;
+
+/// Account of the ARN that AWS's Runtime Interface Emulator makes up.
+const EMULATED_ACCOUNT: &str = "012345678912";
 
 /// Minimum memory for reading by git, in bytes.
 const MIN_GIT_MEMORY_BYTES: usize = 64 * 1024 * 1024;
@@ -58,12 +67,20 @@ pub struct Context {
     // One archive at a time, because the memory limit is per archive.
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
+    // The function's own ARN, once an invocation has told it.
+    function: OnceLock<FunctionArn>,
     metrics: Metrics,
 }
 
 impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+impl FunctionContext for Context {
+    fn record_function(&self, function: &FunctionArn) {
+        self.function.get_or_init(|| function.clone());
     }
 }
 
@@ -113,8 +130,44 @@ impl Context {
             git: None,
             build_slot: Semaphore::new(1),
             versioned: Mutex::default(),
+            function: OnceLock::new(),
             metrics: Metrics::default(),
         }
+    }
+
+    /// Returns the function's own ARN; `None` before the first invocation.
+    fn function(&self) -> Option<&FunctionArn> {
+        self.function.get()
+    }
+
+    /// Returns the account and region of the function; `None` if they are not known.
+    fn origin(&self) -> Option<Origin> {
+        self.function()
+            .filter(|function| function.account() != EMULATED_ACCOUNT)
+            .map(|function| Origin {
+                account: function.account().to_owned(),
+                region: function.region().to_owned(),
+            })
+    }
+
+    /// Returns the bucket and the template of the keys of a branch's artifacts.
+    fn location_of<'a>(&'a self, task: &'a BranchTask) -> (&'a BucketName, &'a KeyTemplate) {
+        let overrides = &task.overrides;
+        (
+            overrides.bucket.as_ref().unwrap_or(&self.config.bucket),
+            overrides.key.as_ref().unwrap_or(&self.config.key),
+        )
+    }
+
+    /// Returns the key of a branch's artifact.
+    fn key_of(&self, task: &BranchTask, commit: Option<CommitId>) -> Result<ObjectKey> {
+        let origin = self.origin();
+        self.location_of(task).1.key_of(&TemplateValues {
+            repository: &task.repository,
+            branch: &task.branch,
+            commit,
+            origin: origin.as_ref(),
+        })
     }
 
     /// Fails for a bucket without versions, before anything is written to it.
@@ -141,11 +194,14 @@ impl Context {
         deadline: Instant,
     ) -> Vec<Result<BranchAnswer>> {
         // Branches that share a key are updated one at a time, because concurrent updates of an
-        // object conflict.
+        // object conflict. Keys with a commit are shared only by branches at one commit, of which
+        // one writes the artifact and the others find it.
         let mut locations = HashSet::new();
-        let is_shared = !tasks
-            .iter()
-            .all(|task| locations.insert(branch::artifact_location(self, task)));
+        let is_shared = !tasks.iter().all(|task| {
+            let (bucket, key) = self.location_of(task);
+            key.has_commit()
+                || locations.insert((bucket, key.pattern_of(&task.repository, &task.branch, None)))
+        });
         let concurrency = if is_shared { 1 } else { CONCURRENT_BRANCHES };
         let updates = stream::iter(tasks).map(|task| branch::update_branch(self, task, deadline));
         updates.buffered(concurrency).collect().await
@@ -163,31 +219,38 @@ pub async fn handle(
 ) -> Result<Answer, InvocationError> {
     let mut results = Vec::new();
     let mut branches: Vec<BranchTask> = Vec::new();
-    let mut schedule = false;
-    for task in request::tasks(&event)? {
+    let mut scopes = Vec::new();
+    let origin = context.origin();
+    for task in request::tasks(&event, &context.config, origin.as_ref())? {
         match task {
             Err(error) => results.push(Err(error)),
             Ok(UpdateTask::Skip(answer)) => results.push(Ok(answer)),
-            Ok(UpdateTask::Schedule) => schedule = true,
+            Ok(UpdateTask::Schedule) => scopes.push(Scope::Selected),
+            Ok(UpdateTask::Repository(repository)) => scopes.push(Scope::One(repository)),
             // A duplicate task would only conflict with the first one.
             Ok(UpdateTask::Branch(task)) if branches.contains(&task) => {}
             Ok(UpdateTask::Branch(task)) => branches.push(task),
         }
     }
     results.extend(context.update_branches(&branches, deadline).await);
-    if schedule {
-        results.extend(schedule::run(&context, deadline).await);
+    scopes.dedup();
+    let is_schedule = !scopes.is_empty();
+    for scope in scopes {
+        results.extend(schedule::run(&context, scope, deadline).await);
     }
-    answer(results)
+    answer(results, is_schedule)
 }
 
-fn answer(results: Vec<Result<BranchAnswer>>) -> Result<Answer, InvocationError> {
+fn answer(
+    results: Vec<Result<BranchAnswer>>,
+    is_schedule: bool,
+) -> Result<Answer, InvocationError> {
     for answer in results.iter().flatten() {
         tracing::info!(
             repository.name = %answer.repository,
             branch.name = answer.branch,
             commit.id = answer.commit.map(tracing::field::display),
-            outcome = ?answer.outcome,
+            outcome = answer.outcome.name(),
             reason = answer.reason,
             artifact.key = answer.artifact.as_ref().map(|artifact| artifact.key.as_str()),
             size_bytes = answer.artifact.as_ref().map(|artifact| artifact.size_bytes),
@@ -195,5 +258,13 @@ fn answer(results: Vec<Result<BranchAnswer>>) -> Result<Answer, InvocationError>
             "handled a branch"
         );
     }
-    lambda::collect_results(results).map(|results| Answer { results })
+    let results = lambda::collect_results(results)?;
+    Ok(if is_schedule {
+        Answer::of_schedule(results)
+    } else {
+        Answer {
+            counts: None,
+            results,
+        }
+    })
 }

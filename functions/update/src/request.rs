@@ -1,12 +1,17 @@
 //! Tasks from events, and the response.
 
+use std::collections::BTreeMap;
+
+use branchline_core::arn::Origin;
 use branchline_core::event::{self, Change, Request};
+use branchline_core::git::escaped_excerpt;
 use branchline_core::name::{BranchName, BucketName, CommitId, RepositoryName};
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::KeyTemplate;
+use crate::config::{Config, CustomData};
+use crate::key_template::KeyTemplate;
 
 /// Work derived from an event.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +20,8 @@ pub enum UpdateTask {
     Branch(BranchTask),
     /// All branches that the settings cover.
     Schedule,
+    /// All branches of one repository that the settings cover.
+    Repository(RepositoryName),
     /// Nothing, for the reason in the response.
     Skip(BranchAnswer),
 }
@@ -41,8 +48,8 @@ pub enum Requester {
     ByEvent,
     /// A manual request: a missing branch is an error.
     ByHand,
-    /// The schedule, which does not read custom data: an execution of any pipeline on the tip
-    /// counts as started.
+    /// The schedule: an execution of any pipeline on the tip counts as started, because triggers
+    /// may have been changed since.
     BySchedule,
 }
 
@@ -72,6 +79,45 @@ impl Overrides {
     }
 }
 
+impl Overrides {
+    /// Returns what `CUSTOM_DATA` allows of them in triggers of `repository`.
+    ///
+    /// # Errors
+    /// `InvalidEvent` if custom data choose a bucket, a pipeline, or a key outside of the
+    /// repository's folder, and the setting is `own`.
+    pub(crate) fn allowed(self, setting: CustomData, repository: &RepositoryName) -> Result<Self> {
+        match setting {
+            CustomData::Trust => return Ok(self),
+            CustomData::Ignore => return Ok(Self::default()),
+            CustomData::Own => {}
+        }
+        let refused = if self.bucket.is_some() {
+            "bucket"
+        } else if self.pipeline.is_some() {
+            "pipeline_name"
+        } else if self
+            .key
+            .as_ref()
+            .is_some_and(|key| !key.is_below(repository))
+        {
+            "key"
+        } else {
+            return Ok(self);
+        };
+        Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!(
+                "field `customData.{refused}` of the event: `CUSTOM_DATA` is `own`, which allows \
+                 triggers of this repository only keys below `{repository}/`"
+            ),
+        )
+        .with_hint(
+            "correct the trigger's custom data, or set `CUSTOM_DATA` to `trust` if everyone who may \
+             set a trigger may write any artifact and start any pipeline",
+        ))
+    }
+}
+
 fn member<T>(
     object: &serde_json::Map<String, Value>,
     name: &str,
@@ -93,29 +139,41 @@ fn member<T>(
     }
 }
 
-/// Converts an event to tasks, with a result for each item.
-pub(crate) fn tasks(event: &Value) -> Result<Vec<Result<UpdateTask>>> {
-    let requests = event::parse(event)?;
-    Ok(requests
-        .into_iter()
-        .filter_map(|request| request.and_then(task).transpose())
-        .collect())
+/// Converts an event to tasks, with a result for each item. Items of another account or region
+/// than `origin` are skipped, because a repository of the same name is a different one.
+///
+/// # Errors
+/// `InvalidEvent` if the event as a whole cannot be read.
+pub(crate) fn tasks(
+    event: &Value,
+    config: &Config,
+    origin: Option<&Origin>,
+) -> Result<Vec<Result<UpdateTask>>> {
+    let mut tasks = Vec::new();
+    let events = event::unwrapped(event);
+    let is_single = events.len() == 1;
+    for event in events {
+        match event.and_then(|event| event::parse(&event)) {
+            Err(error) if is_single => return Err(error),
+            Err(error) => tasks.push(Err(error)),
+            Ok(requests) => tasks.extend(requests.into_iter().filter_map(|request| {
+                request
+                    .and_then(|request| task(request, config, origin))
+                    .transpose()
+            })),
+        }
+    }
+    Ok(tasks)
 }
 
-fn task(request: Request) -> Result<Option<UpdateTask>> {
+fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Option<UpdateTask>> {
     Ok(Some(match request {
         Request::TriggerTest { repository } => {
             tracing::info!(repository.name = %repository, "received the test event of a trigger");
             return Ok(None);
         }
         Request::Schedule => UpdateTask::Schedule,
-        Request::Repository(_) => {
-            return Err(Error::new(
-                ErrorKind::InvalidEvent,
-                "field `branch` of the event: it is missing",
-            )
-            .with_hint("name a branch, or send {\"schedule\":true} for all of them"));
-        }
+        Request::Repository(repository) => UpdateTask::Repository(repository),
         Request::Branch {
             repository,
             branch,
@@ -140,14 +198,29 @@ fn task(request: Request) -> Result<Option<UpdateTask>> {
                     execution_id: None,
                 })
             };
+            if let (Some(theirs), Some(own)) = (&change.origin, origin)
+                && theirs != own
+            {
+                return Ok(Some(skip(&format!(
+                    "the event is of account {} in region {}, and this function is in {} in {}",
+                    escaped_excerpt(theirs.account.as_bytes()),
+                    escaped_excerpt(theirs.region.as_bytes()),
+                    own.account,
+                    own.region
+                ))));
+            }
             match change.reference.branch() {
                 _ if change.reference.is_tag() => skip("tags are not archived"),
+                None if change.reference.as_str().starts_with("refs/heads/") => {
+                    skip("the branch's name cannot be used")
+                }
                 None => skip("only branches are archived"),
                 Some(_) if change.change == Change::Deleted => skip("the branch was deleted"),
                 Some(branch) => UpdateTask::Branch(BranchTask {
                     branch,
                     commit: change.commit,
-                    overrides: Overrides::read(change.custom_data.as_deref())?,
+                    overrides: Overrides::read(change.custom_data.as_deref())?
+                        .allowed(config.custom_data, &change.repository)?,
                     repository: change.repository,
                     requester: Requester::ByEvent,
                 }),
@@ -159,9 +232,33 @@ fn task(request: Request) -> Result<Option<UpdateTask>> {
 /// Response of the function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// One result for each branch.
+    /// Number of branches by outcome; only of a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<BTreeMap<Outcome, usize>>,
+    /// One result for each branch; of a schedule at most [`MAX_SCHEDULE_RESULTS`], those with
+    /// changes first.
     pub results: Vec<BranchAnswer>,
 }
+
+impl Answer {
+    /// Makes the answer of a schedule, which is never larger than Lambda can return.
+    pub(crate) fn of_schedule(mut results: Vec<BranchAnswer>) -> Self {
+        let mut counts = BTreeMap::new();
+        for result in &results {
+            *counts.entry(result.outcome).or_insert(0) += 1;
+        }
+        results.sort_by_key(|result| result.outcome);
+        results.truncate(MAX_SCHEDULE_RESULTS);
+        Self {
+            counts: Some(counts),
+            results,
+        }
+    }
+}
+
+/// Maximum number of results in the answer of a schedule. A result has at most about 4 KB, and an
+/// answer 6 MB.
+pub const MAX_SCHEDULE_RESULTS: usize = 1000;
 
 /// Result of one branch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -185,22 +282,36 @@ pub struct BranchAnswer {
     pub execution_id: Option<String>,
 }
 
-/// Action on a branch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Action on a branch. The order is that of a schedule's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// A pipeline execution was started on the artifact.
     Started,
     /// An artifact was uploaded; no pipeline is configured.
     Uploaded,
-    /// The artifact was current, and its execution was started before.
-    Unchanged,
-    /// The tip has moved to a newer commit.
-    Superseded,
-    /// There was nothing to do, for the `reason`.
-    Skipped,
     /// The branch is missing, and its artifact was marked deleted.
     Deleted,
+    /// There was nothing to do, for the `reason`.
+    Skipped,
+    /// The tip has moved to a newer commit.
+    Superseded,
+    /// The artifact was current, and its execution was started before.
+    Unchanged,
+}
+
+impl Outcome {
+    /// Returns the name, as in the response.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Uploaded => "uploaded",
+            Self::Deleted => "deleted",
+            Self::Skipped => "skipped",
+            Self::Superseded => "superseded",
+            Self::Unchanged => "unchanged",
+        }
+    }
 }
 
 /// An artifact in a response.

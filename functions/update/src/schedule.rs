@@ -1,71 +1,94 @@
 //! The schedule: updates every branch that the settings cover, and marks the artifacts of missing
 //! branches deleted. This repairs the effects of lost events.
+//!
+//! | file | job |
+//! |---|---|
+//! | this one | lists repositories and branches, and makes their tasks |
+//! | `triggers` | the keys and pipelines that triggers choose for their branches |
+//! | `deletion` | marks the artifacts of missing branches deleted |
 
-use std::collections::{BTreeMap, BTreeSet};
+mod deletion;
+mod triggers;
+
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use branchline_core::codecommit::{all_branches, all_repositories};
+use branchline_core::codecommit::{BranchList, all_branches, all_repositories};
 use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
-use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
-use branchline_core::{ErrorKind, Result};
+use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 
 use crate::Context;
-use crate::artifact::{self, BRANCH, REPOSITORY};
-use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester};
+use crate::artifact;
+use crate::request::{BranchAnswer, BranchTask, Outcome, Requester};
+use triggers::ChosenOverrides;
 
 /// Maximum number of concurrent requests for branches or objects.
 const CONCURRENT_CHECKS: usize = 16;
 
-/// Updates all branches; returns a result for each branch.
-pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<BranchAnswer>> {
+/// Repositories of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All repositories that `REPOSITORIES` selects.
+    Selected,
+    /// One repository, named in full.
+    One(RepositoryName),
+}
+
+/// Branches of a repository, and what its triggers choose for them.
+struct ListedRepository {
+    list: BranchList,
+    overrides: ChosenOverrides,
+}
+
+/// The listed repositories; `None` for one that could not be listed.
+type Repositories = BTreeMap<RepositoryName, Option<ListedRepository>>;
+
+/// Updates all branches of `scope`; returns a result for each branch.
+pub(crate) async fn run(
+    context: &Context,
+    scope: Scope,
+    deadline: Instant,
+) -> Vec<Result<BranchAnswer>> {
     let mut results = Vec::new();
-    let repositories = match all_repositories(&*context.codecommit).await {
+    let is_whole = scope == Scope::Selected;
+    let repositories = match list(context, scope, &mut results).await {
         Ok(repositories) => repositories,
-        Err(error) => return vec![Err(error.context("listing the repositories"))],
+        Err(error) => return vec![Err(error)],
     };
-    let covered = |name: &RepositoryName| context.config.repositories.matches(name);
-    let mut branches = BTreeMap::new();
-    let lists = stream::iter(repositories.into_iter().filter(covered)).map(|repository| async {
-        let found = all_branches(&*context.codecommit, &repository).await;
-        (repository, found)
-    });
-    let lists: Vec<_> = lists.buffered(CONCURRENT_CHECKS).collect().await;
-    for (repository, found) in lists {
-        match found {
-            Ok(found) => {
-                branches.insert(repository, Some(found));
-            }
-            Err(error) => {
-                results.push(Err(
-                    error.context(format!("branches of repository `{repository}`"))
-                ));
-                branches.insert(repository, None);
+    let mut tasks = Vec::new();
+    for (repository, listed) in &repositories {
+        let Some(listed) = listed else { continue };
+        for left_out in &listed.list.left_out {
+            results.push(Ok(skipped(
+                repository,
+                &left_out.branch,
+                left_out.reason.clone(),
+            )));
+        }
+        let matching = listed.list.branches.iter();
+        for branch in matching.filter(|branch| context.config.branches.matches(branch)) {
+            for overrides in listed.overrides.of_branch(branch) {
+                match overrides {
+                    Ok(overrides) => tasks.push(BranchTask {
+                        repository: repository.clone(),
+                        branch: branch.clone(),
+                        commit: None,
+                        overrides,
+                        requester: Requester::BySchedule,
+                    }),
+                    Err(reason) => {
+                        results.push(Ok(skipped(repository, branch.as_str(), reason)));
+                    }
+                }
             }
         }
     }
-    let tasks = branches.iter().flat_map(|(repository, found)| {
-        let found = found.as_deref().unwrap_or_default();
-        let matching = found
-            .iter()
-            .filter(|branch| context.config.branches.matches(branch));
-        matching.map(|branch| BranchTask {
-            repository: repository.clone(),
-            branch: branch.clone(),
-            commit: None,
-            overrides: Overrides::default(),
-            requester: Requester::BySchedule,
-        })
-    });
-    match skip_shared_keys(context, tasks.collect()).await {
-        Ok((tasks, skipped)) => {
-            results.extend(skipped.into_iter().map(Ok));
-            results.extend(context.update_branches(&tasks, deadline).await);
-        }
-        Err(error) => results.push(Err(error.context("checking keys that branches share"))),
-    }
-    if context.config.delete_artifacts {
-        match delete_artifacts(context, &branches).await {
+    let (tasks, others) = skip_shared_keys(context, tasks).await;
+    results.extend(others);
+    results.extend(context.update_branches(&tasks, deadline).await);
+    if context.config.delete_artifacts && is_whole {
+        match deletion::delete_artifacts(context, &repositories, deadline).await {
             Ok(deleted) => results.extend(deleted),
             Err(error) => {
                 results.push(Err(error.context("deleting artifacts of missing branches")));
@@ -75,181 +98,153 @@ pub(crate) async fn run(context: &Context, deadline: Instant) -> Vec<Result<Bran
     results
 }
 
+fn skipped(repository: &RepositoryName, branch: &str, reason: String) -> BranchAnswer {
+    BranchAnswer {
+        repository: repository.clone(),
+        branch: branch.to_owned(),
+        commit: None,
+        outcome: Outcome::Skipped,
+        reason: Some(reason),
+        artifact: None,
+        execution_id: None,
+    }
+}
+
+/// Lists the repositories of `scope` and their branches; failures of single repositories are
+/// added to `results`.
+///
+/// A repository that only a pattern selects, and that the function's role may not read, is
+/// passed over, because the role may be limited to some of the account's repositories.
+async fn list(
+    context: &Context,
+    scope: Scope,
+    results: &mut Vec<Result<BranchAnswer>>,
+) -> Result<Repositories> {
+    let selected = &context.config.repositories;
+    let names: Vec<RepositoryName> = match scope {
+        Scope::One(repository) => vec![repository],
+        Scope::Selected => {
+            let all = all_repositories(&*context.codecommit).await;
+            let all = all.map_err(|error| error.context("listing the repositories"))?;
+            all.into_iter()
+                .filter(|name| selected.matches(name))
+                .collect()
+        }
+    };
+    let is_named = |name: &RepositoryName| names.len() == 1 || selected.names(name);
+    let lists = stream::iter(names.clone()).map(|repository| async {
+        let listed = list_one(context, &repository).await;
+        (repository, listed)
+    });
+    let lists: Vec<_> = lists.buffered(CONCURRENT_CHECKS).collect().await;
+    let mut repositories = Repositories::new();
+    let mut denied: Vec<Error> = Vec::new();
+    for (repository, listed) in lists {
+        let listed = match listed {
+            Ok(listed) => Some(listed),
+            Err(error) if error.kind() == ErrorKind::AccessDenied && !is_named(&repository) => {
+                denied.push(error);
+                None
+            }
+            Err(error) => {
+                results.push(Err(error));
+                None
+            }
+        };
+        repositories.insert(repository, listed);
+    }
+    if !denied.is_empty() {
+        let count = denied.len();
+        if count == repositories.len() {
+            // The role may read none of them, which is a mistake and not a limit.
+            results.push(Err(denied.remove(0)));
+        }
+        tracing::info!(
+            repositories = count,
+            "passed over repositories that the function's role may not read"
+        );
+    }
+    Ok(repositories)
+}
+
+async fn list_one(context: &Context, repository: &RepositoryName) -> Result<ListedRepository> {
+    let (list, overrides) = futures_util::try_join!(
+        all_branches(&*context.codecommit, repository),
+        triggers::overrides(context, repository)
+    )
+    .map_err(|error| error.context(format!("branches of repository `{repository}`")))?;
+    Ok(ListedRepository { list, overrides })
+}
+
 /// Skips the branches of a shared key, except the branch whose artifact is stored there. Events
 /// decide which branch that is; otherwise each schedule would archive all of them in turn.
+///
+/// Returns the tasks to run, and the results of the others.
 async fn skip_shared_keys(
     context: &Context,
     tasks: Vec<BranchTask>,
-) -> Result<(Vec<BranchTask>, Vec<BranchAnswer>)> {
-    let (bucket, template) = (&context.config.bucket, &context.config.key);
-    if template.has_commit() {
-        return Ok((tasks, Vec::new()));
-    }
-    let mut tasks_by_key: BTreeMap<ObjectKey, Vec<BranchTask>> = BTreeMap::new();
-    for task in tasks {
-        let key = template.key_of(&task.repository, &task.branch, None)?;
-        tasks_by_key.entry(key).or_default().push(task);
-    }
+) -> (Vec<BranchTask>, Vec<Result<BranchAnswer>>) {
+    let mut results = Vec::new();
     let mut kept = Vec::new();
-    let mut skipped = Vec::new();
-    for (key, tasks) in tasks_by_key {
-        let mut stored = None;
-        if tasks.len() > 1 {
-            stored = context
-                .store
-                .head(bucket, &key)
-                .await?
-                .as_ref()
-                .and_then(branch_of);
+    let mut tasks_by_location: BTreeMap<_, Vec<BranchTask>> = BTreeMap::new();
+    for task in tasks {
+        let (bucket, template) = context.location_of(&task);
+        if template.has_commit() {
+            kept.push(task);
+            continue;
         }
-        let is_stored = |task: &BranchTask| {
-            let own = |(repository, branch): &(RepositoryName, BranchName)| {
-                *repository == task.repository && *branch == task.branch
-            };
-            stored.as_ref().is_some_and(own)
-        };
-        if !tasks.iter().any(is_stored) {
+        match context.key_of(&task, None) {
+            Ok(key) => tasks_by_location
+                .entry((bucket.clone(), key))
+                .or_default()
+                .push(task),
+            // The branch alone fails, for instance because its key is too long.
+            Err(error) => results.push(Err(error.context(format!(
+                "branch `{}` of repository `{}`",
+                task.branch, task.repository
+            )))),
+        }
+    }
+    for ((bucket, key), tasks) in tasks_by_location {
+        if tasks.len() == 1 {
             kept.extend(tasks);
             continue;
         }
-        for task in tasks {
-            if is_stored(&task) {
-                kept.push(task);
-            } else {
-                skipped.push(BranchAnswer {
-                    repository: task.repository,
-                    branch: task.branch.to_string(),
-                    commit: None,
-                    outcome: Outcome::Skipped,
-                    reason: Some(format!("`{key}` is shared, and holds another branch now")),
-                    artifact: None,
-                    execution_id: None,
-                });
+        let stored = match context.store.head(&bucket, &key).await {
+            Ok(head) => head.as_ref().and_then(artifact::branch_of),
+            Err(error) => {
+                results.push(Err(error.context("checking a key that branches share")));
+                continue;
             }
-        }
+        };
+        let (stored, others) = split_by_stored(tasks, stored);
+        kept.extend(stored);
+        results.extend(others.into_iter().map(|task| {
+            let reason = shared_key(&key);
+            Ok(skipped(&task.repository, task.branch.as_str(), reason))
+        }));
     }
-    Ok((kept, skipped))
+    (kept, results)
 }
 
-/// The branches of each repository; `None` if they could not be listed.
-type Branches = BTreeMap<RepositoryName, Option<Vec<BranchName>>>;
-
-/// Deletes the artifacts of this function whose branch is missing.
-async fn delete_artifacts(
-    context: &Context,
-    branches: &Branches,
-) -> Result<Vec<Result<BranchAnswer>>> {
-    let config = &context.config;
-    let mut live = BTreeSet::new();
-    for (repository, found) in branches {
-        for branch in found.iter().flatten() {
-            live.insert(config.key.pattern_of(repository, branch));
-        }
-    }
-    let mut candidates = Vec::new();
-    let mut next: Option<String> = None;
-    loop {
-        let start = config.key.literal_start();
-        let page = context
-            .store
-            .list(&config.bucket, start, None, next.as_deref())
-            .await?;
-        let keys = page.objects.into_iter().map(|object| object.key);
-        candidates.extend(keys.filter(|key| !live.contains(&without_commit_ids(key.as_str()))));
-        match page.next {
-            Some(token) => next = Some(token),
-            None => break,
-        }
-    }
-    let checks =
-        stream::iter(candidates).map(|key| delete_if_branch_missing(context, branches, key));
-    let results: Vec<_> = checks.buffered(CONCURRENT_CHECKS).collect().await;
-    Ok(results.into_iter().filter_map(Result::transpose).collect())
+fn shared_key(key: &ObjectKey) -> String {
+    format!("`{key}` is shared, and holds another branch now")
 }
 
-/// Deletes an object if it is an artifact of this function whose branch is missing.
-async fn delete_if_branch_missing(
-    context: &Context,
-    branches: &Branches,
-    key: ObjectKey,
-) -> Result<Option<BranchAnswer>> {
-    let bucket = &context.config.bucket;
-    let Some(head) = context.store.head(bucket, &key).await? else {
-        return Ok(None);
+/// Splits off the tasks of other branches than the `stored` one; keeps all of them if none is
+/// stored.
+fn split_by_stored(
+    tasks: Vec<BranchTask>,
+    stored: Option<(RepositoryName, BranchName)>,
+) -> (Vec<BranchTask>, Vec<BranchTask>) {
+    let is_stored = |task: &BranchTask| {
+        stored.as_ref().is_some_and(|(repository, branch)| {
+            *repository == task.repository && *branch == task.branch
+        })
     };
-    let Some((repository, branch)) = branch_of(&head) else {
-        return Ok(None);
-    };
-    if !context.config.repositories.matches(&repository) {
-        return Ok(None);
+    if tasks.iter().any(is_stored) {
+        tasks.into_iter().partition(is_stored)
+    } else {
+        (tasks, Vec::new())
     }
-    match branches.get(&repository) {
-        // The branches could not be listed, so the branch may exist.
-        Some(None) => return Ok(None),
-        Some(Some(found)) if found.contains(&branch) => return Ok(None),
-        _ => {}
-    }
-    // The branch is read again, because it may have been created after the list was read.
-    match context.codecommit.get_branch(&repository, &branch).await {
-        Ok(_) => return Ok(None),
-        Err(error) if error.is_branch_missing() || error.is_repository_missing() => {}
-        Err(error) => return Err(error),
-    }
-    let precondition = Precondition::Matches(head.etag.clone());
-    match context.store.delete(bucket, &key, &precondition).await {
-        Ok(()) => {}
-        // The artifact was replaced meanwhile, so it is still in use.
-        Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    tracing::info!(
-        repository.name = %repository, branch.name = %branch, artifact.key = %key,
-        "the branch is missing; its artifact is marked deleted"
-    );
-    Ok(Some(BranchAnswer {
-        repository,
-        branch: branch.to_string(),
-        commit: None,
-        outcome: Outcome::Deleted,
-        reason: Some("the branch is gone".to_owned()),
-        artifact: Some(ArtifactAnswer {
-            bucket: bucket.to_string(),
-            key: key.to_string(),
-            version_id: head.version_id.clone().map(String::from),
-            etag: head.etag.to_string(),
-            size_bytes: head.size_bytes,
-            files: artifact::files(&head),
-        }),
-        execution_id: None,
-    }))
-}
-
-/// Returns the branch of an artifact; `None` for an object of another writer.
-fn branch_of(head: &ObjectHead) -> Option<(RepositoryName, BranchName)> {
-    let user = &head.metadata.user;
-    let repository = RepositoryName::new(user.get(REPOSITORY)?).ok()?;
-    let branch = artifact::decode_branch(user.get(BRANCH)?)?;
-    Some((repository, branch))
-}
-
-/// Replaces each commit id in `key` by `{commit}`.
-fn without_commit_ids(key: &str) -> String {
-    let mut pattern = String::with_capacity(key.len());
-    let mut rest = key;
-    while !rest.is_empty() {
-        let digits = rest
-            .bytes()
-            .take_while(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-            .count();
-        if matches!(digits, 40 | 64) {
-            pattern.push_str("{commit}");
-        } else {
-            pattern.push_str(&rest[..digits]);
-        }
-        rest = &rest[digits..];
-        let mut others = rest.chars();
-        pattern.extend(others.next());
-        rest = others.as_str();
-    }
-    pattern
 }

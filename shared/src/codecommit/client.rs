@@ -124,7 +124,7 @@ impl CodeCommit for SdkCodeCommit {
         &self,
         repository: &RepositoryName,
         next: Option<&str>,
-    ) -> Result<Page<BranchName>> {
+    ) -> Result<Page<String>> {
         let call = || ApiCall {
             subject: format!("the branches of repository `{repository}`"),
             ..of_repository("ListBranches", "codecommit:ListBranches", repository)
@@ -137,14 +137,8 @@ impl CodeCommit for SdkCodeCommit {
             .send()
             .await
             .map_err(|error| convert_in(&error, &call(), repository))?;
-        let items = answer
-            .branches
-            .unwrap_or_default()
-            .iter()
-            .map(|name| BranchName::new(name).map_err(|error| corrupt(&call(), error)))
-            .collect::<Result<_>>()?;
         Ok(Page {
-            items,
+            items: answer.branches.unwrap_or_default(),
             next: answer.next_token.filter(|token| !token.is_empty()),
         })
     }

@@ -18,6 +18,7 @@ pub(crate) use git_client::git_client;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::git::escaped_excerpt;
 use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
 
@@ -134,12 +135,13 @@ pub trait CodeCommit: Send + Sync {
         branch: &BranchName,
     ) -> Result<()>;
 
-    /// Lists the names of the branches, one page from the token `next`.
+    /// Lists the names of the branches, one page from the token `next`. A push can make
+    /// branches whose names are not valid as a [`BranchName`].
     async fn list_branches(
         &self,
         repository: &RepositoryName,
         next: Option<&str>,
-    ) -> Result<Page<BranchName>>;
+    ) -> Result<Page<String>>;
 
     /// Reads the tip of a branch.
     async fn get_branch(
@@ -179,27 +181,71 @@ pub trait CodeCommit: Send + Sync {
     ) -> Result<String>;
 }
 
-/// Reads all pages of [`CodeCommit::list_branches`], in the order of their names.
+/// Branches of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BranchList {
+    /// Valid names, sorted.
+    pub branches: Vec<BranchName>,
+    /// Branches with other names, sorted.
+    pub left_out: Vec<LeftOutBranch>,
+}
+
+/// Branch that is left out because its name cannot be used, such as `HEAD` or `-x`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LeftOutBranch {
+    /// Name, shortened and escaped.
+    pub branch: String,
+    /// Rule that the name breaks.
+    pub reason: String,
+}
+
+impl BranchList {
+    /// Validates listed names; logs each that is left out.
+    fn new(repository: &RepositoryName, names: Vec<String>) -> Self {
+        let mut list = Self::default();
+        for name in names {
+            match BranchName::new(&name) {
+                Ok(branch) => list.branches.push(branch),
+                Err(error) => {
+                    let left_out = LeftOutBranch {
+                        branch: escaped_excerpt(name.as_bytes()),
+                        reason: error.to_string(),
+                    };
+                    tracing::warn!(
+                        repository.name = %repository, branch.name = left_out.branch,
+                        "a branch is left out: {}", left_out.reason
+                    );
+                    list.left_out.push(left_out);
+                }
+            }
+        }
+        list.branches.sort_unstable();
+        list.branches.dedup();
+        list.left_out.sort_unstable();
+        list.left_out.dedup();
+        list
+    }
+}
+
+/// Reads all pages of [`CodeCommit::list_branches`].
 pub async fn all_branches(
     codecommit: &dyn CodeCommit,
     repository: &RepositoryName,
-) -> Result<Vec<BranchName>> {
-    let mut branches = Vec::new();
+) -> Result<BranchList> {
+    let mut names = Vec::new();
     let mut next: Option<String> = None;
     loop {
         let page = codecommit
             .list_branches(repository, next.as_deref())
             .await?;
-        branches.extend(page.items);
+        names.extend(page.items);
         next = match page.next {
             // Ends at a repeated token, because it would be followed forever.
             Some(token) if next.as_deref() != Some(token.as_str()) => Some(token),
             _ => break,
         };
     }
-    branches.sort_unstable();
-    branches.dedup();
-    Ok(branches)
+    Ok(BranchList::new(repository, names))
 }
 
 /// Reads all pages of [`CodeCommit::list_repositories`], in the order of their names.

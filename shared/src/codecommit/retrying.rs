@@ -47,7 +47,7 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
         &self,
         repository: &RepositoryName,
         next: Option<&str>,
-    ) -> Result<Page<BranchName>> {
+    ) -> Result<Page<String>> {
         self.policy
             .run(|| self.inner.list_branches(repository, next))
             .await

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Change, RefEvent, Request, invalid_field};
+use crate::arn::Origin;
 use crate::error::Result;
 use crate::name::{CommitId, RefName, RepositoryName};
 
@@ -86,6 +87,10 @@ pub(super) fn parse(event: &Value) -> Result<Request> {
         None => return Err(invalid_field("detail-type", "it is missing")),
     }
     let event = StateChange::deserialize(event).map_err(|error| invalid_field("detail", error))?;
+    let origin = match (event.account, event.region) {
+        (Some(account), Some(region)) => Some(Origin { account, region }),
+        _ => event.resources.iter().find_map(|arn| Origin::of_arn(arn)),
+    };
     let detail = event.detail;
     let change = match detail.event.as_str() {
         "referenceCreated" => Change::Created,
@@ -122,6 +127,7 @@ pub(super) fn parse(event: &Value) -> Result<Request> {
         .map_err(|error| invalid_field("detail.commitId", error))?;
     Ok(Request::RefEvent(RefEvent {
         repository,
+        origin,
         reference: RefName::new(&full_name)
             .map_err(|error| invalid_field("detail.referenceFullName", error))?,
         commit,

@@ -29,7 +29,9 @@ pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
     let Some(repository) = text(object, "repository", RepositoryName::new)? else {
         return Err(unknown_shape("field `repository` is missing"));
     };
-    let branch = text(object, "branch", BranchName::new)?;
+    let branch = text(object, "branch", |name| {
+        BranchName::new(name.strip_prefix("refs/heads/").unwrap_or(name))
+    })?;
     let commit = text(object, "commit", CommitId::new)?;
     match (branch, commit) {
         (Some(branch), commit) => Ok(Request::Branch {

@@ -6,13 +6,16 @@
 
 mod eventbridge;
 mod manual;
+mod queue;
 mod trigger;
 
 pub use eventbridge::{StateChange, StateChangeDetail};
+pub use queue::unwrapped;
 pub use trigger::{CodeCommitRecord, Record, References, TriggerReference};
 
 use serde_json::Value;
 
+use crate::arn::Origin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BranchName, CommitId, RefName, RepositoryName};
 
@@ -35,6 +38,8 @@ pub enum Change {
 pub struct RefEvent {
     /// The repository.
     pub repository: RepositoryName,
+    /// Account and region of the repository, if the event has them.
+    pub origin: Option<Origin>,
     /// The reference.
     pub reference: RefName,
     /// The commit of the reference when the event was made.
@@ -70,7 +75,7 @@ pub enum Request {
     },
 }
 
-/// Parses an event of any known shape; returns a result for each item, so that an invalid item
+/// Parses an event of any known shape, after [`unwrapped`]; returns a result for each item, so that an invalid item
 /// does not hide the others.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ fn requests(event: &Value) -> Vec<Request> {
 fn change(reference: &str, commit: Option<&str>, change: Change) -> Request {
     Request::RefEvent(RefEvent {
         repository: RepositoryName::new("demo").expect("it is valid"),
+        origin: Origin::of_arn("arn:aws:codecommit:us-east-1:111122223333:demo"),
         reference: RefName::new(reference).expect("it is valid"),
         commit: commit.map(|hex| CommitId::new(hex).expect("it is valid")),
         change,

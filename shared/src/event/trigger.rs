@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Change, MAX_REFERENCES, RefEvent, Request, invalid_field};
+use crate::arn::Origin;
 use crate::error::Result;
 use crate::name::{CommitId, RefName, RepositoryName};
 
@@ -155,6 +156,7 @@ fn parse_record(record: &Value, at: usize) -> Result<Vec<Result<Request>>> {
             };
             Ok(Request::RefEvent(RefEvent {
                 repository: repository.clone(),
+                origin: Origin::of_arn(&record.event_source_arn),
                 reference: RefName::new(&reference.reference)
                     .map_err(|error| invalid_field(&field(&format!("{name}.ref")), error))?,
                 commit,

@@ -75,6 +75,17 @@ impl FunctionArn {
         &self.text
     }
 
+    /// Returns true if `other` is an ARN of the same function, with any version or alias.
+    pub fn is_same_function(&self, other: &str) -> bool {
+        Self::new(other).is_ok_and(|other| other.unqualified() == self.unqualified())
+    }
+
+    fn unqualified(&self) -> &str {
+        let mut colons = self.text.match_indices(':').map(|(at, _)| at);
+        // `arn:<partition>:lambda:<region>:<account>:function:<name>` has six colons.
+        colons.nth(6).map_or(&self.text, |end| &self.text[..end])
+    }
+
     /// Returns the partition, `aws` in most regions.
     pub fn partition(&self) -> &str {
         &self.parts[0]

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::batch::{self, Action, MEDIA_TYPE, ObjectResponse, Operation};
+use super::resumable::skip;
 use super::{BATCH, LfsBody, LfsStore, Pointer, missing_object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
@@ -29,13 +30,17 @@ const EXCERPT_BYTES: usize = 4096;
 /// Maximum wait that a server can request.
 const MAX_WAIT: Duration = Duration::from_mins(2);
 
+/// Answers for single objects by their ids; a refusal is returned when the object is
+/// transferred.
+type Offers = Mutex<HashMap<String, Result<ObjectResponse>>>;
+
 /// LFS objects of a repository on a server.
 pub struct HttpLfs {
     client: SmartHttp,
     batch: Address,
     // Answers to the last batches that are not used yet.
-    downloads: Mutex<HashMap<String, ObjectResponse>>,
-    uploads: Mutex<HashMap<String, ObjectResponse>>,
+    downloads: Offers,
+    uploads: Offers,
 }
 
 impl fmt::Display for HttpLfs {
@@ -82,7 +87,7 @@ impl HttpLfs {
         operation: Operation,
         pointers: &[Pointer],
     ) -> Result<Vec<Result<ObjectResponse>>> {
-        let mut headers = HeaderMap::new();
+        let mut headers = unencoded();
         headers.insert(header::ACCEPT, HeaderValue::from_static(MEDIA_TYPE));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let call = HttpRequestSpec {
@@ -109,6 +114,7 @@ impl HttpLfs {
         }
         // The address after redirects, because actions must be as secure as that one.
         let from = answer.from().clone();
+        check_encoding(&answer)?;
         let body = answer.read(MAX_ANSWER_BYTES).await?;
         batch::parse(&from, pointers, &body)
     }
@@ -181,15 +187,36 @@ impl HttpLfs {
         }
     }
 
-    async fn download(&self, pointer: &Pointer, mut offer: ObjectResponse) -> Result<LfsBody> {
+    /// Downloads an object from byte `position` on.
+    async fn download(
+        &self,
+        pointer: &Pointer,
+        mut offer: ObjectResponse,
+        position: u64,
+    ) -> Result<LfsBody> {
         let action = offer.actions.remove("download").ok_or_else(|| {
             let message = format!("{self} sent no address of LFS object {}", pointer.oid);
             Error::new(ErrorKind::NotFound, message)
         })?;
         let empty = CallBody::Bytes(bytes::Bytes::new());
-        let answer = self.perform(action, Method::GET, HeaderMap::new(), empty);
-        let content = answer.await?.into_stream();
-        Ok(content.map_err(Into::into).boxed())
+        let mut headers = unencoded();
+        if position > 0 {
+            let range = HeaderValue::try_from(format!("bytes={position}-"));
+            headers.insert(header::RANGE, range.expect("because it is plain text"));
+        }
+        let answer = self.perform(action, Method::GET, headers, empty).await?;
+        check_encoding(&answer)?;
+        let is_partial = answer.status() == StatusCode::PARTIAL_CONTENT;
+        let start = format!("bytes {position}-");
+        let range = answer.header("content-range").unwrap_or_default();
+        if is_partial && !range.starts_with(&start) {
+            let message = format!("{} sent another range than `{start}`", answer.from());
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        let content = answer.into_stream().map_err(Into::into).boxed();
+        // A server may ignore the range.
+        let skipped = if is_partial { 0 } else { position };
+        Ok(skip(content, skipped))
     }
 
     async fn upload(
@@ -217,13 +244,15 @@ impl HttpLfs {
     }
 
     /// Removes the answer for an object from an earlier batch; `None` if it has expired.
-    fn take_valid(
-        offers: &Mutex<HashMap<String, ObjectResponse>>,
-        pointer: &Pointer,
-    ) -> Option<ObjectResponse> {
-        let offer = lock(offers).remove(&pointer.oid)?;
+    ///
+    /// # Errors
+    /// The server's refusal of this object.
+    fn take_valid(offers: &Offers, pointer: &Pointer) -> Result<Option<ObjectResponse>> {
+        let Some(offer) = lock(offers).remove(&pointer.oid).transpose()? else {
+            return Ok(None);
+        };
         let expired = offer.actions.values().any(Action::is_expired);
-        (!expired).then_some(offer)
+        Ok((!expired).then_some(offer))
     }
 }
 
@@ -237,33 +266,41 @@ impl LfsStore for HttpLfs {
         debug_assert!(pointers.len() <= BATCH, "servers accept no more");
         let offers = self.request_batch(Operation::Upload, pointers).await?;
         let mut missing = Vec::new();
-        let mut uploads = HashMap::new();
+        let mut uploads = lock(&self.uploads);
         for (pointer, offer) in pointers.iter().zip(offers) {
-            let offer = offer?;
-            if offer.actions.contains_key("upload") {
+            let is_stored = offer
+                .as_ref()
+                .is_ok_and(|offer| !offer.actions.contains_key("upload"));
+            if !is_stored {
                 uploads.insert(pointer.oid.clone(), offer);
                 missing.push(pointer.clone());
             }
         }
-        *lock(&self.uploads) = uploads;
         Ok(missing)
     }
 
     async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
         debug_assert!(pointers.len() <= BATCH, "servers accept no more");
         let offers = self.request_batch(Operation::Download, pointers).await?;
-        let mut downloads = HashMap::new();
-        for (pointer, offer) in pointers.iter().zip(offers) {
-            let offer = offer.map_err(|error| self.with_object(pointer, error))?;
-            downloads.insert(pointer.oid.clone(), offer);
-        }
-        *lock(&self.downloads) = downloads;
+        let offers = pointers.iter().zip(offers).map(|(pointer, offer)| {
+            let offer = offer.map_err(|error| match error.kind() {
+                // Of this object only, so that it does not end the run.
+                ErrorKind::AccessDenied => missing_object(pointer, self).with_source(error),
+                _ => self.with_object(pointer, error),
+            });
+            (pointer.oid.clone(), offer)
+        });
+        lock(&self.downloads).extend(offers);
         Ok(())
     }
 
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
-        if let Some(offer) = Self::take_valid(&self.downloads, pointer) {
-            match self.download(pointer, offer).await {
+        self.read_from(pointer, 0).await
+    }
+
+    async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
+        if let Some(offer) = Self::take_valid(&self.downloads, pointer)? {
+            match self.download(pointer, offer, position).await {
                 // Retried below, because the address may have expired early.
                 Err(error) if may_be_expired(&error) => {}
                 done => return done,
@@ -271,13 +308,13 @@ impl LfsStore for HttpLfs {
         }
         let read = async {
             let offer = self.request_object(Operation::Download, pointer).await?;
-            self.download(pointer, offer).await
+            self.download(pointer, offer, position).await
         };
         read.await.map_err(|error| self.with_object(pointer, error))
     }
 
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
-        if let Some(offer) = Self::take_valid(&self.uploads, pointer) {
+        if let Some(offer) = Self::take_valid(&self.uploads, pointer)? {
             let done = self.upload(pointer, offer, content).await;
             return done.map_err(|error| {
                 if may_be_expired(&error) {
@@ -306,6 +343,27 @@ impl HttpLfs {
             error.context(format!("LFS object {}", pointer.oid))
         }
     }
+}
+
+/// Makes headers that request bytes as they are stored.
+fn unencoded() -> HeaderMap {
+    let identity = HeaderValue::from_static("identity");
+    HeaderMap::from_iter([(header::ACCEPT_ENCODING, identity)])
+}
+
+/// Refuses an answer that is compressed, although that was not requested.
+fn check_encoding(answer: &HttpResponse) -> Result<()> {
+    let encoding = answer.header("content-encoding").unwrap_or("identity");
+    if encoding.trim().eq_ignore_ascii_case("identity") {
+        return Ok(());
+    }
+    let encoding = escaped_excerpt(encoding.as_bytes());
+    let message = format!(
+        "{} compresses its answers (`Content-Encoding: {encoding}`), although they were requested          uncompressed",
+        answer.from()
+    );
+    Err(Error::new(ErrorKind::Config, message)
+        .with_hint("turn off compression for LFS objects in that server or the proxy before it"))
 }
 
 /// Converts an answer to an error, after the wait that the server requests.

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use sha2::{Digest as _, Sha256};
 
-use super::{LfsBody, LfsStore, Pointer, missing_object};
+use super::pointer::parse_oid;
+use super::{LfsBody, LfsStore, Pointer, RecordStore, StoredObjects, missing_object};
 use crate::blocking::try_run;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::ETag;
 
 /// Bytes of a file that are read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -33,6 +36,10 @@ impl LocalLfs {
 
     fn path(&self, pointer: &Pointer) -> PathBuf {
         self.directory.join("objects").join(pointer.path())
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.directory.join("branchline-record")
     }
 }
 
@@ -102,6 +109,97 @@ impl LfsStore for LocalLfs {
         }
         try_run(move || file.publish(&path)).await
     }
+
+    fn records(&self) -> Option<&dyn RecordStore> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl RecordStore for LocalLfs {
+    async fn read_record(&self) -> Result<Option<(Bytes, ETag)>> {
+        let path = self.record_path();
+        try_run(move || read_record(&path)).await
+    }
+
+    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<ETag> {
+        let path = self.record_path();
+        let random: u128 = rand::random();
+        let temp_path = self.directory.join("tmp");
+        let temp_path = temp_path.join(format!("branchline-record-{random:032x}"));
+        let read = read.cloned();
+        try_run(move || {
+            let found = read_record(&path)?.map(|(_, etag)| etag);
+            if found != read {
+                let message = format!("another process changed `{}`", path.display());
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            let etag = content_tag(&record)?;
+            TempFile::create(temp_path)?.push(&record)?.publish(&path)?;
+            Ok(etag)
+        })
+        .await
+    }
+
+    async fn list(&self, digits: &str) -> Result<StoredObjects> {
+        let (folder, digits) = (self.directory.join("objects"), digits.to_owned());
+        try_run(move || {
+            let mut objects = Vec::new();
+            for first in names(&folder)? {
+                for second in names(&folder.join(&first))? {
+                    let folder = folder.join(&first).join(&second);
+                    let start = format!("{first}{second}");
+                    if !start.starts_with(&digits) && !digits.starts_with(&start) {
+                        continue;
+                    }
+                    for oid in names(&folder)? {
+                        let size = fs::metadata(folder.join(&oid)).map(|found| found.len());
+                        if let (Some(oid), Ok(size_bytes)) = (parse_oid(oid.as_bytes()), size)
+                            && oid.starts_with(&digits)
+                        {
+                            let oid = oid.to_owned();
+                            objects.push(Pointer { oid, size_bytes });
+                        }
+                    }
+                }
+            }
+            objects.sort_unstable();
+            Ok(StoredObjects {
+                objects,
+                is_complete: true,
+            })
+        })
+        .await
+    }
+}
+
+/// Reads a record, with a tag of its content.
+fn read_record(path: &Path) -> Result<Option<(Bytes, ETag)>> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            let etag = content_tag(&bytes)?;
+            Ok(Some((bytes.into(), etag)))
+        }
+        Err(error) if error.kind() == IoKind::NotFound => Ok(None),
+        Err(error) => Err(failed(path, error)),
+    }
+}
+
+fn content_tag(bytes: &[u8]) -> Result<ETag> {
+    ETag::new(hex::encode(Sha256::digest(bytes)))
+}
+
+/// Lists the names in a folder that are text; none if the folder is missing.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(folder, error)),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.collect())
 }
 
 /// A temporary file, removed unless published.

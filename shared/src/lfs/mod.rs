@@ -7,15 +7,28 @@
 //! | `verify` | checks size and SHA-256 of a stream |
 //! | `batch`, `http` | servers with git-lfs's batch API |
 //! | `s3`, `local` | objects in a bucket, objects in a repository's directory |
+//! | `part_reader`, `resumable` | uploads to S3 in parts, also over several runs |
+//! | `record` | the objects of a mirror, as remembered at its target (pure) |
+//! | `inventory` | the record of one target, read once and written after each change |
 //! | `transfer` | copies the objects that new pointers name |
+//! | `restore` | copies objects that were missing, have vanished, or were never copied |
 //!
 //! A repository's own settings (`.lfsconfig`) are not read: servers are called at git-lfs's
 //! default URL.
+//!
+//! # Missing objects
+//! An object that the source cannot provide does not stop the others, nor the refs. The target
+//! remembers the object in its record ([`LfsRecord`]), and each run requests it again.
 
 mod batch;
 mod http;
+mod inventory;
 mod local;
+mod part_reader;
 mod pointer;
+mod record;
+mod restore;
+mod resumable;
 mod s3;
 mod scanner;
 mod transfer;
@@ -31,12 +44,15 @@ use futures_util::Stream;
 pub use http::HttpLfs;
 pub use local::LocalLfs;
 pub use pointer::{MAX_POINTER, Pointer};
+pub use record::LfsRecord;
+pub use restore::SkippedScan;
 pub use s3::{KeyScheme, S3Lfs};
 pub use scanner::PointerScanner;
-pub use transfer::{LfsTransfer, TransferReport};
+pub use transfer::{LfsTransfer, MAX_NAMED_OBJECTS, TransferReport};
 pub use verify::verify_stream;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::ETag;
 
 /// Content of an object as a stream, which ends after its first error.
 pub type LfsBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
@@ -51,10 +67,10 @@ pub trait LfsStore: fmt::Display + Send + Sync {
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>>;
 
     /// Prepares reading these objects, at most [`BATCH`], in a store that is queried in
-    /// batches.
+    /// batches. The failure of a single object is returned when it is read.
     ///
     /// # Errors
-    /// `NotFound` for a missing object, if that is known already.
+    /// `NotFound` if the store serves no objects at all.
     async fn prepare(&self, _pointers: &[Pointer]) -> Result<()> {
         Ok(())
     }
@@ -65,9 +81,68 @@ pub trait LfsStore: fmt::Display + Send + Sync {
     /// `NotFound` for a missing object.
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody>;
 
+    /// Reads an object from byte `position` on.
+    ///
+    /// # Errors
+    /// `NotFound` for a missing object.
+    async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
+        Ok(resumable::skip(self.read(pointer).await?, position))
+    }
+
     /// Writes an object, which becomes visible only after `content` has ended without an
     /// error: see [`verify_stream`].
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()>;
+
+    /// Opens the upload of an object that may take longer than one run, which an earlier run may
+    /// have begun; `None` if this store or an object of this size has no such uploads.
+    async fn resume(&self, _pointer: &Pointer) -> Result<Option<Box<dyn ResumableUpload>>> {
+        Ok(None)
+    }
+
+    /// Returns the access to this store's record; `None` if it keeps none.
+    fn records(&self) -> Option<&dyn RecordStore> {
+        None
+    }
+}
+
+/// Upload of an object that keeps the bytes it has sent, also when it is dropped.
+#[async_trait]
+pub trait ResumableUpload: Send {
+    /// Returns the number of bytes that were sent before.
+    fn position(&self) -> u64;
+
+    /// Sends the object's content from [`position`](Self::position) on; `count` is called with the
+    /// number of bytes that were sent. The object becomes visible only if it matches its pointer.
+    ///
+    /// # Errors
+    /// `Corrupt` for content that does not match the pointer; the next upload starts anew.
+    async fn write(self: Box<Self>, content: LfsBody, count: &(dyn Fn(u64) + Sync)) -> Result<()>;
+}
+
+/// Store of LFS objects that keeps a record of them, and lists them.
+#[async_trait]
+pub trait RecordStore: Send + Sync {
+    /// Reads the record; `None` if there is none yet. One request.
+    async fn read_record(&self) -> Result<Option<(Bytes, ETag)>>;
+
+    /// Writes the record if the stored one is still `read`. One request.
+    ///
+    /// # Errors
+    /// `Conflict` if another client wrote it since.
+    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<ETag>;
+
+    /// Lists the objects whose ids start with `digits` (at most 3), in the order of their ids. One
+    /// request, which may end early.
+    async fn list(&self, digits: &str) -> Result<StoredObjects>;
+}
+
+/// Objects that a store has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredObjects {
+    /// The listed objects, by their ids and sizes, in order.
+    pub objects: Vec<Pointer>,
+    /// No more objects follow the listed ones.
+    pub is_complete: bool,
 }
 
 /// Makes the error for an object that is missing in `store`.

@@ -72,7 +72,11 @@ impl Pointer {
 }
 
 fn oid(value: &[u8]) -> Option<&str> {
-    let hex = value.strip_prefix(b"sha256:")?;
+    parse_oid(value.strip_prefix(b"sha256:")?)
+}
+
+/// Parses an id of 64 lower-case hexadecimal digits.
+pub(super) fn parse_oid(hex: &[u8]) -> Option<&str> {
     let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
     if hex.len() != 64 || !hex.iter().all(is_hex) {
         return None;

@@ -4,19 +4,31 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{LfsBody, LfsStore, Pointer, missing_object};
+use super::part_reader::PartReader;
+use super::pointer::parse_oid;
+use super::resumable::{MIN_RESUMABLE_BYTES, S3Upload, UploadPlace};
+use super::{
+    LfsBody, LfsStore, Pointer, RecordStore, ResumableUpload, StoredObjects, missing_object,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, KeyPrefix, ObjectKey};
 use crate::storage::multipart::{MultipartWriter, part_bytes};
 use crate::storage::{
-    MIN_PART_BYTES, ObjectMetadata, ObjectStore, ObjectStoreExt as _, PutOptions,
+    ETag, MIN_PART_BYTES, ObjectMetadata, ObjectStore, ObjectStoreExt as _, Precondition,
+    PutOptions,
 };
 
 /// Maximum number of concurrent `HeadObject` requests.
 const CONCURRENT_HEADS: usize = 16;
+
+/// Key of the record below the repository's prefix.
+const RECORD: &str = "branchline/lfs-record";
+
+/// Start of the keys of unfinished uploads below the repository's prefix.
+const PROGRESS: &str = "branchline/lfs-upload-";
 
 /// Keys of objects below the repository's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +76,22 @@ impl S3Lfs {
         })
     }
 
+    /// Returns the start of the keys of objects whose ids start with `digits`.
+    fn start_of_keys(&self, digits: &str) -> String {
+        let prefix = &self.prefix;
+        match (self.keys, digits.split_at_checked(2)) {
+            (KeyScheme::Flat, _) => format!("{prefix}lfs/{digits}"),
+            (KeyScheme::Fanned, Some((folder, rest))) => {
+                format!("{prefix}lfs/objects/{folder}/{rest}")
+            }
+            (KeyScheme::Fanned, None) => format!("{prefix}lfs/objects/{digits}"),
+        }
+    }
+
+    fn record_key(&self) -> Result<ObjectKey> {
+        ObjectKey::new(&format!("{}{RECORD}", self.prefix))
+    }
+
     fn options(&self) -> PutOptions {
         PutOptions {
             metadata: ObjectMetadata {
@@ -100,12 +128,16 @@ impl LfsStore for S3Lfs {
     }
 
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
+        self.read_from(pointer, 0).await
+    }
+
+    async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
         let reader = RangeReader {
             store: Arc::clone(&self.store),
             bucket: self.bucket.clone(),
             key: self.key(pointer)?,
             size: pointer.size_bytes,
-            position: 0,
+            position,
         };
         // Read now, because only the first request shows whether the object exists.
         let first = reader.next().await.map_err(|error| match error.kind() {
@@ -123,10 +155,7 @@ impl LfsStore for S3Lfs {
         let key = self.key(pointer)?;
         let upload = MultipartWriter::new(Arc::clone(&self.store), self.bucket.clone(), key);
         let mut upload = upload.with_options(self.options());
-        let mut parts = PartReader {
-            content,
-            rest: BytesMut::new(),
-        };
+        let mut parts = PartReader::new(content);
         match send(&upload, &mut parts).await {
             Ok(()) => {
                 upload.disarm();
@@ -137,6 +166,77 @@ impl LfsStore for S3Lfs {
                 Err(error)
             }
         }
+    }
+
+    async fn resume(&self, pointer: &Pointer) -> Result<Option<Box<dyn ResumableUpload>>> {
+        if pointer.size_bytes < MIN_RESUMABLE_BYTES {
+            return Ok(None);
+        }
+        let progress_key = format!("{}{PROGRESS}{}", self.prefix, pointer.oid);
+        let place = UploadPlace {
+            store: Arc::clone(&self.store),
+            bucket: self.bucket.clone(),
+            key: self.key(pointer)?,
+            progress_key: ObjectKey::new(&progress_key)?,
+            options: self.options(),
+        };
+        let upload = S3Upload::open(place, pointer).await?;
+        Ok(Some(Box::new(upload)))
+    }
+
+    fn records(&self) -> Option<&dyn RecordStore> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl RecordStore for S3Lfs {
+    async fn read_record(&self) -> Result<Option<(Bytes, ETag)>> {
+        let key = self.record_key()?;
+        self.store.get_with_etag(&self.bucket, &key).await
+    }
+
+    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<ETag> {
+        let options = PutOptions {
+            metadata: ObjectMetadata {
+                content_type: Some("text/plain; charset=utf-8".into()),
+                cache_control: Some("no-cache, must-revalidate".into()),
+                ..ObjectMetadata::default()
+            },
+            precondition: read.map_or(Precondition::Absent, |etag| {
+                Precondition::Matches(etag.clone())
+            }),
+            kms_key_id: self.kms_key_id.clone(),
+        };
+        let key = self.record_key()?;
+        let written = self.store.put(&self.bucket, &key, record, &options).await;
+        match written {
+            Ok(written) => Ok(written.etag),
+            // It was deleted since it was read.
+            Err(error) if error.kind() == ErrorKind::NotFound && read.is_some() => {
+                let message = format!("the record of LFS objects of {self} has vanished");
+                Err(Error::new(ErrorKind::Conflict, message).with_source(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, digits: &str) -> Result<StoredObjects> {
+        let start = self.start_of_keys(digits);
+        let page = self.store.list(&self.bucket, &start, None, None).await?;
+        let objects = page.objects.into_iter().filter_map(|found| {
+            let (_, last) = found.key.as_str().rsplit_once('/')?;
+            let pointer = Pointer {
+                oid: parse_oid(last.as_bytes())?.to_owned(),
+                size_bytes: found.size_bytes,
+            };
+            // Keys of the other scheme, and foreign ones, are left out.
+            (self.key(&pointer).ok()? == found.key).then_some(pointer)
+        });
+        Ok(StoredObjects {
+            objects: objects.collect(),
+            is_complete: page.next.is_none(),
+        })
     }
 }
 
@@ -162,26 +262,6 @@ impl RangeReader {
         }
         self.position += bytes.len() as u64;
         Ok(Some((bytes, self)))
-    }
-}
-
-/// Splits content into parts.
-struct PartReader {
-    content: LfsBody,
-    rest: BytesMut,
-}
-
-impl PartReader {
-    /// Returns the next `size` bytes, or fewer at the end.
-    async fn next(&mut self, size: usize) -> Result<Bytes> {
-        while self.rest.len() < size {
-            let Some(bytes) = self.content.next().await.transpose()? else {
-                break;
-            };
-            self.rest.extend_from_slice(&bytes);
-        }
-        let size = size.min(self.rest.len());
-        Ok(self.rest.split_to(size).freeze())
     }
 }
 

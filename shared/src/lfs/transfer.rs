@@ -1,55 +1,83 @@
 //! Transfers the LFS objects that new pointers name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::inventory::Inventory;
 use super::{BATCH, LfsStore, Pointer, PointerScanner, verify_stream};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::incoming::{PrePublishHook, ReceivedObjects};
 use crate::retry::RetryPolicy;
 
 /// Maximum number of concurrent transfers.
-const MAX_TRANSFERS: usize = 8;
-/// Memory of one transfer, in bytes: the part that is sent, the part that is received
-/// meanwhile, and buffers between them.
-const TRANSFER_BYTES: usize = 16 << 20;
+const MAX_TRANSFERS: usize = 32;
+/// Memory of one transfer of a large object, in bytes: the part that is sent, the part that is
+/// received meanwhile, and buffers between them.
+const TRANSFER_BYTES: u64 = 16 << 20;
+/// Unit of the memory of transfers, in bytes: the buffers of a connection.
+const MEMORY_UNIT_BYTES: u64 = 256 << 10;
+/// Number of batches that are requested ahead of the transfers.
+const BATCHES_AHEAD: usize = 2;
+
+/// Maximum number of missing objects that a report, a log or an error names.
+pub const MAX_NAMED_OBJECTS: usize = 20;
 
 /// Counts of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TransferReport {
     /// Objects copied.
     pub objects: u64,
     /// Bytes of the copied objects.
     pub bytes: u64,
+    /// Objects that the target lacks, because the source could not provide them.
+    pub missing: u64,
+    /// Ids of the first [`MAX_NAMED_OBJECTS`] missing objects.
+    pub missing_oids: Vec<String>,
     /// Objects left out because one side cannot store LFS objects.
     pub left_out: u64,
 }
 
 /// Copies the objects that new pointers name, before refs move. Objects that the target has
-/// are not copied, so that an interrupted transfer is resumed.
+/// are not copied, so that an interrupted transfer is resumed. Objects that the source cannot
+/// provide are recorded at the target.
 pub struct LfsTransfer {
-    // Source and target; `None` where one side cannot store LFS objects.
-    stores: Option<(Arc<dyn LfsStore>, Arc<dyn LfsStore>)>,
-    concurrency: usize,
-    retry: RetryPolicy,
+    pub(super) source: Option<Arc<dyn LfsStore>>,
+    pub(super) target: Option<Inventory>,
+    is_required: bool,
+    // In units of `MEMORY_UNIT_BYTES`.
+    memory: Semaphore,
+    memory_units: u32,
+    pub(super) retry: RetryPolicy,
     objects: AtomicU64,
     bytes: AtomicU64,
-    // A set, because a push that is retried leaves the same objects out.
+    // Objects in work, with the begin of their transfers; also those of transfers that were dropped.
+    in_work: Mutex<BTreeMap<Pointer, Instant>>,
+    // Objects for which the target has no store. A set, because a push that is retried leaves the
+    // same objects out.
     left_out: Mutex<BTreeSet<Pointer>>,
 }
 
 impl fmt::Debug for LfsTransfer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LfsTransfer")
-            .field("concurrency", &self.concurrency)
-            .field("copied", &self.copied())
+            .field("memory_units", &self.memory_units)
+            .field("objects", &self.objects)
             .finish_non_exhaustive()
     }
+}
+
+/// Result of the copy of one object.
+enum CopyResult {
+    Copied,
+    /// The source cannot provide the object, for this reason.
+    Unavailable(Error),
 }
 
 impl LfsTransfer {
@@ -60,14 +88,32 @@ impl LfsTransfer {
         target: Option<Arc<dyn LfsStore>>,
         memory: usize,
     ) -> Self {
-        let concurrency = (memory / TRANSFER_BYTES).clamp(1, MAX_TRANSFERS);
+        let units = memory as u64 / MEMORY_UNIT_BYTES;
+        let memory_units = u32::try_from(units).unwrap_or(u32::MAX).clamp(1, 1 << 16);
         Self {
-            stores: source.zip(target),
-            concurrency,
-            retry: RetryPolicy::new(concurrency),
+            source,
+            target: target.map(Inventory::new),
+            is_required: false,
+            memory: Semaphore::new(memory_units as usize),
+            memory_units,
+            retry: RetryPolicy::new(MAX_TRANSFERS),
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            in_work: Mutex::default(),
             left_out: Mutex::default(),
+        }
+    }
+
+    pub(super) fn is_required(&self) -> bool {
+        self.is_required
+    }
+
+    /// Makes a missing object an error.
+    #[must_use]
+    pub fn with_required(self, is_required: bool) -> Self {
+        Self {
+            is_required,
+            ..self
         }
     }
 
@@ -76,19 +122,37 @@ impl LfsTransfer {
     }
 
     /// Returns the counts so far.
-    pub fn copied(&self) -> TransferReport {
-        TransferReport {
+    pub async fn report(&self) -> TransferReport {
+        let mut report = TransferReport {
             objects: self.objects.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             left_out: self.left_out().len() as u64,
+            ..TransferReport::default()
+        };
+        let Some(target) = &self.target else {
+            return report;
+        };
+        let missing = target.known(|record| {
+            let named = record.missing.iter().take(MAX_NAMED_OBJECTS);
+            let named = named.map(|pointer| pointer.oid.clone()).collect();
+            (record.missing.len() as u64, named)
+        });
+        match (missing.await, &self.source) {
+            (None, _) => {}
+            (Some((count, _)), None) => report.left_out = count,
+            (Some((count, named)), Some(_)) => {
+                (report.missing, report.missing_oids) = (count, named);
+            }
         }
+        report
     }
 
-    /// Copies those of `pointers` that the target lacks.
+    /// Copies those of `pointers` that the target lacks, and records the result at the target.
+    /// An object that the source cannot provide does not stop the others.
     ///
     /// # Errors
-    /// `NotFound` for an object that the source lacks; `Corrupt` for an object that does not
-    /// match its pointer.
+    /// Failures of the target, and of the source as a whole. The failure of an object, after all
+    /// others were copied, if objects are required.
     pub async fn copy(&self, pointers: &[Pointer]) -> Result<()> {
         // Empty objects are not copied, because git-lfs does not store them either.
         let pointers: Vec<Pointer> = pointers
@@ -99,45 +163,292 @@ impl LfsTransfer {
         if pointers.is_empty() {
             return Ok(());
         }
-        let Some((source, target)) = &self.stores else {
-            let mut left_out = self.left_out();
-            left_out.extend(pointers);
+        let (Some(source), Some(target)) = (&self.source, &self.target) else {
+            return self.leave_out(pointers).await;
+        };
+        let unavailable = self.copy_lacking(source, &*target.store, &pointers).await?;
+        self.settle(target, &pointers, &unavailable).await
+    }
+
+    /// Records the result of copies.
+    ///
+    /// # Errors
+    /// If objects are unavailable and required; nothing is recorded then, because no ref moves.
+    pub(super) async fn settle(
+        &self,
+        target: &Inventory,
+        pointers: &[Pointer],
+        unavailable: &BTreeMap<Pointer, Error>,
+    ) -> Result<()> {
+        for (pointer, error) in unavailable.iter().take(MAX_NAMED_OBJECTS) {
             tracing::warn!(
-                lfs.left_out = left_out.len(),
-                "LFS objects are left out, because one side (such as CodeCommit) cannot store them"
+                lfs.oid = pointer.oid,
+                size_bytes = pointer.size_bytes,
+                error = %error.report(),
+                "the source does not provide an LFS object"
             );
+        }
+        if self.is_required && !unavailable.is_empty() {
+            return Err(missing_error(unavailable));
+        }
+        let update = target.update(|record| {
+            for pointer in pointers {
+                if unavailable.contains_key(pointer) {
+                    record.set_missing(pointer.clone());
+                } else {
+                    record.set_stored(pointer.clone());
+                }
+            }
+        });
+        update.await
+    }
+
+    /// Leaves objects out, because one side cannot store LFS objects. The target records them, so
+    /// that a later run copies them if the source can provide them then.
+    async fn leave_out(&self, pointers: Vec<Pointer>) -> Result<()> {
+        tracing::warn!(
+            lfs.left_out = pointers.len(),
+            "LFS objects are left out, because one side (such as CodeCommit) cannot store them"
+        );
+        let Some(target) = &self.target else {
+            self.left_out().extend(pointers);
             return Ok(());
         };
-        for batch in pointers.chunks(BATCH) {
-            let missing = self.retry.run(|| target.missing(batch)).await?;
-            if missing.is_empty() {
-                continue;
+        let update = target.update(|record| {
+            for pointer in &pointers {
+                if !record.stored.contains(pointer) {
+                    record.set_missing(pointer.clone());
+                }
             }
-            self.retry.run(|| source.prepare(&missing)).await?;
-            let copies = stream::iter(missing).map(|pointer| async move {
-                self.retry
-                    .run(|| transfer_object(&**source, &**target, &pointer))
-                    .await?;
-                self.objects.fetch_add(1, Ordering::Relaxed);
-                self.bytes.fetch_add(pointer.size_bytes, Ordering::Relaxed);
-                Ok::<_, crate::Error>(())
-            });
-            copies
-                .buffer_unordered(self.concurrency)
-                .try_collect::<()>()
-                .await?;
+        });
+        update.await
+    }
+
+    /// Copies those of `pointers` that the target lacks; returns those that the source cannot
+    /// provide, with the reasons.
+    async fn copy_lacking(
+        &self,
+        source: &Arc<dyn LfsStore>,
+        target: &dyn LfsStore,
+        pointers: &[Pointer],
+    ) -> Result<BTreeMap<Pointer, Error>> {
+        let unavailable = Mutex::default();
+        let refused = &unavailable;
+        let batches = batches(pointers).map(|batch| async move {
+            let missing = self.retry.run(|| target.missing(&batch)).await?;
+            self.prepare(source, missing, refused).await
+        });
+        self.copy_batches(batches, source, target, refused).await?;
+        Ok(unavailable
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Copies objects that the target is known to lack, or to store with wrong content; returns
+    /// those that the source cannot provide, with the reasons.
+    pub(super) async fn replace(
+        &self,
+        source: &Arc<dyn LfsStore>,
+        target: &dyn LfsStore,
+        pointers: &[Pointer],
+    ) -> Result<BTreeMap<Pointer, Error>> {
+        let unavailable = Mutex::default();
+        let batches = batches(pointers).map(|batch| self.prepare(source, batch, &unavailable));
+        self.copy_batches(batches, source, target, &unavailable)
+            .await?;
+        Ok(unavailable
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Prepares reading a batch; returns the objects to copy.
+    async fn prepare(
+        &self,
+        source: &Arc<dyn LfsStore>,
+        batch: Vec<Pointer>,
+        unavailable: &Mutex<BTreeMap<Pointer, Error>>,
+    ) -> Result<Vec<Pointer>> {
+        if batch.is_empty() {
+            return Ok(batch);
         }
-        Ok(())
+        match self.retry.run(|| source.prepare(&batch)).await {
+            Ok(()) => Ok(batch),
+            // The source serves no LFS objects at all.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let reason = error.report();
+                let failures = batch.into_iter().map(|pointer| {
+                    let error = Error::new(ErrorKind::NotFound, reason.clone());
+                    (pointer, error)
+                });
+                lock(unavailable).extend(failures);
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn copy_batches<F>(
+        &self,
+        batches: impl stream::Stream<Item = F>,
+        source: &Arc<dyn LfsStore>,
+        target: &dyn LfsStore,
+        unavailable: &Mutex<BTreeMap<Pointer, Error>>,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<Vec<Pointer>>>,
+    {
+        let prepared = batches.buffered(BATCHES_AHEAD);
+        let objects = prepared
+            .map_ok(|batch| stream::iter(batch.into_iter().map(Ok::<_, Error>)))
+            .try_flatten();
+        let copies = objects.try_for_each_concurrent(MAX_TRANSFERS, |pointer| async move {
+            match self.copy_one(&**source, target, &pointer).await? {
+                CopyResult::Copied => {
+                    self.objects.fetch_add(1, Ordering::Relaxed);
+                }
+                CopyResult::Unavailable(error) => {
+                    lock(unavailable).insert(pointer, error);
+                }
+            }
+            Ok(())
+        });
+        copies.await
+    }
+
+    async fn copy_one(
+        &self,
+        source: &dyn LfsStore,
+        target: &dyn LfsStore,
+        pointer: &Pointer,
+    ) -> Result<CopyResult> {
+        let bytes = pointer.size_bytes.min(TRANSFER_BYTES) + MEMORY_UNIT_BYTES;
+        let units = u32::try_from(bytes / MEMORY_UNIT_BYTES).unwrap_or(u32::MAX);
+        let permits = self.memory.acquire_many(units.min(self.memory_units));
+        let _permits = permits
+            .await
+            .expect("because the semaphore is never closed");
+        lock(&self.in_work).insert(pointer.clone(), Instant::now());
+        let result = self
+            .retry
+            .run(|| self.transfer_object(source, target, pointer))
+            .await;
+        lock(&self.in_work).remove(pointer);
+        result
+    }
+
+    /// Returns the error for an object whose transfer took at least half of the time since `begin`
+    /// and did not end, if this run copied nothing: further runs would not copy it either.
+    pub fn stuck_object_error(&self, begin: Instant) -> Option<Error> {
+        if self.bytes.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let took = begin.elapsed();
+        let in_work = lock(&self.in_work);
+        let (pointer, since) = in_work.iter().min_by_key(|(_, since)| **since)?;
+        if since.elapsed() < took / 2 {
+            return None;
+        }
+        let message = format!(
+            "LFS object {} of {} bytes takes longer than one run: it did not arrive in {} seconds",
+            pointer.oid,
+            pointer.size_bytes,
+            since.elapsed().as_secs()
+        );
+        let hint = "raise the function's timeout or its memory, which brings network, or copy the \
+                    object with `git lfs push`";
+        Some(Error::new(ErrorKind::FileTooLarge, message).with_hint(hint))
+    }
+
+    async fn transfer_object(
+        &self,
+        source: &dyn LfsStore,
+        target: &dyn LfsStore,
+        pointer: &Pointer,
+    ) -> Result<CopyResult> {
+        let upload = target.resume(pointer).await?;
+        let position = upload.as_ref().map_or(0, |upload| upload.position());
+        let content = match source.read_from(pointer, position).await {
+            Ok(content) => content,
+            Err(error) if is_of_one_object(error.kind()) => {
+                return Ok(CopyResult::Unavailable(error));
+            }
+            Err(error) => return Err(error),
+        };
+        // A failure of the source reaches the target as the end of its input.
+        let source_failure = Arc::new(Mutex::new(None));
+        let noted = Arc::clone(&source_failure);
+        let note = move |error: &Error| *lock(&noted) = Some(error.kind());
+        let count = |bytes| {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let written = if let Some(upload) = upload {
+            let content = Box::pin(content.inspect_err(note));
+            upload.write(content, &count).await
+        } else {
+            let content = verify_stream(pointer, content).inspect_err(note);
+            let written = target.write(pointer, Box::pin(content)).await;
+            written.map(|()| count(pointer.size_bytes))
+        };
+        let Err(error) = written else {
+            return Ok(CopyResult::Copied);
+        };
+        let is_of_one_object = match *lock(&source_failure) {
+            Some(kind) => is_of_one_object(kind),
+            // Its content is wrong, or the target accepts smaller objects.
+            None => matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::FileTooLarge),
+        };
+        if is_of_one_object {
+            Ok(CopyResult::Unavailable(error))
+        } else {
+            Err(error)
+        }
     }
 }
 
-async fn transfer_object(
-    source: &dyn LfsStore,
-    target: &dyn LfsStore,
-    pointer: &Pointer,
-) -> Result<()> {
-    let content = source.read(pointer).await?;
-    target.write(pointer, verify_stream(pointer, content)).await
+/// Splits objects into batches that servers accept.
+fn batches(pointers: &[Pointer]) -> impl stream::Stream<Item = Vec<Pointer>> + use<> {
+    let batches: Vec<Vec<Pointer>> = pointers.chunks(BATCH).map(<[Pointer]>::to_vec).collect();
+    stream::iter(batches)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns whether a failure of the source concerns one object, and a retry cannot mend it.
+fn is_of_one_object(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::FileTooLarge | ErrorKind::Config
+    )
+}
+
+/// Makes the error for required objects that are missing.
+pub(super) fn missing_error(unavailable: &BTreeMap<Pointer, Error>) -> Error {
+    let mut named: Vec<&str> = unavailable
+        .keys()
+        .take(MAX_NAMED_OBJECTS)
+        .map(|pointer| pointer.oid.as_str())
+        .collect();
+    let more = format!("and {} more", unavailable.len() - named.len());
+    if unavailable.len() > named.len() {
+        named.push(&more);
+    }
+    let first = unavailable.values().next();
+    let reason = first.map(Error::report);
+    Error::new(
+        first.map_or(ErrorKind::NotFound, Error::kind),
+        format!(
+            "{} required LFS objects are missing: {} ({})",
+            unavailable.len(),
+            named.join(", "),
+            reason.unwrap_or_default()
+        ),
+    )
+    .with_hint(
+        "push them to the source with `git lfs push --all`, or mirror the rest without them: \
+         `\"lfs\": true`",
+    )
 }
 
 #[async_trait]

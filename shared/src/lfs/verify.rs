@@ -65,13 +65,18 @@ impl State {
     }
 
     fn mismatch(&self, found: &str) -> Error {
-        let Pointer { oid, size_bytes } = &self.pointer;
-        Error::new(
-            ErrorKind::Corrupt,
-            format!("LFS object {oid} should have {size_bytes} bytes, but {found}"),
-        )
-        .with_hint("the source stores another content under this name: push the object again")
+        mismatch(&self.pointer, found)
     }
+}
+
+/// Makes the error for a content that does not match its pointer.
+pub(super) fn mismatch(pointer: &Pointer, found: &str) -> Error {
+    let Pointer { oid, size_bytes } = pointer;
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("LFS object {oid} should have {size_bytes} bytes, but {found}"),
+    )
+    .with_hint("the source stores another content under this name: push the object again")
 }
 
 #[cfg(test)]

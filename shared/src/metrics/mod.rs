@@ -66,6 +66,10 @@ pub enum Metric {
     IncompleteMirrors,
     /// Bytes that mirrors wrote to their targets.
     MirrorBytes,
+    /// Bytes of git LFS objects that mirrors wrote to their targets.
+    MirrorLfsBytes,
+    /// Git LFS objects that targets lack because the sources do not provide them.
+    MissingLfsObjects,
     /// Failed items of the event, or 1 for the event as a whole.
     Failures,
     /// [`Failures`](Self::Failures) of this kind.
@@ -74,7 +78,7 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics except [`FailuresOf`](Self::FailuresOf).
-    const PLAIN: [Self; 12] = [
+    const PLAIN: [Self; 14] = [
         Self::Duration,
         Self::ApiRequests,
         Self::Throttles,
@@ -86,6 +90,8 @@ impl Metric {
         Self::Mirrors,
         Self::IncompleteMirrors,
         Self::MirrorBytes,
+        Self::MirrorLfsBytes,
+        Self::MissingLfsObjects,
         Self::Failures,
     ];
 
@@ -109,6 +115,8 @@ impl Metric {
             Self::Mirrors => "Mirrors",
             Self::IncompleteMirrors => "IncompleteMirrors",
             Self::MirrorBytes => "MirrorBytes",
+            Self::MirrorLfsBytes => "MirrorLfsBytes",
+            Self::MissingLfsObjects => "MissingLfsObjects",
             Self::Failures => "Failures",
             Self::FailuresOf(kind) => match kind {
                 ErrorKind::InvalidEvent => "FailuresInvalidEvent",
@@ -131,7 +139,7 @@ impl Metric {
     pub fn unit(self) -> Unit {
         match self {
             Self::Duration | Self::ArchiveDuration => Unit::Milliseconds,
-            Self::ArchiveBytes | Self::MirrorBytes => Unit::Bytes,
+            Self::ArchiveBytes | Self::MirrorBytes | Self::MirrorLfsBytes => Unit::Bytes,
             _ => Unit::Count,
         }
     }

@@ -1,13 +1,19 @@
 //! Retry loop for work that re-reads its target on each attempt.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::MirrorResult;
 use super::progress::RefProgress;
+use crate::background;
 use crate::error::Result;
 use crate::remote::Remote;
 use crate::retry::Backoff;
+
+/// Maximum wait for the release of locks, which is less than the margin before a timeout.
+const MAX_RELEASE: Duration = Duration::from_secs(10);
 
 /// Work that derives what remains from the target, so that it can be attempted again.
 #[async_trait]
@@ -60,8 +66,19 @@ pub(super) async fn run_until_done(
     progress.into_result(false, Some(error))
 }
 
+/// Waits until the locks and uploads of an unfinished mirroring are released: the caller's
+/// execution environment may freeze as soon as it has the result.
+pub(super) async fn release(result: &MirrorResult) {
+    if !result.stats.complete && !background::finished(MAX_RELEASE).await {
+        tracing::warn!("locks or uploads of a cancelled push are not released yet");
+    }
+}
+
 /// Runs `work`; `None` if the deadline comes first.
-async fn before_deadline<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn before_deadline<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     match deadline {
         None => Some(work.await),
         Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),

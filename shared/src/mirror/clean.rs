@@ -8,7 +8,7 @@ use super::attempt::{self, Attempt};
 use super::batch;
 use super::progress::RefProgress;
 use crate::error::Result;
-use crate::remote::Remote;
+use crate::remote::{Leftovers, Remote, Target};
 
 /// The deletion of temporary tags, as work to be attempted.
 struct Cleaning<'a>(&'a dyn Remote);
@@ -22,15 +22,28 @@ impl Attempt for Cleaning<'_> {
     async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()> {
         let mut target = self.0.target().await?;
         progress.start_attempt(target.snapshot());
-        batch::delete(&mut *target, progress, true).await
+        batch::delete(&mut *target, progress, true).await?;
+        target.delete_leftovers(Leftovers::All).await
     }
 }
 
-/// Deletes the temporary tags of an unfinished migration from `target`, until done or `deadline`
-/// has come; they count as deleted refs. A migration started afterwards pushes them again.
+/// Deletes temporary objects of killed runs. A failure is only logged, because the next run
+/// deletes them.
+pub(super) async fn delete_leftovers(target: &mut dyn Target) {
+    if let Err(error) = target.delete_leftovers(Leftovers::Abandoned).await {
+        tracing::warn!(
+            error = %error.report(),
+            "temporary objects of earlier runs could not be deleted"
+        );
+    }
+}
+
+/// Deletes what unfinished migrations left at `target`, until done or `deadline` has come: their
+/// temporary tags, which count as deleted refs, and packs that were being received. A migration started afterwards pushes them again.
 pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
     let mut result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
     // The deletions are all that was requested.
     result.stats.undeleted.clear();
+    attempt::release(&result).await;
     result
 }

@@ -8,8 +8,10 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::batch::{self, BatchState};
+use super::clean;
 use super::forced::Ancestry;
 use super::head::wanted_head;
+use super::lfs::LfsWork;
 use super::pack_limit::PushLimit;
 use super::progress::RefProgress;
 use super::stale_ref::is_stale;
@@ -30,6 +32,7 @@ pub(super) struct Mirroring<'a> {
     source: &'a dyn Remote,
     target: &'a dyn Remote,
     options: &'a MirrorOptions,
+    lfs: &'a LfsWork,
     batches: BatchState,
     commits: Arc<CommitTrace>,
     deadline: Option<Instant>,
@@ -87,12 +90,13 @@ impl<'a> Mirroring<'a> {
         source: &'a dyn Remote,
         target: &'a dyn Remote,
         options: &'a MirrorOptions,
-        deadline: Option<Instant>,
+        (lfs, deadline): (&'a LfsWork, Option<Instant>),
     ) -> Self {
         Self {
             source,
             target,
             options,
+            lfs,
             batches: BatchState::default(),
             commits: Arc::default(),
             deadline,
@@ -267,10 +271,14 @@ impl Attempt for Mirroring<'_> {
             Ancestry::new(source, None).reject_forced(&mut plan).await;
         }
         progress.start_planned_attempt(&plan, source.snapshot(), target.snapshot());
+        self.lfs.start_attempt(target.snapshot());
         Ancestry::new(source, Some(&self.commits))
             .record(progress)
             .await;
         let capabilities = target.accepts();
+        let is_idle = [&plan.changes, &plan.clearing, &plan.deletions]
+            .iter()
+            .all(|changes| changes.is_empty());
         let moves_refs = plan.changes.iter().any(|change| change.old.is_some());
         let mut transfer = Transfer {
             source,
@@ -303,6 +311,11 @@ impl Attempt for Mirroring<'_> {
             .await?;
         self.settle_head(&mut transfer, target, last, progress)
             .await?;
+        // A run without changes makes few requests: if it lists LFS objects, the next run with
+        // changes deletes the leftovers.
+        if !(is_idle && self.lfs.lists_target().await?) {
+            clean::delete_leftovers(target).await;
+        }
         let mirrored: Vec<BString> = target
             .snapshot()
             .refs

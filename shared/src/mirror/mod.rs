@@ -21,6 +21,7 @@
 //! | `prefetch` | the pack of the next push, fetched during this one |
 //! | `pack_limit` | limits of bytes and time of a pack |
 //! | `progress` | ref outcomes over all attempts |
+//! | `lfs` | LFS objects, with each push and afterwards |
 //!
 //! Uses remotes only through [`crate::remote::Remote`].
 
@@ -29,6 +30,7 @@ mod batch;
 mod clean;
 mod forced;
 mod head;
+mod lfs;
 mod mirroring;
 mod pack_limit;
 mod plan;
@@ -50,14 +52,16 @@ use tokio::time::Instant;
 pub use batch::BatchLimits;
 pub use clean::clean;
 pub use forced::ForcedUpdate;
+pub use lfs::{LfsOptions, LfsPolicy};
 pub use plan::{MirrorPlan, PlanRules, plan};
 pub use preview::{Preview, preview};
 pub use ref_selection::RefSelection;
 
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
-use crate::lfs::{LfsTransfer, TransferReport};
+use crate::lfs::TransferReport;
 use crate::remote::{IgnoredRefs, PrePublishHook, ReceivedObjects, Remote};
+use lfs::LfsWork;
 use mirroring::Mirroring;
 
 /// Options of a mirroring.
@@ -73,8 +77,8 @@ pub struct MirrorOptions {
     pub fast_forward_only: bool,
     /// Limits of verifying packs.
     pub limits: PackLimits,
-    /// Transfers the git LFS objects that new pointers name; `None` transfers none. If a side
-    /// has no LFS store (CodeCommit), they are left out with a warning.
+    /// Transfers the git LFS objects that new pointers name; `None` ignores LFS. If a side has no
+    /// LFS store (CodeCommit), they are left out with a warning.
     pub lfs: Option<LfsOptions>,
     /// Hook that runs when all objects of a push have arrived and before refs move.
     pub before_refs: Option<Arc<dyn PrePublishHook>>,
@@ -82,11 +86,11 @@ pub struct MirrorOptions {
     pub batch: BatchLimits,
 }
 
-/// Options of the transfer of git LFS objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LfsOptions {
-    /// Approximate limit of LFS bytes in memory.
-    pub memory: usize,
+impl MirrorOptions {
+    /// Returns true if packs are scanned for pointers of git LFS.
+    fn scans_pointers(&self) -> bool {
+        self.lfs.is_some_and(|lfs| lfs.policy != LfsPolicy::Skip)
+    }
 }
 
 impl std::fmt::Debug for MirrorOptions {
@@ -134,6 +138,13 @@ pub struct MirrorStats {
     pub lfs: TransferReport,
 }
 
+impl MirrorStats {
+    /// Returns the number of refs that were created, moved, deleted or set aside.
+    fn refs_changed(&self) -> u64 {
+        self.created + self.updated + self.deleted + self.set_aside.len() as u64
+    }
+}
+
 /// Result of a mirroring, with its counts also after a failure.
 #[derive(Debug)]
 pub struct MirrorResult {
@@ -176,25 +187,33 @@ pub async fn run(
     options: &MirrorOptions,
     deadline: Option<Instant>,
 ) -> MirrorResult {
-    let lfs = options
-        .lfs
-        .map(|options| Arc::new(LfsTransfer::new(source.lfs(), target.lfs(), options.memory)));
+    let lfs = LfsWork::new(source, target, options.lfs);
     let hooks: Vec<Arc<dyn PrePublishHook>> = options
         .before_refs
         .iter()
         .cloned()
-        .chain(lfs.clone().map(|lfs| lfs as Arc<dyn PrePublishHook>))
+        .chain(lfs.hook())
         .collect();
     let before_refs = (!hooks.is_empty()).then(|| Arc::new(HookChain(hooks)) as _);
     let options = &MirrorOptions {
         before_refs,
         ..options.clone()
     };
-    let mut mirroring = Mirroring::new(source, target, options, deadline);
+    let mut mirroring = Mirroring::new(source, target, options, (&lfs, deadline));
+    let begin = Instant::now();
     let mut result = attempt::run_until_done(&mut mirroring, deadline).await;
-    if let Some(lfs) = lfs {
-        result.stats.lfs = lfs.copied();
+    if result.stats.complete {
+        let finish = lfs.finish(source, target, options);
+        let finished = attempt::before_deadline(deadline, finish).await;
+        result.stats.complete = matches!(finished, Some(Ok(())));
+        result.error = finished.and_then(Result::err);
     }
+    let has_moved = result.stats.objects > 0 || result.stats.refs_changed() > 0;
+    if !result.stats.complete && result.error.is_none() && !has_moved {
+        result.error = lfs.stuck_object_error(begin);
+    }
+    result.stats.lfs = lfs.report().await;
+    attempt::release(&result).await;
     result
 }
 

@@ -132,7 +132,7 @@ impl<'a> Transfer<'a> {
                 wants,
                 haves: target.haves().await?,
                 // Not thin with LFS: a pointer could not be read if its base is not sent.
-                thin: accepts.thin && self.options.lfs.is_none(),
+                thin: accepts.thin && !self.options.scans_pointers(),
                 offset_deltas: accepts.offset_deltas,
             };
             (pack, meter) = self.request_pack(&request, limit).await?;
@@ -214,7 +214,7 @@ impl<'a> Transfer<'a> {
         let incoming = IncomingOptions {
             hash: self.source.snapshot().hash,
             limits: self.options.limits,
-            scanner: (self.options.lfs.is_some()).then_some(PointerScanner::boxed),
+            scanner: (self.options.scans_pointers()).then_some(PointerScanner::boxed),
             commits: self.commits.clone(),
         };
         fetch_pack(self.source, incoming, request, limit)

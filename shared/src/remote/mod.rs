@@ -41,6 +41,7 @@ pub use crate::git::pack::PackBody;
 pub use crate::git::refs::{Head, IgnoredRefs, RefOutcome, RefTarget, RefUpdate, Refs};
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::LfsStore;
+use crate::storage::MIN_LEFTOVER_AGE_SECONDS;
 
 /// Start of the names of refs that were set aside; `heads/a` or `tags/v1` follows.
 pub const STALE_PREFIX: &str = "refs/stale/";
@@ -158,6 +159,25 @@ pub struct PushReport {
     pub bytes: u64,
 }
 
+/// Temporary objects of a target to delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// Those that are older than any run takes.
+    Abandoned,
+    /// All, those of a run in progress included, which fails and can be repeated.
+    All,
+}
+
+impl Leftovers {
+    /// Returns the time before which the objects were written, in seconds since the epoch.
+    fn written_before(self, now: i64) -> i64 {
+        match self {
+            Self::Abandoned => now.saturating_sub(MIN_LEFTOVER_AGE_SECONDS),
+            Self::All => i64::MAX,
+        }
+    }
+}
+
 /// A repository of refs and objects.
 ///
 /// `Display` is its URL without a user or a password.
@@ -271,6 +291,15 @@ pub trait Target: Send + Sync {
     /// The first failure, after all other refs were refreshed. No ref changes.
     async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
         let _ = refs;
+        Ok(())
+    }
+
+    /// Deletes temporary objects that killed runs left: packs that were being received.
+    ///
+    /// # Errors
+    /// The first failure. No ref changes.
+    async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
+        let _ = which;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -119,6 +120,9 @@ pub struct OpenerConfig {
     pub pack_cache: Option<PathBuf>,
 }
 
+/// Time to wait for another client's lock of a ref: twice the time after which the lock of a killed
+/// client is taken over. The deadline of a run may come first.
+const LOCK_WAIT: Duration = Duration::from_mins(2);
 /// Maximum number of concurrent requests to S3.
 const CONCURRENT_S3_REQUESTS: usize = 64;
 /// Maximum number of concurrent requests to CodeCommit's API.
@@ -250,6 +254,7 @@ impl RemoteOpener {
                     limits,
                     archiver,
                     pack_cache: self.pack_cache.clone(),
+                    lock_wait: LOCK_WAIT,
                     ..BundleOptions::default()
                 };
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))

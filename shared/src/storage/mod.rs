@@ -7,6 +7,7 @@
 //! | `client`, `client_upload`, `error` | Amazon S3 over the AWS SDK |
 //! | `retrying` | limits and retries; recognises writes whose answer was lost |
 //! | `multipart` | writes an object part by part |
+//! | `leftovers` | deletes temporary objects of runs that were killed |
 //! | `spool` | keeps a pack that is read again in memory or in S3 |
 //! | `rfc2047` | text in user metadata |
 
@@ -19,6 +20,7 @@ mod client_upload;
 #[cfg(feature = "s3")]
 mod error;
 mod ext;
+mod leftovers;
 pub mod multipart;
 mod retrying;
 mod rfc2047;
@@ -26,6 +28,7 @@ pub mod spool;
 mod types;
 
 pub use ext::ObjectStoreExt;
+pub use leftovers::{MIN_LEFTOVER_AGE_SECONDS, delete_leftovers};
 pub use retrying::WRITE_ID;
 pub use rfc2047::encode_rfc2047;
 pub use types::{

@@ -13,6 +13,7 @@ use super::{
     CopySource, MAX_PARTS, MIN_PART_BYTES, MultipartUpload, ObjectStore, Part, PutOptions,
     PutResult, UploadId, UploadStart,
 };
+use crate::background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
 
@@ -173,8 +174,7 @@ impl MultipartWriter {
         } else if let Some(creation) = self.creation.get_mut().take() {
             // The task finishes the abort when that takes longer than the grace period.
             let abort = abort_created(self.bucket.clone(), self.key.clone(), creation);
-            let _ =
-                tokio::time::timeout(CREATION_GRACE, tokio::spawn(abort.in_current_span())).await;
+            let _ = tokio::time::timeout(CREATION_GRACE, background::complete(abort)).await;
         }
     }
 
@@ -229,14 +229,11 @@ async fn abort_created(bucket: BucketName, key: ObjectKey, creation: Creation) {
 impl Drop for MultipartWriter {
     /// Aborts the upload where there is a runtime to do it.
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
         let (bucket, key) = (self.bucket.clone(), self.key.clone());
         if let Some(upload) = self.upload.take() {
-            runtime.spawn(async move { abort(&bucket, &key, &upload).await });
+            background::spawn(async move { abort(&bucket, &key, &upload).await });
         } else if let Some(creation) = self.creation.get_mut().take() {
-            runtime.spawn(abort_created(bucket, key, creation));
+            background::spawn(abort_created(bucket, key, creation));
         }
     }
 }

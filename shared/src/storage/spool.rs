@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tracing::Instrument as _;
 
+use crate::background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::{Blocks, PackBytes};
 use crate::name::{BucketName, ObjectKey};
@@ -176,12 +177,9 @@ struct SpoolObject {
 
 impl Drop for SpoolObject {
     fn drop(&mut self) {
-        if !self.is_removed.load(Ordering::Relaxed)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
+        if !self.is_removed.load(Ordering::Relaxed) {
             let (place, version) = (self.place.clone(), self.version.clone());
-            let removal = async move { remove(&place, version.as_ref()).await };
-            runtime.spawn(removal.in_current_span());
+            background::spawn(async move { remove(&place, version.as_ref()).await });
         }
     }
 }

@@ -109,6 +109,13 @@ impl MemoryCodeCommit {
         id
     }
 
+    /// Adds a branch with a name that [`BranchName`] rejects, as a push can make it.
+    pub fn add_odd_branch(&self, repository: &RepositoryName, name: &str) {
+        let mut repositories = self.lock();
+        let repository = repositories.entry(repository.clone()).or_default();
+        repository.odd_branches.push(name.to_owned());
+    }
+
     /// Sets a branch to a commit, like a forced push.
     pub fn set_branch(&self, repository: &RepositoryName, branch: &str, commit: CommitId) {
         let branch = BranchName::new(branch).expect("because tests name branches legally");
@@ -307,10 +314,11 @@ impl CodeCommit for MemoryCodeCommit {
         &self,
         name: &RepositoryName,
         next: Option<&str>,
-    ) -> Result<Page<BranchName>> {
+    ) -> Result<Page<String>> {
         let _call = self.traffic.enter("list_branches").await?;
         let names = self.read(name, |repository| {
-            Ok(repository.branches.keys().cloned().collect())
+            let names = repository.branches.keys().map(BranchName::to_string);
+            Ok(names.chain(repository.odd_branches.clone()).collect())
         })?;
         self.page(names, next)
     }

@@ -145,7 +145,7 @@ forward! { CodeCommit
         &self,
         repository: &RepositoryName,
         next: Option<&str>,
-    ) -> Result<Page<BranchName>>;
+    ) -> Result<Page<String>>;
     fn get_branch(
         &self,
         repository: &RepositoryName,

@@ -76,6 +76,7 @@ pub(super) struct MemoryRepository {
     trees: HashMap<ObjectId, Tree>,
     commits: HashMap<ObjectId, Commit>,
     pub(super) branches: BTreeMap<BranchName, CommitId>,
+    pub(super) odd_branches: Vec<String>,
     pub(super) default_branch: Option<BranchName>,
     pub(super) triggers: Vec<Trigger>,
     pub(super) configuration: u64,

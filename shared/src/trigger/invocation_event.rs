@@ -1,9 +1,11 @@
-//! The event that invokes the update function for a newly covered branch, because the push
-//! that created the branch came before its trigger.
+//! The event that invokes the update function for newly covered branches, because the pushes
+//! that created them came before their triggers.
 //!
-//! The event equals the one that the trigger would have sent. A manual request carries no
-//! custom data, so that the first artifact would get another key than the later ones, and it
+//! The event equals the ones that the triggers would have sent, in one. A manual request carries
+//! no custom data, so that the first artifact would get another key than the later ones, and it
 //! fails if the branch is deleted by then.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -11,15 +13,54 @@ use super::policy::{DesiredTriggers, Policy};
 use crate::event::{CodeCommitRecord, Record, References, TriggerReference};
 use crate::name::{BranchName, RepositoryName};
 
-/// Builds the event for one branch, without a commit id: update reads the tip.
+/// Maximum number of branches in one event. Update archives the branches of an event one after
+/// the other, within one timeout.
+pub const MAX_BRANCHES: usize = 50;
+
+/// Builds the event for these branches, at most [`MAX_BRANCHES`]: one record for each trigger,
+/// without commit ids, because update reads the tips.
 pub fn event(
     policy: &Policy,
     repository: &RepositoryName,
-    branch: &BranchName,
+    branches: &[BranchName],
     desired: &DesiredTriggers,
 ) -> Bytes {
-    // A trigger and its function are in one region. The account may differ from the
-    // repository's; update reads only the repository's name.
+    let trigger_of = |branch: &BranchName| {
+        let covers =
+            |names: &[String]| names.is_empty() || names.iter().any(|name| name == branch.as_str());
+        let mut triggers = desired.triggers.iter();
+        triggers.find(|trigger| covers(&trigger.branches))
+    };
+    let mut by_trigger: BTreeMap<Option<&str>, Vec<TriggerReference>> = BTreeMap::new();
+    for branch in branches {
+        let trigger = trigger_of(branch).map(|trigger| trigger.name.as_str());
+        by_trigger
+            .entry(trigger)
+            .or_default()
+            .push(TriggerReference {
+                commit: None,
+                created: None,
+                deleted: None,
+                reference: branch.to_ref().as_str().to_owned(),
+            });
+    }
+    let records = by_trigger
+        .into_iter()
+        .map(|(trigger, references)| record(policy, repository, trigger, references));
+    let event = CodeCommitRecord {
+        records: records.collect(),
+    };
+    let text = serde_json::to_vec(&event).expect("because the event holds only text");
+    Bytes::from(text)
+}
+
+fn record(
+    policy: &Policy,
+    repository: &RepositoryName,
+    trigger: Option<&str>,
+    references: Vec<TriggerReference>,
+) -> Record {
+    // A trigger and its function are in one region and account.
     let function = &policy.destination;
     let arn = format!(
         "arn:{}:codecommit:{}:{}:{repository}",
@@ -27,23 +68,9 @@ pub fn event(
         function.region(),
         function.account()
     );
-    let covers = |branches: &[String]| {
-        branches.is_empty() || branches.iter().any(|name| name == branch.as_str())
-    };
-    let trigger = desired
-        .triggers
-        .iter()
-        .find(|trigger| covers(&trigger.branches));
-    let record = Record {
+    Record {
         aws_region: Some(function.region().to_owned()),
-        codecommit: Some(References {
-            references: vec![TriggerReference {
-                commit: None,
-                created: None,
-                deleted: None,
-                reference: branch.to_ref().as_str().to_owned(),
-            }],
-        }),
+        codecommit: Some(References { references }),
         custom_data: policy
             .custom_data
             .as_ref()
@@ -56,13 +83,8 @@ pub fn event(
         event_time: None,
         event_total_parts: Some(1),
         event_trigger_config_id: None,
-        event_trigger_name: trigger.map(|trigger| trigger.name.clone()),
+        event_trigger_name: trigger.map(str::to_owned),
         event_version: Some("1.0".to_owned()),
         user_identity_arn: None,
-    };
-    let event = CodeCommitRecord {
-        records: vec![record],
-    };
-    let text = serde_json::to_vec(&event).expect("because the event holds only text");
-    Bytes::from(text)
+    }
 }

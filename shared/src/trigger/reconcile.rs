@@ -10,7 +10,7 @@ use super::foreign_triggers::ForeignTriggerTracker;
 use super::invocation_event;
 use super::plan::{TriggerPlan, is_same_set, partition_owned};
 use super::policy::{BranchCoverage, DesiredTriggers, Policy, TriggerLimits, TriggerMode};
-use crate::codecommit::{CodeCommit, Trigger, TriggerSet, all_branches};
+use crate::codecommit::{CodeCommit, LeftOutBranch, Trigger, TriggerSet, all_branches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BranchName, RepositoryName};
 use crate::retry::Backoff;
@@ -100,6 +100,8 @@ pub struct Reconciled {
     pub kept: usize,
     /// Number of foreign triggers.
     pub foreign: usize,
+    /// Branches that get no trigger because their names cannot be used.
+    pub left_out: Vec<LeftOutBranch>,
     /// Number of writes.
     pub writes: u32,
     /// Number of triggers that the writes added, changed, removed or restored.
@@ -129,7 +131,7 @@ pub async fn preview(
     limits: TriggerLimits,
     repository: &RepositoryName,
 ) -> Result<Preview> {
-    let branches = all_branches(codecommit, repository).await?;
+    let branches = all_branches(codecommit, repository).await?.branches;
     let present = codecommit.get_triggers(repository).await?.triggers;
     let matching = policy.matching(&branches);
     let (desired, plan) = decide(policy, limits, repository, &matching, &present, &[])?;
@@ -180,14 +182,15 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Builds the event that invokes update for a pending branch.
+    /// Builds the event that invokes update for pending branches, at most
+    /// [`invocation_event::MAX_BRANCHES`].
     pub fn initial_push_event(
         &self,
         repository: &RepositoryName,
-        branch: &BranchName,
+        branches: &[BranchName],
         done: &Reconciled,
     ) -> bytes::Bytes {
-        invocation_event::event(self.policy, repository, branch, &done.desired)
+        invocation_event::event(self.policy, repository, branches, &done.desired)
     }
 }
 
@@ -201,6 +204,8 @@ struct Run<'a> {
     // Triggers that the run read first.
     first: Option<Vec<Trigger>>,
     coverages: Vec<BranchCoverage>,
+    // Branches with unusable names, as listed last.
+    left_out: Vec<LeftOutBranch>,
     writes: u32,
     changes: usize,
 }
@@ -226,6 +231,7 @@ impl<'a> Run<'a> {
             foreign: ForeignTriggerTracker::new(&reconciler.policy.prefix),
             first: None,
             coverages: Vec::new(),
+            left_out: Vec::new(),
             writes: 0,
             changes: 0,
         }
@@ -258,8 +264,9 @@ impl<'a> Run<'a> {
     async fn attempt(&mut self) -> Result<AttemptResult> {
         let codecommit = self.reconciler.codecommit;
         let before = self.read().await?;
-        let branches = all_branches(codecommit, self.repository).await?;
-        let matching = self.reconciler.policy.matching(&branches);
+        let list = all_branches(codecommit, self.repository).await?;
+        let matching = self.reconciler.policy.matching(&list.branches);
+        self.left_out = list.left_out;
         loop {
             // Directly before the write, because the write replaces what is read here.
             let present = self.read().await?;
@@ -408,6 +415,7 @@ impl<'a> Run<'a> {
             removed: removed.collect(),
             kept: kept.len(),
             foreign: plan.foreign.len() + plan.returned.len(),
+            left_out: self.left_out.clone(),
             writes: self.writes,
             changes: self.changes,
             // The first mode is not kept, because each repository needs its own.

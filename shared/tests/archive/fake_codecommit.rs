@@ -241,7 +241,7 @@ impl CodeCommit for Disk {
         panic!("an archive reads no branches")
     }
 
-    async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<BranchName>> {
+    async fn list_branches(&self, _: &RepositoryName, _: Option<&str>) -> Result<Page<String>> {
         panic!("an archive reads no branches")
     }
 

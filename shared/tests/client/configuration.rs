@@ -19,7 +19,7 @@ async fn run_child(environment: &[(&str, &str)]) -> String {
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
-            "configuration::child",
+            "client::configuration::child",
             "--exact",
             "--ignored",
             "--nocapture",

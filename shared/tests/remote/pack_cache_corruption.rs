@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use branchline_core::ErrorKind;
@@ -43,8 +43,14 @@ fn sample(length: u64, count: u64) -> Vec<u64> {
 }
 
 fn change(path: &Path, offset: u64) {
+    change_open(
+        &File::options().read(true).write(true).open(path).unwrap(),
+        offset,
+    );
+}
+
+fn change_open(file: &File, offset: u64) {
     use std::os::unix::fs::FileExt as _;
-    let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
     byte[0] ^= 0x10;
@@ -94,21 +100,31 @@ async fn a_changed_byte_is_detected_by_the_process_that_wrote_the_pack() {
 async fn a_block_that_changes_during_a_push_is_never_in_a_completed_bundle() {
     let (disk, repo) = disk_after_two_pushes().await;
     let mut number = 1;
+    let changed = Arc::new(AtomicUsize::new(0));
     for call in ["create_upload", "upload_part", "upload_part_copy"] {
         for step in 0..4 {
             let segments = disk.of_kind("entries");
             let nth = disk.world.store.traffic().count(call) + 1;
+            let changed = Arc::clone(&changed);
             disk.world.store.traffic().before(call, nth, move || {
                 for path in &segments {
-                    let length = path.metadata().unwrap().len();
-                    let offsets = sample(length, 4);
-                    change(path, offsets[step.min(offsets.len() - 1)]);
+                    // A push removes a segment in which it finds the change of an earlier one.
+                    let Ok(file) = File::options().read(true).write(true).open(path) else {
+                        continue;
+                    };
+                    let offsets = sample(file.metadata().unwrap().len(), 4);
+                    change_open(&file, offsets[step.min(offsets.len() - 1)]);
+                    changed.fetch_add(1, Ordering::Relaxed);
                 }
             });
             push_and_check(&disk, &repo, number, &format!("{call}, {step}/4")).await;
             number += 1;
         }
     }
+    assert!(
+        changed.load(Ordering::Relaxed) >= number / 2,
+        "most pushes must meet a change"
+    );
 }
 
 #[tokio::test]
@@ -311,13 +327,17 @@ async fn cancel_push(disk: &Disk, repo: &Repo, nth: usize) -> bool {
     let traffic = disk.world.store.traffic();
     traffic.set_latency(Duration::from_millis(1));
     let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (store, deletions) = (Arc::clone(&disk.world.store), traffic.count("delete") + 2);
     traffic.before_call(traffic.calls().len() + nth, move || {
-        let _ = sender.send(());
+        // After the old bundle and the lock are deleted, only temporary objects are listed.
+        if store.traffic().count("delete") < deletions {
+            let _ = sender.send(());
+        }
     });
     let remote = disk.remote("r");
     let is_cancelled = tokio::select! {
         biased;
-        _ = receiver => true,
+        Ok(()) = receiver => true,
         done = mirror_all(repo, &remote) => done.is_err(),
     };
     traffic.set_latency(Duration::ZERO);

@@ -146,7 +146,7 @@ async fn a_run_killed_between_parts_is_completed_by_the_next_ones() {
         assert_equal(&source, &*whole.remote(), &dir.path().join("whole.git")).await;
         let calls = counted.calls().len();
         // Each run is killed after some requests to S3, and the next one resumes.
-        for died_after in [calls * 2 / 3, calls / 2, calls * 2 / 5] {
+        for died_after in [calls * 2 / 3, calls / 2, calls * 4 / 9] {
             let bucket = Bucket::new(layout);
             let mut runs = 0;
             loop {

@@ -352,7 +352,7 @@ async fn a_mirror_of_a_mirror_is_equal_for_packs_and_loose_objects() {
         mirror(&world.remote(), &target, &mirror_options(true), None)
             .await
             .unwrap();
-        assert_eq!(second.store.traffic().calls().len(), before + 2);
+        assert_eq!(second.store.traffic().calls().len(), before + 3);
     }
 }
 

@@ -9,7 +9,17 @@ use super::resolve;
 /// from those below.
 const LAYERS: [&[&str]; 6] = [
     &[
-        "arn", "blocking", "error", "git", "log", "metrics", "name", "pattern", "retry", "settings",
+        "arn",
+        "background",
+        "blocking",
+        "error",
+        "git",
+        "log",
+        "metrics",
+        "name",
+        "pattern",
+        "retry",
+        "settings",
     ],
     &[
         "aws",

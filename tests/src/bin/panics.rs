@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use branchline_core::lambda::{self, InvocationError};
+use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metrics};
 use branchline_core::{Error, ErrorKind};
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ struct Context {
     metrics: Metrics,
     calls: AtomicU64,
 }
+
+impl FunctionContext for Context {}
 
 impl HasMetrics for Context {
     fn metrics(&self) -> &Metrics {

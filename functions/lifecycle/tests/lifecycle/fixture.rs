@@ -88,11 +88,15 @@ impl LifecycleFixture {
     /// Branches that update was invoked for, sorted, with duplicates.
     pub(crate) fn invoked(&self) -> Vec<String> {
         let invocations = self.functions.invocations(&self.config.policy.destination);
-        let reference = |event: &Value| {
-            let reference = &event["Records"][0]["codecommit"]["references"][0]["ref"];
-            reference.as_str().unwrap()["refs/heads/".len()..].to_owned()
+        let records = invocations
+            .iter()
+            .flat_map(|event| event["Records"].as_array().unwrap());
+        let references =
+            records.flat_map(|record| record["codecommit"]["references"].as_array().unwrap());
+        let branch = |reference: &Value| {
+            reference["ref"].as_str().unwrap()["refs/heads/".len()..].to_owned()
         };
-        let mut branches: Vec<_> = invocations.iter().map(reference).collect();
+        let mut branches: Vec<_> = references.map(branch).collect();
         branches.sort();
         branches
     }

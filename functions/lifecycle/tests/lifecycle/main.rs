@@ -46,6 +46,7 @@ async fn a_new_branch_gets_a_trigger_and_its_first_push_reaches_update() {
             "kept": 0,
             "foreign": 1,
             "invoked": ["feature/login", "main"],
+            "skipped": [],
         }]})
     );
     let triggers = serde_json::to_value(fixture.triggers()).unwrap();
@@ -78,7 +79,7 @@ async fn a_new_branch_gets_a_trigger_and_its_first_push_reaches_update() {
         "arn:aws:codecommit:us-east-1:111122223333:demo"
     );
     let requests = branchline_core::event::parse(&invocations[0]).unwrap();
-    assert_eq!(requests.len(), 1, "update must be able to read the event");
+    assert_eq!(requests.len(), 2, "update must be able to read the event");
 }
 
 #[tokio::test]
@@ -90,7 +91,8 @@ async fn a_second_run_writes_nothing_and_invokes_nothing() {
     assert_eq!((first.created.len(), first.invoked.len()), (14, 14));
     let second = fixture.reconcile().await;
     assert_eq!(fixture.codecommit.traffic().count("put_triggers"), 1);
-    assert_eq!(fixture.functions.traffic().count("invoke_async"), 14);
+    assert_eq!(fixture.functions.traffic().count("invoke_async"), 1);
+    assert_eq!(fixture.invoked().len(), 14);
     assert_eq!((second.created.len(), second.kept), (0, 14));
 }
 
@@ -254,6 +256,7 @@ async fn a_missing_repository_is_reported_and_nothing_is_written() {
             "kept": 0,
             "foreign": 0,
             "invoked": [],
+            "skipped": [],
             "reason": "the repository is gone",
         })
     );
@@ -430,5 +433,46 @@ async fn a_changed_update_function_takes_over_the_triggers_and_is_invoked_for_ev
         destinations.into_iter().collect::<Vec<_>>(),
         [format!("{UPDATE}-2")]
     );
-    assert_eq!(functions.invocations(&config.policy.destination).len(), 2);
+    let invocations = functions.invocations(&config.policy.destination);
+    assert_eq!(invocations.len(), 1, "one event names both branches");
+    let requests = branchline_core::event::parse(&invocations[0]).unwrap();
+    assert_eq!(requests.len(), 2);
+}
+
+#[tokio::test]
+async fn the_branches_of_a_first_deployment_reach_update_in_few_invocations() {
+    let fixture = LifecycleFixture::new();
+    let mut all = 0;
+    for name in ["r1", "r2", "r3"] {
+        let repository = RepositoryName::new(name).unwrap();
+        for number in 0..200 {
+            let branch = format!("b{number}");
+            let change = [("f", Entry::file(&branch))];
+            fixture.codecommit.commit(&repository, &branch, &change);
+        }
+        all += 200;
+    }
+    let answer = fixture.send(json!({"schedule": true})).await.unwrap();
+    let invoked: usize = answer.repositories.iter().map(|r| r.invoked.len()).sum();
+    assert_eq!(invoked, all);
+    assert_eq!(fixture.invoked().len(), all, "each branch is named once");
+    let invocations = fixture
+        .functions
+        .invocations(&fixture.config.policy.destination);
+    assert!(invocations.len() <= 12, "{} invocations", invocations.len());
+}
+
+#[tokio::test]
+async fn a_branch_whose_name_cannot_be_used_does_not_stop_the_others() {
+    let fixture = LifecycleFixture::new();
+    fixture.push(["main"]);
+    for name in ["HEAD", "-x"] {
+        fixture.codecommit.add_odd_branch(&demo(), name);
+    }
+    let answer = fixture.reconcile().await;
+    assert_eq!(texts(&answer.created), ["main"]);
+    let skipped: Vec<_> = answer.skipped.iter().map(|left| &left.branch).collect();
+    assert_eq!(skipped, ["-x", "HEAD"]);
+    assert!(answer.skipped[0].reason.contains("refuses"));
+    assert_eq!(fixture.watched(), ["main"]);
 }

@@ -110,7 +110,7 @@ impl CodeCommit for Port {
         &self,
         repository: &RepositoryName,
         next: Option<&str>,
-    ) -> Result<Page<BranchName>> {
+    ) -> Result<Page<String>> {
         let fate = self.pass().await?;
         let page = self.service.list_branches(repository, next).await?;
         fate.after().map(|()| page)

@@ -1,3 +1,4 @@
+use branchline_core::mirror::LfsPolicy;
 use branchline_core::remote::open::S3Layout;
 use branchline_core::remote::url::RemoteUrl;
 
@@ -23,7 +24,8 @@ fn every_example_event_of_the_function_is_read() {
     let backup = request("migration-backup");
     let mapping = task(&backup.mappings[0]);
     assert_eq!(mapping.target.layout, Some(S3Layout::Dumb));
-    assert!(mapping.prune && mapping.lfs && !mapping.clean);
+    assert!(mapping.prune && !mapping.clean);
+    assert_eq!(mapping.lfs, LfsPolicy::Copy);
     assert!(mapping.refs.selects("refs/notes/commits".into()));
     assert!(!mapping.refs.selects("refs/pull/1/head".into()));
     assert_eq!(backup.batch, BatchLimits::default());
@@ -37,7 +39,7 @@ fn every_example_event_of_the_function_is_read() {
     let import = request("migration-import");
     let first = task(&import.mappings[0]);
     assert!(first.target.create && first.source.credentials.is_some());
-    assert!(!task(&import.mappings[1]).lfs);
+    assert_eq!(task(&import.mappings[1]).lfs, LfsPolicy::Skip);
     assert_eq!(
         import.batch,
         BatchLimits {
@@ -84,9 +86,9 @@ fn pruning_force_and_plan_have_safe_defaults() {
             ..
         } = task(&request.mappings[0]);
         assert_eq!((*prune, *prune_all, *force), expected, "{fields}");
-        assert!(!request.plan);
+        assert!(!task(&request.mappings[0]).plan);
     }
-    assert!(parsed("", ",\"plan\":true").plan);
+    assert!(task(&parsed("", ",\"plan\":true").mappings[0]).plan);
 }
 
 #[test]

@@ -27,7 +27,8 @@ async fn an_answer_counts_refs_objects_and_bytes() {
             "{{\"status\":\"complete\",\"mappings\":[{{\"source\":\"https://git.test/one.git\",\
              \"target\":\"s3://mirrors/one.git\",\"status\":\"complete\",\"refs\":{{\
              \"created\":{refs_count},\"updated\":0,\"forced\":0,\"deleted\":0,\
-             \"unchanged\":0,\"rejected\":0,\"set_aside\":0}},\"objects\":{objects},\"bytes\":{bytes}}}]}}"
+             \"unchanged\":0,\"rejected\":0,\"set_aside\":0}},\"objects\":{objects},\
+             \"bytes\":{bytes},\"lfs\":{{\"objects\":0,\"bytes\":0,\"missing\":0,\"left_out\":0}}}}]}}"
         )
     );
     assert_eq!(fixture.published("one.git").as_ref(), Some(&refs));
@@ -126,7 +127,7 @@ async fn rejected_refs_fail_the_mapping_with_the_reasons_of_the_target() {
         .await
         .expect_err("a ref is rejected");
     assert_eq!(failure.kind(), ErrorKind::Rejected);
-    let words = "1 refs were rejected: `refs/heads/side/by/side`: `refs/heads/side` of the \
+    let words = "the target refused 1 refs: `refs/heads/side/by/side`: `refs/heads/side` of the \
                  target is in the way";
     assert!(failure.message().contains(words), "{}", failure.message());
     let refs = to.refs();

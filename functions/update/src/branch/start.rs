@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Attempt;
 use crate::artifact::{EXECUTION_TAG, PIPELINE_TAG, S3Location};
-use crate::config::RevisionPin;
+use crate::config::{MissingPipeline, RevisionPin};
 use crate::request::{ArtifactAnswer, BranchAnswer, Outcome};
 
 impl Attempt<'_> {
@@ -55,8 +55,23 @@ impl Attempt<'_> {
                 source,
                 variables,
             })
-            .await
-            .map_err(|error| error.context(format!("{location} is uploaded but not started")))?;
+            .await;
+        let execution = match execution {
+            Ok(execution) => execution,
+            Err(error)
+                if error.is_pipeline_missing()
+                    && config.missing_pipeline == MissingPipeline::Skip =>
+            {
+                let reason = format!("pipeline `{pipeline}` does not exist");
+                return Ok(BranchAnswer {
+                    reason: Some(reason),
+                    ..self.done(tip, Outcome::Uploaded, artifact, None)
+                });
+            }
+            Err(error) => {
+                return Err(error.context(format!("{location} is uploaded but not started")));
+            }
+        };
         tracing::info!(
             repository.name = %self.repository(), branch.name = %self.branch(), commit.id = %tip,
             pipeline.name = %pipeline, execution.id = execution, "started"

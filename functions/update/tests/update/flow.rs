@@ -124,7 +124,7 @@ async fn every_record_and_reference_has_a_result() {
 
 #[tokio::test]
 async fn custom_data_sets_bucket_key_and_pipeline() {
-    let fixture = UpdateFixture::new(&[]);
+    let fixture = UpdateFixture::new(&[("CUSTOM_DATA", "trust")]);
     let other = BucketName::new("others").expect("it is valid");
     fixture.store.create_bucket(&other, true);
     fixture
@@ -161,7 +161,7 @@ async fn custom_data_sets_bucket_key_and_pipeline() {
 
 #[tokio::test]
 async fn a_second_pipeline_on_an_artifact_is_started() {
-    let fixture = UpdateFixture::new(&[]);
+    let fixture = UpdateFixture::new(&[("CUSTOM_DATA", "trust")]);
     fixture
         .pipelines
         .set_pipeline(&pipeline("second"), PipelineOptions::default());

@@ -3,6 +3,7 @@
 mod fixture;
 mod flow;
 mod healing;
+mod ownership;
 mod refusals;
 mod schedule;
 mod snapshots;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use branchline_core::ErrorKind;
-use branchline_core::name::{BucketName, CommitId, RepositoryName};
+use branchline_core::name::{BucketName, RepositoryName};
 use branchline_core::testkit::{Entry, FaultPlan, When};
 use branchline_update::{Config, handle};
 use serde_json::json;
@@ -234,20 +234,4 @@ fn a_pin_to_the_version_alone_is_refused_for_keys_with_the_commit() {
     ] {
         read(pin, key, pipeline).expect("it can work");
     }
-}
-
-#[test]
-fn a_pipeline_name_contains_the_branch_with_illegal_characters_replaced() {
-    let settings = [
-        ("ARTIFACT_BUCKET", "abc"),
-        ("PIPELINE_NAME", "{repository}-{branch}"),
-    ];
-    let config = Config::read(&settings.into_iter().collect()).expect("it is valid");
-    let template = config.pipeline.expect("it is set");
-    let branch = branchline_core::name::BranchName::new("feature/x+y").expect("it is valid");
-    let commit = CommitId::new(&"ab".repeat(20)).expect("it is valid");
-    let name = template
-        .pipeline_name(&repository(), &branch, commit)
-        .expect("it is legal");
-    assert_eq!(name, pipeline("demo-feature-x-y"));
 }

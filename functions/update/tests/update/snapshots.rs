@@ -69,6 +69,8 @@ fn invalid_settings_are_explained() {
         ("BRANCHES_INCLUDE", "a[b"),
         ("PIPELINE_NAME", "a/b"),
         ("PIPELINE_PIN", "latest"),
+        ("PIPELINE_MISSING", "create"),
+        ("CUSTOM_DATA", "all"),
         ("KMS_KEY_ID", "arn:aws:s3:eu-west-1:111122223333:key/k"),
         ("CODECOMMIT_CONCURRENCY", "0"),
     ] {
@@ -78,13 +80,15 @@ fn invalid_settings_are_explained() {
     }
     assert_snapshot!(messages, @r"
     `ARTIFACT_BUCKET` is not valid: `a/b` is not a valid bucket name: only letters, digits, `.`, `_` and `-` are allowed
-    `ARTIFACT_KEY` is not valid: `{branch}/{what}.zip` has a placeholder other than `{repository}`, `{branch}` and `{commit}`
+    `ARTIFACT_KEY` is not valid: `{branch}/{what}.zip` has a placeholder other than `{repository}`, `{branch}`, `{commit}`, `{account}`, `{region}`
     `ARTIFACT_KEY` is not valid: `../x.zip` is not a valid object key: `.` and `..` are not allowed as path segments
     `ARCHIVE_PREFIX` is not valid: `/etc/` must be a relative path
     `ARCHIVE_COMMIT_INFO` is not valid: `yes`: it must be `true` or `false`
     `BRANCHES_INCLUDE` is not valid: `a[b` is not a valid glob: a `[` has no `]`
     `PIPELINE_NAME` is not valid: `a/b` is not a valid pipeline name: only letters, digits, `.`, `@`, `_` and `-` are allowed
     `PIPELINE_PIN` is not valid: `latest` is not `key-and-version`, `version` or `none`
+    `PIPELINE_MISSING` is not valid: `create` is not `fail` or `skip`
+    `CUSTOM_DATA` is not valid: `all` is not `own`, `ignore` or `trust`
     `KMS_KEY_ID` is not valid: `arn:aws:s3:eu-west-1:111122223333:key/k` is not a valid KMS key: an ARN of KMS is `arn:aws:kms:<region>:<account>:key/<id>` or `..:alias/<name>`
     `CODECOMMIT_CONCURRENCY` is not valid: `0`: it must be a number from 1 to 1000
     ");

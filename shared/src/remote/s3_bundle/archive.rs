@@ -162,7 +162,6 @@ async fn apply_locked(
     action: &ArchiveAction,
 ) -> Result<()> {
     let (lock, folder) = lock_expected(location, expected).await?;
-    let lock = lock.released_when_dropped();
     let name = expected.name.as_ref();
     let applied = apply(location, name, id, action, folder.archive.as_ref()).await;
     lock.release().await;

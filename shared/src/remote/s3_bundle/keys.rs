@@ -82,6 +82,11 @@ impl BundleLocation {
         self.key_in(name, ARCHIVE)
     }
 
+    /// Returns the start of the keys of packs that are being received.
+    pub(super) fn incoming_prefix(&self) -> String {
+        format!("{}branchline/incoming-", self.prefix)
+    }
+
     pub(super) fn head_key(&self) -> Result<ObjectKey> {
         self.key("HEAD")
     }

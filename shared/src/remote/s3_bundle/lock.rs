@@ -26,10 +26,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::options::BundleLocation;
+use crate::background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectKey;
+use crate::retry::Backoff;
 use crate::storage::{ETag, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
 
 /// Maximum number of attempts to acquire a lock that is being released, and to rewrite it
@@ -40,6 +44,15 @@ const MAX_ATTEMPTS: usize = 4;
 const MAX_LOCK_BYTES: u64 = 16 * 1024;
 /// Minimum time between renewals, which bounds the requests of locks with short lifetimes.
 const MIN_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Minimum wait between two attempts to acquire the lock of another client.
+const MIN_WAIT_FOR_LOCK: Duration = Duration::from_millis(250);
+/// Further waits between these attempts.
+const WAIT_FOR_LOCK: Backoff = Backoff {
+    tries: u32::MAX,
+    base: Duration::from_millis(250),
+    cap: Duration::from_secs(4),
+};
 
 /// Content of the object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +74,11 @@ struct UploadName {
 /// Fails when the lock is lost and the upload should stop.
 pub(super) type LockCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
-/// A lock that this client owns. It is renewed until it is dropped.
+/// A lock that this client owns. It is renewed until it is dropped, and released then.
 pub(super) struct Lock {
     held: Arc<LockState>,
     renewing: JoinHandle<()>,
+    is_released: bool,
 }
 
 struct LockState {
@@ -87,25 +101,53 @@ enum AcquireResult {
     Ours(ETag),
     /// Another client released the lock meanwhile, or renewed it.
     Retry,
+    /// Another client holds the lock.
+    Taken {
+        age_seconds: i64,
+    },
 }
 
 impl Lock {
-    /// Acquires the lock, or takes over an abandoned one.
+    /// Acquires the lock, or takes over an abandoned one. Waits for the lock of another client for
+    /// at most [`BundleOptions::lock_wait`](super::BundleOptions::lock_wait).
     ///
     /// # Errors
-    /// `Conflict` while another client holds the lock.
+    /// `Conflict`, with the age of the lock, while another client holds it.
     pub(super) async fn acquire(location: &Arc<BundleLocation>, key: ObjectKey) -> Result<Self> {
         let body = LockContent {
             owner: format!("{:032x}", rand::random::<u128>()),
             renewed: 0,
             upload: None,
         };
-        for _ in 0..MAX_ATTEMPTS {
-            if let AcquireResult::Ours(etag) = try_acquire(location, &key, &body).await? {
-                return Ok(Self::held(location, key, body, etag));
+        let begin = Instant::now();
+        let mut attempts = 0;
+        let mut waits = 0;
+        loop {
+            let age_seconds = match Acquisition::new(location, &key, &body).result().await? {
+                AcquireResult::Ours(etag) => return Ok(Self::held(location, key, body, etag)),
+                AcquireResult::Retry if attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                    continue;
+                }
+                AcquireResult::Retry => 0,
+                AcquireResult::Taken { age_seconds } => age_seconds,
+            };
+            attempts = 0;
+            let time_left = location.options.lock_wait.saturating_sub(begin.elapsed());
+            if time_left.is_zero() {
+                return Err(lock_taken_error(location, &key, age_seconds));
             }
+            if waits == 0 {
+                tracing::info!(
+                    object.key = %key,
+                    age_s = age_seconds,
+                    "waiting for another client's lock"
+                );
+            }
+            waits += 1;
+            let wait = WAIT_FOR_LOCK.wait(waits, rand::random()) + MIN_WAIT_FOR_LOCK;
+            tokio::time::sleep(wait.min(time_left)).await;
         }
-        Err(lock_taken_error(&key))
     }
 
     fn held(location: &Arc<BundleLocation>, key: ObjectKey, body: LockContent, etag: ETag) -> Self {
@@ -117,7 +159,11 @@ impl Lock {
         });
         let interval = (location.options.lock_lifetime / 3).max(MIN_RENEWAL_INTERVAL);
         let renewing = tokio::spawn(renew(Arc::clone(&held), interval));
-        Self { held, renewing }
+        Self {
+            held,
+            renewing,
+            is_released: false,
+        }
     }
 
     /// Verifies that the lock is still ours, and restarts its lifetime.
@@ -145,56 +191,87 @@ impl Lock {
         }
     }
 
-    /// Releases the lock if it is still ours. Failures are only logged, because the lock
-    /// expires with its lifetime.
-    pub(super) async fn release(self) {
+    /// Releases the lock if it is still ours, also if this future is dropped. Failures are only
+    /// logged, because the lock expires with its lifetime.
+    pub(super) async fn release(mut self) {
+        self.is_released = true;
         self.renewing.abort();
-        self.held.release().await;
+        let held = Arc::clone(&self.held);
+        background::complete(async move { held.release().await }).await;
+    }
+
+    /// Releases the lock in the background, if `before` returns true: for destructors.
+    pub(super) fn release_later(mut self, before: impl Future<Output = bool> + Send + 'static) {
+        self.is_released = true;
+        self.renewing.abort();
+        let held = Arc::clone(&self.held);
+        background::spawn(async move {
+            if before.await {
+                held.release().await;
+            }
+        });
+    }
+
+    /// Leaves the lock to its lifetime.
+    pub(super) fn expire(mut self) {
+        self.is_released = true;
     }
 }
 
 impl Drop for Lock {
+    /// Releases the lock of a cancelled caller.
     fn drop(&mut self) {
         self.renewing.abort();
-    }
-}
-
-/// A lock that is released when this is dropped.
-pub(super) struct Guard(Option<Lock>);
-
-impl Guard {
-    /// Releases the lock if it is still ours.
-    pub(super) async fn release(mut self) {
-        if let Some(lock) = self.0.take() {
-            lock.release().await;
+        if !self.is_released {
+            let held = Arc::clone(&self.held);
+            background::spawn(async move { held.release().await });
         }
     }
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(lock) = self.0.take() {
-            lock.release_later(async { true });
+/// An attempt to acquire a lock. If it is dropped, the lock that it may acquire is released.
+struct Acquisition {
+    location: Arc<BundleLocation>,
+    key: ObjectKey,
+    /// A task, because the lock of a request that is cancelled may be written nevertheless.
+    task: Option<JoinHandle<Result<AcquireResult>>>,
+}
+
+impl Acquisition {
+    fn new(location: &Arc<BundleLocation>, key: &ObjectKey, body: &LockContent) -> Self {
+        let (location, key) = (Arc::clone(location), key.clone());
+        let acquire = {
+            let (location, key, body) = (Arc::clone(&location), key.clone(), body.clone());
+            async move { try_acquire(&location, &key, &body).await }
+        };
+        Self {
+            location,
+            key,
+            task: Some(tokio::spawn(acquire.in_current_span())),
         }
+    }
+
+    async fn result(mut self) -> Result<AcquireResult> {
+        let Some(task) = &mut self.task else {
+            return Err(Error::new(ErrorKind::Internal, "a lock was acquired twice"));
+        };
+        let result = task.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Internal, "acquiring a lock failed").with_source(error))
+        });
+        self.task = None;
+        result
     }
 }
 
-impl Lock {
-    /// Returns a guard that releases the lock even when the caller is cancelled.
-    pub(super) fn released_when_dropped(self) -> Guard {
-        Guard(Some(self))
-    }
-
-    /// Releases the lock from a destructor, if `before` returns true.
-    pub(super) fn release_later(self, before: impl Future<Output = bool> + Send + 'static) {
-        self.renewing.abort();
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        let Some(task) = self.task.take() else {
             return;
         };
-        let held = Arc::clone(&self.held);
-        runtime.spawn(async move {
-            if before.await {
-                held.release().await;
+        let (location, key) = (Arc::clone(&self.location), self.key.clone());
+        background::spawn(async move {
+            if let Ok(Ok(AcquireResult::Ours(etag))) = task.await {
+                delete(&location, &key, etag).await;
             }
         });
     }
@@ -280,19 +357,20 @@ impl LockState {
         if self.lost().is_some() {
             return;
         }
-        let location = &self.location;
-        let condition = Precondition::Matches(state.etag.clone());
-        let deleted = location
-            .store
-            .delete(&location.bucket, &self.key, &condition)
-            .await;
-        if let Err(error) = deleted {
-            tracing::warn!(
-                object.key = %self.key,
-                error = %error.report(),
-                "the lock could not be released"
-            );
-        }
+        delete(&self.location, &self.key, state.etag.clone()).await;
+    }
+}
+
+/// Deletes a lock with this entity tag. A failure is only logged.
+async fn delete(location: &BundleLocation, key: &ObjectKey, etag: ETag) {
+    let condition = Precondition::Matches(etag);
+    let deleted = location.store.delete(&location.bucket, key, &condition);
+    if let Err(error) = deleted.await {
+        tracing::warn!(
+            object.key = %key,
+            error = %error.report(),
+            "the lock could not be released"
+        );
     }
 }
 
@@ -389,7 +467,7 @@ async fn try_acquire(
     let lifetime = i64::try_from(location.options.lock_lifetime.as_secs()).unwrap_or(i64::MAX);
     let age = (location.options.clock)().saturating_sub(found.last_modified);
     if age <= lifetime {
-        return Err(lock_taken_error(key));
+        return Ok(AcquireResult::Taken { age_seconds: age });
     }
     tracing::info!(object.key = %key, age_s = age, "taking over an abandoned lock");
     let former = found.upload(key);
@@ -422,12 +500,18 @@ async fn try_acquire(
     Ok(AcquireResult::Ours(etag))
 }
 
-fn lock_taken_error(key: &ObjectKey) -> Error {
+fn lock_taken_error(location: &BundleLocation, key: &ObjectKey, age_seconds: i64) -> Error {
+    let lifetime = location.options.lock_lifetime.as_secs();
     Error::new(
         ErrorKind::Conflict,
-        format!("another client is pushing: it has the lock `{key}`"),
+        format!(
+            "another client is pushing: it has the lock `{key}`, which is {age_seconds} seconds old"
+        ),
     )
-    .with_hint("fetch, and push again")
+    .with_hint(format!(
+        "fetch, and push again; a lock that is older than {lifetime} seconds was left by a killed \
+         client, and is taken over"
+    ))
 }
 
 fn lost(key: &ObjectKey, why: &str) -> Error {

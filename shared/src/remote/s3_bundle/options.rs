@@ -30,7 +30,10 @@ pub struct BundleOptions {
     /// Time after which a lock that was not renewed counts as abandoned. The default is the
     /// Python client's.
     pub lock_lifetime: Duration,
-    /// Clock for the age of locks.
+    /// Maximum time to wait for another client's lock. A lock that was not renewed is taken over
+    /// while this waits if it is longer than `lock_lifetime`.
+    pub lock_wait: Duration,
+    /// Clock for the age of locks and of temporary objects.
     pub clock: Clock,
     /// KMS key that encrypts objects.
     pub kms_key_id: Option<String>,
@@ -72,6 +75,7 @@ impl Default for BundleOptions {
     fn default() -> Self {
         Self {
             lock_lifetime: Duration::from_mins(1),
+            lock_wait: Duration::ZERO,
             clock: Arc::new(now),
             kms_key_id: None,
             limits: PackLimits::default(),
@@ -87,6 +91,7 @@ impl fmt::Debug for BundleOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BundleOptions")
             .field("lock_lifetime", &self.lock_lifetime)
+            .field("lock_wait", &self.lock_wait)
             .field("kms_key_id", &self.kms_key_id)
             .finish_non_exhaustive()
     }

@@ -305,7 +305,7 @@ impl Publication {
         );
         if !self.abort().await {
             // The completion may still arrive, so the lock, which names the upload, remains.
-            self.lock = None;
+            self.expire_lock();
             return Err(error);
         }
         if let Some(lock) = self.lock.take() {
@@ -369,9 +369,16 @@ impl Publication {
 
     /// Aborts the upload if it is pending, then releases the lock.
     async fn finish(mut self) {
-        let is_aborted = self.abort().await;
-        if let Some(lock) = self.lock.take().filter(|_| is_aborted) {
+        if !self.abort().await {
+            self.expire_lock();
+        } else if let Some(lock) = self.lock.take() {
             lock.release().await;
+        }
+    }
+
+    fn expire_lock(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            lock.expire();
         }
     }
 

@@ -42,8 +42,8 @@ impl AvailableObjects {
     ) -> Result<Self> {
         let location = catalog.location();
         let key = format!(
-            "{}branchline/incoming-{:032x}.pack",
-            location.prefix,
+            "{}{:032x}.pack",
+            location.incoming_prefix(),
             rand::random::<u128>()
         );
         let config = SpoolConfig {

@@ -25,8 +25,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::refs::{Head, RefOutcome, RefTarget};
 use crate::remote::{
-    BatchPolicy, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities, conflicting_ref,
+    BatchPolicy, Leftovers, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
+    conflicting_ref,
 };
+use crate::storage::delete_leftovers;
 
 /// Maximum size of all bundles together, in sizes of the largest, without a warning.
 const MAX_UNNOTICED_COPIES: u64 = 10;
@@ -518,6 +520,15 @@ impl Target for BundleTarget {
             ..
         } = &self.opened;
         archive::refresh_outdated(catalog, listed, refs, &self.archived).await
+    }
+
+    async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
+        let location = &self.location;
+        let prefix = location.incoming_prefix();
+        let written_before = which.written_before((location.options.clock)());
+        let (store, bucket) = (&*location.store, &location.bucket);
+        let deleted = delete_leftovers(store, bucket, &prefix, written_before);
+        deleted.await.map(drop)
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {

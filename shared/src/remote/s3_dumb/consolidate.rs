@@ -10,12 +10,7 @@ use super::publish::{PackToPublish, upload_staged};
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
-use crate::name::ObjectKey;
 use crate::storage::spool::Spool;
-use crate::storage::{ObjectStoreExt as _, Precondition};
-
-/// Age in seconds after which a staged pack is deleted, because its run has ended.
-const STAGED_ORPHAN_AGE: i64 = 24 * 60 * 60;
 
 /// Returns the listed packs to merge with a new one, the largest first. Packs of more than
 /// `max_bytes` are not merged.
@@ -92,32 +87,6 @@ pub(super) async fn delete_superseded(
                 "a superseded pack could not be deleted"
             ),
         }
-    }
-}
-
-/// Deletes staged packs of runs that did not finish. A failure is only logged.
-pub(super) async fn delete_staged_orphans(keys: &RepositoryKeys, options: &DumbOptions) {
-    let now = (options.clock)();
-    let prefix = keys.staged_prefix();
-    let deletion = async {
-        let page = keys.store.list(&keys.bucket, &prefix, None, None).await?;
-        for found in page.objects {
-            if now.saturating_sub(found.last_modified) > STAGED_ORPHAN_AGE {
-                let unconditionally = Precondition::None;
-                let key: &ObjectKey = &found.key;
-                keys.store
-                    .delete(&keys.bucket, key, &unconditionally)
-                    .await?;
-            }
-        }
-        Ok::<_, crate::Error>(())
-    };
-    if let Err(error) = deletion.await {
-        tracing::warn!(
-            remote = %keys,
-            error = %error.report(),
-            "orphaned staged packs could not be deleted"
-        );
     }
 }
 

@@ -15,11 +15,11 @@ use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
 use crate::remote::{
-    BatchPolicy, Head, IncomingPack, Push, PushReport, ReceivedObjects, RefTarget, Refs, Snapshot,
-    Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
+    BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefTarget, Refs,
+    Snapshot, Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
 };
-use crate::storage::ETag;
 use crate::storage::spool::Spool;
+use crate::storage::{ETag, delete_leftovers};
 
 /// Retries when the pack list was changed by another client.
 const MAX_LIST_RETRIES: u32 = 10;
@@ -74,6 +74,14 @@ impl Target for DumbTarget {
             sets_aside: true,
             max_changes: usize::MAX,
         }
+    }
+
+    async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
+        let keys = &self.keys;
+        let written_before = which.written_before((self.options.clock)());
+        let prefix = keys.staged_prefix();
+        let deleted = delete_leftovers(&*keys.store, &keys.bucket, &prefix, written_before);
+        deleted.await.map(drop)
     }
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
@@ -281,7 +289,6 @@ impl DumbTarget {
                     let listed = self.list(packed, &old).await;
                     spool.remove().await;
                     listed?;
-                    consolidate::delete_staged_orphans(&keys, &options).await;
                     return Ok(());
                 }
                 // Not an error, because many packs are only slower to read.

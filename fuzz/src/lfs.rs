@@ -1,0 +1,17 @@
+//! LFS pointers, and the record of a mirror's LFS objects.
+
+use branchline_core::lfs::{LfsRecord, Pointer};
+
+/// Parses a blob as a pointer, and an object of a bucket as a record.
+pub fn lfs(bytes: &[u8]) {
+    if let Some(pointer) = Pointer::parse(bytes) {
+        let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        assert_eq!(pointer.oid.len(), 64, "an id has 64 digits");
+        assert!(pointer.oid.bytes().all(is_hex), "the digits are lower-case");
+    }
+    if let Ok(record) = LfsRecord::parse(bytes) {
+        let again = LfsRecord::parse(&record.to_bytes());
+        let again = again.expect("because a record formats itself");
+        assert!(again == record, "a record is read as it was written");
+    }
+}

@@ -1,0 +1,121 @@
+//! The record of one target: read once in a run, and written after each change.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{LfsRecord, LfsStore, RecordStore};
+use crate::error::{ErrorKind, Result};
+use crate::storage::ETag;
+
+/// Maximum number of writes of a change, while other clients write too.
+const MAX_WRITES: usize = 5;
+
+/// The store of a target, and its record. Where the store keeps none, the record lives as long
+/// as the run.
+pub(super) struct Inventory {
+    pub(super) store: Arc<dyn LfsStore>,
+    state: Mutex<Option<State>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    record: LfsRecord,
+    /// Entity tag of the stored record; `None` if there is none.
+    etag: Option<ETag>,
+}
+
+impl State {
+    async fn read(records: &dyn RecordStore, store: &dyn LfsStore) -> Result<Self> {
+        let Some((bytes, etag)) = records.read_record().await? else {
+            return Ok(Self::default());
+        };
+        let record = match LfsRecord::parse(&bytes) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(
+                    error = %error.report(),
+                    "the record of LFS objects of {store} is damaged: all history is scanned again"
+                );
+                let mut record = LfsRecord::default();
+                record.set_unscanned(&[]);
+                record
+            }
+            record => record.map_err(|error| error.context(store.to_string()))?,
+        };
+        let etag = Some(etag);
+        Ok(Self { record, etag })
+    }
+}
+
+impl Inventory {
+    pub(super) fn new(store: Arc<dyn LfsStore>) -> Self {
+        Self {
+            store,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Calls `look` with the record.
+    pub(super) async fn with<T>(&self, look: impl FnOnce(&LfsRecord) -> T) -> Result<T> {
+        let mut state = self.state.lock().await;
+        Ok(look(&self.loaded(&mut state).await?.record))
+    }
+
+    /// Returns the record if it was read before.
+    pub(super) async fn known<T>(&self, look: impl FnOnce(&LfsRecord) -> T) -> Option<T> {
+        let state = self.state.lock().await;
+        state.as_ref().map(|state| look(&state.record))
+    }
+
+    async fn loaded<'a>(
+        &self,
+        state: &'a mut MutexGuard<'_, Option<State>>,
+    ) -> Result<&'a mut State> {
+        if state.is_none() {
+            **state = Some(match self.store.records() {
+                None => State::default(),
+                Some(records) => State::read(records, &*self.store).await?,
+            });
+        }
+        Ok(state.as_mut().expect("because it was just set"))
+    }
+
+    /// Makes a change, which must have the same effect when it is repeated, and writes the record
+    /// if the change has an effect.
+    pub(super) async fn update(&self, change: impl Fn(&mut LfsRecord)) -> Result<()> {
+        let mut state = self.state.lock().await;
+        let mut writes = 0;
+        loop {
+            let loaded = self.loaded(&mut state).await?;
+            let mut changed = loaded.record.clone();
+            change(&mut changed);
+            if changed == loaded.record {
+                return Ok(());
+            }
+            let Some(records) = self.store.records() else {
+                loaded.record = changed;
+                return Ok(());
+            };
+            let bytes: Bytes = changed.to_bytes();
+            writes += 1;
+            match records.write_record(bytes, loaded.etag.as_ref()).await {
+                Ok(etag) => {
+                    *loaded = State {
+                        record: changed,
+                        etag: Some(etag),
+                    };
+                    return Ok(());
+                }
+                // Another client wrote it: its facts are kept.
+                Err(error) if error.kind() == ErrorKind::Conflict && writes < MAX_WRITES => {
+                    *state = None;
+                }
+                Err(error) => {
+                    let message = format!("writing the record of LFS objects of {}", self.store);
+                    return Err(error.context(message));
+                }
+            }
+        }
+    }
+}
