@@ -63,7 +63,7 @@ impl Context {
         let aws = Aws::load(aws::AwsOverrides::default()).await?;
         let opener_config = OpenerConfig {
             http: config.http.clone(),
-            kms_key_id: config.kms_key_id.clone(),
+            encryption: config.encryption.clone(),
             pack_cache: Some(config.temporary.join(PACK_CACHE_DIR)),
         };
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
@@ -286,14 +286,31 @@ async fn mirror_mapping(
     };
     let (source, target) = match tokio::time::timeout_at(stop, open).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return failed(error),
+        Ok(Err(error)) => return failed(with_stack_hint(error)),
         Err(_) => return unopened(),
     };
     let Some(source) = source else {
         return mirror::clean(&*target, Some(stop)).await;
     };
     let options = mirror_options(task, limits);
-    mirror::run(&*source, &*target, &options, Some(stop)).await
+    let result = mirror::run(&*source, &*target, &options, Some(stop)).await;
+    MirrorResult {
+        error: result.error.map(with_stack_hint),
+        ..result
+    }
+}
+
+/// Names the stack's parameter that grants access to a bucket.
+fn with_stack_hint(error: Error) -> Error {
+    let is_of_s3 = |hint: &str| hint.contains("`s3:");
+    match error.hint().filter(|hint| is_of_s3(hint)) {
+        Some(hint) if error.kind() == ErrorKind::AccessDenied => {
+            let hint =
+                format!("{hint}; a stack grants access to the bucket of `MirrorBucket` only");
+            error.with_hint(hint)
+        }
+        _ => error,
+    }
 }
 
 /// Opens both remotes of a mapping and computes what mirroring would change. A repository that
@@ -317,7 +334,7 @@ async fn preview_mapping(
     };
     let (source, target) = match tokio::time::timeout_at(stop, open).await {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return (failed(error), None),
+        Ok(Err(error)) => return (failed(with_stack_hint(error)), None),
         Err(_) => return (unopened(), None),
     };
     let options = mirror_options(task, limits);
@@ -327,7 +344,7 @@ async fn preview_mapping(
             let stats = preview.stats.clone();
             (MirrorResult { stats, error: None }, Some(preview))
         }
-        Err(error) => (failed(error), None),
+        Err(error) => (failed(with_stack_hint(error)), None),
     }
 }
 

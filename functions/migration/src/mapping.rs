@@ -1,7 +1,8 @@
 //! One mapping of a request: its source, its target, and what to mirror.
 
 use branchline_core::mirror::{LfsPolicy, RefSelection};
-use branchline_core::remote::open::{RemoteSpec, S3Layout};
+use branchline_core::name::RepositoryName;
+use branchline_core::remote::open::{RemoteRole, RemoteSpec, S3Layout};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::secret::SecretArn;
 use branchline_core::{Error, ErrorKind, Result};
@@ -174,12 +175,14 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
             credentials: source_credentials,
             layout: source_layout,
             create: false,
+            role: RemoteRole::Source,
             url: source,
         },
         target: RemoteSpec {
             credentials: target_credentials,
             layout: target_layout,
             create,
+            role: RemoteRole::Target,
             url: target,
         },
         refs,
@@ -213,12 +216,26 @@ fn remote_url(field: &str, text: Option<&str>) -> Result<RemoteUrl> {
     let profile = match &url {
         RemoteUrl::CodeCommit(url) => url.profile.as_ref(),
         RemoteUrl::S3(url) => url.profile.as_ref(),
+        RemoteUrl::Http(url) if url.credentials().is_some() => {
+            return Err(
+                invalid_field(field, "a user and password in a URL are not used").with_hint(
+                    "store them as a secret, and name its ARN in `credentials`; change this \
+                     password, because a request that fails is kept as a dead letter",
+                ),
+            );
+        }
         RemoteUrl::Http(_) => None,
-        RemoteUrl::Local(_) => {
-            return Err(invalid_field(
-                field,
-                "the function has no repositories of its own",
-            ));
+        RemoteUrl::Local(path) => {
+            let error = invalid_field(field, "the function has no repositories of its own");
+            let name = path.to_str().map(RepositoryName::new);
+            return Err(match name {
+                Some(Ok(name)) => error.with_hint(format!(
+                    "use `codecommit://{name}` for a repository in CodeCommit, or a URL that \
+                     starts with `https://` or `s3://`"
+                )),
+                _ => error
+                    .with_hint("use a URL that starts with `codecommit://`, `https://` or `s3://`"),
+            });
         }
     };
     if profile.is_some() {

@@ -18,18 +18,19 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use branchline_git::error::BoxError;
 use branchline_git::smart_http::{
-    ConnectError, Http, HttpConnector, HttpTimeouts, RequestBody, ResponseStream,
+    ConnectError, Http, HttpConnector, HttpTimeouts, RepositoryUrl, RequestBody, ResponseStream,
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http::uri::Scheme;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::server_address::{AddressPolicy, CheckedResolver, forbidden_address};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settings::Settings;
 
@@ -51,6 +52,9 @@ pub struct HttpSettings {
     pub no_proxy: Option<String>,
     /// Certificates (PEM) that are trusted in addition to the system's.
     pub certificates: Vec<Vec<u8>>,
+    /// Connects to servers at loopback addresses. Link-local addresses and metadata services
+    /// are never connected to.
+    pub loopback: bool,
 }
 
 impl Default for HttpSettings {
@@ -63,6 +67,7 @@ impl Default for HttpSettings {
             https_proxy: None,
             no_proxy: None,
             certificates: Vec::new(),
+            loopback: true,
         }
     }
 }
@@ -70,6 +75,10 @@ impl Default for HttpSettings {
 impl HttpSettings {
     /// Takes the proxies from the variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or
     /// from their names in lower case, which take precedence as with git and curl.
+    ///
+    /// In Lambda (`AWS_LAMBDA_RUNTIME_API`) servers at loopback addresses are refused, because
+    /// the runtime's own API and extensions listen there, unless `AWS_ENDPOINT_URL` is a
+    /// loopback URL, as on the development server.
     pub fn read(settings: &Settings) -> Self {
         let proxy = |name: &str| {
             let found = settings.get(&name.to_ascii_lowercase());
@@ -79,6 +88,10 @@ impl HttpSettings {
             http_proxy: proxy("HTTP_PROXY"),
             https_proxy: proxy("HTTPS_PROXY"),
             no_proxy: proxy("NO_PROXY"),
+            loopback: settings.get("AWS_LAMBDA_RUNTIME_API").is_none()
+                || settings
+                    .get("AWS_ENDPOINT_URL")
+                    .is_some_and(is_loopback_url),
             ..Self::default()
         }
     }
@@ -93,6 +106,10 @@ impl std::fmt::Debug for HttpSettings {
             .field("answer_timeout", &self.answer_timeout)
             .finish_non_exhaustive()
     }
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    RepositoryUrl::new(url).is_ok_and(|url| url.is_loopback())
 }
 
 /// Makes the connections of git's protocol.
@@ -134,16 +151,24 @@ pub fn git_http(settings: &HttpSettings) -> Result<Http> {
             .connector_settings(timeouts.clone())
             .proxy_config(proxy)
     };
-    let connect = |proxy| -> LazyConnector {
+    let policy = AddressPolicy {
+        loopback: settings.loopback,
+    };
+    let connect = |proxy, url: Option<&String>| -> LazyConnector {
         let builder = builder(proxy)
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .tls_context(context.clone());
-        let make = move || SharedHttpConnector::new(builder.build());
+        let resolver = CheckedResolver {
+            policy,
+            proxy: url.and_then(|url| Some(url.parse::<Uri>().ok()?.host()?.to_owned())),
+        };
+        let make = move || SharedHttpConnector::new(builder.build_with_resolver(resolver));
         LazyLock::new(Box::new(make))
     };
     let connector = GitConnector {
-        plain: connect(http),
-        secure: connect(https),
+        policy,
+        plain: connect(http, settings.http_proxy.as_ref()),
+        secure: connect(https, settings.https_proxy.as_ref()),
     };
     let timeouts = HttpTimeouts {
         idle: settings.idle_timeout,
@@ -166,6 +191,7 @@ fn check_certificates(pem: &[u8]) -> Result<()> {
 
 /// Connectors for the two schemes, because each scheme may have its own proxy.
 struct GitConnector {
+    policy: AddressPolicy,
     plain: LazyConnector,
     secure: LazyConnector,
 }
@@ -185,10 +211,16 @@ impl HttpConnector for GitConnector {
         } else {
             &self.plain
         };
+        if let Some(host) = request.uri().host() {
+            let checked = self.policy.check_host(host);
+            checked.map_err(|error| ConnectError::Refused(error.into()))?;
+        }
         let request = HttpRequest::try_from(request.map(sdk_body))
             .map_err(|error| ConnectError::InvalidRequest(error.into()))?;
         let response = connector.call(request).await.map_err(|error| {
-            if error.is_timeout() {
+            if let Some(forbidden) = forbidden_address(&error) {
+                ConnectError::Refused(forbidden.into())
+            } else if error.is_timeout() {
                 ConnectError::TimedOut(error.into())
             } else {
                 ConnectError::Failed(error.into())

@@ -16,6 +16,7 @@ mod git_http;
 mod response_body;
 #[cfg(feature = "client")]
 mod sdk_error;
+mod server_address;
 
 use std::time::Duration;
 

@@ -96,6 +96,7 @@ pub(crate) struct SdkFailure {
     status: Option<u16>,
     code: Option<String>,
     request_id: Option<String>,
+    bucket_region: Option<String>,
     cause: Cause,
 }
 
@@ -146,6 +147,7 @@ impl SdkFailure {
             status,
             code: code.map(str::to_owned),
             request_id: header("x-amzn-requestid").or_else(|| header("x-amz-request-id")),
+            bucket_region: bucket_region(status, header("x-amz-bucket-region"), &cause),
             cause: Cause(cause),
         }
     }
@@ -158,6 +160,12 @@ impl SdkFailure {
     /// Returns the HTTP status of the answer, 0 if there is none.
     pub(crate) fn status(&self) -> u16 {
         self.status.unwrap_or_default()
+    }
+
+    /// Returns the region of the bucket, if S3 answered that the request went to another one.
+    #[cfg(feature = "s3")]
+    pub(crate) fn bucket_region(&self) -> Option<&str> {
+        self.bucket_region.as_deref()
     }
 
     /// Makes an error with a kind and message chosen by the service's module.
@@ -232,6 +240,23 @@ impl SdkFailure {
             _ => ErrorKind::Internal,
         }
     }
+}
+
+/// Returns the region to which S3 redirects: the header's, or that in the message of
+/// `AuthorizationHeaderMalformed`. The answer to HEAD has no body.
+fn bucket_region(status: Option<u16>, header: Option<String>, message: &str) -> Option<String> {
+    if !matches!(status, Some(301 | 307 | 400)) {
+        return None;
+    }
+    let expected = || {
+        let (_, rest) = message.split_once("expecting '")?;
+        Some(rest.split_once('\'')?.0.to_owned())
+    };
+    // The region becomes a part of the endpoint's name.
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    header
+        .or_else(expected)
+        .filter(|region| (1..=40).contains(&region.len()) && region.chars().all(legal))
 }
 
 /// Formats an error and its causes on one line. The SDK's own `DisplayErrorContext` is not

@@ -146,7 +146,7 @@ pub struct StoredObjects {
 }
 
 /// Makes the error for an object that is missing in `store`.
-pub(super) fn missing_object(pointer: &Pointer, store: &dyn fmt::Display) -> Error {
+pub(crate) fn missing_object(pointer: &Pointer, store: &dyn fmt::Display) -> Error {
     Error::new(
         ErrorKind::NotFound,
         format!("{store} does not have LFS object {}", pointer.oid),

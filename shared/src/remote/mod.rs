@@ -10,6 +10,8 @@
 //! Uses [`crate::git`], and the services as traits; does not depend on `mirror`.
 
 pub mod codecommit;
+mod dumb_files;
+mod dumb_http;
 pub mod local;
 #[cfg(feature = "connect")]
 pub mod open;

@@ -27,8 +27,8 @@ use crate::pack_cache::PackCache;
 use crate::retry::{RetryPolicy, Retrying};
 use crate::secret::client::SdkSecrets;
 use crate::secret::{SecretArn, Secrets};
-use crate::storage::ObjectStore;
 use crate::storage::client::SdkObjectStore;
+use crate::storage::{Encryption, ObjectStore};
 
 /// Layout of a remote in S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,18 @@ pub struct RemoteSpec {
     pub credentials: Option<SecretArn>,
     /// Creates a missing CodeCommit repository.
     pub create: bool,
+    /// Role in which the remote is opened, for the remedies in errors.
+    pub role: RemoteRole,
+}
+
+/// Role of a remote in a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RemoteRole {
+    /// Refs and objects are read from the remote.
+    #[default]
+    Source,
+    /// They are written to the remote.
+    Target,
 }
 
 impl RemoteSpec {
@@ -98,6 +110,7 @@ impl RemoteSpec {
             layout: None,
             credentials: None,
             create: false,
+            role: RemoteRole::default(),
         }
     }
 }
@@ -114,8 +127,8 @@ pub trait OpenRemote: Send + Sync {
 pub struct OpenerConfig {
     /// Proxies for git servers.
     pub http: HttpSettings,
-    /// Key that encrypts objects in S3; the bucket's default encryption if `None`.
-    pub kms_key_id: Option<String>,
+    /// Encryption of objects in S3, locks and markers included.
+    pub encryption: Encryption,
     /// Directory of the pack cache, owned by this user only; no pack is cached if `None`.
     pub pack_cache: Option<PathBuf>,
 }
@@ -159,12 +172,15 @@ impl RemoteOpener {
             RetryPolicy::new(CONCURRENT_S3_REQUESTS),
             RetryPolicy::new(CONCURRENT_CODECOMMIT_REQUESTS),
         ];
-        let store = Retrying::new(SdkObjectStore::new(&aws), limiters[0].clone());
+        let store = Retrying::new(
+            SdkObjectStore::new(&aws).with_encryption(config.encryption.clone()),
+            limiters[0].clone(),
+        );
         Ok(Self {
             http: git_http(&config.http)?,
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
-            kms_key_id: config.kms_key_id.clone(),
+            kms_key_id: config.encryption.clone().into_kms_key(),
             pack_cache: config.pack_cache.as_deref().and_then(open_pack_cache),
             archiver: None,
             clone_urls: CloneUrlCache::default(),
@@ -185,11 +201,16 @@ impl RemoteOpener {
         &self.limiters
     }
 
-    async fn http(&self, url: &RepositoryUrl, secret: Option<&SecretArn>) -> Result<HttpRemote> {
+    async fn http(
+        &self,
+        url: &RepositoryUrl,
+        secret: Option<&SecretArn>,
+        memory: usize,
+    ) -> Result<HttpRemote> {
         let credentials: Arc<dyn CredentialSource> = match secret {
             None => Arc::new(NoCredentials),
             Some(arn) => {
-                if !url.is_secure() && !is_loopback(url.host()) {
+                if !url.is_secure() && !url.is_loopback() {
                     return Err(Error::new(
                         ErrorKind::Config,
                         format!(
@@ -199,14 +220,17 @@ impl RemoteOpener {
                     .with_hint("use `https://`"));
                 }
                 let text = self.secrets.read(arn).await?;
-                let (user, password) = text
-                    .user_and_password()
+                let credentials = text
+                    .credentials_for(url)
                     .map_err(|error| error.context(format!("`{arn}`")))?;
-                Arc::new(StaticCredentials(Credentials::new(user, password)))
+                Arc::new(HostCredentials {
+                    host: url.clone(),
+                    credentials,
+                })
             }
         };
         let client = SmartHttp::new(self.http.clone(), url.clone(), credentials);
-        Ok(HttpRemote::new(client))
+        Ok(HttpRemote::new(client).with_memory(memory))
     }
 
     fn codecommit(&self, url: &CodeCommitUrl, create: bool) -> CodeCommitRemote {
@@ -225,6 +249,7 @@ impl RemoteOpener {
         &self,
         url: &S3Url,
         layout: Option<S3Layout>,
+        role: RemoteRole,
         memory: usize,
     ) -> Result<Arc<dyn Remote>> {
         let prefix = url.prefix.clone().ok_or_else(|| {
@@ -241,7 +266,7 @@ impl RemoteOpener {
         };
         let layout = match S3Layout::of(url, layout)? {
             Some(layout) => layout,
-            None => detect_layout(&*self.store, url, &prefix).await?,
+            None => detect_layout(&*self.store, url, &prefix, role).await?,
         };
         let limits = PackLimits::default().with_memory(memory / 2);
         let store = Arc::clone(&self.store);
@@ -278,8 +303,10 @@ impl OpenRemote for RemoteOpener {
     async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
         Ok(match &spec.url {
             RemoteUrl::CodeCommit(url) => Arc::new(self.codecommit(url, spec.create)),
-            RemoteUrl::Http(url) => Arc::new(self.http(url, spec.credentials.as_ref()).await?),
-            RemoteUrl::S3(url) => self.s3(url, spec.layout, memory).await?,
+            RemoteUrl::Http(url) => {
+                Arc::new(self.http(url, spec.credentials.as_ref(), memory).await?)
+            }
+            RemoteUrl::S3(url) => self.s3(url, spec.layout, spec.role, memory).await?,
             RemoteUrl::Local(path) => {
                 let limits = PackLimits::default().with_memory(memory / 2);
                 Arc::new(LocalRepository::new(path, limits))
@@ -299,20 +326,12 @@ fn open_pack_cache(directory: &Path) -> Option<Arc<PackCache>> {
     }
 }
 
-/// Returns true for loopback hosts, where plain HTTP is safe.
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 /// Detects the layout from the objects below a prefix.
 async fn detect_layout(
     store: &dyn ObjectStore,
     url: &S3Url,
     prefix: &KeyPrefix,
+    role: RemoteRole,
 ) -> Result<S3Layout> {
     let prefix = prefix.as_str().trim_end_matches('/');
     let key = ObjectKey::new(&format!("{prefix}/info/refs"))?;
@@ -328,18 +347,29 @@ async fn detect_layout(
         ErrorKind::NotFound,
         format!("there is no repository at `{url}`"),
     )
-    .with_hint("for a new repository, set `layout` to `bundle` or `dumb`"))
+    .with_hint(match role {
+        RemoteRole::Source => "check the bucket and the prefix; a source must exist",
+        RemoteRole::Target => {
+            "set `layout` for a new repository: `dumb` (git clones it over plain HTTP), `bundle` \
+             (git-remote-s3 reads and writes it), or `loose` (`dumb` for a bucket that its \
+             readers may not list)"
+        }
+    }))
 }
 
-/// A user and password, valid for every request.
-struct StaticCredentials(Credentials);
+/// A user and password for the server of one URL.
+struct HostCredentials {
+    host: RepositoryUrl,
+    credentials: Credentials,
+}
 
 #[async_trait]
-impl CredentialSource for StaticCredentials {
+impl CredentialSource for HostCredentials {
     async fn credentials(
         &self,
-        _repository: &RepositoryUrl,
+        repository: &RepositoryUrl,
     ) -> crate::git::Result<Option<Credentials>> {
-        Ok(Some(self.0.clone()))
+        let is_same = self.host.is_same_server(repository);
+        Ok(is_same.then(|| self.credentials.clone()))
     }
 }

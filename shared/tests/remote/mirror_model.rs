@@ -18,6 +18,7 @@ use branchline_core::git::advertisement::Version;
 use branchline_core::mirror::{MirrorOptions, mirror};
 use branchline_core::remote::STALE_PREFIX;
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
 
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::repo::Repo;

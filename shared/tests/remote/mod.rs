@@ -6,8 +6,10 @@
 )]
 
 mod batch;
+mod dumb_http;
 mod hostile_sources;
 mod http;
+mod independent_servers;
 mod interrupted;
 mod lfs;
 mod lfs_mirror;

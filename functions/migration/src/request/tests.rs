@@ -158,6 +158,14 @@ fn an_invalid_mapping_is_named_and_does_not_hide_the_others() {
             "no repositories of its own",
         ),
         (
+            r#"{"source":"https://u:hunter2@h/r","target":"s3://bucket/x"}"#.to_owned(),
+            "a user and password in a URL are not used",
+        ),
+        (
+            r#"{"source":"codecommit://r","target":"https://token@h/r"}"#.to_owned(),
+            "`mappings[1].target` of the event: a user and password",
+        ),
+        (
             r#"{"source":"codecommit://me@r","target":"s3://bucket/x"}"#.to_owned(),
             "no profiles",
         ),
@@ -261,6 +269,19 @@ fn no_answer_or_error_repeats_a_password() {
         let request = parse(&event).unwrap().unwrap();
         let shown = format!("{request:?} {}", request.mappings[0].source);
         assert!(!shown.contains("hunter2"), "{shown}");
+        for event in [
+            serde_json::json!({ "mappings": source }),
+            serde_json::json!({ "mappings": [source] }),
+            serde_json::json!({ "mappings": [{"source": "s3://bucket/x", "prune": source}] }),
+            serde_json::json!({ "mappings": [], "batch": source }),
+            serde_json::json!({ "mappings": [], "batch": {"bytes": source} }),
+        ] {
+            let shown = match parse(&event) {
+                Ok(request) => format!("{request:?}"),
+                Err(error) => error.report(),
+            };
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
     }
 }
 

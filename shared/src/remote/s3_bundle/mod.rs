@@ -46,7 +46,7 @@ mod source;
 mod target;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bstr::{BString, ByteSlice};
@@ -79,6 +79,7 @@ impl BundleRemote {
             bucket,
             prefix,
             options,
+            kept_lock: Mutex::default(),
         };
         Self {
             location: Arc::new(location),
@@ -142,6 +143,7 @@ impl Remote for BundleRemote {
             bucket,
             prefix,
             options,
+            ..
         } = &*self.location;
         let store = S3Lfs::new(
             Arc::clone(store),

@@ -30,6 +30,11 @@ use crate::remote::{
 };
 use crate::storage::delete_leftovers;
 
+/// Reason for not deleting a protected branch.
+const PROTECTED: &str = "the branch is protected; remove its protection with `git-s3 unprotect`";
+/// Reason for not forcing a protected branch.
+const PROTECTED_FROM_FORCE: &str = "the branch is protected, and the push is not a fast-forward; \
+     remove its protection with `git-s3 unprotect`";
 /// Maximum size of all bundles together, in sizes of the largest, without a warning.
 const MAX_UNNOTICED_COPIES: u64 = 10;
 /// Maximum number of bundles that were just written or used, as bases of other bundles.
@@ -130,6 +135,7 @@ impl BundleTarget {
         changed?;
         self.warn_of_copies(&push.changes);
         self.write_head(push.head, &push.changes, &results).await?;
+        self.location.check_kept_lock()?;
         Ok(results)
     }
 
@@ -267,7 +273,7 @@ impl BundleTarget {
         let is_protected = expected.protected;
         let Some(new) = change.new else {
             if is_protected {
-                return Ok(RefResult::Rejected("the branch is protected".to_owned()));
+                return Ok(RefResult::Rejected(PROTECTED.to_owned()));
             }
             if let Some(Ref { file, .. }) = found {
                 delete::delete(&self.location, &expected, file, orphans).await?;
@@ -276,8 +282,7 @@ impl BundleTarget {
         };
         let plan = self.plan(change, found, new.id, available).await?;
         if is_protected && !plan.is_forward {
-            let words = "the branch is protected, and the push is not a fast-forward";
-            return Ok(RefResult::Rejected(words.to_owned()));
+            return Ok(RefResult::Rejected(PROTECTED_FROM_FORCE.to_owned()));
         }
         let (expected, orphans) = match found {
             // More bundles than the new bundle can name. An incremental bundle may need the

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::BString;
 
+use super::files::remove_found_loose;
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::odb::{Indexes, database, packs, remove_found_loose};
-use super::pack_list::{PackList, PackSize};
 use super::publish::{PackToPublish, upload_staged};
 use super::{DumbOptions, DumbSnapshot, consolidate, loose, parse, refs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
+use crate::remote::dumb_files::odb::{Indexes, database, packs};
+use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::remote::{
     BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefTarget, Refs,
     Snapshot, Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
@@ -181,8 +182,9 @@ impl DumbTarget {
             None => Listed::read(&self.keys).await?.list,
         };
         let hash = unknown[0].id.kind();
-        let packs = packs(&self.keys, &list, hash, &mut self.indexes).await?;
-        let database = database(&self.keys, &self.options, hash, packs)?;
+        let files = self.keys.files();
+        let packs = packs(&files, &list, hash, &mut self.indexes).await?;
+        let database = database(&files, self.options.read_limits(), hash, packs)?;
         for target in unknown {
             let (peeled, _) = database.peel(target.id).await?;
             target.peeled = (peeled != target.id).then_some(peeled);

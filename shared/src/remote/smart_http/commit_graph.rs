@@ -56,12 +56,14 @@ impl Visitor for CommitCollector {
 ///
 /// A server that can filter sends commits only. From another server everything is read once and
 /// discarded, but only if the receiver has nothing yet, because only then the history is long.
-/// `None` if the history is not complete.
+/// `None` if the history is not complete. A server that `is_demanding` gets requests with all of
+/// its capabilities.
 pub(super) async fn read(
     server: &UploadPack,
     hash: HashKind,
     wants: &[ObjectId],
     haves: &[ObjectId],
+    is_demanding: bool,
 ) -> Result<Option<CommitGraph>> {
     let filters = server.can_filter();
     if !filters && !haves.is_empty() {
@@ -70,6 +72,8 @@ pub(super) async fn read(
     let request = FetchRequest {
         wants: wants.to_vec(),
         offset_deltas: true,
+        // Without haves there is no base that the pack could leave out.
+        thin: is_demanding && haves.is_empty(),
         without_trees: filters,
         ..FetchRequest::default()
     };
@@ -111,19 +115,16 @@ pub(super) async fn read(
     Ok(Some(commits.graph))
 }
 
-/// Reads the commits reachable from `want` and not from `have`.
+/// Reads the commits reachable from `want` and not from `have` from a server that cannot filter.
 ///
-/// A server that cannot filter sends trees and blobs too: then `None` if they are too many, and
-/// no commit if the server reports that it does not know `have`.
+/// The server sends trees and blobs too: `None` if they are too many. No commit if the server
+/// reports that it does not know `have`.
 pub(super) async fn read_since(
     server: &UploadPack,
     hash: HashKind,
     want: ObjectId,
     have: ObjectId,
 ) -> Result<Option<CommitGraph>> {
-    if server.can_filter() {
-        return read(server, hash, &[want], &[have]).await;
-    }
     let request = FetchRequest {
         wants: vec![want],
         ..FetchRequest::default()
