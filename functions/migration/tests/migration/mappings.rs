@@ -27,7 +27,8 @@ async fn an_answer_counts_refs_objects_and_bytes() {
             "{{\"status\":\"complete\",\"mappings\":[{{\"source\":\"https://git.test/one.git\",\
              \"target\":\"s3://mirrors/one.git\",\"status\":\"complete\",\"refs\":{{\
              \"created\":{refs_count},\"updated\":0,\"deleted\":0,\"unchanged\":0,\
-             \"rejected\":0}},\"objects\":{objects},\"bytes\":{bytes}}}]}}"
+             \"rejected\":0}},\"objects\":{objects},\"bytes\":{bytes},\"lfs\":{{\"objects\":0,\
+             \"bytes\":0,\"missing\":0,\"left_out\":0}}}}]}}"
         )
     );
     assert_eq!(fixture.published("one.git").as_ref(), Some(&refs));
