@@ -313,7 +313,7 @@ fn every_request_in_the_documents_is_read() {
 fn lfs_objects_are_copied_left_out_required_or_verified() {
     let read = |lfs: Value| {
         let mapping = serde_json::json!({
-            "source": "codecommit://a", "target": "s3://b/c", "layout": "dumb", "lfs": lfs,
+            "source": "codecommit://a", "target": "s3://bucket/c", "layout": "dumb", "lfs": lfs,
         });
         Mapping::read("mappings[0]", &mapping)
     };
