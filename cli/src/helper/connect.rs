@@ -1,10 +1,13 @@
 //! `connect`: git's own protocol over standard input and output.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use branchline_core::archive::ServedArchives;
 use branchline_core::git::HashKind;
 use branchline_core::git::server::{
-    ProtocolVersion, ReceivePackOptions, UploadPackOptions, receive_pack, upload_pack,
+    ProtocolVersion, ReceivePackOptions, UploadPackOptions, receive_pack, upload_archive,
+    upload_pack,
 };
 use branchline_core::remote::Remote;
 use branchline_core::remote::serve::{ServeOptions, ServedRemote};
@@ -20,6 +23,8 @@ pub(super) enum Service {
     UploadPack,
     /// `git-receive-pack`: pushes.
     ReceivePack,
+    /// `git-upload-archive`: `git archive --remote`.
+    UploadArchive,
 }
 
 /// What the services need to know about the local repository.
@@ -37,6 +42,7 @@ impl Service {
         match name.as_bytes() {
             b"git-upload-pack" => Some(Self::UploadPack),
             b"git-receive-pack" => Some(Self::ReceivePack),
+            b"git-upload-archive" => Some(Self::UploadArchive),
             _ => None,
         }
     }
@@ -45,6 +51,7 @@ impl Service {
     pub(super) async fn client(self) -> Client {
         match self {
             // Refs that are not there yet mean a clone.
+            Self::UploadArchive => Client::default(),
             Self::UploadPack if !local_git::has_refs().await.unwrap_or(false) => Client::default(),
             Self::UploadPack => Client {
                 hash: local_git::object_format().await.ok(),
@@ -79,6 +86,10 @@ impl Service {
         };
         let served = ServedRemote::new(remote, options);
         match self {
+            Self::UploadArchive => {
+                let archiver = ServedArchives::new(seconds_since_1970());
+                upload_archive(&served, &archiver, input, output).await
+            }
             Self::UploadPack => {
                 let options = UploadPackOptions {
                     client_hash: client.hash,
@@ -102,4 +113,11 @@ impl Service {
             }
         }
     }
+}
+
+fn seconds_since_1970() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }

@@ -36,7 +36,7 @@ pub use rfc2047::encode_rfc2047;
 pub use types::{
     CopySource, Deletion, ETag, Encryption, GetOptions, ListPage, MAX_PARTS, MIN_PART_BYTES,
     Object, ObjectHead, ObjectMetadata, ObjectSummary, Part, Precondition, PutOptions, PutResult,
-    Tags, UploadId, UploadStart, VersionId,
+    S3Settings, Tags, UploadId, UploadStart, VersionId,
 };
 
 use std::ops::Range;

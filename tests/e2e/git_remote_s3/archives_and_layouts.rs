@@ -255,3 +255,49 @@ async fn the_branch_that_is_checked_out_becomes_the_head_of_a_new_repository() -
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn archives_of_a_remote_equal_those_of_the_repository() -> Result<()> {
+    let terminal = Terminal::start().await?;
+    terminal.repository("work", 8)?;
+    for layout in ["bundle", "dumb"] {
+        let url = url(layout);
+        let setting = format!("branchline.layout={layout}");
+        terminal
+            .git(&["-C", "work", "-c", &setting, "push", &url, "main", "v1"])
+            .await?
+            .done();
+        for (number, arguments) in [
+            &["--format=zip", "main"][..],
+            &["--format=tar", "--prefix=p/", "v1"],
+            &["--format=tar", "main:d0"],
+            &["--format=tar", "main", "d1"],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let archive = async |remote: Option<&str>, name: &str| -> Result<Vec<u8>> {
+                let output = terminal.path(&format!("{layout}-{number}-{name}"));
+                let output = format!("--output={}", output.display());
+                let remote = remote.map(|url| format!("--remote={url}"));
+                let mut all = vec!["-C", "work", "archive", &output];
+                all.extend(remote.as_deref());
+                all.extend(arguments);
+                terminal.git(&all).await?.done();
+                Ok(std::fs::read(output.trim_start_matches("--output="))?)
+            };
+            let expected = archive(None, "git").await?;
+            let ours = archive(Some(&url), "ours").await?;
+            if arguments[0] == "--format=zip" {
+                // Compressed by another library than git's.
+                with_git_archive(&ours, &terminal.path("work"), "main")?;
+            } else {
+                assert!(ours == expected, "{layout}: git archive {arguments:?}");
+            }
+        }
+        let refused = ["archive", "--remote", &url, "missing"];
+        let said = terminal.git(&refused).await?.failed(128);
+        assert!(said.contains("missing"), "{said}");
+    }
+    Ok(())
+}
