@@ -56,6 +56,26 @@ pub fn escaped_excerpt(bytes: &[u8]) -> String {
     out
 }
 
+/// The most characters that [`foreign_message`] shows.
+pub const MAX_MESSAGE_CHARS: usize = 200;
+
+/// Makes a server's message printable on one line: control characters and line ends become
+/// spaces, and characters beyond the first [`MAX_MESSAGE_CHARS`] are left out.
+pub fn foreign_message(bytes: &[u8]) -> String {
+    // A character has at most 4 bytes.
+    let cut = &bytes[..bytes.len().min(16 * MAX_MESSAGE_CHARS)];
+    let text = String::from_utf8_lossy(cut);
+    let printable = text.chars().map(|character| {
+        // `escape_debug` escapes what is not printable, and also quotes.
+        let is_printable = matches!(character, '"' | '\'' | '\\')
+            || character.escape_debug().eq(std::iter::once(character));
+        if is_printable { character } else { ' ' }
+    });
+    let printable: String = printable.collect();
+    let words = printable.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().take(MAX_MESSAGE_CHARS).collect()
+}
+
 /// Parses an object id of 40 or 64 lower-case or upper-case hexadecimal digits.
 pub fn parse_id(hex: &[u8]) -> Result<ObjectId> {
     ObjectId::from_hex(hex)

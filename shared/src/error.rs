@@ -50,6 +50,9 @@ error_kinds! {
         FileTooLarge,
         /// Someone else changed the same thing in between.
         Conflict,
+        /// A change was refused, by its receiver or by a rule of the request, and would be
+        /// refused again.
+        Rejected,
         /// The request did not arrive, or its answer did not; or the service failed (5xx).
         Transport,
         /// The received bytes contradict themselves or their format.
@@ -263,7 +266,7 @@ fn to_git(kind: ErrorKind) -> branchline_git::ErrorKind {
         ErrorKind::Conflict => Git::Conflict,
         ErrorKind::Transport => Git::Transport,
         ErrorKind::Internal => Git::Internal,
-        ErrorKind::InvalidEvent | ErrorKind::Deadline => Git::Other,
+        ErrorKind::InvalidEvent | ErrorKind::Rejected | ErrorKind::Deadline => Git::Other,
     }
 }
 

@@ -228,8 +228,12 @@ pub struct BucketName(Box<str>);
 text_name!(BucketName);
 
 impl BucketName {
-    /// Validates `text`.
+    /// Validates `text`: the name of a bucket, the alias of an access point, or the ARN of an
+    /// access point (`arn:aws:s3:<region>:<account>:accesspoint/<name>`).
     pub fn new(text: &str) -> Result<Self> {
+        if text.starts_with("arn:") {
+            return Self::access_point(text);
+        }
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let rule = if text.len() < 3 || text.len() > 255 {
             "it must have 3 to 255 characters"
@@ -239,6 +243,49 @@ impl BucketName {
             return Ok(Self(text.into()));
         };
         Err(invalid("bucket name", text, rule))
+    }
+
+    fn access_point(text: &str) -> Result<Self> {
+        let name = ArnParts::split(text)
+            .filter(|arn| arn.is_of_aws() && arn.service == "s3")
+            .filter(|arn| arn.has_region() && arn.has_account())
+            .and_then(|arn| arn.resource.strip_prefix("accesspoint"))
+            .and_then(|name| name.strip_prefix(['/', ':']));
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        match name {
+            Some(name) if (3..=50).contains(&name.len()) && name.chars().all(legal) => {
+                Ok(Self(text.into()))
+            }
+            _ => Err(invalid(
+                "bucket name",
+                text,
+                "an ARN must be `arn:aws:s3:<region>:<account>:accesspoint/<name>`",
+            )),
+        }
+    }
+
+    /// Returns whether this is the ARN of an access point.
+    pub fn is_access_point(&self) -> bool {
+        self.0.starts_with("arn:")
+    }
+
+    /// Returns the ARN, as policies name it.
+    pub fn arn(&self) -> String {
+        if self.is_access_point() {
+            self.0.to_string()
+        } else {
+            format!("arn:aws:s3:::{}", self.0)
+        }
+    }
+
+    /// Returns the ARN of an object, or of the objects that a pattern matches.
+    pub fn object_arn(&self, key: &str) -> String {
+        let separator = if self.is_access_point() {
+            "/object/"
+        } else {
+            "/"
+        };
+        format!("{}{separator}{key}", self.arn())
     }
 }
 

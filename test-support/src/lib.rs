@@ -7,6 +7,7 @@
 //! | [`repo`] | a bare repository in a temporary folder, and a history to fill it |
 //! | [`http`] | requests as a test server receives them, and the loop that accepts them |
 //! | [`http_backend`] | `git http-backend` as it is, for measurements |
+//! | [`file_server`] | the files of a repository behind a plain web server |
 //! | [`git_server`] | `git http-backend` with a log of requests and with faults |
 //! | [`lfs_server`] | a strict LFS server with faults |
 //! | [`git_remote`] | a repository as a source of core's, read by git itself (feature `remote`) |
@@ -14,6 +15,7 @@
 //!
 //! Helpers panic where a test would have to fail; what programs use returns an error.
 
+pub mod file_server;
 pub mod git;
 #[cfg(feature = "remote")]
 pub mod git_remote;

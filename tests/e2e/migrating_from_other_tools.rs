@@ -168,6 +168,7 @@ async fn the_python_librarys_lambdas_are_replaced_trigger_by_trigger() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn custom_data_of_an_old_trigger_is_heeded_by_update() -> Result<()> {
     let stage = TestEnvironment::start(Setup {
+        update: vec![("CUSTOM_DATA", "trust".to_owned())],
         lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
         ..Setup::default()
     })

@@ -428,7 +428,7 @@ async fn a_refusal_is_reported_in_the_servers_words_and_the_others_are_pushed() 
     let event = json!({ "mappings": [to.mapping(&server.url())] });
     let error = stage.call(MIGRATION, &event).await;
     let error = error.expect_err("a ref is refused");
-    assert_eq!(error["errorType"], "branchline.Conflict", "{error}");
+    assert_eq!(error["errorType"], "branchline.Rejected", "{error}");
     let message = error["errorMessage"].as_str().unwrap_or_default();
     let words = "the target refused 1 refs: `refs/heads/side`: hook declined";
     assert!(message.contains(words), "{message}");
@@ -552,9 +552,9 @@ fn log(stage: &TestEnvironment) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// "A user and password in a URL are used, and never logged or returned."
+/// "A password in a URL is refused, and never logged or returned."
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_and_password_in_a_url_are_used_and_never_logged() -> Result<()> {
+async fn a_password_in_a_url_is_refused_and_never_logged() -> Result<()> {
     let programs = tempfile::tempdir()?;
     talkative(programs.path())?;
     let stage = stage_with(Setup {
@@ -567,17 +567,29 @@ async fn a_user_and_password_in_a_url_are_used_and_never_logged() -> Result<()> 
     let to = To::new(Kind::S3Dumb);
     let plain = server.url();
     let with = |user: &str| plain.replace("http://", &format!("http://{user}@"));
-    let answer = call(&stage, &to.mapping(&with("user:hunter2"))).await?;
-    assert_eq!(answer["mappings"][0]["source"], json!(plain));
-    to.check(&stage, &repo).await?;
-    let mut told = answer.to_string();
-    for url in [plain.clone(), with("user:hunter3")] {
+    let mut told = String::new();
+    for (url, kind, hint) in [
+        (plain.clone(), "AccessDenied", "provide credentials"),
+        (with("user:hunter2"), "InvalidEvent", "`credentials`"),
+        (with("hunter2"), "InvalidEvent", "`credentials`"),
+    ] {
         let event = json!({ "mappings": [to.mapping(&url)] });
         let error = stage.call(MIGRATION, &event).await;
-        let error = error.expect_err("the server lets nobody else in");
-        assert_eq!(error["errorType"], "branchline.AccessDenied", "{error}");
+        let error = error.expect_err("the server lets nobody in without a password");
+        assert_eq!(error["errorType"], format!("branchline.{kind}"), "{error}");
+        assert!(error.to_string().contains(hint), "{error}");
         told += &error.to_string();
     }
+    assert!(
+        server
+            .requests()
+            .iter()
+            .all(|seen| !seen.headers.contains_key("authorization")),
+        "a refused password is not sent"
+    );
+    let no_list = json!({ "mappings": with("user:hunter2") });
+    let error = stage.call(MIGRATION, &no_list).await;
+    told += &error.expect_err("the mappings are not a list").to_string();
     // A target that the function cannot read: nothing of it is repeated.
     let bad = json!({ "mappings": [to.mapping("https://user:hunter2@/r.git?x=hunter2")] });
     let error = stage.call(MIGRATION, &bad).await;
@@ -590,7 +602,7 @@ async fn a_user_and_password_in_a_url_are_used_and_never_logged() -> Result<()> 
     Ok(())
 }
 
-/// "a name of a Secrets Manager secret or SSM parameter in the mapping"
+/// "A secret goes to the host that it names, and to no other."
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_server_is_logged_in_to_with_a_secret() -> Result<()> {
     let Some(moto) = Moto::start()? else {
@@ -608,10 +620,37 @@ async fn a_private_server_is_logged_in_to_with_a_secret() -> Result<()> {
         ..Setup::default()
     })
     .await?;
-    let [secret, _] = moto.keep("git/login", r#"{"username":"user","password":"hunter2"}"#)?;
-    let [_, parameter] = moto.keep("plain/login", "user:hunter2")?;
     let repo = repository();
     let server = private(&repo);
+    let login = json!({
+        "host": server.address().to_string(), "username": "user", "password": "hunter2",
+    });
+    let [secret, parameter] = moto.keep("git/login", &login.to_string())?;
+    let [bare, _] = moto.keep("bare/login", "user:hunter2")?;
+    // A server that accepts every password, so that it would learn one that it is sent.
+    let evil = GitServer::new(&repo);
+    for (arn, source, message) in [
+        (&secret, &evil, "is for the host"),
+        (&bare, &server, "is not a JSON object with `host`"),
+    ] {
+        let mut mapping = To::new(Kind::Https).mapping(&source.url());
+        mapping["credentials"] = json!(arn);
+        let event = json!({ "mappings": [mapping] });
+        let error = stage.call(MIGRATION, &event).await;
+        let error = error.expect_err("the secret does not fit the server");
+        assert_eq!(error["errorType"], "branchline.Config", "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+        assert!(
+            error.to_string().contains(&source.address().to_string()),
+            "{error}"
+        );
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert_eq!(
+            source.requests().len(),
+            0,
+            "a wrong secret opens no connection"
+        );
+    }
     for arn in [&secret, &parameter] {
         let to = To::new(Kind::Https);
         let mut mapping = to.mapping(&server.url());

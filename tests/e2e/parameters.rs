@@ -53,7 +53,7 @@ type Refused = (&'static [(&'static str, &'static str)], &'static str);
 #[test]
 fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
     let template = Template::load()?;
-    let refused: [Refused; 13] = [
+    let refused: [Refused; 15] = [
         (&[SAMPLE, ("PipelineName", "deploy")], "PipelineName"),
         (
             &[SAMPLE, ("PipelineNamePattern", "d*")],
@@ -81,6 +81,11 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
             "UpdateSchedule",
         ),
         (&[("BackupSchedule", "rate(1 day)")], "MirrorBucket"),
+        (&[("Sse", "AES256"), ("KmsKeyId", KEY)], "KmsKeyId"),
+        (
+            &[("Sse", "AES256"), ("MirrorKmsKeyId", KEY)],
+            "MirrorKmsKeyId",
+        ),
         (
             &[
                 ("AlarmEmail", "ops@example.com"),
@@ -116,11 +121,12 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
 #[test]
 fn rules_accept_valid_parameters() -> Result<()> {
     let template = Template::load()?;
-    let accepted: [&[(&str, &str)]; 12] = [
+    let accepted: [&[(&str, &str)]; 13] = [
         &[],
         &[SAMPLE],
         &[SAMPLE, ("PipelineVariables", "true")],
         &[SAMPLE, ("ArtifactBucket", "ours"), ("KmsKeyId", KEY)],
+        &[("Sse", "aws:kms"), ("KmsKeyId", KEY)],
         &[
             ("PipelineName", "deploy"),
             ("PipelinePin", "version"),
@@ -179,7 +185,7 @@ fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
         (UPDATE, (&[("BranchesInclude", "a[b")], "BRANCHES_INCLUDE")),
         (UPDATE, (&[("ArchivePrefix", "../")], "ARCHIVE_PREFIX")),
         (UPDATE, (&[("Repositories", "a[b")], "REPOSITORIES")),
-        (MIGRATION, (&[("KmsKeyId", ELSEWHERE)], "KMS_KEY_ID")),
+        (MIGRATION, (&[("MirrorKmsKeyId", ELSEWHERE)], "KMS_KEY_ID")),
         (
             MIGRATION,
             (
@@ -207,7 +213,8 @@ fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
             UPDATE,
             &[("PipelineName", "deploy"), ("ArtifactKey", "{commit}.zip")],
         ),
-        (MIGRATION, &[("KmsKeyId", KEY)]),
+        (MIGRATION, &[("MirrorKmsKeyId", KEY), ("Sse", "aws:kms")]),
+        (UPDATE, &[("Sse", "AES256")]),
         (
             MIGRATION,
             &[
@@ -284,7 +291,7 @@ fn matches(pattern: &str, values: &[&str]) -> Result<Vec<bool>> {
 #[test]
 fn patterns_match_valid_values_only() -> Result<()> {
     let template = Template::load()?;
-    let cases: [(&str, &[&str], &[&str]); 14] = [
+    let cases: [(&str, &[&str], &[&str]); 15] = [
         (
             "RepositoryNamePattern",
             &["*", "team-*", "api"],
@@ -310,6 +317,7 @@ fn patterns_match_valid_values_only() -> Result<()> {
                 "arn:aws:kms:eu-central-1:123456789012:alias/k",
             ],
         ),
+        ("MirrorKmsKeyId", &["", KEY], &["k", "alias/k"]),
         (
             "PipelineName",
             &["", "deploy", "{repository}-{branch}"],

@@ -466,8 +466,12 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     all_are_encrypted(&stage, MIRRORS)?;
     // A private server, with a secret and with a parameter.
     let private_server = private(&repo);
-    let login = r#"{"username":"user","password":"hunter2"}"#;
-    let kept = moto.as_ref().map(|moto| moto.keep("git/login", login));
+    let login = json!({
+        "host": private_server.address().to_string(), "username": "user", "password": "hunter2",
+    });
+    let kept = moto
+        .as_ref()
+        .map(|moto| moto.keep("git/login", &login.to_string()));
     let kept = kept.transpose()?.map_or_else(Vec::new, Vec::from);
     for (number, arn) in kept.iter().enumerate() {
         let event = json!({ "mappings": [{
@@ -503,7 +507,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     let mut parameters = vec![
         ("MigrationAccess", "create"),
         ("MirrorBucket", MIRRORS),
-        ("KmsKeyId", KEY),
+        ("MirrorKmsKeyId", KEY),
     ];
     parameters.extend(logins.iter().take(kept.len()));
     let statements = granted(&stage, "MigrationFunction", &parameters)?;

@@ -26,6 +26,17 @@ pub(crate) fn debian_packages() -> Result<()> {
     install(&missing)
 }
 
+/// A file of Debian's `libjgit-java`.
+const JGIT: &str = "/usr/share/java/org.eclipse.jgit.http.server.jar";
+
+/// Installs `JGit`, an independent git server for tests, where there is a Java compiler.
+pub(crate) fn jgit() -> Result<()> {
+    if is_installed("javac") && !Path::new(JGIT).exists() {
+        install(&["libjetty9-java", "libjgit-java"])?;
+    }
+    Ok(())
+}
+
 /// Installs Debian packages, or fails with the command that installs them.
 fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {

@@ -34,6 +34,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let mut peers = None;
     step("set up", || {
         setup::debian_packages()?;
+        setup::jgit()?;
         peers = Some(setup::PythonEnv::Peers.create()?);
         Ok(())
     })?;

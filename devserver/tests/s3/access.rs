@@ -1,4 +1,4 @@
-//! Authentication and public access.
+//! Authentication, regions, bucket policies and public access.
 
 use std::time::Duration;
 
@@ -202,4 +202,82 @@ async fn malformed_requests_are_never_an_internal_error() {
     assert_eq!(refusal(list), code(400, "InvalidArgument"));
     let acl = client.get_bucket_policy().bucket(BUCKET).send().await;
     assert_eq!(refusal(acl), code(501, "NotImplemented"));
+}
+
+#[tokio::test]
+async fn a_bucket_of_another_region_redirects_to_its_region() {
+    let server = Server::start().await;
+    server.store.create_bucket("far-away", "eu-west-1").unwrap();
+    let request = server.client.put_object().bucket("far-away").key("a");
+    let refused = request.body(vec![1].into()).send().await.unwrap_err();
+    let response = refused.raw_response().expect("the server answers");
+    assert_eq!(response.status().as_u16(), 301);
+    let region = response.headers().get("x-amz-bucket-region");
+    assert_eq!(region, Some("eu-west-1"));
+    assert_eq!(
+        refusal::<(), _>(Err(refused)),
+        code(301, "PermanentRedirect")
+    );
+    // An answer to HEAD has no body, and the header all the same.
+    let head = server.client.head_bucket().bucket("far-away").send().await;
+    let refused = head.unwrap_err();
+    let response = refused.raw_response().expect("the server answers");
+    let region = response.headers().get("x-amz-bucket-region");
+    assert_eq!(
+        (response.status().as_u16(), region),
+        (301, Some("eu-west-1"))
+    );
+    let location = server.client.get_bucket_location().bucket("far-away");
+    let location = location.send().await.unwrap();
+    assert_eq!(
+        location.location_constraint().map(ToString::to_string),
+        Some("eu-west-1".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_bucket_policy_denies_requests_until_it_is_deleted() {
+    let server = Server::start().await;
+    server.put("a", "1").await;
+    let client = &server.client;
+    let policy = r#"{"Version":"2012-10-17","Statement":[
+        {"Effect":"Deny","Principal":"*","Action":["s3:DeleteObject","s3:ListBucket"],
+         "Resource":["arn:aws:s3:::artifacts","arn:aws:s3:::artifacts/*"]},
+        {"Effect":"Deny","Principal":"*","Action":"s3:PutObject",
+         "Resource":"arn:aws:s3:::artifacts/*",
+         "Condition":{"StringNotEquals":{"s3:x-amz-server-side-encryption":"AES256"}}}]}"#;
+    let set = client.put_bucket_policy().bucket(BUCKET).policy(policy);
+    set.send().await.unwrap();
+    let denied = code(403, "AccessDenied");
+    let delete = || client.delete_object().bucket(BUCKET).key("a").send();
+    assert_eq!(refusal(delete().await), denied);
+    let get = |key: &str| client.get_object().bucket(BUCKET).key(key).send();
+    assert!(get("a").await.is_ok());
+    assert_eq!(
+        refusal(get("missing").await),
+        denied,
+        "not 404 without a list"
+    );
+    let put = || client.put_object().bucket(BUCKET).key("b");
+    assert_eq!(refusal(put().send().await), denied);
+    let aes = aws_sdk_s3::types::ServerSideEncryption::Aes256;
+    put()
+        .server_side_encryption(aes.clone())
+        .send()
+        .await
+        .unwrap();
+    let create = || client.create_multipart_upload().bucket(BUCKET).key("c");
+    assert_eq!(refusal(create().send().await), denied);
+    let upload = create().server_side_encryption(aes).send().await.unwrap();
+    let part = client.upload_part().bucket(BUCKET).key("c").part_number(1);
+    let part = part.set_upload_id(upload.upload_id).body(vec![1].into());
+    part.send().await.unwrap();
+    let malformed = client.put_bucket_policy().bucket(BUCKET).policy("{}");
+    assert_eq!(
+        refusal(malformed.send().await),
+        code(400, "MalformedPolicy")
+    );
+    let unset = client.delete_bucket_policy().bucket(BUCKET);
+    unset.send().await.unwrap();
+    delete().await.unwrap();
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use branchline_core::aws::HttpSettings;
 use branchline_core::name::KmsKey;
 use branchline_core::settings::Settings;
+use branchline_core::storage::Encryption;
 use branchline_core::{Error, ErrorKind, Result};
 
 /// Minimum of `MIGRATION_MEMORY_MIB`.
@@ -18,8 +19,8 @@ pub struct Config {
     pub memory: usize,
     /// `DEADLINE_MARGIN_SECONDS`: time before the deadline at which mirroring stops.
     pub margin: Duration,
-    /// `KMS_KEY_ID`: key that encrypts the objects in S3.
-    pub kms_key_id: Option<String>,
+    /// `SSE` and `KMS_KEY_ID`: encryption of the objects in S3.
+    pub encryption: Encryption,
     /// `TMPDIR`: directory for temporary files; `/tmp` by default.
     pub temporary: PathBuf,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: proxies for git servers.
@@ -45,14 +46,15 @@ impl Config {
             )
             .with_hint("leave `MIGRATION_MEMORY_MIB` out to use half of the function's memory"));
         }
+        let kms_key_id = settings.optional("KMS_KEY_ID", |key| {
+            let key = KmsKey::new(key)?.check_region(settings.function_region())?;
+            Ok(key.to_string())
+        })?;
         let margin = settings.number("DEADLINE_MARGIN_SECONDS", 30, 1..=600)?;
         Ok(Self {
             memory: memory as usize * 1024 * 1024,
             margin: Duration::from_secs(margin.into()),
-            kms_key_id: settings.optional("KMS_KEY_ID", |key| {
-                let key = KmsKey::new(key)?.check_region(settings.function_region())?;
-                Ok(key.to_string())
-            })?,
+            encryption: Encryption::new(settings.get("SSE"), kms_key_id)?,
             temporary: settings.get("TMPDIR").unwrap_or("/tmp").into(),
             http: HttpSettings::read(settings),
         })
@@ -107,6 +109,23 @@ mod tests {
             assert!(error.to_string().starts_with("`KMS_KEY_ID`"), "{error}");
         }
         let here = read(&[("KMS_KEY_ID", key), ("AWS_REGION", "eu-west-1")]);
-        assert_eq!(here.expect("it is valid").kms_key_id.as_deref(), Some(key));
+        let expected = Encryption::Kms(Some(key.to_owned()));
+        assert_eq!(here.expect("it is valid").encryption, expected);
+    }
+
+    #[test]
+    fn the_header_of_encryption_is_chosen_by_sse() {
+        let key = ("KMS_KEY_ID", "arn:aws:kms:eu-west-1:111122223333:key/k");
+        let of = |variables: &[_]| read(variables).map(|config| config.encryption);
+        assert_eq!(of(&[]).expect("it is valid"), Encryption::Bucket);
+        let aes = of(&[("SSE", "AES256")]);
+        assert_eq!(aes.expect("it is valid"), Encryption::Aes256);
+        let kms = of(&[("SSE", "aws:kms")]);
+        assert_eq!(kms.expect("it is valid"), Encryption::Kms(None));
+        for bad in [&[("SSE", "AES256"), key][..], &[("SSE", "aes")]] {
+            let error = of(bad).expect_err("the settings contradict each other");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().starts_with("`SSE`"), "{error}");
+        }
     }
 }

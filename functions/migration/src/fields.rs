@@ -23,7 +23,7 @@ pub(crate) fn read_fields<'a, T: Deserialize<'a>>(path: &str, value: &'a Value) 
             ("", below) => below.to_owned(),
             (path, below) => format!("{path}.{below}"),
         };
-        let message = error.inner().to_string();
+        let message = without_values(&error.inner().to_string());
         let printable: String = message
             .chars()
             .take(MAX_MESSAGE_CHARS)
@@ -31,6 +31,17 @@ pub(crate) fn read_fields<'a, T: Deserialize<'a>>(path: &str, value: &'a Value) 
             .collect();
         invalid_field(&escaped_excerpt(field.as_bytes()), &printable)
     })
+}
+
+/// Removes quoted values from serde's message, which may be a URL with a password: `invalid type:
+/// string "..", expected a boolean`.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            format!("{}..{}", &message[..=first], &message[last..])
+        }
+        _ => message.to_owned(),
+    }
 }
 
 /// The error about the field at a path of the event.

@@ -4,6 +4,7 @@ use branchline_core::aws::HttpSettings;
 use branchline_core::name::{BucketName, KmsKey, PipelineName};
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::settings::Settings;
+use branchline_core::storage::Encryption;
 use branchline_core::{Error, ErrorKind, Result};
 
 use crate::key_template::KeyTemplate;
@@ -42,6 +43,8 @@ pub struct Config {
     pub delete_artifacts: bool,
     /// `KMS_KEY_ID`: the key that encrypts artifacts.
     pub kms_key_id: Option<String>,
+    /// `SSE` and `KMS_KEY_ID`: encryption of all objects.
+    pub encryption: Encryption,
     /// `CODECOMMIT_CONCURRENCY`: maximum number of concurrent requests to CodeCommit.
     pub concurrency: u32,
     /// The function's memory, in bytes.
@@ -65,6 +68,10 @@ impl Config {
     /// Reads the environment variables of `settings`; an error names its variable.
     pub fn read(settings: &Settings) -> Result<Self> {
         let key = settings.optional("ARTIFACT_KEY", KeyTemplate::object_key)?;
+        let kms_key_id = settings.optional("KMS_KEY_ID", |key| {
+            let key = KmsKey::new(key)?.check_region(settings.function_region())?;
+            Ok(key.to_string())
+        })?;
         let config = Self {
             branches: BranchPatterns::read(settings)?,
             repositories: settings
@@ -97,10 +104,8 @@ impl Config {
                 .optional("CUSTOM_DATA", CustomData::new)?
                 .unwrap_or_default(),
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
-            kms_key_id: settings.optional("KMS_KEY_ID", |key| {
-                let key = KmsKey::new(key)?.check_region(settings.function_region())?;
-                Ok(key.to_string())
-            })?,
+            encryption: Encryption::new(settings.get("SSE"), kms_key_id.clone())?,
+            kms_key_id,
             concurrency: settings.number(
                 "CODECOMMIT_CONCURRENCY",
                 DEFAULT_CONCURRENCY,

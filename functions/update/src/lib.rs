@@ -92,10 +92,11 @@ impl Context {
         let others = RetryPolicy::new(CONCURRENT_OTHER_REQUESTS);
         let metrics = Metrics::with_limiters([&codecommit, &others]);
         let http = aws::git_http(&config.http)?;
+        let store = SdkObjectStore::new(&aws).with_encryption(config.encryption.clone());
         let context = Self::new(
             config,
             Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit)),
-            Arc::new(Retrying::new(SdkObjectStore::new(&aws), others.clone())),
+            Arc::new(Retrying::new(store, others.clone())),
             Arc::new(Retrying::new(SdkPipelines::new(&aws), others)),
         );
         let context = context.with_git(http, Arc::new(CodeCommitCredentials::new(&aws)));

@@ -41,7 +41,7 @@ pub use loose::{LooseObjects, whole};
 pub use object_set::ReceiverObjects;
 pub use pack_objects::{PackOptions, indexed_pack, pack_objects};
 pub use reachable::{Closure, Selection, reachable_objects, select_objects};
-pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph};
+pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph, graph_since};
 pub use shallow::{ShallowHistory, history_of_depth, history_since};
 
 use crate::error::{Error, ErrorKind, Result};

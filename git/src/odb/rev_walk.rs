@@ -378,6 +378,23 @@ pub async fn graph(
     Ok(commits.into_iter().map(parents).collect())
 }
 
+/// Returns the result of [`graph`] for one id each; an empty graph without reading a commit if
+/// the database does not have `have`.
+///
+/// # Errors
+/// As [`graph`].
+pub async fn graph_since(
+    database: &Database,
+    want: ObjectId,
+    have: ObjectId,
+) -> Result<CommitGraph> {
+    if database.contains(have).await? {
+        graph(database, &[want], &[have]).await
+    } else {
+        Ok(CommitGraph::new())
+    }
+}
+
 /// Returns the commits that are reachable from `wants` and not from `haves`, parents before
 /// children. Tags are peeled; objects other than commits and missing `haves` are skipped.
 ///

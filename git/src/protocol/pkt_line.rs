@@ -8,7 +8,7 @@ use bstr::ByteSlice;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::{corrupt, escaped_excerpt};
+use crate::{corrupt, escaped_excerpt, foreign_message};
 
 /// The longest pkt-line in bytes, its four length digits included.
 pub const MAX_LINE: usize = 65520;
@@ -125,7 +125,7 @@ pub fn server_error(line: &[u8]) -> Option<Error> {
     };
     Some(Error::new(
         kind,
-        format!("the server reported `{}`", escaped_excerpt(message)),
+        format!("the server reported `{}`", foreign_message(message)),
     ))
 }
 
@@ -155,10 +155,7 @@ pub fn demultiplex(mut data: Bytes) -> Result<Band> {
         2 => Ok(Band::Progress(data)),
         3 => Err(Error::new(
             ErrorKind::Transport,
-            format!(
-                "the server failed: `{}`",
-                escaped_excerpt(data.trim_ascii())
-            ),
+            format!("the server failed: `{}`", foreign_message(&data)),
         )),
         _ => Err(corrupt(format!("unknown side-band {band}"))),
     }

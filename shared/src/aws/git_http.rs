@@ -18,18 +18,19 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use branchline_git::error::BoxError;
 use branchline_git::smart_http::{
-    ConnectError, Http, HttpConnector, HttpTimeouts, RequestBody, ResponseStream,
+    ConnectError, Http, HttpConnector, HttpTimeouts, RepositoryUrl, RequestBody, ResponseStream,
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http::uri::Scheme;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::server_address::{AddressPolicy, CheckedResolver, forbidden_address};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settings::Settings;
 
@@ -51,6 +52,9 @@ pub struct HttpSettings {
     pub no_proxy: Option<String>,
     /// Certificates (PEM) that are trusted in addition to the system's.
     pub certificates: Vec<Vec<u8>>,
+    /// Connects to servers at loopback addresses. Link-local addresses and metadata services
+    /// are never connected to.
+    pub loopback: bool,
 }
 
 impl Default for HttpSettings {
@@ -63,6 +67,7 @@ impl Default for HttpSettings {
             https_proxy: None,
             no_proxy: None,
             certificates: Vec::new(),
+            loopback: true,
         }
     }
 }
@@ -70,6 +75,10 @@ impl Default for HttpSettings {
 impl HttpSettings {
     /// Takes the proxies from the variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or
     /// from their names in lower case, which take precedence as with git and curl.
+    ///
+    /// In Lambda (`AWS_LAMBDA_RUNTIME_API`) servers at loopback addresses are refused, because
+    /// the runtime's own API and extensions listen there, unless `AWS_ENDPOINT_URL` is a
+    /// loopback URL, as on the development server.
     pub fn read(settings: &Settings) -> Self {
         let proxy = |name: &str| {
             let found = settings.get(&name.to_ascii_lowercase());
@@ -79,8 +88,19 @@ impl HttpSettings {
             http_proxy: proxy("HTTP_PROXY"),
             https_proxy: proxy("HTTPS_PROXY"),
             no_proxy: proxy("NO_PROXY"),
+            loopback: settings.get("AWS_LAMBDA_RUNTIME_API").is_none()
+                || settings
+                    .get("AWS_ENDPOINT_URL")
+                    .is_some_and(is_loopback_url),
             ..Self::default()
         }
+    }
+}
+
+impl HttpSettings {
+    /// Returns whether there are no proxies and no further certificates.
+    pub(super) fn is_direct(&self) -> bool {
+        self.http_proxy.is_none() && self.https_proxy.is_none() && self.certificates.is_empty()
     }
 }
 
@@ -95,11 +115,56 @@ impl std::fmt::Debug for HttpSettings {
     }
 }
 
+fn is_loopback_url(url: &str) -> bool {
+    RepositoryUrl::new(url).is_ok_and(|url| url.is_loopback())
+}
+
 /// Makes the connections of git's protocol.
 ///
 /// # Errors
 /// `Config` for a proxy or certificate that is not valid.
 pub fn git_http(settings: &HttpSettings) -> Result<Http> {
+    let (http, https) = proxies(settings)?;
+    let context = tls_context(settings)?;
+    let timeouts = HttpConnectorSettings::builder()
+        .connect_timeout(settings.connect_timeout)
+        .build();
+    let builder = |proxy: ProxyConfig| -> ConnectorBuilder {
+        Connector::builder()
+            .connector_settings(timeouts.clone())
+            .proxy_config(proxy)
+    };
+    let policy = AddressPolicy {
+        loopback: settings.loopback,
+    };
+    let connect = |proxy, url: Option<&String>| -> LazyConnector {
+        let builder = builder(proxy)
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(context.clone());
+        let resolver = CheckedResolver {
+            policy,
+            proxy: url.and_then(|url| Some(url.parse::<Uri>().ok()?.host()?.to_owned())),
+        };
+        let make = move || SharedHttpConnector::new(builder.build_with_resolver(resolver));
+        LazyLock::new(Box::new(make))
+    };
+    let connector = GitConnector {
+        policy,
+        plain: connect(http, settings.http_proxy.as_ref()),
+        secure: connect(https, settings.https_proxy.as_ref()),
+    };
+    let timeouts = HttpTimeouts {
+        idle: settings.idle_timeout,
+        answer: settings.answer_timeout,
+    };
+    Ok(Http::new(Arc::new(connector), timeouts))
+}
+
+/// Returns the proxies for `http` and for `https` URLs.
+///
+/// # Errors
+/// `Config` for a proxy that is not valid.
+pub(super) fn proxies(settings: &HttpSettings) -> Result<(ProxyConfig, ProxyConfig)> {
     let bad = |what: &str| {
         // The cause would repeat the URL, and perhaps a password.
         Error::new(ErrorKind::Config, format!("the {what} is not valid"))
@@ -115,41 +180,25 @@ pub fn git_http(settings: &HttpSettings) -> Result<Http> {
     let http = proxy(http.transpose().map_err(|_| bad("proxy for `http`"))?);
     let https = settings.https_proxy.as_ref().map(ProxyConfig::https);
     let https = proxy(https.transpose().map_err(|_| bad("proxy for `https`"))?);
+    Ok((http, https))
+}
+
+/// Returns the system's certificates together with those of `settings`.
+///
+/// # Errors
+/// `Config` for a certificate that is not valid.
+pub(super) fn tls_context(settings: &HttpSettings) -> Result<TlsContext> {
     let mut trusted = TrustStore::empty().with_native_roots(true);
     for pem in &settings.certificates {
         check_certificates(pem)?;
         trusted = trusted.with_pem_certificate(pem.as_slice());
     }
-    let context = TlsContext::builder()
+    TlsContext::builder()
         .with_trust_store(trusted)
         .build()
         .map_err(|error| {
             Error::new(ErrorKind::Config, "a certificate is not valid").with_source(error)
-        })?;
-    let timeouts = HttpConnectorSettings::builder()
-        .connect_timeout(settings.connect_timeout)
-        .build();
-    let builder = |proxy: ProxyConfig| -> ConnectorBuilder {
-        Connector::builder()
-            .connector_settings(timeouts.clone())
-            .proxy_config(proxy)
-    };
-    let connect = |proxy| -> LazyConnector {
-        let builder = builder(proxy)
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .tls_context(context.clone());
-        let make = move || SharedHttpConnector::new(builder.build());
-        LazyLock::new(Box::new(make))
-    };
-    let connector = GitConnector {
-        plain: connect(http),
-        secure: connect(https),
-    };
-    let timeouts = HttpTimeouts {
-        idle: settings.idle_timeout,
-        answer: settings.answer_timeout,
-    };
-    Ok(Http::new(Arc::new(connector), timeouts))
+        })
 }
 
 /// Checks certificates before the connector reads them, because it panics on bad ones.
@@ -166,6 +215,7 @@ fn check_certificates(pem: &[u8]) -> Result<()> {
 
 /// Connectors for the two schemes, because each scheme may have its own proxy.
 struct GitConnector {
+    policy: AddressPolicy,
     plain: LazyConnector,
     secure: LazyConnector,
 }
@@ -185,10 +235,16 @@ impl HttpConnector for GitConnector {
         } else {
             &self.plain
         };
+        if let Some(host) = request.uri().host() {
+            let checked = self.policy.check_host(host);
+            checked.map_err(|error| ConnectError::Refused(error.into()))?;
+        }
         let request = HttpRequest::try_from(request.map(sdk_body))
             .map_err(|error| ConnectError::InvalidRequest(error.into()))?;
         let response = connector.call(request).await.map_err(|error| {
-            if error.is_timeout() {
+            if let Some(forbidden) = forbidden_address(&error) {
+                ConnectError::Refused(forbidden.into())
+            } else if error.is_timeout() {
                 ConnectError::TimedOut(error.into())
             } else {
                 ConnectError::Failed(error.into())

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Pointer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::escaped_excerpt;
+use crate::git::foreign_message;
 use crate::git::smart_http::Address;
 
 /// Media type of requests and answers.
@@ -164,7 +164,7 @@ fn object_response(
     object: &ObjectJson,
 ) -> Result<ObjectResponse> {
     if let Some(failure) = &object.error {
-        let (code, text) = (failure.code, escaped_excerpt(failure.message.as_bytes()));
+        let (code, text) = (failure.code, foreign_message(failure.message.as_bytes()));
         let kind = match code {
             404 | 410 => ErrorKind::NotFound,
             401 | 403 => ErrorKind::AccessDenied,

@@ -17,10 +17,10 @@ use super::batch::{self, Action, MEDIA_TYPE, ObjectResponse, Operation};
 use super::resumable::skip;
 use super::{BATCH, LfsBody, LfsStore, Pointer, missing_object};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::escaped_excerpt;
 use crate::git::smart_http::{
     Address, CallBody, HttpRequestSpec, HttpResponse, RepositoryUrl, SmartHttp,
 };
+use crate::git::{escaped_excerpt, foreign_message};
 
 /// Maximum size of the answer to a batch, in bytes: 100 objects with two addresses and
 /// their headers.
@@ -359,7 +359,8 @@ fn check_encoding(answer: &HttpResponse) -> Result<()> {
     }
     let encoding = escaped_excerpt(encoding.as_bytes());
     let message = format!(
-        "{} compresses its answers (`Content-Encoding: {encoding}`), although they were requested          uncompressed",
+        "{} compresses its answers (`Content-Encoding: {encoding}`), although they were requested \
+         uncompressed",
         answer.from()
     );
     Err(Error::new(ErrorKind::Config, message)
@@ -406,7 +407,7 @@ async fn failure(answer: HttpResponse) -> Error {
     let body = answer.excerpt(EXCERPT_BYTES).await;
     let mut message = format!("{from} answers {status}");
     if let Ok(error) = serde_json::from_slice::<ErrorBody>(&body) {
-        message = format!("{message}: {}", escaped_excerpt(error.message.as_bytes()));
+        message = format!("{message}: {}", foreign_message(error.message.as_bytes()));
     }
     if let Some(wait) = wait
         && matches!(kind, ErrorKind::Throttled | ErrorKind::Transport)

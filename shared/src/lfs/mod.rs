@@ -134,6 +134,11 @@ pub trait RecordStore: Send + Sync {
     /// Lists the objects whose ids start with `digits` (at most 3), in the order of their ids. One
     /// request, which may end early.
     async fn list(&self, digits: &str) -> Result<StoredObjects>;
+
+    /// Deletes the uploads of large objects that earlier runs began and did not complete.
+    async fn delete_unfinished(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Objects that a store has.
@@ -146,7 +151,7 @@ pub struct StoredObjects {
 }
 
 /// Makes the error for an object that is missing in `store`.
-pub(super) fn missing_object(pointer: &Pointer, store: &dyn fmt::Display) -> Error {
+pub(crate) fn missing_object(pointer: &Pointer, store: &dyn fmt::Display) -> Error {
     Error::new(
         ErrorKind::NotFound,
         format!("{store} does not have LFS object {}", pointer.oid),

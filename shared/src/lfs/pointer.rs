@@ -66,7 +66,7 @@ impl Pointer {
     }
 
     /// Returns the path of the object below `lfs/objects`, as in git-lfs.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("{}/{}/{}", &self.oid[..2], &self.oid[2..4], self.oid)
     }
 }

@@ -194,7 +194,17 @@ impl Remote for CodeCommitRemote {
 
     async fn target(&self) -> Result<Box<dyn Target>> {
         let open = |client: SmartHttp| async move { HttpTarget::open(&client).await }.boxed();
-        let (repository, mut target) = self.open_repository(self.create, open).await?;
+        let opened = self.open_repository(self.create, open).await;
+        let (repository, mut target) = opened.map_err(|error| {
+            if error.is_repository_missing() {
+                error.with_hint(
+                    "set `\"create\": true` to create it, or check the name, the region and the \
+                     account",
+                )
+            } else {
+                error
+            }
+        })?;
         target.snapshot.head = default_branch(&repository);
         Ok(Box::new(CodeCommitTarget {
             target,

@@ -29,13 +29,16 @@ const MAX_ATTEMPTS: u32 = 10;
 const STALE: &str = "fetch first";
 
 /// Options of a [`ServedRemote`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ServeOptions {
     /// Limits of receiving packs.
     pub limits: PackLimits,
     /// Serves a location where nothing is stored as an empty repository, instead of
     /// `NotFound`.
     pub missing_is_empty: bool,
+    /// The branch that the client has checked out: the `HEAD` of an empty repository, if it is
+    /// pushed.
+    pub client_head: Option<BString>,
 }
 
 /// A remote that is served to a git client.
@@ -214,7 +217,7 @@ impl Repository for ServedRemote {
             remote: Arc::clone(&self.remote),
             snapshot: ref_snapshot(target.snapshot()),
             target,
-            limits: self.options.limits,
+            options: self.options.clone(),
         }))
     }
 }
@@ -224,7 +227,7 @@ struct ServedTarget {
     remote: Arc<dyn Remote>,
     target: Box<dyn Target>,
     snapshot: RefSnapshot,
-    limits: PackLimits,
+    options: ServeOptions,
 }
 
 #[async_trait]
@@ -251,8 +254,9 @@ impl PushReceiver for ServedTarget {
         let new = updates.iter().find_map(|update| Some(update.new?.id));
         let options = IncomingOptions {
             hash: new.map_or(self.snapshot.hash, |id| id.kind()),
-            limits: self.limits,
+            limits: self.options.limits,
             scanner: None,
+            commits: None,
         };
         let incoming = |body| IncomingPack::new(body, &options).ending_with_trailer();
         let outcomes = self.update(&updates, pack.map(incoming), atomic).await?;
@@ -369,9 +373,14 @@ impl ServedTarget {
             return None;
         }
         let usual = ["refs/heads/main", "refs/heads/master"];
-        let named = pushed
+        let own = pushed
             .iter()
-            .find(|name| usual.iter().any(|usual| ***name == *usual));
+            .find(|name| Some(**name) == self.options.client_head.as_ref());
+        let named = own.or_else(|| {
+            pushed
+                .iter()
+                .find(|name| usual.iter().any(|usual| ***name == *usual))
+        });
         let head = Head::Symbolic((*named.or(pushed.first())?).clone());
         self.target.accepts_head(&head).then_some(head)
     }

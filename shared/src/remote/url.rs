@@ -144,6 +144,7 @@ impl RemoteUrl {
             Some(("file", rest)) => file(rest),
             Some(("s3", rest)) => s3(rest, false),
             Some(("s3+zip", rest)) => s3(rest, true),
+            Some(("ssh" | "git+ssh" | "ssh+git", _)) => Err(ssh_refused()),
             Some((scheme, _)) if !scheme.contains('/') => Err(refused(
                 "it must start with `codecommit://`, `codecommit::<region>://`, `https://`, \
                  `http://`, `file://`, `s3://` or `s3+zip://`, or be a path",
@@ -194,12 +195,34 @@ fn codecommit(region: Option<&str>, rest: &str) -> Result<RemoteUrl> {
     }))
 }
 
+/// Splits `[profile@]bucket/prefix`, where the bucket may be the ARN of an access point, which
+/// has a slash of its own.
+fn split_bucket(rest: &str) -> (&str, &str) {
+    let first = rest.find('/').unwrap_or(rest.len());
+    let end = if rest[..first].ends_with(":accesspoint") {
+        let name = rest[first..]
+            .find(|c| c != '/')
+            .map_or(first, |at| first + at);
+        rest[name..].find('/').map_or(rest.len(), |at| name + at)
+    } else {
+        first
+    };
+    (
+        &rest[..end],
+        rest[end..].strip_prefix('/').unwrap_or_default(),
+    )
+}
+
 fn s3(rest: &str, zip: bool) -> Result<RemoteUrl> {
     // Split first, because a key may contain `@` and a bucket's name may not.
-    let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let (authority, prefix) = split_bucket(rest);
     let (profile, bucket) = profile(authority)?;
-    let bucket = BucketName::new(bucket)
-        .map_err(|_| refused("a bucket's name has 3 to 255 letters, digits, `.`, `_` and `-`"))?;
+    let bucket = BucketName::new(bucket).map_err(|_| {
+        refused(
+            "a bucket's name has 3 to 255 letters, digits, `.`, `_` and `-`, or is the ARN of \
+                 an access point",
+        )
+    })?;
     let prefix = KeyPrefix::new(prefix).map_err(|_| {
         refused("a prefix has at most 1024 bytes, and no `.` or `..` between slashes")
     })?;
@@ -226,13 +249,24 @@ fn file(rest: &str) -> Result<RemoteUrl> {
     Ok(RemoteUrl::Local(PathBuf::from(decoded.as_ref())))
 }
 
+/// Returns the error for `ssh://host/path` and `host:path`.
+fn ssh_refused() -> Error {
+    refused("ssh remotes are not supported").with_hint(
+        "use the repository's `https://` URL, with a secret in `credentials` if it is private \
+         (`codecommit://name` for CodeCommit); write `./` before a path that contains `:`",
+    )
+}
+
 fn path(text: &str) -> Result<RemoteUrl> {
     // Git reads `host:path` as an ssh remote and `helper::rest` as one of a remote helper; `./`
     // before it makes either a path.
     let first = text.split('/').next().unwrap_or_default();
+    if first.contains("::") {
+        return Err(refused("remote helpers are not supported")
+            .with_hint("use the URL that the helper is given, such as `https://..` or `s3://..`"));
+    }
     if first.contains(':') {
-        return Err(refused("ssh remotes are not supported")
-            .with_hint("use the `https://` URL; write `./` before a path that contains `:`"));
+        return Err(ssh_refused());
     }
     Ok(RemoteUrl::Local(Path::new(text).to_owned()))
 }
@@ -274,6 +308,18 @@ mod tests {
             ("s3://me@bucket/a/b@c/", "s3://bucket/a/b@c"),
             ("s3://bucket/a%20b?c#d", "s3://bucket/a%20b?c#d"),
             ("s3+zip://me@bucket/a/b/", "s3+zip://bucket/a/b"),
+            (
+                "s3://me@arn:aws:s3:eu-west-1:111122223333:accesspoint/ap-1/a/b/",
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap-1/a/b",
+            ),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint:ap-1/a",
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint:ap-1/a",
+            ),
+            (
+                "s3://ap-1-0123456789abcdef-s3alias/a",
+                "s3://ap-1-0123456789abcdef-s3alias/a",
+            ),
         ] {
             let url = url(text);
             assert_eq!(url.to_string(), shown, "{text}");
@@ -329,10 +375,24 @@ mod tests {
             ("s3://me:hunter2@bucket/x", "profile"),
             ("s3://hunter2:x/x", "bucket's name"),
             ("s3://bucket/a/../hunter2", "prefix"),
+            ("s3://arn:aws:s3:::hunter2/x", "access point"),
+            (
+                "s3://arn:aws:s3:eu-west-1:1:accesspoint/hunter2/x",
+                "access point",
+            ),
+            (
+                "s3://arn:aws:s3::111122223333:accesspoint/hunter2.mrap/x",
+                "access point",
+            ),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/",
+                "access point",
+            ),
             ("s3+zip://hunter2:x/x", "bucket's name"),
             ("s3+zip://me:hunter2@bucket/x", "profile"),
             ("s3+tar://hunter2/x", "must start with"),
-            ("ssh://u:hunter2@h/x", "must start with"),
+            ("ssh://u:hunter2@h/x", "ssh"),
+            ("git+ssh://u:hunter2@h/x", "ssh"),
             ("git://hunter2/x", "must start with"),
             ("ftp://u:hunter2@h/x", "must start with"),
             ("HTTPS://u:hunter2@h/x", "must start with"),
@@ -342,7 +402,7 @@ mod tests {
             ("https://u:hunter2@h/x#y", "fragment"),
             ("https://u:hunter2@h h/x", "not a URL"),
             ("git@hunter2:x/y.git", "ssh"),
-            ("ext::sh -c hunter2", "ssh"),
+            ("ext::sh -c hunter2", "helper"),
             ("file://hunter2/x", "absolute path"),
             ("file:///x%00hunter2", "control"),
             ("file:///x%ffhunter2", "UTF-8"),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::arn::ArnParts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
+use crate::git::smart_http::{Credentials, RepositoryUrl};
 
 /// Service that stores a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,12 +110,15 @@ impl fmt::Debug for SecretText {
     }
 }
 
+/// JSON object of a secret. Other members, such as those of rotated database secrets, are
+/// ignored.
 #[derive(Deserialize)]
-struct UserAndPassword {
+struct SecretFields {
+    host: Option<String>,
     #[serde(alias = "user")]
     username: Option<String>,
     #[serde(alias = "token")]
-    password: String,
+    password: Option<String>,
 }
 
 impl SecretText {
@@ -123,33 +127,55 @@ impl SecretText {
         Self(text.into())
     }
 
-    /// Parses user and password: a JSON object with `username` (or `user`) and `password` (or
-    /// `token`), `user:password`, or only a token, whose user is `git`.
+    /// Returns the user and password for the server of `url`.
+    ///
+    /// The secret is a JSON object with `host`, `password` (or `token`) and `username` (or
+    /// `user`; `git` if missing). `host` is the host of the URL, with the port if the URL has
+    /// one, because a secret goes to one server only.
     ///
     /// # Errors
-    /// `Config`, without the text.
-    pub fn user_and_password(&self) -> Result<(String, String)> {
-        let text = self.0.trim();
-        if text.starts_with('{') {
-            let read: UserAndPassword = serde_json::from_str(text).map_err(|_| {
-                Error::new(ErrorKind::Config, "the secret has no user and password").with_hint(
-                    "store a JSON object with `username` and `password`, or only a token",
-                )
-            })?;
-            let user = read.username.unwrap_or_else(|| "git".to_owned());
-            return Ok((user, read.password));
+    /// `Config`, without the user and password, for a text of another form and for a secret of
+    /// another host.
+    pub fn credentials_for(&self, url: &RepositoryUrl) -> Result<Credentials> {
+        let authority = url.authority();
+        let refused = |why: &str| {
+            Error::new(ErrorKind::Config, format!("the secret {why}")).with_hint(format!(
+                "store a JSON object: {{\"host\": \"{authority}\", \"username\": \"..\", \
+                 \"password\": \"..\"}}"
+            ))
+        };
+        let fields: SecretFields = serde_json::from_str(self.0.trim())
+            .map_err(|_| refused("is not a JSON object with `host`, `username` and `password`"))?;
+        let host = fields
+            .host
+            .ok_or_else(|| refused("names no `host` that its password is for"))?;
+        let password = fields
+            .password
+            .ok_or_else(|| refused("has no `password` or `token`"))?;
+        let server = RepositoryUrl::new(&format!("{}://{host}", url.scheme()));
+        let server = server
+            .ok()
+            .filter(|_| is_authority(&host))
+            .ok_or_else(|| refused("has a `host` that is not a name and a port"))?;
+        if !server.is_same_server(url) {
+            let message = format!(
+                "the secret is for the host `{}`, and not for `{authority}`",
+                escaped_excerpt(host.as_bytes())
+            );
+            return Err(Error::new(ErrorKind::Config, message)
+                .with_hint(format!("name a secret whose `host` is `{authority}`")));
         }
-        if text.is_empty() || text.contains(char::is_control) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "the secret is empty, or has more than one line",
-            ));
-        }
-        Ok(match text.split_once(':') {
-            Some((user, password)) => (user.to_owned(), password.to_owned()),
-            None => ("git".to_owned(), text.to_owned()),
-        })
+        let user = fields.username.unwrap_or_else(|| "git".to_owned());
+        Ok(Credentials::new(user, password))
     }
+}
+
+/// Returns whether a text has the characters of a host and port. A URL, a path and a user have
+/// others.
+fn is_authority(text: &str) -> bool {
+    let legal =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    !text.is_empty() && text.chars().all(legal)
 }
 
 /// Service that stores secrets. Every call is one request.
@@ -194,22 +220,82 @@ mod tests {
         }
     }
 
+    fn url(text: &str) -> RepositoryUrl {
+        RepositoryUrl::new(text).expect("it is a URL")
+    }
+
     #[test]
-    fn a_secret_is_parsed_in_each_form_and_never_shown() {
-        for (text, user, password) in [
-            (r#"{"username":"u","password":"p"}"#, "u", "p"),
-            (r#"{"user":"u","token":"p:q"}"#, "u", "p:q"),
-            (r#"{"token":"t"}"#, "git", "t"),
-            ("u:p:q\n", "u", "p:q"),
-            ("t0ken", "git", "t0ken"),
+    fn a_secret_goes_to_the_host_that_it_names() {
+        for (text, server, user, password) in [
+            (
+                r#"{"host":"git.example","username":"u","password":"p"}"#,
+                "https://git.example/x",
+                "u",
+                "p",
+            ),
+            (
+                r#"{"host":"Git.Example:8443","user":"u","token":"p:q","port":1}"#,
+                "https://git.example:8443/x",
+                "u",
+                "p:q",
+            ),
+            (
+                r#"{"host":"[::1]:443","token":"t"}"#,
+                "https://[::1]/",
+                "git",
+                "t",
+            ),
         ] {
-            let read = SecretText::new(text).user_and_password().expect(text);
-            assert_eq!(read, (user.to_owned(), password.to_owned()));
+            let read = SecretText::new(text).credentials_for(&url(server));
+            let read = read.expect(text);
+            assert_eq!((read.user(), read.password()), (user, password));
         }
-        for bad in ["", r#"{"password":7}"#, r#"{"hunter2"}"#, "a\nhunter2"] {
-            let secret = SecretText::new(bad);
-            let error = secret.user_and_password().expect_err(bad);
-            assert!(!error.report().contains("hunter2"), "{}", error.report());
+    }
+
+    #[test]
+    fn a_secret_of_another_host_or_form_is_refused_and_never_shown() {
+        let server = url("https://git.example/x");
+        for (text, rule) in [
+            (
+                r#"{"host":"other.example","password":"hunter2"}"#,
+                "is for the host `other.example`, and not for `git.example`",
+            ),
+            (
+                r#"{"host":"git.example.evil","password":"hunter2"}"#,
+                "and not for `git.example`",
+            ),
+            (
+                r#"{"host":"git.example:8443","password":"hunter2"}"#,
+                "and not for `git.example`",
+            ),
+            (
+                r#"{"host":"https://git.example","password":"hunter2"}"#,
+                "has a `host` that is not",
+            ),
+            (r#"{"host":"u:hunter2@git.example"}"#, "has no `password`"),
+            (
+                r#"{"host":"","token":"hunter2"}"#,
+                "has a `host` that is not",
+            ),
+            (
+                r#"{"username":"u","password":"hunter2"}"#,
+                "names no `host`",
+            ),
+            (r#"{"host":"git.example"}"#, "has no `password` or `token`"),
+            (r#"{"password":7}"#, "is not a JSON object"),
+            (r#"{"hunter2"}"#, "is not a JSON object"),
+            ("u:hunter2", "is not a JSON object"),
+            ("hunter2", "is not a JSON object"),
+            ("a\nhunter2", "is not a JSON object"),
+            ("", "is not a JSON object"),
+        ] {
+            let secret = SecretText::new(text);
+            let error = secret.credentials_for(&server).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let report = error.report();
+            assert!(report.contains(rule), "{text}: {report}");
+            assert!(report.contains("git.example"), "{text}: {report}");
+            assert!(!report.contains("hunter2"), "{text}: {report}");
             assert!(!format!("{secret:?}").contains("hunter2"));
         }
     }

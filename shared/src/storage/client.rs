@@ -1,52 +1,83 @@
 //! [`ObjectStore`] over the AWS SDK.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ChecksumAlgorithm, ServerSideEncryption, Tag, Tagging,
 };
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::DateTime;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use bytes::Bytes;
 
-use super::client_convert::{
-    bytes_range, conditions, convert_for, etag, size, user_metadata, version_id,
-};
+use super::client_convert::{bytes_range, conditions, etag, size, user_metadata, version_id};
+use super::client_region::RegionalClients;
 use super::client_upload::SdkUpload;
-use super::error::{S3Request, convert};
+use super::error::S3Request;
 use super::{
-    Deletion, GetOptions, ListPage, MultipartUpload, Object, ObjectHead, ObjectMetadata,
-    ObjectStore, ObjectSummary, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart,
+    Deletion, Encryption, GetOptions, ListPage, MultipartUpload, Object, ObjectHead,
+    ObjectMetadata, ObjectStore, ObjectSummary, Precondition, PutOptions, PutResult, S3Settings,
+    Tags, UploadId, UploadStart,
 };
 use crate::aws::{Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::name::{BucketName, ObjectKey};
 
-/// Amazon S3 of one account and region, or a store with S3's protocol.
+/// Amazon S3 of one account, or a store with S3's protocol.
 #[derive(Debug, Clone)]
 pub struct SdkObjectStore {
-    client: Client,
+    clients: Arc<RegionalClients>,
+    encryption: Encryption,
     // Whether multipart uploads name a checksum. Stores that fail on checksums are used
     // with AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
     checksums: bool,
 }
 
 impl SdkObjectStore {
-    /// Makes a client. With an endpoint override the bucket's name is put into the path,
-    /// because `<bucket>.<endpoint>` resolves for AWS only.
+    /// Makes a client, which follows buckets to their regions.
     pub fn new(aws: &Aws) -> Self {
-        let config = aws_sdk_s3::config::Builder::from(aws.sdk())
-            .force_path_style(aws.has_endpoint_override("S3"))
-            .interceptor(aws.idle_timeout())
-            .build();
+        Self::with_settings(aws, &S3Settings::default())
+    }
+
+    /// Makes a client with `settings`.
+    pub fn with_settings(aws: &Aws, settings: &S3Settings) -> Self {
         let checksums = aws.sdk().request_checksum_calculation()
             != Some(RequestChecksumCalculation::WhenRequired);
         Self {
-            client: Client::from_conf(config),
+            clients: Arc::new(RegionalClients::new(aws, settings)),
+            encryption: Encryption::default(),
             checksums,
         }
+    }
+
+    /// Encrypts the objects for which [`PutOptions`] names no KMS key.
+    #[must_use]
+    pub fn with_encryption(self, encryption: Encryption) -> Self {
+        Self { encryption, ..self }
+    }
+
+    /// Returns the encryption of an object.
+    fn encryption_of(&self, options: &PutOptions) -> Encryption {
+        match &options.kms_key_id {
+            Some(key) => Encryption::Kms(Some(key.clone())),
+            None => self.encryption.clone(),
+        }
+    }
+
+    /// Returns the conversion of an SDK error of `request`, for `map_err`.
+    fn failed<'a, E>(
+        &'a self,
+        request: &'a S3Request<'a>,
+    ) -> impl Fn(SdkError<E, HttpResponse>) -> Error + 'a
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        |error| self.clients.convert(SdkFailure::of(&error), request)
     }
 
     fn checksum_algorithm(&self) -> Option<ChecksumAlgorithm> {
@@ -56,7 +87,8 @@ impl SdkObjectStore {
     /// Fails if the bucket is missing. An answer of 401 or 403 proves that it exists.
     async fn require_bucket(&self, request: &S3Request<'_>) -> Result<()> {
         let Err(error) = self
-            .client
+            .clients
+            .of(request.bucket)
             .head_bucket()
             .bucket(request.bucket.as_str())
             .send()
@@ -73,7 +105,7 @@ impl SdkObjectStore {
                 )
                 .with_hint("check its name and the account")),
             401 | 403 => Ok(()),
-            _ => Err(convert(failure, request)),
+            _ => Err(self.clients.convert(failure, request)),
         }
     }
 }
@@ -83,19 +115,21 @@ impl ObjectStore for SdkObjectStore {
     async fn is_versioned(&self, bucket: &BucketName) -> Result<bool> {
         let request = S3Request::bucket("GetBucketVersioning", "s3:GetBucketVersioning", bucket);
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .get_bucket_versioning()
             .bucket(bucket.as_str())
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         Ok(answer.status == Some(BucketVersioningStatus::Enabled))
     }
 
     async fn head(&self, bucket: &BucketName, key: &ObjectKey) -> Result<Option<ObjectHead>> {
         let request = S3Request::object("HeadObject", "s3:GetObject", bucket, key);
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .head_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -106,7 +140,7 @@ impl ObjectStore for SdkObjectStore {
             Err(error) => {
                 let failure = SdkFailure::of(&error);
                 if failure.status() != 404 {
-                    return Err(convert(failure, &request));
+                    return Err(self.clients.convert(failure, &request));
                 }
                 // The answer to HEAD has no body, so that it does not say whether the key or
                 // the bucket is missing.
@@ -142,7 +176,8 @@ impl ObjectStore for SdkObjectStore {
         };
         let request = S3Request::object("GetObject", permission, bucket, key).version(version);
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .get_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -150,7 +185,7 @@ impl ObjectStore for SdkObjectStore {
             .set_range(options.range.as_ref().map(bytes_range))
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         let etag = etag(&request, answer.e_tag)?;
         let body = read_body(&request, answer.body).await?;
         Ok(Object { body, etag })
@@ -165,7 +200,8 @@ impl ObjectStore for SdkObjectStore {
     ) -> Result<ListPage> {
         let request = S3Request::bucket("ListObjectsV2", "s3:ListBucket", bucket);
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .list_objects_v2()
             .bucket(bucket.as_str())
             .prefix(prefix)
@@ -173,7 +209,7 @@ impl ObjectStore for SdkObjectStore {
             .set_continuation_token(next.map(str::to_owned))
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         let mut objects = Vec::new();
         for object in answer.contents.unwrap_or_default() {
             let key = object.key.unwrap_or_default();
@@ -213,11 +249,15 @@ impl ObjectStore for SdkObjectStore {
         body: Bytes,
         options: &PutOptions,
     ) -> Result<PutResult> {
-        let request = S3Request::object("PutObject", "s3:PutObject", bucket, key).write(options);
+        let encryption = self.encryption_of(options);
+        let request = S3Request::object("PutObject", "s3:PutObject", bucket, key)
+            .precondition(&options.precondition)
+            .kms(encryption.is_kms());
         let metadata = &options.metadata;
         let (if_none_match, if_match) = conditions(&options.precondition);
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .put_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -227,18 +267,13 @@ impl ObjectStore for SdkObjectStore {
             .set_metadata(user_metadata(metadata))
             .set_if_none_match(if_none_match)
             .set_if_match(if_match)
-            .set_server_side_encryption(
-                options
-                    .kms_key_id
-                    .as_ref()
-                    .map(|_| ServerSideEncryption::AwsKms),
-            )
-            .set_ssekms_key_id(options.kms_key_id.clone())
-            .set_bucket_key_enabled(options.kms_key_id.as_ref().map(|_| true))
+            .set_server_side_encryption(algorithm(&encryption))
+            .set_bucket_key_enabled(encryption.is_kms().then_some(true))
+            .set_ssekms_key_id(encryption.into_kms_key())
             .body(body.into())
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         Ok(PutResult {
             etag: etag(&request, answer.e_tag)?,
             version_id: version_id(answer.version_id),
@@ -272,7 +307,8 @@ impl ObjectStore for SdkObjectStore {
         };
         let is_conditional = if_match.is_some();
         let deleted = self
-            .client
+            .clients
+            .of(bucket)
             .delete_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -292,7 +328,7 @@ impl ObjectStore for SdkObjectStore {
         if is_missing {
             return Ok(());
         }
-        Err(convert(failure, &request))
+        Err(self.clients.convert(failure, &request))
     }
 
     async fn open_upload(
@@ -331,11 +367,13 @@ impl SdkObjectStore {
         key: &ObjectKey,
         options: &PutOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        let encryption = self.encryption_of(options);
         let request = S3Request::object("CreateMultipartUpload", "s3:PutObject", bucket, key)
-            .kms(options.kms_key_id.is_some());
+            .kms(encryption.is_kms());
         let metadata = &options.metadata;
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .create_multipart_upload()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -344,17 +382,12 @@ impl SdkObjectStore {
             .set_cache_control(metadata.cache_control.clone())
             .set_metadata(user_metadata(metadata))
             .set_checksum_algorithm(self.checksum_algorithm())
-            .set_server_side_encryption(
-                options
-                    .kms_key_id
-                    .as_ref()
-                    .map(|_| ServerSideEncryption::AwsKms),
-            )
-            .set_ssekms_key_id(options.kms_key_id.clone())
-            .set_bucket_key_enabled(options.kms_key_id.as_ref().map(|_| true))
+            .set_server_side_encryption(algorithm(&encryption))
+            .set_bucket_key_enabled(encryption.is_kms().then_some(true))
+            .set_ssekms_key_id(encryption.into_kms_key())
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         let id = answer
             .upload_id
             .filter(|id| !id.is_empty())
@@ -369,7 +402,7 @@ impl SdkObjectStore {
         id: UploadId,
     ) -> Box<dyn MultipartUpload> {
         Box::new(SdkUpload {
-            client: self.client.clone(),
+            client: self.clients.of(bucket),
             checksum_algorithm: self.checksum_algorithm(),
             bucket: bucket.clone(),
             key: key.clone(),
@@ -390,14 +423,15 @@ impl SdkObjectStore {
         let request =
             S3Request::object("GetObjectTagging", permission, bucket, key).version(version);
         let answer = self
-            .client
+            .clients
+            .of(bucket)
             .get_object_tagging()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         Ok(answer
             .tag_set
             .into_iter()
@@ -428,7 +462,8 @@ impl SdkObjectStore {
                     .expect("because key and value are set")
             })
             .collect();
-        self.client
+        self.clients
+            .of(bucket)
             .put_object_tagging()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -441,8 +476,16 @@ impl SdkObjectStore {
             )
             .send()
             .await
-            .map_err(convert_for(&request))?;
+            .map_err(self.failed(&request))?;
         Ok(())
+    }
+}
+
+fn algorithm(encryption: &Encryption) -> Option<ServerSideEncryption> {
+    match encryption {
+        Encryption::Bucket => None,
+        Encryption::Aes256 => Some(ServerSideEncryption::Aes256),
+        Encryption::Kms(_) => Some(ServerSideEncryption::AwsKms),
     }
 }
 

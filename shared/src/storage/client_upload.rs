@@ -70,10 +70,12 @@ impl MultipartUpload for SdkUpload {
         let request = S3Request::object("UploadPartCopy", "s3:PutObject", &self.bucket, &self.key)
             .upload(&self.id)
             .copied_from(from_bucket, from_key);
-        let mut copy_source = format!(
-            "{from_bucket}/{}",
-            utf8_percent_encode(from_key.as_str(), COPY_SOURCE)
-        );
+        let from = if from_bucket.is_access_point() {
+            from_bucket.object_arn(from_key.as_str())
+        } else {
+            format!("{from_bucket}/{from_key}")
+        };
+        let mut copy_source = utf8_percent_encode(&from, COPY_SOURCE).to_string();
         if let Some(version) = from_version {
             copy_source.push_str("?versionId=");
             copy_source.extend(utf8_percent_encode(version, COPY_SOURCE));

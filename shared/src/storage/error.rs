@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Precondition, PutOptions, UploadId};
+use super::{Precondition, UploadId};
 use crate::aws::{ApiCall, SdkFailure};
 use crate::error::{Error, ErrorKind};
 use crate::name::{BucketName, ObjectKey};
@@ -81,18 +81,25 @@ impl<'a> S3Request<'a> {
         Self { kms, ..self }
     }
 
-    pub(super) fn write(self, options: &'a PutOptions) -> Self {
-        self.precondition(&options.precondition)
-            .kms(options.kms_key_id.is_some())
+    /// Returns whether S3 answers 403 where the object is missing and the caller may not list.
+    fn reads_object(&self) -> bool {
+        matches!(self.operation, "HeadObject" | "GetObject")
+    }
+
+    /// Returns whether the request names the encryption of a new object.
+    fn starts_write(&self) -> bool {
+        matches!(self.operation, "PutObject" | "CreateMultipartUpload")
     }
 
     pub(super) fn call(&self) -> ApiCall {
         let arn = match (self.key, self.source) {
-            (Some(key), _) => format!("`arn:aws:s3:::{}/{key}`", self.bucket),
-            (None, _) => format!("`arn:aws:s3:::{}`", self.bucket),
+            (Some(key), _) => format!("`{}`", self.bucket.object_arn(key.as_str())),
+            (None, _) => format!("`{}`", self.bucket.arn()),
         };
         let also = match self.source {
-            Some((bucket, key)) => format!(", `s3:GetObject` on `arn:aws:s3:::{bucket}/{key}`"),
+            Some((bucket, key)) => {
+                format!(", `s3:GetObject` on `{}`", bucket.object_arn(key.as_str()))
+            }
             None if self.kms => ", `kms:GenerateDataKey` and `kms:Decrypt` on the KMS key".into(),
             None => String::new(),
         };
@@ -177,7 +184,7 @@ pub(super) fn convert(failure: SdkFailure, request: &S3Request<'_>) -> Error {
                 ErrorKind::Config,
                 format!("bucket `{bucket}` is in another region"),
             )
-            .with_hint("use a bucket in the function's region, or set AWS_REGION to the bucket's"),
+            .with_hint("set AWS_REGION to the bucket's region, which S3 did not name"),
         (_, code) if code.starts_with("KMS.") => failure
             .into_error(
                 ErrorKind::Config,
@@ -195,13 +202,27 @@ pub(super) fn convert(failure: SdkFailure, request: &S3Request<'_>) -> Error {
             ErrorKind::Config,
             format!("the store does not offer `{}`", request.operation),
         ),
-        (403, _) if request.operation == "HeadObject" => failure
-            .into_common_error(&request.call())
-            .with_hint(format!(
-                "grant `s3:GetObject` on `arn:aws:s3:::{bucket}/*` and `s3:ListBucket` on \
-                 `arn:aws:s3:::{bucket}` to the caller's role; without the latter S3 answers 403 \
-                 for a missing object",
-            )),
+        (403, code)
+            if request.reads_object() && matches!(code, "" | "AccessDenied" | "Forbidden") =>
+        {
+            failure
+                .into_common_error(&request.call())
+                .with_hint(format!(
+                    "grant `{}` on `{}` and `s3:ListBucket` on `{}` to the caller's role; without \
+                     the latter S3 answers 403 for a missing object",
+                    request.permission,
+                    bucket.object_arn("*"),
+                    bucket.arn(),
+                ))
+        }
+        (403, "AccessDenied") if request.starts_write() => {
+            let error = failure.into_common_error(&request.call());
+            let hint = error.hint().unwrap_or_default();
+            let hint = format!(
+                "{hint}, or set `SSE` if the bucket's policy demands a header of encryption"
+            );
+            error.with_hint(hint)
+        }
         _ => failure.into_common_error(&request.call()),
     }
 }

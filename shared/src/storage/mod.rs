@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `types` | values of requests and answers |
 //! | `ext` | [`ObjectStoreExt`]: shorter forms of the trait's methods |
-//! | `client`, `client_upload`, `error` | Amazon S3 over the AWS SDK |
+//! | `client`, `client_upload`, `client_region`, `error` | Amazon S3 over the AWS SDK |
 //! | `retrying` | limits and retries; recognises writes whose answer was lost |
 //! | `multipart` | writes an object part by part |
 //! | `leftovers` | deletes temporary objects of runs that were killed |
@@ -15,6 +15,8 @@
 pub mod client;
 #[cfg(feature = "s3")]
 mod client_convert;
+#[cfg(feature = "s3")]
+mod client_region;
 #[cfg(feature = "s3")]
 mod client_upload;
 #[cfg(feature = "s3")]
@@ -32,9 +34,9 @@ pub use leftovers::{MIN_LEFTOVER_AGE_SECONDS, delete_leftovers};
 pub use retrying::WRITE_ID;
 pub use rfc2047::encode_rfc2047;
 pub use types::{
-    CopySource, Deletion, ETag, GetOptions, ListPage, MAX_PARTS, MIN_PART_BYTES, Object,
-    ObjectHead, ObjectMetadata, ObjectSummary, Part, Precondition, PutOptions, PutResult, Tags,
-    UploadId, UploadStart, VersionId,
+    CopySource, Deletion, ETag, Encryption, GetOptions, ListPage, MAX_PARTS, MIN_PART_BYTES,
+    Object, ObjectHead, ObjectMetadata, ObjectSummary, Part, Precondition, PutOptions, PutResult,
+    S3Settings, Tags, UploadId, UploadStart, VersionId,
 };
 
 use std::ops::Range;

@@ -16,6 +16,16 @@ pub const MIN_PART_BYTES: usize = 5 * 1024 * 1024;
 /// Maximum number of parts of a multipart upload.
 pub const MAX_PARTS: u32 = 10_000;
 
+/// Settings of S3 alone, which take precedence over those of all services.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct S3Settings {
+    /// Endpoint; that of all services when `None`.
+    pub endpoint_url: Option<String>,
+    /// Puts the bucket's name into the path of the URL instead of the host; with another
+    /// endpoint than AWS's when `None`.
+    pub path_style: Option<bool>,
+}
+
 /// Tags of an object: at most 10 names with their values.
 pub type Tags = BTreeMap<String, String>;
 
@@ -124,6 +134,59 @@ pub struct ObjectMetadata {
     pub user: BTreeMap<String, String>,
 }
 
+/// Encryption of objects, as a write requests it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Encryption {
+    /// The bucket's default, without a header.
+    #[default]
+    Bucket,
+    /// `AES256`: keys of S3 (SSE-S3).
+    Aes256,
+    /// `aws:kms`: this KMS key, or the account's key for S3; with a bucket key.
+    Kms(Option<String>),
+}
+
+impl Encryption {
+    /// Returns the encryption for the settings `SSE` (empty, `AES256` or `aws:kms`) and
+    /// `KMS_KEY_ID`.
+    ///
+    /// # Errors
+    /// `Config` for another text, and for a key with `AES256`.
+    pub fn new(sse: Option<&str>, kms_key_id: Option<String>) -> Result<Self> {
+        match (sse, kms_key_id) {
+            (None, None) => Ok(Self::Bucket),
+            (Some("aws:kms"), key) | (None, key) => Ok(Self::Kms(key)),
+            (Some("AES256"), None) => Ok(Self::Aes256),
+            (Some("AES256"), Some(_)) => Err(Error::new(
+                ErrorKind::Config,
+                "`SSE` is `AES256`, which does not use the key of `KMS_KEY_ID`",
+            )
+            .with_hint("set `SSE` to `aws:kms`, or leave one of the two out")),
+            (Some(other), _) => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`SSE` is not valid: `{}`",
+                    escaped_excerpt(other.as_bytes())
+                ),
+            )
+            .with_hint("use `AES256` or `aws:kms`, or leave `SSE` out for the bucket's default")),
+        }
+    }
+
+    /// Returns whether a KMS key is used.
+    pub fn is_kms(&self) -> bool {
+        matches!(self, Self::Kms(_))
+    }
+
+    /// Returns the chosen KMS key.
+    pub fn into_kms_key(self) -> Option<String> {
+        match self {
+            Self::Kms(key) => key,
+            Self::Bucket | Self::Aes256 => None,
+        }
+    }
+}
+
 /// Metadata, condition and encryption of a write.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PutOptions {
@@ -131,7 +194,7 @@ pub struct PutOptions {
     pub metadata: ObjectMetadata,
     /// Condition of the write.
     pub precondition: Precondition,
-    /// KMS key to encrypt with, bucket key on; the bucket's default when `None`.
+    /// KMS key to encrypt with, bucket key on; the store's default when `None`.
     pub kms_key_id: Option<String>,
 }
 

@@ -9,4 +9,5 @@ mod fetch;
 mod hostile_servers;
 mod http;
 mod push;
+mod safety;
 mod tls;

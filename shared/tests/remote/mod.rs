@@ -6,8 +6,10 @@
 )]
 
 mod batch;
+mod dumb_http;
 mod hostile_sources;
 mod http;
+mod independent_servers;
 mod interrupted;
 mod lfs;
 mod lfs_mirror;
@@ -15,6 +17,7 @@ mod lfs_missing;
 mod lfs_resumed;
 mod local;
 mod local_crashes;
+mod mirror_model;
 mod objects;
 mod pack_cache;
 mod pack_cache_corruption;
@@ -22,6 +25,8 @@ mod pack_objects;
 mod prefetch;
 mod proxy;
 mod push_by_size;
+mod ref_layouts;
+mod refs;
 mod s3_bundle;
 mod s3_bundle_crashes;
 mod s3_bundle_faults;

@@ -2,15 +2,17 @@
 
 use s3s::dto::{
     Bucket, BucketLocationConstraint, BucketVersioningStatus, CreateBucketInput,
-    CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput, GetBucketEncryptionInput,
-    GetBucketEncryptionOutput, GetBucketLocationInput, GetBucketLocationOutput,
-    GetBucketVersioningInput, GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput,
-    ListBucketsInput, ListBucketsOutput, Owner, PutBucketVersioningInput,
-    PutBucketVersioningOutput, ServerSideEncryption, ServerSideEncryptionByDefault,
-    ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
+    CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput, DeleteBucketPolicyInput,
+    DeleteBucketPolicyOutput, GetBucketEncryptionInput, GetBucketEncryptionOutput,
+    GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
+    GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput, ListBucketsInput,
+    ListBucketsOutput, Owner, PutBucketPolicyInput, PutBucketPolicyOutput,
+    PutBucketVersioningInput, PutBucketVersioningOutput, ServerSideEncryption,
+    ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use crate::s3::policy::Policy;
 use crate::s3::store::{Error, Versioning};
 
 use super::backend::Backend;
@@ -181,4 +183,32 @@ pub(super) async fn set_versioning(
     };
     blocking(&request.extensions, move || bucket.set_versioning(status)).await?;
     Ok(S3Response::new(PutBucketVersioningOutput::default()))
+}
+
+pub(super) async fn set_policy(
+    backend: &Backend,
+    request: S3Request<PutBucketPolicyInput>,
+) -> S3Result<S3Response<PutBucketPolicyOutput>> {
+    let input = request.input;
+    backend.store.bucket(&input.bucket).map_err(convert)?;
+    let policy = Policy::parse(&input.policy)
+        .map_err(|reason| s3_error!(MalformedPolicy, "The policy is not valid: {reason}"))?;
+    backend.store.set_policy(&input.bucket, Some(policy));
+    Ok(S3Response::with_status(
+        PutBucketPolicyOutput::default(),
+        http::StatusCode::NO_CONTENT,
+    ))
+}
+
+pub(super) async fn delete_policy(
+    backend: &Backend,
+    request: S3Request<DeleteBucketPolicyInput>,
+) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
+    let bucket = &request.input.bucket;
+    backend.store.bucket(bucket).map_err(convert)?;
+    backend.store.set_policy(bucket, None);
+    Ok(S3Response::with_status(
+        DeleteBucketPolicyOutput::default(),
+        http::StatusCode::NO_CONTENT,
+    ))
 }

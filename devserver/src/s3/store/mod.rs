@@ -46,6 +46,8 @@ pub use self::object::{
 };
 pub use self::upload::{Completion, NamedPart, PartInfo, UploadInfo};
 
+use super::policy::Policy;
+
 use self::error::Context as _;
 use self::event::Observers;
 
@@ -73,6 +75,7 @@ struct Inner {
     durability: Durability,
     buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
     public: RwLock<BTreeMap<String, PublicAccess>>,
+    policies: RwLock<BTreeMap<String, Arc<Policy>>>,
     observers: Arc<Observers>,
     /// Lock of the folder, held while the store is open.
     _lock: File,
@@ -124,6 +127,7 @@ impl Store {
                 durability,
                 buckets: RwLock::new(buckets),
                 public: RwLock::default(),
+                policies: RwLock::default(),
                 observers,
                 _lock: lock,
             }),
@@ -211,6 +215,24 @@ impl Store {
             .get(bucket)
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Sets or removes the policy of a bucket, whether or not the bucket exists yet. The policy
+    /// is not stored on disk.
+    pub fn set_policy(&self, bucket: &str, policy: Option<Policy>) {
+        let policies = self.inner.policies.write();
+        let mut policies = policies.unwrap_or_else(PoisonError::into_inner);
+        match policy {
+            Some(policy) => policies.insert(bucket.to_owned(), Arc::new(policy)),
+            None => policies.remove(bucket),
+        };
+    }
+
+    /// Returns the policy of a bucket.
+    pub fn policy(&self, bucket: &str) -> Option<Arc<Policy>> {
+        let policies = self.inner.policies.read();
+        let policies = policies.unwrap_or_else(PoisonError::into_inner);
+        policies.get(bucket).cloned()
     }
 
     /// Returns all buckets, by name.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::Write as _;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::write::GzDecoder;
 use futures_util::{Stream, StreamExt as _};
 
@@ -116,6 +116,24 @@ impl ResponseBody {
                 return Ok(Some(chunk));
             }
         }
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// `Corrupt` when it has more than `max_bytes` bytes.
+    pub(super) async fn read(mut self, max_bytes: usize) -> Result<Bytes> {
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if whole.len() + chunk.len() > max_bytes {
+                let url = &self.url;
+                return Err(corrupt(format!(
+                    "{url} returned more than {max_bytes} bytes"
+                )));
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
     }
 
     /// Reads at most `max_bytes` bytes of the body, for an error message.

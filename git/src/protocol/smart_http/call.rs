@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
@@ -160,18 +160,8 @@ impl HttpResponse {
     ///
     /// # Errors
     /// `Corrupt` when it has more than `max_bytes` bytes.
-    pub async fn read(mut self, max_bytes: usize) -> Result<Bytes> {
-        let mut whole = BytesMut::new();
-        while let Some(chunk) = self.body.chunk().await? {
-            if whole.len() + chunk.len() > max_bytes {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("{} returned more than {max_bytes} bytes", self.from),
-                ));
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(whole.freeze())
+    pub async fn read(self, max_bytes: usize) -> Result<Bytes> {
+        self.body.read(max_bytes).await
     }
 
     /// Reads at most `max_bytes` bytes of the body, up to the first error.
@@ -281,6 +271,9 @@ impl SmartHttp {
 
     /// Returns the `Authorization` header for `url`; `None` when `url` is not of the
     /// repository's origin, or when there are no credentials.
+    ///
+    /// # Errors
+    /// `Config` when credentials would be sent without encryption, except to this machine.
     pub async fn login(&self, url: &RepositoryUrl) -> Result<Option<HeaderValue>> {
         if !self.origin.trusts(url) {
             return Ok(None);
@@ -289,9 +282,14 @@ impl SmartHttp {
             Some(credentials) => Some(credentials.clone()),
             None => self.credentials.credentials(url).await?,
         };
-        credentials
-            .map(|credentials| credentials.header())
-            .transpose()
+        let Some(credentials) = credentials else {
+            return Ok(None);
+        };
+        if !url.is_secure() && !url.is_loopback() {
+            let message = format!("a password would be sent to {url} without encryption");
+            return Err(Error::new(ErrorKind::Config, message).with_hint("use `https://`"));
+        }
+        credentials.header().map(Some)
     }
 }
 

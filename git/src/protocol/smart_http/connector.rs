@@ -22,6 +22,9 @@ pub enum ConnectError {
     /// The request is not one that the connector can send.
     #[error(transparent)]
     InvalidRequest(BoxError),
+    /// The connector does not connect to the server's address.
+    #[error(transparent)]
+    Refused(BoxError),
     /// The connection was not established in time.
     #[error(transparent)]
     TimedOut(BoxError),
@@ -126,6 +129,12 @@ fn connect_error(url: &RepositoryUrl, error: ConnectError) -> Error {
     match error {
         ConnectError::InvalidRequest(cause) => {
             Error::new(ErrorKind::Internal, "a request could not be built").with_source(cause)
+        }
+        ConnectError::Refused(cause) => {
+            let message = format!("{url} is not connected to");
+            Error::new(ErrorKind::Config, message)
+                .with_source(cause)
+                .with_hint("use the URL of a git server")
         }
         ConnectError::TimedOut(cause) => transport("could not be reached in time", cause),
         ConnectError::Failed(cause) => transport("could not be reached, or hung up", cause),

@@ -40,12 +40,15 @@ pub use push::{PushRequest, RefCommand, ReportStatus};
 pub use upload::RequestBody;
 pub use url::RepositoryUrl;
 
+use crate::dumb_http::parse_info_refs_and_ignored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::advertisement::{
-    Advertisement, AdvertisementReader, LsRefsReader, Service, Version, ls_refs_request,
+    Advertisement, AdvertisementReader, LsRefsReader, MAX_REF_BYTES, Service, Version,
+    ls_refs_request,
 };
 use crate::protocol::smart_http::body::PacketReader;
-use crate::protocol::smart_http::transport::Payload;
+use crate::protocol::smart_http::transport::{InfoRefs, Payload};
+use crate::refs::{IgnoredRefs, Refs};
 
 /// A repository at a URL.
 #[derive(Clone)]
@@ -82,6 +85,32 @@ pub struct ReceivePack {
     pub advertisement: Advertisement,
 }
 
+/// A repository whose files a server serves as they are (git's "dumb" protocol).
+#[derive(Debug)]
+pub struct DumbHttp {
+    client: SmartHttp,
+    /// The refs of `info/refs`.
+    pub refs: Refs,
+    /// Refs whose names git does not allow; they are not in `refs`.
+    pub ignored: IgnoredRefs,
+}
+
+impl DumbHttp {
+    /// Returns the client of the repository at its URL after redirects.
+    pub fn client(&self) -> &SmartHttp {
+        &self.client
+    }
+}
+
+/// A repository to fetch from, as its server offers it.
+#[derive(Debug)]
+pub enum FetchSource {
+    /// The server speaks git's protocol.
+    Smart(UploadPack),
+    /// The server serves files.
+    Dumb(DumbHttp),
+}
+
 impl SmartHttp {
     /// Creates a client of the repository at `url`. `credentials` are requested for each
     /// request, unless `url` contains a user and password.
@@ -109,8 +138,47 @@ impl SmartHttp {
 
     /// Requests the refs to fetch from: all refs, or (in version 2) those that start with one
     /// of `prefixes`.
+    ///
+    /// # Errors
+    /// `Config` for a server that does not speak git's protocol.
     pub async fn upload_pack(&self, prefixes: &[BString]) -> Result<UploadPack> {
-        let (client, mut advertisement) = self.info_refs(Service::UploadPack).await?;
+        let found = self.info_refs(Service::UploadPack).await?;
+        match found.other_type {
+            None => self.list_refs(found, prefixes).await,
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Like [`upload_pack`](Self::upload_pack), also from a server that serves files.
+    ///
+    /// # Errors
+    /// `Config` for a response that is neither in git's protocol nor the file `info/refs`.
+    pub async fn fetch_source(&self, prefixes: &[BString]) -> Result<FetchSource> {
+        let found = self.info_refs(Service::UploadPack).await?;
+        let Some(error) = found.other_type else {
+            let smart = self.list_refs(found, prefixes).await?;
+            return Ok(FetchSource::Smart(smart));
+        };
+        let bytes = found.body.read(MAX_REF_BYTES).await?;
+        let (refs, ignored) = parse_info_refs_and_ignored(&bytes).map_err(|cause| {
+            error
+                .with_source(cause)
+                .with_hint("is this the URL of a git repository?")
+        })?;
+        let client = Self {
+            url: found.url,
+            ..self.clone()
+        };
+        Ok(FetchSource::Dumb(DumbHttp {
+            client,
+            refs,
+            ignored,
+        }))
+    }
+
+    async fn list_refs(&self, found: InfoRefs, prefixes: &[BString]) -> Result<UploadPack> {
+        let (client, mut advertisement) =
+            self.read_advertisement(Service::UploadPack, found).await?;
         if advertisement.version == Version::V2 {
             if !advertisement.capabilities.has("ls-refs") {
                 return Err(Error::new(
@@ -138,7 +206,11 @@ impl SmartHttp {
 
     /// Requests the refs to push to.
     pub async fn receive_pack(&self) -> Result<ReceivePack> {
-        let (client, advertisement) = self.info_refs(Service::ReceivePack).await?;
+        let found = self.info_refs(Service::ReceivePack).await?;
+        if let Some(error) = found.other_type {
+            return Err(error.with_hint("only a server that speaks smart HTTP can be pushed to"));
+        }
+        let (client, advertisement) = self.read_advertisement(Service::ReceivePack, found).await?;
         if advertisement.version != Version::V0 {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -154,12 +226,20 @@ impl SmartHttp {
         })
     }
 
-    async fn info_refs(&self, service: Service) -> Result<(Self, Advertisement)> {
+    async fn info_refs(&self, service: Service) -> Result<InfoRefs> {
         let version = match service {
             Service::UploadPack => self.highest,
             Service::ReceivePack => Version::V0,
         };
-        let (url, body) = transport::get_info_refs(self, service, version).await?;
+        transport::get_info_refs(self, service, version).await
+    }
+
+    async fn read_advertisement(
+        &self,
+        service: Service,
+        found: InfoRefs,
+    ) -> Result<(Self, Advertisement)> {
+        let InfoRefs { url, body, .. } = found;
         let mut packets = PacketReader::new(body);
         let mut reader = AdvertisementReader::new(service);
         loop {

@@ -13,7 +13,7 @@ use crate::protocol::advertisement::{Service, Version};
 use crate::protocol::pkt_line::{Band, Decoder, Encoder, Packet, demultiplex, server_error};
 use crate::protocol::smart_http::body::PacketReader;
 use crate::refs::RefOutcome;
-use crate::{ObjectId, check_ref_name, corrupt, escaped_excerpt};
+use crate::{ObjectId, check_ref_name, corrupt, escaped_excerpt, foreign_message};
 
 /// The most bytes of the server's messages in a report.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
@@ -337,14 +337,14 @@ impl Lines {
                 .strip_prefix(b"unpack ")
                 .ok_or_else(|| corrupt("a report does not start with an `unpack` line"))?;
             self.unpacked = true;
-            report.unpack_error = (status != b"ok").then(|| escaped_excerpt(status));
+            report.unpack_error = (status != b"ok").then(|| foreign_message(status));
             return Ok(false);
         }
         if let Some(name) = line.strip_prefix(b"ok ") {
             set(report, name, RefOutcome::Done);
         } else if let Some(rest) = line.strip_prefix(b"ng ") {
             let (name, reason) = rest.split_once_str(" ").unwrap_or((rest, b"refused"));
-            set(report, name, RefOutcome::Rejected(escaped_excerpt(reason)));
+            set(report, name, RefOutcome::Rejected(foreign_message(reason)));
         } else if !line.starts_with(b"option ") {
             return Err(corrupt(format!(
                 "unexpected line `{}` in report-status",

@@ -12,7 +12,7 @@ use super::{RepositoryUrl, SmartHttp};
 use crate::advertisement::{Service, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pack::PackBody;
-use crate::{AGENT, escaped_excerpt};
+use crate::{AGENT, escaped_excerpt, foreign_message};
 
 /// The most redirects of a request that are followed.
 pub(super) const MAX_REDIRECTS: usize = 5;
@@ -27,12 +27,22 @@ pub(super) enum Payload {
     Stream(Bytes, PackBody),
 }
 
-/// Requests the refs of a service; returns also the URL of the repository after redirects.
+/// The response to a request for the refs of a service.
+pub(super) struct InfoRefs {
+    /// The URL of the repository after redirects.
+    pub(super) url: RepositoryUrl,
+    pub(super) body: ResponseBody,
+    /// The error of a media type that is not the service's: `body` may be the file of a server
+    /// that does not speak git's protocol.
+    pub(super) other_type: Option<Error>,
+}
+
+/// Requests the refs of a service.
 pub(super) async fn get_info_refs(
     client: &SmartHttp,
     service: Service,
     version: Version,
-) -> Result<(RepositoryUrl, ResponseBody)> {
+) -> Result<InfoRefs> {
     let asked = format!("info/refs?service={service}");
     let mut url = client.url.clone();
     for _ in 0..=MAX_REDIRECTS {
@@ -57,8 +67,12 @@ pub(super) async fn get_info_refs(
             continue;
         }
         let expected = format!("application/x-{service}-advertisement");
-        let body = check(client, &url, response, &expected).await?;
-        return Ok((url, body));
+        let (body, other_type) = check(client, &url, response, &expected).await?;
+        return Ok(InfoRefs {
+            url,
+            body,
+            other_type,
+        });
     }
     Err(Error::new(
         ErrorKind::Transport,
@@ -93,7 +107,10 @@ pub(super) async fn post(
     let request = finish(client, url, version, request, body).await?;
     let response = client.http.call(url, request, upload.as_ref()).await?;
     let expected = format!("application/x-{service}-result");
-    check(client, url, response, &expected).await
+    match check(client, url, response, &expected).await? {
+        (body, None) => Ok(body),
+        (_, Some(error)) => Err(error),
+    }
 }
 
 async fn finish(
@@ -122,13 +139,14 @@ async fn finish(
     })
 }
 
-/// Returns the body of a response, if its status is 200 and its media type is `expected`.
+/// Returns the body of a response, if its status is 200, and the error of its media type if that
+/// is not `expected`.
 async fn check(
     client: &SmartHttp,
     url: &RepositoryUrl,
     response: Response<ResponseStream>,
     expected: &str,
-) -> Result<ResponseBody> {
+) -> Result<(ResponseBody, Option<Error>)> {
     let (parts, body) = response.into_parts();
     let encoding = parts.headers.get(header::CONTENT_ENCODING);
     let gzip = encoding.is_some_and(|value| value == "gzip" || value == "x-gzip");
@@ -143,14 +161,15 @@ async fn check(
         .split_once_str(";")
         .map_or(media_type, |found| found.0);
     if media_type.trim_ascii() == expected.as_bytes() {
-        return Ok(body);
+        return Ok((body, None));
     }
     let shown = escaped_excerpt(media_type);
-    Err(Error::new(
+    let error = Error::new(
         ErrorKind::Config,
         format!("{url} returned the media type `{shown}` instead of `{expected}`"),
     )
-    .with_hint("is this the URL of a git repository that speaks smart HTTP?"))
+    .with_hint("is this the URL of a git repository that speaks smart HTTP?");
+    Ok((body, Some(error)))
 }
 
 fn status_error(
@@ -185,9 +204,9 @@ fn status_error(
     let html = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().contains_str("html"));
-    let text = body.trim_ascii();
+    let text = foreign_message(body);
     if !text.is_empty() && !html {
-        message = format!("{message}: {}", escaped_excerpt(text));
+        message = format!("{message}: {text}");
     }
     let request_id = headers
         .get("x-amzn-requestid")

@@ -119,13 +119,23 @@ impl RepositoryUrl {
         &self.host
     }
 
+    /// Returns whether the host is this machine by its name or address, where plain HTTP is
+    /// safe.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    }
+
     /// Returns the port, or the default port of the scheme.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Returns the host, with the port if the URL has one.
-    pub(super) fn authority(&self) -> &str {
+    pub fn authority(&self) -> &str {
         &self.authority
     }
 
@@ -137,6 +147,11 @@ impl RepositoryUrl {
     /// Returns the user and password of the URL.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
+    }
+
+    /// Returns whether scheme, host and port are equal.
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        self.secure == other.secure && self.host == other.host && self.port == other.port
     }
 
     /// Returns whether credentials for `self` may be sent to `other`: to an equal host and

@@ -371,6 +371,7 @@ async fn delete(location: &BundleLocation, key: &ObjectKey, etag: ETag) {
             error = %error.report(),
             "the lock could not be released"
         );
+        location.note_kept_lock(error);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Bucket, prefix and options of a bundle remote, and its user metadata.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::odb::Database;
 use crate::git::pack::PackLimits;
@@ -103,6 +103,37 @@ pub(super) struct BundleLocation {
     pub(super) bucket: BucketName,
     pub(super) prefix: KeyPrefix,
     pub(super) options: BundleOptions,
+    /// The first lock of this client that it may not delete.
+    pub(super) kept_lock: Mutex<Option<Error>>,
+}
+
+impl BundleLocation {
+    /// Keeps the failure to delete a lock if it is permanent, because other clients wait for such
+    /// a lock in vain.
+    pub(super) fn note_kept_lock(&self, error: Error) {
+        if error.kind() == ErrorKind::AccessDenied {
+            let mut kept = self
+                .kept_lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            kept.get_or_insert(error);
+        }
+    }
+
+    /// Fails if a lock could not be deleted.
+    ///
+    /// # Errors
+    /// `AccessDenied`, once.
+    pub(super) fn check_kept_lock(&self) -> Result<()> {
+        let mut kept = self
+            .kept_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match kept.take() {
+            None => Ok(()),
+            Some(error) => Err(error.context("the refs are written, and their lock remains")),
+        }
+    }
 }
 
 impl fmt::Display for BundleLocation {

@@ -7,19 +7,21 @@ use bstr::BString;
 
 use super::catalog::BundleCatalog;
 use super::competing::{self, Ref};
+use super::head::HeadFile;
 use super::keys::{BundleFile, common_hash};
 use super::options::BundleLocation;
 use super::peel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::odb::{self, Database};
-use crate::git::refs::{Head, RefTarget, Refs};
+use crate::git::refs::{Head, IgnoredRefs, RefTarget, Refs};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
 /// State of a remote when it was opened.
 pub(super) struct BundleSnapshot {
     pub(super) snapshot: Snapshot,
+    pub(super) head: HeadFile,
     pub(super) refs: Vec<(BString, Ref)>,
     pub(super) catalog: BundleCatalog,
 }
@@ -48,7 +50,8 @@ impl BundleSnapshot {
         let snapshot = Snapshot {
             hash,
             refs: targets.collect(),
-            head: head.map(Head::Symbolic),
+            head: head.name.clone().map(Head::Symbolic),
+            ignored: IgnoredRefs::default(),
         };
         // Also bundles without a ref, because incremental bundles may depend on them.
         let files = refs.iter().flat_map(|(_, found)| {
@@ -63,6 +66,7 @@ impl BundleSnapshot {
         files.dedup();
         Ok(Self {
             snapshot,
+            head,
             catalog: BundleCatalog::new(location, hash, files),
             refs,
         })
@@ -197,6 +201,14 @@ impl Source for BundleSource {
             }
         }
         Ok(Some(catalog.database(None, &bundles)?))
+    }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        let catalog = &self.opened.catalog;
+        // These bundles have all ancestors of `want`.
+        let bundles = catalog.find(&[want]).await?;
+        let database = catalog.database(None, &bundles)?;
+        Ok(Some(odb::graph_since(&database, want, have).await?))
     }
 }
 

@@ -4,12 +4,12 @@ use super::DumbOptions;
 use super::geometry::merge_count;
 use super::keys::{ObjectRole, RepositoryKeys};
 use super::merge::{MergeInput, merge};
-use super::odb::{Indexes, S3PackBytes};
-use super::pack_list::{PackList, PackSize};
 use super::publish::{PackToPublish, upload_staged};
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
+use crate::remote::dumb_files::odb::{Indexes, PackFile};
+use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::storage::spool::Spool;
 
 /// Returns the listed packs to merge with a new one, the largest first. Packs of more than
@@ -43,8 +43,8 @@ pub(super) async fn merge_packs(
     let hash = new.index.hash();
     let mut read = Vec::new();
     for id in old {
-        let bytes = S3PackBytes {
-            keys: keys.clone(),
+        let bytes = PackFile {
+            files: keys.files(),
             pack: *id,
         };
         read.push((indexes.read(keys, hash, *id).await?, bytes));

@@ -7,9 +7,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::dumb_http::{index_name, pack_name};
-use crate::git::object::loose_path;
 use crate::name::{BucketName, KeyPrefix, ObjectKey};
+use crate::remote::dumb_files::{INFO_PACKS, index_path, loose_path, pack_path};
 use crate::storage::{
     ETag, ObjectMetadata, ObjectStore, ObjectStoreExt as _, Precondition, PutOptions, PutResult,
 };
@@ -41,10 +40,10 @@ impl ObjectRole {
         match self {
             Self::Refs => "info/refs".into(),
             Self::Head => "HEAD".into(),
-            Self::Packs => "objects/info/packs".into(),
-            Self::Pack(id) => format!("objects/pack/{}", pack_name(*id)),
-            Self::Index(id) => format!("objects/pack/{}", index_name(*id)),
-            Self::Loose(id) => format!("objects/{}", loose_path(*id)),
+            Self::Packs => INFO_PACKS.into(),
+            Self::Pack(id) => pack_path(*id),
+            Self::Index(id) => index_path(*id),
+            Self::Loose(id) => loose_path(*id),
             Self::Staged(random) => format!("objects/pack/{STAGED}{random:032x}"),
         }
     }
@@ -119,23 +118,6 @@ impl RepositoryKeys {
         self.store
             .get_with_etag(&self.bucket, &self.key(file)?)
             .await
-    }
-
-    /// Reads a file. Errors: `NotFound`.
-    pub(super) async fn get(&self, file: &ObjectRole) -> Result<Bytes> {
-        let key = self.key(file)?;
-        self.store.get(&self.bucket, &key, None, None).await
-    }
-
-    /// Returns the size of a file. Errors: `NotFound`.
-    pub(super) async fn size(&self, file: &ObjectRole) -> Result<u64> {
-        let key = self.key(file)?;
-        let head = self.store.head(&self.bucket, &key).await?;
-        let head = head.ok_or_else(|| {
-            let message = format!("`{}` of {self} does not exist", file.path());
-            Error::new(ErrorKind::NotFound, message)
-        })?;
-        Ok(head.size_bytes)
     }
 
     pub(super) async fn put(

@@ -8,24 +8,22 @@
 //! | file | job |
 //! |---|---|
 //! | `keys` | keys, media types, cache headers |
-//! | `pack_list` | `objects/info/packs`, with extension lines that git ignores |
-//! | `odb` | finds and reads the repository's objects |
+//! | `files` | reads files for the object database |
 //! | `geometry`, `merge`, `consolidate` | select and merge small packs |
 //! | `publish` | writes a pack and its index to the bucket |
 //! | `loose` | writes a pack as loose objects |
 //! | `target`, `refs` | receive a push |
-//! | `source` | sends packs |
+//!
+//! Packs are sent by [`dumb_files`](super::dumb_files).
 
 mod consolidate;
+mod files;
 mod geometry;
 mod keys;
 mod loose;
 mod merge;
-mod odb;
-mod pack_list;
 mod publish;
 mod refs;
-mod source;
 mod target;
 
 use std::fmt;
@@ -39,12 +37,13 @@ use self::keys::{ObjectRole, RepositoryKeys};
 use self::target::DumbTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::HashKind;
-use crate::git::dumb_http::{parse_head, parse_info_refs};
+use crate::git::dumb_http::{parse_head, parse_info_refs_and_ignored};
 use crate::git::pack::PackLimits;
 use crate::git::refs::{Head, Refs};
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
+use crate::remote::dumb_files::source;
 use crate::remote::{Remote, Snapshot, Source, Target, now};
 use crate::storage::{ETag, ObjectStore};
 
@@ -81,6 +80,13 @@ impl Default for DumbOptions {
             largest_merged: 1 << 30,
             clock: Arc::new(now),
         }
+    }
+}
+
+impl DumbOptions {
+    /// Returns the limits of reading stored objects.
+    fn read_limits(&self) -> PackLimits {
+        self.limits.with_memory(self.limits.memory.min(self.memory))
     }
 }
 
@@ -150,7 +156,8 @@ impl DumbSnapshot {
                 head: head.map(|(_, etag)| etag),
             });
         };
-        let refs = parse(keys, "info/refs", parse_info_refs(&refs))?;
+        let parsed = parse_info_refs_and_ignored(&refs);
+        let (refs, ignored) = parse(keys, "info/refs", parsed)?;
         // Left out, because the file `HEAD` has the symbolic ref.
         let refs: Refs = refs
             .into_iter()
@@ -167,7 +174,12 @@ impl DumbSnapshot {
         };
         let hash = named.or(detached).map_or(HashKind::Sha1, |id| id.kind());
         Ok(Self {
-            snapshot: Snapshot { hash, refs, head },
+            snapshot: Snapshot {
+                hash,
+                refs,
+                head,
+                ignored,
+            },
             refs: Some(refs_etag),
             head: head_etag,
         })
@@ -208,8 +220,9 @@ impl Remote for DumbRemote {
             )
             .with_hint("check the bucket and the prefix"));
         }
-        let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
-        Ok(source::open(keys, options, opened.snapshot))
+        let limits = self.options.read_limits();
+        let files = self.keys.files();
+        Ok(source::open(files, limits, opened.snapshot))
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::pack_list::PackSize;
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::pack::Index;
+use crate::remote::dumb_files::pack_list::PackSize;
 use crate::storage::Precondition;
 use crate::storage::multipart::MultipartWriter;
 use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};

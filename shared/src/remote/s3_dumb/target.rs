@@ -5,18 +5,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bstr::BString;
 
+use super::files::remove_found_loose;
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::odb::{Indexes, database, packs, remove_found_loose};
-use super::pack_list::{PackList, PackSize};
 use super::publish::{PackToPublish, upload_staged};
 use super::{DumbOptions, DumbSnapshot, consolidate, loose, parse, refs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::pack::{Index, NoBases};
+use crate::remote::dumb_files::odb::{Indexes, database, packs};
+use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::remote::{
     BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefTarget, Refs,
-    Snapshot, Target, TargetCapabilities, VerifiedPack, missing_objects_error,
+    Snapshot, Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
 };
 use crate::storage::spool::Spool;
 use crate::storage::{ETag, delete_leftovers};
@@ -70,6 +71,8 @@ impl Target for DumbTarget {
             thin: false,
             offset_deltas: true,
             head: true,
+            unborn_head: true,
+            sets_aside: true,
             max_changes: usize::MAX,
         }
     }
@@ -127,6 +130,7 @@ impl Target for DumbTarget {
         }
         if let Some(head) = push.head
             && self.snapshot.head.as_ref() != Some(&head)
+            && is_head_valid(&head, &self.snapshot.refs)
         {
             let bytes = write_head(&head);
             let etag = self
@@ -183,8 +187,9 @@ impl DumbTarget {
             None => Listed::read(&self.keys).await?.list,
         };
         let hash = unknown[0].id.kind();
-        let packs = packs(&self.keys, &list, hash, &mut self.indexes).await?;
-        let database = database(&self.keys, &self.options, hash, packs)?;
+        let files = self.keys.files();
+        let packs = packs(&files, &list, hash, &mut self.indexes).await?;
+        let database = database(&files, self.options.read_limits(), hash, packs)?;
         for target in unknown {
             let (peeled, _) = database.peel(target.id).await?;
             target.peeled = (peeled != target.id).then_some(peeled);

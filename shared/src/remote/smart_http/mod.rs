@@ -1,29 +1,34 @@
-//! Repositories on servers that speak git's smart HTTP protocol.
+//! Repositories on servers that speak git's smart HTTP protocol, or that serve a repository's
+//! files, which can be read only ([`dumb_http`](super::dumb_http)).
 //!
 //! No request is retried here. If a server does not report the outcome of a ref, its refs are
 //! read again.
 
 mod commit_graph;
+mod demanding;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bstr::BString;
 use futures_util::StreamExt as _;
 
+use super::dumb_http::{self, HttpFiles, HttpFilesLfs};
 use super::{
     BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefTarget,
     RefUpdate, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
-use crate::git::pack::PackWriter;
+use crate::git::pack::{PackLimits, PackWriter};
 use crate::git::smart_http::{
-    FetchRequest, PushRequest, ReceivePack, RefCommand, SmartHttp, TipNegotiator, UploadPack,
+    DumbHttp, FetchRequest, FetchResponse, FetchSource, PushRequest, ReceivePack, RefCommand,
+    SmartHttp, TipNegotiator, UploadPack,
 };
-use crate::git::{HashKind, ObjectId, escaped_excerpt};
-use crate::lfs::{HttpLfs, LfsStore};
+use crate::git::{HashKind, ObjectId, escaped_excerpt, foreign_message};
+use crate::lfs::{HttpLfs, LfsBody, LfsStore, Pointer};
 
 /// Maximum number of refs in one push: CodeCommit's limit.
 pub const MAX_CHANGES: usize = 4000;
@@ -32,16 +37,49 @@ pub const MAX_CHANGES: usize = 4000;
 /// code for it.
 const NOT_CONNECTED: &str = "missing necessary objects";
 
-/// A repository on a smart HTTP server.
-#[derive(Debug, Clone)]
+/// Memory in bytes for reading the files of a repository, unless
+/// [`HttpRemote::with_memory`] sets another.
+const DEFAULT_MEMORY_BYTES: usize = 64 << 20;
+
+/// A repository on an HTTP server.
+#[derive(Clone)]
 pub struct HttpRemote {
     client: SmartHttp,
+    memory: usize,
+    // Set when the repository was opened and its server serves files.
+    files: Arc<OnceLock<Arc<HttpFiles>>>,
+}
+
+impl fmt::Debug for HttpRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpRemote")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpRemote {
     /// Names the repository of `client`.
     pub fn new(client: SmartHttp) -> Self {
-        Self { client }
+        Self {
+            client,
+            memory: DEFAULT_MEMORY_BYTES,
+            files: Arc::default(),
+        }
+    }
+
+    /// Limits the memory in bytes for reading the files of a repository.
+    #[must_use]
+    pub fn with_memory(self, memory: usize) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Opens a repository whose server serves files.
+    async fn dumb_source(&self, found: DumbHttp) -> Result<Box<dyn Source>> {
+        let make = || Arc::new(HttpFiles::new(found.client().clone(), self.memory / 2));
+        let files = Arc::clone(self.files.get_or_init(make));
+        let limits = PackLimits::default().with_memory(self.memory / 2);
+        dumb_http::open(found, &files, limits).await
     }
 }
 
@@ -54,7 +92,10 @@ impl fmt::Display for HttpRemote {
 #[async_trait]
 impl Remote for HttpRemote {
     async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        Ok(Box::new(HttpSource::open(&self.client, prefixes).await?))
+        match self.client.fetch_source(&with_head(prefixes)).await? {
+            FetchSource::Smart(server) => Ok(Box::new(HttpSource::new(server, self.memory)?)),
+            FetchSource::Dumb(found) => self.dumb_source(found).await,
+        }
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
@@ -63,8 +104,11 @@ impl Remote for HttpRemote {
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         // An error is left to the request for refs, which fails for the same URL.
-        let store = HttpLfs::new(self.client.clone()).ok()?;
-        Some(Arc::new(store))
+        let batches = Arc::new(HttpLfs::new(self.client.clone()).ok()?);
+        Some(Arc::new(ServedLfs {
+            batches,
+            files: Arc::clone(&self.files),
+        }))
     }
 }
 
@@ -85,29 +129,105 @@ fn refs(advertisement: &Advertisement) -> Result<Refs> {
     Ok(refs)
 }
 
+/// Returns the prefixes of refs to request, with `HEAD`.
+fn with_head(prefixes: &[BString]) -> Vec<BString> {
+    let head = (!prefixes.is_empty()).then(|| "HEAD".into());
+    prefixes.iter().cloned().chain(head).collect()
+}
+
+/// LFS objects of a server: files, if the repository was opened as files, or git-lfs's batch
+/// API.
+struct ServedLfs {
+    batches: Arc<HttpLfs>,
+    files: Arc<OnceLock<Arc<HttpFiles>>>,
+}
+
+impl ServedLfs {
+    fn store(&self) -> Arc<dyn LfsStore> {
+        match self.files.get() {
+            Some(files) => Arc::new(HttpFilesLfs(Arc::clone(files))),
+            None => Arc::clone(&self.batches) as _,
+        }
+    }
+}
+
+impl fmt::Display for ServedLfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.files.get() {
+            Some(files) => HttpFilesLfs(Arc::clone(files)).fmt(f),
+            None => self.batches.fmt(f),
+        }
+    }
+}
+
+#[async_trait]
+impl LfsStore for ServedLfs {
+    async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
+        self.store().missing(pointers).await
+    }
+
+    async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
+        self.store().prepare(pointers).await
+    }
+
+    async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
+        self.store().read(pointer).await
+    }
+
+    async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
+        self.store().write(pointer, content).await
+    }
+}
+
 /// A server's repository, opened for reading.
 pub(super) struct HttpSource {
     server: UploadPack,
+    memory: usize,
+    // The server refuses clients that do not request all of its capabilities.
+    is_demanding: AtomicBool,
     pub(super) snapshot: Snapshot,
 }
 
 impl HttpSource {
+    /// Opens a repository on a server that speaks git's protocol.
     pub(super) async fn open(client: &SmartHttp, prefixes: &[BString]) -> Result<Self> {
-        let mut prefixes = prefixes.to_vec();
-        if !prefixes.is_empty() {
-            prefixes.push("HEAD".into());
-        }
-        let server = client.upload_pack(&prefixes).await?;
+        let server = client.upload_pack(&with_head(prefixes)).await?;
+        Self::new(server, DEFAULT_MEMORY_BYTES)
+    }
+
+    fn new(server: UploadPack, memory: usize) -> Result<Self> {
         let advertisement = &server.advertisement;
         if !advertisement.shallow.is_empty() {
-            return Err(shallow(client));
+            return Err(shallow(server.client()));
         }
         let snapshot = Snapshot {
             hash: advertisement.hash,
             refs: refs(advertisement)?,
             head: advertisement.head(),
+            ignored: advertisement.ignored.clone(),
         };
-        Ok(Self { server, snapshot })
+        Ok(Self {
+            server,
+            memory,
+            is_demanding: AtomicBool::new(false),
+            snapshot,
+        })
+    }
+
+    async fn fetch_as_wanted(&self, pack: &PackRequest) -> Result<PackBody> {
+        let request = FetchRequest {
+            wants: pack.wants.clone(),
+            thin: pack.thin,
+            offset_deltas: pack.offset_deltas,
+            ..FetchRequest::default()
+        };
+        let mut haves = TipNegotiator::new(pack.haves.iter().copied());
+        into_body(&self.server, self.server.fetch(&request, &mut haves).await?)
+    }
+
+    async fn fetch_demanding(&self, pack: &PackRequest) -> Result<PackBody> {
+        let hash = self.snapshot.hash;
+        demanding::fetch(&self.server, hash, pack, self.memory / 4).await
     }
 
     /// Returns true if the server advertises the ref that `HEAD` names.
@@ -115,6 +235,15 @@ impl HttpSource {
         let advertisement = &self.server.advertisement;
         let head = advertisement.find("HEAD");
         advertisement.unborn_head.is_some() || head.is_some_and(|head| head.symref_target.is_some())
+    }
+}
+
+/// Returns the pack of a response, unless the response is of a shallow repository.
+fn into_body(server: &UploadPack, fetched: FetchResponse) -> Result<PackBody> {
+    if fetched.shallow.is_empty() {
+        Ok(fetched.pack.into_stream().boxed())
+    } else {
+        Err(shallow(server.client()))
     }
 }
 
@@ -133,32 +262,34 @@ impl Source for HttpSource {
     }
 
     async fn fetch(&self, pack: &PackRequest) -> Result<PackBody> {
-        let request = FetchRequest {
-            wants: pack.wants.clone(),
-            thin: pack.thin,
-            offset_deltas: pack.offset_deltas,
-            ..FetchRequest::default()
+        let fetched = if self.is_demanding.load(Ordering::Relaxed) {
+            self.fetch_demanding(pack).await
+        } else {
+            match self.fetch_as_wanted(pack).await {
+                Err(error) if demanding::may_demand(&self.server, pack, &error) => {
+                    // If this fails too, capabilities were not the reason.
+                    let retried = self.fetch_demanding(pack).await;
+                    self.is_demanding.store(retried.is_ok(), Ordering::Relaxed);
+                    match retried {
+                        Err(retried) if retried.kind() != ErrorKind::FileTooLarge => Err(error),
+                        retried => retried,
+                    }
+                }
+                fetched => fetched,
+            }
         };
-        let mut haves = TipNegotiator::new(pack.haves.iter().copied());
-        let fetched = self.server.fetch(&request, &mut haves).await;
-        let fetched = fetched
-            .map_err(Error::from)
-            .map_err(|error| match error.kind() {
-                // The wanted objects were advertised, so a ref has moved.
-                ErrorKind::NotFound => Error::new(
-                    ErrorKind::Conflict,
-                    format!(
-                        "the refs of {} have moved meanwhile",
-                        self.server.client().url()
-                    ),
-                )
-                .with_source(error),
-                _ => error,
-            })?;
-        if !fetched.shallow.is_empty() {
-            return Err(shallow(self.server.client()));
-        }
-        Ok(fetched.pack.into_stream().boxed())
+        fetched.map_err(|error| match error.kind() {
+            // The wanted objects were advertised, so a ref has moved.
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the refs of {} have moved meanwhile",
+                    self.server.client().url()
+                ),
+            )
+            .with_source(error),
+            _ => error,
+        })
     }
 
     fn has_cheap_history(&self) -> bool {
@@ -170,7 +301,29 @@ impl Source for HttpSource {
         wants: &[ObjectId],
         haves: &[ObjectId],
     ) -> Result<Option<CommitGraph>> {
-        commit_graph::read(&self.server, self.snapshot.hash, wants, haves).await
+        let (server, hash) = (&self.server, self.snapshot.hash);
+        if !self.is_demanding.load(Ordering::Relaxed) {
+            let wanted = PackRequest {
+                offset_deltas: true,
+                ..PackRequest::default()
+            };
+            match commit_graph::read(server, hash, wants, haves, false).await {
+                Err(error) if demanding::may_demand(server, &wanted, &error) => {}
+                graph => return graph,
+            }
+        }
+        // A thin pack of commits has bases that are not here.
+        if !haves.is_empty() {
+            return Ok(None);
+        }
+        commit_graph::read(server, hash, wants, haves, true).await
+    }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        if self.server.can_filter() {
+            return self.commit_graph(&[want], &[have]).await;
+        }
+        commit_graph::read_since(&self.server, self.snapshot.hash, want, have).await
     }
 }
 
@@ -190,6 +343,7 @@ impl HttpTarget {
             hash: advertisement.hash,
             refs: refs(advertisement)?,
             head: None,
+            ignored: advertisement.ignored.clone(),
         };
         Ok(Self {
             client: client.clone(),
@@ -264,6 +418,8 @@ impl Target for HttpTarget {
             thin: !offered.has("no-thin"),
             offset_deltas: offered.has("ofs-delta"),
             head: false,
+            unborn_head: false,
+            sets_aside: false,
             max_changes: MAX_CHANGES,
         }
     }
@@ -319,7 +475,7 @@ impl Target for HttpTarget {
             if !report.messages.is_empty() {
                 error = error.with_hint(format!(
                     "the server's message: `{}`",
-                    escaped_excerpt(report.messages.as_bytes())
+                    foreign_message(report.messages.as_bytes())
                 ));
             }
             return Err(error);

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tokio::sync::OnceCell;
 
-use super::keys::{ObjectRole, RepositoryKeys};
 use super::odb::{Indexes, database, packs};
 use super::pack_list::PackList;
-use super::{DumbOptions, parse};
-use crate::error::Result;
+use super::{INFO_PACKS, RepositoryFiles};
+use crate::error::{Error, Result};
 use crate::git::ObjectId;
 use crate::git::odb::{self, Database, StoredPack};
+use crate::git::pack::PackLimits;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
 /// Bytes of a pack that are read at once when it is sent unchanged.
@@ -20,22 +20,22 @@ const CHUNK_BYTES: u64 = 8 << 20;
 
 /// Repository opened for reading.
 struct DumbSource {
-    keys: RepositoryKeys,
-    options: Arc<DumbOptions>,
+    files: Arc<dyn RepositoryFiles>,
+    limits: PackLimits,
     snapshot: Snapshot,
     stored: OnceCell<Vec<StoredPack>>,
     database: OnceLock<Arc<Database>>,
 }
 
 /// Opens a repository for reading.
-pub(super) fn open(
-    keys: RepositoryKeys,
-    options: Arc<DumbOptions>,
+pub(in crate::remote) fn open(
+    files: Arc<dyn RepositoryFiles>,
+    limits: PackLimits,
     snapshot: Snapshot,
 ) -> Box<dyn Source> {
     Box::new(DumbSource {
-        keys,
-        options,
+        files,
+        limits,
         snapshot,
         stored: OnceCell::new(),
         database: OnceLock::new(),
@@ -52,6 +52,8 @@ impl Source for DumbSource {
         let stored = self.stored().await?.to_vec();
         if let [only] = stored.as_slice()
             && self.can_send_unchanged(only, wanted)
+            // The pack may be above history that is loose.
+            && !self.files.may_have_loose().await?
         {
             return Ok(stream_pack_file(only.clone()));
         }
@@ -77,6 +79,12 @@ impl Source for DumbSource {
         let stored = self.stored().await?.to_vec();
         Ok(Some(Arc::clone(self.database(stored)?)))
     }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        let stored = self.stored().await?.to_vec();
+        let graph = odb::graph_since(self.database(stored)?, want, have).await?;
+        Ok(Some(graph))
+    }
 }
 
 impl DumbSource {
@@ -84,14 +92,14 @@ impl DumbSource {
     async fn stored(&self) -> Result<&[StoredPack]> {
         let read = async || {
             // Read after the refs, so that it lists all packs that they need.
-            let list = match self.keys.read(&ObjectRole::Packs).await? {
+            let list = match self.files.read(INFO_PACKS).await? {
                 None => PackList::default(),
-                Some((bytes, _)) => {
-                    parse(&self.keys, "objects/info/packs", PackList::parse(&bytes))?
-                }
+                Some(bytes) => PackList::parse(&bytes).map_err(|error: Error| {
+                    error.context(format!("`{INFO_PACKS}` of {}", self.files))
+                })?,
             };
             let mut indexes = Indexes::default();
-            packs(&self.keys, &list, self.snapshot.hash, &mut indexes).await
+            packs(&self.files, &list, self.snapshot.hash, &mut indexes).await
         };
         let stored = self.stored.get_or_try_init(read).await?;
         Ok(stored)
@@ -102,7 +110,7 @@ impl DumbSource {
         if let Some(database) = self.database.get() {
             return Ok(database);
         }
-        let made = database(&self.keys, &self.options, self.snapshot.hash, stored)?;
+        let made = database(&self.files, self.limits, self.snapshot.hash, stored)?;
         Ok(self.database.get_or_init(|| Arc::new(made)))
     }
 

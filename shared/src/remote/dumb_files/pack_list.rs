@@ -25,14 +25,14 @@ use crate::git::dumb_http::{pack_name, parse_info_packs};
 
 /// Size of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PackSize {
-    pub(super) objects: u64,
-    pub(super) bytes: u64,
+pub(in crate::remote) struct PackSize {
+    pub(in crate::remote) objects: u64,
+    pub(in crate::remote) bytes: u64,
 }
 
 /// State of a superseded pack, with the time of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SupersededPack {
+pub(in crate::remote) enum SupersededPack {
     /// The files are kept for readers of an older list.
     Kept(i64),
     /// The files are deleted.
@@ -41,17 +41,17 @@ pub(super) enum SupersededPack {
 
 /// List of packs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct PackList {
+pub(in crate::remote) struct PackList {
     /// Listed packs, newest first.
-    pub(super) packs: Vec<ObjectId>,
+    pub(in crate::remote) packs: Vec<ObjectId>,
     /// Sizes of listed packs, where known.
-    pub(super) sizes: BTreeMap<ObjectId, PackSize>,
+    pub(in crate::remote) sizes: BTreeMap<ObjectId, PackSize>,
     /// Packs whose objects are all in listed packs.
-    pub(super) superseded: BTreeMap<ObjectId, SupersededPack>,
+    pub(in crate::remote) superseded: BTreeMap<ObjectId, SupersededPack>,
 }
 
 impl PackList {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(in crate::remote) fn parse(bytes: &[u8]) -> Result<Self> {
         let mut list = Self::default();
         for id in parse_info_packs(bytes)? {
             if !list.packs.contains(&id) {
@@ -96,7 +96,7 @@ impl PackList {
         Some(())
     }
 
-    pub(super) fn write(&self) -> Vec<u8> {
+    pub(in crate::remote) fn write(&self) -> Vec<u8> {
         let mut out = String::new();
         for id in &self.packs {
             let _ = writeln!(out, "P {}", pack_name(*id));
@@ -116,12 +116,18 @@ impl PackList {
     }
 
     /// Returns whether listed packs contain all objects of that pack.
-    pub(super) fn covers(&self, id: ObjectId) -> bool {
+    pub(in crate::remote) fn covers(&self, id: ObjectId) -> bool {
         self.packs.contains(&id) || self.superseded.contains_key(&id)
     }
 
     /// Lists a pack, which supersedes `old`, because it has all their objects.
-    pub(super) fn add(&mut self, id: ObjectId, size: PackSize, old: &[ObjectId], now: i64) {
+    pub(in crate::remote) fn add(
+        &mut self,
+        id: ObjectId,
+        size: PackSize,
+        old: &[ObjectId],
+        now: i64,
+    ) {
         for id in old {
             if let Some(at) = self.packs.iter().position(|listed| listed == id) {
                 self.packs.remove(at);
@@ -136,7 +142,7 @@ impl PackList {
     }
 
     /// Returns packs superseded longer ago than `grace`, in seconds.
-    pub(super) fn expired(&self, now: i64, grace: i64) -> Vec<ObjectId> {
+    pub(in crate::remote) fn expired(&self, now: i64, grace: i64) -> Vec<ObjectId> {
         let is_expired = |state: &SupersededPack| match state {
             SupersededPack::Kept(since) => now.saturating_sub(*since) > grace,
             SupersededPack::Deleted(_) => false,
@@ -149,14 +155,14 @@ impl PackList {
     }
 
     /// Records that the files of a pack are deleted.
-    pub(super) fn mark_deleted(&mut self, id: ObjectId, now: i64) {
+    pub(in crate::remote) fn mark_deleted(&mut self, id: ObjectId, now: i64) {
         if let Some(state) = self.superseded.get_mut(&id) {
             *state = SupersededPack::Deleted(now);
         }
     }
 
     /// Removes packs whose files were deleted longer ago than `grace`, in seconds.
-    pub(super) fn drop_deleted(&mut self, now: i64, grace: i64) {
+    pub(in crate::remote) fn drop_deleted(&mut self, now: i64, grace: i64) {
         self.superseded.retain(|_, state| match state {
             SupersededPack::Kept(_) => true,
             SupersededPack::Deleted(since) => now.saturating_sub(*since) <= grace,
