@@ -254,6 +254,7 @@ impl PushReceiver for ServedTarget {
             hash: new.map_or(self.snapshot.hash, |id| id.kind()),
             limits: self.options.limits,
             scanner: None,
+            commits: None,
         };
         let incoming = |body| IncomingPack::new(body, &options).ending_with_trailer();
         let outcomes = self.update(&updates, pack.map(incoming), atomic).await?;
