@@ -34,6 +34,7 @@ pub mod names_and_urls;
 pub mod pack;
 mod pack_builder;
 pub mod seeds;
+pub mod server;
 pub mod url;
 pub mod wire;
 
@@ -57,6 +58,13 @@ pub const TARGETS: &[Target] = &[
     target("ls_refs", wire::ls_refs, seeds::ls_refs),
     target("fetch", wire::fetch, seeds::fetches),
     target("push", wire::push, seeds::pushes),
+    target("serve_fetch", server::serve_fetch, seeds::served_fetches),
+    target("serve_push", server::serve_push, seeds::served_pushes),
+    target(
+        "serve_archive",
+        server::serve_archive,
+        seeds::served_archives,
+    ),
     target("redirect", wire::redirect, seeds::redirects),
     target("pack", pack::pack, seeds::packs),
     target("pack_entries", pack::pack_entries, seeds::pack_entries),

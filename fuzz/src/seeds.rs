@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use crate::server::SmallRepository;
 use crate::wire::NEXT;
 
 /// A small repository, and what git makes of it.
@@ -230,6 +231,110 @@ pub(crate) fn pushes(_: &Seeds) -> Vec<Vec<u8>> {
         after(&[0], report.as_bytes()),
         after(&[1], banded.as_bytes()),
         after(&[3], banded.as_bytes()),
+    ]
+}
+
+pub(crate) fn served_fetches(_: &Seeds) -> Vec<Vec<u8>> {
+    let repository = SmallRepository::new();
+    let (main, side) = (repository.id("main"), repository.id("side"));
+    let want = |words: &str| line(&format!("want {main}{words}\n"));
+    let have = line(&format!("have {side}\n"));
+    let done = line("done\n");
+    let bands = " multi_ack_detailed side-band-64k ofs-delta include-tag filter";
+    let v0 = |parts: &[&str]| after(&[0], parts.concat().as_bytes());
+    let v2 = |arguments: &[&str]| {
+        let command = line("command=fetch\n") + &line("object-format=sha1\n") + "0001";
+        after(&[2], (command + &arguments.concat() + "0000").as_bytes())
+    };
+    let listing = [
+        line("command=ls-refs\n"),
+        "0001".into(),
+        line("peel\n"),
+        line("symrefs\n"),
+        line("unborn\n"),
+        line("ref-prefix refs/heads/\n"),
+        line("ref-prefix HEAD\n"),
+        "0000".into(),
+    ];
+    vec![
+        v0(&[&want(bands), "0000", &done]),
+        v0(&[&want(bands), "0000", &have, "0000", &done]),
+        v0(&[
+            &want(" thin-pack"),
+            &line("deepen 1\n"),
+            "0000",
+            &have,
+            &done,
+        ]),
+        v0(&[&want(bands), &line("filter tree:1\n"), "0000", &done]),
+        v2(&[&want(""), &line("include-tag\n"), &done]),
+        v2(&[&want(""), &have, &line("thin-pack\n"), &line("ofs-delta\n")]),
+        v2(&[
+            &line("want-ref refs/heads/main\n"),
+            &line("deepen 2\n"),
+            &done,
+        ]),
+        v2(&[&want(""), &line("deepen-since 1600000100\n"), &done]),
+        v2(&[&want(""), &line("deepen-not refs/heads/side\n"), &done]),
+        v2(&[
+            &want(""),
+            &line(&format!("shallow {side}\n")),
+            &line("deepen 1\n"),
+            &line("deepen-relative\n"),
+            &done,
+        ]),
+        v2(&[
+            &want(""),
+            &line("filter combine:blob:limit=1+tree:2\n"),
+            &done,
+        ]),
+        v2(&[
+            &want(""),
+            &line("sideband-all\n"),
+            &line("no-progress\n"),
+            &done,
+        ]),
+        v2(&[&have, &line("wait-for-done\n")]),
+        after(&[2], listing.concat().as_bytes()),
+    ]
+}
+
+pub(crate) fn served_pushes(seeds: &Seeds) -> Vec<Vec<u8>> {
+    let repository = SmallRepository::new();
+    let (main, side) = (repository.id("main"), repository.id("side"));
+    let null = "0".repeat(40);
+    let capabilities = "\0 report-status-v2 side-band-64k object-format=sha1 agent=x";
+    let create = line(&format!("{null} {main} refs/heads/new{capabilities}"));
+    let delete = line(&format!(
+        "{side} {null} refs/heads/side\0report-status atomic"
+    ));
+    let current = line(&format!("{main} {null} refs/heads/main"));
+    let shallow = line(&format!("shallow {side}"));
+    let push = |parts: &[&[u8]]| after(&[0], &parts.concat());
+    vec![
+        push(&[create.as_bytes(), b"0000", &seeds.pack()]),
+        push(&[
+            shallow.as_bytes(),
+            create.as_bytes(),
+            b"0000",
+            &seeds.pack(),
+        ]),
+        push(&[delete.as_bytes(), b"0000"]),
+        push(&[delete.as_bytes(), current.as_bytes(), b"0000"]),
+    ]
+}
+
+pub(crate) fn served_archives(_: &Seeds) -> Vec<Vec<u8>> {
+    let request = |arguments: &[&str]| {
+        let lines = arguments
+            .iter()
+            .map(|word| line(&format!("argument {word}\n")));
+        (lines.collect::<String>() + "0000").into_bytes()
+    };
+    vec![
+        request(&["--format=zip", "--prefix=p/", "-9", "main"]),
+        request(&["--mtime=@5", "-v", "v1:d", "--", "file"]),
+        request(&["--list"]),
     ]
 }
 

@@ -4,7 +4,7 @@
 use bstr::ByteSlice;
 
 use crate::error::{Result, corrupt};
-use crate::refs::{Head, RefTarget, Refs};
+use crate::refs::{Head, IgnoredRefs, RefTarget, Refs};
 use crate::{ObjectId, check_ref_name, escaped_excerpt, parse_id, split_id};
 
 /// Encodes `info/refs`.
@@ -23,15 +23,28 @@ pub fn write_info_refs(refs: &Refs) -> Vec<u8> {
     out
 }
 
-/// Parses `info/refs`.
+/// Parses `info/refs`, without refs whose names git does not allow.
+///
+/// # Errors
+/// As [`parse_info_refs_and_ignored`].
+pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
+    parse_info_refs_and_ignored(bytes).map(|(refs, _)| refs)
+}
+
+/// Parses `info/refs`; refs whose names git does not allow are returned apart.
 ///
 /// # Errors
 /// `Corrupt` for a malformed line, a ref that occurs twice, and ids of two hash functions.
-pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
+pub fn parse_info_refs_and_ignored(bytes: &[u8]) -> Result<(Refs, IgnoredRefs)> {
     let mut refs = Refs::new();
+    let mut ignored = IgnoredRefs::default();
     for line in bytes.lines() {
         let (id, name) = split_id(line, b'\t')?;
         if let Some(tag) = name.strip_suffix(b"^{}") {
+            if check_ref_name(tag.as_bstr()).is_err() {
+                // It follows the line of an ignored ref.
+                continue;
+            }
             let target = refs
                 .get_mut(tag.as_bstr())
                 .filter(|target| target.peeled.is_none())
@@ -44,7 +57,10 @@ pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
             target.peeled = Some(id);
             continue;
         }
-        let name = check_ref_name(name.as_bstr())?;
+        let Ok(name) = check_ref_name(name.as_bstr()) else {
+            ignored.add(name);
+            continue;
+        };
         let target = RefTarget { id, peeled: None };
         if refs.insert(name, target).is_some() {
             return Err(corrupt(format!(
@@ -62,7 +78,7 @@ pub fn parse_info_refs(bytes: &[u8]) -> Result<Refs> {
     }) {
         return Err(corrupt("`info/refs` contains ids of two hash functions"));
     }
-    Ok(refs)
+    Ok((refs, ignored))
 }
 
 /// Returns the file name of a pack: `pack-<id>.pack`.

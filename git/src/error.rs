@@ -77,6 +77,8 @@ pub struct ExternalError {
     pub kind: ErrorKind,
     /// The steps of this package that failed with it, innermost first.
     pub context: Vec<String>,
+    /// Advice to the reader.
+    pub hint: Option<String>,
     /// The caller's error.
     pub error: BoxError,
 }
@@ -115,6 +117,7 @@ impl Error {
         Self::External(Box::new(ExternalError {
             kind,
             context: Vec::new(),
+            hint: None,
             error: error.into(),
         }))
     }
@@ -137,10 +140,22 @@ impl Error {
         self
     }
 
-    /// Adds advice to a failure of this package.
+    /// Adds advice to the reader.
     #[must_use]
-    pub fn with_hint(self, hint: impl Into<String>) -> Self {
-        self.change(|failure| failure.hint = Some(hint.into()))
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        match &mut self {
+            Self::Failure(failure) => failure.hint = Some(hint.into()),
+            Self::External(external) => external.hint = Some(hint.into()),
+        }
+        self
+    }
+
+    /// Returns the advice to the reader.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Failure(failure) => failure.hint.as_deref(),
+            Self::External(external) => external.hint.as_deref(),
+        }
     }
 
     /// Adds the cause to a failure of this package.
@@ -174,9 +189,7 @@ impl Error {
             let _ = write!(text, ": {error}");
             cause = error.source();
         }
-        if let Self::Failure(failure) = self
-            && let Some(hint) = &failure.hint
-        {
+        if let Some(hint) = self.hint() {
             let _ = write!(text, "; hint: {hint}");
         }
         text

@@ -8,6 +8,7 @@
 //! | [`odb`] | an object database over packs that are read by range |
 //! | [`bundle`], [`dumb_http`] | other files that hold refs and objects |
 //! | [`pkt_line`], [`advertisement`], [`smart_http`] | the client's side of git's protocol |
+//! | [`server`] | the server's side: upload-pack, receive-pack, upload-archive |
 //!
 //! Nothing here opens a connection or a file: storage is behind
 //! [`PackBytes`](pack::PackBytes), HTTP behind
@@ -30,7 +31,7 @@ pub use gix_hash::{Kind as HashKind, ObjectId};
 
 pub(crate) use error::corrupt;
 pub use error::{Error, ErrorKind, Result};
-pub use protocol::{advertisement, pkt_line, smart_http};
+pub use protocol::{advertisement, pkt_line, server, smart_http};
 
 /// The name and version of this client, in HTTP and in git's `agent` capability.
 pub const AGENT: &str = concat!("branchline/", env!("CARGO_PKG_VERSION"));

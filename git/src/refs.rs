@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bstr::BString;
 use gix_hash::ObjectId;
 
+use crate::escaped_excerpt;
+
 /// The target of a ref, and for an annotated tag the object that it peels to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefTarget {
@@ -16,6 +18,30 @@ pub struct RefTarget {
 
 /// Refs by full name, in the order of their bytes, without `HEAD`.
 pub type Refs = BTreeMap<BString, RefTarget>;
+
+/// Refs that a peer lists under names that git does not allow, and that are left out, as git
+/// does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IgnoredRefs {
+    /// The number of such refs.
+    pub count: u64,
+    /// The names of the first [`MAX_IGNORED_NAMES`](Self::MAX_IGNORED_NAMES), escaped for
+    /// messages.
+    pub names: Vec<String>,
+}
+
+impl IgnoredRefs {
+    /// The most names that are kept.
+    pub const MAX_IGNORED_NAMES: usize = 20;
+
+    /// Adds a name that a peer listed.
+    pub fn add(&mut self, name: &[u8]) {
+        self.count += 1;
+        if self.names.len() < Self::MAX_IGNORED_NAMES {
+            self.names.push(escaped_excerpt(name));
+        }
+    }
+}
 
 /// The value of `HEAD`.
 #[derive(Debug, Clone, PartialEq, Eq)]

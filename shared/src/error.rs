@@ -50,6 +50,9 @@ error_kinds! {
         FileTooLarge,
         /// Someone else changed the same thing in between.
         Conflict,
+        /// A change was refused, by its receiver or by a rule of the request, and would be
+        /// refused again.
+        Rejected,
         /// The request did not arrive, or its answer did not; or the service failed (5xx).
         Transport,
         /// The received bytes contradict themselves or their format.
@@ -227,7 +230,12 @@ impl From<branchline_git::Error> for Error {
 /// Lets an error of the core pass through the git package, which returns it unchanged.
 impl From<Error> for branchline_git::Error {
     fn from(error: Error) -> Self {
-        Self::external(to_git(error.kind()), error)
+        let hint = error.hint().map(str::to_owned);
+        let external = Self::external(to_git(error.kind()), error);
+        match hint {
+            Some(hint) => external.with_hint(hint),
+            None => external,
+        }
     }
 }
 
@@ -258,7 +266,7 @@ fn to_git(kind: ErrorKind) -> branchline_git::ErrorKind {
         ErrorKind::Conflict => Git::Conflict,
         ErrorKind::Transport => Git::Transport,
         ErrorKind::Internal => Git::Internal,
-        ErrorKind::InvalidEvent | ErrorKind::Deadline => Git::Other,
+        ErrorKind::InvalidEvent | ErrorKind::Rejected | ErrorKind::Deadline => Git::Other,
     }
 }
 

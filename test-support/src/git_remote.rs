@@ -72,9 +72,9 @@ impl Remote for GitRemote {
         Ok(Box::new(GitSource {
             path: self.path.clone(),
             snapshot: Snapshot {
-                hash: self.hash,
                 refs,
                 head: Some(head),
+                ..Snapshot::empty(self.hash)
             },
         }))
     }

@@ -64,7 +64,7 @@ async fn any_rejected_ref_does_not_stop_the_others_and_the_next_run_completes() 
                 environment.check(&target)?;
             }
             Err(failure) => {
-                assert_eq!(failure["errorType"], "branchline.Conflict", "{failure}");
+                assert_eq!(failure["errorType"], "branchline.Rejected", "{failure}");
                 let words = format!("the target refused 1 refs: `{refused}`: hook declined");
                 assert!(message(&failure).contains(&words), "{failure}");
                 refs += 1;

@@ -218,6 +218,7 @@ async fn push_main(peers: &Peers) -> Result<MirrorStats> {
     let options = MirrorOptions {
         refs: RefSelection::new(["refs/heads/main"])?,
         prune: true,
+        prune_all: true,
         ..MirrorOptions::default()
     };
     let local = LocalRepository::new(peers.work(), PackLimits::default());

@@ -37,7 +37,7 @@ while True:
     objects = int(step.removeprefix("moved-")) if step.startswith("moved-") else 0
     lfs_objects = int(step.removeprefix("lfs-")) if step.startswith("lfs-") else 0
     status = "complete" if step == "complete" else "incomplete"
-    refs = {"created": 0, "updated": 0, "deleted": 0, "unchanged": 1, "rejected": 0}
+    refs = {"created": 0, "updated": 0, "forced": 0, "deleted": 0, "unchanged": 1, "rejected": 0, "set_aside": 0}
     done = {"source": mapping["source"], "target": mapping["target"], "status": status,
             "refs": refs, "objects": objects, "bytes": objects * 100,
             "lfs": {"objects": lfs_objects, "bytes": lfs_objects * 100, "missing": 0, "left_out": 0}}

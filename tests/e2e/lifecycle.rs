@@ -227,3 +227,25 @@ async fn the_plan_is_shown_without_writing() -> Result<()> {
     assert_eq!(text.matches("\n- ").count(), 1, "{text}");
     Ok(())
 }
+
+/// "Branches whose names cannot be used are left out by name, and the others are handled."
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_that_git_makes_and_no_one_can_use_do_not_stop_the_others() -> Result<()> {
+    let (stage, work) = stage(Setup::default()).await?;
+    let work = work.path();
+    // `git push --mirror` of a clone makes the first.
+    let odd = ["main:refs/heads/HEAD", "main:refs/heads/-x"];
+    push(&stage, work, &["main", odd[0], odd[1]]).await?;
+    assert_eq!(watched(&stage.triggers("demo")), ["main".to_owned()].into());
+    assert_eq!(stage.executions().len(), 1, "the usable branch is archived");
+    let answer = stage.update(&json!({"schedule": true})).await;
+    let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+    assert_eq!(answer["counts"], json!({"unchanged": 1, "skipped": 2}));
+    let reasons = answer["results"].to_string();
+    assert!(reasons.contains("`git branch` refuses it"), "{reasons}");
+    assert!(
+        stage.server.queue().dead_letters().is_empty(),
+        "no event failed"
+    );
+    Ok(())
+}

@@ -428,7 +428,7 @@ async fn a_refusal_is_reported_in_the_servers_words_and_the_others_are_pushed() 
     let event = json!({ "mappings": [to.mapping(&server.url())] });
     let error = stage.call(MIGRATION, &event).await;
     let error = error.expect_err("a ref is refused");
-    assert_eq!(error["errorType"], "branchline.Conflict", "{error}");
+    assert_eq!(error["errorType"], "branchline.Rejected", "{error}");
     let message = error["errorMessage"].as_str().unwrap_or_default();
     let words = "the target refused 1 refs: `refs/heads/side`: hook declined";
     assert!(message.contains(words), "{message}");

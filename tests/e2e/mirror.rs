@@ -32,13 +32,13 @@ use branchline_test_support::git_server::GitServer;
 use branchline_test_support::repo::{Repo, history};
 
 /// An account whose repositories are reached by the SDK and by git.
-struct Account {
+pub(super) struct Account {
     server: Server,
     aws: Aws,
 }
 
 impl Account {
-    async fn new() -> Result<Self> {
+    pub(super) async fn new() -> Result<Self> {
         let server = Server::start(ServerOptions::default()).await?;
         let credentials = server.credentials();
         let key = AccessKey {
@@ -59,11 +59,11 @@ impl Account {
         Ok(CodeCommitRemote::new(url, service, http, credentials))
     }
 
-    fn remote(&self, name: &str) -> Result<CodeCommitRemote> {
+    pub(super) fn remote(&self, name: &str) -> Result<CodeCommitRemote> {
         self.with(name, Arc::new(CodeCommitCredentials::new(&self.aws)))
     }
 
-    async fn default_branch(&self, name: &str) -> Result<Option<String>> {
+    pub(super) async fn default_branch(&self, name: &str) -> Result<Option<String>> {
         let name = RepositoryName::new(name)?;
         let described = SdkCodeCommit::new(&self.aws).get_repository(&name).await?;
         Ok(described.default_branch)
@@ -74,12 +74,12 @@ impl Account {
         folder.expect("the repository is there")
     }
 
-    fn refs(&self, name: &str) -> Result<String> {
+    pub(super) fn refs(&self, name: &str) -> Result<String> {
         let format = "--format=%(objectname) %(refname)";
         git::git(&self.folder(name), ["for-each-ref", format])
     }
 
-    fn fsck(&self, name: &str) -> Result<()> {
+    pub(super) fn fsck(&self, name: &str) -> Result<()> {
         let report = git::git(
             &self.folder(name),
             ["fsck", "--full", "--strict", "--no-dangling"],
@@ -88,7 +88,7 @@ impl Account {
         Ok(())
     }
 
-    fn count(&self, service: Service, operation: &str) -> u64 {
+    pub(super) fn count(&self, service: Service, operation: &str) -> u64 {
         self.server.requests().count(service, operation)
     }
 

@@ -69,6 +69,7 @@ async fn push(
         hash: new.kind(),
         limits: PackLimits::default(),
         scanner: None,
+        commits: None,
     };
     let push = Push {
         changes: vec![change],

@@ -19,13 +19,13 @@ use branchline_core::aws::{self, Aws};
 use branchline_core::git::pack::PackLimits;
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
-use branchline_core::mirror::{self, BatchLimits, LfsOptions, MirrorResult, MirrorStats};
-use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener};
+use branchline_core::mirror::{self, BatchLimits, LfsOptions, MirrorResult, MirrorStats, Preview};
+use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener, RemoteSpec};
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
-pub use answer::{Answer, LfsCounts, MappingAnswer, RefCounts, Status};
+pub use answer::{Answer, LfsCounts, MappingAnswer, PlanAnswer, RefCounts, Status};
 pub use config::Config;
 pub use mapping::{Mapping, MappingError, MirrorTask};
 pub use request::Request;
@@ -65,6 +65,7 @@ impl Context {
             http: config.http.clone(),
             encryption: config.encryption.clone(),
             pack_cache: Some(config.temporary.join(PACK_CACHE_DIR)),
+            ..OpenerConfig::default()
         };
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
         let remotes = RemoteOpener::new(aws, &opener_config)?.with_archiver(Arc::new(archiver));
@@ -141,7 +142,12 @@ async fn run_mappings(
         let mut results = Vec::new();
         for index in indices {
             let mapping = &request.mappings[index];
-            let result = run_mapping(context, mapping, request.batch, memory, stop).await;
+            let limits = MappingLimits {
+                batch: request.batch,
+                memory,
+                stop,
+            };
+            let result = run_mapping(context, mapping, limits).await;
             results.push((index, result));
         }
         results
@@ -157,40 +163,61 @@ async fn run_mappings(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Mirrors one mapping, counts it and logs it.
-async fn run_mapping(
-    context: &Context,
-    mapping: &Mapping,
+/// Limits of the work on one mapping.
+#[derive(Debug, Clone, Copy)]
+struct MappingLimits {
     batch: BatchLimits,
+    /// Bytes.
     memory: usize,
     stop: tokio::time::Instant,
-) -> MappingResult {
+}
+
+/// Mirrors one mapping, or previews that, counts it and logs it.
+async fn run_mapping(context: &Context, mapping: &Mapping, limits: MappingLimits) -> MappingResult {
     let started = Instant::now();
-    let MirrorResult { stats, error } = match &mapping.task {
-        Err(invalid) => failed(invalid.error()),
-        Ok(task) => mirror_mapping(context, task, batch, memory, stop).await,
+    let plan = mapping.task.as_ref().is_ok_and(|task| task.plan);
+    let (MirrorResult { stats, error }, preview) = match &mapping.task {
+        Err(invalid) => (failed(invalid.error()), None),
+        Ok(task) if plan => preview_mapping(context, task, limits).await,
+        Ok(task) => (mirror_mapping(context, task, limits).await, None),
     };
     let (source, target) = (mapping.source.clone(), mapping.target.clone());
-    let error = error.or_else(|| answer::rejected_refs_error(&stats));
+    let error = error.or_else(|| {
+        let rejected = answer::rejected_refs_error(&stats);
+        rejected.filter(|_| preview.is_none())
+    });
     let answer = MappingAnswer::new(source, target, &stats, error.as_ref());
-    // Bytes count for failed mappings too, because they were sent.
-    let unfinished = u64::from(answer.status == Status::Incomplete);
-    let mirrored = u64::from(answer.status != Status::Failed);
-    context.metrics.add(Metric::Mirrors, mirrored);
-    context.metrics.add(Metric::IncompleteMirrors, unfinished);
-    context.metrics.add(Metric::MirrorBytes, stats.bytes);
-    let lfs = &stats.lfs;
-    context.metrics.add(Metric::MirrorLfsBytes, lfs.bytes);
-    context.metrics.add(Metric::MissingLfsObjects, lfs.missing);
+    let answer = answer.with_plan(preview.as_ref());
+    if !plan {
+        // Bytes count for failed mappings too, because they were sent.
+        let unfinished = u64::from(answer.status == Status::Incomplete);
+        let mirrored = u64::from(answer.status != Status::Failed);
+        context.metrics.add(Metric::Mirrors, mirrored);
+        context.metrics.add(Metric::IncompleteMirrors, unfinished);
+        context.metrics.add(Metric::MirrorBytes, stats.bytes);
+        let lfs = &stats.lfs;
+        context.metrics.add(Metric::MirrorLfsBytes, lfs.bytes);
+        context.metrics.add(Metric::MissingLfsObjects, lfs.missing);
+        for warning in &answer.warnings {
+            tracing::warn!(
+                source.url = answer.source,
+                target.url = answer.target,
+                "{warning}"
+            );
+        }
+    }
     tracing::info!(
         source.url = answer.source,
         target.url = answer.target,
         status = ?answer.status,
-        refs.created = stats.created,
-        refs.updated = stats.updated,
-        refs.deleted = stats.deleted,
-        refs.unchanged = stats.unchanged,
-        refs.rejected = stats.rejected.len(),
+        plan,
+        refs.created = answer.refs.created,
+        refs.updated = answer.refs.updated,
+        refs.forced = answer.refs.forced,
+        refs.deleted = answer.refs.deleted,
+        refs.unchanged = answer.refs.unchanged,
+        refs.rejected = answer.refs.rejected,
+        refs.set_aside = answer.refs.set_aside,
         objects = stats.objects,
         size_bytes = stats.bytes,
         lfs.objects = stats.lfs.objects,
@@ -212,16 +239,42 @@ fn failed(error: Error) -> MirrorResult {
     }
 }
 
+/// Result of a mapping whose remotes could not be opened in time: no error, because an equal
+/// request resumes it.
+fn unopened() -> MirrorResult {
+    MirrorResult {
+        stats: MirrorStats::default(),
+        error: None,
+    }
+}
+
+fn mirror_options(task: &MirrorTask, limits: MappingLimits) -> mirror::MirrorOptions {
+    let memory = limits.memory;
+    mirror::MirrorOptions {
+        refs: task.refs.clone(),
+        prune: task.prune,
+        prune_all: task.prune_all,
+        fast_forward_only: !task.force,
+        lfs: Some(LfsOptions {
+            memory: memory / 4,
+            policy: task.lfs,
+        }),
+        // The last quarter is for upload parts in flight and for objects read back.
+        limits: PackLimits::default().with_memory(memory / 2),
+        batch: limits.batch,
+        ..mirror::MirrorOptions::default()
+    }
+}
+
 /// Opens both remotes of a mapping and mirrors one into the other.
 async fn mirror_mapping(
     context: &Context,
     task: &MirrorTask,
-    batch: BatchLimits,
-    memory: usize,
-    stop: tokio::time::Instant,
+    limits: MappingLimits,
 ) -> MirrorResult {
     // Opening counts against `stop`, because it may read a secret or list a bucket.
     let remotes = &context.remotes;
+    let MappingLimits { memory, stop, .. } = limits;
     let open = async {
         if task.clean {
             return Ok((None, remotes.open(&task.target, memory).await?));
@@ -235,29 +288,12 @@ async fn mirror_mapping(
     let (source, target) = match tokio::time::timeout_at(stop, open).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return failed(with_stack_hint(error)),
-        // No error: the mapping is incomplete, and an equal request resumes it.
-        Err(_) => {
-            return MirrorResult {
-                stats: MirrorStats::default(),
-                error: None,
-            };
-        }
+        Err(_) => return unopened(),
     };
     let Some(source) = source else {
         return mirror::clean(&*target, Some(stop)).await;
     };
-    let options = mirror::MirrorOptions {
-        refs: task.refs.clone(),
-        prune: task.prune,
-        lfs: Some(LfsOptions {
-            memory: memory / 4,
-            policy: task.lfs,
-        }),
-        // The last quarter is for upload parts in flight and for objects read back.
-        limits: PackLimits::default().with_memory(memory / 2),
-        batch,
-        ..mirror::MirrorOptions::default()
-    };
+    let options = mirror_options(task, limits);
     let result = mirror::run(&*source, &*target, &options, Some(stop)).await;
     MirrorResult {
         error: result.error.map(with_stack_hint),
@@ -275,6 +311,41 @@ fn with_stack_hint(error: Error) -> Error {
             error.with_hint(hint)
         }
         _ => error,
+    }
+}
+
+/// Opens both remotes of a mapping and computes what mirroring would change. A repository that
+/// the mirroring would create is not created.
+async fn preview_mapping(
+    context: &Context,
+    task: &MirrorTask,
+    limits: MappingLimits,
+) -> (MirrorResult, Option<Preview>) {
+    let remotes = &context.remotes;
+    let MappingLimits { memory, stop, .. } = limits;
+    let target = RemoteSpec {
+        create: false,
+        ..task.target.clone()
+    };
+    let open = async {
+        tokio::try_join!(
+            remotes.open(&task.source, memory),
+            remotes.open(&target, memory)
+        )
+    };
+    let (source, target) = match tokio::time::timeout_at(stop, open).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return (failed(with_stack_hint(error)), None),
+        Err(_) => return (unopened(), None),
+    };
+    let options = mirror_options(task, limits);
+    let creates = task.target.create;
+    match mirror::preview(&*source, &*target, &options, creates, Some(stop)).await {
+        Ok(preview) => {
+            let stats = preview.stats.clone();
+            (MirrorResult { stats, error: None }, Some(preview))
+        }
+        Err(error) => (failed(with_stack_hint(error)), None),
     }
 }
 

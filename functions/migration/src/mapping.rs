@@ -6,7 +6,8 @@ use branchline_core::remote::open::{RemoteRole, RemoteSpec, S3Layout};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::secret::SecretArn;
 use branchline_core::{Error, ErrorKind, Result};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::fields::{invalid_field, read_fields};
@@ -63,8 +64,14 @@ pub struct MirrorTask {
     pub refs: RefSelection,
     /// Deletes selected refs of the target that the source does not have.
     pub prune: bool,
+    /// Lets `prune` delete every selected ref.
+    pub prune_all: bool,
+    /// Moves refs that would not move forward.
+    pub force: bool,
     /// Treatment of git LFS objects.
     pub lfs: LfsPolicy,
+    /// Only answers what would be done, and changes nothing.
+    pub plan: bool,
     /// Only removes the temporary tags of an unfinished migration from the target.
     pub clean: bool,
 }
@@ -77,11 +84,33 @@ struct MappingFields {
     target: Option<String>,
     layout: Option<String>,
     refs: Option<Vec<String>>,
-    prune: Option<bool>,
+    prune: Option<Prune>,
+    force: Option<bool>,
     credentials: Option<String>,
     create: Option<bool>,
     lfs: Option<Value>,
     clean: Option<bool>,
+}
+
+/// The values of `prune`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prune {
+    No,
+    /// Unless every selected ref would be deleted.
+    Yes,
+    /// Every selected ref, too.
+    All,
+}
+
+impl<'de> Deserialize<'de> for Prune {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Bool(false) => Ok(Self::No),
+            Value::Bool(true) => Ok(Self::Yes),
+            Value::String(text) if text == "all" => Ok(Self::All),
+            _ => Err(D::Error::custom("it must be `true`, `false` or `\"all\"`")),
+        }
+    }
 }
 
 impl Mapping {
@@ -94,9 +123,10 @@ impl Mapping {
         }
     }
 
-    /// Reads the mapping at `path` of the event.
-    pub(crate) fn read(path: &str, value: &Value) -> Self {
+    /// Reads the mapping at `path` of the event. With `plan` its task changes nothing.
+    pub(crate) fn read(path: &str, value: &Value, plan: bool) -> Self {
         let task = read_fields(path, value).and_then(|fields| task(path, &fields));
+        let task = task.map(|task| MirrorTask { plan, ..task });
         Self {
             source: displayed_url(value, "source"),
             target: displayed_url(value, "target"),
@@ -144,6 +174,7 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         source: RemoteSpec {
             credentials: source_credentials,
             layout: source_layout,
+            layout_if_empty: None,
             create: false,
             role: RemoteRole::Source,
             url: source,
@@ -151,13 +182,17 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         target: RemoteSpec {
             credentials: target_credentials,
             layout: target_layout,
+            layout_if_empty: None,
             create,
             role: RemoteRole::Target,
             url: target,
         },
         refs,
-        prune: fields.prune.unwrap_or(false),
+        prune: !matches!(fields.prune, None | Some(Prune::No)),
+        prune_all: fields.prune == Some(Prune::All),
+        force: fields.force.unwrap_or(true),
         lfs: lfs_policy(&field("lfs"), fields.lfs.as_ref())?,
+        plan: false,
         clean: fields.clean.unwrap_or(false),
     })
 }

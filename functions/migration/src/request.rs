@@ -41,6 +41,7 @@ impl Request {
 struct RequestFields {
     mappings: Option<Vec<Value>>,
     batch: Option<Value>,
+    plan: Option<bool>,
 }
 
 /// The fields of `batch`.
@@ -142,6 +143,7 @@ fn from_value(value: &Value) -> Result<Request> {
         )
         .with_hint("run a fleet of functions over them with Step Functions"));
     }
+    let plan = fields.plan.unwrap_or(false);
     Ok(Request {
         batch: match &fields.batch {
             None => BatchLimits::default(),
@@ -150,7 +152,7 @@ fn from_value(value: &Value) -> Result<Request> {
         mappings: mappings
             .iter()
             .enumerate()
-            .map(|(index, mapping)| Mapping::read(&format!("mappings[{index}]"), mapping))
+            .map(|(index, mapping)| Mapping::read(&format!("mappings[{index}]"), mapping, plan))
             .collect(),
     })
 }

@@ -75,6 +75,14 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Returns the size of a blob in bytes, without its content if it is packed; `None` when it
+    /// is missing.
+    pub(super) async fn blob_size(self: &Arc<Self>, id: ObjectId) -> Result<Option<u64>> {
+        Ok(self.open(id).await?.map(|blob| blob.size))
+    }
+}
+
 fn check_is_blob(id: ObjectId, kind: ObjectKind) -> Result<()> {
     if kind == ObjectKind::Blob {
         return Ok(());

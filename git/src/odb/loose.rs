@@ -20,6 +20,11 @@ pub trait LooseObjects: Send + Sync {
     async fn contains(&self, id: ObjectId) -> Result<bool> {
         Ok(self.open(id).await?.is_some())
     }
+
+    /// Returns whether [`contains`](Self::contains) needs a request to another machine.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// Returns bytes in memory as a stream.

@@ -3,22 +3,27 @@
 //! - [`Database`]: objects by id, verified as they are read; [`BlobReader`] for a blob in
 //!   pieces.
 //! - [`reachable_objects`], [`commit_graph`]: objects and commits that are reachable from one
-//!   set of objects and not from another.
+//!   set of objects and not from another. [`select_objects`] does the same for receivers of
+//!   shallow histories ([`history_of_depth`], [`history_since`]) and for partial clones
+//!   ([`ObjectFilter`]).
 //! - [`pack_objects()`]: a pack of chosen objects, whose entries are copied compressed.
-//! - [`fetch`]: the pack for a [`PackRequest`].
+//! - [`fetch`]: the pack for a [`PackRequest`]. [`CommitReader`]: commits, each parsed once.
 //!
 //! Memory: [`DatabaseOptions::limits`] bounds the content in memory. In addition there are the
 //! index of each pack and 4 bytes for each of its objects; while objects are chosen, 33 bytes
-//! for each chosen object, 200 for each visited commit and a quarter byte for each object of
+//! for each chosen object, 200 for each visited commit and three bits for each object of
 //! the database; while a pack is sent, 16 bytes for each of its objects.
 
 mod abbreviate;
 mod blob_reader;
+mod commit_reader;
+mod filter;
 mod loose;
 mod object_set;
 mod pack_objects;
 mod reachable;
 mod rev_walk;
+mod shallow;
 
 use std::fmt;
 use std::ops::Range;
@@ -30,11 +35,14 @@ use tokio::sync::Mutex;
 
 pub use blob_reader::{BlobContent, BlobReader};
 pub use blob_reader::{in_pieces, inflated};
+pub use commit_reader::CommitReader;
+pub use filter::ObjectFilter;
 pub use loose::{LooseObjects, whole};
 pub use object_set::ReceiverObjects;
 pub use pack_objects::{PackOptions, indexed_pack, pack_objects};
-pub use reachable::{Closure, reachable_objects};
-pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph};
+pub use reachable::{Closure, Selection, reachable_objects, select_objects};
+pub use rev_walk::{CommitGraph, HistoryCommit, commit_graph, graph, graph_since};
+pub use shallow::{ShallowHistory, history_of_depth, history_since};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectKind, Reference, references};
@@ -195,6 +203,16 @@ impl Database {
             Some(loose) => loose.contains(id).await,
             None => Ok(false),
         }
+    }
+
+    /// Returns whether an object exists, or `false` where only requests for loose objects would
+    /// answer that and the database has packs: for many ids that need not exist.
+    pub async fn contains_without_requests(&self, id: ObjectId) -> Result<bool> {
+        let is_remote = |loose: &Arc<dyn LooseObjects>| loose.is_remote();
+        if self.loose.as_ref().is_some_and(is_remote) && !self.packs.is_empty() {
+            return Ok(self.is_packed(id));
+        }
+        self.contains(id).await
     }
 
     /// Reads an object into memory and verifies its id; `None` when it is missing.

@@ -1,9 +1,12 @@
 //! Reachable objects.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use super::filter::ObjectFilter;
 use super::object_set::{ObjectSet, ReceiverObjects};
 use super::rev_walk::RevWalk;
 use super::{Database, missing};
@@ -12,12 +15,58 @@ use crate::error::Result;
 use crate::object::{ObjectKind, tree_entries};
 
 /// The objects that one set of objects needs and another does not have.
-#[derive(Debug)]
 pub struct Closure {
     /// Commits, newest first; then tags, trees, and blobs. Each occurs once.
     pub objects: Vec<ObjectId>,
     /// Objects that the receiver is known to have, as bases of thin packs.
     pub known: Arc<ReceiverObjects>,
+    chosen: ObjectSet,
+}
+
+impl fmt::Debug for Closure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closure")
+            .field("objects", &self.objects.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Closure {
+    /// Returns whether `objects` has an object.
+    pub fn contains(&self, id: ObjectId) -> bool {
+        self.chosen.contains(id, self.known.database.find(id))
+    }
+
+    /// Adds a tag, and the tags that it names, unless `objects` has them.
+    ///
+    /// # Errors
+    /// `NotFound` when the tag is missing.
+    pub async fn add_tag(&mut self, id: ObjectId) -> Result<()> {
+        let mut tags = Vec::new();
+        let database = &self.known.database;
+        database.peel_recording_tags(id, &mut tags).await?;
+        for tag in tags {
+            if self.chosen.insert(tag, database.find(tag)) {
+                self.objects.push(tag);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The objects that a receiver wants and has, and those that it does not want with them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Selection<'a> {
+    /// Objects to choose, with all objects that they need.
+    pub wants: &'a [ObjectId],
+    /// Objects that the receiver has, with all objects that they need. Those that do not exist
+    /// are skipped.
+    pub haves: &'a [ObjectId],
+    /// Commits of a shallow receiver: it has no parents of them and wants none. `None` for a
+    /// receiver of whole histories.
+    pub shallow: Option<&'a HashSet<ObjectId>>,
+    /// Omits objects that `wants` does not name.
+    pub filter: Option<ObjectFilter>,
 }
 
 /// The mode of a tree in a tree.
@@ -26,9 +75,13 @@ const FOLDER: u32 = 0o40000;
 const SUBMODULE: u32 = 0o160_000;
 
 struct Walk<'a> {
-    database: &'a Database,
+    database: &'a Arc<Database>,
     known: ReceiverObjects,
     chosen: ObjectSet,
+    filter: ObjectFilter,
+    // Trees that were walked, if a filter may omit them or their content.
+    walked: ObjectSet,
+    depths: HashMap<ObjectId, u64>,
     trees: Vec<ObjectId>,
     blobs: Vec<ObjectId>,
     steps: u32,
@@ -49,6 +102,23 @@ pub async fn reachable_objects(
     wants: &[ObjectId],
     haves: &[ObjectId],
 ) -> Result<Closure> {
+    let selection = Selection {
+        wants,
+        haves,
+        ..Selection::default()
+    };
+    select_objects(database, &selection).await
+}
+
+/// Returns the objects of a [`Selection`], like [`reachable_objects`].
+///
+/// # Errors
+/// As of [`reachable_objects`].
+pub async fn select_objects(
+    database: &Arc<Database>,
+    selection: &Selection<'_>,
+) -> Result<Closure> {
+    let filter = selection.filter.unwrap_or_default();
     let mut walk = Walk {
         database,
         known: ReceiverObjects {
@@ -56,20 +126,27 @@ pub async fn reachable_objects(
             marks: ObjectSet::new(database),
         },
         chosen: ObjectSet::new(database),
+        filter,
+        walked: ObjectSet::new(database),
+        depths: HashMap::new(),
         trees: Vec::new(),
         blobs: Vec::new(),
         steps: 0,
     };
-    let mut commits = RevWalk::new(database);
+    let mut commits = RevWalk::new(database).with_shallow(selection.shallow);
     let mut had_trees = Vec::new();
+    let mut had_commits = Vec::new();
     let mut tags = Vec::new();
-    for id in haves {
+    for id in selection.haves {
         if !database.contains(*id).await? {
             continue;
         }
         let (id, kind) = database.peel_recording_tags(*id, &mut tags).await?;
         match kind {
-            ObjectKind::Commit => commits.start(id, true).await?,
+            ObjectKind::Commit => {
+                commits.start(id, true).await?;
+                had_commits.push(id);
+            }
             ObjectKind::Tree => had_trees.push(id),
             _ => {
                 walk.known.insert(id);
@@ -81,11 +158,16 @@ pub async fn reachable_objects(
     }
     let mut roots = Vec::new();
     let mut blobs = Vec::new();
-    for id in wants {
+    let mut wanted_trees = Vec::new();
+    let mut wanted_commits = HashSet::new();
+    for id in selection.wants {
         let (id, kind) = database.peel_recording_tags(*id, &mut tags).await?;
         match kind {
-            ObjectKind::Commit => commits.start(id, false).await?,
-            ObjectKind::Tree => roots.push(id),
+            ObjectKind::Commit => {
+                commits.start(id, false).await?;
+                wanted_commits.insert(id);
+            }
+            ObjectKind::Tree => wanted_trees.push(id),
             _ => blobs.push(id),
         }
     }
@@ -95,16 +177,32 @@ pub async fn reachable_objects(
     }
     let boundary = commits.boundary(&found);
     had_trees.extend(boundary.iter().filter_map(|at| commits.tree(*at)));
+    if selection.shallow.is_some() {
+        // The commits that a shallow receiver has need not be parents of those that it wants.
+        had_trees.extend(had_commits.iter().filter_map(|id| commits.tree_of(*id)));
+    }
     roots.extend(found.iter().filter_map(|at| commits.tree(*at)));
-    let mut objects: Vec<ObjectId> = found.iter().map(|at| commits.id(*at)).collect();
+    let ids = found.iter().map(|at| commits.id(*at));
+    let shown = |id: &ObjectId| filter.shows(ObjectKind::Commit) || wanted_commits.contains(id);
+    let mut objects: Vec<ObjectId> = ids.filter(shown).collect();
+    for commit in &objects {
+        walk.choose(*commit);
+    }
     drop(commits);
     tags.retain(|tag| walk.choose(*tag));
     objects.append(&mut tags);
-    if !had_trees.is_empty() && !roots.is_empty() {
-        walk.mark_along(&roots, had_trees).await?;
+    if filter.omits_all_trees() {
+        roots.clear();
+    }
+    let compared: Vec<ObjectId> = roots.iter().chain(&wanted_trees).copied().collect();
+    if !had_trees.is_empty() && !compared.is_empty() {
+        walk.mark_along(&compared, had_trees).await?;
+    }
+    for tree in wanted_trees {
+        walk.collect_wanted(tree).await?;
     }
     for root in roots {
-        walk.collect(root).await?;
+        walk.collect(root, 0).await?;
     }
     for blob in blobs {
         walk.choose_blob(blob).await?;
@@ -114,6 +212,7 @@ pub async fn reachable_objects(
     Ok(Closure {
         objects,
         known: Arc::new(walk.known),
+        chosen: walk.chosen,
     })
 }
 
@@ -201,28 +300,89 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Chooses a tree and its content.
-    async fn collect(&mut self, root: ObjectId) -> Result<()> {
-        let mut stack = vec![root];
-        while let Some(tree) = stack.pop() {
-            if !self.choose(tree) {
+    /// Chooses a tree that was asked for by its id, and its content as far as the filter shows it.
+    async fn collect_wanted(&mut self, tree: ObjectId) -> Result<()> {
+        if self.choose(tree) {
+            self.trees.push(tree);
+        }
+        // Git's filters do not count a tree that was asked for.
+        let mut folders = Vec::new();
+        self.walk_tree(tree, 0, &mut folders).await?;
+        for (folder, depth) in folders {
+            self.collect(folder, depth).await?;
+        }
+        Ok(())
+    }
+
+    /// Chooses a tree and its content, as far as the filter shows them.
+    async fn collect(&mut self, root: ObjectId, depth: u64) -> Result<()> {
+        let mut stack = vec![(root, depth)];
+        while let Some((tree, depth)) = stack.pop() {
+            if self.filter.omits_depth(depth) || self.known.contains(tree) {
                 continue;
             }
-            self.trees.push(tree);
-            let content = self.tree(tree).await?;
+            let slot = self.database.find(tree);
+            if self.filter.depends_on_depth() {
+                match self.depths.entry(tree) {
+                    Entry::Occupied(seen) if *seen.get() <= depth => continue,
+                    Entry::Occupied(mut seen) => drop(seen.insert(depth)),
+                    Entry::Vacant(new) => drop(new.insert(depth)),
+                }
+            } else if !self.walked.insert(tree, slot) {
+                continue;
+            }
+            if self.filter.shows(ObjectKind::Tree) && self.choose(tree) {
+                self.trees.push(tree);
+            }
             let below = stack.len();
-            let mut blobs = Vec::new();
-            tree_entries(self.database.hash, &content, |entry| match entry.mode {
-                FOLDER => stack.push(entry.id),
-                SUBMODULE => {}
-                _ => blobs.push(entry.id),
-            })?;
+            self.walk_tree(tree, depth + 1, &mut stack).await?;
             stack[below..].reverse();
-            for blob in blobs {
+        }
+        Ok(())
+    }
+
+    /// Chooses the files of a tree, whose content has `depth`, and appends its folders.
+    async fn walk_tree(
+        &mut self,
+        tree: ObjectId,
+        depth: u64,
+        folders: &mut Vec<(ObjectId, u64)>,
+    ) -> Result<()> {
+        if self.filter.omits_depth(depth) {
+            // Only whether the tree exists is of interest.
+            return match self.database.contains(tree).await? {
+                true => Ok(()),
+                false => Err(missing(tree, ObjectKind::Tree)),
+            };
+        }
+        let content = self.tree(tree).await?;
+        let mut blobs = Vec::new();
+        tree_entries(self.database.hash, &content, |entry| match entry.mode {
+            FOLDER => folders.push((entry.id, depth)),
+            SUBMODULE => {}
+            _ => blobs.push(entry.id),
+        })?;
+        if self.filter.omits_all_blobs() {
+            return Ok(());
+        }
+        for blob in blobs {
+            if self.is_small_enough(blob).await? {
                 self.choose_blob(blob).await?;
             }
         }
         Ok(())
+    }
+
+    async fn is_small_enough(&self, blob: ObjectId) -> Result<bool> {
+        let Some(limit) = self.filter.blob_limit() else {
+            return Ok(true);
+        };
+        let slot = self.database.find(blob);
+        if self.known.marks.contains(blob, slot) || self.chosen.contains(blob, slot) {
+            return Ok(true);
+        }
+        let size = self.database.blob_size(blob).await?;
+        Ok(size.is_none_or(|size| size < limit))
     }
 
     async fn choose_blob(&mut self, id: ObjectId) -> Result<()> {

@@ -1,14 +1,14 @@
 //! Walks over commits.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use bstr::ByteSlice as _;
 
 use super::{Database, missing};
-use crate::ObjectId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectKind, Reference, references};
+use crate::{HashKind, ObjectId, corrupt};
 
 /// Commits, each with its parents in their order.
 pub type CommitGraph = HashMap<ObjectId, Box<[ObjectId]>>;
@@ -57,6 +57,10 @@ pub(super) struct RevWalk<'a> {
     // The number of queued commits that the receiver is not known to have.
     open: usize,
     reads: u32,
+    // Commits whose parents are not followed.
+    shallow: Option<&'a HashSet<ObjectId>>,
+    // Older commits count as the receiver's.
+    min_time: Option<i64>,
 }
 
 impl<'a> RevWalk<'a> {
@@ -69,7 +73,19 @@ impl<'a> RevWalk<'a> {
             pushed: 0,
             open: 0,
             reads: 0,
+            shallow: None,
+            min_time: None,
         }
+    }
+
+    /// Treats the commits `shallow` as if they had no parents.
+    pub(super) fn with_shallow(self, shallow: Option<&'a HashSet<ObjectId>>) -> Self {
+        Self { shallow, ..self }
+    }
+
+    /// Treats commits before `min_time`, in seconds since 1970, as the receiver's.
+    pub(super) fn with_min_time(self, min_time: Option<i64>) -> Self {
+        Self { min_time, ..self }
     }
 
     fn node(&self, at: u32) -> &CommitNode {
@@ -106,22 +122,14 @@ impl<'a> RevWalk<'a> {
             // Other tasks get their turn, because reads from memory never wait.
             tokio::task::yield_now().await;
         }
-        let mut tree = None;
-        let mut parents = Vec::new();
-        references(
-            self.database.hash(),
-            ObjectKind::Commit,
-            &content,
-            |found| match found {
-                Reference::Tree(id) => tree = Some(id),
-                Reference::Parent(id) => parents.push(id),
-                Reference::Blob(_) | Reference::Target(..) => {}
-            },
-        )?;
-        let parents = parents.into_iter().map(|id| self.number(id)).collect();
-        self.nodes[at as usize].read = tree.map(|tree| ParsedCommit {
-            tree,
-            time: commit_time(&content),
+        let mut commit = parse_commit(self.database.hash(), id, &content)?;
+        if self.shallow.is_some_and(|shallow| shallow.contains(&id)) {
+            commit.parents.clear();
+        }
+        let parents = commit.parents.iter().map(|id| self.number(*id)).collect();
+        self.nodes[at as usize].read = Some(ParsedCommit {
+            tree: commit.tree,
+            time: commit.time,
             parents,
         });
         Ok(true)
@@ -184,9 +192,13 @@ impl<'a> RevWalk<'a> {
         let mut oldest = i64::MAX;
         let mut slop = SLOP;
         while let Some((time, _, at)) = self.queue.pop() {
-            let had = self.node(at).receiver_has;
+            let mut had = self.node(at).receiver_has;
             self.nodes[at as usize].queued = false;
             self.open -= usize::from(!had);
+            if !had && self.min_time.is_some_and(|min_time| time < min_time) {
+                self.mark_uninteresting(at);
+                had = true;
+            }
             let parents = match &self.node(at).read {
                 Some(read) => read.parents.clone(),
                 None => Box::default(),
@@ -229,6 +241,19 @@ impl<'a> RevWalk<'a> {
     /// Returns the tree of a commit that was read.
     pub(super) fn tree(&self, at: u32) -> Option<ObjectId> {
         self.node(at).read.as_ref().map(|read| read.tree)
+    }
+
+    /// Returns the tree of the commit `id`; `None` when the walk has not read it.
+    pub(super) fn tree_of(&self, id: ObjectId) -> Option<ObjectId> {
+        self.by_id.get(&id).and_then(|at| self.tree(*at))
+    }
+
+    /// Returns the parents of a commit that was read.
+    pub(super) fn parents(&self, at: u32) -> &[u32] {
+        self.node(at)
+            .read
+            .as_ref()
+            .map_or(&[], |read| &read.parents)
     }
 
     /// Returns the commits of the receiver that are parents of those in `found`.
@@ -292,6 +317,26 @@ impl<'a> RevWalk<'a> {
     }
 }
 
+/// Parses the content of the commit `id`.
+///
+/// # Errors
+/// `Corrupt` when the content is not a commit.
+pub(super) fn parse_commit(hash: HashKind, id: ObjectId, content: &[u8]) -> Result<HistoryCommit> {
+    let mut tree = None;
+    let mut parents = Vec::new();
+    references(hash, ObjectKind::Commit, content, |found| match found {
+        Reference::Tree(id) => tree = Some(id),
+        Reference::Parent(id) => parents.push(id),
+        Reference::Blob(_) | Reference::Target(..) => {}
+    })?;
+    Ok(HistoryCommit {
+        id,
+        tree: tree.ok_or_else(|| corrupt(format!("commit {id} has no tree")))?,
+        time: commit_time(content),
+        parents,
+    })
+}
+
 /// Returns the time of a commit's `committer` line, or 0 for a broken line, as git does.
 ///
 /// `gix-object` reads no line after a broken `author` line, which git ignores here.
@@ -331,6 +376,23 @@ pub async fn graph(
     })?;
     let parents = |commit: HistoryCommit| (commit.id, commit.parents.into_boxed_slice());
     Ok(commits.into_iter().map(parents).collect())
+}
+
+/// Returns the result of [`graph`] for one id each; an empty graph without reading a commit if
+/// the database does not have `have`.
+///
+/// # Errors
+/// As [`graph`].
+pub async fn graph_since(
+    database: &Database,
+    want: ObjectId,
+    have: ObjectId,
+) -> Result<CommitGraph> {
+    if database.contains(have).await? {
+        graph(database, &[want], &[have]).await
+    } else {
+        Ok(CommitGraph::new())
+    }
 }
 
 /// Returns the commits that are reachable from `wants` and not from `haves`, parents before

@@ -1,7 +1,7 @@
 //! An incoming pack, verified while it passes from a source to a target.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +26,53 @@ pub struct IncomingOptions {
     pub limits: PackLimits,
     /// Makes the scanner of the pack's blobs, where blobs are to be scanned.
     pub scanner: Option<fn() -> Box<dyn BlobScanner>>,
+    /// Receives the parents of the pack's commits, where they are to be known.
+    pub commits: Option<Arc<CommitTrace>>,
+}
+
+/// The parents of commits that passed in packs, up to a number of commits.
+#[derive(Debug, Default)]
+pub struct CommitTrace(Mutex<HashMap<ObjectId, Box<[ObjectId]>>>);
+
+impl CommitTrace {
+    /// The most commits that are kept: about 5 MiB.
+    pub const MAX_COMMITS: usize = 50_000;
+
+    fn add(&self, commit: ObjectId, parents: Vec<ObjectId>) {
+        let mut commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if commits.len() < Self::MAX_COMMITS {
+            commits.insert(commit, parents.into());
+        }
+    }
+
+    /// Returns whether these commits show that `ancestor` is `commit` or an ancestor of it.
+    pub fn proves_ancestor(&self, ancestor: ObjectId, commit: ObjectId) -> bool {
+        let commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        is_ancestor(&commits, ancestor, commit)
+    }
+}
+
+/// Returns whether `ancestor` is `commit`, or an ancestor of it over commits of `graph`.
+pub fn is_ancestor(
+    graph: &HashMap<ObjectId, Box<[ObjectId]>>,
+    ancestor: ObjectId,
+    commit: ObjectId,
+) -> bool {
+    let mut seen = HashSet::from([commit]);
+    let mut stack = vec![commit];
+    while let Some(at) = stack.pop() {
+        if at == ancestor {
+            return true;
+        }
+        let parents = graph.get(&at).map_or(&[][..], AsRef::as_ref);
+        stack.extend(
+            parents
+                .iter()
+                .copied()
+                .filter(|parent| seen.insert(*parent)),
+        );
+    }
+    false
 }
 
 /// Scans the blobs of a pack while it passes.
@@ -45,6 +92,7 @@ pub struct ReceivedObjects {
     hash: HashKind,
     connectivity: Connectivity,
     scanner: Option<Box<dyn BlobScanner>>,
+    commits: Option<Arc<CommitTrace>>,
     /// Annotated tags, each with the object that it names directly.
     pub tags: HashMap<ObjectId, ObjectId>,
 }
@@ -55,6 +103,7 @@ impl ReceivedObjects {
             hash: options.hash,
             connectivity: Connectivity::new(options.hash, []),
             scanner: options.scanner.map(|new| new()),
+            commits: options.commits.clone(),
             tags: HashMap::new(),
         }
     }
@@ -94,7 +143,18 @@ impl Visitor for ReceivedObjects {
                     scanner.scan(content);
                 }
             }
-            ObjectKind::Commit | ObjectKind::Tree => {}
+            ObjectKind::Commit => {
+                if let Some(commits) = &self.commits {
+                    let mut parents = Vec::new();
+                    references(self.hash, object.kind, content, |reference| {
+                        if let Reference::Parent(id) = reference {
+                            parents.push(id);
+                        }
+                    })?;
+                    commits.add(object.id, parents);
+                }
+            }
+            ObjectKind::Tree => {}
         }
         Ok(())
     }
@@ -115,6 +175,7 @@ pub struct IncomingPack {
     /// Chunks that were read ahead.
     held: VecDeque<Result<Bytes>>,
     has_ended: bool,
+    ends_with_trailer: bool,
 }
 
 impl fmt::Debug for IncomingPack {
@@ -143,6 +204,17 @@ impl IncomingPack {
             watch: ReceivedObjects::new(options),
             held: VecDeque::new(),
             has_ended: false,
+            ends_with_trailer: false,
+        }
+    }
+
+    /// Ends the pack with its trailer, for a connection on which the sender then waits for an
+    /// answer. Else the end of the stream is awaited, and bytes after the trailer are an error.
+    #[must_use]
+    pub fn ending_with_trailer(self) -> Self {
+        Self {
+            ends_with_trailer: true,
+            ..self
         }
     }
 
@@ -169,6 +241,9 @@ impl IncomingPack {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.ends_with_trailer && self.receiver.is_done() {
+            self.has_ended = true;
+        }
         if self.has_ended {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::pkt_line::{Encoder, Packet, server_error};
-use crate::refs::Head;
+use crate::refs::{Head, IgnoredRefs};
 use crate::{
     AGENT, HashKind, ObjectId, check_ref_name, corrupt, escaped_excerpt, parse_id, split_id,
 };
@@ -152,6 +152,8 @@ pub struct Advertisement {
     pub shallow: Vec<ObjectId>,
     /// Other objects that the server has (`.have`).
     pub haves: Vec<ObjectId>,
+    /// Refs whose names git does not allow; they are not in `refs`.
+    pub ignored: IgnoredRefs,
 }
 
 impl Advertisement {
@@ -220,6 +222,7 @@ impl AdvertisementReader {
                 unborn_head: None,
                 shallow: Vec::new(),
                 haves: Vec::new(),
+                ignored: IgnoredRefs::default(),
             },
         }
     }
@@ -280,8 +283,7 @@ impl AdvertisementReader {
     /// Returns the advertisement.
     ///
     /// # Errors
-    /// `Transport` when the last packet is missing, `Corrupt` for an unknown hash function or
-    /// an invalid target of a symbolic ref.
+    /// `Transport` when the last packet is missing, `Corrupt` for an unknown hash function.
     pub fn finish(mut self) -> Result<Advertisement> {
         if self.state != State::Done {
             return Err(Error::new(
@@ -294,8 +296,10 @@ impl AdvertisementReader {
         } else {
             let mut symrefs = BTreeMap::new();
             for pair in self.read.capabilities.values("symref") {
-                if let Some((name, target)) = pair.split_once_str(":") {
-                    symrefs.insert(name.to_owned(), check_ref_name(target.as_bstr())?);
+                if let Some((name, target)) = pair.split_once_str(":")
+                    && let Ok(target) = check_ref_name(target.as_bstr())
+                {
+                    symrefs.insert(name.to_owned(), target);
                 }
             }
             for found in &mut self.read.refs {
@@ -334,6 +338,10 @@ impl AdvertisementReader {
         if name == b".have" {
             self.read.haves.push(id);
         } else if let Some(tag) = name.strip_suffix(b"^{}") {
+            if check_ref_name(tag.as_bstr()).is_err() {
+                // It follows the line of an ignored ref.
+                return Ok(());
+            }
             let target = self.read.refs.last_mut().filter(|r| r.name == tag);
             let shown = || {
                 corrupt(format!(
@@ -342,13 +350,15 @@ impl AdvertisementReader {
                 ))
             };
             target.ok_or_else(shown)?.peeled = Some(id);
-        } else {
+        } else if let Ok(name) = check_ref_name(name.as_bstr()) {
             self.read.refs.push(AdvertisedRef {
-                name: check_ref_name(name.as_bstr())?,
+                name,
                 id,
                 peeled: None,
                 symref_target: None,
             });
+        } else {
+            self.read.ignored.add(name);
         }
         Ok(())
     }
@@ -438,16 +448,20 @@ impl LsRefsReader {
         count(&mut self.bytes, line)?;
         let mut words = line.split(|&byte| byte == b' ');
         let id = words.next().unwrap_or_default();
-        let name = check_ref_name(words.next().unwrap_or_default().as_bstr())?;
+        let listed_name = words.next().unwrap_or_default();
         let mut peeled = None;
         let mut symref_target = None;
         for word in words {
             if let Some(id) = word.strip_prefix(b"peeled:") {
                 peeled = Some(same_hash(into.hash, parse_id(id)?)?);
             } else if let Some(target) = word.strip_prefix(b"symref-target:") {
-                symref_target = Some(check_ref_name(target.as_bstr())?);
+                symref_target = check_ref_name(target.as_bstr()).ok();
             }
         }
+        let Ok(name) = check_ref_name(listed_name.as_bstr()) else {
+            into.ignored.add(listed_name);
+            return Ok(false);
+        };
         if id == b"unborn" {
             if name == "HEAD" {
                 into.unborn_head = symref_target;

@@ -1,5 +1,6 @@
-//! Git's wire protocol, the client's side.
+//! Git's wire protocol.
 
 pub mod advertisement;
 pub mod pkt_line;
+pub mod server;
 pub mod smart_http;

@@ -152,15 +152,13 @@ pub(super) async fn stream(
     sink: &dyn PartSink,
 ) -> Result<(Summary, u32, Bytes)> {
     let commit = &request.commit;
-    let seconds = commit.committer.seconds().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!("commit {} has no committer date", commit.id),
-        )
-    })?;
-    let defaults = EntryDefaults::new(seconds);
-    let tree = walk(files, commit.tree, request.concurrency).await?;
-    let plan = plan(&tree, &request.prefix, &request.extra_files)?;
+    let defaults = EntryDefaults::new(request.seconds()?);
+    let mut tree = walk(files, commit.tree, request.concurrency).await?;
+    if request.tree_only {
+        tree.conversions.remove_subst();
+    }
+    let (prefix, extra) = (&request.prefix, &request.extra_files);
+    let plan = plan(&tree, prefix, extra, &request.paths)?;
     sink.set_file_count(plan.files());
     let fetcher = Fetcher::new(files, request, defaults, &tree, &plan);
     let writer = ArchiveWriter {
@@ -210,7 +208,11 @@ impl ArchiveWriter<'_> {
             self.fetcher.start(self.next, awaited.is_some());
             self.progress(awaited).await?;
         }
-        let size_bytes = self.archive.finish(&self.request.commit.id.to_string())?;
+        let comment = match self.request.tree_only {
+            true => String::new(),
+            false => self.request.commit.id.to_string(),
+        };
+        let size_bytes = self.archive.finish(&comment)?;
         while !self.send() || !self.sending.is_empty() {
             self.progress(None).await?;
         }

@@ -76,6 +76,14 @@ impl Conversion {
         })
     }
 
+    /// Returns these conversions without `export-subst`.
+    pub(super) fn without_subst(self) -> Self {
+        Self {
+            subst: false,
+            ..self
+        }
+    }
+
     /// Returns the way to convert a large file.
     pub(super) fn of_large_file(&self) -> LargeConversion {
         if self.subst {
@@ -150,6 +158,13 @@ impl Conversions {
                 self.0.len() - 1
             });
         u32::try_from(index).expect("because there are a few hundred combinations at most")
+    }
+
+    /// Removes `export-subst` from all conversions.
+    pub(super) fn remove_subst(&mut self) {
+        for conversion in &mut self.0 {
+            *conversion = conversion.without_subst();
+        }
     }
 
     pub(super) fn get(&self, index: u32) -> Conversion {

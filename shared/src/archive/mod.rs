@@ -9,6 +9,7 @@
 //! | file | job |
 //! |---|---|
 //! | `bundle_archives` | archives next to the bundles of a remote; the only file that uses `remote` |
+//! | `served_archives` | archives for `git archive --remote`, also as tar |
 //! | `request` | the commit and the options of an archive |
 //! | `build` | runs the steps below concurrently for one archive |
 //! | `tree_source`, `odb_source` | read trees and blobs: by the API, from an object database |
@@ -20,7 +21,8 @@
 //! | `convert`, `export_subst` | convert a blob as git does |
 //! | `streamed_entry` | entries that are too large for memory |
 //! | `large_files_over_git` | reads by git what the API does not serve |
-//! | `zip` | encodes the zip |
+//! | `zip`, `tar` | encode the zip and the tar |
+//! | `pathspec` | limits an archive to paths |
 //! | `upload` | receives the parts |
 //!
 //! Memory: the budget (16 MiB), retained duplicates (8 MiB), three parts (15 MiB) and the
@@ -37,9 +39,12 @@ mod fetch;
 pub mod large_files_over_git;
 mod memory_budget;
 mod odb_source;
+mod pathspec;
 mod plan;
 mod request;
+mod served_archives;
 mod streamed_entry;
+mod tar;
 mod tree_source;
 mod upload;
 mod walk;
@@ -47,7 +52,9 @@ mod zip;
 
 pub use build::{Built, Summary, build, write};
 pub use bundle_archives::ZipArchiver;
+pub use pathspec::PathSelection;
 pub use plan::ExtraFile;
 pub use request::ArchiveRequest;
+pub use served_archives::ServedArchives;
 pub use streamed_entry::{FileBody, LargeFile, LargeFiles};
 pub use upload::{ArchiveDestination, PartSink, WriteSink, part_bytes};

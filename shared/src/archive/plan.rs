@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::convert::UNCHANGED;
+use super::pathspec::PathSelection;
 use super::walk::{Tree, WalkedEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -59,7 +60,12 @@ pub(super) struct ArchivePlan {
 ///
 /// A folder is written before the first file or submodule below it, even when that one is
 /// ignored: so an empty folder is not written, and one whose files are all ignored is.
-pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<ArchivePlan> {
+pub(super) fn plan(
+    tree: &Tree,
+    prefix: &str,
+    extra: &[ExtraFile],
+    paths: &PathSelection,
+) -> Result<ArchivePlan> {
     check_names(prefix, extra)?;
     let mut plan = ArchivePlan {
         items: Vec::new(),
@@ -72,6 +78,8 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
     if prefix.ends_with('/') {
         plan.items.push(ArchiveItem::Prefix);
     }
+    let selects = *paths != PathSelection::default();
+    let mut used = Vec::new();
     // The open folders: index, next entry, whether the folder is written.
     let mut stack: Vec<(u32, usize, bool)> = vec![(0, 0, true)];
     while let Some((index, next, _)) = stack.last_mut() {
@@ -86,6 +94,9 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
             if let Some(below) = below {
                 stack.push((below, 0, false));
             }
+            continue;
+        }
+        if selects && !paths.selects(&folder.join(&entry.name), &mut used) {
             continue;
         }
         for (folder, _, written) in &mut stack {
@@ -132,6 +143,7 @@ pub(super) fn plan(tree: &Tree, prefix: &str, extra: &[ExtraFile]) -> Result<Arc
         plan.uses[content as usize] += 1;
         plan.items.push(ArchiveItem::File(index, number, content));
     }
+    paths.check_used(&used)?;
     plan.items
         .extend((0..count(extra.len())).map(ArchiveItem::Extra));
     Ok(plan)

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::pathspec::PathSelection;
 use super::plan::ExtraFile;
 use super::streamed_entry::LargeFiles;
+use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::Commit;
 
 /// A commit to archive and the options of the archive.
@@ -25,6 +27,13 @@ pub struct ArchiveRequest {
     /// Reads files that the API refuses as too large. With `None` such a file ends the
     /// archive with `FileTooLarge`.
     pub large_files: Option<Arc<dyn LargeFiles>>,
+    /// Paths that are archived.
+    pub paths: PathSelection,
+    /// Time of the entries, in seconds since the epoch; that of the commit if `None`.
+    pub time: Option<i64>,
+    /// The commit stands for its tree alone: the archive does not name it, and nothing is
+    /// substituted (`export-subst`).
+    pub tree_only: bool,
 }
 
 impl ArchiveRequest {
@@ -39,6 +48,24 @@ impl ArchiveRequest {
             memory_bytes: 16 * 1024 * 1024,
             deadline: None,
             large_files: None,
+            paths: PathSelection::default(),
+            time: None,
+            tree_only: false,
         }
+    }
+
+    /// Returns the time of the entries, in seconds since the epoch.
+    ///
+    /// # Errors
+    /// `Corrupt` for a commit without a date.
+    pub(super) fn seconds(&self) -> Result<i64> {
+        let commit = &self.commit;
+        let seconds = self.time.or_else(|| commit.committer.seconds());
+        seconds.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("commit {} has no committer date", commit.id),
+            )
+        })
     }
 }

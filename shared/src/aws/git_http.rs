@@ -97,6 +97,13 @@ impl HttpSettings {
     }
 }
 
+impl HttpSettings {
+    /// Returns whether there are no proxies and no further certificates.
+    pub(super) fn is_direct(&self) -> bool {
+        self.http_proxy.is_none() && self.https_proxy.is_none() && self.certificates.is_empty()
+    }
+}
+
 impl std::fmt::Debug for HttpSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Proxies may contain passwords.
@@ -117,32 +124,8 @@ fn is_loopback_url(url: &str) -> bool {
 /// # Errors
 /// `Config` for a proxy or certificate that is not valid.
 pub fn git_http(settings: &HttpSettings) -> Result<Http> {
-    let bad = |what: &str| {
-        // The cause would repeat the URL, and perhaps a password.
-        Error::new(ErrorKind::Config, format!("the {what} is not valid"))
-            .with_hint("it should look like `http://proxy.example:3128`")
-    };
-    let no_proxy = settings.no_proxy.as_deref();
-    let proxy = |found: Option<ProxyConfig>| match (found, no_proxy) {
-        (Some(proxy), Some(rules)) => proxy.no_proxy(rules),
-        (Some(proxy), None) => proxy,
-        (None, _) => ProxyConfig::disabled(),
-    };
-    let http = settings.http_proxy.as_ref().map(ProxyConfig::http);
-    let http = proxy(http.transpose().map_err(|_| bad("proxy for `http`"))?);
-    let https = settings.https_proxy.as_ref().map(ProxyConfig::https);
-    let https = proxy(https.transpose().map_err(|_| bad("proxy for `https`"))?);
-    let mut trusted = TrustStore::empty().with_native_roots(true);
-    for pem in &settings.certificates {
-        check_certificates(pem)?;
-        trusted = trusted.with_pem_certificate(pem.as_slice());
-    }
-    let context = TlsContext::builder()
-        .with_trust_store(trusted)
-        .build()
-        .map_err(|error| {
-            Error::new(ErrorKind::Config, "a certificate is not valid").with_source(error)
-        })?;
+    let (http, https) = proxies(settings)?;
+    let context = tls_context(settings)?;
     let timeouts = HttpConnectorSettings::builder()
         .connect_timeout(settings.connect_timeout)
         .build();
@@ -175,6 +158,47 @@ pub fn git_http(settings: &HttpSettings) -> Result<Http> {
         answer: settings.answer_timeout,
     };
     Ok(Http::new(Arc::new(connector), timeouts))
+}
+
+/// Returns the proxies for `http` and for `https` URLs.
+///
+/// # Errors
+/// `Config` for a proxy that is not valid.
+pub(super) fn proxies(settings: &HttpSettings) -> Result<(ProxyConfig, ProxyConfig)> {
+    let bad = |what: &str| {
+        // The cause would repeat the URL, and perhaps a password.
+        Error::new(ErrorKind::Config, format!("the {what} is not valid"))
+            .with_hint("it should look like `http://proxy.example:3128`")
+    };
+    let no_proxy = settings.no_proxy.as_deref();
+    let proxy = |found: Option<ProxyConfig>| match (found, no_proxy) {
+        (Some(proxy), Some(rules)) => proxy.no_proxy(rules),
+        (Some(proxy), None) => proxy,
+        (None, _) => ProxyConfig::disabled(),
+    };
+    let http = settings.http_proxy.as_ref().map(ProxyConfig::http);
+    let http = proxy(http.transpose().map_err(|_| bad("proxy for `http`"))?);
+    let https = settings.https_proxy.as_ref().map(ProxyConfig::https);
+    let https = proxy(https.transpose().map_err(|_| bad("proxy for `https`"))?);
+    Ok((http, https))
+}
+
+/// Returns the system's certificates together with those of `settings`.
+///
+/// # Errors
+/// `Config` for a certificate that is not valid.
+pub(super) fn tls_context(settings: &HttpSettings) -> Result<TlsContext> {
+    let mut trusted = TrustStore::empty().with_native_roots(true);
+    for pem in &settings.certificates {
+        check_certificates(pem)?;
+        trusted = trusted.with_pem_certificate(pem.as_slice());
+    }
+    TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .map_err(|error| {
+            Error::new(ErrorKind::Config, "a certificate is not valid").with_source(error)
+        })
 }
 
 /// Checks certificates before the connector reads them, because it panics on bad ones.

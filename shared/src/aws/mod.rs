@@ -5,6 +5,8 @@
 //! of the services and by programs; nothing else sees an SDK type.
 
 mod git_http;
+mod profile;
+mod proxied_http;
 #[cfg(feature = "client")]
 #[cfg_attr(
     not(feature = "codecommit"),
@@ -38,12 +40,15 @@ use aws_types::service_config::ServiceConfigKey;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use git_http::{HttpSettings, git_http};
+pub use profile::{CredentialSetup, Profiles};
 #[cfg(feature = "codecommit")]
 pub(crate) use response_body::BodyGate;
 #[cfg(feature = "client")]
 pub(crate) use response_body::IdleTimeout;
 #[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
 pub(crate) use sdk_error::corrupt;
+#[cfg(feature = "client")]
+pub use sdk_error::is_credentials_failure;
 #[cfg(feature = "client")]
 pub(crate) use sdk_error::{ApiCall, SdkFailure};
 
@@ -67,11 +72,17 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct AwsOverrides {
     /// Region; `AWS_REGION` or the profile's when `None`.
     pub region: Option<String>,
-    /// Profile; `AWS_PROFILE` when `None`.
+    /// Region where neither a variable nor the profile names one. With it, the instance metadata
+    /// service is not asked for a region.
+    pub default_region: Option<String>,
+    /// Profile, whose credentials take precedence over those in the environment, as in boto3;
+    /// `AWS_PROFILE`, which does not take precedence, when `None`.
     pub profile: Option<String>,
     /// Endpoint of all services; `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, .. when
     /// `None`.
     pub endpoint_url: Option<String>,
+    /// Proxies and certificates. Its timeouts are those of git over HTTP, and not used.
+    pub http: HttpSettings,
 }
 
 /// Access key that [`Aws::fixed`] signs with.
@@ -103,18 +114,35 @@ impl Aws {
     /// `AWS_REQUEST_CHECKSUM_CALCULATION`, ..). Makes no request: credentials are resolved
     /// with the first one. With a region and keys in the environment, as in Lambda, the
     /// instance metadata service is never called.
+    ///
+    /// # Errors
+    /// `Config` when no region is configured, when the profile of `overrides` does not exist, or
+    /// for a proxy or certificate that is not valid.
     pub async fn load(overrides: AwsOverrides) -> Result<Self> {
+        let http_client = if overrides.http.is_direct() {
+            http_client()
+        } else {
+            proxied_http::http_client(&overrides.http)?
+        };
         let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http_client())
+            .http_client(http_client.clone())
             .app_name(app_name())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        if let Some(region) = overrides.region {
-            loader = loader.region(Region::new(region));
+        let region = match (overrides.region, overrides.default_region) {
+            (Some(region), _) => Some(Region::new(region)),
+            (None, Some(default)) => {
+                profile::configured_region(overrides.profile.as_deref(), default).await
+            }
+            (None, None) => None,
+        };
+        if let Some(region) = region.clone() {
+            loader = loader.region(region);
         }
         if let Some(profile) = overrides.profile {
-            loader = loader.profile_name(profile);
+            let provider = profile::credentials_provider(&profile, region, http_client).await?;
+            loader = loader.profile_name(profile).credentials_provider(provider);
         }
         if let Some(endpoint_url) = overrides.endpoint_url {
             loader = loader.endpoint_url(endpoint_url);

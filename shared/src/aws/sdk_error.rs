@@ -6,7 +6,7 @@ use std::fmt;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::error::{Error, ErrorKind};
@@ -103,15 +103,32 @@ pub(crate) struct SdkFailure {
 /// Cause of an error as text. The SDK's own errors contain the raw answer, which must not be
 /// logged.
 #[derive(Debug)]
-struct Cause(String);
+struct Cause {
+    text: String,
+    /// The request has no credentials, or the service does not accept them.
+    is_about_credentials: bool,
+}
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl StdError for Cause {}
+
+/// Returns whether a request failed because it has no credentials, or because the service does
+/// not accept them, so that signing in again may help.
+pub fn is_credentials_failure(error: &Error) -> bool {
+    let mut next = StdError::source(error);
+    while let Some(error) = next {
+        if let Some(cause) = error.downcast_ref::<Cause>() {
+            return cause.is_about_credentials;
+        }
+        next = error.source();
+    }
+    false
+}
 
 impl SdkFailure {
     /// Splits an SDK error into its parts.
@@ -148,7 +165,11 @@ impl SdkFailure {
             code: code.map(str::to_owned),
             request_id: header("x-amzn-requestid").or_else(|| header("x-amz-request-id")),
             bucket_region: bucket_region(status, header("x-amz-bucket-region"), &cause),
-            cause: Cause(cause),
+            cause: Cause {
+                text: cause,
+                is_about_credentials: stage == FailureStage::Credentials
+                    || code.is_some_and(|code| CREDENTIALS.contains(&code)),
+            },
         }
     }
 
@@ -286,17 +307,30 @@ fn stage_without_code(status: Option<u16>) -> FailureStage {
     }
 }
 
-/// Returns whether credentials are missing or misconfigured. A provider that failed in
+/// Returns whether credentials are missing, misconfigured or expired. A provider that failed in
 /// transit does not count, because a retry can succeed.
 fn is_missing_credentials(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<CredentialsError>() {
-            return matches!(
-                error,
+            return match error {
                 CredentialsError::CredentialsNotLoaded(_)
-                    | CredentialsError::InvalidConfiguration(_)
-            );
+                | CredentialsError::InvalidConfiguration(_) => true,
+                CredentialsError::ProviderError(_) => !failed_in_transit(error),
+                _ => false,
+            };
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Returns whether a provider of credentials failed because its service was not reached.
+fn failed_in_transit(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<ConnectorError>() {
+            return true;
         }
         next = error.source();
     }

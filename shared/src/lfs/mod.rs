@@ -134,6 +134,11 @@ pub trait RecordStore: Send + Sync {
     /// Lists the objects whose ids start with `digits` (at most 3), in the order of their ids. One
     /// request, which may end early.
     async fn list(&self, digits: &str) -> Result<StoredObjects>;
+
+    /// Deletes the uploads of large objects that earlier runs began and did not complete.
+    async fn delete_unfinished(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Objects that a store has.

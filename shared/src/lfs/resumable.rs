@@ -232,15 +232,17 @@ impl S3Upload {
         super::verify::mismatch(&self.pointer, found)
     }
 
+    /// Aborts the upload, and deletes its progress.
+    pub(super) async fn delete(&self) -> Result<()> {
+        if let Some(upload) = &self.upload {
+            upload.abort().await?;
+        }
+        self.delete_progress().await
+    }
+
     /// Gives the upload up: its progress is wrong, or its parts are gone.
     async fn abandon(&self) {
-        let abandoned = async {
-            if let Some(upload) = &self.upload {
-                upload.abort().await?;
-            }
-            self.delete_progress().await
-        };
-        if let Err(error) = abandoned.await {
+        if let Err(error) = self.delete().await {
             tracing::warn!(
                 lfs.oid = self.pointer.oid,
                 error = %error.report(),

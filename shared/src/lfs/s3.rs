@@ -172,15 +172,7 @@ impl LfsStore for S3Lfs {
         if pointer.size_bytes < MIN_RESUMABLE_BYTES {
             return Ok(None);
         }
-        let progress_key = format!("{}{PROGRESS}{}", self.prefix, pointer.oid);
-        let place = UploadPlace {
-            store: Arc::clone(&self.store),
-            bucket: self.bucket.clone(),
-            key: self.key(pointer)?,
-            progress_key: ObjectKey::new(&progress_key)?,
-            options: self.options(),
-        };
-        let upload = S3Upload::open(place, pointer).await?;
+        let upload = S3Upload::open(self.upload_place(pointer)?, pointer).await?;
         Ok(Some(Box::new(upload)))
     }
 
@@ -236,6 +228,37 @@ impl RecordStore for S3Lfs {
         Ok(StoredObjects {
             objects: objects.collect(),
             is_complete: page.next.is_none(),
+        })
+    }
+
+    async fn delete_unfinished(&self) -> Result<()> {
+        let start = format!("{}{PROGRESS}", self.prefix);
+        // More than one page of large uploads is left to the next call.
+        let page = self.store.list(&self.bucket, &start, None, None).await?;
+        for found in page.objects {
+            let oid = found.key.as_str().strip_prefix(&start);
+            if let Some(oid) = oid.and_then(|oid| parse_oid(oid.as_bytes())) {
+                let pointer = Pointer {
+                    oid: oid.to_owned(),
+                    size_bytes: u64::MAX,
+                };
+                let place = self.upload_place(&pointer)?;
+                S3Upload::open(place, &pointer).await?.delete().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl S3Lfs {
+    fn upload_place(&self, pointer: &Pointer) -> Result<UploadPlace> {
+        let progress_key = format!("{}{PROGRESS}{}", self.prefix, pointer.oid);
+        Ok(UploadPlace {
+            store: Arc::clone(&self.store),
+            bucket: self.bucket.clone(),
+            key: self.key(pointer)?,
+            progress_key: ObjectKey::new(&progress_key)?,
+            options: self.options(),
         })
     }
 }

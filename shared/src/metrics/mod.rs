@@ -126,6 +126,7 @@ impl Metric {
                 ErrorKind::Throttled => "FailuresThrottled",
                 ErrorKind::FileTooLarge => "FailuresFileTooLarge",
                 ErrorKind::Conflict => "FailuresConflict",
+                ErrorKind::Rejected => "FailuresRejected",
                 ErrorKind::Transport => "FailuresTransport",
                 ErrorKind::Corrupt => "FailuresCorrupt",
                 ErrorKind::Deadline => "FailuresDeadline",

@@ -23,7 +23,12 @@ impl Attempt for Cleaning<'_> {
         let mut target = self.0.target().await?;
         progress.start_attempt(target.snapshot());
         batch::delete(&mut *target, progress, true).await?;
-        target.delete_leftovers(Leftovers::All).await
+        target.delete_leftovers(Leftovers::All).await?;
+        let lfs = self.0.lfs();
+        match lfs.as_ref().and_then(|lfs| lfs.records()) {
+            Some(records) => records.delete_unfinished().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -39,9 +44,12 @@ pub(super) async fn delete_leftovers(target: &mut dyn Target) {
 }
 
 /// Deletes what unfinished migrations left at `target`, until done or `deadline` has come: their
-/// temporary tags, which count as deleted refs, and packs that were being received. A migration started afterwards pushes them again.
+/// temporary tags, which count as deleted refs, packs that were being received, and uploads of
+/// large LFS objects. A migration started afterwards pushes them again.
 pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
-    let result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
+    let mut result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
+    // The deletions are all that was requested.
+    result.stats.undeleted.clear();
     attempt::release(&result).await;
     result
 }

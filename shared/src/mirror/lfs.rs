@@ -207,6 +207,7 @@ async fn scan(
         hash: source.snapshot().hash,
         limits: options.limits,
         scanner: Some(PointerScanner::boxed),
+        commits: None,
     };
     let found = Arc::new(FoundPointers::default());
     let pack = IncomingPack::new(body, &incoming);

@@ -6,9 +6,14 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | `mirroring` | one mirroring: from the plan to the last push |
+//! | `preview` | the changes that a mirroring would make, without a write |
 //! | `attempt` | retries, each attempt with a new snapshot of both sides |
 //! | [`plan()`] | the difference, as ref updates (pure) |
 //! | `ref_selection` | patterns that select refs (pure) |
+//! | `stale_ref` | names of refs that are set aside (pure) |
+//! | `head` | the `HEAD` that the target gets (pure) |
+//! | `forced` | updates that are not fast-forwards |
 //! | `batch` | splits long histories into pushes under temporary tags |
 //! | `temporary_tag` | names of temporary tags (pure) |
 //! | `clean` | deletes the temporary tags of an unfinished migration |
@@ -23,16 +28,21 @@
 mod attempt;
 mod batch;
 mod clean;
+mod forced;
+mod head;
 mod lfs;
+mod mirroring;
 mod pack_limit;
 mod plan;
 mod prefetch;
+mod preview;
 mod progress;
 mod ref_selection;
+mod stale_ref;
 mod temporary_tag;
 mod transfer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -41,20 +51,18 @@ use tokio::time::Instant;
 
 pub use batch::BatchLimits;
 pub use clean::clean;
+pub use forced::ForcedUpdate;
 pub use lfs::{LfsOptions, LfsPolicy};
-pub use plan::{MirrorPlan, plan};
+pub use plan::{MirrorPlan, PlanRules, plan};
+pub use preview::{Preview, preview};
 pub use ref_selection::RefSelection;
 
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
 use crate::lfs::TransferReport;
-use crate::remote::{BatchPolicy, PrePublishHook, ReceivedObjects, Remote};
-use attempt::Attempt;
-use batch::BatchState;
+use crate::remote::{IgnoredRefs, PrePublishHook, ReceivedObjects, Remote};
 use lfs::LfsWork;
-use pack_limit::PushLimit;
-use progress::RefProgress;
-use transfer::{PushedRefs, Transfer};
+use mirroring::Mirroring;
 
 /// Options of a mirroring.
 #[derive(Clone, Default)]
@@ -63,6 +71,10 @@ pub struct MirrorOptions {
     pub refs: RefSelection,
     /// Deletes selected refs of the target that the source does not have.
     pub prune: bool,
+    /// Lets `prune` delete every selected ref, if the source has none.
+    pub prune_all: bool,
+    /// Rejects updates that are not fast-forwards, and moved tags.
+    pub fast_forward_only: bool,
     /// Limits of verifying packs.
     pub limits: PackLimits,
     /// Transfers the git LFS objects that new pointers name; `None` ignores LFS. If a side has no
@@ -86,6 +98,8 @@ impl std::fmt::Debug for MirrorOptions {
         f.debug_struct("MirrorOptions")
             .field("refs", &self.refs)
             .field("prune", &self.prune)
+            .field("prune_all", &self.prune_all)
+            .field("fast_forward_only", &self.fast_forward_only)
             .field("limits", &self.limits)
             .field("lfs", &self.lfs)
             .finish_non_exhaustive()
@@ -102,12 +116,20 @@ pub struct MirrorStats {
     pub created: u64,
     /// Refs that were moved.
     pub updated: u64,
+    /// Those of them that did not move forward.
+    pub forced: BTreeMap<BString, ForcedUpdate>,
     /// Refs that were deleted.
     pub deleted: u64,
     /// Selected refs that were equal before.
     pub unchanged: u64,
-    /// Refs that the target rejected, with its reasons.
+    /// Refs that were not changed, with the reasons.
     pub rejected: BTreeMap<BString, String>,
+    /// Those of them that were to be deleted.
+    pub undeleted: BTreeSet<BString>,
+    /// Refs that were set aside, because they were in the way of others, with their new names.
+    pub set_aside: BTreeMap<BString, BString>,
+    /// Refs of the source that are left out, because git does not allow their names.
+    pub ignored: IgnoredRefs,
     /// Number of objects sent.
     pub objects: u64,
     /// Bytes of packs sent.
@@ -117,9 +139,9 @@ pub struct MirrorStats {
 }
 
 impl MirrorStats {
-    /// Returns the number of refs that were created, moved or deleted.
+    /// Returns the number of refs that were created, moved, deleted or set aside.
     fn refs_changed(&self) -> u64 {
-        self.created + self.updated + self.deleted
+        self.created + self.updated + self.deleted + self.set_aside.len() as u64
     }
 }
 
@@ -177,14 +199,7 @@ pub async fn run(
         before_refs,
         ..options.clone()
     };
-    let mut mirroring = Mirroring {
-        source,
-        target,
-        options,
-        lfs: &lfs,
-        batches: BatchState::default(),
-        deadline,
-    };
+    let mut mirroring = Mirroring::new(source, target, options, (&lfs, deadline));
     let begin = Instant::now();
     let mut result = attempt::run_until_done(&mut mirroring, deadline).await;
     if result.stats.complete {
@@ -212,115 +227,5 @@ impl PrePublishHook for HookChain {
             hook.pre_publish(objects).await?;
         }
         Ok(())
-    }
-}
-
-/// A mirroring in progress: both remotes, and the batches pushed so far.
-struct Mirroring<'a> {
-    source: &'a dyn Remote,
-    target: &'a dyn Remote,
-    options: &'a MirrorOptions,
-    lfs: &'a LfsWork,
-    batches: BatchState,
-    deadline: Option<Instant>,
-}
-
-#[async_trait]
-impl Attempt for Mirroring<'_> {
-    fn target(&self) -> &dyn Remote {
-        self.target
-    }
-
-    async fn attempt(&mut self, progress: &mut RefProgress) -> Result<()> {
-        let options = self.options;
-        let prefixes = options.refs.prefixes();
-        let (source, mut target) =
-            tokio::try_join!(self.source.source(&prefixes), self.target.target())?;
-        let plan = plan(
-            source.snapshot(),
-            target.snapshot(),
-            &options.refs,
-            options.prune,
-        )?;
-        progress.start_planned_attempt(&plan, source.snapshot(), target.snapshot());
-        self.lfs.start_attempt(target.snapshot());
-        let capabilities = target.accepts();
-        let mut transfer = Transfer {
-            source: &*source,
-            options,
-            max_bytes: options.batch.bytes_for(capabilities.batches),
-            deadline: self.deadline,
-            prefetch: None,
-        };
-        if capabilities.batches == BatchPolicy::ByCommits {
-            let batches = &mut self.batches;
-            batches
-                .push(&mut transfer, &mut *target, &plan.changes, progress)
-                .await?;
-        }
-        let is_idle = plan.changes.is_empty();
-        let mut rest = plan.changes;
-        let mut head = plan.head.filter(|head| target.accepts_head(head));
-        let source_refs = &source.snapshot().refs;
-        let mut deleted_tags = Vec::new();
-        while !rest.is_empty() || head.is_some() {
-            let later = rest.split_off(rest.len().min(capabilities.max_changes.max(1)));
-            let changes = std::mem::replace(&mut rest, later);
-            // `HEAD` with the last push, because the ref that it names must exist.
-            let head = if rest.is_empty() { head.take() } else { None };
-            let is_last = rest.is_empty() && !progress.was_any_rejected(source_refs);
-            let free_changes = capabilities.max_changes.saturating_sub(changes.len());
-            let mut refs = PushedRefs {
-                changes,
-                head,
-                ..PushedRefs::default()
-            };
-            let limit = transfer.push_limit();
-            if is_last {
-                refs.deleted_tags = self.batches.deletions(&*target, free_changes);
-            }
-            if let Some(exceeded) = transfer
-                .push_refs(&mut *target, &refs, limit, progress)
-                .await?
-            {
-                let batches = &mut self.batches;
-                batches
-                    .push_by_size(
-                        &mut transfer,
-                        &mut *target,
-                        (&refs.changes, exceeded),
-                        progress,
-                    )
-                    .await?;
-                let unlimited = PushLimit::default();
-                if is_last {
-                    refs.deleted_tags = self.batches.deletions(&*target, free_changes);
-                }
-                transfer
-                    .push_refs(&mut *target, &refs, unlimited, progress)
-                    .await?;
-            }
-            deleted_tags = refs.deleted_tags;
-        }
-        if progress.was_any_rejected(source_refs) {
-            // The tags keep the objects of rejected refs reachable for the next run.
-            batch::restore(&mut *target, &deleted_tags, progress).await;
-        } else {
-            batch::delete(&mut *target, progress, false).await?;
-        }
-        // A run without changes makes few requests: if it lists LFS objects, the next run with
-        // changes deletes the leftovers.
-        if !(is_idle && self.lfs.lists_target().await?) {
-            clean::delete_leftovers(&mut *target).await;
-        }
-        let mirrored: Vec<BString> = target
-            .snapshot()
-            .refs
-            .keys()
-            .filter(|name| options.refs.selects(name.as_ref()))
-            .filter(|name| !temporary_tag::is_temporary(name.as_ref()))
-            .cloned()
-            .collect();
-        target.refresh_archives(&mirrored).await
     }
 }

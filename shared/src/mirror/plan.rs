@@ -1,31 +1,62 @@
 //! The difference between two remotes, as ref updates. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use bstr::{BStr, BString, ByteSlice as _};
+
+use super::head::wanted_head;
+use super::stale_ref::{is_stale, stale_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mirror::RefSelection;
 use crate::mirror::temporary_tag::is_temporary;
-use crate::remote::{Head, RefUpdate, Snapshot};
+use crate::remote::{Head, RefTarget, RefUpdate, Refs, Snapshot, conflicting_refs};
 
-/// Ref updates that make the target's selected refs equal the source's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Ref updates that make the target's selected refs equal the source's, in their order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MirrorPlan {
-    /// Deletions first, because a deleted ref may conflict with a new one (`a` with `a/b`);
-    /// then the branch that `HEAD` names; then the others, sorted by name.
+    /// New refs under which stale ones are kept, because these are in the way of others.
+    pub copies: Vec<RefUpdate>,
+    /// Deletions of refs that are in the way of others: stale ones after they were copied, and
+    /// pruned ones.
+    pub clearing: Vec<RefUpdate>,
+    /// New and moved refs: the branch that the source's `HEAD` names first, then the others, by
+    /// name.
     pub changes: Vec<RefUpdate>,
     /// New target of `HEAD`, if it differs.
     pub head: Option<Head>,
+    /// Deletions of pruned refs that are in no ref's way.
+    pub deletions: Vec<RefUpdate>,
+    /// Refs that are set aside, with their new names.
+    pub set_aside: BTreeMap<BString, BString>,
+    /// Selected refs that the target cannot have, with the reasons.
+    pub rejected: BTreeMap<BString, String>,
     /// Number of selected refs that are equal already.
     pub unchanged: u64,
 }
 
-/// Plans the updates of `selection`; with `prune`, deletions too.
+/// Rules of a [`plan()`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlanRules<'a> {
+    /// Deletes selected refs of the target that the source does not have.
+    pub prune: bool,
+    /// Lets `prune` delete every selected ref.
+    pub prune_all: bool,
+    /// Sets refs aside that are in the way of others, instead of rejecting the others.
+    pub sets_aside: bool,
+    /// The source's `HEAD`, if the target can have it.
+    pub head: Option<&'a Head>,
+}
+
+/// Plans the updates of `selection`.
 ///
 /// # Errors
-/// `Config` if the two sides use different hash functions.
+/// `Config` if the two sides use different hash functions. `Rejected` if every selected ref
+/// would be deleted, unless the rules allow that.
 pub fn plan(
     source: &Snapshot,
     target: &Snapshot,
     selection: &RefSelection,
-    prune: bool,
+    rules: PlanRules<'_>,
 ) -> Result<MirrorPlan> {
     if !target.refs.is_empty() && !source.refs.is_empty() && source.hash != target.hash {
         return Err(Error::new(
@@ -38,241 +69,196 @@ pub fn plan(
         .with_hint("git cannot convert between them: use an empty target"));
     }
     // Temporary tags of a migration are not mirrored, on either side.
-    let selected =
-        |name: &bstr::BString| selection.selects(name.as_ref()) && !is_temporary(name.as_ref());
-    let mut changes = Vec::new();
-    if prune {
-        let deleted = target
-            .refs
-            .iter()
-            .filter(|(name, _)| selected(name) && !source.refs.contains_key(*name));
-        changes.extend(deleted.map(|(name, was)| RefUpdate {
-            name: name.clone(),
-            old: Some(was.id),
-            new: None,
-        }));
-    }
-    let deletions = changes.len();
-    let mut unchanged = 0;
-    for (name, new) in &source.refs {
-        if !selected(name) {
-            continue;
+    let selects = |name: &BStr| selection.selects(name) && !is_temporary(name);
+    let mut wanted = source.refs.clone();
+    wanted.retain(|name, _| selects(name.as_ref()));
+    let mut pruned = BTreeSet::new();
+    if rules.prune {
+        let prunes = |name: &BStr| selection.prunes(name) && !is_temporary(name);
+        let names = target.refs.keys();
+        pruned.extend(
+            names.filter(|name| prunes(name.as_bstr()) && !source.refs.contains_key(*name)),
+        );
+        if wanted.is_empty() && !pruned.is_empty() && !rules.prune_all {
+            return Err(prunes_everything_error(pruned.len()));
         }
-        let old = target.refs.get(name).map(|was| was.id);
-        if old == Some(new.id) {
-            unchanged += 1;
-            continue;
-        }
-        changes.push(RefUpdate {
-            name: name.clone(),
-            old,
-            new: Some(*new),
-        });
     }
-    let head = source.head.clone().filter(|head| match head {
-        Head::Symbolic(name) => selected(name),
+    let mut rejected = reject_conflicts_of_source(&mut wanted);
+    let conflicts = Conflicts {
+        target: &target.refs,
+        wanted: &wanted,
+        pruned: &pruned,
+        selects: &selects,
+        sets_aside: rules.sets_aside,
+    };
+    let (in_the_way, mut stale, blocked) = conflicts.find();
+    stale.extend(conflicts.find_among_stale(&stale));
+    wanted.retain(|name, _| target.refs.contains_key(name) || !blocked.contains_key(name));
+    rejected.extend(blocked.into_iter().filter(|(name, _)| {
+        // A ref that exists beside one in its way is only updated.
+        !target.refs.contains_key(name)
+    }));
+
+    let mut plan = MirrorPlan {
+        rejected,
+        ..MirrorPlan::default()
+    };
+    let mut after = target.refs.clone();
+    let mut taken: Refs = target.refs.clone();
+    taken.extend(wanted.iter().map(|(name, new)| (name.clone(), *new)));
+    for name in stale {
+        let was = target.refs[name];
+        let kept = stale_name(&taken, name.as_ref(), was.id);
+        if !target.refs.contains_key(&kept) {
+            plan.copies.push(update(&kept, None, Some(was)));
+        }
+        taken.insert(kept.clone(), was);
+        after.insert(kept.clone(), was);
+        plan.clearing.push(update(name, Some(was), None));
+        plan.set_aside.insert(name.clone(), kept);
+    }
+    for name in pruned {
+        let deletion = update(name, Some(target.refs[name]), None);
+        if in_the_way.contains(name) {
+            plan.clearing.push(deletion);
+        } else {
+            plan.deletions.push(deletion);
+        }
+    }
+    for deletion in plan.clearing.iter().chain(&plan.deletions) {
+        after.remove(&deletion.name);
+    }
+    for (name, new) in &wanted {
+        let old = target.refs.get(name).copied();
+        if old.map(|old| old.id) == Some(new.id) {
+            plan.unchanged += 1;
+        } else {
+            plan.changes.push(update(name, old, Some(*new)));
+            after.insert(name.clone(), *new);
+        }
+    }
+    let source_head = rules.head.filter(|head| match head {
+        Head::Symbolic(name) => selects(name.as_ref()),
         Head::Detached(_) => true,
     });
-    if let Some(Head::Symbolic(first)) = &head {
-        let moves = &mut changes[deletions..];
-        if let Some(at) = moves.iter().position(|change| change.name == *first) {
-            moves[..=at].rotate_right(1);
+    let head = wanted_head(source_head, &after, target.head.as_ref());
+    // A server may choose the first branch that it receives as its default branch.
+    if let Some(Head::Symbolic(first)) = source.head.as_ref().or(head.as_ref()) {
+        let mut changes = plan.changes.iter();
+        if let Some(at) = changes.position(|change| change.name == *first) {
+            plan.changes[..=at].rotate_right(1);
         }
     }
-    Ok(MirrorPlan {
-        changes,
-        head: head.filter(|head| target.head.as_ref() != Some(head)),
-        unchanged,
-    })
+    plan.head = head.filter(|head| target.head.as_ref() != Some(head));
+    Ok(plan)
+}
+
+fn update(name: &BString, old: Option<RefTarget>, new: Option<RefTarget>) -> RefUpdate {
+    RefUpdate {
+        name: name.clone(),
+        old: old.map(|old| old.id),
+        new,
+    }
+}
+
+fn prunes_everything_error(count: usize) -> Error {
+    Error::new(
+        ErrorKind::Rejected,
+        format!("the source has no selected ref: `prune` would delete all {count} of the target"),
+    )
+    .with_hint("check the source; `\"prune\": \"all\"` deletes them")
+}
+
+/// Removes the refs that a source cannot have beside its others; returns the reasons.
+fn reject_conflicts_of_source(wanted: &mut Refs) -> BTreeMap<BString, String> {
+    let mut rejected = BTreeMap::new();
+    for name in wanted.keys() {
+        let other = conflicting_refs(wanted, name.as_ref()).last();
+        if let Some(other) = other.filter(|other| other.len() > name.len()) {
+            let reason = format!(
+                "the source has `{other}` too, and a repository cannot have both; hint: rename \
+                 or delete one of them at the source"
+            );
+            rejected.insert(name.clone(), reason);
+        }
+    }
+    wanted.retain(|name, _| !rejected.contains_key(name));
+    rejected
+}
+
+/// Search for refs of the target that are in the way of others.
+struct Conflicts<'t, 'a> {
+    target: &'t Refs,
+    wanted: &'a Refs,
+    pruned: &'a BTreeSet<&'t BString>,
+    selects: &'a dyn Fn(&BStr) -> bool,
+    sets_aside: bool,
+}
+
+/// Pruned refs in the way of others, stale refs to be set aside, and wanted refs that cannot be
+/// created, with the reasons.
+type FoundConflicts<'t> = (
+    BTreeSet<&'t BString>,
+    BTreeSet<&'t BString>,
+    BTreeMap<BString, String>,
+);
+
+impl<'t> Conflicts<'t, '_> {
+    fn find(&self) -> FoundConflicts<'t> {
+        let (mut in_the_way, mut stale, mut blocked) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        for name in self.wanted.keys() {
+            let (pruned, kept): (Vec<_>, Vec<_>) = conflicting_refs(self.target, name.as_ref())
+                .filter_map(|other| self.target.get_key_value(other))
+                .map(|(other, _)| other)
+                .partition(|other| self.pruned.contains(other));
+            match kept
+                .iter()
+                .find(|other| !self.can_set_aside(other.as_bstr()))
+            {
+                Some(other) => {
+                    blocked.insert(name.clone(), self.reason(other));
+                }
+                None => {
+                    in_the_way.extend(pruned);
+                    stale.extend(kept);
+                }
+            }
+        }
+        (in_the_way, stale, blocked)
+    }
+
+    /// Finds refs that the source does not have and that are in each other's way, as concurrent
+    /// clients of the bundle layout can leave them: the shorter ones.
+    fn find_among_stale(&self, found: &BTreeSet<&'t BString>) -> Vec<&'t BString> {
+        let stays = |name: &BString| !self.pruned.contains(name) && !found.contains(name);
+        let is_stale = |name: &&BString| {
+            stays(name)
+                && !self.wanted.contains_key(*name)
+                && self.can_set_aside(name.as_bstr())
+                && conflicting_refs(self.target, name.as_bstr())
+                    .filter_map(|other| self.target.get_key_value(other))
+                    .any(|(other, _)| other.len() > name.len() && stays(other))
+        };
+        self.target.keys().filter(is_stale).collect()
+    }
+
+    fn can_set_aside(&self, name: &BStr) -> bool {
+        self.sets_aside && (self.selects)(name) && !is_stale(name)
+    }
+
+    fn reason(&self, other: &BString) -> String {
+        let remedy = if (self.selects)(other.as_bstr()) {
+            "delete or rename it there, or mirror with `\"prune\": true`"
+        } else {
+            "the mapping does not select it: delete or rename it there"
+        };
+        format!(
+            "`{other}` of the target is in the way, because a repository cannot have both; hint: \
+             {remedy}"
+        )
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use bstr::BString;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::error::ErrorKind;
-    use crate::git::{HashKind, ObjectId};
-    use crate::remote::{RefTarget, Refs};
-
-    fn id(number: u8) -> ObjectId {
-        ObjectId::from_hex(format!("{number:040x}").as_bytes()).unwrap()
-    }
-
-    fn snapshot(refs: &[(&str, u8)], head: Option<Head>) -> Snapshot {
-        let refs = refs.iter().map(|(name, number)| {
-            let target = RefTarget {
-                id: id(*number),
-                peeled: None,
-            };
-            (BString::from(*name), target)
-        });
-        Snapshot {
-            hash: HashKind::Sha1,
-            refs: refs.collect(),
-            head,
-        }
-    }
-
-    fn names(plan: &MirrorPlan) -> Vec<String> {
-        let changes = plan.changes.iter();
-        changes.map(|change| change.name.to_string()).collect()
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "a head may be unknown")]
-    fn symbolic(name: &str) -> Option<Head> {
-        Some(Head::Symbolic(name.into()))
-    }
-
-    #[test]
-    fn deletions_come_first_and_then_the_branch_of_head() {
-        let source = snapshot(
-            &[
-                ("refs/heads/a", 1),
-                ("refs/heads/b/c", 2),
-                ("refs/heads/main", 3),
-                ("refs/heads/same", 4),
-                ("refs/notes/x", 5),
-                ("refs/tags/v1", 6),
-            ],
-            symbolic("refs/heads/main"),
-        );
-        let target = snapshot(
-            &[
-                ("refs/heads/b", 2),
-                ("refs/heads/same", 4),
-                ("refs/keep/x", 7),
-                ("refs/tags/v1", 9),
-            ],
-            symbolic("refs/heads/b"),
-        );
-        let selection = RefSelection::default();
-        let pruned = plan(&source, &target, &selection, true).unwrap();
-        let expected = [
-            "refs/heads/b",
-            "refs/heads/main",
-            "refs/heads/a",
-            "refs/heads/b/c",
-            "refs/tags/v1",
-        ];
-        assert_eq!(names(&pruned), expected);
-        assert_eq!(pruned.changes[0].new, None, "the source does not have it");
-        assert_eq!(
-            pruned.changes[4].old,
-            Some(id(9)),
-            "the old id is in the update"
-        );
-        assert_eq!(pruned.head, symbolic("refs/heads/main"));
-        assert_eq!(pruned.unchanged, 1);
-        let kept = plan(&source, &target, &selection, false).unwrap();
-        assert_eq!(
-            names(&kept),
-            expected[1..],
-            "nothing may be deleted without `prune`"
-        );
-    }
-
-    #[test]
-    fn head_changes_if_it_differs_and_is_selected() {
-        let selection = RefSelection::new(["refs/heads/a*"]).unwrap();
-        let head_of = |source: Option<Head>, target: Option<Head>| {
-            let refs = [("refs/heads/a", 1)];
-            let plan = plan(
-                &snapshot(&refs, source),
-                &snapshot(&refs, target),
-                &selection,
-                true,
-            );
-            plan.unwrap().head
-        };
-        let (a, b) = (symbolic("refs/heads/a"), symbolic("refs/heads/b"));
-        let unborn = symbolic("refs/heads/ab");
-        let detached = Some(Head::Detached(id(1)));
-        assert_eq!(head_of(a.clone(), a.clone()), None);
-        assert_eq!(head_of(a.clone(), None), a);
-        assert_eq!(head_of(a.clone(), b.clone()), a);
-        assert_eq!(
-            head_of(b, a.clone()),
-            None,
-            "`refs/heads/b` is not selected"
-        );
-        assert_eq!(head_of(unborn.clone(), a.clone()), unborn);
-        assert_eq!(head_of(detached.clone(), a.clone()), detached);
-        assert_eq!(head_of(None, a), None, "an unknown `HEAD` is not mirrored");
-    }
-
-    #[test]
-    fn hash_functions_must_match_if_both_sides_have_refs() {
-        let mut source = snapshot(&[("refs/heads/a", 1)], None);
-        let target = snapshot(&[("refs/heads/a", 2)], None);
-        source.hash = HashKind::Sha256;
-        let selection = RefSelection::default();
-        let error = plan(&source, &target, &selection, false).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Config);
-        let empty = Snapshot::empty(HashKind::Sha1);
-        assert!(plan(&source, &empty, &selection, false).is_ok());
-        assert!(plan(&empty, &target, &selection, true).is_ok());
-    }
-
-    fn any_snapshot() -> impl Strategy<Value = Snapshot> {
-        let space = prop::sample::select(vec!["refs/heads/", "refs/tags/", "refs/notes/"]);
-        let name = (space, 0..6_u8).prop_map(|(space, n)| format!("{space}{n}"));
-        let refs = prop::collection::btree_map(name, 1..4_u8, 0..14);
-        let head = prop::option::of(0..6_u8);
-        (refs, head).prop_map(|(refs, head)| {
-            let refs: Vec<_> = refs.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-            snapshot(
-                &refs,
-                head.and_then(|n| symbolic(&format!("refs/heads/{n}"))),
-            )
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn an_applied_plan_makes_both_sides_equal_and_the_next_plan_is_empty(
-            source in any_snapshot(),
-            target in any_snapshot(),
-            prune: bool,
-        ) {
-            let selection = RefSelection::default();
-            let first = plan(&source, &target, &selection, prune).unwrap();
-            let mut after = target.clone();
-            let mut seen = BTreeMap::new();
-            for (at, change) in first.changes.iter().enumerate() {
-                prop_assert!(selection.selects(change.name.as_ref()));
-                prop_assert!(seen.insert(change.name.clone(), at).is_none(), "each ref is updated once");
-                prop_assert_eq!(change.old, target.refs.get(&change.name).map(|was| was.id));
-                prop_assert_ne!(change.old, change.new.map(|new| new.id), "an update must change its ref");
-                match change.new {
-                    Some(new) => after.refs.insert(change.name.clone(), new),
-                    None => after.refs.remove(&change.name),
-                };
-            }
-            after.head = first.head.clone().or(after.head);
-            let selected = |side: &Snapshot| -> Refs {
-                let refs = side.refs.iter().filter(|(name, _)| selection.selects((*name).as_ref()));
-                refs.map(|(name, target)| (name.clone(), *target)).collect()
-            };
-            let (wanted, made) = (selected(&source), selected(&after));
-            for (name, target) in &wanted {
-                prop_assert_eq!(made.get(name), Some(target));
-            }
-            for (name, now) in &after.refs {
-                if !wanted.contains_key(name) {
-                    prop_assert_eq!(target.refs.get(name), Some(now), "other refs must stay");
-                    prop_assert!(!prune || !selection.selects(name.as_ref()));
-                }
-            }
-            let created = first.changes.iter().filter(|change| change.new.is_some()).count();
-            prop_assert_eq!(created as u64 + first.unchanged, wanted.len() as u64);
-            let second = plan(&source, &after, &selection, prune).unwrap();
-            prop_assert_eq!(second.changes, []);
-            prop_assert_eq!(second.head, None);
-            prop_assert_eq!(second.unchanged, wanted.len() as u64);
-        }
-    }
-}
+mod tests;

@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 
 use bstr::BString;
 
+use super::forced::ForcedUpdate;
 use super::{MirrorPlan, MirrorResult, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::refs::RefOutcome;
 use crate::remote::{PushReport, RefUpdate, Refs, Snapshot};
+
+/// Hint for a ref that the target does not delete.
+const UNDELETED_HINT: &str = "if it is the default branch, make another one the default at the \
+                              target; else check whether it is protected there";
 
 /// The count that an update of a ref adds to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +21,8 @@ enum RefChangeKind {
     Created,
     Updated,
     Deleted,
+    /// Deleted after it was copied to another name.
+    SetAside,
 }
 
 impl RefChangeKind {
@@ -31,6 +38,7 @@ impl RefChangeKind {
     fn then(self, later: Self) -> Option<Self> {
         match (self, later) {
             (Self::Created, Self::Deleted) => None,
+            (_, Self::SetAside) => Some(Self::SetAside),
             (Self::Created, _) => Some(Self::Created),
             (_, Self::Deleted) => Some(Self::Deleted),
             _ => Some(Self::Updated),
@@ -43,8 +51,29 @@ impl RefChangeKind {
 struct PendingChange {
     /// The count it adds to; `None` for a temporary tag, which is not counted.
     kind: Option<RefChangeKind>,
+    /// Former id; `None` for a new ref.
+    old: Option<ObjectId>,
     /// New id; `None` for a deletion.
     new: Option<ObjectId>,
+}
+
+/// A ref that has moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MovedRef {
+    pub(super) name: BString,
+    pub(super) old: ObjectId,
+    pub(super) new: ObjectId,
+}
+
+impl MovedRef {
+    /// Returns the move that an update makes; `None` if it creates or deletes its ref.
+    pub(super) fn of(change: &RefUpdate) -> Option<Self> {
+        Some(Self {
+            name: change.name.clone(),
+            old: change.old?,
+            new: change.new?.id,
+        })
+    }
 }
 
 /// Counts each ref once, however often it was pushed, and also if its push took effect but the
@@ -54,6 +83,12 @@ pub(super) struct RefProgress {
     // Requested updates without a report.
     pending: BTreeMap<BString, PendingChange>,
     done: BTreeMap<BString, RefChangeKind>,
+    // Refs that have moved, until it is known whether forward.
+    moved: Vec<MovedRef>,
+    // New names of refs that this attempt sets aside.
+    stale_names: BTreeMap<BString, BString>,
+    // Refs that this attempt does not push.
+    rejected_by_plan: BTreeMap<BString, String>,
     // All updates that took effect, temporary tags included.
     changes_made: u64,
     stats: MirrorStats,
@@ -70,10 +105,13 @@ impl RefProgress {
         self.start_attempt(target);
         let changing: HashSet<_> = plan.changes.iter().map(|change| &change.name).collect();
         let made_before = self.done.iter().filter(|(name, done)| {
-            **done != RefChangeKind::Deleted
+            !matches!(done, RefChangeKind::Deleted | RefChangeKind::SetAside)
                 && source.refs.contains_key(*name)
                 && !changing.contains(name)
         });
+        self.stale_names.clone_from(&plan.set_aside);
+        self.rejected_by_plan.clone_from(&plan.rejected);
+        self.stats.ignored.clone_from(&source.ignored);
         self.stats.unchanged = plan.unchanged.saturating_sub(made_before.count() as u64);
     }
 
@@ -81,6 +119,7 @@ impl RefProgress {
     pub(super) fn start_attempt(&mut self, target: &Snapshot) {
         self.reconcile_pending(target);
         self.stats.rejected.clear();
+        self.stats.undeleted.clear();
     }
 
     /// Resolves pending updates against a new snapshot of the target.
@@ -94,18 +133,24 @@ impl RefProgress {
 
     /// Records the updates about to be pushed. `temporary` refs are not counted.
     pub(super) fn record_request(&mut self, changes: &[RefUpdate], temporary: &[RefUpdate]) {
-        let counted = changes
-            .iter()
-            .map(|change| (change, Some(RefChangeKind::of(change))));
+        let kind_of = |change: &RefUpdate| match RefChangeKind::of(change) {
+            RefChangeKind::Deleted if self.stale_names.contains_key(&change.name) => {
+                RefChangeKind::SetAside
+            }
+            kind => kind,
+        };
+        let counted = changes.iter().map(|change| (change, Some(kind_of(change))));
         let uncounted = temporary.iter().map(|change| (change, None));
         let pending = counted.chain(uncounted).map(|(change, kind)| {
             let pending = PendingChange {
                 kind,
+                old: change.old,
                 new: change.new.map(|target| target.id),
             };
             (change.name.clone(), pending)
         });
-        self.pending = pending.collect();
+        let pending = pending.collect();
+        self.pending = pending;
     }
 
     /// Returns true if an update was requested and no report has arrived.
@@ -129,8 +174,15 @@ impl RefProgress {
                     }
                 }
                 RefOutcome::Rejected(reason) => {
-                    self.pending.remove(&name);
-                    self.stats.rejected.insert(name, reason);
+                    let pending = self.pending.remove(&name);
+                    let is_counted = |pending: &PendingChange| pending.kind.is_some();
+                    if pending.is_some_and(|pending| pending.new.is_none() && is_counted(&pending))
+                    {
+                        let reason = format!("{reason}; hint: {UNDELETED_HINT}");
+                        self.record_undeleted(name, reason);
+                    } else {
+                        self.stats.rejected.insert(name, reason);
+                    }
                 }
                 RefOutcome::Unknown => {
                     unknown.get_or_insert(name);
@@ -176,6 +228,29 @@ impl RefProgress {
         self.record_report(report).map(|()| rejected)
     }
 
+    /// Records that a ref is not deleted, for this reason.
+    pub(super) fn record_undeleted(&mut self, name: BString, reason: impl Into<String>) {
+        self.stats.undeleted.insert(name.clone());
+        self.stats.rejected.insert(name, reason.into());
+    }
+
+    /// Returns the refs that have moved since the last call.
+    pub(super) fn take_moved(&mut self) -> Vec<MovedRef> {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Records that a ref has not moved forward.
+    pub(super) fn record_forced(&mut self, moved: MovedRef) {
+        let MovedRef { name, old, new } = moved;
+        let first = self
+            .stats
+            .forced
+            .get(&name)
+            .map_or(old, |forced| forced.old);
+        let forced = ForcedUpdate { old: first, new };
+        self.stats.forced.insert(name, forced);
+    }
+
     /// Returns true if the target rejected one of these refs in this attempt.
     pub(super) fn was_any_rejected(&self, refs: &Refs) -> bool {
         let mut rejected = self.stats.rejected.keys();
@@ -187,6 +262,18 @@ impl RefProgress {
         let Some(kind) = made.kind else {
             return;
         };
+        if let (RefChangeKind::Updated, Some(old), Some(new)) = (kind, made.old, made.new) {
+            self.moved.push(MovedRef {
+                name: name.clone(),
+                old,
+                new,
+            });
+        }
+        if kind == RefChangeKind::SetAside
+            && let Some(kept) = self.stale_names.get(&name)
+        {
+            self.stats.set_aside.insert(name.clone(), kept.clone());
+        }
         let combined = match self.done.remove(&name) {
             Some(before) => before.then(kind),
             None => Some(kind),
@@ -203,13 +290,18 @@ impl RefProgress {
 
     /// Returns the counts, with how the mirroring ended.
     pub(super) fn into_result(mut self, complete: bool, error: Option<Error>) -> MirrorResult {
+        let done = &self.done;
+        let is_updated = |name: &BString| done.get(name) == Some(&RefChangeKind::Updated);
+        self.stats.forced.retain(|name, _| is_updated(name));
         for done in self.done.values() {
-            *match done {
-                RefChangeKind::Created => &mut self.stats.created,
-                RefChangeKind::Updated => &mut self.stats.updated,
-                RefChangeKind::Deleted => &mut self.stats.deleted,
-            } += 1;
+            match done {
+                RefChangeKind::Created => self.stats.created += 1,
+                RefChangeKind::Updated => self.stats.updated += 1,
+                RefChangeKind::Deleted => self.stats.deleted += 1,
+                RefChangeKind::SetAside => {}
+            }
         }
+        self.stats.rejected.append(&mut self.rejected_by_plan);
         self.stats.complete = complete;
         MirrorResult {
             stats: self.stats,
@@ -222,7 +314,7 @@ impl RefProgress {
 mod tests {
     use super::*;
     use crate::git::HashKind;
-    use crate::mirror::{RefSelection, plan};
+    use crate::mirror::{PlanRules, RefSelection, plan};
     use crate::remote::RefTarget;
 
     fn side(refs: &[(&str, u8)]) -> Snapshot {
@@ -238,13 +330,24 @@ mod tests {
     }
 
     fn observe(progress: &mut RefProgress, source: &Snapshot, target: &Snapshot) -> MirrorPlan {
-        let plan = plan(source, target, &RefSelection::default(), true).unwrap();
+        let rules = PlanRules {
+            prune: true,
+            prune_all: true,
+            ..PlanRules::default()
+        };
+        let plan = plan(source, target, &RefSelection::default(), rules).unwrap();
         progress.start_planned_attempt(&plan, source, target);
         plan
     }
 
+    fn updates(plan: &MirrorPlan) -> Vec<RefUpdate> {
+        let updates = plan.changes.iter().chain(&plan.deletions);
+        updates.cloned().collect()
+    }
+
     fn report(plan: &MirrorPlan, outcome: &RefOutcome) -> PushReport {
-        let changes = plan.changes.iter();
+        let changes = updates(plan);
+        let changes = changes.iter();
         PushReport {
             refs: changes
                 .map(|change| (change.name.clone(), outcome.clone()))
@@ -270,7 +373,7 @@ mod tests {
         let before = side(&[(MOVED, 1), (DELETED, 1), (SAME, 3)]);
         let mut progress = RefProgress::default();
         let plan = observe(&mut progress, &source, &before);
-        progress.record_request(&plan.changes, &[]);
+        progress.record_request(&updates(&plan), &[]);
         assert_eq!(
             progress.changes_made(),
             0,
@@ -279,8 +382,8 @@ mod tests {
         // Two of three updates took effect before the connection broke.
         let now = side(&[(NEW, 1), (MOVED, 1), (SAME, 3)]);
         let plan = observe(&mut progress, &source, &now);
-        assert_eq!((plan.changes.len(), progress.changes_made()), (1, 2));
-        progress.record_request(&plan.changes, &[]);
+        assert_eq!((updates(&plan).len(), progress.changes_made()), (1, 2));
+        progress.record_request(&updates(&plan), &[]);
         progress
             .record_report(report(&plan, &RefOutcome::Done))
             .unwrap();
@@ -294,11 +397,11 @@ mod tests {
         let before = side(&[(SAME, 3)]);
         let mut progress = RefProgress::default();
         let plan = observe(&mut progress, &source, &before);
-        progress.record_request(&plan.changes, &[]);
+        progress.record_request(&updates(&plan), &[]);
         let error = progress.record_report(report(&plan, &RefOutcome::Unknown));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Transport);
         let plan = observe(&mut progress, &source, &before);
-        progress.record_request(&plan.changes, &[]);
+        progress.record_request(&updates(&plan), &[]);
         let refused = RefOutcome::Rejected("no".into());
         progress.record_report(report(&plan, &refused)).unwrap();
         assert_eq!(
@@ -330,7 +433,7 @@ mod tests {
             let mut target = start.clone();
             for turn in &turns {
                 let plan = observe(&mut progress, &states[*turn], &target);
-                progress.record_request(&plan.changes, &[]);
+                progress.record_request(&updates(&plan), &[]);
                 progress
                     .record_report(report(&plan, &RefOutcome::Done))
                     .unwrap();

@@ -4,6 +4,8 @@ use bstr::{BStr, BString, ByteSlice};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
+use crate::mirror::stale_ref::is_stale;
+use crate::remote::STALE_PREFIX;
 
 /// Ref names and patterns with one `*`, as in git's refspecs: the star matches any characters,
 /// slashes too.
@@ -58,14 +60,17 @@ impl RefSelection {
 
     /// Returns true if a ref is selected.
     pub fn selects(&self, name: &BStr) -> bool {
-        self.0.iter().any(|(start, end)| match end {
-            None => name == start,
-            Some(end) => {
-                name.len() >= start.len() + end.len()
-                    && name.starts_with(start)
-                    && name.ends_with(end)
-            }
-        })
+        let mut patterns = self.0.iter();
+        patterns.any(|(start, end)| pattern_selects(start, end.as_ref(), name))
+    }
+
+    /// Returns true if a ref may be deleted because the source does not have it: it is selected,
+    /// and was not set aside, unless a pattern names `refs/stale/`.
+    pub(super) fn prunes(&self, name: &BStr) -> bool {
+        let names_stale = |(start, end): &(BString, Option<BString>)| {
+            start.starts_with(STALE_PREFIX.as_bytes()) && pattern_selects(start, end.as_ref(), name)
+        };
+        self.selects(name) && (!is_stale(name) || self.0.iter().any(names_stale))
     }
 
     /// Returns prefixes, sorted, one of which each selected name has.
@@ -74,6 +79,16 @@ impl RefSelection {
         prefixes.sort_unstable();
         prefixes.dedup();
         prefixes
+    }
+}
+
+/// Returns true if a pattern, split at its star, selects a ref.
+fn pattern_selects(start: &BString, end: Option<&BString>, name: &BStr) -> bool {
+    match end {
+        None => name == start,
+        Some(end) => {
+            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        }
     }
 }
 
@@ -90,6 +105,13 @@ mod tests {
         assert!(selects("refs/tags/v1-rc") && !selects("refs/tags/v-r"));
         assert!(selects("refs/notes/commits") && !selects("refs/notes/commits2"));
         assert!(!selects("refs/head") && !selects("refs/pull/1/head"));
+        assert!(selection.prunes("refs/heads/a".into()));
+        let everything = RefSelection::new(["refs/*"]).unwrap();
+        assert!(everything.prunes("refs/notes/x".into()));
+        let stale = "refs/stale/heads/a".into();
+        assert!(everything.selects(stale) && !everything.prunes(stale));
+        let named = RefSelection::new(["refs/*", "refs/stale/*"]).unwrap();
+        assert!(named.prunes(stale), "it is named");
         for bad in [
             "",
             "*",

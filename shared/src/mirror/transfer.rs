@@ -1,6 +1,8 @@
 //! One push: fetches the objects that the target lacks from the source, and pushes them with
 //! the ref updates.
 
+use std::sync::Arc;
+
 use tokio::time::{Instant, timeout};
 
 use super::MirrorOptions;
@@ -11,7 +13,8 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::lfs::PointerScanner;
 use crate::remote::{
-    Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefUpdate, Source, Target,
+    CommitTrace, Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefUpdate,
+    Source, Target,
 };
 
 /// Ref updates of one push.
@@ -21,7 +24,8 @@ pub(super) struct PushedRefs {
     /// Deletions of temporary tags in the same push.
     pub(super) deleted_tags: Vec<RefUpdate>,
     pub(super) head: Option<Head>,
-    /// The updated refs are temporary tags.
+    /// The updated refs are temporary tags, or copies of refs that are set aside: they are not
+    /// counted.
     pub(super) temporary: bool,
 }
 
@@ -63,6 +67,8 @@ pub(super) struct Transfer<'a> {
     /// Maximum bytes of a push that can be split.
     pub(super) max_bytes: u64,
     pub(super) deadline: Option<Instant>,
+    /// Receives the commits of all packs, if refs move.
+    pub(super) commits: Option<Arc<CommitTrace>>,
     /// Pack that the next push probably needs.
     pub(super) prefetch: Option<Prefetch<'a>>,
 }
@@ -93,13 +99,17 @@ impl<'a> Transfer<'a> {
         limit: PushLimit,
         progress: &mut RefProgress,
     ) -> Result<Option<PackMeter>> {
-        progress.record_request(&refs.changes, &refs.deleted_tags);
+        if refs.temporary {
+            progress.record_request(&[], &refs.changes);
+        } else {
+            progress.record_request(&refs.changes, &refs.deleted_tags);
+        }
         match self.push(target, refs, limit, &[]).await? {
             PushResult::OverLimit(meter) => Ok(Some(meter)),
             // Rejected deletions of tags are not counted, because they are retried afterwards.
             PushResult::Reported(report) => progress
                 .record_report_with_temporary(report, |name| {
-                    refs.deleted_tags.iter().any(|tag| tag.name == *name)
+                    refs.temporary || refs.deleted_tags.iter().any(|tag| tag.name == *name)
                 })
                 .map(|_| None),
         }
@@ -174,7 +184,7 @@ impl<'a> Transfer<'a> {
             haves: merge_sorted(request.haves, refs.ids()),
             ..request
         };
-        let fetch = fetch_pack(self.source, self.options, next.clone(), self.push_limit());
+        let fetch = self.fetch_pack(next.clone(), self.push_limit());
         Some(Prefetch::new(fetch, next, meter))
     }
 
@@ -193,7 +203,21 @@ impl<'a> Transfer<'a> {
                 return Ok((pack, meter));
             }
         }
-        fetch_pack(self.source, self.options, request.clone(), limit).await
+        self.fetch_pack(request.clone(), limit).await
+    }
+
+    fn fetch_pack(
+        &self,
+        request: PackRequest,
+        limit: PushLimit,
+    ) -> impl Future<Output = Result<LimitedPack>> + Send + use<'a> {
+        let incoming = IncomingOptions {
+            hash: self.source.snapshot().hash,
+            limits: self.options.limits,
+            scanner: (self.options.scans_pointers()).then_some(PointerScanner::boxed),
+            commits: self.commits.clone(),
+        };
+        fetch_pack(self.source, incoming, request, limit)
     }
 }
 
@@ -201,7 +225,7 @@ impl<'a> Transfer<'a> {
 /// time.
 async fn fetch_pack(
     source: &dyn Source,
-    options: &MirrorOptions,
+    options: IncomingOptions,
     request: PackRequest,
     limit: PushLimit,
 ) -> Result<LimitedPack> {
@@ -218,10 +242,5 @@ async fn fetch_pack(
     };
     let time_left = max_time.map(|max_time| max_time.saturating_sub(begin.elapsed()));
     let (body, meter) = limited(body, limit.max_bytes, time_left);
-    let options = IncomingOptions {
-        hash: source.snapshot().hash,
-        limits: options.limits,
-        scanner: options.scans_pointers().then_some(PointerScanner::boxed),
-    };
     Ok((Some(IncomingPack::new(body, &options)), meter))
 }

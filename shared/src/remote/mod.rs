@@ -12,12 +12,15 @@
 pub mod codecommit;
 mod dumb_files;
 mod dumb_http;
+#[cfg(feature = "connect")]
+mod layout;
 pub mod local;
 #[cfg(feature = "connect")]
 pub mod open;
 mod ref_conflict;
 pub mod s3_bundle;
 pub mod s3_dumb;
+pub mod serve;
 pub mod smart_http;
 pub mod url;
 
@@ -29,21 +32,25 @@ use async_trait::async_trait;
 use bstr::BString;
 
 pub use crate::git::pack::incoming::{
-    IncomingOptions, IncomingPack, PrePublishHook, ReceivedObjects, VerifiedPack,
-    missing_objects_error,
+    CommitTrace, IncomingOptions, IncomingPack, PrePublishHook, ReceivedObjects, VerifiedPack,
+    is_ancestor, missing_objects_error,
 };
 pub use crate::lfs::Pointer;
 pub use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
-pub(crate) use ref_conflict::conflicting_ref;
+pub(crate) use ref_conflict::{conflicting_ref, conflicting_refs};
 
 use crate::error::Result;
+use crate::git::odb::Database;
 pub use crate::git::odb::{CommitGraph, PackRequest};
 pub use crate::git::pack::PackBody;
-pub use crate::git::refs::{Head, RefOutcome, RefTarget, RefUpdate, Refs};
+pub use crate::git::refs::{Head, IgnoredRefs, RefOutcome, RefTarget, RefUpdate, Refs};
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::LfsStore;
 use crate::storage::MIN_LEFTOVER_AGE_SECONDS;
+
+/// Start of the names of refs that were set aside; `heads/a` or `tags/v1` follows.
+pub const STALE_PREFIX: &str = "refs/stale/";
 
 /// A clock that returns seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -66,6 +73,8 @@ pub struct Snapshot {
     pub refs: Refs,
     /// Target of `HEAD`, even if that ref does not exist; `None` if unknown.
     pub head: Option<Head>,
+    /// Refs that are listed under names that git does not allow; they are not in `refs`.
+    pub ignored: IgnoredRefs,
 }
 
 impl Snapshot {
@@ -75,6 +84,7 @@ impl Snapshot {
             hash,
             refs: Refs::new(),
             head: None,
+            ignored: IgnoredRefs::default(),
         }
     }
 
@@ -106,6 +116,11 @@ pub struct TargetCapabilities {
     pub offset_deltas: bool,
     /// Accepts a new `HEAD` with a push.
     pub head: bool,
+    /// Accepts a `HEAD` that names a missing branch, while there is no branch at all.
+    pub unborn_head: bool,
+    /// A ref that is in the way of another one (`a` and `a/b`) is kept under another name; at
+    /// other targets, the new ref is rejected.
+    pub sets_aside: bool,
     /// Split of long histories.
     pub batches: BatchPolicy,
     /// Maximum number of refs in one push.
@@ -113,7 +128,7 @@ pub struct TargetCapabilities {
 }
 
 /// A push. The target receives the pack, runs `before_refs`, updates the refs and sets `HEAD`, in
-/// this order.
+/// this order. `HEAD` stays if it would name a missing branch while there are others.
 #[derive(Default)]
 pub struct Push {
     /// Ref updates, at most [`TargetCapabilities::max_changes`].
@@ -222,6 +237,34 @@ pub trait Source: Send + Sync {
         let _ = (wants, haves);
         Ok(None)
     }
+
+    /// Opens a database that has those of `ids` that the source has, with everything that they
+    /// need; `None` if the source can only send packs.
+    async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        let _ = ids;
+        Ok(None)
+    }
+
+    /// Lists the commits reachable from `want` and not from `have`, where that is cheap: a
+    /// source that cannot list commits alone lists them if they are few. `None` if it cannot.
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        self.commit_graph(&[want], &[have]).await
+    }
+}
+
+/// Returns true if `HEAD` may be set to `head` at a remote with these refs: its branch exists,
+/// or there is no branch at all.
+pub(crate) fn is_head_valid(head: &Head, refs: &Refs) -> bool {
+    match head {
+        Head::Detached(_) => true,
+        Head::Symbolic(name) => refs.contains_key(name) || !has_branch(refs),
+    }
+}
+
+/// Returns true if there is a branch among these refs.
+pub(crate) fn has_branch(refs: &Refs) -> bool {
+    let first = refs.range(BString::from("refs/heads/")..).next();
+    first.is_some_and(|(name, _)| name.starts_with(b"refs/heads/"))
 }
 
 /// A remote opened for writing.
@@ -253,6 +296,22 @@ pub trait Target: Send + Sync {
     /// `Conflict` if another writer changed the refs since the opening: open the remote again.
     /// `Corrupt` if objects that the refs need are missing from the pack.
     async fn push(&mut self, push: Push) -> Result<PushReport>;
+
+    /// Returns true if a push updates all refs or none.
+    fn is_atomic(&self) -> bool {
+        false
+    }
+
+    /// Pushes like [`push`](Self::push), and returns a result for each ref: a failure with one
+    /// ref stops no other where refs are written one by one.
+    ///
+    /// # Errors
+    /// As of [`push`](Self::push), as far as no ref was updated.
+    async fn push_each(&mut self, push: Push) -> Result<Vec<(BString, Result<RefOutcome>)>> {
+        let report = self.push(push).await?;
+        let refs = report.refs.into_iter();
+        Ok(refs.map(|(name, outcome)| (name, Ok(outcome))).collect())
+    }
 
     /// Refreshes derived objects, such as archives, of these refs. Writes nothing if they are
     /// current.

@@ -1,6 +1,6 @@
 //! Opens the remote that a URL names.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use async_trait::async_trait;
 
 use super::Remote;
 use super::codecommit::{CloneUrlCache, CodeCommitRemote};
+pub use super::layout::S3Layout;
+use super::layout::{self, ReadOnce};
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
 use super::s3_dumb::{self, DumbRemote};
@@ -17,65 +19,16 @@ use crate::aws::{Aws, HttpSettings, git_http};
 use crate::codecommit::client::SdkCodeCommit;
 use crate::codecommit::git_credential_source::CodeCommitCredentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::escaped_excerpt;
 use crate::git::pack::PackLimits;
 use crate::git::smart_http::{
     CredentialSource, Credentials, Http, NoCredentials, RepositoryUrl, SmartHttp,
 };
-use crate::name::{KeyPrefix, ObjectKey};
 use crate::pack_cache::PackCache;
 use crate::retry::{RetryPolicy, Retrying};
 use crate::secret::client::SdkSecrets;
 use crate::secret::{SecretArn, Secrets};
 use crate::storage::client::SdkObjectStore;
-use crate::storage::{Encryption, ObjectStore};
-
-/// Layout of a remote in S3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum S3Layout {
-    /// Bundles, as awslabs git-remote-s3 reads and writes.
-    Bundle,
-    /// Packs, as stock git clones them over plain HTTP.
-    Dumb,
-    /// Like `Dumb` with loose objects instead of packs, as mirror-git-to-s3 writes.
-    Loose,
-}
-
-impl S3Layout {
-    /// Parses `bundle`, `dumb` or `loose`.
-    ///
-    /// # Errors
-    /// `Config` for another text.
-    pub fn new(text: &str) -> Result<Self> {
-        match text {
-            "bundle" => Ok(Self::Bundle),
-            "dumb" => Ok(Self::Dumb),
-            "loose" => Ok(Self::Loose),
-            other => Err(Error::new(
-                ErrorKind::Config,
-                format!("unknown layout `{}`", escaped_excerpt(other.as_bytes())),
-            )
-            .with_hint("use `bundle`, `dumb` or `loose`")),
-        }
-    }
-
-    /// Resolves the layout from the URL and the explicit `layout`: `s3+zip://` requires `bundle`,
-    /// because archives are stored alongside bundles only. `None` if neither decides.
-    ///
-    /// # Errors
-    /// `Config` if `s3+zip://` is combined with another layout.
-    pub fn of(url: &S3Url, layout: Option<Self>) -> Result<Option<Self>> {
-        match layout {
-            None | Some(Self::Bundle) if url.zip => Ok(Some(Self::Bundle)),
-            Some(_) if url.zip => Err(Error::new(
-                ErrorKind::Config,
-                format!("`{url}` can only have the layout `bundle`"),
-            )
-            .with_hint("leave the layout out, or use `s3://` if no `repo.zip` is needed")),
-            layout => Ok(layout),
-        }
-    }
-}
+use crate::storage::{Encryption, ObjectStore, S3Settings};
 
 /// A remote's URL and settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +37,8 @@ pub struct RemoteSpec {
     pub url: RemoteUrl,
     /// Layout in S3; detected from the objects if `None`.
     pub layout: Option<S3Layout>,
+    /// Layout where nothing is stored yet, and `layout` is `None`.
+    pub layout_if_empty: Option<S3Layout>,
     /// Secret with the user and password of an HTTP remote.
     pub credentials: Option<SecretArn>,
     /// Creates a missing CodeCommit repository.
@@ -108,6 +63,7 @@ impl RemoteSpec {
         Self {
             url,
             layout: None,
+            layout_if_empty: None,
             credentials: None,
             create: false,
             role: RemoteRole::default(),
@@ -131,6 +87,12 @@ pub struct OpenerConfig {
     pub encryption: Encryption,
     /// Directory of the pack cache, owned by this user only; no pack is cached if `None`.
     pub pack_cache: Option<PathBuf>,
+    /// Limit of the pack cache in bytes, below the limit that it has by itself.
+    pub pack_cache_max_bytes: Option<u64>,
+    /// Endpoint and form of the URLs of S3.
+    pub s3: S3Settings,
+    /// Time after which the lock of a bundle remote's ref counts as abandoned; a minute if `None`.
+    pub lock_lifetime: Option<Duration>,
 }
 
 /// Time to wait for another client's lock of a ref: twice the time after which the lock of a killed
@@ -151,6 +113,7 @@ pub struct RemoteOpener {
     clone_urls: CloneUrlCache,
     kms_key_id: Option<String>,
     pack_cache: Option<Arc<PackCache>>,
+    lock_lifetime: Option<Duration>,
     archiver: Option<Arc<dyn Archiver>>,
 }
 
@@ -172,16 +135,16 @@ impl RemoteOpener {
             RetryPolicy::new(CONCURRENT_S3_REQUESTS),
             RetryPolicy::new(CONCURRENT_CODECOMMIT_REQUESTS),
         ];
-        let store = Retrying::new(
-            SdkObjectStore::new(&aws).with_encryption(config.encryption.clone()),
-            limiters[0].clone(),
-        );
+        let store = SdkObjectStore::with_settings(&aws, &config.s3)
+            .with_encryption(config.encryption.clone());
+        let store = Retrying::new(store, limiters[0].clone());
         Ok(Self {
             http: git_http(&config.http)?,
             store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
             kms_key_id: config.encryption.clone().into_kms_key(),
-            pack_cache: config.pack_cache.as_deref().and_then(open_pack_cache),
+            pack_cache: open_pack_cache(config),
+            lock_lifetime: config.lock_lifetime,
             archiver: None,
             clone_urls: CloneUrlCache::default(),
             limiters,
@@ -245,13 +208,7 @@ impl RemoteOpener {
             .with_create(create)
     }
 
-    async fn s3(
-        &self,
-        url: &S3Url,
-        layout: Option<S3Layout>,
-        role: RemoteRole,
-        memory: usize,
-    ) -> Result<Arc<dyn Remote>> {
+    async fn s3(&self, url: &S3Url, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
         let prefix = url.prefix.clone().ok_or_else(|| {
             Error::new(ErrorKind::Config, format!("`{url}` has no prefix"))
                 .with_hint("add the prefix of the repository, as in `s3://bucket/repository`")
@@ -264,17 +221,37 @@ impl RemoteOpener {
             }
             archiver => archiver.clone(),
         };
-        let layout = match S3Layout::of(url, layout)? {
+        let mut store = Arc::clone(&self.store);
+        let layout = match S3Layout::of(url, spec.layout)? {
             Some(layout) => layout,
-            None => detect_layout(&*self.store, url, &prefix, role).await?,
+            None => {
+                let found = layout::detect(&store, &url.bucket, &prefix).await?;
+                // What was read to find the layout is not read again.
+                store = Arc::new(ReadOnce::new(store, found.read));
+                found.layout.or(spec.layout_if_empty).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::NotFound,
+                        format!("there is no repository at `{url}`"),
+                    )
+                    .with_hint(match spec.role {
+                        RemoteRole::Source => {
+                            "check the bucket and the prefix; a source must exist"
+                        }
+                        RemoteRole::Target => {
+                            "set `layout` for a new repository: `dumb` (git clones it over plain \
+                             HTTP), `bundle` (git-remote-s3 reads and writes it), or `loose` \
+                             (`dumb` for a bucket that its readers may not list)"
+                        }
+                    })
+                })?
+            }
         };
         let limits = PackLimits::default().with_memory(memory / 2);
-        let store = Arc::clone(&self.store);
         let bucket = url.bucket.clone();
         let kms_key_id = self.kms_key_id.clone();
         Ok(match layout {
             S3Layout::Bundle => {
-                let options = BundleOptions {
+                let mut options = BundleOptions {
                     kms_key_id,
                     limits,
                     archiver,
@@ -282,6 +259,9 @@ impl RemoteOpener {
                     lock_wait: LOCK_WAIT,
                     ..BundleOptions::default()
                 };
+                if let Some(lifetime) = self.lock_lifetime {
+                    options.lock_lifetime = lifetime;
+                }
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))
             }
             S3Layout::Dumb | S3Layout::Loose => {
@@ -306,7 +286,7 @@ impl OpenRemote for RemoteOpener {
             RemoteUrl::Http(url) => {
                 Arc::new(self.http(url, spec.credentials.as_ref(), memory).await?)
             }
-            RemoteUrl::S3(url) => self.s3(url, spec.layout, spec.role, memory).await?,
+            RemoteUrl::S3(url) => self.s3(url, spec, memory).await?,
             RemoteUrl::Local(path) => {
                 let limits = PackLimits::default().with_memory(memory / 2);
                 Arc::new(LocalRepository::new(path, limits))
@@ -315,46 +295,18 @@ impl OpenRemote for RemoteOpener {
     }
 }
 
-/// Opens the pack cache in a directory; `None`, with a warning, if that fails.
-fn open_pack_cache(directory: &Path) -> Option<Arc<PackCache>> {
-    match PackCache::open(directory) {
-        Ok(cache) => Some(Arc::new(cache)),
+/// Opens the pack cache; `None`, with a warning, if that fails.
+fn open_pack_cache(config: &OpenerConfig) -> Option<Arc<PackCache>> {
+    match PackCache::open(config.pack_cache.as_deref()?) {
+        Ok(cache) => Some(Arc::new(match config.pack_cache_max_bytes {
+            Some(max_bytes) => cache.with_max_bytes(max_bytes),
+            None => cache,
+        })),
         Err(error) => {
             tracing::warn!(error = %error.report(), "packs are not cached");
             None
         }
     }
-}
-
-/// Detects the layout from the objects below a prefix.
-async fn detect_layout(
-    store: &dyn ObjectStore,
-    url: &S3Url,
-    prefix: &KeyPrefix,
-    role: RemoteRole,
-) -> Result<S3Layout> {
-    let prefix = prefix.as_str().trim_end_matches('/');
-    let key = ObjectKey::new(&format!("{prefix}/info/refs"))?;
-    if store.head(&url.bucket, &key).await?.is_some() {
-        return Ok(S3Layout::Dumb);
-    }
-    let refs = format!("{prefix}/refs/");
-    let listed = store.list(&url.bucket, &refs, None, None).await?;
-    if !listed.objects.is_empty() {
-        return Ok(S3Layout::Bundle);
-    }
-    Err(Error::new(
-        ErrorKind::NotFound,
-        format!("there is no repository at `{url}`"),
-    )
-    .with_hint(match role {
-        RemoteRole::Source => "check the bucket and the prefix; a source must exist",
-        RemoteRole::Target => {
-            "set `layout` for a new repository: `dumb` (git clones it over plain HTTP), `bundle` \
-             (git-remote-s3 reads and writes it), or `loose` (`dumb` for a bucket that its \
-             readers may not list)"
-        }
-    }))
 }
 
 /// A user and password for the server of one URL.

@@ -6,14 +6,25 @@ use super::Refs;
 
 /// Returns a ref that cannot exist together with `name`: `a` conflicts with `a/b`.
 pub(crate) fn conflicting_ref<'a>(refs: &'a Refs, name: &BStr) -> Option<&'a BStr> {
-    let mut parents = name.find_iter("/").map(|end| name[..end].as_bstr());
-    let parent = parents.find_map(|parent| refs.get_key_value(parent));
+    conflicting_refs(refs, name).next()
+}
+
+/// Returns all refs that cannot exist together with `name`, shorter names first.
+pub(crate) fn conflicting_refs<'a>(
+    refs: &'a Refs,
+    name: &BStr,
+) -> impl Iterator<Item = &'a BStr> + use<'a> {
+    let parents: Vec<&BStr> = name
+        .find_iter("/")
+        .filter_map(|end| refs.get_key_value(name[..end].as_bstr()))
+        .map(|(parent, _)| parent.as_bstr())
+        .collect();
     let directory = BString::from([name.as_bytes(), b"/"].concat());
-    let child = || {
-        let next = refs.range(directory.clone()..).next();
-        next.filter(|(child, _)| child.starts_with(&directory))
-    };
-    parent.or_else(child).map(|(other, _)| other.as_bstr())
+    let children = refs
+        .range(directory.clone()..)
+        .map(|(child, _)| child.as_bstr())
+        .take_while(move |child| child.starts_with(&directory));
+    parents.into_iter().chain(children)
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ use super::client_upload::SdkUpload;
 use super::error::S3Request;
 use super::{
     Deletion, Encryption, GetOptions, ListPage, MultipartUpload, Object, ObjectHead,
-    ObjectMetadata, ObjectStore, ObjectSummary, Precondition, PutOptions, PutResult, Tags,
-    UploadId, UploadStart,
+    ObjectMetadata, ObjectStore, ObjectSummary, Precondition, PutOptions, PutResult, S3Settings,
+    Tags, UploadId, UploadStart,
 };
 use crate::aws::{Aws, SdkFailure, corrupt};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,10 +41,15 @@ pub struct SdkObjectStore {
 impl SdkObjectStore {
     /// Makes a client, which follows buckets to their regions.
     pub fn new(aws: &Aws) -> Self {
+        Self::with_settings(aws, &S3Settings::default())
+    }
+
+    /// Makes a client with `settings`.
+    pub fn with_settings(aws: &Aws, settings: &S3Settings) -> Self {
         let checksums = aws.sdk().request_checksum_calculation()
             != Some(RequestChecksumCalculation::WhenRequired);
         Self {
-            clients: Arc::new(RegionalClients::new(aws)),
+            clients: Arc::new(RegionalClients::new(aws, settings)),
             encryption: Encryption::default(),
             checksums,
         }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aws_sdk_s3::Client;
 use aws_types::region::Region;
 
+use super::S3Settings;
 use super::error::{S3Request, convert};
 use crate::aws::{Aws, SdkFailure};
 use crate::error::{Error, ErrorKind};
@@ -18,6 +19,7 @@ use crate::name::BucketName;
 #[derive(Debug)]
 pub(super) struct RegionalClients {
     aws: Aws,
+    settings: S3Settings,
     // For names of buckets; the name is in the path with an endpoint override, because
     // `<bucket>.<endpoint>` resolves for AWS only.
     own: Client,
@@ -27,11 +29,13 @@ pub(super) struct RegionalClients {
 }
 
 impl RegionalClients {
-    pub(super) fn new(aws: &Aws) -> Self {
+    pub(super) fn new(aws: &Aws, settings: &S3Settings) -> Self {
+        let path_style = path_style(aws, settings);
         Self {
-            own: client(aws, aws.region(), aws.has_endpoint_override("S3")),
-            access_points: client(aws, aws.region(), false),
+            own: client(aws, settings, aws.region(), path_style),
+            access_points: client(aws, settings, aws.region(), false),
             aws: aws.clone(),
+            settings: settings.clone(),
             regions: Mutex::default(),
         }
     }
@@ -72,8 +76,8 @@ impl RegionalClients {
         if current == region {
             return false;
         }
-        let path_style = self.aws.has_endpoint_override("S3") && !bucket.is_access_point();
-        let client = client(&self.aws, region, path_style);
+        let path_style = path_style(&self.aws, &self.settings) && !bucket.is_access_point();
+        let client = client(&self.aws, &self.settings, region, path_style);
         regions.insert(bucket.clone(), (region.to_owned(), client));
         true
     }
@@ -83,13 +87,21 @@ impl RegionalClients {
     }
 }
 
-fn client(aws: &Aws, region: &str, path_style: bool) -> Client {
-    let config = aws_sdk_s3::config::Builder::from(aws.sdk())
+/// Returns whether names of buckets are put into the path.
+fn path_style(aws: &Aws, settings: &S3Settings) -> bool {
+    let is_elsewhere = settings.endpoint_url.is_some() || aws.has_endpoint_override("S3");
+    settings.path_style.unwrap_or(is_elsewhere)
+}
+
+fn client(aws: &Aws, settings: &S3Settings, region: &str, path_style: bool) -> Client {
+    let mut config = aws_sdk_s3::config::Builder::from(aws.sdk())
         .region(Region::new(region.to_owned()))
         .force_path_style(path_style)
-        .interceptor(aws.idle_timeout())
-        .build();
-    Client::from_conf(config)
+        .interceptor(aws.idle_timeout());
+    if let Some(endpoint_url) = &settings.endpoint_url {
+        config = config.endpoint_url(endpoint_url);
+    }
+    Client::from_conf(config.build())
 }
 
 #[cfg(test)]

@@ -16,6 +16,16 @@ pub const MIN_PART_BYTES: usize = 5 * 1024 * 1024;
 /// Maximum number of parts of a multipart upload.
 pub const MAX_PARTS: u32 = 10_000;
 
+/// Settings of S3 alone, which take precedence over those of all services.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct S3Settings {
+    /// Endpoint; that of all services when `None`.
+    pub endpoint_url: Option<String>,
+    /// Puts the bucket's name into the path of the URL instead of the host; with another
+    /// endpoint than AWS's when `None`.
+    pub path_style: Option<bool>,
+}
+
 /// Tags of an object: at most 10 names with their values.
 pub type Tags = BTreeMap<String, String>;
 

@@ -157,9 +157,16 @@ async fn silence_ends_in_bounded_time() {
 }
 
 #[tokio::test]
-async fn refs_of_a_hostile_server_are_corrupt() {
+async fn names_that_git_does_not_allow_are_ignored_as_git_does() {
     let repo = small();
     let id = "1".repeat(40);
+    let packets = |lines: &[String]| -> Vec<u8> {
+        let lines = lines
+            .iter()
+            .map(|line| format!("{:04x}{line}", line.len() + 4));
+        let body: String = lines.chain(["0000".to_owned()]).collect();
+        body.into_bytes()
+    };
     for name in [
         "../x",
         "refs/heads/a.lock",
@@ -168,33 +175,45 @@ async fn refs_of_a_hostile_server_are_corrupt() {
         "x",
         "",
     ] {
-        let line = format!("{id} {name}\0side-band-64k\n");
-        let body = format!("{:04x}{line}0000", line.len() + 4);
-        let server = GitServer::with(&repo, move |_| Response::Bytes(body.clone().into_bytes()));
-        let error = failure(&server, &settings(), Version::V0).await;
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
-        // In version 2, as a ref and as a symref target.
-        for line in [
+        let body = packets(&[
+            format!("{id} refs/heads/a\0side-band-64k symref=HEAD:{name}\n"),
             format!("{id} {name}\n"),
+            format!("{id} {name}^{{}}\n"),
+            format!("{id} refs/heads/b\n"),
+        ]);
+        let server = GitServer::with(&repo, move |_| Response::Bytes(body.clone()));
+        let client = client_with(&server.url(), &settings()).with_version(Version::V0);
+        let read = client.upload_pack(&[]).await.unwrap().advertisement;
+        // In version 2, as a ref and as a symref target.
+        let body = packets(&[
+            format!("{id} refs/heads/a\n"),
+            format!("{id} {name} peeled:{id}\n"),
             format!("{id} HEAD symref-target:{name}\n"),
-            format!("unborn HEAD symref-target:{name}\n"),
-        ] {
-            let body = format!("{:04x}{line}0000", line.len() + 4);
-            let server = GitServer::with(&repo, move |seen: &ReceivedRequest| {
-                match seen.method.as_str() {
-                    "GET" => Response::Bytes(b"000eversion 2\n000cls-refs\n0000".to_vec()),
-                    _ => Response::Bytes(body.clone().into_bytes()),
-                }
-            });
-            let error = failure(&server, &settings(), Version::V2).await;
-            assert_eq!(
-                error.kind(),
-                ErrorKind::Corrupt,
-                "{line}: {}",
-                error.report()
-            );
+            format!("{id} refs/heads/b\n"),
+        ]);
+        let server = GitServer::with(&repo, move |seen: &ReceivedRequest| {
+            match seen.method.as_str() {
+                "GET" => Response::Bytes(b"000eversion 2\n000cls-refs\n0000".to_vec()),
+                _ => Response::Bytes(body.clone()),
+            }
+        });
+        let client = client_with(&server.url(), &settings()).with_version(Version::V2);
+        let read_v2 = client.upload_pack(&[]).await.unwrap().advertisement;
+        for read in [read, read_v2] {
+            let names = read.refs.iter().filter(|found| found.name != "HEAD");
+            let names: Vec<_> = names.map(|found| found.name.to_string()).collect();
+            assert_eq!(names, ["refs/heads/a", "refs/heads/b"], "{name:?}");
+            assert!(read.refs.iter().all(|found| found.symref_target.is_none()));
+            let shown = branchline_core::git::escaped_excerpt(name.as_bytes());
+            assert_eq!((read.ignored.count, read.ignored.names), (1, vec![shown]));
         }
     }
+}
+
+#[tokio::test]
+async fn refs_of_a_hostile_server_are_corrupt() {
+    let repo = small();
+    let id = "1".repeat(40);
     // Refs without end.
     let line = format!("{id} refs/heads/{}\n", "x".repeat(1000));
     let line = format!("{:04x}{line}", line.len() + 4);

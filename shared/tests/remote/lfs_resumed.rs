@@ -9,6 +9,7 @@ use branchline_core::git::advertisement::Version;
 use branchline_core::lfs::{KeyScheme, LfsStore, LfsTransfer, Pointer, S3Lfs};
 use branchline_core::mirror::{self, LfsPolicy};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
+use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _, UploadId};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use tokio::time::{Instant, timeout};
@@ -132,6 +133,21 @@ async fn an_object_that_takes_longer_than_one_run_is_resumed_by_the_next() {
     assert_eq!(starts[0], 0);
     assert!(0 < starts[1] && starts[1] < starts[2], "{starts:?}");
     world.server.assert_content();
+}
+
+#[tokio::test]
+async fn clean_deletes_unfinished_uploads() {
+    let world = World::new();
+    world.stop_after(2).await;
+    assert_eq!(world.store.uploads().len(), 1);
+    let prefix = KeyPrefix::new("r").unwrap();
+    let store = Arc::<MemoryStore>::clone(&world.store);
+    let options = BundleOptions::default();
+    let remote = BundleRemote::new(store, World::bucket(), prefix, options);
+    let cleaned = mirror::clean(&remote, None).await;
+    assert!(cleaned.stats.complete, "{:?}", cleaned.error);
+    assert_eq!(world.keys().await, [""; 0]);
+    assert!(world.store.uploads().is_empty());
 }
 
 /// "it is resumed [..], or an error names it."

@@ -173,15 +173,13 @@ async fn refs_become_directories_of_refs_and_back() {
         let outcome = outcome.await.unwrap();
         assert_eq!(outcome.updated, 1, "other refs must be updated");
         let reasons: Vec<_> = outcome.rejected.into_values().collect();
-        assert_eq!(
-            reasons,
-            [
-                "cannot lock ref 'refs/heads/p': 'refs/heads/p/q' exists; cannot create \
-                 'refs/heads/p'",
-                "cannot lock ref 'refs/heads/x/y': 'refs/heads/x' exists; cannot create \
-                 'refs/heads/x/y'"
-            ]
-        );
+        for (reason, other) in reasons.iter().zip(["refs/heads/p/q", "refs/heads/x"]) {
+            assert!(
+                reason.starts_with(&format!("`{other}` of the target")),
+                "{reason}"
+            );
+        }
+        assert_eq!(reasons.len(), 2);
         copy.fsck();
     }
 }
@@ -191,9 +189,8 @@ async fn head_is_symbolic_unborn_or_detached() {
     let source = Repo::with_history(HashKind::Sha1, 5, 3);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("r.git");
-    let steps: [&[&str]; 4] = [
+    let steps: [&[&str]; 3] = [
         &["symbolic-ref", "HEAD", "refs/heads/side"],
-        &["symbolic-ref", "HEAD", "refs/heads/unborn"],
         &["update-ref", "--no-deref", "HEAD", "main~1"],
         &["symbolic-ref", "HEAD", "refs/heads/main"],
     ];
@@ -202,6 +199,14 @@ async fn head_is_symbolic_unborn_or_detached() {
         run(&source.path, &target).await.unwrap();
         assert_equal(&source, &target).await;
     }
+    source.git(&["symbolic-ref", "HEAD", "refs/heads/unborn"]);
+    let outcome = run(&source.path, &target).await.unwrap();
+    assert!(outcome.complete);
+    let head = std::fs::read_to_string(target.join("HEAD")).unwrap();
+    assert_eq!(
+        head, "ref: refs/heads/main\n",
+        "a missing branch does not spread"
+    );
 
     let empty = Repo::new(HashKind::Sha1);
     empty.git(&["symbolic-ref", "HEAD", "refs/heads/trunk"]);
@@ -238,7 +243,7 @@ async fn a_checked_out_branch_is_rejected() {
     let outcome = run_with(&source.path, &tree, &heads);
     let outcome = outcome.await.unwrap();
     let reason = &outcome.rejected[bstr("refs/heads/linked")];
-    assert_eq!(reason, "deletion of the current branch prohibited");
+    assert!(reason.starts_with("deletion of the current branch prohibited; hint: "));
 
     target.git(&["config", "receive.denyCurrentBranch", "ignore"]);
     let outcome = run_with(&source.path, &tree, &heads);

@@ -102,12 +102,18 @@ async fn mirror_once(
     options: &MirrorOptions,
 ) -> Result<()> {
     let (source, mut target) = (source.source(&[]).await?, target.target().await?);
-    let plan = branchline_core::mirror::plan(
-        source.snapshot(),
-        target.snapshot(),
-        &options.refs,
-        options.prune,
-    )?;
+    let rules = branchline_core::mirror::PlanRules {
+        prune: options.prune,
+        head: source.snapshot().head.as_ref(),
+        ..branchline_core::mirror::PlanRules::default()
+    };
+    let plan =
+        branchline_core::mirror::plan(source.snapshot(), target.snapshot(), &options.refs, rules)?;
+    let clearing = branchline_core::remote::Push {
+        changes: plan.clearing,
+        ..branchline_core::remote::Push::default()
+    };
+    target.push(clearing).await?;
     let wants: Vec<_> = plan
         .changes
         .iter()
@@ -123,10 +129,11 @@ async fn mirror_once(
         hash: source.snapshot().hash,
         limits: options.limits,
         scanner: None,
+        commits: None,
     };
     let body = source.fetch(&wanted).await?;
     let push = branchline_core::remote::Push {
-        changes: plan.changes,
+        changes: [plan.changes, plan.deletions].concat(),
         head: plan.head,
         pack: Some(branchline_core::remote::IncomingPack::new(body, &incoming)),
         before_refs: None,

@@ -375,6 +375,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
         hash: repo.hash,
         limits: PackLimits::default(),
         scanner: None,
+        commits: None,
     };
     let body = Box::pin(futures_util::stream::iter([Ok(pack.into())]));
     let change = RefUpdate {

@@ -314,6 +314,7 @@ pub(crate) async fn ours(remote: BundleRemote, number: usize) -> WriterResult {
         hash: HashKind::Sha1,
         limits: PackLimits::default(),
         scanner: None,
+        commits: None,
     };
     let body = Box::pin(futures_util::stream::iter([Ok(commit.pack.clone())]));
     let change = RefUpdate {

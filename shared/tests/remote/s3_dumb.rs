@@ -189,14 +189,19 @@ async fn refs_deleted_at_the_source_are_pruned_on_request() {
 }
 
 #[tokio::test]
-async fn head_equals_that_of_the_source_detached_or_unborn() {
+async fn head_is_that_of_the_source_or_of_a_branch_that_is_there() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 10, 3);
     world.mirror(&repo).await;
     repo.git(&["symbolic-ref", "HEAD", "refs/heads/not-yet"]);
     let (_, calls) = world.mirror(&repo).await;
+    assert_eq!(calls, ["get", "get"]);
+    let head = "ref: refs/heads/main\n";
+    assert_eq!(world.text("HEAD"), head, "a missing branch does not spread");
+    world.put("HEAD", "ref: refs/heads/gone\n").await;
+    let (_, calls) = world.mirror(&repo).await;
     assert_eq!(calls, ["get", "get", "put"]);
-    assert_eq!(world.text("HEAD"), "ref: refs/heads/not-yet\n");
+    assert_eq!(world.text("HEAD"), head, "a missing branch is replaced");
     world.assert_clones_equal(&repo);
 
     // Detached at a commit that no ref leads to.

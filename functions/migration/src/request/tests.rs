@@ -23,7 +23,7 @@ fn task(mapping: &Mapping) -> &MirrorTask {
 fn every_example_event_of_the_function_is_read() {
     let backup = request("migration-backup");
     let mapping = task(&backup.mappings[0]);
-    assert_eq!(mapping.target.layout, Some(S3Layout::Bundle));
+    assert_eq!(mapping.target.layout, Some(S3Layout::Dumb));
     assert!(mapping.prune && !mapping.clean);
     assert_eq!(mapping.lfs, LfsPolicy::Copy);
     assert!(mapping.refs.selects("refs/notes/commits".into()));
@@ -60,6 +60,35 @@ fn every_example_event_of_the_function_is_read() {
     );
 
     assert!(task(&request("migration-clean").mappings[0]).clean);
+}
+
+#[test]
+fn pruning_force_and_plan_have_safe_defaults() {
+    let parsed = |fields: &str, plan: &str| {
+        let text = format!(
+            "{{\"mappings\":[{{\"source\":\"codecommit://r\",\"target\":\"s3://bucket/x\"{fields}}}]{plan}}}"
+        );
+        parse(&serde_json::from_str(&text).unwrap())
+            .unwrap()
+            .unwrap()
+    };
+    for (fields, expected) in [
+        ("", (false, false, true)),
+        (",\"prune\":false", (false, false, true)),
+        (",\"prune\":true", (true, false, true)),
+        (",\"prune\":\"all\",\"force\":false", (true, true, false)),
+    ] {
+        let request = parsed(fields, "");
+        let MirrorTask {
+            prune,
+            prune_all,
+            force,
+            ..
+        } = task(&request.mappings[0]);
+        assert_eq!((*prune, *prune_all, *force), expected, "{fields}");
+        assert!(!task(&request.mappings[0]).plan);
+    }
+    assert!(task(&parsed("", ",\"plan\":true").mappings[0]).plan);
 }
 
 #[test]
@@ -151,7 +180,11 @@ fn an_invalid_mapping_is_named_and_does_not_hide_the_others() {
         (format!("{{{https},\"layout\":\"dumb\"}}"), "is in S3"),
         (
             format!("{{{good},\"prune\":\"yes\"}}"),
-            "`mappings[1].prune`",
+            "`mappings[1].prune` of the event: it must be `true`, `false` or `\"all\"`",
+        ),
+        (
+            format!("{{{good},\"force\":\"no\"}}"),
+            "`mappings[1].force`",
         ),
         (
             format!("{{{good},\"refs\":\"refs/heads/*\"}}"),
@@ -274,4 +307,31 @@ fn every_request_in_the_documents_is_read() {
         }
     }
     assert!(seen >= 4, "{seen} mappings are shown");
+}
+
+#[test]
+fn lfs_objects_are_copied_left_out_required_or_verified() {
+    let read = |lfs: Value| {
+        let mapping = serde_json::json!({
+            "source": "codecommit://a", "target": "s3://b/c", "layout": "dumb", "lfs": lfs,
+        });
+        Mapping::read("mappings[0]", &mapping)
+    };
+    for (lfs, policy) in [
+        (true.into(), LfsPolicy::Copy),
+        (false.into(), LfsPolicy::Skip),
+        ("required".into(), LfsPolicy::Required),
+        ("verify".into(), LfsPolicy::Verify),
+    ] {
+        assert_eq!(task(&read(lfs)).lfs, policy);
+    }
+    for lfs in ["all".into(), 1.into(), Value::Array(Vec::new())] {
+        let error = read(lfs).task.unwrap_err();
+        assert!(
+            error.message.contains("mappings[0].lfs"),
+            "{}",
+            error.message
+        );
+        assert!(error.message.contains("required"), "{}", error.message);
+    }
 }

@@ -40,7 +40,7 @@ pub use push::{PushRequest, RefCommand, ReportStatus};
 pub use upload::RequestBody;
 pub use url::RepositoryUrl;
 
-use crate::dumb_http::parse_info_refs;
+use crate::dumb_http::parse_info_refs_and_ignored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::advertisement::{
     Advertisement, AdvertisementReader, LsRefsReader, MAX_REF_BYTES, Service, Version,
@@ -48,7 +48,7 @@ use crate::protocol::advertisement::{
 };
 use crate::protocol::smart_http::body::PacketReader;
 use crate::protocol::smart_http::transport::{InfoRefs, Payload};
-use crate::refs::Refs;
+use crate::refs::{IgnoredRefs, Refs};
 
 /// A repository at a URL.
 #[derive(Clone)]
@@ -91,6 +91,8 @@ pub struct DumbHttp {
     client: SmartHttp,
     /// The refs of `info/refs`.
     pub refs: Refs,
+    /// Refs whose names git does not allow; they are not in `refs`.
+    pub ignored: IgnoredRefs,
 }
 
 impl DumbHttp {
@@ -158,7 +160,7 @@ impl SmartHttp {
             return Ok(FetchSource::Smart(smart));
         };
         let bytes = found.body.read(MAX_REF_BYTES).await?;
-        let refs = parse_info_refs(&bytes).map_err(|cause| {
+        let (refs, ignored) = parse_info_refs_and_ignored(&bytes).map_err(|cause| {
             error
                 .with_source(cause)
                 .with_hint("is this the URL of a git repository?")
@@ -167,7 +169,11 @@ impl SmartHttp {
             url: found.url,
             ..self.clone()
         };
-        Ok(FetchSource::Dumb(DumbHttp { client, refs }))
+        Ok(FetchSource::Dumb(DumbHttp {
+            client,
+            refs,
+            ignored,
+        }))
     }
 
     async fn list_refs(&self, found: InfoRefs, prefixes: &[BString]) -> Result<UploadPack> {

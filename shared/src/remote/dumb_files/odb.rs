@@ -141,6 +141,10 @@ impl LooseObjects for LooseFiles {
     async fn contains(&self, id: ObjectId) -> crate::git::Result<bool> {
         Ok(self.0.size(&loose_path(id)).await?.is_some())
     }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
 }
 
 /// Bytes of a stored pack.

@@ -74,6 +74,17 @@ impl Source for DumbSource {
         let graph = odb::graph(self.database(stored)?, wants, haves).await?;
         Ok(Some(graph))
     }
+
+    async fn objects(&self, _ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        let stored = self.stored().await?.to_vec();
+        Ok(Some(Arc::clone(self.database(stored)?)))
+    }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        let stored = self.stored().await?.to_vec();
+        let graph = odb::graph_since(self.database(stored)?, want, have).await?;
+        Ok(Some(graph))
+    }
 }
 
 impl DumbSource {

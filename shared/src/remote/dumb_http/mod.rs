@@ -62,7 +62,12 @@ pub(super) async fn open(
     };
     let named = refs.values().next().map(|target| target.id);
     let hash = named.or(detached).map_or(HashKind::Sha1, |id| id.kind());
-    let snapshot = Snapshot { hash, refs, head };
+    let snapshot = Snapshot {
+        hash,
+        refs,
+        head,
+        ignored: found.ignored,
+    };
     let files: Arc<dyn RepositoryFiles> = Arc::clone(files) as _;
     Ok(source::open(files, limits, snapshot))
 }

@@ -42,8 +42,8 @@ pub use durable_fs::{DurableFs, StdFs};
 use git_dir::GitDir;
 
 use super::{
-    BatchPolicy, Head, PackBody, PackRequest, Push, PushReport, RefOutcome, Remote, Snapshot,
-    Source, Target, TargetCapabilities,
+    BatchPolicy, Head, IgnoredRefs, PackBody, PackRequest, Push, PushReport, RefOutcome, Remote,
+    Snapshot, Source, Target, TargetCapabilities,
 };
 use crate::blocking::try_run as blocking;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +52,7 @@ use crate::git::odb::{Database, fetch};
 use crate::git::pack::PackLimits;
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::{LfsStore, LocalLfs};
-use crate::remote::missing_objects_error;
+use crate::remote::{is_head_valid, missing_objects_error};
 
 /// A repository in a directory: a bare one, or a working tree with its `.git`.
 ///
@@ -97,6 +97,7 @@ fn snapshot(git_dir: &GitDir) -> Result<Snapshot> {
         hash: git_dir.hash,
         refs: refs::read(&git_dir.common, git_dir.hash)?.targets,
         head: refs::head(&git_dir.git)?,
+        ignored: IgnoredRefs::default(),
     })
 }
 
@@ -205,6 +206,25 @@ impl Source for LocalSource {
         let graph = crate::git::odb::graph(&self.database, wants, haves).await?;
         Ok(Some(graph))
     }
+
+    async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        for id in ids {
+            if !self.database.contains(*id).await? {
+                // Git may have packed loose objects meanwhile, or the object is new.
+                return Ok(Some(odb::open_async(&self.git_dir, self.limits).await?));
+            }
+        }
+        Ok(Some(Arc::clone(&self.database)))
+    }
+
+    async fn commits_since(
+        &self,
+        want: ObjectId,
+        have: ObjectId,
+    ) -> Result<Option<super::CommitGraph>> {
+        let graph = crate::git::odb::graph_since(&self.database, want, have).await?;
+        Ok(Some(graph))
+    }
 }
 
 struct LocalTarget {
@@ -256,6 +276,8 @@ impl Target for LocalTarget {
             offset_deltas: true,
             // `HEAD` of a working tree names the branch that is checked out.
             head: self.git_dir.as_ref().is_none_or(|git_dir| git_dir.bare),
+            unborn_head: true,
+            sets_aside: false,
             max_changes: usize::MAX,
         }
     }
@@ -310,7 +332,7 @@ impl Target for LocalTarget {
         let (outcomes, snapshot) = blocking(move || {
             let mut snapshot = snapshot;
             let outcomes = ref_transaction::update_refs(&*fs, &git_dir, checked, &mut snapshot)?;
-            if let Some(head) = head {
+            if let Some(head) = head.filter(|head| is_head_valid(head, &snapshot.refs)) {
                 ref_transaction::set_head(&*fs, &git_dir, &head)?;
                 snapshot.head = Some(head);
             }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use bstr::{BStr, BString, ByteSlice};
-use bytes::Bytes;
 
 use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::{HashKind, ObjectId, check_ref_name, escaped_excerpt};
 use crate::name::ObjectKey;
-use crate::storage::{ETag, ObjectStoreExt as _, ObjectSummary, Precondition, PutOptions};
+use crate::storage::{ETag, ObjectSummary};
 
 /// Last segment of a lock's key.
 const LOCK: &str = "LOCK#.lock";
@@ -88,7 +87,7 @@ impl BundleLocation {
         format!("{}branchline/incoming-", self.prefix)
     }
 
-    fn head_key(&self) -> Result<ObjectKey> {
+    pub(super) fn head_key(&self) -> Result<ObjectKey> {
         self.key("HEAD")
     }
 
@@ -145,40 +144,6 @@ impl BundleLocation {
             if next.is_none() {
                 return Ok(());
             }
-        }
-    }
-
-    /// Reads the ref that `HEAD` names; `None` if `HEAD` is missing or not a valid ref name.
-    pub(super) async fn read_head(&self) -> Result<Option<BString>> {
-        let key = self.head_key()?;
-        let body = match self.store.get(&self.bucket, &key, None, None).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            body => body?,
-        };
-        let text = body.trim();
-        let name = text.strip_prefix(b"ref:").unwrap_or(text).trim();
-        match check_ref_name(name.as_bstr()) {
-            Ok(name) if name != "HEAD" => Ok(Some(name)),
-            _ => {
-                tracing::warn!(object.key = %key, "`HEAD` contains `{}`, which is not a valid ref name", escaped_excerpt(text));
-                Ok(None)
-            }
-        }
-    }
-
-    /// Writes `HEAD` unless it exists, because another push may have written it meanwhile.
-    pub(super) async fn write_head(&self, name: &BString) -> Result<()> {
-        let options = PutOptions {
-            precondition: Precondition::Absent,
-            kms_key_id: self.options.kms_key_id.clone(),
-            ..PutOptions::default()
-        };
-        let key = self.head_key()?;
-        let body = Bytes::from(Vec::from(name.clone()));
-        let written = self.store.put(&self.bucket, &key, body, &options).await;
-        match written {
-            Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
-            written => written.map(drop),
         }
     }
 }

@@ -16,22 +16,24 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `options`, `keys`, `lock`, `expected_ref` | options, keys and lists, locks, refs that must not have changed |
+//! | `options`, `keys`, `head`, `lock`, `expected_ref` | options, keys and lists, `HEAD`, locks, refs that must not have changed |
 //! | `bundle_reader`, `cached_pack`, `completed_pack`, `indexed_bundle` | one bundle, its pack and its objects |
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
 //! | `parts`, `compose` | content of a new bundle |
 //! | `archive`, `delete`, `publish` | changes of one ref, under its lock |
-//! | `receive`, `plan`, `target` | pushes |
+//! | `receive`, `plan`, `change_order`, `target` | pushes |
 
 mod archive;
 mod bundle_reader;
 mod cached_pack;
 mod catalog;
+mod change_order;
 mod competing;
 mod completed_pack;
 mod compose;
 mod delete;
 mod expected_ref;
+mod head;
 mod indexed_bundle;
 mod keys;
 mod lock;

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::bundle::Header;
 use crate::git::odb::{Database, commit_graph, reachable_objects};
+use crate::remote::STALE_PREFIX;
 
 /// New bundle of a ref.
 pub(super) struct BundlePlan {
@@ -39,6 +40,9 @@ pub(super) async fn plan(
         Some(found) => Some(catalog.read(&found.file).await?),
         None => None,
     };
+    if found.is_none() && name.starts_with(STALE_PREFIX.as_bytes()) {
+        return plan_renamed(catalog, name, new).await;
+    }
     let database = available.database(catalog, old.as_ref())?;
     if let Some(bundle) = find_identical(catalog, new).await? {
         // Only protected branches need this check.
@@ -66,29 +70,60 @@ pub(super) async fn plan(
         Some(old) => Some(old),
         None => find_base(available, recent, &database, found.is_none(), new).await?,
     };
+    let body = compose(catalog, &database, base, name, new).await?;
+    Ok(BundlePlan {
+        body,
+        database,
+        is_forward,
+    })
+}
+
+/// Plans the bundle of a ref that is set aside: its objects are in other bundles, and its own
+/// name is in the header, because some readers look for it there.
+async fn plan_renamed(
+    catalog: &BundleCatalog,
+    name: &BString,
+    new: ObjectId,
+) -> Result<BundlePlan> {
+    let bundles = catalog.find(&[new]).await?;
+    let database = catalog.database(None, &bundles)?;
+    let is_base =
+        |bundle: &&Arc<IndexedBundle>| bundle.bundle.file.id == new && bundle.bundle.is_full();
+    let base = bundles.iter().find(is_base).cloned();
+    let body = compose(catalog, &database, base, name, new).await?;
+    Ok(BundlePlan {
+        body,
+        database,
+        is_forward: true,
+    })
+}
+
+/// Composes the bundle of `new` of `base`, if any, and of the objects that `base` does not have.
+async fn compose(
+    catalog: &BundleCatalog,
+    database: &Arc<Database>,
+    base: Option<Arc<IndexedBundle>>,
+    name: &BString,
+    new: ObjectId,
+) -> Result<BundleBody> {
     let tip: Vec<_> = base.iter().map(|base| base.bundle.file.id).collect();
     // Fails if an object that the new commit needs is missing.
-    let closure = reachable_objects(&database, &[new], &tip).await?;
+    let closure = reachable_objects(database, &[new], &tip).await?;
     let mut objects = closure.objects;
     if let Some(base) = &base {
         objects.retain(|id| !base.objects.contains(*id));
     }
     let mut header = Header::new(catalog.hash());
     header.refs.push((new, name.clone()));
-    let composition = Composition {
+    Ok(BundleBody::Compose(Box::new(Composition {
         hash: catalog.hash(),
         header,
         known: base.is_some().then_some(closure.known),
         base,
         objects,
-        database: Arc::clone(&database),
+        database: Arc::clone(database),
         options: catalog.location().options.clone(),
-    };
-    Ok(BundlePlan {
-        body: BundleBody::Compose(Box::new(composition)),
-        database,
-        is_forward,
-    })
+    })))
 }
 
 /// Finds a full bundle of the same id.

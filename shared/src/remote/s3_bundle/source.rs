@@ -7,18 +7,20 @@ use bstr::BString;
 
 use super::catalog::BundleCatalog;
 use super::competing::{self, Ref};
+use super::head::HeadFile;
 use super::keys::{BundleFile, common_hash};
 use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::odb;
-use crate::git::refs::{Head, RefTarget};
+use crate::git::odb::{self, Database};
+use crate::git::refs::{Head, IgnoredRefs, RefTarget};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
 /// State of a remote when it was opened.
 pub(super) struct BundleSnapshot {
     pub(super) snapshot: Snapshot,
+    pub(super) head: HeadFile,
     pub(super) refs: Vec<(BString, Ref)>,
     pub(super) catalog: BundleCatalog,
 }
@@ -47,7 +49,8 @@ impl BundleSnapshot {
         let snapshot = Snapshot {
             hash,
             refs: targets.collect(),
-            head: head.map(Head::Symbolic),
+            head: head.name.clone().map(Head::Symbolic),
+            ignored: IgnoredRefs::default(),
         };
         // Also bundles without a ref, because incremental bundles may depend on them.
         let files = refs.iter().flat_map(|(_, found)| {
@@ -62,6 +65,7 @@ impl BundleSnapshot {
         files.dedup();
         Ok(Self {
             snapshot,
+            head,
             catalog: BundleCatalog::new(location, hash, files),
             refs,
         })
@@ -158,6 +162,42 @@ impl Source for BundleSource {
         let bundles = catalog.find(wants).await?;
         let database = catalog.database(None, &bundles)?;
         Ok(Some(odb::graph(&database, wants, haves).await?))
+    }
+
+    async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
+        let catalog = &self.opened.catalog;
+        let (tips, others): (Vec<ObjectId>, Vec<ObjectId>) =
+            ids.iter().partition(|id| self.is_bundle_tip(**id));
+        let mut bundles = catalog.find(&tips).await?;
+        for id in others {
+            if bundles.iter().any(|bundle| bundle.objects.contains(id)) {
+                continue;
+            }
+            match catalog.find(&[id]).await {
+                Ok(found) => {
+                    for bundle in found {
+                        let is_same = |other: &Arc<_>| Arc::ptr_eq(other, &bundle);
+                        if !bundles.iter().any(is_same) {
+                            bundles.push(bundle);
+                        }
+                    }
+                }
+                // No bundle has the object.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::debug!(object.id = %id, error = %error.report(), "not found");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(catalog.database(None, &bundles)?))
+    }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        let catalog = &self.opened.catalog;
+        // These bundles have all ancestors of `want`.
+        let bundles = catalog.find(&[want]).await?;
+        let database = catalog.database(None, &bundles)?;
+        Ok(Some(odb::graph_since(&database, want, have).await?))
     }
 }
 

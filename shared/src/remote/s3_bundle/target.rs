@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use super::archive::{self, ArchiveAction};
 use super::bundle_reader::OpenBundle;
 use super::catalog::BundleCatalog;
+use super::change_order::{CONCURRENT_REFS, waves};
 use super::competing::{Ref, is_descendant};
 use super::delete;
 use super::expected_ref::{ExpectedRef, stale_ref_error};
@@ -25,8 +26,8 @@ use crate::git::ObjectId;
 use crate::git::refs::{Head, RefOutcome, RefTarget};
 use crate::remote::{
     BatchPolicy, Leftovers, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
+    conflicting_ref,
 };
-
 use crate::storage::delete_leftovers;
 
 /// Reason for not deleting a protected branch.
@@ -34,9 +35,8 @@ const PROTECTED: &str = "the branch is protected; remove its protection with `gi
 /// Reason for not forcing a protected branch.
 const PROTECTED_FROM_FORCE: &str = "the branch is protected, and the push is not a fast-forward; \
      remove its protection with `git-s3 unprotect`";
-
-/// Number of refs that are changed at once.
-const CONCURRENT_REFS: usize = 8;
+/// Maximum size of all bundles together, in sizes of the largest, without a warning.
+const MAX_UNNOTICED_COPIES: u64 = 10;
 /// Maximum number of bundles that were just written or used, as bases of other bundles.
 const MAX_RECENT_BASES: usize = 16;
 
@@ -48,6 +48,8 @@ pub struct BundleTarget {
     recent: Vec<Arc<IndexedBundle>>,
     /// Refs that were pushed, and whose archives are current.
     archived: HashSet<BString>,
+    /// Whether the size of all bundles was logged.
+    has_warned: bool,
 }
 
 impl std::fmt::Debug for BundleTarget {
@@ -98,6 +100,7 @@ impl BundleTarget {
             opened,
             recent: Vec::new(),
             archived: HashSet::new(),
+            has_warned: false,
         })
     }
 
@@ -130,9 +133,31 @@ impl BundleTarget {
             .await;
         available.remove_spool().await;
         changed?;
+        self.warn_of_copies(&push.changes);
         self.write_head(push.head, &push.changes, &results).await?;
         self.location.check_kept_lock()?;
         Ok(results)
+    }
+
+    /// Logs once if the bundles, each with the whole history of its ref, take much more space than
+    /// one repository.
+    fn warn_of_copies(&mut self, changes: &[RefUpdate]) {
+        let sizes = self.opened.refs.iter();
+        let sizes = sizes.map(|(_, found)| found.file.size_bytes);
+        let (stored, largest) = (sizes.clone().sum::<u64>(), sizes.max().unwrap_or_default());
+        let is_much = stored > largest.saturating_mul(MAX_UNNOTICED_COPIES);
+        let has_grown = changes.iter().any(|change| change.new.is_some());
+        if is_much && has_grown && !self.has_warned {
+            self.has_warned = true;
+            tracing::warn!(
+                remote = %self.location,
+                size_bytes = stored,
+                largest.size_bytes = largest,
+                refs = self.opened.refs.len(),
+                "the layout `bundle` stores the history once for each ref: the layout `dumb` \
+                 would store it once"
+            );
+        }
     }
 
     /// Checks that the new ids use the remote's hash function. An empty remote adopts that of
@@ -142,6 +167,7 @@ impl BundleTarget {
             snapshot,
             refs,
             catalog,
+            ..
         } = &mut self.opened;
         if refs.is_empty()
             && let Some(first) = new.first()
@@ -159,8 +185,9 @@ impl BundleTarget {
             .with_hint("git cannot translate between them: use an empty prefix"))
     }
 
-    /// Changes the refs: older commits first, so that later bundles are composed of earlier
-    /// ones.
+    /// Changes the refs: deletions of refs that are in the way of new ones; then new and moved
+    /// refs, older commits first, so that later bundles are composed of earlier ones; then the
+    /// other deletions.
     async fn change(
         &mut self,
         changes: &[RefUpdate],
@@ -168,7 +195,7 @@ impl BundleTarget {
         temporary: bool,
         results: &mut PushResults,
     ) -> Result<()> {
-        let mut order: Vec<usize> = (0..changes.len()).collect();
+        let mut numbers = HashMap::new();
         if changes.len() > 1 && available.received.is_some() {
             let database = available.database(&self.opened.catalog, None)?;
             let new: Vec<_> = changes
@@ -176,36 +203,22 @@ impl BundleTarget {
                 .filter_map(|change| Some(change.new?.id))
                 .collect();
             let tips = self.opened.snapshot.tips();
-            let numbers = topological_order(&database, &new, &tips).await?;
-            order.sort_by_key(|at| {
-                let new = changes[*at].new.map(|new| new.id);
-                new.map_or((0, 0), |id| {
-                    (1, numbers.get(&id).copied().unwrap_or_default())
-                })
-            });
+            numbers = topological_order(&database, &new, &tips).await?;
         }
+        // The first new ref alone, because the others may be composed of its bundle.
+        let is_first_alone = available.received.is_some();
         let mut outcomes: HashMap<usize, Result<RefOutcome>> = HashMap::new();
-        // The first ref alone, because the others may be composed of its bundle.
-        let mut at = 0;
-        while at < order.len() {
-            let width = if at == 0 && available.received.is_some() {
-                1
-            } else {
-                CONCURRENT_REFS
-            };
-            let wave = &order[at..order.len().min(at + width)];
-            at += wave.len();
+        for wave in waves(changes, &numbers, is_first_alone) {
             let this = &*self;
-            let wave_results: Vec<(usize, Result<RefResult>)> =
-                futures_util::stream::iter(wave.iter().copied())
-                    .map(|number| async move {
-                        let change = &changes[number];
-                        let result = this.change_one(change, available, temporary).await;
-                        (number, result)
-                    })
-                    .buffer_unordered(CONCURRENT_REFS)
-                    .collect()
-                    .await;
+            let wave_results: Vec<(usize, Result<RefResult>)> = futures_util::stream::iter(wave)
+                .map(|number| async move {
+                    let change = &changes[number];
+                    let result = this.change_one(change, available, temporary).await;
+                    (number, result)
+                })
+                .buffer_unordered(CONCURRENT_REFS)
+                .collect()
+                .await;
             for (number, result) in wave_results {
                 let outcome =
                     result.and_then(|result| self.record_result(&changes[number], result, results));
@@ -247,7 +260,12 @@ impl BundleTarget {
                     .await;
             }
             Some(found) => found.expected.clone(),
-            None => ExpectedRef::absent(change.name.clone()),
+            None => {
+                if let Some(reason) = self.rejection_of_new_ref(change) {
+                    return Ok(RefResult::Rejected(reason));
+                }
+                ExpectedRef::absent(change.name.clone())
+            }
         };
         let orphans = found
             .map(|found| found.orphans.as_slice())
@@ -292,6 +310,18 @@ impl BundleTarget {
         let (location, body) = (&self.location, &plan.body);
         let published = publish(location, &expected, &remaining, new.id, body, &action).await?;
         self.cache_new_pack(published, plan).await
+    }
+
+    /// Returns the reason why a new ref cannot be stored: another ref is in its way, or its name
+    /// does not fit into a key.
+    fn rejection_of_new_ref(&self, change: &RefUpdate) -> Option<String> {
+        let name = change.name.as_bstr();
+        let new = change.new?;
+        if let Some(other) = conflicting_ref(&self.opened.snapshot.refs, name) {
+            return Some(format!("`{other}` is in the way"));
+        }
+        let key = self.location.bundle_key(name, new.id);
+        key.err().map(|error| error.report())
     }
 
     /// Changes an orphaned bundle that is listed under a conflict name.
@@ -436,39 +466,32 @@ impl BundleTarget {
         self.recent.push(Arc::new(indexed));
     }
 
-    /// Writes `HEAD` if there is none: the ref that the push names, else the first branch that
-    /// was pushed, else the first ref.
+    /// Writes `HEAD` if it is to change.
     async fn write_head(
         &mut self,
         head: Option<Head>,
         changes: &[RefUpdate],
         results: &PushResults,
     ) -> Result<()> {
-        if self.opened.snapshot.head.is_some() {
+        let read = &self.opened.head;
+        let done = changes.iter().zip(&results.refs);
+        let pushed = done.filter_map(|(change, (name, outcome))| {
+            let exists = change.new.is_some() && matches!(outcome, Ok(RefOutcome::Done));
+            exists.then_some(name)
+        });
+        let chosen = read.choose(head, &self.opened.snapshot.refs, pushed);
+        let Some(chosen) = chosen else {
             return Ok(());
+        };
+        match self.location.write_head(&chosen.name, read).await {
+            Ok(written) => self.opened.head = written,
+            // Another push has written it meanwhile.
+            Err(error) if error.kind() == ErrorKind::Conflict && !chosen.is_requested => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
-        let requested = match head {
-            Some(Head::Symbolic(name)) => Some(name),
-            _ => None,
-        };
-        let refs = &self.opened.snapshot.refs;
-        let requested = requested.filter(|name| refs.contains_key(name));
-        let pushed = || {
-            let done = changes.iter().zip(&results.refs);
-            let mut names = done.filter_map(|(change, (name, outcome))| {
-                let exists = change.new.is_some() && matches!(outcome, Ok(RefOutcome::Done));
-                exists.then_some(name)
-            });
-            let first = names.next()?;
-            let mut names = std::iter::once(first).chain(names);
-            let branch = names.find(|name| name.starts_with(b"refs/heads/"));
-            Some(branch.unwrap_or(first).clone())
-        };
-        let Some(name) = requested.or_else(pushed) else {
-            return Ok(());
-        };
-        self.location.write_head(&name).await?;
-        self.opened.snapshot.head = Some(Head::Symbolic(name));
+        self.opened.snapshot.head = Some(Head::Symbolic(chosen.name));
         Ok(())
     }
 }
@@ -484,9 +507,15 @@ impl Target for BundleTarget {
             batches: BatchPolicy::BySize,
             thin: true,
             offset_deltas: true,
-            head: self.opened.snapshot.head.is_none(),
+            head: true,
+            unborn_head: false,
+            sets_aside: true,
             max_changes: usize::MAX,
         }
+    }
+
+    fn accepts_head(&self, head: &Head) -> bool {
+        matches!(head, Head::Symbolic(_))
     }
 
     async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
@@ -496,6 +525,10 @@ impl Target for BundleTarget {
             ..
         } = &self.opened;
         archive::refresh_outdated(catalog, listed, refs, &self.archived).await
+    }
+
+    async fn push_each(&mut self, push: Push) -> Result<Vec<(BString, Result<RefOutcome>)>> {
+        Ok(self.push_all(push).await?.refs)
     }
 
     async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {

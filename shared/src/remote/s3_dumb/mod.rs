@@ -37,7 +37,7 @@ use self::keys::{ObjectRole, RepositoryKeys};
 use self::target::DumbTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::HashKind;
-use crate::git::dumb_http::{parse_head, parse_info_refs};
+use crate::git::dumb_http::{parse_head, parse_info_refs_and_ignored};
 use crate::git::pack::PackLimits;
 use crate::git::refs::{Head, Refs};
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
@@ -156,7 +156,8 @@ impl DumbSnapshot {
                 head: head.map(|(_, etag)| etag),
             });
         };
-        let refs = parse(keys, "info/refs", parse_info_refs(&refs))?;
+        let parsed = parse_info_refs_and_ignored(&refs);
+        let (refs, ignored) = parse(keys, "info/refs", parsed)?;
         // Left out, because the file `HEAD` has the symbolic ref.
         let refs: Refs = refs
             .into_iter()
@@ -173,7 +174,12 @@ impl DumbSnapshot {
         };
         let hash = named.or(detached).map_or(HashKind::Sha1, |id| id.kind());
         Ok(Self {
-            snapshot: Snapshot { hash, refs, head },
+            snapshot: Snapshot {
+                hash,
+                refs,
+                head,
+                ignored,
+            },
             refs: Some(refs_etag),
             head: head_etag,
         })

@@ -17,7 +17,7 @@ use crate::remote::dumb_files::odb::{Indexes, database, packs};
 use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::remote::{
     BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefTarget, Refs,
-    Snapshot, Target, TargetCapabilities, VerifiedPack, missing_objects_error,
+    Snapshot, Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
 };
 use crate::storage::spool::Spool;
 use crate::storage::{ETag, delete_leftovers};
@@ -71,8 +71,15 @@ impl Target for DumbTarget {
             thin: false,
             offset_deltas: true,
             head: true,
+            unborn_head: true,
+            sets_aside: true,
             max_changes: usize::MAX,
         }
+    }
+
+    fn is_atomic(&self) -> bool {
+        // All refs are in one object.
+        true
     }
 
     async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
@@ -123,6 +130,7 @@ impl Target for DumbTarget {
         }
         if let Some(head) = push.head
             && self.snapshot.head.as_ref() != Some(&head)
+            && is_head_valid(&head, &self.snapshot.refs)
         {
             let bytes = write_head(&head);
             let etag = self

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use bytes::BytesMut;
 
 use crate::error::Result;
+use crate::git::advertisement::Version;
 use crate::git::object::{ObjectKind, Reference, references};
 use crate::git::pack::{NoBases, PackIndexer, PackLimits, PackObject, Visitor};
 use crate::git::smart_http::{FetchRequest, TipNegotiator, UploadPack};
@@ -15,6 +16,8 @@ use crate::remote::CommitGraph;
 /// Maximum bytes of a filtered pack: some hundred thousand commits. A longer history is pushed
 /// without batches.
 const MAX_COMMITS_BYTES: usize = 32 << 20;
+/// Maximum bytes of a pack with trees and blobs that is read for its commits alone.
+const MAX_UNFILTERED_BYTES: usize = 16 << 20;
 /// Memory of indexing the pack.
 const INDEXER_MEMORY_BYTES: usize = 16 << 20;
 
@@ -105,6 +108,53 @@ pub(super) async fn read(
             // Commits may be among the deltas that were not resolved.
             return Ok(complete_graph(commits, wants));
         }
+        arrived
+            .resolve(&pack.freeze(), &NoBases, &mut commits)
+            .await?;
+    }
+    Ok(Some(commits.graph))
+}
+
+/// Reads the commits reachable from `want` and not from `have` from a server that cannot filter.
+///
+/// The server sends trees and blobs too: `None` if they are too many. No commit if the server
+/// reports that it does not know `have`.
+pub(super) async fn read_since(
+    server: &UploadPack,
+    hash: HashKind,
+    want: ObjectId,
+    have: ObjectId,
+) -> Result<Option<CommitGraph>> {
+    let request = FetchRequest {
+        wants: vec![want],
+        ..FetchRequest::default()
+    };
+    let mut tips = TipNegotiator::new([have]);
+    let mut fetched = match server.fetch(&request, &mut tips).await {
+        Err(error) if error.kind() == crate::git::ErrorKind::NotFound => return Ok(None),
+        fetched => fetched?,
+    };
+    // In version 2, the last request is not acknowledged.
+    if server.advertisement.version == Version::V0 && fetched.common.is_empty() {
+        return Ok(Some(CommitGraph::new()));
+    }
+    let mut commits = CommitCollector {
+        hash,
+        graph: CommitGraph::new(),
+        tags: HashMap::new(),
+    };
+    let limits = PackLimits::default().with_memory(INDEXER_MEMORY_BYTES);
+    let mut receiver = PackIndexer::new(hash, limits);
+    let mut pack = BytesMut::new();
+    while let Some(bytes) = fetched.pack.chunk().await? {
+        receiver.push(&bytes, &mut commits)?;
+        pack.extend_from_slice(&bytes);
+        if pack.len() > MAX_UNFILTERED_BYTES {
+            return Ok(None);
+        }
+    }
+    let arrived = receiver.finish()?;
+    if arrived.pending() > 0 {
         arrived
             .resolve(&pack.freeze(), &NoBases, &mut commits)
             .await?;

@@ -208,6 +208,7 @@ impl HttpSource {
             hash: advertisement.hash,
             refs: refs(advertisement)?,
             head: advertisement.head(),
+            ignored: advertisement.ignored.clone(),
         };
         Ok(Self {
             server,
@@ -321,6 +322,13 @@ impl Source for HttpSource {
         }
         commit_graph::read(server, hash, wants, haves, true).await
     }
+
+    async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {
+        if self.server.can_filter() {
+            return self.commit_graph(&[want], &[have]).await;
+        }
+        commit_graph::read_since(&self.server, self.snapshot.hash, want, have).await
+    }
 }
 
 /// A server's repository, opened for writing.
@@ -339,6 +347,7 @@ impl HttpTarget {
             hash: advertisement.hash,
             refs: refs(advertisement)?,
             head: None,
+            ignored: advertisement.ignored.clone(),
         };
         Ok(Self {
             client: client.clone(),
@@ -413,6 +422,8 @@ impl Target for HttpTarget {
             thin: !offered.has("no-thin"),
             offset_deltas: offered.has("ofs-delta"),
             head: false,
+            unborn_head: false,
+            sets_aside: false,
             max_changes: MAX_CHANGES,
         }
     }

@@ -1,0 +1,37 @@
+//! Exit statuses.
+
+use std::process::ExitCode;
+
+/// Result of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// All is done.
+    Done,
+    /// Nothing, or not everything, is done; the reason is on standard error.
+    Failed,
+    /// The arguments are not valid.
+    Usage,
+    /// A part is done, and the same command does the rest.
+    Partial,
+    /// The user interrupted.
+    Interrupted,
+}
+
+impl ExitStatus {
+    /// Returns the number that the process exits with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Partial => 3,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        status.code().into()
+    }
+}

@@ -1,0 +1,123 @@
+//! `protocol.<scheme>.allow` in git's global configuration: without it git refuses submodules at
+//! the scheme of a remote helper.
+
+use std::process::{Output, Stdio};
+
+use branchline_core::{Error, ErrorKind, Result};
+use bstr::ByteSlice as _;
+use serde::Serialize;
+use tokio::process::Command;
+
+use super::record::{Record, RecordedSetting};
+use crate::applet::NAMES;
+
+/// The value that is set.
+const ALWAYS: &str = "always";
+
+/// Result of one setting.
+#[derive(Debug, Serialize)]
+pub(super) struct ProtocolReport {
+    key: String,
+    result: SettingResult,
+    /// The value after this; `None` where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum SettingResult {
+    Set,
+    Unchanged,
+    Removed,
+}
+
+impl ProtocolReport {
+    /// Prints the result for people.
+    pub(super) fn print(&self) {
+        let key = &self.key;
+        match (self.result, &self.value) {
+            (SettingResult::Set, Some(value)) => println!("set       {key} = {value}"),
+            (SettingResult::Removed, _) => println!("removed   {key}"),
+            (_, Some(value)) => println!("unchanged {key} = {value}"),
+            (_, None) => println!("unchanged {key}"),
+        }
+    }
+}
+
+async fn config(arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new("git");
+    command.args(["config", "--global"]).args(arguments);
+    command
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|error| {
+            Error::new(ErrorKind::Config, "`git` cannot be started")
+                .with_source(error)
+                .with_hint("install git, or put its directory into PATH")
+        })
+}
+
+async fn get(key: &str) -> Result<Option<String>> {
+    let output = config(&["--get", key]).await?;
+    let value = output.stdout.trim().to_str_lossy().into_owned();
+    Ok(output.status.success().then_some(value))
+}
+
+async fn change(arguments: &[&str]) -> Result<()> {
+    let output = config(arguments).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = output.stderr.trim().to_str_lossy().into_owned();
+    let message = format!("git's global configuration cannot be changed: {said}");
+    Err(Error::new(ErrorKind::Config, message))
+}
+
+/// Sets each key that is not set.
+pub(super) async fn set(record: &mut Record) -> Result<Vec<ProtocolReport>> {
+    let mut reports = Vec::new();
+    for (_, _, scheme) in NAMES {
+        let key = format!("protocol.{scheme}.allow");
+        let (result, value) = match get(&key).await? {
+            Some(value) => (SettingResult::Unchanged, value),
+            None => {
+                change(&[&key, ALWAYS]).await?;
+                record.settings.push(RecordedSetting {
+                    key: key.clone(),
+                    value: ALWAYS.to_owned(),
+                });
+                (SettingResult::Set, ALWAYS.to_owned())
+            }
+        };
+        reports.push(ProtocolReport {
+            key,
+            result,
+            value: Some(value),
+        });
+    }
+    Ok(reports)
+}
+
+/// Removes the recorded settings that have their recorded values.
+pub(super) async fn unset(record: &mut Record) -> Result<Vec<ProtocolReport>> {
+    let mut reports = Vec::new();
+    for setting in std::mem::take(&mut record.settings) {
+        let value = get(&setting.key).await?;
+        let is_ours = value.as_ref() == Some(&setting.value);
+        if is_ours {
+            change(&["--unset", &setting.key]).await?;
+        }
+        reports.push(ProtocolReport {
+            key: setting.key,
+            result: if is_ours {
+                SettingResult::Removed
+            } else {
+                SettingResult::Unchanged
+            },
+            value: value.filter(|_| !is_ours),
+        });
+    }
+    Ok(reports)
+}

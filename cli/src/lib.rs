@@ -1,0 +1,43 @@
+//! Git on S3 at the command line.
+//!
+//! One program with several names: `branchline` with commands of its own, and an applet for each
+//! tool that it replaces, chosen by the name of the program file or by `--as NAME`.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`Invocation`] | arguments, environment variables and paths, read once |
+//! | `applet` | the names of the program |
+//! | `commands` | `branchline`'s own commands |
+//! | `helper` | `git-remote-s3`: git's remote helper protocol |
+//! | `connection` | opens the remote of a URL, with credentials, endpoint, region and cache |
+//! | `local_git` | git commands in the user's repository |
+//! | `install` | links to the program under its other names |
+//! | `failure`, `exit`, `log` | errors, exit statuses and log lines, as a user sees them |
+//! | `interrupt` | Ctrl-C, and the requests that clean up |
+//!
+//! What is decided about remotes is in the core crate, which neither reads the environment nor
+//! writes to the terminal.
+
+mod applet;
+mod commands;
+mod connection;
+mod exit;
+mod failure;
+mod helper;
+mod install;
+mod interrupt;
+mod invocation;
+mod local_git;
+mod log;
+
+use std::time::Duration;
+
+pub use exit::ExitStatus;
+pub use invocation::Invocation;
+
+/// Runs the program, and cleans up for at most `cleanup_limit`.
+pub async fn run(invocation: Invocation, cleanup_limit: Duration) -> ExitStatus {
+    let verbosity = log::start(&invocation);
+    let work = applet::run(invocation, verbosity);
+    interrupt::run_or_interrupt(work, cleanup_limit).await
+}

@@ -1,0 +1,119 @@
+//! Updates that are not fast-forwards.
+
+use bstr::{BString, ByteSlice as _};
+
+use super::plan::MirrorPlan;
+use super::progress::{MovedRef, RefProgress};
+use crate::git::ObjectId;
+use crate::remote::{CommitTrace, Source, is_ancestor};
+
+/// Maximum number of refs about which the source is asked after one push; further ones count as
+/// forced.
+const MAX_REQUESTS: usize = 64;
+
+/// An update that is not a fast-forward, of a branch or of a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForcedUpdate {
+    /// Former id. Commits that only this id reached are lost at the target.
+    pub old: ObjectId,
+    /// New id.
+    pub new: ObjectId,
+}
+
+impl From<MovedRef> for ForcedUpdate {
+    fn from(moved: MovedRef) -> Self {
+        Self {
+            old: moved.old,
+            new: moved.new,
+        }
+    }
+}
+
+/// Answers whether refs moved forward: from the commits of the packs that were sent, and else
+/// by a request to the source.
+pub(super) struct Ancestry<'a> {
+    pub(super) source: &'a dyn Source,
+    pub(super) commits: Option<&'a CommitTrace>,
+    requests: usize,
+}
+
+impl<'a> Ancestry<'a> {
+    pub(super) fn new(source: &'a dyn Source, commits: Option<&'a CommitTrace>) -> Self {
+        Self {
+            source,
+            commits,
+            requests: 0,
+        }
+    }
+
+    /// Returns true if an update is not a fast-forward, or if the source cannot answer. A moved
+    /// tag never is a fast-forward.
+    pub(super) async fn is_forced(&mut self, moved: &MovedRef) -> bool {
+        let MovedRef { name, old, new } = moved;
+        if name.starts_with(b"refs/tags/") {
+            return true;
+        }
+        let is_proven = |commits: &CommitTrace| commits.proves_ancestor(*old, *new);
+        if self.commits.is_some_and(is_proven) {
+            return false;
+        }
+        if self.requests == MAX_REQUESTS {
+            return true;
+        }
+        self.requests += 1;
+        match self.source.commits_since(*new, *old).await {
+            Ok(Some(graph)) => !is_ancestor(&graph, *old, *new),
+            Ok(None) => true,
+            Err(error) => {
+                tracing::debug!(
+                    ref.name = %name.as_bstr(),
+                    error = %error.report(),
+                    "it cannot be read whether a ref moved forward"
+                );
+                true
+            }
+        }
+    }
+
+    /// Records which of the refs that have moved did not move forward.
+    pub(super) async fn record(&mut self, progress: &mut RefProgress) {
+        for moved in progress.take_moved() {
+            if self.is_forced(&moved).await {
+                progress.record_forced(moved);
+            }
+        }
+    }
+
+    /// Rejects the updates of a plan that are not fast-forwards.
+    pub(super) async fn reject_forced(&mut self, plan: &mut MirrorPlan) {
+        let mut allowed = Vec::with_capacity(plan.changes.len());
+        for change in std::mem::take(&mut plan.changes) {
+            if let Some(moved) = MovedRef::of(&change)
+                && self.is_forced(&moved).await
+            {
+                let reason = rejection(&moved);
+                plan.rejected.insert(change.name, reason);
+            } else {
+                allowed.push(change);
+            }
+        }
+        plan.changes = allowed;
+    }
+}
+
+fn rejection(moved: &MovedRef) -> String {
+    let MovedRef { name, old, new } = moved;
+    let is_tag = name.starts_with(b"refs/tags/");
+    let (what, remedy) = if is_tag {
+        ("is another tag at the target", "delete one of the two tags")
+    } else {
+        (
+            "has commits at the target that the source's does not have",
+            "merge them at the source",
+        )
+    };
+    format!(
+        "`{}` {what}: {old} instead of {new}; hint: {remedy}, or allow `\"force\"`",
+        BString::from(name.as_bytes())
+    )
+}

@@ -1,0 +1,384 @@
+//! A model of mirrors: random changes of a source, and runs that may be killed at any request.
+//! After each run the target is cloned as its own readers do it.
+//!
+//! Promises that hold after each complete run:
+//!
+//! - every selected ref of the source is in the clone, except rejected ones;
+//! - `HEAD` names the source's default branch, else a branch that is there;
+//! - without `prune`, no ref of the target vanishes: each is under its name or was set aside;
+//! - with `prune`, the clone has the source's refs, and those that were set aside before;
+//! - an equal run changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use branchline_core::ErrorKind;
+use branchline_core::git::HashKind;
+use branchline_core::git::advertisement::Version;
+use branchline_core::mirror::{MirrorOptions, mirror};
+use branchline_core::remote::STALE_PREFIX;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::Repo;
+
+use crate::remote::http::{remote, strict};
+use crate::remote::ref_layouts::{Cloned, Layout, Mirrored, read_refs};
+
+/// Names that are in each other's way, and names with characters that need care.
+const NAMES: [&str; 10] = [
+    "refs/heads/main",
+    "refs/heads/main/line",
+    "refs/heads/a",
+    "refs/heads/a/b",
+    "refs/heads/a/b/c",
+    "refs/heads/ü/日本",
+    "refs/heads/-x.y@z",
+    "refs/tags/v",
+    "refs/tags/v/1",
+    "refs/tags/'w\"",
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    /// A commit on a ref, which is created at another one if it is missing.
+    Commit(usize),
+    /// A commit without a parent, by force.
+    Force(usize),
+    Delete(usize),
+    /// The default branch gets another name.
+    RenameDefault(usize),
+    /// An annotated tag, moved if it exists.
+    Tag(usize),
+    /// All refs are deleted.
+    Empty,
+    /// `HEAD` names a missing branch.
+    DanglingHead,
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    changes: Vec<Change>,
+    prune: bool,
+    prune_all: bool,
+    /// Number of the first request that fails.
+    kill: Option<usize>,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let branch = 0..7_usize;
+    let change = prop_oneof![
+        4 => branch.clone().prop_map(Change::Commit),
+        1 => (0..10_usize).prop_map(Change::Force),
+        2 => (0..10_usize).prop_map(Change::Delete),
+        2 => branch.prop_map(Change::RenameDefault),
+        2 => (7..10_usize).prop_map(Change::Tag),
+        1 => Just(Change::Empty),
+        1 => Just(Change::DanglingHead),
+    ];
+    let step = (
+        prop::collection::vec(change, 1..5),
+        any::<bool>(),
+        any::<bool>(),
+        prop::option::of(1..40_usize),
+    );
+    let step = step.prop_map(|(changes, prune, prune_all, kill)| Step {
+        changes,
+        prune,
+        prune_all,
+        kill,
+    });
+    prop::collection::vec(step, 1..6)
+}
+
+/// The source, changed by git.
+struct Source {
+    repo: Repo,
+    commits: usize,
+}
+
+impl Source {
+    fn new() -> Self {
+        let repo = Repo::new(HashKind::Sha1);
+        Self { repo, commits: 0 }
+    }
+
+    fn refs(&self) -> BTreeMap<String, String> {
+        let listed = self.repo.refs();
+        let refs = listed.lines().filter_map(|line| line.split_once(' '));
+        refs.map(|(id, name)| (name.to_owned(), id.to_owned()))
+            .collect()
+    }
+
+    /// The branch that `HEAD` names, if it is there.
+    fn default_branch(&self) -> Option<String> {
+        let head = self.repo.git(&["symbolic-ref", "HEAD"]);
+        self.refs().contains_key(&head).then_some(head)
+    }
+
+    /// Deletes the refs that are in the way of a name.
+    fn make_way(&self, name: &str) {
+        for other in self.refs().keys() {
+            let is_in_the_way = |long: &str, short: &str| {
+                long.strip_prefix(short)
+                    .is_some_and(|rest| rest.starts_with('/'))
+            };
+            if is_in_the_way(other, name) || is_in_the_way(name, other) {
+                self.repo.git(&["update-ref", "-d", other]);
+            }
+        }
+    }
+
+    fn commit(&mut self, name: &str, parent: Option<&str>) {
+        self.make_way(name);
+        self.commits += 1;
+        let number = self.commits;
+        let mut input = String::new();
+        // Under a name without special characters, which the stream would have to quote.
+        let _ = write!(
+            input,
+            "commit refs/model/new\ncommitter C <c@x> {} +0000\ndata 5\nmodel\n",
+            1_600_000_000 + number
+        );
+        if let Some(parent) = parent {
+            let _ = writeln!(input, "from {parent}");
+        }
+        let _ = write!(
+            input,
+            "M 100644 inline file-{number}\ndata 6\n{number:06}\n"
+        );
+        let arguments = ["fast-import", "--quiet", "--force"];
+        self.repo.input(&arguments, input.as_bytes());
+        let id = self.repo.id("refs/model/new").to_string();
+        self.repo.git(&["update-ref", "-d", "refs/model/new"]);
+        self.repo.git(&["update-ref", name, &id]);
+    }
+
+    fn apply(&mut self, change: Change) {
+        let refs = self.refs();
+        match change {
+            Change::Commit(at) => {
+                let other = refs
+                    .iter()
+                    .find(|(name, _)| name.starts_with("refs/heads/"));
+                let parent = refs.get(NAMES[at]).or(other.map(|(_, id)| id));
+                self.commit(NAMES[at], parent.map(String::as_str));
+            }
+            Change::Force(at) => self.commit(NAMES[at], None),
+            Change::Delete(at) => {
+                if refs.contains_key(NAMES[at]) {
+                    self.repo.git(&["update-ref", "-d", NAMES[at]]);
+                }
+            }
+            Change::RenameDefault(at) => {
+                if let Some(old) = self.default_branch() {
+                    let id = &refs[&old];
+                    self.repo.git(&["update-ref", "-d", &old]);
+                    self.make_way(NAMES[at]);
+                    self.repo.git(&["update-ref", NAMES[at], id]);
+                }
+                self.repo.git(&["symbolic-ref", "HEAD", NAMES[at]]);
+            }
+            Change::Tag(at) => {
+                if let Some(id) = refs.values().next() {
+                    self.make_way(NAMES[at]);
+                    let name = NAMES[at].strip_prefix("refs/tags/").unwrap();
+                    self.commits += 1;
+                    let message = format!("tag {}", self.commits);
+                    self.repo
+                        .git(&["tag", "-f", "-a", "-m", &message, name, id]);
+                }
+            }
+            Change::Empty => {
+                for name in refs.keys() {
+                    self.repo.git(&["update-ref", "-d", name]);
+                }
+            }
+            Change::DanglingHead => {
+                let missing = "refs/heads/missing";
+                self.repo.git(&["symbolic-ref", "HEAD", missing]);
+            }
+        }
+    }
+}
+
+fn is_stale(name: &str) -> bool {
+    name.starts_with(STALE_PREFIX)
+}
+
+/// Checks the clone after a complete run.
+fn check_complete(source: &Source, before: &Cloned, now: &Cloned, step: &Step) -> TestCaseResult {
+    let wanted = source.refs();
+    for (name, id) in &wanted {
+        prop_assert_eq!(now.refs.get(name), Some(id), "{} of the source", name);
+    }
+    if let Some(branch) = source.default_branch() {
+        prop_assert_eq!(
+            now.head.as_ref(),
+            Some(&branch),
+            "`HEAD` follows the source"
+        );
+    }
+    if step.prune {
+        let rest = now.refs.keys().filter(|name| !wanted.contains_key(*name));
+        for name in rest {
+            prop_assert!(is_stale(name), "`{}` is pruned", name);
+            prop_assert_eq!(now.refs.get(name), before.refs.get(name));
+        }
+    } else {
+        let stale: BTreeSet<&String> = now
+            .refs
+            .iter()
+            .filter(|(name, _)| is_stale(name))
+            .map(|(_, id)| id)
+            .collect();
+        for (name, id) in before
+            .refs
+            .iter()
+            .filter(|(name, _)| !wanted.contains_key(*name))
+        {
+            let is_kept = now.refs.get(name) == Some(id) || stale.contains(id);
+            prop_assert!(is_kept, "`{}` has vanished", name);
+        }
+    }
+    Ok(())
+}
+
+async fn play(layout: Layout, steps: &[Step]) -> TestCaseResult {
+    let place = Mirrored::new(layout);
+    let mut source = Source::new();
+    let mut before = Cloned {
+        refs: BTreeMap::new(),
+        head: None,
+    };
+    for step in steps {
+        for change in &step.changes {
+            source.apply(*change);
+        }
+        let options = MirrorOptions {
+            prune: step.prune,
+            prune_all: step.prune_all,
+            ..MirrorOptions::default()
+        };
+        if step.kill.is_some() {
+            place.run(&source.repo, &options, step.kill).await;
+        }
+        let result = place.run(&source.repo, &options, None).await;
+        if let Some(error) = result.error {
+            let is_refused = error.kind() == ErrorKind::Rejected && source.refs().is_empty();
+            prop_assert!(is_refused && !step.prune_all, "{}", error.report());
+            let now = place.clone().await;
+            let vanished = before
+                .refs
+                .keys()
+                .find(|name| !now.refs.contains_key(*name));
+            prop_assert!(vanished.is_none(), "nothing is deleted");
+            before = now;
+            continue;
+        }
+        let stats = result.stats;
+        prop_assert!(
+            stats.complete && stats.rejected.is_empty(),
+            "{:?}",
+            stats.rejected
+        );
+        let now = place.clone().await;
+        check_complete(&source, &before, &now, step)?;
+        let writes = place.store().journal().len();
+        let again = place.mirror(&source.repo, &options).await;
+        prop_assert_eq!((again.created, again.updated, again.deleted), (0, 0, 0));
+        prop_assert!(again.set_aside.is_empty() && again.rejected.is_empty());
+        prop_assert_eq!(
+            place.store().journal().len(),
+            writes,
+            "an equal run writes nothing"
+        );
+        before = now;
+    }
+    Ok(())
+}
+
+/// Plays the steps with a git server as the target.
+async fn play_at_server(steps: &[Step]) -> TestCaseResult {
+    let target = strict(HashKind::Sha1);
+    target.git(&["config", "receive.denyDeleteCurrent", "ignore"]);
+    let mut source = Source::new();
+    let (from, to) = (GitServer::new(&source.repo), GitServer::new(&target));
+    let from = remote(&from.url(), Version::V2);
+    let to = remote(&to.url(), Version::V2);
+    for step in steps {
+        for change in &step.changes {
+            source.apply(*change);
+        }
+        let options = MirrorOptions {
+            prune: step.prune,
+            prune_all: true,
+            ..MirrorOptions::default()
+        };
+        let stats = mirror(&from, &to, &options, None).await;
+        let stats = stats.map_err(|error| TestCaseError::fail(error.report()))?;
+        let found = read_refs(&target.path);
+        for (name, id) in source.refs() {
+            let rejected = stats.rejected.get(bstr::BStr::new(&name));
+            if let Some(reason) = rejected {
+                prop_assert!(reason.contains("is in the way"), "{}", reason);
+                prop_assert!(!step.prune, "{}", reason);
+            } else {
+                prop_assert_eq!(found.get(&name), Some(&id), "{}", name);
+            }
+        }
+        if step.prune {
+            prop_assert_eq!(found, source.refs());
+        }
+    }
+    Ok(())
+}
+
+fn run(layout: Option<Layout>, steps: &[Step]) -> TestCaseResult {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        match layout {
+            Some(layout) => play(layout, steps).await,
+            None => play_at_server(steps).await,
+        }
+    })
+}
+
+/// Few cases, because each runs git some hundred times.
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 8,
+        max_shrink_iters: 60,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// "A mirror can be cloned, and its default branch is checked out, whatever the source does."
+    #[test]
+    fn a_dumb_mirror_can_be_cloned_whatever_the_source_does(steps in steps()) {
+        run(Some(Layout::Dumb), &steps)?;
+    }
+
+    #[test]
+    fn a_loose_mirror_can_be_cloned_whatever_the_source_does(steps in steps()) {
+        run(Some(Layout::Loose), &steps)?;
+    }
+
+    #[test]
+    fn a_bundle_mirror_can_be_cloned_whatever_the_source_does(steps in steps()) {
+        run(Some(Layout::Bundle), &steps)?;
+    }
+
+    #[test]
+    fn a_git_server_is_complete_whatever_the_source_does(steps in steps()) {
+        run(None, &steps)?;
+    }
+}
