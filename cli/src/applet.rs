@@ -67,8 +67,8 @@ fn choose(invocation: &mut Invocation) -> Result<Applet, String> {
 /// Runs the applet that the arguments name.
 pub(crate) async fn run(mut invocation: Invocation, verbosity: Verbosity) -> ExitStatus {
     match choose(&mut invocation) {
-        Ok(Applet::Branchline) => commands::run(invocation).await,
-        Ok(Applet::GitRemoteS3) => helper::run(&invocation, &verbosity).await,
+        Ok(Applet::Branchline) => Box::pin(commands::run(invocation)).await,
+        Ok(Applet::GitRemoteS3) => Box::pin(helper::run(&invocation, &verbosity)).await,
         Err(name) => {
             let names: Vec<_> = NAMES.iter().map(|(name, ..)| format!("`{name}`")).collect();
             eprintln!(
@@ -83,12 +83,14 @@ pub(crate) async fn run(mut invocation: Invocation, verbosity: Verbosity) -> Exi
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     fn chosen(arguments: &[&str]) -> (Result<Applet, String>, Vec<String>) {
         let mut invocation = Invocation {
             arguments: arguments.iter().map(Into::into).collect(),
-            variables: Default::default(),
+            variables: HashMap::new(),
             program: None,
         };
         let applet = choose(&mut invocation);

@@ -38,6 +38,6 @@ pub use invocation::Invocation;
 /// Runs the program, and cleans up for at most `cleanup_limit`.
 pub async fn run(invocation: Invocation, cleanup_limit: Duration) -> ExitStatus {
     let verbosity = log::start(&invocation);
-    let work = applet::run(invocation, verbosity);
+    let work = Box::pin(applet::run(invocation, verbosity));
     interrupt::run_or_interrupt(work, cleanup_limit).await
 }

@@ -186,7 +186,8 @@ pub(crate) async fn resolve(revision: &BStr) -> Result<ObjectId> {
 
 /// Returns the ids of those objects that the repository has.
 pub(crate) async fn existing(ids: &[ObjectId]) -> Result<Vec<ObjectId>> {
-    let input: String = ids.iter().map(|id| format!("{id}\n")).collect();
+    let lines: Vec<String> = ids.iter().map(|id| format!("{id}\n")).collect();
+    let input = lines.concat();
     let check = ["cat-file", "--batch-check=%(objectname) %(objecttype)"];
     let listed = output(check, input.as_bytes()).await?;
     let exists = |line: &[u8]| {

@@ -23,14 +23,22 @@ use branchline_test_support::repo::Repo;
 
 const MOVING: &str = include_str!("../../docs/moving.md");
 
-/// The request in the section of that heading.
-fn request(heading: &str) -> Result<Value> {
+/// The requests in the section of that heading, in their order.
+fn requests(heading: &str) -> Result<Vec<Value>> {
     let (_, section) = MOVING.split_once(heading).context("the section is there")?;
-    let (_, block) = section
-        .split_once("```json\n")
-        .context("it shows a request")?;
-    let (block, _) = block.split_once("```").context("the block ends")?;
-    Ok(serde_json::from_str(block)?)
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let blocks = section.split("```json\n").skip(1);
+    let requests = blocks.map(|block| {
+        let (block, _) = block.split_once("```").context("the block ends")?;
+        Ok(serde_json::from_str(block)?)
+    });
+    requests.collect()
+}
+
+/// The first request in the section of that heading.
+fn request(heading: &str) -> Result<Value> {
+    let first = requests(heading)?.into_iter().next();
+    first.context("it shows a request")
 }
 
 async fn call(stage: &TestEnvironment, function: &str, event: &Value) -> Result<Value> {
@@ -269,8 +277,12 @@ async fn developers_go_on_with_git_remote_s3_beside_the_function() -> Result<()>
     .await?;
 
     // The other way round, what was pushed to the bucket reaches CodeCommit.
-    let mut back = backup.clone();
-    back["mappings"][0] = json!({ "source": url, "target": backup["mappings"][0]["source"] });
+    let back = requests("## From awslabs git-remote-s3")?.swap_remove(1);
+    assert_eq!(back["mappings"][0]["source"], url);
+    assert_eq!(
+        back["mappings"][0]["target"],
+        backup["mappings"][0]["source"]
+    );
     let answer = call(&stage, MIGRATION, &back).await?;
     assert_eq!(answer["mappings"][0]["refs"]["updated"], 1, "{answer}");
     assert_eq!(
@@ -282,6 +294,42 @@ async fn developers_go_on_with_git_remote_s3_beside_the_function() -> Result<()>
     let answer = call(&stage, MIGRATION, &backup).await?;
     assert_eq!(answer["mappings"][0]["objects"], 0, "{answer}");
     assert_eq!(answer["mappings"][0]["refs"]["unchanged"], 1, "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_request_for_mirror_git_to_s3_makes_a_mirror_that_git_lists() -> Result<()> {
+    let stage = TestEnvironment::start(Setup {
+        migration: Some(Vec::new()),
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    let mut event = request("## From mirror-git-to-s3")?;
+    let target = event["mappings"][0]["target"].as_str();
+    let target = target.context("it has a target")?.to_owned();
+    let (bucket, prefix) = target
+        .trim_start_matches("s3://")
+        .split_once('/')
+        .context("the target has a prefix")?;
+    stage.create_public_bucket(bucket)?;
+    let source = Repo::with_history(HashKind::Sha1, 12, 4);
+    let server = GitServer::new(&source);
+    event["mappings"][0]["source"] = json!(server.url());
+    event["mappings"][0]["refs"] = json!(["refs/*"]);
+    let answer = call(&stage, MIGRATION, &event).await?;
+    assert_eq!(answer["status"], "complete", "{answer}");
+    // "`git ls-remote` of the source and of the mirror's own address print the same ids"
+    let mirror = format!("{}/{bucket}/{prefix}", stage.server.endpoint());
+    let [ours, theirs] = [mirror, server.url()].map(|url| {
+        let folder = source.path.clone();
+        tokio::task::spawn_blocking(move || git::git(&folder, ["ls-remote", &url]))
+    });
+    let without_head = |text: String| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.ends_with("\tHEAD"));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(without_head(ours.await??), without_head(theirs.await??));
     Ok(())
 }
 
@@ -341,5 +389,13 @@ async fn a_migration_begun_by_the_script_is_finished() -> Result<()> {
         "refs/tags",
     ]);
     assert_eq!(refs, wanted.trim_end(), "every branch and tag is there");
+
+    // A migration that is not to be finished is cleaned of the script's tags alone.
+    let tag = format!("{}:refs/tags/codecommit_migration_1", commits[0]);
+    stage.push(&source.path, "project", &[&tag]).await?;
+    let mut clean = requests("## From `incremental-repo-migration.py`")?.swap_remove(1);
+    clean["mappings"][0]["source"] = json!(server.url());
+    call(&stage, MIGRATION, &clean).await?;
+    assert_eq!(stage.refs("project")?, wanted.trim_end());
     Ok(())
 }

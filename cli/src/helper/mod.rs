@@ -41,7 +41,7 @@ pub(crate) async fn run(invocation: &Invocation, verbosity: &Verbosity) -> ExitS
     };
     let (remote, url) = (remote.to_string_lossy(), url.to_string_lossy());
     let session = Session::new(invocation, verbosity, &remote, &url);
-    match session.run(BufReader::new(stdin()), stdout()).await {
+    match Box::pin(session.run(BufReader::new(stdin()), stdout())).await {
         Ok(Ended::Done) => ExitStatus::Done,
         Ok(Ended::Reported) => ExitStatus::Failed,
         // Git has ended, and has said why.

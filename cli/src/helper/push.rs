@@ -187,6 +187,7 @@ async fn pack(
         hash,
         limits: PackLimits::default(),
         scanner: None,
+        commits: None,
     };
     Ok((IncomingPack::new(Box::pin(body), &options), child))
 }

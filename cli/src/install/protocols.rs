@@ -80,16 +80,15 @@ pub(super) async fn set(record: &mut Record) -> Result<Vec<ProtocolReport>> {
     let mut reports = Vec::new();
     for (_, _, scheme) in NAMES {
         let key = format!("protocol.{scheme}.allow");
-        let (result, value) = match get(&key).await? {
-            Some(value) => (SettingResult::Unchanged, value),
-            None => {
-                change(&[&key, ALWAYS]).await?;
-                record.settings.push(RecordedSetting {
-                    key: key.clone(),
-                    value: ALWAYS.to_owned(),
-                });
-                (SettingResult::Set, ALWAYS.to_owned())
-            }
+        let (result, value) = if let Some(value) = get(&key).await? {
+            (SettingResult::Unchanged, value)
+        } else {
+            change(&[&key, ALWAYS]).await?;
+            record.settings.push(RecordedSetting {
+                key: key.clone(),
+                value: ALWAYS.to_owned(),
+            });
+            (SettingResult::Set, ALWAYS.to_owned())
         };
         reports.push(ProtocolReport {
             key,

@@ -46,6 +46,10 @@ impl Profiles {
     /// `Config` for a file that cannot be read.
     pub async fn load() -> Result<Self> {
         let (files, environment) = (Fs::real(), Env::real());
+        #[expect(
+            clippy::default_trait_access,
+            reason = "the type is in a crate that is not a dependency"
+        )]
         let names = Default::default();
         let loaded = aws_config::profile::load(&files, &environment, &names, None);
         loaded.await.map(Self).map_err(|error| {

@@ -27,7 +27,7 @@ fn unwrap(event: &Value, wrappers: usize, events: &mut Vec<Result<Value>>) {
             let source = record.get("eventSource").or(record.get("EventSource"));
             match source.and_then(Value::as_str) {
                 Some("aws:sqs") => {
-                    messages.push((format!("Records[{at}].body"), record.get("body")))
+                    messages.push((format!("Records[{at}].body"), record.get("body")));
                 }
                 Some("aws:sns") => {
                     let message = record.get("Sns").and_then(|sns| sns.get("Message"));

@@ -28,8 +28,19 @@ pub(super) struct State {
 
 impl State {
     async fn read(records: &dyn RecordStore, store: &dyn LfsStore) -> Result<Self> {
-        let Some((bytes, etag)) = records.read_record().await? else {
-            return Ok(Self::default());
+        let (bytes, etag) = match records.read_record().await {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(Self::default()),
+            // S3 answers so for a missing object if its reader may not list the bucket.
+            Err(error) if error.kind() == ErrorKind::AccessDenied => {
+                tracing::warn!(
+                    error = %error.report(),
+                    "the record of LFS objects of {store} cannot be read: missing objects are not \
+                     requested again"
+                );
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(error),
         };
         let record = match LfsRecord::parse(&bytes) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {

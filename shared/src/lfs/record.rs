@@ -77,26 +77,26 @@ impl LfsRecord {
         for line in lines {
             let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
             match kind {
-                "stored" => record
-                    .stored
-                    .insert(pointer(rest).ok_or_else(|| invalid(line))?),
-                "missing" => record
-                    .missing
-                    .insert(pointer(rest).ok_or_else(|| invalid(line))?),
+                "stored" => {
+                    let pointer = pointer(rest).ok_or_else(|| invalid(line))?;
+                    record.stored.insert(pointer);
+                }
+                "missing" => {
+                    let pointer = pointer(rest).ok_or_else(|| invalid(line))?;
+                    record.missing.insert(pointer);
+                }
                 "verified" => {
                     let oid = parse_oid(rest.as_bytes()).ok_or_else(|| invalid(line))?;
-                    record.verified.replace(oid.to_owned()).is_none()
+                    record.verified = Some(oid.to_owned());
                 }
                 "unscanned" => {
                     let ids = rest.split_ascii_whitespace();
-                    let ids: Option<Vec<_>> = ids
-                        .map(|id| ObjectId::from_hex(id.as_bytes()).ok())
-                        .collect();
-                    let ids = ids.ok_or_else(|| invalid(line))?;
-                    record.unscanned.replace(ids).is_none()
+                    let ids = ids.map(|id| ObjectId::from_hex(id.as_bytes()).ok());
+                    let ids = ids.collect::<Option<Vec<_>>>();
+                    record.unscanned = Some(ids.ok_or_else(|| invalid(line))?);
                 }
                 _ => return Err(invalid(line)),
-            };
+            }
         }
         record.stored = &record.stored - &record.missing;
         Ok(record)

@@ -23,6 +23,8 @@ const MAX_TRANSFERS: usize = 32;
 const TRANSFER_BYTES: u64 = 16 << 20;
 /// Unit of the memory of transfers, in bytes: the buffers of a connection.
 const MEMORY_UNIT_BYTES: u64 = 256 << 10;
+/// Number of objects from which a list of the target is requested instead of each object's size.
+const MIN_LISTED: usize = 16;
 /// Number of batches that are requested ahead of the transfers.
 const BATCHES_AHEAD: usize = 2;
 
@@ -166,7 +168,10 @@ impl LfsTransfer {
         let (Some(source), Some(target)) = (&self.source, &self.target) else {
             return self.leave_out(pointers).await;
         };
-        let unavailable = self.copy_lacking(source, &*target.store, &pointers).await?;
+        let unavailable = match self.lacking(target, &pointers).await? {
+            Some(lacking) => self.replace(source, &*target.store, &lacking).await?,
+            None => self.copy_lacking(source, &*target.store, &pointers).await?,
+        };
         self.settle(target, &pointers, &unavailable).await
     }
 
@@ -222,6 +227,28 @@ impl LfsTransfer {
             }
         });
         update.await
+    }
+
+    /// Returns those of `pointers` that the target lacks, if one list shows all of its objects and
+    /// costs less than one request for each pointer.
+    async fn lacking(
+        &self,
+        target: &Inventory,
+        pointers: &[Pointer],
+    ) -> Result<Option<Vec<Pointer>>> {
+        let Some(records) = target.store.records() else {
+            return Ok(None);
+        };
+        if pointers.len() < MIN_LISTED {
+            return Ok(None);
+        }
+        let listed = self.retry.run(|| records.list("")).await?;
+        if !listed.is_complete {
+            return Ok(None);
+        }
+        let stored: BTreeSet<Pointer> = listed.objects.into_iter().collect();
+        let lacking = pointers.iter().filter(|pointer| !stored.contains(pointer));
+        Ok(Some(lacking.cloned().collect()))
     }
 
     /// Copies those of `pointers` that the target lacks; returns those that the source cannot

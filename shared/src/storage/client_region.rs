@@ -117,7 +117,8 @@ mod tests {
             secret: "SECRET".into(),
             session_token: None,
         };
-        RegionalClients::new(&Aws::fixed("us-east-1", "http://127.0.0.1:1", &key))
+        let aws = Aws::fixed("us-east-1", "http://127.0.0.1:1", &key);
+        RegionalClients::new(&aws, &S3Settings::default())
     }
 
     fn region(client: &Client) -> String {

@@ -155,7 +155,7 @@ impl Encryption {
     pub fn new(sse: Option<&str>, kms_key_id: Option<String>) -> Result<Self> {
         match (sse, kms_key_id) {
             (None, None) => Ok(Self::Bucket),
-            (Some("aws:kms"), key) | (None, key) => Ok(Self::Kms(key)),
+            (Some("aws:kms") | None, key) => Ok(Self::Kms(key)),
             (Some("AES256"), None) => Ok(Self::Aes256),
             (Some("AES256"), Some(_)) => Err(Error::new(
                 ErrorKind::Config,

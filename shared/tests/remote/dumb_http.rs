@@ -2,16 +2,18 @@
 
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
-use branchline_core::mirror::{MirrorStats, mirror};
+use branchline_core::mirror::{LfsOptions, LfsPolicy, MirrorOptions, MirrorStats, mirror};
 use branchline_core::remote::Remote;
 use branchline_core::remote::s3_dumb::DumbOptions;
 use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::{ErrorKind, Result};
 use branchline_test_support::file_server::{FileServer, FileServerOptions};
 use branchline_test_support::git_server::{GitServer, Response};
+use branchline_test_support::lfs_server::oid;
 use branchline_test_support::repo::{Repo, history};
 
 use super::http::{assert_equal, everything, remote, strict};
+use super::lfs::MEMORY;
 use super::s3_dumb_fixture::{World, mirror_options};
 
 const NO_RANGES: FileServerOptions = FileServerOptions {
@@ -166,6 +168,48 @@ async fn a_request_that_fails_once_is_repeated() {
     let target = strict(HashKind::Sha1);
     mirrored(&server, &target).await;
     assert_equal(&repo, &target);
+}
+
+#[tokio::test]
+async fn lfs_objects_of_a_mirror_are_read_where_mirrors_have_them() {
+    let content = b"a large file";
+    let id = oid(content);
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{id}\nsize {}\n",
+        content.len()
+    );
+    let repo = Repo::new(HashKind::Sha1);
+    let input = format!(
+        "commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\ndata 1\nx\n\
+         M 100644 inline film\ndata {}\n{pointer}\n",
+        pointer.len()
+    );
+    repo.input(&["fast-import", "--quiet"], input.as_bytes());
+    publish(&repo);
+    let (folder, path) = (
+        repo.path.clone(),
+        format!("lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]),
+    );
+    let stored = path.clone();
+    let server = FileServer::new(FileServerOptions::default(), move |asked| {
+        if asked == stored {
+            return Some(content.to_vec());
+        }
+        std::fs::read(folder.join(asked)).ok()
+    });
+    let world = World::new();
+    let how = MirrorOptions {
+        lfs: Some(LfsOptions {
+            memory: MEMORY,
+            policy: LfsPolicy::default(),
+        }),
+        ..mirror_options(false)
+    };
+    let done = mirror(&source(&server), &world.remote(), &how, None).await;
+    let done = done.unwrap();
+    assert!(done.complete, "{done:?}");
+    assert_eq!(done.lfs.objects, 1, "{done:?}");
+    assert_eq!(world.file(&path).as_deref(), Some(&content[..]));
 }
 
 /// Opens the source and fetches everything; returns the error.

@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use branchline_dev::faults::{Rule, Service};
+use branchline_dev::s3::store::PutOptions;
 use branchline_test_support::git;
 
 use super::environment::{BUCKET, Terminal, url};
@@ -14,7 +15,7 @@ fn fatal(said: &str) -> &str {
     let line = lines.next().unwrap_or_else(|| panic!("{said}"));
     assert_eq!(lines.next(), None, "{said}");
     assert!(
-        !said.contains("panicked") && !said.contains("\u{1b}"),
+        !said.contains("panicked") && !said.contains('\u{1b}'),
         "{said}"
     );
     line
@@ -96,68 +97,84 @@ async fn a_call_by_hand_and_unknown_commands_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_push_that_fails_at_any_request_leaves_a_repository_that_the_next_push_completes()
--> Result<()> {
+async fn a_push_to_a_bundle_that_fails_at_any_request_is_completed_by_the_next() -> Result<()> {
+    fail_each_request("bundle").await
+}
+
+#[tokio::test]
+async fn a_push_to_the_dumb_layout_that_fails_at_any_request_is_completed_by_the_next() -> Result<()>
+{
+    fail_each_request("dumb").await
+}
+
+/// Lets the k-th request of a push fail for each k: the remote is valid afterwards, and the next
+/// push does the rest.
+async fn fail_each_request(layout: &str) -> Result<()> {
     let mut terminal = Terminal::start().await?;
     // Where the release of a lock fails, the next push waits until it is abandoned.
     terminal.set("GIT_REMOTE_S3_LOCK_TTL_SECONDS", Some("1"));
     terminal.repository("work", 6)?;
     let work = terminal.path("work");
-    for layout in ["bundle", "dumb"] {
-        let url = url(layout);
-        terminal
-            .run("branchline", &["remote", "init", "--layout", layout, &url])
+    let url = url(layout);
+    terminal
+        .run("branchline", &["remote", "init", "--layout", layout, &url])
+        .await?
+        .done();
+    terminal
+        .git(&["-C", "work", "push", &url, "main"])
+        .await?
+        .done();
+    let mut k = 1;
+    loop {
+        let before = git::git(&work, ["rev-parse", "main"])?;
+        let text = format!("{layout} {k}");
+        git::commit(&work, &[("file", text.as_str())], &text)?;
+        // All tries of a request fail, so that no retry hides the failure.
+        let requests = terminal.requests();
+        for later in 0..5 {
+            terminal
+                .server()
+                .faults()
+                .add(rule(&format!("s3:error,nth={}", k + later))?);
+        }
+        let pushed = terminal.git(&["-C", "work", "push", &url, "main"]).await?;
+        terminal.server().faults().clear();
+        let sent = terminal.requests() - requests;
+        let listed = terminal
+            .git(&["ls-remote", &url, "refs/heads/main"])
             .await?
             .done();
+        let after = git::git(&work, ["rev-parse", "main"])?;
+        let is_valid = listed.starts_with(&before) || listed.starts_with(&after);
+        assert!(is_valid, "{layout}, request {k}: {listed}");
+        if pushed.status == Some(0) {
+            assert!(
+                listed.starts_with(&after),
+                "{layout}, request {k}: {pushed:?}"
+            );
+        }
         terminal
             .git(&["-C", "work", "push", &url, "main"])
             .await?
             .done();
-        let mut k = 1;
-        loop {
-            let before = git::git(&work, ["rev-parse", "main"])?;
-            let text = format!("{layout} {k}");
-            git::commit(&work, &[("file", text.as_str())], &text)?;
-            // All tries of a request fail, so that no retry hides the failure.
-            let requests = terminal.requests();
-            for later in 0..5 {
-                terminal
-                    .server()
-                    .faults()
-                    .add(rule(&format!("s3:error,nth={}", k + later))?);
-            }
-            let pushed = terminal.git(&["-C", "work", "push", &url, "main"]).await?;
-            terminal.server().faults().clear();
-            let sent = terminal.requests() - requests;
-            let listed = terminal
-                .git(&["ls-remote", &url, "refs/heads/main"])
-                .await?
-                .done();
-            let after = git::git(&work, ["rev-parse", "main"])?;
-            let is_valid = listed.starts_with(&before) || listed.starts_with(&after);
-            assert!(is_valid, "{layout}, request {k}: {listed}");
-            if pushed.status == Some(0) {
-                assert!(
-                    listed.starts_with(&after),
-                    "{layout}, request {k}: {pushed:?}"
-                );
-            }
-            terminal
-                .git(&["-C", "work", "push", &url, "main"])
-                .await?
-                .done();
-            if sent < k {
-                break;
-            }
-            k += 1;
+        if sent < k {
+            break;
         }
-        assert!(k > 3, "{layout}: requests were made to fail: {k}");
-        terminal
-            .git(&["clone", "--quiet", &url, layout])
-            .await?
-            .done();
-        git::git(&terminal.path(layout), ["fsck", "--strict"])?;
+        k += 1;
     }
+    assert!(k > 3, "{layout}: requests were made to fail: {k}");
+    git::commit(&work, &[("file", "last")], "last")?;
+    terminal
+        .git(&["-C", "work", "push", &url, "main"])
+        .await?
+        .done();
+    let keys = terminal.keys(&format!("team/{layout}/"));
+    assert_eq!(keys.iter().find(|key| key.contains("LOCK#")), None);
+    terminal
+        .git(&["clone", "--quiet", &url, layout])
+        .await?
+        .done();
+    git::git(&terminal.path(layout), ["fsck", "--strict"])?;
     Ok(())
 }
 
@@ -221,7 +238,8 @@ async fn damaged_objects_are_reported_and_do_not_hang() -> Result<()> {
             .done();
         let store = terminal.server().store();
         for key in terminal.keys(&format!("team/{layout}/")) {
-            if !key.ends_with(".bundle") && !key.ends_with(".pack") {
+            let (_, extension) = key.rsplit_once('.').unwrap_or_default();
+            if !["bundle", "pack"].contains(&extension) {
                 continue;
             }
             let (_, whole) = store
@@ -229,7 +247,7 @@ async fn damaged_objects_are_reported_and_do_not_hang() -> Result<()> {
                 .map_err(|e| anyhow::anyhow!("{e}"))?;
             let truncated = &whole[..whole.len() / 2];
             store
-                .put(BUCKET, &key, truncated, Default::default())
+                .put(BUCKET, &key, truncated, PutOptions::default())
                 .map_err(|error| anyhow::anyhow!("{error}"))?;
         }
         let cloned = terminal.git(&["clone", &url, layout]).await?;
@@ -252,7 +270,7 @@ async fn a_protected_branch_holds_against_force() -> Result<()> {
     let key = "team/r/refs/heads/side/PROTECTED#";
     let store = terminal.server().store();
     store
-        .put(BUCKET, key, b"", Default::default())
+        .put(BUCKET, key, b"", PutOptions::default())
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     for refspec in ["+main~1:side", ":side"] {
         let said = terminal

@@ -185,11 +185,10 @@ pub(super) async fn set_versioning(
     Ok(S3Response::new(PutBucketVersioningOutput::default()))
 }
 
-pub(super) async fn set_policy(
+pub(super) fn set_policy(
     backend: &Backend,
-    request: S3Request<PutBucketPolicyInput>,
+    input: &PutBucketPolicyInput,
 ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
-    let input = request.input;
     backend.store.bucket(&input.bucket).map_err(convert)?;
     let policy = Policy::parse(&input.policy)
         .map_err(|reason| s3_error!(MalformedPolicy, "The policy is not valid: {reason}"))?;
@@ -200,11 +199,11 @@ pub(super) async fn set_policy(
     ))
 }
 
-pub(super) async fn delete_policy(
+pub(super) fn delete_policy(
     backend: &Backend,
-    request: S3Request<DeleteBucketPolicyInput>,
+    input: &DeleteBucketPolicyInput,
 ) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
-    let bucket = &request.input.bucket;
+    let bucket = &input.bucket;
     backend.store.bucket(bucket).map_err(convert)?;
     backend.store.set_policy(bucket, None);
     Ok(S3Response::with_status(

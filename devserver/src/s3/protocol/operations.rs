@@ -51,6 +51,8 @@ operations! {
         get_bucket_location => bucket::location(GetBucketLocationInput) -> GetBucketLocationOutput;
         get_bucket_encryption => bucket::encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput;
         get_bucket_versioning => bucket::versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
+        put_bucket_policy => bucket::set_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput;
+        delete_bucket_policy => bucket::delete_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
         head_object => object::head(HeadObjectInput) -> HeadObjectOutput;
         get_object_attributes => object::describe(GetObjectAttributesInput) -> GetObjectAttributesOutput;
         get_object_tagging => tagging::get(GetObjectTaggingInput) -> GetObjectTaggingOutput;
@@ -70,8 +72,6 @@ operations! {
         delete_objects => object::delete_many(DeleteObjectsInput) -> DeleteObjectsOutput;
         copy_object => copy::object(CopyObjectInput) -> CopyObjectOutput;
         upload_part_copy => copy::part(UploadPartCopyInput) -> UploadPartCopyOutput;
-        put_bucket_policy => bucket::set_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput;
-        delete_bucket_policy => bucket::delete_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
         put_object_tagging => tagging::put(PutObjectTaggingInput) -> PutObjectTaggingOutput;
         delete_object_tagging => tagging::delete(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
         create_multipart_upload => multipart::create(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;

@@ -315,7 +315,7 @@ fn lfs_objects_are_copied_left_out_required_or_verified() {
         let mapping = serde_json::json!({
             "source": "codecommit://a", "target": "s3://bucket/c", "layout": "dumb", "lfs": lfs,
         });
-        Mapping::read("mappings[0]", &mapping)
+        Mapping::read("mappings[0]", &mapping, false)
     };
     for (lfs, policy) in [
         (true.into(), LfsPolicy::Copy),

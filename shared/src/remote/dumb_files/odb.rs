@@ -95,13 +95,12 @@ pub(in crate::remote) async fn packs(
     let mut found = Vec::new();
     for pack in &list.packs {
         let index = indexes.read(&**files, hash, *pack).await?;
-        let size_bytes = match list.sizes.get(pack) {
-            Some(size) => size.bytes,
-            None => {
-                let path = pack_path(*pack);
-                let size = files.size(&path).await?;
-                size.ok_or_else(|| missing_file(&**files, &path))?
-            }
+        let size_bytes = if let Some(size) = list.sizes.get(pack) {
+            size.bytes
+        } else {
+            let path = pack_path(*pack);
+            let size = files.size(&path).await?;
+            size.ok_or_else(|| missing_file(&**files, &path))?
         };
         found.push(StoredPack {
             index: (*index).clone(),

@@ -174,6 +174,10 @@ impl LfsStore for ServedLfs {
         self.store().read(pointer).await
     }
 
+    async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
+        self.store().read_from(pointer, position).await
+    }
+
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
         self.store().write(pointer, content).await
     }
