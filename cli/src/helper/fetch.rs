@@ -6,7 +6,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use futures_util::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 
-use super::session::Options;
+use super::options::Options;
 use crate::local_git;
 
 /// Fetches the objects of `wants` that the local repository does not have.

@@ -6,7 +6,7 @@ use branchline_core::git::HashKind;
 use branchline_core::remote::{Head, Remote, Snapshot};
 use branchline_core::{ErrorKind, Result};
 
-use super::session::Options;
+use super::options::Options;
 
 /// Returns the refs of a remote, in the lines of the protocol. A remote where nothing is stored
 /// yet has none.

@@ -2,8 +2,8 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `protocol` | lines of the protocol |
-//! | `session` | the loop over commands, and the options |
+//! | `protocol`, `options` | lines of the protocol, and what git sets by them |
+//! | `session` | the loop over commands |
 //! | `connect` | git's services over standard input and output |
 //! | `list`, `fetch`, `push` | commands for front ends that do not know `connect` |
 //!
@@ -14,6 +14,7 @@
 mod connect;
 mod fetch;
 mod list;
+mod options;
 mod protocol;
 mod push;
 mod session;

@@ -12,8 +12,8 @@ use bstr::{BString, ByteSlice as _};
 use futures_util::StreamExt as _;
 use tokio_util::io::ReaderStream;
 
+use super::options::Options;
 use super::protocol::PushSpec;
-use super::session::Options;
 use crate::failure::one_line;
 use crate::local_git;
 

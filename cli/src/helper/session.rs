@@ -11,6 +11,7 @@ use tokio::io::{
 };
 
 use super::connect::Service;
+use super::options::Options;
 use super::protocol::{Command, MAX_LINE_BYTES, PushSpec};
 use super::{fetch, list, push};
 use crate::connection::{self, RemoteSettings};
@@ -18,17 +19,6 @@ use crate::failure::explain;
 use crate::invocation::Invocation;
 use crate::local_git::GitConfig;
 use crate::log::Verbosity;
-
-/// Options that git has set.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Options {
-    /// Messages about the progress are wanted.
-    pub(super) progress: bool,
-    /// Pushes are only checked.
-    pub(super) dry_run: bool,
-    /// `list` names the hash function.
-    pub(super) object_format: bool,
-}
 
 /// A run of the helper.
 pub(super) struct Session<'a> {

@@ -113,7 +113,7 @@ pub(super) fn check(directory: &Path, program: &Path, force: bool) -> Result<()>
             return Err(Error::new(ErrorKind::Config, message));
         }
         if matches!(find(&path, program)?, Found::Other) && !force {
-            let message = format!("`{shown}` is another program");
+            let message = format!("`{shown}` belongs to a different program");
             return Err(Error::new(ErrorKind::Config, message).with_hint(
                 "`--force` replaces it; `--dir` names another directory, which must come before \
                  this one in PATH",

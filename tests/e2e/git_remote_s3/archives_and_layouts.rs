@@ -271,7 +271,7 @@ async fn archives_of_a_remote_equal_those_of_the_repository() -> Result<()> {
         for (number, arguments) in [
             &["--format=zip", "main"][..],
             &["--format=tar", "--prefix=p/", "v1"],
-            &["--format=tar", "main:d0"],
+            &["--format=tar", "--mtime=@1700000000", "main:d0"],
             &["--format=tar", "main", "d1"],
         ]
         .into_iter()

@@ -9,6 +9,9 @@ use branchline_test_support::git;
 
 use super::environment::{BUCKET, Terminal, url};
 
+/// Number of the last request of a push that is made to fail.
+const MAX_FAILED_REQUEST: u64 = 12;
+
 /// The one line that begins with `fatal:` and comes from the helper.
 fn fatal(said: &str) -> &str {
     let mut lines = said.lines().filter(|line| line.starts_with("fatal: "));
@@ -157,7 +160,8 @@ async fn fail_each_request(layout: &str) -> Result<()> {
             .git(&["-C", "work", "push", &url, "main"])
             .await?
             .done();
-        if sent < k {
+        // A push merges packs now and then, and then sends more requests.
+        if sent < k || k == MAX_FAILED_REQUEST {
             break;
         }
         k += 1;

@@ -88,7 +88,7 @@ async fn another_program_is_replaced_only_by_force_and_one_in_the_way_is_named()
     write(&other)?;
     let said = terminal.run(&program, &["install"]).await?.failed(1);
     assert!(
-        said.contains("is another program") && said.contains("--force"),
+        said.contains("belongs to a different program") && said.contains("--force"),
         "{said}"
     );
     assert!(
