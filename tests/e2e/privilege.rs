@@ -314,6 +314,7 @@ fn every_exception_is_granted_and_has_a_reason() -> Result<()> {
     let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/git/*";
     let everything = template.resolve(&[
         ("KmsKeyId", KEY),
+        ("MirrorKmsKeyId", KEY),
         ("CredentialsSecretArn", secret),
         ("CredentialsParameterArn", parameter),
     ])?;
