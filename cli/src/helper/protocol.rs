@@ -52,7 +52,7 @@ impl Command {
             .with_hint("this program is started by git; see gitremote-helpers(7)")
         };
         Ok(match (word, rest) {
-            (b"", b"") => Self::Blank,
+            _ if line.is_empty() => Self::Blank,
             (b"capabilities", b"") => Self::Capabilities,
             (b"list", b"") => Self::List { for_push: false },
             (b"list", b"for-push") => Self::List { for_push: true },
