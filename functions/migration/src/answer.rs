@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use branchline_core::git::escaped_excerpt;
-use branchline_core::mirror::{ForcedUpdate, MirrorStats, Preview};
+use branchline_core::mirror::{ForcedUpdate, MirrorPreview, MirrorStats};
 use branchline_core::remote::Head;
 use branchline_core::{Error, ErrorKind};
 use bstr::BString;
@@ -122,7 +122,7 @@ const MAX_NAMED_REFS: usize = 10;
 const MAX_WARNINGS: usize = 20;
 
 impl PlanAnswer {
-    fn new(preview: &Preview) -> Self {
+    fn new(preview: &MirrorPreview) -> Self {
         let listed = |names: &[BString]| -> Vec<String> {
             let names = names.iter().take(MAX_PLANNED_REFS);
             names.map(|name| escaped_excerpt(name)).collect()
@@ -197,7 +197,7 @@ impl MappingAnswer {
     }
 
     /// Adds the plan of a request that only previews; its warnings are in the plan.
-    pub(crate) fn with_plan(mut self, preview: Option<&Preview>) -> Self {
+    pub(crate) fn with_plan(mut self, preview: Option<&MirrorPreview>) -> Self {
         if let Some(preview) = preview {
             self.plan = Some(PlanAnswer::new(preview));
             self.warnings = ignored_refs_warning(&preview.stats).into_iter().collect();

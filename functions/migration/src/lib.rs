@@ -19,7 +19,9 @@ use branchline_core::aws::{self, Aws};
 use branchline_core::git::pack::PackLimits;
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
-use branchline_core::mirror::{self, BatchLimits, LfsOptions, MirrorResult, MirrorStats, Preview};
+use branchline_core::mirror::{
+    self, BatchLimits, LfsOptions, MirrorPreview, MirrorResult, MirrorStats,
+};
 use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener, RemoteSpec};
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
@@ -320,7 +322,7 @@ async fn preview_mapping(
     context: &Context,
     task: &MirrorTask,
     limits: MappingLimits,
-) -> (MirrorResult, Option<Preview>) {
+) -> (MirrorResult, Option<MirrorPreview>) {
     let remotes = &context.remotes;
     let MappingLimits { memory, stop, .. } = limits;
     let target = RemoteSpec {

@@ -2,32 +2,14 @@
 
 use bstr::{BString, ByteSlice as _};
 
+use super::moved_ref::MovedRef;
 use super::plan::MirrorPlan;
-use super::progress::{MovedRef, RefProgress};
-use crate::git::ObjectId;
+use super::progress::RefProgress;
 use crate::remote::{CommitTrace, Source, is_ancestor};
 
 /// Maximum number of refs about which the source is asked after one push; further ones count as
 /// forced.
 const MAX_REQUESTS: usize = 64;
-
-/// An update that is not a fast-forward, of a branch or of a tag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ForcedUpdate {
-    /// Former id. Commits that only this id reached are lost at the target.
-    pub old: ObjectId,
-    /// New id.
-    pub new: ObjectId,
-}
-
-impl From<MovedRef> for ForcedUpdate {
-    fn from(moved: MovedRef) -> Self {
-        Self {
-            old: moved.old,
-            new: moved.new,
-        }
-    }
-}
 
 /// Answers whether refs moved forward: from the commits of the packs that were sent, and else
 /// by a request to the source.
@@ -105,7 +87,10 @@ fn rejection(moved: &MovedRef) -> String {
     let MovedRef { name, old, new } = moved;
     let is_tag = name.starts_with(b"refs/tags/");
     let (what, remedy) = if is_tag {
-        ("is another tag at the target", "delete one of the two tags")
+        (
+            "is at the target a tag of a different object",
+            "delete one of the two tags",
+        )
     } else {
         (
             "has commits at the target that the source's does not have",

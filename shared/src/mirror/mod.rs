@@ -13,7 +13,7 @@
 //! | `ref_selection` | patterns that select refs (pure) |
 //! | `stale_ref` | names of refs that are set aside (pure) |
 //! | `head` | the `HEAD` that the target gets (pure) |
-//! | `forced` | updates that are not fast-forwards |
+//! | `moved_ref`, `forced` | refs that have moved, and which of them are not fast-forwards |
 //! | `batch` | splits long histories into pushes under temporary tags |
 //! | `temporary_tag` | names of temporary tags (pure) |
 //! | `clean` | deletes the temporary tags of an unfinished migration |
@@ -32,6 +32,7 @@ mod forced;
 mod head;
 mod lfs;
 mod mirroring;
+mod moved_ref;
 mod pack_limit;
 mod plan;
 mod prefetch;
@@ -51,10 +52,10 @@ use tokio::time::Instant;
 
 pub use batch::BatchLimits;
 pub use clean::clean;
-pub use forced::ForcedUpdate;
 pub use lfs::{LfsOptions, LfsPolicy};
+pub use moved_ref::ForcedUpdate;
 pub use plan::{MirrorPlan, PlanRules, plan};
-pub use preview::{Preview, preview};
+pub use preview::{MirrorPreview, preview};
 pub use ref_selection::RefSelection;
 
 use crate::error::{Error, Result};

@@ -7,15 +7,16 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, run_until_done};
 use super::forced::Ancestry;
 use super::mirroring::{NAMED_BY_HEAD, can_set_head, is_kept_by_head, plan_for};
+use super::moved_ref::MovedRef;
 use super::plan::{MirrorPlan, PlanRules, plan};
-use super::progress::{MovedRef, RefProgress};
+use super::progress::RefProgress;
 use super::{MirrorOptions, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{Head, RefUpdate, Remote, Snapshot, Source, Target};
 
 /// Refs by the change that a mirroring would make to them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Preview {
+pub struct MirrorPreview {
     /// Refs that would be created.
     pub created: Vec<BString>,
     /// Refs that would be moved.
@@ -40,7 +41,7 @@ pub async fn preview(
     options: &MirrorOptions,
     may_be_missing: bool,
     deadline: Option<Instant>,
-) -> Result<Preview> {
+) -> Result<MirrorPreview> {
     let mut previewing = Previewing {
         source,
         target,
@@ -64,7 +65,7 @@ struct Previewing<'a> {
     target: &'a dyn Remote,
     options: &'a MirrorOptions,
     may_be_missing: bool,
-    found: Option<Preview>,
+    found: Option<MirrorPreview>,
 }
 
 #[async_trait]
@@ -91,7 +92,7 @@ impl Attempt for Previewing<'_> {
 
 impl Previewing<'_> {
     /// Previews the mirroring into a target that would be created.
-    fn creation(&self, source: &dyn Source) -> Result<Preview> {
+    fn creation(&self, source: &dyn Source) -> Result<MirrorPreview> {
         let source = source.snapshot();
         let empty = Snapshot::empty(source.hash);
         let rules = PlanRules {
@@ -103,7 +104,7 @@ impl Previewing<'_> {
         Ok(preview_of(plan, source, head))
     }
 
-    async fn compare(&self, source: &dyn Source, target: &dyn Target) -> Result<Preview> {
+    async fn compare(&self, source: &dyn Source, target: &dyn Target) -> Result<MirrorPreview> {
         let mut plan = plan_for(source.snapshot(), target, self.options)?;
         let mut ancestry = Ancestry::new(source, None);
         if self.options.fast_forward_only {
@@ -147,7 +148,7 @@ impl Previewing<'_> {
     }
 }
 
-fn preview_of(plan: MirrorPlan, source: &Snapshot, head: Option<Head>) -> Preview {
+fn preview_of(plan: MirrorPlan, source: &Snapshot, head: Option<Head>) -> MirrorPreview {
     let names = |updates: &[RefUpdate], is_of_kind: fn(&RefUpdate) -> bool| {
         let names = updates.iter().filter(|update| is_of_kind(update));
         names.map(|update| update.name.clone()).collect::<Vec<_>>()
@@ -155,7 +156,7 @@ fn preview_of(plan: MirrorPlan, source: &Snapshot, head: Option<Head>) -> Previe
     let mut deleted = names(&plan.clearing, |_| true);
     deleted.retain(|name| !plan.set_aside.contains_key(name));
     deleted.extend(names(&plan.deletions, |_| true));
-    let mut preview = Preview {
+    let mut preview = MirrorPreview {
         created: names(&plan.changes, |update| update.old.is_none()),
         updated: names(&plan.changes, |update| update.old.is_some()),
         deleted,
@@ -172,7 +173,7 @@ fn preview_of(plan: MirrorPlan, source: &Snapshot, head: Option<Head>) -> Previe
     preview
 }
 
-impl Preview {
+impl MirrorPreview {
     /// Returns true if the mirroring would change nothing.
     pub fn is_empty(&self) -> bool {
         let Self {

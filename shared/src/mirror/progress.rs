@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use bstr::BString;
 
-use super::forced::ForcedUpdate;
+use super::moved_ref::{ForcedUpdate, MovedRef};
 use super::{MirrorPlan, MirrorResult, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -55,25 +55,6 @@ struct PendingChange {
     old: Option<ObjectId>,
     /// New id; `None` for a deletion.
     new: Option<ObjectId>,
-}
-
-/// A ref that has moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MovedRef {
-    pub(super) name: BString,
-    pub(super) old: ObjectId,
-    pub(super) new: ObjectId,
-}
-
-impl MovedRef {
-    /// Returns the move that an update makes; `None` if it creates or deletes its ref.
-    pub(super) fn of(change: &RefUpdate) -> Option<Self> {
-        Some(Self {
-            name: change.name.clone(),
-            old: change.old?,
-            new: change.new?.id,
-        })
-    }
 }
 
 /// Counts each ref once, however often it was pushed, and also if its push took effect but the

@@ -361,7 +361,6 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
-    /// "A mirror can be cloned, and its default branch is checked out, whatever the source does."
     #[test]
     fn a_dumb_mirror_can_be_cloned_whatever_the_source_does(steps in steps()) {
         run(Some(Layout::Dumb), &steps)?;

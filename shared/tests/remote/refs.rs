@@ -167,6 +167,7 @@ async fn a_ref_in_the_way_at_a_git_server_rejects_the_new_one_by_name() {
     assert_eq!(to.refs(), repo.refs());
 }
 
+/// "A mirror can be cloned, and its default branch is checked out, also after a rename."
 #[tokio::test]
 async fn head_follows_a_renamed_default_branch() {
     for layout in LAYOUTS {

@@ -163,6 +163,7 @@ async fn archives_cost_one_write_or_one_head_each() {
     let more = commit(&repo, "main", "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
     let with = calls(&remote).await;
+    // Of all refs, twice of one, and of temporary objects.
     assert_eq!(with.iter().filter(|call| **call == "list").count(), 4);
     let more = commit(&repo, "main", "still more");
     repo.git(&["update-ref", "refs/heads/main", &more]);

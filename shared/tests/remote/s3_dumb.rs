@@ -3,7 +3,7 @@
 use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
 use branchline_core::git::dumb_http::parse_info_refs;
-use branchline_core::mirror::mirror;
+use branchline_core::mirror::{MirrorOptions, mirror};
 use branchline_core::remote::Remote as _;
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
@@ -252,7 +252,11 @@ async fn an_empty_repository_is_a_repository() {
     for name in ["main", "side"] {
         repo.git(&["update-ref", "-d", &format!("refs/heads/{name}")]);
     }
-    world.mirror(&repo).await;
+    let everything = MirrorOptions {
+        prune_all: true,
+        ..mirror_options(true)
+    };
+    world.mirror_with(&repo, world.options(), everything).await;
     assert_eq!(world.text("info/refs"), "", "it may become empty again");
 }
 
@@ -298,7 +302,7 @@ async fn a_prefix_in_another_layout_is_refused() {
 }
 
 #[tokio::test]
-async fn refs_with_conflicting_names_are_refused() {
+async fn a_stale_ref_with_a_conflicting_name_is_set_aside() {
     let world = World::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     world.mirror(&repo).await;
@@ -307,12 +311,12 @@ async fn refs_with_conflicting_names_are_refused() {
     let (outcome, _) = world
         .mirror_with(&repo, world.options(), mirror_options(false))
         .await;
-    let refused: Vec<_> = outcome.rejected.keys().collect();
-    assert_eq!(refused, ["refs/heads/side/way"]);
+    assert!(outcome.rejected.is_empty(), "{:?}", outcome.rejected);
     let refs = parse_info_refs(&world.file("info/refs").unwrap()).unwrap();
-    assert!(refs.contains_key(b"refs/heads/side".as_bstr()));
-    world.mirror(&repo).await;
-    world.assert_clones_equal(&repo);
+    let side = repo.id("refs/heads/side/way");
+    assert_eq!(refs[b"refs/heads/side/way".as_bstr()].id, side);
+    assert!(refs.contains_key(b"refs/stale/heads/side".as_bstr()));
+    assert!(!refs.contains_key(b"refs/heads/side".as_bstr()));
 }
 
 /// A source that leaves out an object, or sends a damaged pack, changes nothing.

@@ -22,7 +22,7 @@
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
 //! | `parts`, `compose` | content of a new bundle |
 //! | `archive`, `delete`, `publish` | changes of one ref, under its lock |
-//! | `receive`, `plan`, `change_order`, `target` | pushes |
+//! | `receive`, `plan`, `change_order`, `stored_copies`, `target` | pushes |
 
 mod archive;
 mod bundle_reader;
@@ -45,6 +45,7 @@ mod plan;
 mod publish;
 mod receive;
 mod source;
+mod stored_copies;
 mod target;
 
 use std::fmt;

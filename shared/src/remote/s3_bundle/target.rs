@@ -21,6 +21,7 @@ use super::plan::{BundlePlan, plan, topological_order};
 use super::publish::{MAX_REPLACED, Published, publish};
 use super::receive::AvailableObjects;
 use super::source::{BundleSnapshot, ensure_no_info_refs};
+use super::stored_copies::StoredCopies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::refs::{Head, RefOutcome, RefTarget};
@@ -35,8 +36,6 @@ const PROTECTED: &str = "the branch is protected; remove its protection with `gi
 /// Reason for not forcing a protected branch.
 const PROTECTED_FROM_FORCE: &str = "the branch is protected, and the push is not a fast-forward; \
      remove its protection with `git-s3 unprotect`";
-/// Maximum size of all bundles together, in sizes of the largest, without a warning.
-const MAX_UNNOTICED_COPIES: u64 = 10;
 /// Maximum number of bundles that were just written or used, as bases of other bundles.
 const MAX_RECENT_BASES: usize = 16;
 
@@ -142,18 +141,18 @@ impl BundleTarget {
     /// Logs once if the bundles, each with the whole history of its ref, take much more space than
     /// one repository.
     fn warn_of_copies(&mut self, changes: &[RefUpdate]) {
-        let sizes = self.opened.refs.iter();
-        let sizes = sizes.map(|(_, found)| found.file.size_bytes);
-        let (stored, largest) = (sizes.clone().sum::<u64>(), sizes.max().unwrap_or_default());
-        let is_much = stored > largest.saturating_mul(MAX_UNNOTICED_COPIES);
         let has_grown = changes.iter().any(|change| change.new.is_some());
-        if is_much && has_grown && !self.has_warned {
+        if self.has_warned || !has_grown {
+            return;
+        }
+        let refs = &self.opened.refs;
+        if let Some(copies) = StoredCopies::find(refs.iter().map(|(_, r)| r.file.size_bytes)) {
             self.has_warned = true;
             tracing::warn!(
                 remote = %self.location,
-                size_bytes = stored,
-                largest.size_bytes = largest,
-                refs = self.opened.refs.len(),
+                size_bytes = copies.stored_bytes,
+                largest.size_bytes = copies.largest_bytes,
+                refs = refs.len(),
                 "the layout `bundle` stores the history once for each ref: the layout `dumb` \
                  would store it once"
             );
