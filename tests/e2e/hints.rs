@@ -35,6 +35,7 @@ async fn failure(stage: &TestEnvironment, mapping: &Value) -> Result<(String, St
 
 /// "An error names the remedy."
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 async fn an_error_names_the_remedy() -> Result<()> {
     let stage = TestEnvironment::start(Setup {
         migration: Some(Vec::new()),

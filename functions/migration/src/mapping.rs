@@ -55,6 +55,10 @@ impl MappingError {
 
 /// One mirroring to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the request"
+)]
 pub struct MirrorTask {
     /// The remote that refs and objects are read from.
     pub source: RemoteSpec,

@@ -31,6 +31,17 @@ const MAX_SLUG: usize = 63;
 /// Number of hexadecimal digits of the hash that keeps shortened and changed names apart.
 const HASH_DIGITS: usize = 8;
 
+/// Relation of a key to a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeyMatch {
+    /// The template cannot make the key.
+    Foreign,
+    /// The template can make the key for this repository.
+    Of(RepositoryName),
+    /// The template can make the key, which does not tell the repository.
+    OfAny,
+}
+
 /// Values of the placeholders.
 #[derive(Debug, Clone, Copy)]
 pub struct TemplateValues<'a> {
@@ -187,13 +198,13 @@ impl KeyTemplate {
         self.fill(repository.as_str(), branch.as_str(), COMMIT, origin)
     }
 
-    /// Returns true if `key` can be a key of this template, with the repository that it names, if
-    /// the template has `{repository}`.
-    pub(crate) fn repository_in(
-        &self,
-        key: &str,
-        origin: Option<&Origin>,
-    ) -> Option<Option<RepositoryName>> {
+    /// Compares `key` with the keys that this template can make.
+    pub(crate) fn match_key(&self, key: &str, origin: Option<&Origin>) -> KeyMatch {
+        self.named_repository(key, origin)
+            .unwrap_or(KeyMatch::Foreign)
+    }
+
+    fn named_repository(&self, key: &str, origin: Option<&Origin>) -> Option<KeyMatch> {
         let start = |text: &str| {
             let account = origin.map_or(ACCOUNT, |origin| &origin.account);
             let region = origin.map_or(REGION, |origin| &origin.region);
@@ -202,23 +213,25 @@ impl KeyTemplate {
         let end = self.0.rsplit('}').next().unwrap_or_default();
         let rest = key.strip_suffix(end)?;
         let Some((before, after)) = self.0.split_once(REPOSITORY) else {
-            return rest.starts_with(self.literal_start()).then_some(None);
+            return rest
+                .starts_with(self.literal_start())
+                .then_some(KeyMatch::OfAny);
         };
         let before = start(before);
         // The text after a `{branch}` or `{commit}` can be anything.
         let rest = match before.split_once('{') {
             Some((literal, _)) => {
-                return rest.starts_with(literal).then_some(None);
+                return rest.starts_with(literal).then_some(KeyMatch::OfAny);
             }
             None => rest.strip_prefix(before.as_str())?,
         };
         // Other characters than a slash may be a part of the repository's name.
         if !after.starts_with('/') {
-            return Some(None);
+            return Some(KeyMatch::OfAny);
         }
         let separator = after.split('{').next().unwrap_or_default();
         let (name, _) = rest.split_once(separator)?;
-        RepositoryName::new(name).ok().map(Some)
+        RepositoryName::new(name).ok().map(KeyMatch::Of)
     }
 
     /// Returns the pipeline for these values.
@@ -323,25 +336,35 @@ mod tests {
                 account: "111122223333".into(),
                 region: "eu-west-1".into(),
             };
-            template
-                .repository_in(key, Some(&origin))
-                .map(|name| name.map(|name| name.to_string()))
+            template.match_key(key, Some(&origin))
         };
-        let demo = Some(Some("demo".to_owned()));
+        let demo = KeyMatch::Of(repository());
         assert_eq!(found("{repository}/{branch}.zip", "demo/a/b.zip"), demo);
-        assert_eq!(found("{repository}/{branch}.zip", "demo/a/b.txt"), None);
-        assert_eq!(found("{repository}/{branch}.zip", "file.zip"), None);
+        assert_eq!(
+            found("{repository}/{branch}.zip", "demo/a/b.txt"),
+            KeyMatch::Foreign
+        );
+        assert_eq!(
+            found("{repository}/{branch}.zip", "file.zip"),
+            KeyMatch::Foreign
+        );
         assert_eq!(
             found("x/{repository}-{branch}.zip", "x/demo-a.zip"),
-            Some(None),
+            KeyMatch::OfAny,
             "the repository may be `demo` or `demo-a`"
         );
-        assert_eq!(found("x/{repository}/{branch}", "y/demo/a"), None);
+        assert_eq!(
+            found("x/{repository}/{branch}", "y/demo/a"),
+            KeyMatch::Foreign
+        );
         let own = "{account}/{region}/{repository}/{branch}.zip";
         assert_eq!(found(own, "111122223333/eu-west-1/demo/a.zip"), demo);
-        assert_eq!(found(own, "111122223333/us-east-1/demo/a.zip"), None);
-        assert_eq!(found("all/{branch}.zip", "all/a.zip"), Some(None));
-        assert_eq!(found("all/{branch}.zip", "some/a.zip"), None);
+        assert_eq!(
+            found(own, "111122223333/us-east-1/demo/a.zip"),
+            KeyMatch::Foreign
+        );
+        assert_eq!(found("all/{branch}.zip", "all/a.zip"), KeyMatch::OfAny);
+        assert_eq!(found("all/{branch}.zip", "some/a.zip"), KeyMatch::Foreign);
     }
 
     #[test]

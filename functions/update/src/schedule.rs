@@ -217,7 +217,7 @@ async fn skip_shared_keys(
                 continue;
             }
         };
-        let (stored, others) = split_by_stored(tasks, stored);
+        let (stored, others) = split_by_stored(tasks, stored.as_ref());
         kept.extend(stored);
         results.extend(others.into_iter().map(|task| {
             let reason = shared_key(&key);
@@ -235,10 +235,10 @@ fn shared_key(key: &ObjectKey) -> String {
 /// stored.
 fn split_by_stored(
     tasks: Vec<BranchTask>,
-    stored: Option<(RepositoryName, BranchName)>,
+    stored: Option<&(RepositoryName, BranchName)>,
 ) -> (Vec<BranchTask>, Vec<BranchTask>) {
     let is_stored = |task: &BranchTask| {
-        stored.as_ref().is_some_and(|(repository, branch)| {
+        stored.is_some_and(|(repository, branch)| {
             *repository == task.repository && *branch == task.branch
         })
     };

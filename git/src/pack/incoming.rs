@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -53,8 +54,8 @@ impl CommitTrace {
 }
 
 /// Returns whether `ancestor` is `commit`, or an ancestor of it over commits of `graph`.
-pub fn is_ancestor(
-    graph: &HashMap<ObjectId, Box<[ObjectId]>>,
+pub fn is_ancestor<S: BuildHasher>(
+    graph: &HashMap<ObjectId, Box<[ObjectId]>, S>,
     ancestor: ObjectId,
     commit: ObjectId,
 ) -> bool {

@@ -87,12 +87,13 @@ mod tests {
     #[test]
     fn an_event_in_messages_of_sns_and_sqs_is_found() {
         let event = json!({"schedule": true});
-        assert_eq!(events(&event), [event.clone()]);
-        assert_eq!(events(&sns(&event)), [event.clone()]);
-        assert_eq!(events(&sqs(&[event.to_string()])), [event.clone()]);
+        let only = std::slice::from_ref(&event);
+        assert_eq!(events(&event), only);
+        assert_eq!(events(&sns(&event)), only);
+        assert_eq!(events(&sqs(&[event.to_string()])), only);
         let notification = json!({"Type": "Notification", "Message": event.to_string()});
         let both = sqs(&[notification.to_string(), event.to_string()]);
-        assert_eq!(events(&both), [event.clone(), event]);
+        assert_eq!(events(&both), [only, only].concat());
     }
 
     #[test]

@@ -74,11 +74,10 @@ pub fn plan(
     wanted.retain(|name, _| selects(name.as_ref()));
     let mut pruned = BTreeSet::new();
     if rules.prune {
-        let prunes = |name: &BStr| selection.prunes(name) && !is_temporary(name);
-        let names = target.refs.keys();
-        pruned.extend(
-            names.filter(|name| prunes(name.as_bstr()) && !source.refs.contains_key(*name)),
-        );
+        pruned.extend(target.refs.keys().filter(|name| {
+            let selected = selection.prunes(name.as_bstr()) && !is_temporary(name.as_bstr());
+            selected && !source.refs.contains_key(*name)
+        }));
         if wanted.is_empty() && !pruned.is_empty() && !rules.prune_all {
             return Err(prunes_everything_error(pruned.len()));
         }
@@ -212,17 +211,12 @@ impl<'t> Conflicts<'t, '_> {
                 .filter_map(|other| self.target.get_key_value(other))
                 .map(|(other, _)| other)
                 .partition(|other| self.pruned.contains(other));
-            match kept
-                .iter()
-                .find(|other| !self.can_set_aside(other.as_bstr()))
-            {
-                Some(other) => {
-                    blocked.insert(name.clone(), self.reason(other));
-                }
-                None => {
-                    in_the_way.extend(pruned);
-                    stale.extend(kept);
-                }
+            let mut kept_refs = kept.iter();
+            if let Some(other) = kept_refs.find(|other| !self.can_set_aside(other.as_bstr())) {
+                blocked.insert(name.clone(), self.reason(other));
+            } else {
+                in_the_way.extend(pruned);
+                stale.extend(kept);
             }
         }
         (in_the_way, stale, blocked)

@@ -109,6 +109,10 @@ pub enum BatchPolicy {
 
 /// Capabilities of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a capability of its own, as in git's protocol"
+)]
 pub struct TargetCapabilities {
     /// Accepts thin packs.
     pub thin: bool,

@@ -222,29 +222,14 @@ impl RemoteOpener {
             archiver => archiver.clone(),
         };
         let mut store = Arc::clone(&self.store);
-        let layout = match S3Layout::of(url, spec.layout)? {
-            Some(layout) => layout,
-            None => {
-                let found = layout::detect(&store, &url.bucket, &prefix).await?;
-                // What was read to find the layout is not read again.
-                store = Arc::new(ReadOnce::new(store, found.read));
-                found.layout.or(spec.layout_if_empty).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::NotFound,
-                        format!("there is no repository at `{url}`"),
-                    )
-                    .with_hint(match spec.role {
-                        RemoteRole::Source => {
-                            "check the bucket and the prefix; a source must exist"
-                        }
-                        RemoteRole::Target => {
-                            "set `layout` for a new repository: `dumb` (git clones it over plain \
-                             HTTP), `bundle` (git-remote-s3 reads and writes it), or `loose` \
-                             (`dumb` for a bucket that its readers may not list)"
-                        }
-                    })
-                })?
-            }
+        let layout = if let Some(layout) = S3Layout::of(url, spec.layout)? {
+            layout
+        } else {
+            let found = layout::detect(&store, &url.bucket, &prefix).await?;
+            // What was read to find the layout is not read again.
+            store = Arc::new(ReadOnce::new(store, found.read));
+            let layout = found.layout.or(spec.layout_if_empty);
+            layout.ok_or_else(|| no_repository(url, spec.role))?
         };
         let limits = PackLimits::default().with_memory(memory / 2);
         let bucket = url.bucket.clone();
@@ -293,6 +278,19 @@ impl OpenRemote for RemoteOpener {
             }
         })
     }
+}
+
+/// Returns the error of a location in S3 without refs.
+fn no_repository(url: &S3Url, role: RemoteRole) -> Error {
+    let message = format!("there is no repository at `{url}`");
+    Error::new(ErrorKind::NotFound, message).with_hint(match role {
+        RemoteRole::Source => "check the bucket and the prefix; a source must exist",
+        RemoteRole::Target => {
+            "set `layout` for a new repository: `dumb` (git clones it over plain HTTP), `bundle` \
+             (git-remote-s3 reads and writes it), or `loose` (`dumb` for a bucket that its \
+             readers may not list)"
+        }
+    })
 }
 
 /// Opens the pack cache; `None`, with a warning, if that fails.

@@ -100,13 +100,13 @@ async fn a_mirror_of_branchline_over_http_is_a_source_in_each_layout() {
         for round in 0..3 {
             let how = mirror_options(true);
             world.mirror_with(&repo, options.clone(), how).await;
-            let served = world.clone();
+            let store = world.clone();
             let server_options = FileServerOptions {
                 missing,
                 ..FileServerOptions::default()
             };
             let server = FileServer::new(server_options, move |path| {
-                served.file(path).map(|bytes| bytes.to_vec())
+                store.file(path).map(|bytes| bytes.to_vec())
             });
             let target = strict(HashKind::Sha1);
             mirrored(&server, &target).await;
@@ -141,9 +141,9 @@ async fn a_pack_above_older_loose_objects_is_not_taken_for_the_whole_history() {
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
     world.mirror(&repo).await;
     assert_eq!(world.packs().len(), 1, "one pack above loose objects");
-    let served = world.clone();
+    let store = world.clone();
     let server = FileServer::new(FileServerOptions::default(), move |path| {
-        served.file(path).map(|bytes| bytes.to_vec())
+        store.file(path).map(|bytes| bytes.to_vec())
     });
     let over_http = strict(HashKind::Sha1);
     mirrored(&server, &over_http).await;

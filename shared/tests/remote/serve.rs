@@ -231,9 +231,8 @@ fn upstream() -> Repo {
     let mut stream = b"commit refs/heads/main\ncommitter C <c@x> 1600009000 +0000\ndata 5\nlarge\n\
         from refs/heads/main^0\nM 100644 inline large\n"
         .to_vec();
-    let large: String = (0..20_000)
-        .map(|line| format!("{}\n", line * line))
-        .collect();
+    let lines: Vec<String> = (0..20_000).map(|line| (line * line).to_string()).collect();
+    let large = lines.join("\n");
     stream.extend_from_slice(format!("data {}\n{large}\n", large.len()).as_bytes());
     let tree = repo.git(&["rev-parse", "main:d0"]);
     stream.extend_from_slice(format!("M 040000 {tree} deep/er/copy\n").as_bytes());

@@ -16,6 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{CONCURRENT_CHECKS, Repositories, skipped};
 use crate::Context;
 use crate::artifact;
+use crate::key_template::KeyMatch;
 use crate::request::{ArtifactAnswer, BranchAnswer, Outcome};
 
 /// Deletes the artifacts of this function whose branch is missing, until `deadline`.
@@ -45,28 +46,23 @@ pub(super) async fn delete_artifacts(
         let mut candidates = Vec::new();
         for object in page.objects {
             let key = object.key;
-            let Some(named) = config.key.repository_in(key.as_str(), origin.as_ref()) else {
-                continue;
-            };
-            if live.contains(&without_commit_ids(key.as_str())) {
+            let found = config.key.match_key(key.as_str(), origin.as_ref());
+            if found == KeyMatch::Foreign || live.contains(&without_commit_ids(key.as_str())) {
                 continue;
             }
-            let Some(repository) = named.filter(|name| !repositories.contains_key(name)) else {
-                candidates.push(key);
-                continue;
-            };
-            let is_own = match unlisted.get(&repository) {
-                Some(is_own) => *is_own,
-                None => {
+            if let KeyMatch::Of(repository) = found
+                && !repositories.contains_key(&repository)
+            {
+                if !unlisted.contains_key(&repository) {
                     let is_own = config.repositories.matches(&repository)
                         && is_own_artifact(context, &repository, &key).await?;
-                    unlisted.insert(repository, is_own);
-                    is_own
+                    unlisted.insert(repository.clone(), is_own);
                 }
-            };
-            if is_own {
-                candidates.push(key);
+                if unlisted.get(&repository) == Some(&false) {
+                    continue;
+                }
             }
+            candidates.push(key);
         }
         let checks = stream::iter(candidates)
             .map(|key| delete_if_branch_missing(context, repositories, key));
@@ -130,10 +126,9 @@ async fn delete_if_branch_missing(
         // The branches could not be listed, so the branch may exist.
         Some(None) => return Ok(None),
         Some(Some(listed)) if listed.list.branches.contains(&branch) => return Ok(None),
-        Some(Some(_)) => {}
         // The repository may be another account's.
         None if !is_proven_own(made_in, origin.as_ref()) => return Ok(None),
-        None => {}
+        Some(Some(_)) | None => {}
     }
     // The branch is read again, because it may have been created after the list was read.
     match context.codecommit.get_branch(&repository, &branch).await {

@@ -107,7 +107,8 @@ fn refs_come_before_deletions_and_the_branch_of_head_first() {
 #[test]
 fn refs_in_the_way_are_set_aside_or_reject_the_others() {
     type Names<'a> = &'a [&'a str];
-    let cases: [(Names<'_>, Names<'_>, &[(&str, &str)], Names<'_>); 9] = [
+    type Case<'a> = (Names<'a>, Names<'a>, &'a [(&'a str, &'a str)], Names<'a>);
+    let cases: [Case<'_>; 9] = [
         (
             &["heads/a/b"],
             &["heads/a"],
