@@ -221,9 +221,13 @@ mod tests {
     #[test]
     fn an_external_error_keeps_its_kind_and_its_message() {
         let error = Error::external(ErrorKind::NotFound, std::io::Error::other("no such key"))
-            .with_hint("not added, because the error belongs to the caller")
             .context("reading 34");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.report(), "reading 34: no such key");
+        let error = error.with_hint("check the key");
+        assert_eq!(
+            error.report(),
+            "reading 34: no such key; hint: check the key"
+        );
     }
 }

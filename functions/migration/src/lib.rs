@@ -129,9 +129,10 @@ async fn run_mappings(
     request: &Request,
     stop: tokio::time::Instant,
 ) -> Vec<MappingResult> {
-    let mut by_target: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut by_target: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (index, mapping) in request.mappings.iter().enumerate() {
-        by_target.entry(&mapping.target).or_default().push(index);
+        let target = mapping.target_location();
+        by_target.entry(target).or_default().push(index);
     }
     let max_concurrent = (context.config.memory / MIN_MEMORY_PER_MAPPING).max(1);
     let concurrent = by_target

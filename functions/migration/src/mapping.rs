@@ -3,7 +3,7 @@
 use branchline_core::mirror::{LfsPolicy, RefSelection};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::open::{RemoteRole, RemoteSpec, S3Layout};
-use branchline_core::remote::url::RemoteUrl;
+use branchline_core::remote::url::{RemoteUrl, S3Url};
 use branchline_core::secret::SecretArn;
 use branchline_core::{Error, ErrorKind, Result};
 use serde::de::Error as _;
@@ -112,7 +112,7 @@ impl<'de> Deserialize<'de> for Prune {
             Value::Bool(false) => Ok(Self::No),
             Value::Bool(true) => Ok(Self::Yes),
             Value::String(text) if text == "all" => Ok(Self::All),
-            _ => Err(D::Error::custom("it must be `true`, `false` or `\"all\"`")),
+            _ => Err(D::Error::custom("it must be `true`, `false` or `all`")),
         }
     }
 }
@@ -124,6 +124,18 @@ impl Mapping {
             source: UNKNOWN_URL.to_owned(),
             target: UNKNOWN_URL.to_owned(),
             task: Err(MappingError::new(error)),
+        }
+    }
+
+    /// Returns the place of the target: `s3://` and `s3+zip://` can name one remote.
+    pub(crate) fn target_location(&self) -> String {
+        match self.task.as_ref().map(|task| &task.target.url) {
+            Ok(RemoteUrl::S3(url)) => S3Url {
+                zip: false,
+                ..url.clone()
+            }
+            .to_string(),
+            _ => self.target.clone(),
         }
     }
 

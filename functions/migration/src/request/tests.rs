@@ -180,7 +180,7 @@ fn an_invalid_mapping_is_named_and_does_not_hide_the_others() {
         (format!("{{{https},\"layout\":\"dumb\"}}"), "is in S3"),
         (
             format!("{{{good},\"prune\":\"yes\"}}"),
-            "`mappings[1].prune` of the event: it must be `true`, `false` or `\"all\"`",
+            "`mappings[1].prune` of the event: it must be `true`, `false` or `all`",
         ),
         (
             format!("{{{good},\"force\":\"no\"}}"),
@@ -334,4 +334,14 @@ fn lfs_objects_are_copied_left_out_required_or_verified() {
         );
         assert!(error.message.contains("required"), "{}", error.message);
     }
+}
+
+#[test]
+fn a_remote_with_and_without_archives_is_one_place() {
+    let place = |target: &str| {
+        let mapping = serde_json::json!({"source": "codecommit://r", "target": target});
+        Mapping::read("mappings[0]", &mapping, false).target_location()
+    };
+    assert_eq!(place("s3://bucket/x"), place("s3+zip://bucket/x"));
+    assert_ne!(place("s3://bucket/x"), place("s3://bucket/y"));
 }

@@ -14,7 +14,7 @@
 //! | `loose` | writes a pack as loose objects |
 //! | `target`, `refs` | receive a push |
 //!
-//! Packs are sent by [`dumb_files`](super::dumb_files).
+//! Packs are sent by `dumb_files`.
 
 mod consolidate;
 mod files;

@@ -1,5 +1,5 @@
 //! Repositories on servers that speak git's smart HTTP protocol, or that serve a repository's
-//! files, which can be read only ([`dumb_http`](super::dumb_http)).
+//! files, which can be read only (`dumb_http`).
 //!
 //! No request is retried here. If a server does not report the outcome of a ref, its refs are
 //! read again.
