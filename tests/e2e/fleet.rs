@@ -287,7 +287,7 @@ async fn all_repositories_are_mirrored_page_by_page() -> Result<()> {
     let items = run.0["items"].as_array().expect("they are told");
     let of_d = |item: &&Value| item["input"]["mapping"]["source"] == "codecommit://d";
     let wanted = json!({
-        "source": "codecommit://d", "target": "s3://mirrors/backup/d", "layout": "bundle",
+        "source": "codecommit://d", "target": "s3://mirrors/backup/d", "layout": "dumb",
     });
     let d = items.iter().find(of_d).expect("it was started");
     assert_eq!(

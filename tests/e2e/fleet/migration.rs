@@ -1,7 +1,6 @@
 //! A fleet with the real migration function.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -154,34 +153,37 @@ fn objects(stage: &TestEnvironment, prefix: &str) -> Result<BTreeMap<String, Str
     keys.map(object).collect()
 }
 
-/// The commit of `main` in the bundle that backs a repository up, which git has read.
+/// The commit of `main` in the mirror that backs a repository up, whose objects git has checked.
 fn backed_up(stage: &TestEnvironment, name: &str) -> Result<String> {
-    let prefix = format!("backup/{name}/refs/heads/main/");
-    let bundles: Vec<String> = objects(stage, &prefix)?.into_keys().collect();
-    let [key] = bundles.as_slice() else {
-        anyhow::bail!("one ref is one bundle: {bundles:?}");
-    };
-    let (_, bytes) = stage.server.store().get_bytes(MIRRORS, key, None)?;
+    let prefix = format!("backup/{name}/");
+    let store = stage.server.store();
     let folder = tempfile::tempdir()?;
-    let bundle = folder.path().join("main.bundle");
-    std::fs::write(&bundle, bytes)?;
-    let clone = folder.path().join("clone");
-    let words = ["clone", "--quiet", "--mirror"].map(OsStr::new);
-    git::git(
-        folder.path(),
-        words
-            .into_iter()
-            .chain([bundle.as_os_str(), clone.as_os_str()]),
-    )?;
-    git::git(&clone, ["fsck", "--full", "--strict"])?;
-    git::git(&clone, ["rev-parse", "refs/heads/main"])
+    git::git(folder.path(), ["init", "--quiet", "--bare"])?;
+    let mut refs = String::new();
+    for key in objects(stage, &prefix)?.into_keys() {
+        let (_, bytes) = store.get_bytes(MIRRORS, &key, None)?;
+        let path = &key[prefix.len()..];
+        if path == "info/refs" {
+            refs = String::from_utf8(bytes.to_vec())?;
+        } else if path.starts_with("objects/") {
+            let file = folder.path().join(path);
+            std::fs::create_dir_all(file.parent().context("an object has a folder")?)?;
+            std::fs::write(file, bytes)?;
+        }
+    }
+    for line in refs.lines() {
+        let (id, name) = line.split_once('\t').context("a line has two columns")?;
+        git::git(folder.path(), ["update-ref", name, id])?;
+    }
+    git::git(folder.path(), ["fsck", "--full", "--strict"])?;
+    git::git(folder.path(), ["rev-parse", "refs/heads/main"])
 }
 
 /// The night's backup, started as its schedule starts it: one repository is incomplete at
 /// first, one cannot be written, and the others do not mind. Started again, it does the
 /// rest; once more, and nothing changes.
 #[tokio::test(flavor = "multi_thread")]
-async fn backups_of_all_repositories_are_bundles_and_end_in_the_same_place() -> Result<()> {
+async fn backups_of_all_repositories_end_in_the_same_place() -> Result<()> {
     let Some((stage, mut interpreter)) = start().await? else {
         return Ok(());
     };
@@ -198,9 +200,8 @@ async fn backups_of_all_repositories_are_bundles_and_end_in_the_same_place() -> 
     }
     // Someone published another layout there.
     let store = stage.server.store();
-    let refs = "backup/taken/info/refs";
-    let other = format!("{}\trefs/heads/main\n", commits["taken"]);
-    store.put(MIRRORS, refs, other.as_bytes(), PutOptions::default())?;
+    let bundle = format!("backup/taken/refs/heads/main/{}.bundle", commits["taken"]);
+    store.put(MIRRORS, &bundle, b"a bundle", PutOptions::default())?;
     // It gets it later than an invocation may wait.
     let slow = "git/git-upload-pack:latency,ms=20000,nth=1".parse();
     stage.server.faults().add(slow.expect("it is a fault"));
@@ -220,7 +221,7 @@ async fn backups_of_all_repositories_are_bundles_and_end_in_the_same_place() -> 
     }
 
     let bucket = store.bucket(MIRRORS)?;
-    bucket.delete(refs, None, &Precondition::default())?;
+    bucket.delete(&bundle, None, &Precondition::default())?;
     let run = interpreter.run("mirror-fleet", &input).await?;
     assert_eq!(run.0["status"], "SUCCEEDED", "{run:?}");
     assert_eq!(run.0["output"]["items"], 3);
