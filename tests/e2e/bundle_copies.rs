@@ -53,10 +53,10 @@ async fn a_warm_function_does_not_read_the_bundle_that_it_wrote() -> Result<()> 
     let stage = stage_on(&data).await?;
     stage.create_public_bucket(BUCKET)?;
     push(&stage, &source).await?;
-    // `HEAD`, and the start and the end of the bundle.
+    // `HEAD`, the start and the end of the bundle, and the record of LFS objects.
     for n in 0..2 {
         git::commit(&work, &[("small.txt", &format!("{n}"))], "Warm")?;
-        assert_eq!(push(&stage, &source).await?, 3, "warm, push {n}");
+        assert_eq!(push(&stage, &source).await?, 4, "warm, push {n}");
     }
     stage.server.shutdown().await;
 
@@ -64,11 +64,11 @@ async fn a_warm_function_does_not_read_the_bundle_that_it_wrote() -> Result<()> 
     git::commit(&work, &[("small.txt", "cold")], "Cold")?;
     assert_eq!(
         push(&stage, &source).await?,
-        4,
+        5,
         "another environment reads it"
     );
     git::commit(&work, &[("small.txt", "warm again")], "Warm again")?;
-    assert_eq!(push(&stage, &source).await?, 3, "once");
+    assert_eq!(push(&stage, &source).await?, 4, "once");
 
     let id = git::git(&work, ["rev-parse", "HEAD"])?;
     let branch = git::git(&work, ["symbolic-ref", "HEAD"])?;

@@ -176,7 +176,7 @@ async fn one_line_for_each_invocation_has_its_numbers() -> Result<()> {
         "each invocation has its line"
     );
     // Two first pushes, a schedule, two bad events.
-    assert_eq!(metrics_of_update.len(), 5);
+    assert_eq!(metrics_of_update.len(), 4);
     for line in metrics_of_update.values() {
         assert_eq!(line["FunctionName"], UPDATE);
         assert_eq!(

@@ -373,7 +373,7 @@ async fn cell(source: Kind, target: Kind) -> Result<()> {
     assert_eq!(third["mappings"][0]["objects"], 0, "nothing is sent");
     if !reads_s3 {
         let requests = stage.requests_of(MIGRATION, Service::S3) - before;
-        assert!(requests <= 3, "{requests} requests to S3");
+        assert!(requests <= 4, "{requests} requests to S3");
     }
     stage.server.shutdown().await;
     Ok(())
