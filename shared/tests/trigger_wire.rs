@@ -13,7 +13,7 @@ use branchline_core::function::{FunctionArn, Functions as _};
 use branchline_core::name::RepositoryName;
 use branchline_core::pattern::BranchPatterns;
 use branchline_core::trigger::{
-    PendingInvocations, Policy, Reconciler, TriggerLimits, TriggerPrefix,
+    PendingInvocations, Policy, ReconcileOutcome, Reconciler, TriggerLimits, TriggerPrefix,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -124,10 +124,13 @@ async fn a_denied_reconciliation_names_the_action_and_the_repository() {
         jitter: || 0.0,
     };
     let repository = RepositoryName::new("demo").unwrap();
-    let error = reconciler
+    let outcome = reconciler
         .run(&repository, &mut PendingInvocations::default())
         .await
-        .unwrap_err();
+        .unwrap();
+    let ReconcileOutcome::Unreadable(error) = outcome else {
+        panic!("the triggers may not be read: {outcome:?}");
+    };
     assert_eq!(error.kind(), ErrorKind::AccessDenied);
     for part in [
         "repository `demo`",

@@ -40,6 +40,13 @@ const CONCURRENT_REQUESTS: usize = 16;
 /// Time before the function's deadline at which a run ends, so that its error is reported.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 
+/// Result of reconciling a repository.
+enum RepositoryResult {
+    Answer(RepositoryAnswer),
+    /// The function's role may not read the triggers.
+    Unreadable(Error),
+}
+
 /// Settings, services and state that all invocations of an execution environment share.
 pub struct Context {
     config: Config,
@@ -117,7 +124,7 @@ impl Context {
         &self,
         repository: &RepositoryName,
         deadline: Instant,
-    ) -> Result<RepositoryAnswer> {
+    ) -> Result<RepositoryResult> {
         let mut pending = lock(&self.pending).remove(repository).unwrap_or_default();
         let end = deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline);
         let run = self.reconcile_and_invoke(repository, &mut pending);
@@ -142,7 +149,7 @@ impl Context {
         &self,
         repository: &RepositoryName,
         pending: &mut PendingInvocations,
-    ) -> Result<RepositoryAnswer> {
+    ) -> Result<RepositoryResult> {
         let reconciler = Reconciler {
             codecommit: &*self.codecommit,
             policy: &self.config.policy,
@@ -151,18 +158,18 @@ impl Context {
         };
         let done = match reconciler.run(repository, pending).await? {
             ReconcileOutcome::RepositoryMissing => {
-                return Ok(RepositoryAnswer::skipped(
-                    repository,
-                    "the repository is gone",
-                ));
+                let reason = "the repository is gone";
+                let answer = RepositoryAnswer::skipped(repository, reason);
+                return Ok(RepositoryResult::Answer(answer));
             }
+            ReconcileOutcome::Unreadable(error) => return Ok(RepositoryResult::Unreadable(error)),
             ReconcileOutcome::Done(done) => done,
         };
         *lock(&self.limits) = done.limits;
         self.metrics
             .add(Metric::TriggersChanged, done.changes as u64);
         let invoked = self.invoke(&reconciler, repository, &done, pending).await?;
-        Ok(RepositoryAnswer {
+        Ok(RepositoryResult::Answer(RepositoryAnswer {
             repository: repository.clone(),
             mode: Some(done.desired.mode),
             created: done.created,
@@ -172,7 +179,7 @@ impl Context {
             invoked,
             skipped: done.left_out,
             reason: None,
-        })
+        }))
     }
 
     /// Invokes update for the pending branches, many at a time; stops at the first failure, because the others
@@ -226,6 +233,8 @@ pub async fn handle(
 ) -> Result<Answer, InvocationError> {
     let mut results = Vec::new();
     let mut repositories = BTreeSet::new();
+    // Repositories that only a pattern selects.
+    let mut matched = BTreeSet::new();
     for task in request::tasks(&event, &context.config.policy.destination)? {
         match task {
             Err(error) => results.push(Err(error)),
@@ -235,21 +244,47 @@ pub async fn handle(
             Ok(Task::Schedule) => match all_repositories(&*context.codecommit).await {
                 Err(error) => results.push(Err(error.context("listing the repositories"))),
                 Ok(all) => {
-                    let selected =
-                        |name: &RepositoryName| context.config.repositories.matches(name);
-                    repositories.extend(all.into_iter().filter(selected));
+                    let patterns = &context.config.repositories;
+                    for name in all.into_iter().filter(|name| patterns.matches(name)) {
+                        if patterns.names(&name) {
+                            repositories.insert(name);
+                        } else {
+                            matched.insert(name);
+                        }
+                    }
                 }
             },
         }
     }
+    matched.retain(|name| !repositories.contains(name));
     let context = &context;
-    let runs = stream::iter(repositories)
-        .map(|repository| async move { context.reconcile(&repository, deadline).await });
-    results.extend(
-        runs.buffered(CONCURRENT_REPOSITORIES)
-            .collect::<Vec<_>>()
-            .await,
-    );
+    let names: Vec<RepositoryName> = repositories.iter().chain(&matched).cloned().collect();
+    let runs = stream::iter(names).map(|name| async move {
+        let result = context.reconcile(&name, deadline).await;
+        (name, result)
+    });
+    let runs: Vec<_> = runs.buffered(CONCURRENT_REPOSITORIES).collect().await;
+    let mut passed_over = Vec::new();
+    for (name, result) in runs {
+        match result {
+            Ok(RepositoryResult::Answer(answer)) => results.push(Ok(answer)),
+            Ok(RepositoryResult::Unreadable(error)) if matched.contains(&name) => {
+                passed_over.push(error);
+            }
+            Ok(RepositoryResult::Unreadable(error)) | Err(error) => results.push(Err(error)),
+        }
+    }
+    if !passed_over.is_empty() {
+        let count = passed_over.len();
+        if count == matched.len() {
+            // The role may read none of them, which is a mistake and not a limit.
+            results.push(Err(passed_over.remove(0)));
+        }
+        tracing::info!(
+            repositories = count,
+            "passed over repositories that the function's role may not read"
+        );
+    }
     answer(results)
 }
 

@@ -324,6 +324,7 @@ impl Attempt for Mirroring<'_> {
             .filter(|name| !temporary_tag::is_temporary(name.as_ref()))
             .cloned()
             .collect();
+        target.repair(&mirrored).await?;
         target.refresh_archives(&mirrored).await
     }
 }

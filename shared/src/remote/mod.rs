@@ -323,6 +323,15 @@ pub trait Target: Send + Sync {
         Ok(refs.map(|(name, outcome)| (name, Ok(outcome))).collect())
     }
 
+    /// Deletes what interrupted pushes left of these refs. Writes nothing if they left nothing.
+    ///
+    /// # Errors
+    /// `Conflict` if another client changes a ref meanwhile.
+    async fn repair(&mut self, refs: &[BString]) -> Result<()> {
+        let _ = refs;
+        Ok(())
+    }
+
     /// Refreshes derived objects, such as archives, of these refs. Writes nothing if they are
     /// current.
     ///

@@ -78,10 +78,12 @@ impl PendingInvocations {
 }
 
 /// Result of reconciling a repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum ReconcileOutcome {
     /// The repository does not exist.
     RepositoryMissing,
+    /// The triggers may not be read, for this reason; nothing was done.
+    Unreadable(Error),
     /// The triggers equal the desired ones.
     Done(Reconciled),
 }
@@ -178,7 +180,10 @@ impl Reconciler<'_> {
                 Ok(ReconcileOutcome::RepositoryMissing)
             }
             Err(error) => Err(error.context(format!("triggers of repository `{repository}`"))),
-            Ok(done) => Ok(ReconcileOutcome::Done(done)),
+            Ok(Ok(done)) => Ok(ReconcileOutcome::Done(done)),
+            Ok(Err(error)) => Ok(ReconcileOutcome::Unreadable(
+                error.context(format!("triggers of repository `{repository}`")),
+            )),
         }
     }
 
@@ -213,6 +218,8 @@ struct Run<'a> {
 /// Result of one attempt.
 enum AttemptResult {
     Done(Reconciled),
+    /// The first read was denied.
+    Unreadable(Error),
     /// Another writer interfered, or the result of the write is unknown: read again.
     Again(Option<Error>),
 }
@@ -237,12 +244,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn run(mut self) -> Result<Reconciled> {
+    /// Reconciles; the inner error is the refusal of the first read.
+    async fn run(mut self) -> Result<Result<Reconciled>> {
         let mut tries = 0;
         loop {
             tries += 1;
             let cause = match self.attempt().await? {
-                AttemptResult::Done(done) => return Ok(done),
+                AttemptResult::Done(done) => return Ok(Ok(done)),
+                AttemptResult::Unreadable(error) => return Ok(Err(error)),
                 AttemptResult::Again(cause) => cause,
             };
             if tries == CONFLICT_BACKOFF.tries {
@@ -263,7 +272,12 @@ impl<'a> Run<'a> {
 
     async fn attempt(&mut self) -> Result<AttemptResult> {
         let codecommit = self.reconciler.codecommit;
-        let before = self.read().await?;
+        let before = match self.read().await {
+            Err(error) if self.first.is_none() && error.kind() == ErrorKind::AccessDenied => {
+                return Ok(AttemptResult::Unreadable(error));
+            }
+            read => read?,
+        };
         let list = all_branches(codecommit, self.repository).await?;
         let matching = self.reconciler.policy.matching(&list.branches);
         self.left_out = list.left_out;

@@ -381,3 +381,23 @@ proptest! {
         run(None, &steps)?;
     }
 }
+
+/// Between the new bundle and the deletion of the old one, a kill leaves both.
+#[test]
+fn a_forced_push_that_is_killed_at_any_request_leaves_one_bundle_after_the_next_run() {
+    let step = |change, kill| Step {
+        changes: vec![change],
+        prune: false,
+        prune_all: false,
+        kill,
+    };
+    for kill in 5..16 {
+        let steps = [
+            step(Change::Commit(1), None),
+            step(Change::Force(1), Some(kill)),
+        ];
+        if let Err(error) = run(Some(Layout::Bundle), &steps) {
+            panic!("request {kill}: {error}");
+        }
+    }
+}

@@ -16,10 +16,13 @@ use branchline_core::ErrorKind;
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::function::FunctionArn;
 use branchline_core::name::RepositoryName;
-use branchline_core::testkit::{CodeCommitOptions, Entry, MemoryFunctions};
+use branchline_core::pattern::RepositoryPatterns;
+use branchline_core::testkit::{
+    CodeCommitOptions, Entry, Failing, FaultPlan, MemoryFunctions, When,
+};
 use branchline_core::trigger::{TriggerLimits, TriggerMode, preview};
 use branchline_lifecycle::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use fixture::*;
 
@@ -373,6 +376,38 @@ async fn a_schedule_covers_the_selected_repositories_and_one_failure_does_not_st
         fixture.codecommit.traffic().peak() > 1,
         "repositories must be reconciled concurrently"
     );
+}
+
+#[tokio::test]
+async fn repositories_that_only_a_pattern_selects_and_the_role_may_not_read_are_passed_over() {
+    let fixture = LifecycleFixture::new();
+    fixture.push(["main"]);
+    let outside = RepositoryName::new("a-outside").unwrap();
+    fixture.codecommit.add_repository(&outside);
+    let denied = async |repositories: &str, event: Value, calls: &[usize]| {
+        let faults = FaultPlan::new();
+        for call in calls {
+            faults.fail_method("get_triggers", *call, ErrorKind::AccessDenied, When::Before);
+        }
+        let mut config = fixture.config.clone();
+        config.repositories = RepositoryPatterns::new(repositories).unwrap();
+        let context = Context::new(
+            config,
+            Arc::new(Failing::new(Arc::clone(&fixture.codecommit), &faults)),
+            fixture.functions.clone(),
+        );
+        send(&Arc::new(context), event).await
+    };
+    let schedule = json!({"schedule": true});
+    let answer = denied("*", schedule.clone(), &[1]).await.unwrap();
+    assert_eq!(answer.repositories.len(), 1);
+    let failure = denied("a-outside,demo", schedule.clone(), &[1]).await;
+    assert_eq!(failure.unwrap_err().kind(), ErrorKind::AccessDenied);
+    let failure = denied("*", json!({"repository": "a-outside"}), &[1]).await;
+    assert_eq!(failure.unwrap_err().kind(), ErrorKind::AccessDenied);
+    let failure = denied("*", schedule, &[1, 2]).await;
+    let failure = failure.expect_err("the role may read none of them");
+    assert_eq!(failure.kind(), ErrorKind::AccessDenied);
 }
 
 #[tokio::test]

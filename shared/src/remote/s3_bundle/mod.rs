@@ -21,7 +21,7 @@
 //! | `peel` | the objects that tags peel to |
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
 //! | `parts`, `compose` | content of a new bundle |
-//! | `archive`, `delete`, `publish` | changes of one ref, under its lock |
+//! | `archive`, `delete`, `publish`, `repair` | changes of one ref, under its lock |
 //! | `receive`, `plan`, `change_order`, `stored_copies`, `target` | pushes |
 
 mod archive;
@@ -44,6 +44,7 @@ mod peel;
 mod plan;
 mod publish;
 mod receive;
+mod repair;
 mod source;
 mod stored_copies;
 mod target;
@@ -52,7 +53,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bstr::{BString, ByteSlice};
+use bstr::BString;
 
 use self::options::BundleLocation;
 pub use self::options::{ARCHIVED, Archiver, BundleOptions, CommitArchive, PUSH, REPLACES};
@@ -101,21 +102,10 @@ impl BundleRemote {
     /// # Errors
     /// `Conflict` when another client pushes to a ref meanwhile.
     pub async fn repair(&self) -> Result<Vec<BString>> {
-        let opened = source::BundleSnapshot::new(&self.location, &[]).await?;
+        let mut opened = source::BundleSnapshot::new(&self.location, &[]).await?;
         let mut repaired = Vec::new();
-        for (name, found) in &opened.refs {
-            if found.expected.name == *name && found.expected.files.len() > 1 {
-                if !bundle_reader::OpenBundle::open(&self.location, &found.file)
-                    .await?
-                    .is_full()
-                {
-                    // The next push makes it full, and then deletes the others.
-                    tracing::info!(ref.name = %name, "an incremental bundle may need the others");
-                    continue;
-                }
-                delete::repair(&self.location, &found.expected, &found.file, &found.orphans)
-                    .await
-                    .map_err(|error| error.context(format!("repairing `{}`", name.as_bstr())))?;
+        for (name, found) in &mut opened.refs {
+            if repair::repair(&self.location, name, found).await? {
                 repaired.push(name.clone());
             }
         }

@@ -20,6 +20,7 @@ use super::options::BundleLocation;
 use super::plan::{BundlePlan, plan, topological_order};
 use super::publish::{MAX_REPLACED, Published, publish};
 use super::receive::AvailableObjects;
+use super::repair;
 use super::source::{BundleSnapshot, ensure_no_info_refs};
 use super::stored_copies::StoredCopies;
 use crate::error::{Error, ErrorKind, Result};
@@ -528,6 +529,15 @@ impl Target for BundleTarget {
 
     async fn push_each(&mut self, push: Push) -> Result<Vec<(BString, Result<RefOutcome>)>> {
         Ok(self.push_all(push).await?.refs)
+    }
+
+    async fn repair(&mut self, refs: &[BString]) -> Result<()> {
+        for (name, found) in &mut self.opened.refs {
+            if found.expected.files.len() > 1 && refs.contains(name) {
+                repair::repair(&self.location, name, found).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {
