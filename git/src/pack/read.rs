@@ -113,12 +113,22 @@ impl PackLayout {
     /// Creates the layout of a pack of `size` bytes.
     ///
     /// # Errors
-    /// `Corrupt` when the index has more objects than a pack can have.
+    /// `Corrupt` when the index has more objects than a pack can have, or two at one offset.
     pub fn new(index: Index, size: u64) -> Result<Self> {
         let count = u32::try_from(index.len())
             .map_err(|_| corrupt("an index has more objects than a pack can have"))?;
         let mut order: Vec<u32> = (0..count).collect();
         order.sort_unstable_by_key(|position| index.offset(*position as usize));
+        let offset = |position: u32| index.offset(position as usize);
+        if let Some(pair) = order
+            .windows(2)
+            .find(|pair| offset(pair[0]) == offset(pair[1]))
+        {
+            let [first, second] = [pair[0], pair[1]].map(|position| index.id(position as usize));
+            return Err(corrupt(format!(
+                "the index has objects {first} and {second} at one offset"
+            )));
+        }
         Ok(Self { index, size, order })
     }
 

@@ -206,6 +206,21 @@ pub(crate) fn with_trailer(mut pack: Vec<u8>) -> Vec<u8> {
     pack
 }
 
+#[test]
+fn an_index_with_two_objects_at_one_offset_is_corrupt() {
+    let mut bytes = corpus().index.clone();
+    let fanout = 8 + 255 * 4;
+    let count = u32::from_be_bytes(bytes[fanout..fanout + 4].try_into().unwrap()) as usize;
+    assert!(count > 1);
+    // Behind the fan-out, the ids and the checksums.
+    let offsets = fanout + 4 + count * (20 + 4);
+    bytes.copy_within(offsets..offsets + 4, offsets + 4);
+    let index = Index::parse(HashKind::Sha1, with_trailer(bytes).into()).unwrap();
+    let size = corpus().packs[0].len() as u64;
+    let error = Pack::new(index, size, PackLimits::default()).unwrap_err();
+    assert!(error.to_string().contains("at one offset"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -299,7 +314,9 @@ proptest! {
                 prop_assert_eq!(index.find(*id), Some(position));
                 let _ = (index.offset(position), index.crc(position));
             }
-            let mut reader = Pack::new(index, pack.len() as u64, limits).unwrap();
+            let Ok(mut reader) = Pack::new(index, pack.len() as u64, limits) else {
+                return Ok(());
+            };
             for id in ids {
                 let read = futures_util::FutureExt::now_or_never(reader.read(&pack, id));
                 if let Some(Ok(Some((kind, content)))) = read {
