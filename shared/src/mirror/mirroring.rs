@@ -351,7 +351,9 @@ impl Mirroring<'_> {
         let source_head = source_head.filter(|head| target.accepts_head(head));
         let current = target.snapshot().head.clone();
         let wanted = wanted_head(source_head.filter(selects), &after, current.as_ref());
-        if let Some(wanted) = wanted.filter(|wanted| Some(wanted) != current.as_ref())
+        if let Some(wanted) = wanted
+            .clone()
+            .filter(|wanted| Some(wanted) != current.as_ref())
             && can_set_head(target, &wanted, &[])
         {
             push_head(transfer, target, wanted, progress).await?;
@@ -369,6 +371,15 @@ impl Mirroring<'_> {
             changes: deletions,
             ..PushedRefs::default()
         };
-        push_without_objects(transfer, target, refs, progress).await
+        push_without_objects(transfer, target, refs, progress).await?;
+        // Without its last branch, a target accepts a `HEAD` that names a missing one.
+        let Snapshot { refs, head, .. } = target.snapshot();
+        if let Some(wanted) = wanted.filter(|wanted| Some(wanted) != head.as_ref())
+            && !has_branch(refs)
+            && can_set_head(target, &wanted, &[])
+        {
+            push_head(transfer, target, wanted, progress).await?;
+        }
+        Ok(())
     }
 }

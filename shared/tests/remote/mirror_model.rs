@@ -401,3 +401,20 @@ fn a_forced_push_that_is_killed_at_any_request_leaves_one_bundle_after_the_next_
         }
     }
 }
+
+#[test]
+fn head_is_settled_in_the_run_that_prunes_the_last_branch() {
+    let step = |changes: &[Change], prune| Step {
+        changes: changes.to_vec(),
+        prune,
+        prune_all: false,
+        kill: None,
+    };
+    let steps = [
+        step(&[Change::Commit(2), Change::Tag(7)], false),
+        step(&[Change::Commit(4), Change::Delete(4)], true),
+    ];
+    for layout in [Layout::Dumb, Layout::Loose, Layout::Bundle] {
+        run(Some(layout), &steps).unwrap();
+    }
+}
