@@ -15,8 +15,8 @@
 //! | `failure`, `exit`, `log` | errors, exit statuses and log lines, as a user sees them |
 //! | `interrupt` | Ctrl-C, and the requests that clean up |
 //!
-//! What is decided about remotes is in the core crate, which neither reads the environment nor
-//! writes to the terminal.
+//! Decisions about remotes are in the core crate, which neither reads the environment nor writes
+//! to the terminal.
 
 mod applet;
 mod commands;

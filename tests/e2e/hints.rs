@@ -1,4 +1,4 @@
-//! What goes wrong with a mapping, and the remedy that the error names.
+//! Failures of a mapping, and the remedy that each error names.
 
 use anyhow::{Context as _, Result, ensure};
 use branchline_core::git::HashKind;

@@ -27,7 +27,7 @@ pub(super) enum Service {
     UploadArchive,
 }
 
-/// What the services need to know about the local repository.
+/// Properties of the local repository that the services need.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Client {
     /// Hash function of the object ids; `None` where a clone is about to adopt the remote's.
@@ -70,7 +70,7 @@ impl Service {
     /// Serves the remote until the client ends.
     ///
     /// # Errors
-    /// The first failure, of which git has told the user.
+    /// The first failure, which git has shown to the user.
     pub(super) async fn serve(
         self,
         remote: Arc<dyn Remote>,

@@ -98,7 +98,7 @@ pub(super) async fn push(
     Ok(lines(results))
 }
 
-/// What is to be done for a ref.
+/// Action that a ref needs.
 enum Planned {
     Change(RefUpdate),
     UpToDate,

@@ -45,7 +45,7 @@ struct Opened {
 pub(super) enum Ended {
     /// Without a failure.
     Done,
-    /// By a failure, of which git has told the user.
+    /// By a failure that git has shown to the user.
     Reported,
 }
 

@@ -1,4 +1,4 @@
-//! What an installation wrote.
+//! Files that an installation wrote.
 
 use std::io;
 use std::path::{Path, PathBuf};

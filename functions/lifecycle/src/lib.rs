@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use branchline_core::aws::{self, Aws};
 use branchline_core::codecommit::client::SdkCodeCommit;
-use branchline_core::codecommit::{CodeCommit, all_repositories};
+use branchline_core::codecommit::{CodeCommit, PassedOver, all_repositories};
 use branchline_core::function::Functions;
 use branchline_core::function::client::SdkFunctions;
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
@@ -264,7 +264,8 @@ pub async fn handle(
         (name, result)
     });
     let runs: Vec<_> = runs.buffered(CONCURRENT_REPOSITORIES).collect().await;
-    let mut passed_over = Vec::new();
+    let selected = matched.len() + repositories.len();
+    let mut passed_over = PassedOver::default();
     for (name, result) in runs {
         match result {
             Ok(RepositoryResult::Answer(answer)) => results.push(Ok(answer)),
@@ -274,17 +275,7 @@ pub async fn handle(
             Ok(RepositoryResult::Unreadable(error)) | Err(error) => results.push(Err(error)),
         }
     }
-    if !passed_over.is_empty() {
-        let count = passed_over.len();
-        if count == matched.len() {
-            // The role may read none of them, which is a mistake and not a limit.
-            results.push(Err(passed_over.remove(0)));
-        }
-        tracing::info!(
-            repositories = count,
-            "passed over repositories that the function's role may not read"
-        );
-    }
+    results.extend(passed_over.finish(selected).map(Err));
     answer(results)
 }
 

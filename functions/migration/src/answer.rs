@@ -50,7 +50,7 @@ pub struct MappingAnswer {
     /// Refs that a reader should know of, by name: set aside, moved by force, kept, or ignored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// What would be changed, of a request with `plan`.
+    /// Changes that a run would make; only of a request with `plan`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanAnswer>,
     /// The error and its hint, without a user or password.

@@ -171,7 +171,7 @@ impl RevisionPin {
     }
 }
 
-/// Effect of the custom data of triggers, which whoever may set a trigger can write.
+/// Effect of the custom data of triggers, which everyone who may set a trigger can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CustomData {
     /// `own`: they may choose keys in the folder of their repository, and nothing else.

@@ -67,7 +67,7 @@ pub struct Context {
     // One archive at a time, because the memory limit is per archive.
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
-    // The function's own ARN, once an invocation has told it.
+    // The function's own ARN, known from the first invocation on.
     function: OnceLock<FunctionArn>,
     metrics: Metrics,
 }
@@ -145,10 +145,7 @@ impl Context {
     fn origin(&self) -> Option<Origin> {
         self.function()
             .filter(|function| function.account() != EMULATED_ACCOUNT)
-            .map(|function| Origin {
-                account: function.account().to_owned(),
-                region: function.region().to_owned(),
-            })
+            .and_then(|function| Origin::of_arn(function.as_str()))
     }
 
     /// Returns the bucket and the template of the keys of a branch's artifacts.

@@ -13,9 +13,9 @@ mod triggers;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use branchline_core::codecommit::{BranchList, all_branches, all_repositories};
+use branchline_core::codecommit::{BranchList, PassedOver, all_branches, all_repositories};
 use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::{ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 
 use crate::Context;
@@ -112,9 +112,6 @@ fn skipped(repository: &RepositoryName, branch: &str, reason: String) -> BranchA
 
 /// Lists the repositories of `scope` and their branches; failures of single repositories are
 /// added to `results`.
-///
-/// A repository that only a pattern selects, and that the function's role may not read, is
-/// passed over, because the role may be limited to some of the account's repositories.
 async fn list(
     context: &Context,
     scope: Scope,
@@ -138,12 +135,12 @@ async fn list(
     });
     let lists: Vec<_> = lists.buffered(CONCURRENT_CHECKS).collect().await;
     let mut repositories = Repositories::new();
-    let mut denied: Vec<Error> = Vec::new();
+    let mut passed_over = PassedOver::default();
     for (repository, listed) in lists {
         let listed = match listed {
             Ok(listed) => Some(listed),
             Err(error) if error.kind() == ErrorKind::AccessDenied && !is_named(&repository) => {
-                denied.push(error);
+                passed_over.push(error);
                 None
             }
             Err(error) => {
@@ -153,17 +150,7 @@ async fn list(
         };
         repositories.insert(repository, listed);
     }
-    if !denied.is_empty() {
-        let count = denied.len();
-        if count == repositories.len() {
-            // The role may read none of them, which is a mistake and not a limit.
-            results.push(Err(denied.remove(0)));
-        }
-        tracing::info!(
-            repositories = count,
-            "passed over repositories that the function's role may not read"
-        );
-    }
+    results.extend(passed_over.finish(repositories.len()).map(Err));
     Ok(repositories)
 }
 

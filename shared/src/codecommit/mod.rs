@@ -10,11 +10,13 @@ mod client_error;
 mod git_client;
 pub mod git_credential_source;
 pub mod git_credentials;
+mod passed_over;
 mod retrying;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 pub(crate) use git_client::git_client;
+pub use passed_over::PassedOver;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;

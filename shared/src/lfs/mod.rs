@@ -115,7 +115,7 @@ pub trait ResumableUpload: Send {
     /// number of bytes that were sent. The object becomes visible only if it matches its pointer.
     ///
     /// # Errors
-    /// `Corrupt` for content that does not match the pointer; the next upload starts anew.
+    /// `Corrupt` for content that does not match the pointer; the next upload starts from the beginning.
     async fn write(self: Box<Self>, content: LfsBody, count: &(dyn Fn(u64) + Sync)) -> Result<()>;
 }
 

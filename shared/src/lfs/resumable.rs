@@ -307,7 +307,7 @@ struct Resumed {
 }
 
 impl Resumed {
-    /// Parses a progress; `None` for a text of another form, because the upload can start anew.
+    /// Parses a progress; `None` for a text of another form, because the upload can start from the beginning.
     fn parse(bytes: &[u8], pointer: &Pointer) -> Option<Self> {
         let progress: Progress = serde_json::from_slice(bytes).ok()?;
         if progress.form != FORM || progress.upload.is_empty() {

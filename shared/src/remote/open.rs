@@ -282,7 +282,7 @@ impl OpenRemote for RemoteOpener {
 
 /// Returns the error of a location in S3 without refs.
 fn no_repository(url: &S3Url, role: RemoteRole) -> Error {
-    let message = format!("there is no repository at `{url}`");
+    let message = format!("a repository at `{url}` does not exist");
     Error::new(ErrorKind::NotFound, message).with_hint(match role {
         RemoteRole::Source => "check the bucket and the prefix; a source must exist",
         RemoteRole::Target => {

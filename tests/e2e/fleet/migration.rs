@@ -240,7 +240,7 @@ async fn backups_of_all_repositories_end_in_the_same_place() -> Result<()> {
     assert_eq!(
         objects(&stage, "backup/")?,
         before,
-        "nothing is written anew"
+        "no object is written again"
     );
     Ok(())
 }

@@ -26,10 +26,7 @@ async fn the_layout_of_a_new_repository_is_configured_and_that_of_an_old_one_kep
     let keys = terminal.keys("team/dumb/");
     assert!(keys.contains(&"team/dumb/info/refs".to_owned()), "{keys:?}");
     git::commit(&terminal.path("work"), &[("x", "x")], "x")?;
-    terminal
-        .git(&["-C", "work", "push", &dumb, "main"])
-        .await?
-        .done();
+    terminal.push(&dumb, &["main"]).await?.done();
     let keys = terminal.keys("team/dumb/");
     assert!(!keys.iter().any(|key| key.ends_with(".bundle")), "{keys:?}");
     // Stock git reads it from the bucket without a helper.
@@ -43,10 +40,7 @@ async fn the_layout_of_a_new_repository_is_configured_and_that_of_an_old_one_kep
     git::git(&terminal.path("over-http"), ["fsck", "--strict"])?;
 
     let bundle = url("bundle");
-    terminal
-        .git(&["-C", "work", "push", &bundle, "main"])
-        .await?
-        .done();
+    terminal.push(&bundle, &["main"]).await?.done();
     git::commit(&terminal.path("work"), &[("x", "y")], "y")?;
     let push = [
         "-C",
@@ -110,10 +104,7 @@ async fn packs_are_cached_within_the_limit_that_is_set() -> Result<()> {
     let cache = terminal.path("cache").display().to_string();
     terminal.set("XDG_CACHE_HOME", Some(&cache));
     terminal.set("BRANCHLINE_CACHE_MIB", Some("0"));
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.push(&url, &["main"]).await?.done();
     terminal.git(&["clone", "--quiet", &url, "a"]).await?.done();
     assert_eq!(cached(&terminal), 0, "0 turns the cache off");
     terminal.set("BRANCHLINE_CACHE_MIB", None);
@@ -122,10 +113,7 @@ async fn packs_are_cached_within_the_limit_that_is_set() -> Result<()> {
         .await?
         .done();
     git::commit(&terminal.path("work"), &[("x", "x")], "x")?;
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.push(&url, &["main"]).await?.done();
     assert!(cached(&terminal) > 0, "packs are cached");
     let mode = std::fs::metadata(terminal.path("cache/branchline"))?.mode();
     assert_eq!(mode & 0o077, 0, "others have no access");
@@ -137,10 +125,7 @@ async fn a_zip_url_keeps_an_archive_of_each_branch() -> Result<()> {
     let terminal = Terminal::start().await?;
     terminal.repository("work", 6)?;
     let url = format!("s3+zip://{BUCKET}/team/zip");
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.push(&url, &["main"]).await?.done();
     let store = terminal.server().store();
     let archive = store.get_bytes(BUCKET, "team/zip/refs/heads/main/repo.zip", None);
     let (_, archive) = archive.map_err(|error| anyhow::anyhow!("{error}"))?;

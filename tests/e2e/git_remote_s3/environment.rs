@@ -33,7 +33,7 @@ pub(super) struct Terminal {
     environment: Vec<(String, String)>,
 }
 
-/// What a command printed, and how it ended.
+/// Output and exit status of a command.
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     pub(super) status: Option<i32>,
@@ -180,6 +180,19 @@ impl Terminal {
     /// Runs git.
     pub(super) async fn git(&self, arguments: &[&str]) -> Result<Outcome> {
         self.run("git", arguments).await
+    }
+
+    /// Pushes refs of the repository `work`.
+    pub(super) async fn push(&self, remote: &str, refspecs: &[&str]) -> Result<Outcome> {
+        self.git(&[&["-C", "work", "push", remote], refspecs].concat())
+            .await
+    }
+
+    /// Creates an empty remote in a layout.
+    pub(super) async fn init_remote(&self, layout: &str, url: &str) -> Result<()> {
+        let arguments = ["remote", "init", "--layout", layout, url];
+        self.run("branchline", &arguments).await?.done();
+        Ok(())
     }
 
     /// Runs a command, and waits for its end while the server answers.

@@ -1,4 +1,4 @@
-//! What a user sees when something is wrong, and what it leaves behind.
+//! Failures at the terminal: the message, the exit status, and the state that is left.
 
 use std::process::Stdio;
 
@@ -119,14 +119,8 @@ async fn fail_each_request(layout: &str) -> Result<()> {
     terminal.repository("work", 6)?;
     let work = terminal.path("work");
     let url = url(layout);
-    terminal
-        .run("branchline", &["remote", "init", "--layout", layout, &url])
-        .await?
-        .done();
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.init_remote(layout, &url).await?;
+    terminal.push(&url, &["main"]).await?.done();
     let mut k = 1;
     loop {
         let before = git::git(&work, ["rev-parse", "main"])?;
@@ -140,7 +134,7 @@ async fn fail_each_request(layout: &str) -> Result<()> {
                 .faults()
                 .add(rule(&format!("s3:error,nth={}", k + later))?);
         }
-        let pushed = terminal.git(&["-C", "work", "push", &url, "main"]).await?;
+        let pushed = terminal.push(&url, &["main"]).await?;
         terminal.server().faults().clear();
         let sent = terminal.requests() - requests;
         let listed = terminal
@@ -156,10 +150,7 @@ async fn fail_each_request(layout: &str) -> Result<()> {
                 "{layout}, request {k}: {pushed:?}"
             );
         }
-        terminal
-            .git(&["-C", "work", "push", &url, "main"])
-            .await?
-            .done();
+        terminal.push(&url, &["main"]).await?.done();
         // A push merges packs now and then, and then sends more requests.
         if sent < k || k == MAX_FAILED_REQUEST {
             break;
@@ -168,10 +159,7 @@ async fn fail_each_request(layout: &str) -> Result<()> {
     }
     assert!(k > 3, "{layout}: requests were made to fail: {k}");
     git::commit(&work, &[("file", "last")], "last")?;
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.push(&url, &["main"]).await?.done();
     let keys = terminal.keys(&format!("team/{layout}/"));
     assert_eq!(keys.iter().find(|key| key.contains("LOCK#")), None);
     terminal
@@ -188,10 +176,7 @@ async fn an_interrupted_push_releases_its_lock_and_aborts_its_upload() -> Result
     let terminal = Terminal::start().await?;
     terminal.repository("work", 4)?;
     let url = url("r");
-    terminal
-        .git(&["-C", "work", "push", &url, "side"])
-        .await?
-        .done();
+    terminal.push(&url, &["side"]).await?.done();
     // The upload of the bundle takes longer than the test.
     for operation in ["PutObject", "CompleteMultipartUpload", "UploadPart"] {
         let text = format!("s3/{operation}:latency,ms=600000,nth=2");
@@ -219,10 +204,7 @@ async fn an_interrupted_push_releases_its_lock_and_aborts_its_upload() -> Result
     let uploads = terminal.server().store().uploads(BUCKET);
     assert!(uploads.is_ok_and(|uploads| uploads.is_empty()));
     terminal.server().faults().clear();
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.push(&url, &["main"]).await?.done();
     Ok(())
 }
 
@@ -232,14 +214,8 @@ async fn damaged_objects_are_reported_and_do_not_hang() -> Result<()> {
     terminal.repository("work", 6)?;
     for layout in ["bundle", "dumb"] {
         let url = url(layout);
-        terminal
-            .run("branchline", &["remote", "init", "--layout", layout, &url])
-            .await?
-            .done();
-        terminal
-            .git(&["-C", "work", "push", &url, "main"])
-            .await?
-            .done();
+        terminal.init_remote(layout, &url).await?;
+        terminal.push(&url, &["main"]).await?.done();
         let store = terminal.server().store();
         for key in terminal.keys(&format!("team/{layout}/")) {
             let (_, extension) = key.rsplit_once('.').unwrap_or_default();
@@ -267,20 +243,14 @@ async fn a_protected_branch_holds_against_force() -> Result<()> {
     let terminal = Terminal::start().await?;
     terminal.repository("work", 4)?;
     let url = url("r");
-    terminal
-        .git(&["-C", "work", "push", &url, "main", "side"])
-        .await?
-        .done();
+    terminal.push(&url, &["main", "side"]).await?.done();
     let key = "team/r/refs/heads/side/PROTECTED#";
     let store = terminal.server().store();
     store
         .put(BUCKET, key, b"", PutOptions::default())
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     for refspec in ["+main~1:side", ":side"] {
-        let said = terminal
-            .git(&["-C", "work", "push", &url, refspec])
-            .await?
-            .failed(1);
+        let said = terminal.push(&url, &[refspec]).await?.failed(1);
         assert!(said.contains("protected"), "{refspec}: {said}");
     }
     Ok(())
@@ -291,12 +261,9 @@ async fn a_head_that_cannot_be_read_is_not_overwritten() -> Result<()> {
     let terminal = Terminal::start().await?;
     terminal.repository("work", 4)?;
     let url = url("r");
-    terminal
-        .git(&["-C", "work", "push", &url, "side"])
-        .await?
-        .done();
+    terminal.push(&url, &["side"]).await?.done();
     terminal.server().faults().add(rule("s3/GetObject:error")?);
-    let pushed = terminal.git(&["-C", "work", "push", &url, "main"]).await?;
+    let pushed = terminal.push(&url, &["main"]).await?;
     assert_ne!(pushed.status, Some(0), "{pushed:?}");
     terminal.server().faults().clear();
     let store = terminal.server().store();

@@ -116,15 +116,7 @@ async fn both_directions(terminal: &Terminal, python: &Python<'_>) -> Result<()>
         .done();
     git::commit(&work, &[("b", "b")], "b")?;
     terminal
-        .git(&[
-            "-C",
-            "work",
-            "push",
-            &theirs,
-            "main",
-            "v1",
-            "refs/notes/commits",
-        ])
+        .push(&theirs, &["main", "v1", "refs/notes/commits"])
         .await?
         .done();
     both_clone(terminal, python, &theirs, "theirs-first").await

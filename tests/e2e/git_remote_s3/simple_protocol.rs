@@ -24,10 +24,7 @@ async fn list_fetch_and_push_carry_clones_fetches_and_pushes() -> Result<()> {
     terminal.repository("work", 12)?;
     for layout in ["bundle", "dumb"] {
         let url = url(layout);
-        terminal
-            .run("branchline", &["remote", "init", "--layout", layout, &url])
-            .await?
-            .done();
+        terminal.init_remote(layout, &url).await?;
         terminal
             .git(&["-C", "work", "push", "--mirror", &url])
             .await?
@@ -47,10 +44,7 @@ async fn list_fetch_and_push_carry_clones_fetches_and_pushes() -> Result<()> {
         assert_eq!(head, "refs/heads/main", "{layout}");
 
         git::commit(&terminal.path("work"), &[("new", "new")], "new")?;
-        terminal
-            .git(&["-C", "work", "push", &url, "main"])
-            .await?
-            .done();
+        terminal.push(&url, &["main"]).await?.done();
         terminal.git(&["-C", layout, "fetch"]).await?.done();
         assert_eq!(
             git::git(&terminal.path(layout), refs)?,
@@ -107,10 +101,7 @@ async fn a_shallow_clone_does_not_replace_history() -> Result<()> {
     let terminal = terminal().await?;
     terminal.repository("work", 6)?;
     let url = url("r");
-    terminal
-        .git(&["-C", "work", "push", &url, "main"])
-        .await?
-        .done();
+    terminal.push(&url, &["main"]).await?.done();
     let work = format!("file://{}", terminal.path("work").display());
     terminal
         .git(&["clone", "--depth", "1", &work, "shallow"])

@@ -1,4 +1,4 @@
-//! What a server advertises before the client's first request.
+//! Refs and capabilities that a server advertises before the client's first request.
 
 use std::fmt::Write as _;
 
