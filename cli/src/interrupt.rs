@@ -2,42 +2,34 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use branchline_core::background;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::exit::ExitStatus;
 
-/// Pause between two checks whether all requests have ended.
-const CHECK_INTERVAL: Duration = Duration::from_millis(2);
+/// Time after a signal in which another one is the same interruption: on Ctrl-C, the terminal
+/// signals git and the helper, and git then signals its helper once more.
+const SAME_INTERRUPTION: Duration = Duration::from_millis(500);
 
 /// Runs `work` to its end, or until SIGINT or SIGTERM. Then waits at most `limit` for the tasks
-/// that release locks and abort uploads, which values start when they are dropped. A second signal
-/// ends the wait.
+/// that release locks and abort uploads, which values start when they are dropped. A second
+/// interruption ends the wait.
 pub(crate) async fn run_or_interrupt(
     work: impl Future<Output = ExitStatus>,
     limit: Duration,
 ) -> ExitStatus {
     let mut signals = Signals::new();
+    // `work` is dropped at the end of this statement.
     let status = tokio::select! {
         status = work => status,
         () = signals.next() => ExitStatus::Interrupted,
     };
-    // `work` is dropped, and with it the clients whose connections are tasks, too.
     tokio::select! {
-        () = tasks_end(limit) => {}
-        () = signals.next() => {}
+        _ = background::finished(limit) => {}
+        () = signals.next_interruption() => {}
     }
     status
-}
-
-/// Waits until no task is alive, at most `limit`.
-async fn tasks_end(limit: Duration) {
-    let deadline = Instant::now() + limit;
-    let metrics = Handle::current().metrics();
-    while metrics.num_alive_tasks() > 0 && Instant::now() < deadline {
-        sleep(CHECK_INTERVAL).await;
-    }
 }
 
 /// SIGINT and SIGTERM.
@@ -52,6 +44,17 @@ impl Signals {
                 .filter_map(|kind| signal(kind).ok())
                 .collect(),
         )
+    }
+
+    /// Waits for a signal that is not a repetition of one that was just received.
+    async fn next_interruption(&mut self) {
+        let last = Instant::now();
+        loop {
+            self.next().await;
+            if last.elapsed() >= SAME_INTERRUPTION {
+                return;
+            }
+        }
     }
 
     async fn next(&mut self) {

@@ -1,6 +1,7 @@
 //! Failures at the terminal: the message, the exit status, and the state that is left.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use branchline_dev::faults::{Rule, Service};
@@ -191,15 +192,24 @@ async fn an_interrupted_push_releases_its_lock_and_aborts_its_upload() -> Result
     let has_lock = || terminal.keys("team/r/").iter().any(|key| key == lock);
     while !has_lock() {
         assert_eq!(child.try_wait()?, None, "the push waits for its upload");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let group = rustix::process::Pid::from_raw(i32::try_from(child.id())?).context("a pid")?;
-    rustix::process::kill_process_group(group, rustix::process::Signal::INT)?;
+    let interrupt = || rustix::process::kill_process_group(group, rustix::process::Signal::INT);
+    interrupt()?;
+    // Git signals its helper once more.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let _ = interrupt();
     let status = tokio::task::spawn_blocking(move || child.wait()).await??;
     assert!(!status.success());
     // Git does not wait for the helper.
+    let begin = Instant::now();
     while has_lock() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "the lock is left"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let uploads = terminal.server().store().uploads(BUCKET);
     assert!(uploads.is_ok_and(|uploads| uploads.is_empty()));
