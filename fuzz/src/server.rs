@@ -9,7 +9,7 @@ use branchline_git::object::{ObjectKind, encode_loose, id_of};
 use branchline_git::odb::{Database, DatabaseOptions, LooseObjects, whole};
 use branchline_git::pack::{PackBody, PackIndexer, PackLimits, PackObject};
 use branchline_git::pkt_line::{Decoder, Packet};
-use branchline_git::refs::{Head, RefOutcome, RefTarget, Refs};
+use branchline_git::refs::{Head, RefOutcome, RefValue, Refs};
 use branchline_git::server::{
     ArchiveBody, ArchiveOptions, ArchivePiece, ProtocolVersion, PushReceiver, ReceiveCapabilities,
     ReceivePackOptions, ReceivedPush, RefSnapshot, Repository, TreeArchiver, UploadPackOptions,
@@ -70,7 +70,7 @@ impl SmallRepository {
         let main = commit(&[second, side], tree, 1_600_000_180);
         let text = format!("object {main}\ntype commit\ntag v1\ntagger C <c@x> 1 +0000\n\nt\n");
         let tag = add(ObjectKind::Tag, text.as_bytes());
-        let target = |id, peeled| RefTarget { id, peeled };
+        let target = |id, peeled| RefValue { id, peeled };
         let refs = Refs::from([
             ("refs/heads/main".into(), target(main, None)),
             ("refs/heads/side".into(), target(side, None)),

@@ -4,7 +4,7 @@
 use bstr::ByteSlice;
 
 use crate::error::{Result, corrupt};
-use crate::refs::{Head, IgnoredRefs, RefTarget, Refs};
+use crate::refs::{Head, IgnoredRefs, RefValue, Refs};
 use crate::{ObjectId, check_ref_name, escaped_excerpt, parse_id, split_id};
 
 /// Encodes `info/refs`.
@@ -61,7 +61,7 @@ pub fn parse_info_refs_and_ignored(bytes: &[u8]) -> Result<(Refs, IgnoredRefs)> 
             ignored.add(name);
             continue;
         };
-        let target = RefTarget { id, peeled: None };
+        let target = RefValue { id, peeled: None };
         if refs.insert(name, target).is_some() {
             return Err(corrupt(format!(
                 "`info/refs` contains a ref twice: `{}`",

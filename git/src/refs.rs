@@ -9,7 +9,7 @@ use crate::escaped_excerpt;
 
 /// The target of a ref, and for an annotated tag the object that it peels to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RefTarget {
+pub struct RefValue {
     /// The object that the ref names.
     pub id: ObjectId,
     /// The object that an annotated tag peels to.
@@ -17,7 +17,7 @@ pub struct RefTarget {
 }
 
 /// Refs by full name, in the order of their bytes, without `HEAD`.
-pub type Refs = BTreeMap<BString, RefTarget>;
+pub type Refs = BTreeMap<BString, RefValue>;
 
 /// Refs that a peer lists under names that git does not allow, and that are left out, as git
 /// does.
@@ -60,7 +60,7 @@ pub struct RefUpdate {
     /// The expected present id; `None` for a ref to be created.
     pub old: Option<ObjectId>,
     /// The new target; `None` for a ref to be deleted.
-    pub new: Option<RefTarget>,
+    pub new: Option<RefValue>,
 }
 
 /// The result of a [`RefUpdate`].

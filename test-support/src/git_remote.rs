@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::remote::{
-    Head, PackBody, PackRequest, RefTarget, Refs, Remote, Snapshot, Source, Target,
+    Head, PackBody, PackRequest, RefValue, Refs, Remote, Snapshot, Source, Target,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -57,7 +57,7 @@ impl Remote for GitRemote {
         let mut refs = Refs::new();
         for line in listed.lines() {
             let (hex, name) = line.split_once(' ').unwrap_or_default();
-            let target = RefTarget {
+            let target = RefValue {
                 id: id(hex)?,
                 peeled: None,
             };

@@ -10,7 +10,7 @@ use branchline_core::git::pack::PackLimits;
 use branchline_core::remote::local::LocalRepository;
 use branchline_core::remote::s3_bundle::BundleRemote;
 use branchline_core::remote::{
-    IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefTarget, RefUpdate, Remote as _,
+    IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefUpdate, RefValue, Remote as _,
 };
 
 /// Moves the ref `name` from `old` to `new`, a commit of the repository in `folder`.
@@ -48,7 +48,7 @@ async fn push(
     let change = RefUpdate {
         name: name.into(),
         old: Some(old),
-        new: Some(RefTarget {
+        new: Some(RefValue {
             id: new,
             peeled: None,
         }),

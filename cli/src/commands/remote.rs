@@ -88,7 +88,7 @@ async fn init(invocation: &Invocation, args: InitArgs) -> Result<()> {
         let remote = connection::open(invocation, &url, &settings).await?;
         let mut target = remote.target().await?;
         // The dumb layout accepts a new `HEAD` at any time, and bundles only a first one.
-        let is_dumb = target.accepts().head && !target.accepts().thin;
+        let is_dumb = target.capabilities().head && !target.capabilities().thin;
         let snapshot = target.snapshot();
         let exists = !snapshot.refs.is_empty() || snapshot.head.is_some();
         if exists && is_dumb != (layout == S3Layout::Dumb) {

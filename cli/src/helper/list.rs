@@ -50,7 +50,7 @@ fn lines(snapshot: &Snapshot, for_push: bool, options: Options) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use branchline_core::git::ObjectId;
-    use branchline_core::remote::RefTarget;
+    use branchline_core::remote::RefValue;
 
     use super::*;
 
@@ -58,7 +58,7 @@ mod tests {
     fn a_dangling_head_is_left_out() {
         let mut snapshot = Snapshot::empty(HashKind::Sha1);
         let id = ObjectId::null(HashKind::Sha1);
-        let target = RefTarget { id, peeled: None };
+        let target = RefValue { id, peeled: None };
         snapshot.refs.insert("refs/heads/b".into(), target);
         snapshot.refs.insert("refs/heads/a".into(), target);
         let list = |snapshot: &Snapshot, for_push, object_format| {

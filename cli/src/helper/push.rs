@@ -5,7 +5,7 @@ use std::io::Write as _;
 use branchline_core::git::pack::PackLimits;
 use branchline_core::git::{ObjectId, escaped_excerpt};
 use branchline_core::remote::{
-    Head, IncomingOptions, IncomingPack, Push, RefOutcome, RefTarget, RefUpdate, Remote, Snapshot,
+    Head, IncomingOptions, IncomingPack, Push, RefOutcome, RefUpdate, RefValue, Remote, Snapshot,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use bstr::{BString, ByteSlice as _};
@@ -55,14 +55,14 @@ pub(super) async fn push(
             .filter_map(|change| Some(change.new?.id))
             .collect();
         let haves = target.haves().await?;
-        let accepts = target.accepts();
+        let capabilities = target.capabilities();
         let (pack, packing) = if wants.is_empty() {
             (None, None)
         } else {
-            let made = pack(&snapshot, &wants, &haves, accepts.thin, options).await?;
+            let made = pack(&snapshot, &wants, &haves, capabilities.thin, options).await?;
             (Some(made.0), Some(made.1))
         };
-        let head = if snapshot.head.is_none() && accepts.head {
+        let head = if snapshot.head.is_none() && capabilities.head {
             head(&changes).await
         } else {
             None
@@ -150,7 +150,7 @@ async fn plan(snapshot: &Snapshot, spec: PushSpec) -> Result<Planned> {
     Ok(Planned::Change(RefUpdate {
         name: destination,
         old,
-        new: Some(RefTarget { id, peeled: None }),
+        new: Some(RefValue { id, peeled: None }),
     }))
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use super::content::{missing_base, read_base};
 use super::index::Entry;
 use super::receive::UnresolvedPack;
-use super::{Bases, EntryHeader, EntryKind, FileHasher, HEADER, PackBytes, pack_header};
+use super::{Bases, EntryHeader, EntryKind, FileHasher, PACK_HEADER_BYTES, PackBytes, pack_header};
 use crate::error::Result;
 use crate::{ObjectId, corrupt};
 
@@ -34,7 +34,7 @@ pub(super) async fn complete(
     bases: &dyn Bases,
 ) -> Result<Completed> {
     let hash = received.hash;
-    let body = HEADER..received.size - hash.len_in_bytes() as u64;
+    let body = PACK_HEADER_BYTES..received.size - hash.len_in_bytes() as u64;
     let mut tail = Vec::new();
     for id in added {
         let found = read_base(hash, bases, *id).await?;

@@ -163,9 +163,9 @@ impl Visitor for ReceivedObjects {
 
 /// A step between the arrival of objects and the update of refs.
 #[async_trait]
-pub trait PrePublishHook: Send + Sync {
+pub trait PublishHook: Send + Sync {
     /// Runs after all objects have arrived; an error prevents the update of refs.
-    async fn pre_publish(&self, received: &ReceivedObjects) -> Result<()>;
+    async fn before_publish(&self, received: &ReceivedObjects) -> Result<()>;
 }
 
 /// A pack that is verified while it is read.
@@ -272,18 +272,18 @@ impl IncomingPack {
     /// Returns the pack as a stream for a server that updates refs as soon as it has the last
     /// byte.
     ///
-    /// The last chunk is withheld until the pack is verified and `before_refs` has succeeded;
+    /// The last chunk is withheld until the pack is verified and `publish_hook` has succeeded;
     /// a failure cuts the stream, so that the server updates no refs. The second value is the
     /// number of objects and bytes, set with the last chunk.
     pub fn into_outgoing(
         self,
-        before_refs: Option<Arc<dyn PrePublishHook>>,
+        publish_hook: Option<Arc<dyn PublishHook>>,
     ) -> (PackBody, Arc<Mutex<(u64, u64)>>) {
         let counts = Arc::new(Mutex::new((0, 0)));
         let state = HeldBackChunks {
             incoming: Some(self),
             last: None,
-            before_refs,
+            publish_hook,
             counts: Arc::clone(&counts),
         };
         let stream = futures_util::stream::try_unfold(state, HeldBackChunks::next);
@@ -294,7 +294,7 @@ impl IncomingPack {
 struct HeldBackChunks {
     incoming: Option<IncomingPack>,
     last: Option<Bytes>,
-    before_refs: Option<Arc<dyn PrePublishHook>>,
+    publish_hook: Option<Arc<dyn PublishHook>>,
     counts: Arc<Mutex<(u64, u64)>>,
 }
 
@@ -314,12 +314,12 @@ impl HeldBackChunks {
         let VerifiedPack { received, watch } = incoming.finish()?;
         let unseen = received.small_blobs_pending();
         if let Some(scanner) = watch.scanner.as_deref().filter(|_| unseen > 0)
-            && self.before_refs.is_some()
+            && self.publish_hook.is_some()
         {
             scanner.check_unscanned(unseen)?;
         }
-        if let Some(before_refs) = &self.before_refs {
-            before_refs.pre_publish(&watch).await?;
+        if let Some(publish_hook) = &self.publish_hook {
+            publish_hook.before_publish(&watch).await?;
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) =
             (received.objects() as u64, received.size_bytes());

@@ -56,7 +56,7 @@ use crate::{HashKind, ObjectId};
 pub type PackBody = BoxStream<'static, Result<Bytes>>;
 
 /// The length of a pack's header in bytes: `PACK`, the version and the number of objects.
-pub const HEADER: u64 = 12;
+pub const PACK_HEADER_BYTES: u64 = 12;
 
 /// The start of a pack: its magic, and version 2.
 const SIGNATURE: [u8; 8] = *b"PACK\0\0\0\x02";

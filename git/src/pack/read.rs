@@ -8,7 +8,9 @@ use flate2::{Decompress, FlushDecompress};
 use super::cache::{Cache, EXTERNAL, Key};
 use super::content::{EntryLookup, EntryReader};
 use super::inflate::Inflater;
-use super::{EntryHeader, EntryKind, HEADER, Index, NoBases, PackBytes, PackLimits, delta};
+use super::{
+    EntryHeader, EntryKind, Index, NoBases, PACK_HEADER_BYTES, PackBytes, PackLimits, delta,
+};
 use crate::error::Result;
 use crate::object::{ObjectKind, id_of};
 use crate::{ObjectId, corrupt};
@@ -42,7 +44,7 @@ impl EntryLookup for PackLayout {
                 .size
                 .saturating_sub(self.index.hash().len_in_bytes() as u64),
         };
-        if start < end && start >= HEADER && end <= self.size {
+        if start < end && start >= PACK_HEADER_BYTES && end <= self.size {
             Ok(start..end)
         } else {
             Err(corrupt("the index of a pack does not match the pack"))

@@ -9,8 +9,8 @@ use super::cache::{Cache, Key};
 use super::index::Entry;
 use super::inflate::Inflater;
 use super::{
-    EntryHeader, EntryKind, FileHasher, HEADER, PackLimits, PackObject, SIGNATURE, Visitor,
-    delta as deltas,
+    EntryHeader, EntryKind, FileHasher, PACK_HEADER_BYTES, PackLimits, PackObject, SIGNATURE,
+    Visitor, delta as deltas,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectHasher, ObjectKind, id_of};
@@ -299,7 +299,7 @@ impl PackIndexer {
     }
 
     fn header(&mut self, rest: &[u8]) -> Result<usize> {
-        let length = usize::try_from(HEADER).expect("because it is 12");
+        let length = usize::try_from(PACK_HEADER_BYTES).expect("because 12 fits");
         let (used, whole) = self.field(rest, length);
         if whole {
             let count = self

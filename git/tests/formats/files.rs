@@ -6,7 +6,7 @@ use branchline_git::dumb_http::{
     parse_head, parse_info_packs, parse_info_refs, write_head, write_info_refs,
 };
 use branchline_git::object::{ObjectKind, decode_loose, encode_loose, id_of, loose_path};
-use branchline_git::refs::{Head, RefTarget, Refs};
+use branchline_git::refs::{Head, RefValue, Refs};
 
 use super::pack::only_pack;
 use branchline_test_support::repo::Repo;
@@ -28,7 +28,7 @@ fn dumb_files_are_those_of_update_server_info() {
             let id = repo.id(id);
             let peeled = repo.id(&format!("{id}^{{}}"));
             let peeled = (peeled != id).then_some(peeled);
-            refs.insert(name.into(), RefTarget { id, peeled });
+            refs.insert(name.into(), RefValue { id, peeled });
         }
         let file = read("info/refs");
         assert_eq!(write_info_refs(&refs), file);

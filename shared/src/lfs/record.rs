@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::ObjectId;
 
 /// First line of a record.
-const HEADER: &str = "branchline-lfs 1";
+const FIRST_LINE: &str = "branchline-lfs 1";
 /// Maximum size of a record that is read, in bytes.
 const MAX_RECORD_BYTES: usize = 64 << 20;
 /// Maximum number of stored objects in a record; further ones are not checked by later runs.
@@ -66,7 +66,7 @@ impl LfsRecord {
             .map_err(|_| corrupt("a record of LFS objects is not text"))?;
         let mut lines = text.lines();
         match lines.next() {
-            Some(HEADER) => {}
+            Some(FIRST_LINE) => {}
             Some(line) if line.starts_with("branchline-lfs ") => {
                 let message = "a later version of branchline wrote the record of LFS objects";
                 return Err(Error::new(ErrorKind::Config, message).with_hint("update branchline"));
@@ -104,7 +104,7 @@ impl LfsRecord {
 
     /// Formats the record.
     pub fn to_bytes(&self) -> Bytes {
-        let mut text = format!("{HEADER}\n");
+        let mut text = format!("{FIRST_LINE}\n");
         if let Some(ids) = &self.unscanned {
             text.push_str("unscanned");
             for id in ids.iter().take(MAX_SCANNED_TIPS) {

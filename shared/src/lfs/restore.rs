@@ -15,7 +15,7 @@ use super::transfer::missing_error;
 use super::{BATCH, LfsRecord, LfsStore, LfsTransfer, Pointer, StoredObjects, verify_stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::pack::incoming::{PrePublishHook, ReceivedObjects};
+use crate::git::pack::incoming::{PublishHook, ReceivedObjects};
 
 /// Maximum number of objects that one list returns with certainty: S3 lists 1,000 keys.
 const MAX_LISTED: usize = 900;
@@ -331,8 +331,8 @@ impl SkippedScan {
 }
 
 #[async_trait]
-impl PrePublishHook for SkippedScan {
-    async fn pre_publish(&self, _: &ReceivedObjects) -> crate::git::Result<()> {
+impl PublishHook for SkippedScan {
+    async fn before_publish(&self, _: &ReceivedObjects) -> crate::git::Result<()> {
         let scanned = {
             let scanned = self.scanned.lock();
             scanned.unwrap_or_else(PoisonError::into_inner).clone()

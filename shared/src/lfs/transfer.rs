@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::inventory::Inventory;
 use super::{BATCH, LfsStore, Pointer, PointerScanner, verify_stream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::pack::incoming::{PrePublishHook, ReceivedObjects};
+use crate::git::pack::incoming::{PublishHook, ReceivedObjects};
 use crate::retry::RetryPolicy;
 
 /// Maximum number of concurrent transfers.
@@ -479,8 +479,8 @@ pub(super) fn missing_error(unavailable: &BTreeMap<Pointer, Error>) -> Error {
 }
 
 #[async_trait]
-impl PrePublishHook for LfsTransfer {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> crate::git::Result<()> {
+impl PublishHook for LfsTransfer {
+    async fn before_publish(&self, watch: &ReceivedObjects) -> crate::git::Result<()> {
         let scanner = watch.scanner::<PointerScanner>();
         let pointers = scanner.map(PointerScanner::pointers).unwrap_or_default();
         Ok(self.copy(&pointers).await?)

@@ -44,11 +44,11 @@ fn first_branch(refs: &Refs) -> Option<&BString> {
 mod tests {
     use super::*;
     use crate::git::HashKind;
-    use crate::remote::RefTarget;
+    use crate::remote::RefValue;
 
     #[test]
     fn head_names_a_branch_that_is_there() {
-        let target = RefTarget {
+        let target = RefValue {
             id: HashKind::Sha1.null(),
             peeled: None,
         };

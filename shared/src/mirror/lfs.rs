@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::git::ObjectId;
 use crate::lfs::{LfsTransfer, Pointer, PointerScanner, SkippedScan, TransferReport};
 use crate::remote::{
-    IncomingOptions, IncomingPack, PackRequest, PrePublishHook, ReceivedObjects, Remote, Snapshot,
+    IncomingOptions, IncomingPack, PackRequest, PublishHook, ReceivedObjects, Remote, Snapshot,
 };
 
 /// Options of the transfer of git LFS objects.
@@ -76,7 +76,7 @@ impl LfsWork {
     }
 
     /// Returns the hook that runs before refs move.
-    pub(super) fn hook(&self) -> Option<Arc<dyn PrePublishHook>> {
+    pub(super) fn hook(&self) -> Option<Arc<dyn PublishHook>> {
         match self {
             Self::Transfer(transfer, _) => Some(Arc::clone(transfer) as _),
             Self::Skip(skipped) => Some(Arc::clone(skipped) as _),
@@ -222,8 +222,8 @@ async fn scan(
 struct FoundPointers(Mutex<Vec<Pointer>>);
 
 #[async_trait]
-impl PrePublishHook for FoundPointers {
-    async fn pre_publish(&self, received: &ReceivedObjects) -> crate::git::Result<()> {
+impl PublishHook for FoundPointers {
+    async fn before_publish(&self, received: &ReceivedObjects) -> crate::git::Result<()> {
         let scanner = received.scanner::<PointerScanner>();
         let pointers = scanner.map(PointerScanner::pointers).unwrap_or_default();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pointers;

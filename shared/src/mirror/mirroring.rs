@@ -15,7 +15,7 @@ use super::lfs::LfsWork;
 use super::pack_limit::PushLimit;
 use super::progress::RefProgress;
 use super::stale_ref::is_stale;
-use super::transfer::{PushedRefs, Transfer};
+use super::transfer::{RefsToPush, Transfer};
 use super::{MirrorOptions, MirrorPlan, PlanRules, plan, temporary_tag};
 use crate::error::Result;
 use crate::remote::{
@@ -47,7 +47,7 @@ pub(super) fn plan_for(
     let rules = PlanRules {
         prune: options.prune,
         prune_all: options.prune_all,
-        sets_aside: target.accepts().sets_aside,
+        sets_aside: target.capabilities().sets_aside,
         head: source
             .head
             .as_ref()
@@ -59,7 +59,7 @@ pub(super) fn plan_for(
 /// Returns true if `HEAD` can be set to `head` once these changes are made: the target accepts
 /// it, and its ref exists, or the target accepts the name of a missing one.
 pub(super) fn can_set_head(target: &dyn Target, head: &Head, changes: &[RefUpdate]) -> bool {
-    let capabilities = target.accepts();
+    let capabilities = target.capabilities();
     let exists = |name: &BString| {
         let mut changes = changes.iter();
         target.snapshot().refs.contains_key(name)
@@ -111,7 +111,7 @@ impl<'a> Mirroring<'a> {
         (changes, mut head): (Vec<RefUpdate>, Option<Head>),
         progress: &mut RefProgress,
     ) -> Result<()> {
-        let capabilities = target.accepts();
+        let capabilities = target.capabilities();
         let source = transfer.source;
         let source_refs = &source.snapshot().refs;
         let mut rest = changes;
@@ -123,10 +123,10 @@ impl<'a> Mirroring<'a> {
             let head = if rest.is_empty() { head.take() } else { None };
             let is_last = rest.is_empty() && !progress.was_any_rejected(source_refs);
             let free_changes = capabilities.max_changes.saturating_sub(changes.len());
-            let mut refs = PushedRefs {
+            let mut refs = RefsToPush {
                 changes,
                 head,
-                ..PushedRefs::default()
+                ..RefsToPush::default()
             };
             let limit = transfer.push_limit();
             if is_last {
@@ -167,15 +167,15 @@ impl<'a> Mirroring<'a> {
 async fn push_without_objects(
     transfer: &mut Transfer<'_>,
     target: &mut dyn Target,
-    refs: PushedRefs,
+    refs: RefsToPush,
     progress: &mut RefProgress,
 ) -> Result<()> {
-    let max_changes = target.accepts().max_changes.max(1);
+    let max_changes = target.capabilities().max_changes.max(1);
     for changes in refs.changes.chunks(max_changes) {
-        let refs = PushedRefs {
+        let refs = RefsToPush {
             changes: changes.to_vec(),
             temporary: refs.temporary,
-            ..PushedRefs::default()
+            ..RefsToPush::default()
         };
         let unlimited = PushLimit::default();
         transfer
@@ -192,9 +192,9 @@ async fn push_head(
     head: Head,
     progress: &mut RefProgress,
 ) -> Result<()> {
-    let refs = PushedRefs {
+    let refs = RefsToPush {
         head: Some(head),
-        ..PushedRefs::default()
+        ..RefsToPush::default()
     };
     let unlimited = PushLimit::default();
     let pushed = transfer.push_refs(target, &refs, unlimited, progress);
@@ -213,10 +213,10 @@ async fn make_way(
     if plan.clearing.is_empty() {
         return Ok(());
     }
-    let copies = PushedRefs {
+    let copies = RefsToPush {
         changes: std::mem::take(&mut plan.copies),
         temporary: true,
-        ..PushedRefs::default()
+        ..RefsToPush::default()
     };
     push_without_objects(transfer, target, copies, progress).await?;
     let mut clearing = std::mem::take(&mut plan.clearing);
@@ -241,14 +241,14 @@ async fn make_way(
         let mut candidates = other_branch.into_iter().chain(detached);
         if let Some(interim) = candidates.find(|head| can_set_head(target, head, &[])) {
             push_head(transfer, target, interim, progress).await?;
-        } else if !target.accepts().head {
+        } else if !target.capabilities().head {
             let kept = clearing.remove(at);
             progress.record_undeleted(kept.name, NAMED_BY_HEAD);
         }
     }
-    let clearing = PushedRefs {
+    let clearing = RefsToPush {
         changes: clearing,
-        ..PushedRefs::default()
+        ..RefsToPush::default()
     };
     push_without_objects(transfer, target, clearing, progress).await
 }
@@ -275,7 +275,7 @@ impl Attempt for Mirroring<'_> {
         Ancestry::new(source, Some(&self.commits))
             .record(progress)
             .await;
-        let capabilities = target.accepts();
+        let capabilities = target.capabilities();
         let is_idle = [&plan.changes, &plan.clearing, &plan.deletions]
             .iter()
             .all(|changes| changes.is_empty());
@@ -361,15 +361,15 @@ impl Mirroring<'_> {
         let mut deletions = Vec::new();
         for deletion in last {
             let head = target.snapshot().head.as_ref();
-            if is_kept_by_head(target.accepts(), &deletion.name, head, &after) {
+            if is_kept_by_head(target.capabilities(), &deletion.name, head, &after) {
                 progress.record_undeleted(deletion.name, NAMED_BY_HEAD);
             } else {
                 deletions.push(deletion);
             }
         }
-        let refs = PushedRefs {
+        let refs = RefsToPush {
             changes: deletions,
-            ..PushedRefs::default()
+            ..RefsToPush::default()
         };
         push_without_objects(transfer, target, refs, progress).await?;
         // Without its last branch, a target accepts a `HEAD` that names a missing one.

@@ -61,7 +61,7 @@ pub use ref_selection::RefSelection;
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
 use crate::lfs::TransferReport;
-use crate::remote::{IgnoredRefs, PrePublishHook, ReceivedObjects, Remote};
+use crate::remote::{IgnoredRefs, PublishHook, ReceivedObjects, Remote};
 use lfs::LfsWork;
 use mirroring::Mirroring;
 
@@ -82,7 +82,7 @@ pub struct MirrorOptions {
     /// LFS store (CodeCommit), they are left out with a warning.
     pub lfs: Option<LfsOptions>,
     /// Hook that runs when all objects of a push have arrived and before refs move.
-    pub before_refs: Option<Arc<dyn PrePublishHook>>,
+    pub publish_hook: Option<Arc<dyn PublishHook>>,
     /// Commits and bytes of one push.
     pub batch: BatchLimits,
 }
@@ -189,15 +189,15 @@ pub async fn run(
     deadline: Option<Instant>,
 ) -> MirrorResult {
     let lfs = LfsWork::new(source, target, options.lfs);
-    let hooks: Vec<Arc<dyn PrePublishHook>> = options
-        .before_refs
+    let hooks: Vec<Arc<dyn PublishHook>> = options
+        .publish_hook
         .iter()
         .cloned()
         .chain(lfs.hook())
         .collect();
-    let before_refs = (!hooks.is_empty()).then(|| Arc::new(HookChain(hooks)) as _);
+    let publish_hook = (!hooks.is_empty()).then(|| Arc::new(HookChain(hooks)) as _);
     let options = &MirrorOptions {
-        before_refs,
+        publish_hook,
         ..options.clone()
     };
     let mut mirroring = Mirroring::new(source, target, options, (&lfs, deadline));
@@ -219,13 +219,13 @@ pub async fn run(
 }
 
 /// Hooks that run one after the other.
-struct HookChain(Vec<Arc<dyn PrePublishHook>>);
+struct HookChain(Vec<Arc<dyn PublishHook>>);
 
 #[async_trait]
-impl PrePublishHook for HookChain {
-    async fn pre_publish(&self, objects: &ReceivedObjects) -> crate::git::Result<()> {
+impl PublishHook for HookChain {
+    async fn before_publish(&self, objects: &ReceivedObjects) -> crate::git::Result<()> {
         for hook in &self.0 {
-            hook.pre_publish(objects).await?;
+            hook.before_publish(objects).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::stale_ref::{is_stale, stale_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mirror::RefSelection;
 use crate::mirror::temporary_tag::is_temporary;
-use crate::remote::{Head, RefTarget, RefUpdate, Refs, Snapshot, conflicting_refs};
+use crate::remote::{Head, RefUpdate, RefValue, Refs, Snapshot, conflicting_refs};
 
 /// Ref updates that make the target's selected refs equal the source's, in their order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -152,7 +152,7 @@ pub fn plan(
     Ok(plan)
 }
 
-fn update(name: &BString, old: Option<RefTarget>, new: Option<RefTarget>) -> RefUpdate {
+fn update(name: &BString, old: Option<RefValue>, new: Option<RefValue>) -> RefUpdate {
     RefUpdate {
         name: name.clone(),
         old: old.map(|old| old.id),

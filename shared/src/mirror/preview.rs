@@ -128,7 +128,7 @@ impl Previewing<'_> {
         let current = head.as_ref().or(target.snapshot().head.as_ref()).cloned();
         let mut preview = preview_of(plan, source.snapshot(), head);
         let is_kept =
-            |name: &BString| is_kept_by_head(target.accepts(), name, current.as_ref(), &after);
+            |name: &BString| is_kept_by_head(target.capabilities(), name, current.as_ref(), &after);
         if let Some(at) = preview.deleted.iter().position(is_kept) {
             let kept = preview.deleted.remove(at);
             preview.stats.undeleted.insert(kept.clone());

@@ -296,13 +296,13 @@ mod tests {
     use super::*;
     use crate::git::HashKind;
     use crate::mirror::{PlanRules, RefSelection, plan};
-    use crate::remote::RefTarget;
+    use crate::remote::RefValue;
 
     fn side(refs: &[(&str, u8)]) -> Snapshot {
         let refs = refs.iter().map(|(name, number)| {
             let hex = format!("{number:040x}");
             let id = ObjectId::from_hex(hex.as_bytes()).unwrap();
-            (BString::from(*name), RefTarget { id, peeled: None })
+            (BString::from(*name), RefValue { id, peeled: None })
         });
         Snapshot {
             refs: refs.collect(),

@@ -49,14 +49,14 @@ fn taken_part(taken: &Refs, name: &BStr, id: ObjectId) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::git::HashKind;
-    use crate::remote::RefTarget;
+    use crate::remote::RefValue;
 
     #[test]
     fn a_stale_name_has_a_number_where_it_is_taken() {
         let id = HashKind::Sha1.null();
         let other = ObjectId::from_bytes_or_panic(&[7; 20]);
         let refs = |names: &[&str]| -> Refs {
-            let target = RefTarget {
+            let target = RefValue {
                 id: other,
                 peeled: None,
             };

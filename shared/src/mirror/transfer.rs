@@ -19,7 +19,7 @@ use crate::remote::{
 
 /// Ref updates of one push.
 #[derive(Debug, Default)]
-pub(super) struct PushedRefs {
+pub(super) struct RefsToPush {
     pub(super) changes: Vec<RefUpdate>,
     /// Deletions of temporary tags in the same push.
     pub(super) deleted_tags: Vec<RefUpdate>,
@@ -29,7 +29,7 @@ pub(super) struct PushedRefs {
     pub(super) temporary: bool,
 }
 
-impl PushedRefs {
+impl RefsToPush {
     /// Ids that the updates refer to.
     fn ids(&self) -> impl Iterator<Item = ObjectId> {
         let detached = match &self.head {
@@ -95,7 +95,7 @@ impl<'a> Transfer<'a> {
     pub(super) async fn push_refs(
         &mut self,
         target: &mut dyn Target,
-        refs: &PushedRefs,
+        refs: &RefsToPush,
         limit: PushLimit,
         progress: &mut RefProgress,
     ) -> Result<Option<PackMeter>> {
@@ -119,7 +119,7 @@ impl<'a> Transfer<'a> {
     pub(super) async fn push(
         &mut self,
         target: &mut dyn Target,
-        refs: &PushedRefs,
+        refs: &RefsToPush,
         limit: PushLimit,
         next: &[ObjectId],
     ) -> Result<PushResult> {
@@ -127,13 +127,13 @@ impl<'a> Transfer<'a> {
         let wants = missing_on_target(refs.ids(), &existing);
         let (mut pack, mut meter, mut prefetch) = (None, PackMeter::default(), None);
         if !wants.is_empty() {
-            let accepts = target.accepts();
+            let capabilities = target.capabilities();
             let request = PackRequest {
                 wants,
                 haves: target.haves().await?,
                 // Not thin with LFS: a pointer could not be read if its base is not sent.
-                thin: accepts.thin && !self.options.scans_pointers(),
-                offset_deltas: accepts.offset_deltas,
+                thin: capabilities.thin && !self.options.scans_pointers(),
+                offset_deltas: capabilities.offset_deltas,
             };
             (pack, meter) = self.request_pack(&request, limit).await?;
             if pack.is_none() {
@@ -148,7 +148,7 @@ impl<'a> Transfer<'a> {
             changes: changes.cloned().collect(),
             head: refs.head.clone(),
             pack,
-            before_refs: self.options.before_refs.clone(),
+            publish_hook: self.options.publish_hook.clone(),
             temporary: refs.temporary,
         });
         let report = match prefetch {
@@ -169,7 +169,7 @@ impl<'a> Transfer<'a> {
     /// `request`, succeeds.
     fn prefetch_for(
         &self,
-        refs: &PushedRefs,
+        refs: &RefsToPush,
         next: &[ObjectId],
         existing: Vec<ObjectId>,
         request: PackRequest,

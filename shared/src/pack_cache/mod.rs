@@ -44,7 +44,7 @@ use self::segment::{Segment, SegmentId, SegmentWriter, broken, is_transient};
 pub(crate) use self::writer::{EntryWriter, WrittenEntries};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::pack::{FileHasher, HEADER, Index};
+use crate::git::pack::{FileHasher, Index, PACK_HEADER_BYTES};
 
 /// Number of bytes that are read at once to verify or to merge segments.
 const READ_CHUNK_BYTES: u64 = 4 << 20;
@@ -231,7 +231,9 @@ impl CachedPack {
             .collect::<io::Result<Vec<_>>>()?;
         let entries_end = segments
             .iter()
-            .try_fold(HEADER, |end, segment| end.checked_add(segment.id.size))
+            .try_fold(PACK_HEADER_BYTES, |end, segment| {
+                end.checked_add(segment.id.size)
+            })
             .ok_or_else(|| broken("the segments of a pack are too long"))?;
         if (0..index.len()).any(|at| index.offset(at) >= entries_end) {
             return Err(broken("the index does not match the entries"));
@@ -299,10 +301,13 @@ impl CachedPack {
 
     fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         let mut pieces = Vec::new();
-        if range.start < HEADER {
-            pieces.push(slice(&self.header, range.start..range.end.min(HEADER))?);
+        if range.start < PACK_HEADER_BYTES {
+            pieces.push(slice(
+                &self.header,
+                range.start..range.end.min(PACK_HEADER_BYTES),
+            )?);
         }
-        let mut start = HEADER;
+        let mut start = PACK_HEADER_BYTES;
         for segment in &self.segments {
             let end = start + segment.id.size;
             let overlap = range.start.max(start)..range.end.min(end);
@@ -353,7 +358,7 @@ fn insert(directory: &Arc<CacheDir>, extension: PackExtension) -> io::Result<Opt
         None => (Vec::new(), index),
         Some(base) => {
             let known = Manifest::read(&directory.path, base.pack)?;
-            let shift = base.entries_end() - HEADER;
+            let shift = base.entries_end() - PACK_HEADER_BYTES;
             let index = known.index.followed_by(&index, shift, pack);
             (base.segment_ids(), index)
         }

@@ -228,11 +228,11 @@ impl Target for CodeCommitTarget {
         self.target.snapshot()
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             head: self.sets_head,
             batches: BatchPolicy::ByCommits,
-            ..self.target.accepts()
+            ..self.target.capabilities()
         }
     }
 

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use bstr::BString;
 
 pub use crate::git::pack::incoming::{
-    CommitTrace, IncomingOptions, IncomingPack, PrePublishHook, ReceivedObjects, VerifiedPack,
+    CommitTrace, IncomingOptions, IncomingPack, PublishHook, ReceivedObjects, VerifiedPack,
     is_ancestor, missing_objects_error,
 };
 pub use crate::lfs::Pointer;
@@ -44,7 +44,7 @@ use crate::error::Result;
 use crate::git::odb::Database;
 pub use crate::git::odb::{CommitGraph, PackRequest};
 pub use crate::git::pack::PackBody;
-pub use crate::git::refs::{Head, IgnoredRefs, RefOutcome, RefTarget, RefUpdate, Refs};
+pub use crate::git::refs::{Head, IgnoredRefs, RefOutcome, RefUpdate, RefValue, Refs};
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::LfsStore;
 use crate::storage::MIN_LEFTOVER_AGE_SECONDS;
@@ -131,7 +131,7 @@ pub struct TargetCapabilities {
     pub max_changes: usize,
 }
 
-/// A push. The target receives the pack, runs `before_refs`, updates the refs and sets `HEAD`, in
+/// A push. The target receives the pack, runs `publish_hook`, updates the refs and sets `HEAD`, in
 /// this order. `HEAD` stays if it would name a missing branch while there are others.
 #[derive(Default)]
 pub struct Push {
@@ -143,7 +143,7 @@ pub struct Push {
     pub pack: Option<IncomingPack>,
     /// Hook that runs when all objects have arrived and before refs move; its failure ends the
     /// push.
-    pub before_refs: Option<Arc<dyn PrePublishHook>>,
+    pub publish_hook: Option<Arc<dyn PublishHook>>,
     /// The refs are temporary: no archives are written for them.
     pub temporary: bool,
 }
@@ -284,11 +284,11 @@ pub trait Target: Send + Sync {
     fn snapshot(&self) -> &Snapshot;
 
     /// Returns the target's capabilities.
-    fn accepts(&self) -> TargetCapabilities;
+    fn capabilities(&self) -> TargetCapabilities;
 
     /// Returns true if `HEAD` can be set to `head`; never without [`TargetCapabilities::head`].
     fn accepts_head(&self, _head: &Head) -> bool {
-        self.accepts().head
+        self.capabilities().head
     }
 
     /// Returns objects that the target has with everything reachable from them, newest first: at

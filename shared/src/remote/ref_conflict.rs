@@ -31,11 +31,11 @@ pub(crate) fn conflicting_refs<'a>(
 mod tests {
     use super::*;
     use crate::git::HashKind;
-    use crate::remote::RefTarget;
+    use crate::remote::RefValue;
 
     #[test]
     fn a_ref_conflicts_with_its_parents_and_its_children_only() {
-        let target = RefTarget {
+        let target = RefValue {
             id: HashKind::Sha1.null(),
             peeled: None,
         };

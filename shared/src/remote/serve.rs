@@ -237,11 +237,11 @@ impl PushReceiver for ServedTarget {
     }
 
     fn capabilities(&self) -> ReceiveCapabilities {
-        let accepts = self.target.accepts();
+        let capabilities = self.target.capabilities();
         ReceiveCapabilities {
             atomic: self.target.is_atomic(),
-            thin: accepts.thin,
-            offset_deltas: accepts.offset_deltas,
+            thin: capabilities.thin,
+            offset_deltas: capabilities.offset_deltas,
         }
     }
 

@@ -103,10 +103,10 @@ impl Target for BatchTarget {
         self.inner.snapshot()
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             batches: BatchPolicy::ByCommits,
-            ..self.inner.accepts()
+            ..self.inner.capabilities()
         }
     }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
 use branchline_core::mirror::{MirrorOptions, mirror};
-use branchline_core::remote::{PrePublishHook, ReceivedObjects, Remote as _};
+use branchline_core::remote::{PublishHook, ReceivedObjects, Remote as _};
 use branchline_core::{Error, ErrorKind};
 
 use crate::remote::http::{BOTH, assert_equal, everything, remote, strict};
@@ -289,7 +289,7 @@ async fn a_target_that_moves_meanwhile_is_read_again() {
     let change = branchline_core::remote::RefUpdate {
         name: "refs/heads/main".into(),
         old: Some(target.id("main")),
-        new: Some(branchline_core::remote::RefTarget {
+        new: Some(branchline_core::remote::RefValue {
             id: target.id("main~4"),
             peeled: None,
         }),
@@ -305,8 +305,8 @@ async fn a_target_that_moves_meanwhile_is_read_again() {
 struct Refusing(AtomicBool);
 
 #[async_trait]
-impl PrePublishHook for Refusing {
-    async fn pre_publish(&self, watch: &ReceivedObjects) -> branchline_core::git::Result<()> {
+impl PublishHook for Refusing {
+    async fn before_publish(&self, watch: &ReceivedObjects) -> branchline_core::git::Result<()> {
         assert!(
             !watch.tags.is_empty(),
             "all objects must have been received"
@@ -329,7 +329,7 @@ async fn a_failing_hook_prevents_ref_updates() {
     );
     let refusing = Arc::new(Refusing(AtomicBool::new(false)));
     let options = MirrorOptions {
-        before_refs: Some(refusing.clone()),
+        publish_hook: Some(refusing.clone()),
         ..everything()
     };
     let error = mirror(&from, &to, &options, None).await.unwrap_err();

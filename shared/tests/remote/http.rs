@@ -359,10 +359,10 @@ impl Target for FewTarget {
         self.0.snapshot()
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             max_changes: self.1,
-            ..self.0.accepts()
+            ..self.0.capabilities()
         }
     }
 
@@ -414,13 +414,13 @@ async fn packs_have_only_deltas_that_the_target_accepts() {
         });
         let from = GitServer::new(&source);
         let opened = remote(&to.url(), Version::V2).target().await.unwrap();
-        let accepts = opened.accepts();
+        let capabilities = opened.capabilities();
         assert_eq!(
-            (accepts.thin, accepts.offset_deltas),
+            (capabilities.thin, capabilities.offset_deltas),
             (thin, offset_deltas),
             "{words}"
         );
-        assert!(!accepts.head && accepts.max_changes == 4000);
+        assert!(!capabilities.head && capabilities.max_changes == 4000);
         run(&from, &to, Version::V2, &everything()).await;
         assert_equal(&source, &target);
         source.input(&["fast-import", "--quiet", "--force"], &history(30, 5, 8));

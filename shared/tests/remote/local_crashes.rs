@@ -10,7 +10,7 @@ use branchline_core::git::odb::whole;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, mirror};
 use branchline_core::remote::{
-    PackBody, PackRequest, PrePublishHook, ReceivedObjects, Remote, Snapshot, Source, Target,
+    PackBody, PackRequest, PublishHook, ReceivedObjects, Remote, Snapshot, Source, Target,
 };
 use branchline_core::testkit::KilledFs;
 use branchline_core::{Error, ErrorKind, Result};
@@ -136,7 +136,7 @@ async fn mirror_once(
         changes: [plan.changes, plan.deletions].concat(),
         head: plan.head,
         pack: Some(branchline_core::remote::IncomingPack::new(body, &incoming)),
-        before_refs: None,
+        publish_hook: None,
         temporary: false,
     };
     target.push(push).await.map(drop)
@@ -206,8 +206,8 @@ struct ConcurrentGit {
 }
 
 #[async_trait]
-impl PrePublishHook for ConcurrentGit {
-    async fn pre_publish(&self, _: &ReceivedObjects) -> branchline_core::git::Result<()> {
+impl PublishHook for ConcurrentGit {
+    async fn before_publish(&self, _: &ReceivedObjects) -> branchline_core::git::Result<()> {
         if let Some(repo) = self.repo.lock().unwrap().take() {
             for command in &self.commands {
                 let words: Vec<_> = command.iter().map(String::as_str).collect();
@@ -248,7 +248,7 @@ async fn changes_of_a_concurrent_git_are_respected() {
             done: AtomicBool::new(false),
         });
         let options = MirrorOptions {
-            before_refs: Some(Arc::clone(&meanwhile) as Arc<dyn PrePublishHook>),
+            publish_hook: Some(Arc::clone(&meanwhile) as Arc<dyn PublishHook>),
             ..options()
         };
         let outcome = mirror(&local(&source.path), &local(&target), &options, None).await;

@@ -129,10 +129,10 @@ impl Target for RecordingTarget {
         self.inner.snapshot()
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             batches: BatchPolicy::ByCommits,
-            ..self.inner.accepts()
+            ..self.inner.capabilities()
         }
     }
 

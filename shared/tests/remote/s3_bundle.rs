@@ -358,7 +358,7 @@ async fn a_deleted_ref_leaves_no_key() {
 async fn a_pack_without_what_its_refs_need_is_refused() {
     use branchline_core::git::pack::PackLimits;
     use branchline_core::remote::{
-        IncomingOptions, IncomingPack, PackRequest, Push, RefTarget, RefUpdate,
+        IncomingOptions, IncomingPack, PackRequest, Push, RefUpdate, RefValue,
     };
     let world = World::new(MIN);
     let remote = world.remote("r");
@@ -381,7 +381,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
     let change = RefUpdate {
         name: "refs/heads/main".into(),
         old: None,
-        new: Some(RefTarget {
+        new: Some(RefValue {
             id: repo.id("main"),
             peeled: None,
         }),

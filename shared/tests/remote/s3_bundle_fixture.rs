@@ -11,7 +11,7 @@ use branchline_core::mirror::{self, MirrorOptions, MirrorStats, RefSelection};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use branchline_core::remote::{
-    Head, PackBody, PackRequest, RefTarget, Remote, Snapshot, Source, Target,
+    Head, PackBody, PackRequest, RefValue, Remote, Snapshot, Source, Target,
 };
 use branchline_core::storage::{ObjectStore, ObjectStoreExt as _, PutOptions};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
@@ -197,7 +197,7 @@ impl<'a> GitRemote<'a> {
         let mut snapshot = Snapshot::empty(self.0.hash);
         for line in self.0.refs().lines() {
             let (id, name) = line.split_once(' ').unwrap();
-            let target = RefTarget {
+            let target = RefValue {
                 id: ObjectId::from_hex(id.as_bytes()).unwrap(),
                 peeled: None,
             };

@@ -206,14 +206,14 @@ async fn a_sha_256_repository_is_pushed_and_fetched_and_never_mixed_with_sha_1()
 
 #[tokio::test]
 async fn a_push_of_another_hash_function_is_refused_at_the_target() {
-    use branchline_core::remote::{Push, RefTarget, RefUpdate};
+    use branchline_core::remote::{Push, RefUpdate, RefValue};
     let world = World::new(MIN);
     mirror_all(&small(), &world.remote("r")).await.unwrap();
     let other = Repo::with_history(HashKind::Sha256, 2, 2);
     let change = RefUpdate {
         name: "refs/heads/other".into(),
         old: None,
-        new: Some(RefTarget {
+        new: Some(RefValue {
             id: other.id("main"),
             peeled: None,
         }),

@@ -13,7 +13,7 @@ use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::name::{BucketName, ObjectKey};
 use branchline_core::remote::s3_bundle::BundleRemote;
 use branchline_core::remote::{
-    IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefTarget, RefUpdate, Remote,
+    IncomingOptions, IncomingPack, PackRequest, Push, RefOutcome, RefUpdate, RefValue, Remote,
 };
 use branchline_core::storage::{
     CopySource, Deletion, GetOptions, ListPage, MultipartUpload, Object, ObjectHead, ObjectStore,
@@ -320,7 +320,7 @@ pub(crate) async fn ours(remote: BundleRemote, number: usize) -> WriterResult {
     let change = RefUpdate {
         name: REF.into(),
         old: Some(scenery.base),
-        new: Some(RefTarget {
+        new: Some(RefValue {
             id: commit.id,
             peeled: None,
         }),

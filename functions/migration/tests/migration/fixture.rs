@@ -264,11 +264,11 @@ impl Target for StepwiseTarget {
         self.inner.snapshot()
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             max_changes: MAX_CHANGES,
             batches: BatchPolicy::ByCommits,
-            ..self.inner.accepts()
+            ..self.inner.capabilities()
         }
     }
 

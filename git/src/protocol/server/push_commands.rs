@@ -6,7 +6,7 @@ use bstr::{BString, ByteSlice as _};
 
 use super::needs::refused;
 use crate::error::Result;
-use crate::refs::{RefTarget, RefUpdate};
+use crate::refs::{RefUpdate, RefValue};
 use crate::{HashKind, ObjectId, check_ref_name, corrupt, escaped_excerpt};
 
 /// The commands of a push, and the capabilities that the client has chosen.
@@ -76,7 +76,7 @@ impl PushCommands {
         self.updates.push(RefUpdate {
             name: name.into(),
             old: present(old),
-            new: present(new).map(|id| RefTarget { id, peeled: None }),
+            new: present(new).map(|id| RefValue { id, peeled: None }),
         });
         Ok(())
     }

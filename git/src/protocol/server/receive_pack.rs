@@ -125,21 +125,21 @@ async fn advertise<W>(
 where
     W: AsyncWrite + Send + Unpin,
 {
-    let accepts = receiver.capabilities();
-    let mut capabilities =
+    let capabilities = receiver.capabilities();
+    let mut words =
         "report-status report-status-v2 delete-refs side-band-64k quiet".to_owned();
     for (word, is_offered) in [
-        (" atomic", accepts.atomic),
-        (" ofs-delta", accepts.offset_deltas),
-        (" no-thin", !accepts.thin),
+        (" atomic", capabilities.atomic),
+        (" ofs-delta", capabilities.offset_deltas),
+        (" no-thin", !capabilities.thin),
     ] {
         if is_offered {
-            capabilities.push_str(word);
+            words.push_str(word);
         }
     }
     let refs = receiver.snapshot().refs.iter();
     let lines = refs.map(|(name, target)| (target.id, name.clone()));
-    write_refs(writer, version, lines.collect(), hash, &capabilities).await
+    write_refs(writer, version, lines.collect(), hash, &words).await
 }
 
 async fn read_commands<R>(reader: &mut PacketReader<R>, hash: HashKind) -> Result<PushCommands>

@@ -24,10 +24,10 @@ use bstr::BString;
 use super::pack_limit::{PackMeter, PushLimit};
 use super::progress::RefProgress;
 use super::temporary_tag::{numbered_tag, part_tag};
-use super::transfer::{PushResult, PushedRefs, Transfer};
+use super::transfer::{PushResult, RefsToPush, Transfer};
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::remote::{BatchPolicy, Head, RefTarget, RefUpdate, Source, Target, TargetCapabilities};
+use crate::remote::{BatchPolicy, Head, RefUpdate, RefValue, Source, Target, TargetCapabilities};
 
 use cut_points::cut_points;
 use history::SourceHistory;
@@ -158,7 +158,7 @@ impl BatchState {
     /// rejects a ref each time would lose them each time.
     pub(super) fn deletions(&self, target: &dyn Target, free_changes: usize) -> Vec<RefUpdate> {
         let deletions = deletions(target);
-        let in_one_push = target.accepts().batches == BatchPolicy::ByCommits
+        let in_one_push = target.capabilities().batches == BatchPolicy::ByCommits
             && deletions.len() <= free_changes
             && deletions
                 .iter()
@@ -298,21 +298,21 @@ impl BatchState {
                 split(&mut steps, (name, commit), &ancestors, &exceeded);
                 continue;
             }
-            let refs = PushedRefs {
+            let refs = RefsToPush {
                 changes: vec![RefUpdate {
                     old: target.snapshot().refs.get(&name).map(|there| there.id),
                     name: name.clone(),
-                    new: Some(RefTarget {
+                    new: Some(RefValue {
                         id: commit,
                         peeled: None,
                     }),
                 }],
                 temporary: true,
-                ..PushedRefs::default()
+                ..RefsToPush::default()
             };
             let upcoming = upcoming.filter(|_| steps.is_empty());
-            let next =
-                upcoming.map(|upcoming| upcoming.next(&self.pending, &ancestors, target.accepts()));
+            let next = upcoming
+                .map(|upcoming| upcoming.next(&self.pending, &ancestors, target.capabilities()));
             progress.record_request(&[], &refs.changes);
             self.requested_tags.insert(name.clone());
             let next = next.unwrap_or_default();

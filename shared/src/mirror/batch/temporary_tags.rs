@@ -5,12 +5,12 @@ use bstr::{BStr, ByteSlice as _};
 use crate::error::Result;
 use crate::mirror::progress::RefProgress;
 use crate::mirror::temporary_tag::{is_part_tag, is_temporary};
-use crate::remote::{BatchPolicy, Push, RefTarget, RefUpdate, Target};
+use crate::remote::{BatchPolicy, Push, RefUpdate, RefValue, Target};
 
 /// Returns the deletions of all temporary tags of a target. To a target that the script does not
 /// serve, tags with its names are ordinary ones.
 pub(super) fn deletions(target: &dyn Target) -> Vec<RefUpdate> {
-    let is_temporary: fn(&BStr) -> bool = match target.accepts().batches {
+    let is_temporary: fn(&BStr) -> bool = match target.capabilities().batches {
         BatchPolicy::ByCommits => is_temporary,
         BatchPolicy::BySize => is_part_tag,
     };
@@ -32,7 +32,7 @@ pub(in crate::mirror) async fn delete(
 ) -> Result<()> {
     let mut rest = deletions(target);
     while !rest.is_empty() {
-        let remaining = rest.split_off(rest.len().min(target.accepts().max_changes.max(1)));
+        let remaining = rest.split_off(rest.len().min(target.capabilities().max_changes.max(1)));
         let changes = std::mem::replace(&mut rest, remaining);
         if counted {
             progress.record_request(&changes, &[]);
@@ -44,7 +44,7 @@ pub(in crate::mirror) async fn delete(
             ..Push::default()
         };
         let report = target.push(push).await?;
-        if target.accepts().batches == BatchPolicy::ByCommits {
+        if target.capabilities().batches == BatchPolicy::ByCommits {
             progress.record_report(report)?;
         } else if let Some(reason) = progress.record_temporary(report)? {
             // Not an error, because the mirrored refs are complete.
@@ -69,7 +69,7 @@ pub(in crate::mirror) async fn restore(
         .map(|change| RefUpdate {
             name: change.name.clone(),
             old: None,
-            new: change.old.map(|id| RefTarget { id, peeled: None }),
+            new: change.old.map(|id| RefValue { id, peeled: None }),
         })
         .collect();
     if changes.is_empty() {

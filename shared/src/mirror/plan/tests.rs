@@ -10,7 +10,7 @@ fn id(number: u8) -> ObjectId {
 
 fn snapshot(refs: &[(&str, u8)], head: Option<Head>) -> Snapshot {
     let refs = refs.iter().map(|(name, number)| {
-        let target = RefTarget {
+        let target = RefValue {
             id: id(*number),
             peeled: None,
         };

@@ -269,7 +269,7 @@ impl Target for LocalTarget {
         &self.snapshot
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             batches: BatchPolicy::BySize,
             thin: true,
@@ -310,8 +310,8 @@ impl Target for LocalTarget {
             if !received.missing.is_empty() {
                 self.check_connected(&database, &roots).await?;
             }
-            if let Some(before_refs) = &push.before_refs {
-                before_refs.pre_publish(&received.watch).await?;
+            if let Some(publish_hook) = &push.publish_hook {
+                publish_hook.before_publish(&received.watch).await?;
             }
             received.publish(&fs, &git_dir).await?;
         } else {

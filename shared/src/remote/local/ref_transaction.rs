@@ -242,7 +242,7 @@ fn set(
         Err(error) if is_dir_file_conflict(&error) => return rejected(refs),
         Err(error) => return Err(io_error("writing", &path, error)),
     }
-    let target = crate::remote::RefTarget {
+    let target = crate::remote::RefValue {
         id: new,
         peeled: None,
     };

@@ -13,7 +13,7 @@ use super::files::{is_not_found, read_file};
 use crate::error::{Result, corrupt};
 use crate::git::dumb_http::parse_head;
 use crate::git::{HashKind, check_ref_name, escaped_excerpt, split_id};
-use crate::remote::{Head, RefTarget, Refs};
+use crate::remote::{Head, RefValue, Refs};
 
 /// Maximum length of a chain of symbolic refs, as in git.
 const MAX_SYMREF_DEPTH: usize = 5;
@@ -63,7 +63,7 @@ pub(super) fn read(common: &Path, hash: HashKind) -> Result<ReadRefs> {
                 symbolic.insert(name, to);
             }
             LooseRef::Id(id) => {
-                targets.insert(name, RefTarget { id, peeled: None });
+                targets.insert(name, RefValue { id, peeled: None });
             }
         }
     }
@@ -131,7 +131,7 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
             |what: &str| corrupt(format!("`packed-refs`: `{}` {what}", escaped_excerpt(line)));
         if let Some(hex) = line.strip_prefix(b"^") {
             let target = last.take().and_then(|name| refs.get_mut(&name));
-            let target: &mut RefTarget = target.ok_or_else(|| broken("does not follow a ref"))?;
+            let target: &mut RefValue = target.ok_or_else(|| broken("does not follow a ref"))?;
             target.peeled = Some(crate::git::parse_id(hex)?);
             continue;
         }
@@ -142,7 +142,7 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
         // Illegal names are skipped, as in git.
         last = check_ref_name(name.as_bstr()).ok();
         if let Some(name) = &last {
-            refs.insert(name.clone(), RefTarget { id, peeled: None });
+            refs.insert(name.clone(), RefValue { id, peeled: None });
         }
     }
     Ok(refs)

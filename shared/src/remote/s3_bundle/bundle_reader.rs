@@ -11,7 +11,7 @@ use super::keys::BundleFile;
 use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
-use crate::git::pack::{HEADER, PackBytes};
+use crate::git::pack::{PACK_HEADER_BYTES, PackBytes};
 use crate::git::{HashKind, ObjectId};
 use crate::storage::ObjectStoreExt as _;
 
@@ -98,7 +98,7 @@ impl OpenBundle {
     /// Returns the range of the bundle that holds the entries of the pack.
     pub(super) fn entries(&self) -> Range<u64> {
         let trailer = self.header.hash.len_in_bytes() as u64;
-        let start = self.pack_start + HEADER;
+        let start = self.pack_start + PACK_HEADER_BYTES;
         start..self.file.size_bytes.saturating_sub(trailer).max(start)
     }
 }

@@ -161,7 +161,10 @@ impl BundleCatalog {
         // Incremental bundles that no missing object names; they may contain some.
         let mut guesses: VecDeque<OpenBundle> = VecDeque::new();
         loop {
-            if let Some(at) = indexed.iter().position(|bundle| search.is_missing(bundle)) {
+            if let Some(at) = indexed
+                .iter()
+                .position(|bundle| search.has_missing_object(bundle))
+            {
                 search.add_found(indexed.swap_remove(at));
             } else if search.is_done(ids) {
                 return Ok(search.found);
@@ -337,7 +340,7 @@ impl BundleSearch {
     }
 
     /// Whether the bundle contains a missing object.
-    fn is_missing(&self, bundle: &IndexedBundle) -> bool {
+    fn has_missing_object(&self, bundle: &IndexedBundle) -> bool {
         let mut missing = self.missing.iter();
         missing.any(|id| bundle.objects.contains(*id))
     }

@@ -70,7 +70,7 @@ pub(super) fn waves(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::RefTarget;
+    use crate::remote::RefValue;
 
     #[test]
     fn refs_in_the_way_are_deleted_first_and_others_last() {
@@ -78,7 +78,7 @@ mod tests {
         let change = |name: &str, old: Option<u8>, new: Option<u8>| RefUpdate {
             name: name.into(),
             old: old.map(id),
-            new: new.map(|n| RefTarget {
+            new: new.map(|n| RefValue {
                 id: id(n),
                 peeled: None,
             }),

@@ -27,7 +27,7 @@ use super::parts::{FIRST_PART, Parts, copied_parts, copy, send_parts};
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::odb::{Database, PackOptions, ReceiverObjects, indexed_pack};
-use crate::git::pack::{FileHasher, HEADER, Index};
+use crate::git::pack::{FileHasher, Index, PACK_HEADER_BYTES};
 use crate::git::{HashKind, ObjectId};
 use crate::pack_cache::{CachedPack, EntryWriter, PackExtension, WrittenEntries};
 use crate::storage::multipart::MultipartWriter;
@@ -37,7 +37,7 @@ const HASH_CHUNK_BYTES: u64 = 8 << 20;
 /// Pieces of at least this length are hashed on a separate thread.
 const MIN_THREAD_BYTES: usize = 256 * 1024;
 /// Header of a pack of version 2 without objects.
-const PACK_HEADER: [u8; 12] = *b"PACK\0\0\0\x02\0\0\0\0";
+const EMPTY_PACK_HEADER: [u8; 12] = *b"PACK\0\0\0\x02\0\0\0\0";
 
 /// Content of a new bundle.
 pub(super) enum BundleBody {
@@ -136,7 +136,7 @@ impl Composition {
             let message = "a bundle would have more objects than a pack can have";
             Error::new(ErrorKind::FileTooLarge, message)
         })?;
-        let mut header = PACK_HEADER;
+        let mut header = EMPTY_PACK_HEADER;
         header[8..].copy_from_slice(&count.to_be_bytes());
         Ok(header)
     }
@@ -229,7 +229,7 @@ impl Composition {
         let (mut stream, index) = indexed_pack(&self.database, objects, options)?;
         let mut writer = self.cache_writer();
         let trailer = self.hash.len_in_bytes();
-        let mut skip = usize::try_from(HEADER).expect("because it is twelve");
+        let mut skip = usize::try_from(PACK_HEADER_BYTES).expect("because 12 fits");
         let mut pending = BytesMut::new();
         while let Some(bytes) = stream.next().await {
             pending.extend_from_slice(&bytes?);

@@ -31,7 +31,7 @@ pub(super) async fn delete(
     let deletion = async {
         let name = expected.name.as_bstr();
         for orphan in orphans {
-            move_to_conflict_ref(location, name, orphan).await?;
+            copy_to_conflict_ref(location, name, orphan).await?;
         }
         lock.verify().await?;
         if let Some(etag) = folder.archive {
@@ -84,7 +84,7 @@ pub(super) async fn repair(
     let (lock, _) = lock_expected(location, expected).await?;
     let repair = async {
         for orphan in orphans {
-            move_to_conflict_ref(location, expected.name.as_bstr(), orphan).await?;
+            copy_to_conflict_ref(location, expected.name.as_bstr(), orphan).await?;
         }
         lock.verify().await?;
         for file in expected.files.iter().filter(|file| *file != winner) {
@@ -112,7 +112,7 @@ pub(super) async fn remove(location: &BundleLocation, file: &BundleFile) -> Resu
 }
 
 /// Copies an orphaned bundle to its conflict name. The original remains.
-pub(super) async fn move_to_conflict_ref(
+pub(super) async fn copy_to_conflict_ref(
     location: &Arc<BundleLocation>,
     name: &BStr,
     file: &BundleFile,

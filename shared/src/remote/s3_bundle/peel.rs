@@ -16,7 +16,7 @@ use super::options::BundleLocation;
 use crate::error::Result;
 use crate::git::bundle::Header;
 use crate::git::object::{ObjectKind, Reference, id_of, references};
-use crate::git::pack::{EntryHeader, EntryKind, HEADER};
+use crate::git::pack::{EntryHeader, EntryKind, PACK_HEADER_BYTES};
 use crate::git::refs::Refs;
 use crate::git::{HashKind, ObjectId};
 
@@ -95,7 +95,7 @@ async fn peel(
         return Ok(None);
     };
     let mut found = Found::new();
-    let mut at = start + usize::try_from(HEADER).expect("because it is 12");
+    let mut at = start + usize::try_from(PACK_HEADER_BYTES).expect("because 12 fits");
     while at < head.len() {
         let Some(length) = object_at(hash, &head[at..], &mut found) else {
             break;

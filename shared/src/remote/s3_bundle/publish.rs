@@ -60,7 +60,7 @@ use bstr::{BString, ByteSlice};
 
 use super::archive::{self, ArchiveAction};
 use super::compose::{BodySent, BundleBody};
-use super::delete::{move_to_conflict_ref, remove};
+use super::delete::{copy_to_conflict_ref, remove};
 use super::expected_ref::{ExpectedRef, lock_expected, stale_ref_error};
 use super::keys::{BundleFile, RefFolder};
 use super::lock::Lock;
@@ -193,7 +193,7 @@ impl Publication {
     ) -> Result<Published> {
         let BodySent { bytes, extension } = self.upload(body).await?;
         let result = match self.complete().await {
-            Ok(()) => self.read_ref(expected).await,
+            Ok(()) => self.list_and_settle_race(expected).await,
             Err(error) => Err(error),
         };
         let result = match result {
@@ -258,35 +258,37 @@ impl Publication {
         Ok(())
     }
 
-    /// Lists the folder after the upload was completed; deletes the own bundle if the push lost.
-    async fn read_ref(&mut self, expected: &ExpectedRef) -> Result<RaceResult> {
+    /// Lists the folder after the upload was completed, and settles the race.
+    async fn list_and_settle_race(&mut self, expected: &ExpectedRef) -> Result<RaceResult> {
         let lock = self.lock()?;
         let folder = self.location.folder(self.name.as_bstr());
         let (owned, folder) = futures_util::future::join(lock.verify(), folder).await;
         owned?;
-        let folder = folder?;
-        if self.has_won(expected, &folder) {
+        self.settle_race(expected, &folder?).await
+    }
+
+    /// Decides by the folder whether the push won: the own bundle is there, and otherwise only
+    /// expected ones. Deletes the own bundle if the push lost.
+    async fn settle_race(
+        &mut self,
+        expected: &ExpectedRef,
+        folder: &RefFolder,
+    ) -> Result<RaceResult> {
+        let Some(own) = folder.bundles.iter().find(|file| self.is_own(file)) else {
+            return Ok(RaceResult::Lost);
+        };
+        self.file = own.clone();
+        let known = |file: &BundleFile| self.is_own(file) || expected.matches(file);
+        if folder.bundles.iter().all(known) {
             return Ok(RaceResult::Won);
         }
-        if folder.bundles.iter().any(|file| self.is_own(file)) {
-            self.lock()?.verify().await?;
-            remove(&self.location, &self.file).await?;
-        }
+        self.lock()?.verify().await?;
+        remove(&self.location, &self.file).await?;
         Ok(RaceResult::Lost)
     }
 
     fn is_own(&self, file: &BundleFile) -> bool {
         file.key == self.file.key && file.etag == self.file.etag
-    }
-
-    /// Whether the folder contains the own bundle, and otherwise only expected ones.
-    fn has_won(&mut self, expected: &ExpectedRef, folder: &RefFolder) -> bool {
-        let Some(own) = folder.bundles.iter().find(|file| self.is_own(file)) else {
-            return false;
-        };
-        self.file = own.clone();
-        let known = |file: &BundleFile| self.is_own(file) || expected.matches(file);
-        folder.bundles.iter().all(known)
     }
 
     /// Determines the result of a push whose lock, or whose answer, was lost.
@@ -317,14 +319,7 @@ impl Publication {
         if self.file.etag.is_unknown() {
             self.find_own_bundle(&folder).await?;
         }
-        if self.has_won(expected, &folder) {
-            return Ok(RaceResult::Won);
-        }
-        if folder.bundles.iter().any(|file| self.is_own(file)) {
-            self.lock()?.verify().await?;
-            remove(&self.location, &self.file).await?;
-        }
-        Ok(RaceResult::Lost)
+        self.settle_race(expected, &folder).await
     }
 
     /// Finds the own bundle when the completion got no answer.
@@ -347,7 +342,7 @@ impl Publication {
     async fn delete_replaced(&mut self, expected: &ExpectedRef, orphans: &[BundleFile]) {
         let deletion = async {
             for orphan in orphans {
-                move_to_conflict_ref(&self.location, self.name.as_bstr(), orphan).await?;
+                copy_to_conflict_ref(&self.location, self.name.as_bstr(), orphan).await?;
             }
             for file in expected
                 .files

@@ -10,7 +10,7 @@ use crate::git::ObjectId;
 use crate::git::odb::{Database, StoredPack};
 use crate::git::pack::PackBytes;
 use crate::name::ObjectKey;
-use crate::remote::{IncomingPack, PrePublishHook, Spool, SpoolConfig, SpoolWriter};
+use crate::remote::{IncomingPack, PublishHook, Spool, SpoolConfig, SpoolWriter};
 use crate::storage::PutOptions;
 
 /// The received pack, and the existing bundles that hold the remaining objects.
@@ -33,11 +33,11 @@ impl AvailableObjects {
     }
 
     /// Receives a pack, with everything that the ids in `new` need, and locates the objects
-    /// that the sender left out. `before_refs` runs once the pack is known to be complete.
+    /// that the sender left out. `publish_hook` runs once the pack is known to be complete.
     pub(super) async fn receive(
         catalog: &BundleCatalog,
         mut incoming: IncomingPack,
-        before_refs: Option<Arc<dyn PrePublishHook>>,
+        publish_hook: Option<Arc<dyn PublishHook>>,
         new: &[ObjectId],
     ) -> Result<Self> {
         let location = catalog.location();
@@ -66,8 +66,8 @@ impl AvailableObjects {
         let resolve = async {
             let (resolved, watch, missing) = arrived.resolve(&*spool, catalog, new).await?;
             let bundles = catalog.find(&missing).await?;
-            if let Some(before_refs) = before_refs {
-                before_refs.pre_publish(&watch).await?;
+            if let Some(publish_hook) = publish_hook {
+                publish_hook.before_publish(&watch).await?;
             }
             let bytes: Arc<dyn PackBytes> = spool.clone();
             let pack = Overlay::completed_thin_pack(bytes, size_bytes, &resolved);

@@ -14,7 +14,7 @@ use super::peel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::odb::{self, Database};
-use crate::git::refs::{Head, IgnoredRefs, RefTarget, Refs};
+use crate::git::refs::{Head, IgnoredRefs, RefValue, Refs};
 use crate::name::ObjectKey;
 use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 
@@ -41,7 +41,7 @@ impl BundleSnapshot {
         let hash = common_hash(&folders)?;
         let refs = competing::refs(location, hash, folders).await?;
         let targets = refs.iter().map(|(name, found)| {
-            let target = RefTarget {
+            let target = RefValue {
                 id: found.file.id,
                 peeled: None,
             };

@@ -25,7 +25,7 @@ use super::source::{BundleSnapshot, ensure_no_info_refs};
 use super::stored_copies::StoredCopies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::refs::{Head, RefOutcome, RefTarget};
+use crate::git::refs::{Head, RefOutcome, RefValue};
 use crate::remote::{
     BatchPolicy, Leftovers, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
     conflicting_ref,
@@ -118,7 +118,7 @@ impl BundleTarget {
         self.check_hash_function(&new)?;
         let catalog = &self.opened.catalog;
         let available = if let Some(pack) = push.pack {
-            AvailableObjects::receive(catalog, pack, push.before_refs, &new).await?
+            AvailableObjects::receive(catalog, pack, push.publish_hook, &new).await?
         } else {
             let tips = self.opened.snapshot.tips();
             let unknown = new.iter().copied().filter(|id| !tips.contains(id));
@@ -431,7 +431,7 @@ impl BundleTarget {
         if archived.is_ok() {
             self.archived.insert(name.clone());
         }
-        let target = RefTarget {
+        let target = RefValue {
             id: file.id,
             peeled: None,
         };
@@ -502,7 +502,7 @@ impl Target for BundleTarget {
         &self.opened.snapshot
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             batches: BatchPolicy::BySize,
             thin: true,

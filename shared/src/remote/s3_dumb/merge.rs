@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::error::{Result, corrupt};
-use crate::git::pack::{EntryHeader, EntryKind, HEADER, Index, PackBytes, PackWriter};
+use crate::git::pack::{EntryHeader, EntryKind, Index, PACK_HEADER_BYTES, PackBytes, PackWriter};
 use crate::git::{HashKind, ObjectId};
 use crate::storage::spool::{Spool, SpoolWriter};
 
@@ -74,7 +74,8 @@ impl<'a> Reader<'a> {
         let end = pack.size.saturating_sub(hash.len_in_bytes() as u64);
         let offsets = order.iter().map(|position| pack.index.offset(*position));
         let fits = |first: Option<u64>, last: Option<u64>| {
-            first.is_none_or(|first| first >= HEADER) && last.is_none_or(|last| last < end)
+            first.is_none_or(|first| first >= PACK_HEADER_BYTES)
+                && last.is_none_or(|last| last < end)
         };
         if pack.index.hash() != hash || !fits(offsets.clone().next(), offsets.last()) {
             return Err(size_mismatch());

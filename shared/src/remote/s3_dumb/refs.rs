@@ -4,7 +4,7 @@ use bstr::BString;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::{ReceivedObjects, RefOutcome, RefTarget, RefUpdate, Refs, conflicting_ref};
+use crate::remote::{ReceivedObjects, RefOutcome, RefUpdate, RefValue, Refs, conflicting_ref};
 
 /// Refs after changes, and the outcome of each change.
 pub(super) struct ChangedRefs {
@@ -40,7 +40,7 @@ pub(super) fn apply(
             } else {
                 let id = target.id;
                 let peeled = target.peeled.or_else(|| peel(old, watch, id));
-                refs.insert(change.name.clone(), RefTarget { id, peeled });
+                refs.insert(change.name.clone(), RefValue { id, peeled });
                 RefOutcome::Done
             }
         } else {
@@ -68,8 +68,8 @@ mod tests {
         ObjectId::from_bytes_or_panic(&[n; 20])
     }
 
-    fn target(n: u8) -> RefTarget {
-        RefTarget {
+    fn target(n: u8) -> RefValue {
+        RefValue {
             id: id(n),
             peeled: None,
         }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_tag_that_another_ref_names_is_peeled_like_it() {
-        let known = RefTarget {
+        let known = RefValue {
             id: id(1),
             peeled: Some(id(2)),
         };

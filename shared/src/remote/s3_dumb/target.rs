@@ -16,7 +16,7 @@ use crate::git::pack::{Index, NoBases};
 use crate::remote::dumb_files::odb::{Indexes, database, packs};
 use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::remote::{
-    BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefTarget, Refs,
+    BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefValue, Refs,
     Snapshot, Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
 };
 use crate::storage::spool::Spool;
@@ -65,7 +65,7 @@ impl Target for DumbTarget {
         &self.snapshot
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         TargetCapabilities {
             batches: BatchPolicy::BySize,
             thin: false,
@@ -113,8 +113,8 @@ impl Target for DumbTarget {
             }
             Some(incoming) => Some(self.receive_pack(incoming, &roots, &mut report).await?),
         };
-        if let (Some(before_refs), Some(watch)) = (&push.before_refs, &watch) {
-            before_refs.pre_publish(watch).await?;
+        if let (Some(publish_hook), Some(watch)) = (&push.publish_hook, &watch) {
+            publish_hook.before_publish(watch).await?;
         }
         let mut changed = refs::apply(&self.snapshot.refs, &push.changes, watch.as_ref())?;
         self.peel(&mut changed.refs).await?;
@@ -166,7 +166,7 @@ impl DumbTarget {
     /// Peels new refs whose tag objects were stored before.
     async fn peel(&mut self, refs: &mut Refs) -> Result<()> {
         let old = &self.snapshot.refs;
-        let needs_peeling = |name: &BString, target: &RefTarget| {
+        let needs_peeling = |name: &BString, target: &RefValue| {
             target.peeled.is_none()
                 && !name.starts_with(b"refs/heads/")
                 && old.get(name) != Some(target)
@@ -178,7 +178,7 @@ impl DumbTarget {
         let unknown = refs
             .iter_mut()
             .filter(|(name, target)| needs_peeling(name, target));
-        let unknown: Vec<&mut RefTarget> = unknown.map(|(_, target)| target).collect();
+        let unknown: Vec<&mut RefValue> = unknown.map(|(_, target)| target).collect();
         if unknown.is_empty() {
             return Ok(());
         }

@@ -17,8 +17,8 @@ use futures_util::StreamExt as _;
 
 use super::dumb_http::{self, HttpFiles, HttpFilesLfs};
 use super::{
-    BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefTarget,
-    RefUpdate, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
+    BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefUpdate,
+    RefValue, Refs, Remote, Snapshot, Source, Target, TargetCapabilities,
 };
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
@@ -116,7 +116,7 @@ impl Remote for HttpRemote {
 fn refs(advertisement: &Advertisement) -> Result<Refs> {
     let mut refs = Refs::new();
     for advertised in &advertisement.refs {
-        let target = RefTarget {
+        let target = RefValue {
             id: advertised.id,
             peeled: advertised.peeled,
         };
@@ -415,7 +415,7 @@ impl Target for HttpTarget {
         &self.snapshot
     }
 
-    fn accepts(&self) -> TargetCapabilities {
+    fn capabilities(&self) -> TargetCapabilities {
         let offered = &self.server.advertisement.capabilities;
         TargetCapabilities {
             batches: BatchPolicy::BySize,
@@ -453,7 +453,7 @@ impl Target for HttpTarget {
         let counts = Arc::new(Mutex::new((0, 0)));
         let (pack, counts) = match push.pack {
             Some(incoming) => {
-                let (pack, counts) = incoming.into_outgoing(push.before_refs);
+                let (pack, counts) = incoming.into_outgoing(push.publish_hook);
                 (Some(pack), counts)
             }
             // The server has all objects, but the protocol requires a pack.
