@@ -150,6 +150,7 @@ impl<'a> Transfer<'a> {
             pack,
             publish_hook: self.options.publish_hook.clone(),
             temporary: refs.temporary,
+            atomic: false,
         });
         let report = match prefetch {
             None => push.await,

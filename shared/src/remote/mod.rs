@@ -52,6 +52,19 @@ use crate::storage::MIN_LEFTOVER_AGE_SECONDS;
 /// Start of the names of refs that were set aside; `heads/a` or `tags/v1` follows.
 pub const STALE_PREFIX: &str = "refs/stale/";
 
+/// Returns the rejection of a branch whose new value is a tag, tree or blob, with git's message.
+pub(crate) fn reject_non_commit(name: &BString, id: ObjectId) -> String {
+    format!("cannot update ref '{name}': trying to write non-commit object {id} to branch '{name}'")
+}
+
+/// Reason for not changing a ref because another one of the same push could not be changed.
+pub(crate) const ATOMIC_FAILURE: &str = "atomic push failure";
+
+/// Returns true if a ref is a branch.
+pub(crate) fn is_branch(name: &BString) -> bool {
+    name.starts_with(b"refs/heads/")
+}
+
 /// A clock that returns seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
@@ -146,6 +159,8 @@ pub struct Push {
     pub publish_hook: Option<Arc<dyn PublishHook>>,
     /// The refs are temporary: no archives are written for them.
     pub temporary: bool,
+    /// All refs are updated, or none; only at a target that [is atomic](Target::is_atomic).
+    pub atomic: bool,
 }
 
 impl fmt::Debug for Push {
@@ -307,7 +322,7 @@ pub trait Target: Send + Sync {
     /// `Corrupt` if objects that the refs need are missing from the pack.
     async fn push(&mut self, push: Push) -> Result<PushReport>;
 
-    /// Returns true if a push updates all refs or none.
+    /// Returns true if a push can update all refs or none.
     fn is_atomic(&self) -> bool {
         false
     }

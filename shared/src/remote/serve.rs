@@ -11,8 +11,8 @@ use bstr::BString;
 use tokio::sync::Mutex;
 
 use super::{
-    Head, IncomingOptions, IncomingPack, PackBody, PackRequest, Push, RefOutcome, RefUpdate,
-    Remote, Snapshot, Source, Target, conflicting_ref,
+    ATOMIC_FAILURE, Head, IncomingOptions, IncomingPack, PackBody, PackRequest, Push, RefOutcome,
+    RefUpdate, Remote, Snapshot, Source, Target, conflicting_ref, is_branch,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::odb::{Database, DatabaseOptions};
@@ -285,6 +285,7 @@ impl ServedTarget {
                 head: self.new_head(&changes),
                 changes,
                 pack: pack.take(),
+                atomic,
                 ..Push::default()
             };
             let results = match self.target.push_each(push).await {
@@ -347,8 +348,7 @@ impl ServedTarget {
         let is_rejected = |outcome: &Option<_>| matches!(outcome, Some(RefOutcome::Rejected(_)));
         if atomic && outcomes.iter().any(is_rejected) {
             for outcome in &mut outcomes {
-                outcome
-                    .get_or_insert_with(|| RefOutcome::Rejected("atomic push failure".to_owned()));
+                outcome.get_or_insert_with(|| RefOutcome::Rejected(ATOMIC_FAILURE.to_owned()));
             }
         }
         outcomes
@@ -358,7 +358,6 @@ impl ServedTarget {
     /// already, `main`, `master`, or the first one, of those that are pushed.
     fn new_head(&self, changes: &[RefUpdate]) -> Option<Head> {
         let snapshot = self.target.snapshot();
-        let is_branch = |name: &BString| name.starts_with(b"refs/heads/");
         if snapshot.refs.keys().any(is_branch) {
             return None;
         }

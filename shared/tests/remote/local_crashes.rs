@@ -136,8 +136,7 @@ async fn mirror_once(
         changes: [plan.changes, plan.deletions].concat(),
         head: plan.head,
         pack: Some(branchline_core::remote::IncomingPack::new(body, &incoming)),
-        publish_hook: None,
-        temporary: false,
+        ..branchline_core::remote::Push::default()
     };
     target.push(push).await.map(drop)
 }

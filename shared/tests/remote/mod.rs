@@ -28,6 +28,7 @@ mod push_by_size;
 mod ref_layouts;
 mod refs;
 mod s3_bundle;
+mod s3_bundle_atomic;
 mod s3_bundle_crashes;
 mod s3_bundle_faults;
 mod s3_bundle_fixture;

@@ -78,6 +78,21 @@ const PUSHES: &[(&str, &[&str])] = &[
         "signed-if-asked",
         &["commit", "push --signed=if-asked URL main"],
     ),
+    (
+        "branch-of-a-tree",
+        &["commit", "push URL main^{tree}:refs/heads/tree main"],
+    ),
+    (
+        "branch-of-a-tag",
+        &[
+            "tag -a -m t t",
+            "push URL t:refs/heads/tag t main:refs/heads/new",
+        ],
+    ),
+    (
+        "branch-of-a-tag-that-is-there",
+        &["tag -a -m t t", "push URL t", "push URL t:refs/heads/tag"],
+    ),
     ("funny-name", &["push URL main:HEAD"]),
     (
         "shallow",
@@ -98,6 +113,13 @@ const ATOMIC_PUSHES: &[(&str, &[&str])] = &[
     (
         "atomic-with-conflict",
         &["commit", "push --atomic URL main main:refs/heads/other/x"],
+    ),
+    (
+        "atomic-with-a-branch-of-a-tree",
+        &[
+            "commit",
+            "push --atomic URL main main^{tree}:refs/heads/tree",
+        ],
     ),
     (
         "atomic-delete",
@@ -227,15 +249,21 @@ async fn an_atomic_push_to_a_served_dumb_remote_updates_all_refs_or_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn git_pushes_to_a_served_bundle_remote_as_to_a_bare_repository() {
-    compare(PUSHES, async |repo: &Repo| {
-        let world = s3_bundle_fixture::World::new(5 << 20);
-        let remote = world.remote("r");
-        mirror(&GitRemote::new(repo), &remote, &options(), None)
-            .await
-            .unwrap();
-        Arc::new(remote) as Arc<dyn Remote>
-    })
-    .await;
+    compare(PUSHES, bundles).await;
+}
+
+async fn bundles(repo: &Repo) -> Arc<dyn Remote> {
+    let world = s3_bundle_fixture::World::new(5 << 20);
+    let remote = world.remote("r");
+    mirror(&GitRemote::new(repo), &remote, &options(), None)
+        .await
+        .unwrap();
+    Arc::new(remote)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_atomic_push_to_a_served_bundle_remote_updates_all_refs_or_none() {
+    compare(ATOMIC_PUSHES, bundles).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,8 +126,7 @@ where
     W: AsyncWrite + Send + Unpin,
 {
     let capabilities = receiver.capabilities();
-    let mut words =
-        "report-status report-status-v2 delete-refs side-band-64k quiet".to_owned();
+    let mut words = "report-status report-status-v2 delete-refs side-band-64k quiet".to_owned();
     for (word, is_offered) in [
         (" atomic", capabilities.atomic),
         (" ofs-delta", capabilities.offset_deltas),

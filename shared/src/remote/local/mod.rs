@@ -52,7 +52,7 @@ use crate::git::odb::{Database, fetch};
 use crate::git::pack::PackLimits;
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::{LfsStore, LocalLfs};
-use crate::remote::{is_head_valid, missing_objects_error};
+use crate::remote::{is_branch, is_head_valid, missing_objects_error, reject_non_commit};
 
 /// A repository in a directory: a bare one, or a working tree with its `.git`.
 ///
@@ -320,8 +320,9 @@ impl Target for LocalTarget {
         let mut checked = Vec::with_capacity(push.changes.len());
         for change in push.changes {
             let rejected = match change.new {
-                Some(new) if change.name.starts_with(b"refs/heads/") => {
-                    reject_non_commit(&database, &change.name, new.id).await?
+                Some(new) if is_branch(&change.name) && !is_commit(&database, new.id).await? => {
+                    let reason = reject_non_commit(&change.name, new.id);
+                    Some(RefOutcome::Rejected(reason))
                 }
                 _ => None,
             };
@@ -372,18 +373,7 @@ impl LocalTarget {
     }
 }
 
-/// Rejects a branch that would name another object than a commit, with git's message.
-async fn reject_non_commit(
-    database: &Database,
-    name: &BString,
-    id: ObjectId,
-) -> Result<Option<RefOutcome>> {
+async fn is_commit(database: &Database, id: ObjectId) -> Result<bool> {
     let found = database.read(id).await?;
-    if found.is_some_and(|(kind, _)| kind == ObjectKind::Commit) {
-        return Ok(None);
-    }
-    let reason = format!(
-        "cannot update ref '{name}': trying to write non-commit object {id} to branch '{name}'"
-    );
-    Ok(Some(RefOutcome::Rejected(reason)))
+    Ok(found.is_some_and(|(kind, _)| kind == ObjectKind::Commit))
 }

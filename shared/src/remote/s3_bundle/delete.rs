@@ -9,7 +9,7 @@ use bstr::{BStr, ByteSlice};
 
 use super::archive;
 use super::expected_ref::{ExpectedRef, lock_expected, stale_ref_error};
-use super::keys::{BundleFile, conflict_name, unique_conflict_name};
+use super::keys::{BundleFile, RefFolder, conflict_name, unique_conflict_name};
 use super::lock::Lock;
 use super::options::BundleLocation;
 use crate::error::{ErrorKind, Result};
@@ -28,23 +28,31 @@ pub(super) async fn delete(
     orphans: &[BundleFile],
 ) -> Result<()> {
     let (lock, folder) = lock_expected(location, expected).await?;
-    let deletion = async {
-        let name = expected.name.as_bstr();
-        for orphan in orphans {
-            copy_to_conflict_ref(location, name, orphan).await?;
-        }
-        lock.verify().await?;
-        if let Some(etag) = folder.archive {
-            archive::delete(location, name, &Precondition::Matches(etag)).await?;
-        }
-        for file in expected.files.iter().filter(|file| *file != winner) {
-            remove(location, file).await?;
-        }
-        remove(location, winner).await
-    };
-    let result = deletion.await;
+    let deleted = delete_locked(location, expected, winner, orphans, (&lock, folder)).await;
     lock.release().await;
-    result
+    deleted
+}
+
+/// Deletes a ref whose lock is held, as [`delete`] does.
+pub(super) async fn delete_locked(
+    location: &Arc<BundleLocation>,
+    expected: &ExpectedRef,
+    winner: &BundleFile,
+    orphans: &[BundleFile],
+    (lock, folder): (&Lock, RefFolder),
+) -> Result<()> {
+    let name = expected.name.as_bstr();
+    for orphan in orphans {
+        copy_to_conflict_ref(location, name, orphan).await?;
+    }
+    lock.verify().await?;
+    if let Some(etag) = folder.archive {
+        archive::delete(location, name, &Precondition::Matches(etag)).await?;
+    }
+    for file in expected.files.iter().filter(|file| *file != winner) {
+        remove(location, file).await?;
+    }
+    remove(location, winner).await
 }
 
 /// Deletes an orphaned bundle, under the lock of the ref whose folder contains it.

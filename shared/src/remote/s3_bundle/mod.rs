@@ -22,9 +22,10 @@
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
 //! | `parts`, `compose` | content of a new bundle |
 //! | `archive`, `delete`, `publish`, `repair` | changes of one ref, under its lock |
-//! | `receive`, `plan`, `change_order`, `stored_copies`, `target` | pushes |
+//! | `receive`, `plan`, `change_order`, `ref_change`, `atomic`, `stored_copies`, `target` | pushes |
 
 mod archive;
+mod atomic;
 mod bundle_reader;
 mod cached_pack;
 mod catalog;
@@ -44,6 +45,7 @@ mod peel;
 mod plan;
 mod publish;
 mod receive;
+mod ref_change;
 mod repair;
 mod source;
 mod stored_copies;

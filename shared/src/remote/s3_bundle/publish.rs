@@ -69,7 +69,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::pack_cache::PackExtension;
 use crate::storage::multipart::MultipartWriter;
-use crate::storage::{ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
+use crate::storage::{
+    ETag, ObjectMetadata, ObjectStoreExt as _, Precondition, PutOptions, UploadId,
+};
 
 /// Maximum number of bundles that a new one can name in `branchline-replaces`: 16 ids of 64
 /// digits fit into the 2 KB of user metadata that S3 allows, alongside the other entries.
@@ -99,28 +101,151 @@ enum RaceResult {
 /// `Conflict` when another push was first, or may have been.
 pub(super) async fn publish(
     location: &Arc<BundleLocation>,
-    expected: &ExpectedRef,
-    orphans: &[BundleFile],
+    expected: ExpectedRef,
+    orphans: Vec<BundleFile>,
     id: ObjectId,
     body: &BundleBody,
     action: &ArchiveAction,
 ) -> Result<Published> {
-    let (lock, folder) = lock_expected(location, expected).await?;
-    let mut publication = match Publication::new(location, lock, expected, orphans, id) {
-        Ok(publication) => publication,
-        Err((lock, error)) => {
-            lock.release().await;
-            return Err(error);
-        }
+    let mut locked = LockedRef::lock(location, expected, orphans, id).await?;
+    let published = match locked.upload(body).await {
+        Ok(()) => locked.publish().await,
+        Err(error) => Err(error),
     };
-    let mut result = publication.run(expected, orphans, body).await;
-    if let Ok(published) = &mut result {
-        let name = expected.name.as_bstr();
-        published.archived =
-            archive::apply_after_move(location, name, id, action, folder.archive.as_ref()).await;
+    match published {
+        Ok(()) => Ok(locked.finish(body, action).await),
+        Err(error) => {
+            locked.cancel().await;
+            Err(error)
+        }
     }
-    publication.finish().await;
-    result
+}
+
+/// A ref whose lock is held while its new bundle is published, one step after the other.
+pub(super) struct LockedRef {
+    publication: Publication,
+    expected: ExpectedRef,
+    orphans: Vec<BundleFile>,
+    /// The archive of the ref, as it was listed under the lock.
+    archive: Option<ETag>,
+    id: ObjectId,
+    sent: Option<BodySent>,
+    is_published: bool,
+}
+
+impl LockedRef {
+    /// Acquires the lock of a ref that is in the expected state.
+    ///
+    /// # Errors
+    /// `Conflict` when another client holds the lock, or the state is not the expected one.
+    pub(super) async fn lock(
+        location: &Arc<BundleLocation>,
+        expected: ExpectedRef,
+        orphans: Vec<BundleFile>,
+        id: ObjectId,
+    ) -> Result<Self> {
+        let (lock, folder) = lock_expected(location, &expected).await?;
+        match Publication::new(location, lock, &expected, &orphans, id) {
+            Ok(publication) => Ok(Self {
+                publication,
+                expected,
+                orphans,
+                archive: folder.archive,
+                id,
+                sent: None,
+                is_published: false,
+            }),
+            Err((lock, error)) => {
+                lock.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the new bundle, which nobody sees yet.
+    pub(super) async fn upload(&mut self, body: &BundleBody) -> Result<()> {
+        self.sent = Some(self.publication.upload(body).await?);
+        Ok(())
+    }
+
+    /// Makes the new bundle the ref's. The expected ones remain.
+    ///
+    /// # Errors
+    /// `Conflict` when another push was first, or may have been.
+    pub(super) async fn publish(&mut self) -> Result<()> {
+        let publication = &mut self.publication;
+        let result = match publication.complete().await {
+            Ok(()) => publication.list_and_settle_race(&self.expected).await,
+            Err(error) => Err(error),
+        };
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => {
+                let expected = &self.expected;
+                publication.resolve_unknown_outcome(expected, error).await?
+            }
+        };
+        match result {
+            RaceResult::Won => {
+                self.is_published = true;
+                Ok(())
+            }
+            RaceResult::Lost => Err(stale_ref_error(self.publication.name.as_bstr())),
+        }
+    }
+
+    /// Deletes what the new bundle replaces, writes the archive, and releases the lock.
+    pub(super) async fn finish(mut self, body: &BundleBody, action: &ArchiveAction) -> Published {
+        let (expected, publication) = (&self.expected, &mut self.publication);
+        publication.delete_replaced(expected, &self.orphans).await;
+        let (location, name) = (&publication.location, expected.name.as_bstr());
+        let archived =
+            archive::apply_after_move(location, name, self.id, action, self.archive.as_ref()).await;
+        let (sent_bytes, extension) = match self.sent.take() {
+            Some(sent) => (sent.bytes, sent.extension),
+            None => (0, None),
+        };
+        let replaces_base = body
+            .base_file()
+            .is_some_and(|base| expected.files.contains(base));
+        let published = Published {
+            file: publication.file.clone(),
+            sent_bytes,
+            extension: extension.map(|extension| PackExtension {
+                replaces_base,
+                ..extension
+            }),
+            archived,
+        };
+        self.publication.finish().await;
+        published
+    }
+
+    /// Takes the new bundle back, and releases the lock.
+    ///
+    /// # Errors
+    /// The new bundle was published and may have remained.
+    pub(super) async fn withdraw(self) -> Result<()> {
+        let publication = &self.publication;
+        let withdrawn = if self.is_published {
+            match publication.lock() {
+                Ok(lock) => match lock.verify().await {
+                    Ok(()) => remove(&publication.location, &publication.file).await,
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            }
+        } else {
+            Ok(())
+        };
+        self.cancel().await;
+        withdrawn
+    }
+
+    /// Aborts the upload if it is pending, and releases the lock.
+    async fn cancel(self) {
+        self.publication.finish().await;
+    }
 }
 
 /// A bundle that is being published, and the lock of its ref.
@@ -173,7 +298,7 @@ impl Publication {
             file: BundleFile {
                 key,
                 id,
-                etag: crate::storage::ETag::unknown(),
+                etag: ETag::unknown(),
                 size_bytes: 0,
                 last_modified: 0,
             },
@@ -182,38 +307,6 @@ impl Publication {
             lock: Some(lock),
             upload: Some(upload),
             recorded: None,
-        })
-    }
-
-    async fn run(
-        &mut self,
-        expected: &ExpectedRef,
-        orphans: &[BundleFile],
-        body: &BundleBody,
-    ) -> Result<Published> {
-        let BodySent { bytes, extension } = self.upload(body).await?;
-        let result = match self.complete().await {
-            Ok(()) => self.list_and_settle_race(expected).await,
-            Err(error) => Err(error),
-        };
-        let result = match result {
-            Ok(result) => result,
-            Err(error) => self.resolve_unknown_outcome(expected, error).await?,
-        };
-        if result == RaceResult::Lost {
-            return Err(stale_ref_error(self.name.as_bstr()));
-        }
-        self.delete_replaced(expected, orphans).await;
-        Ok(Published {
-            file: self.file.clone(),
-            sent_bytes: bytes,
-            extension: extension.map(|extension| PackExtension {
-                replaces_base: body
-                    .base_file()
-                    .is_some_and(|base| expected.files.contains(base)),
-                ..extension
-            }),
-            archived: Ok(()),
         })
     }
 

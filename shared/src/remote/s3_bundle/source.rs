@@ -27,6 +27,13 @@ pub(super) struct BundleSnapshot {
 }
 
 impl BundleSnapshot {
+    /// Returns the ref of this name.
+    pub(super) fn find(&self, name: &BString) -> Option<&Ref> {
+        let mut refs = self.refs.iter();
+        let found = refs.find(|(found, _)| found == name);
+        found.map(|(_, found)| found)
+    }
+
     /// Lists the refs that start with one of `prefixes`, and resolves refs with several
     /// bundles. All refs are listed if there is not exactly one prefix.
     pub(super) async fn new(location: &Arc<BundleLocation>, prefixes: &[BString]) -> Result<Self> {

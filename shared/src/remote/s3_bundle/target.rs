@@ -4,22 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bstr::{BString, ByteSlice};
+use bstr::BString;
 use futures_util::StreamExt as _;
 
-use super::archive::{self, ArchiveAction};
-use super::bundle_reader::OpenBundle;
+use super::archive;
+use super::atomic::change_all_or_none;
 use super::catalog::BundleCatalog;
 use super::change_order::{CONCURRENT_REFS, waves};
-use super::competing::{Ref, is_descendant};
-use super::delete;
-use super::expected_ref::{ExpectedRef, stale_ref_error};
+use super::competing::Ref;
+use super::expected_ref::ExpectedRef;
 use super::indexed_bundle::IndexedBundle;
 use super::keys::BundleFile;
 use super::options::BundleLocation;
-use super::plan::{BundlePlan, plan, topological_order};
-use super::publish::{MAX_REPLACED, Published, publish};
+use super::plan::topological_order;
 use super::receive::AvailableObjects;
+use super::ref_change::{PublishedRef, RefChanges, RefResult};
 use super::repair;
 use super::source::{BundleSnapshot, ensure_no_info_refs};
 use super::stored_copies::StoredCopies;
@@ -28,15 +27,9 @@ use crate::git::ObjectId;
 use crate::git::refs::{Head, RefOutcome, RefValue};
 use crate::remote::{
     BatchPolicy, Leftovers, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
-    conflicting_ref,
 };
 use crate::storage::delete_leftovers;
 
-/// Reason for not deleting a protected branch.
-const PROTECTED: &str = "the branch is protected; remove its protection with `git-s3 unprotect`";
-/// Reason for not forcing a protected branch.
-const PROTECTED_FROM_FORCE: &str = "the branch is protected, and the push is not a fast-forward; \
-     remove its protection with `git-s3 unprotect`";
 /// Maximum number of bundles that were just written or used, as bases of other bundles.
 const MAX_RECENT_BASES: usize = 16;
 
@@ -70,23 +63,6 @@ pub struct PushResults {
     pub objects: u64,
     /// Number of bytes that were sent, without copied ones.
     pub bytes: u64,
-}
-
-/// Result of one ref.
-enum RefResult {
-    Published(Box<PublishedRef>),
-    Deleted,
-    Rejected(String),
-}
-
-struct PublishedRef {
-    file: BundleFile,
-    sent_bytes: u64,
-    archived: Result<()>,
-    /// The new bundle as a base for later ones; `None` for a copy, whose objects were not read.
-    indexed: Option<IndexedBundle>,
-    /// Bundle of which the new one was composed.
-    base: Option<BundleFile>,
 }
 
 impl BundleTarget {
@@ -129,7 +105,12 @@ impl BundleTarget {
             ..PushResults::default()
         };
         let changed = self
-            .change(&push.changes, &available, push.temporary, &mut results)
+            .change(
+                &push.changes,
+                &available,
+                (push.atomic, push.temporary),
+                &mut results,
+            )
             .await;
         available.remove_spool().await;
         changed?;
@@ -192,9 +173,23 @@ impl BundleTarget {
         &mut self,
         changes: &[RefUpdate],
         available: &AvailableObjects,
-        temporary: bool,
+        (atomic, temporary): (bool, bool),
         results: &mut PushResults,
     ) -> Result<()> {
+        if atomic && changes.len() > 1 {
+            let made = self.ref_changes(available, temporary);
+            let changed = change_all_or_none(&made, changes).await?;
+            results.refs = changes
+                .iter()
+                .zip(changed)
+                .map(|(change, result)| {
+                    let outcome =
+                        result.and_then(|result| self.record_result(change, result, results));
+                    (change.name.clone(), outcome)
+                })
+                .collect();
+            return Ok(());
+        }
         let mut numbers = HashMap::new();
         if changes.len() > 1 && available.received.is_some() {
             let database = available.database(&self.opened.catalog, None)?;
@@ -209,13 +204,10 @@ impl BundleTarget {
         let is_first_alone = available.received.is_some();
         let mut outcomes: HashMap<usize, Result<RefOutcome>> = HashMap::new();
         for wave in waves(changes, &numbers, is_first_alone) {
-            let this = &*self;
+            let made = self.ref_changes(available, temporary);
+            let made = &made;
             let wave_results: Vec<(usize, Result<RefResult>)> = futures_util::stream::iter(wave)
-                .map(|number| async move {
-                    let change = &changes[number];
-                    let result = this.change_one(change, available, temporary).await;
-                    (number, result)
-                })
+                .map(|number| async move { (number, made.change(&changes[number]).await) })
                 .buffer_unordered(CONCURRENT_REFS)
                 .collect()
                 .await;
@@ -236,158 +228,18 @@ impl BundleTarget {
         Ok(())
     }
 
-    fn find(&self, name: &BString) -> Option<&Ref> {
-        let mut refs = self.opened.refs.iter();
-        refs.find(|(found, _)| found == name)
-            .map(|(_, found)| found)
-    }
-
-    async fn change_one(
-        &self,
-        change: &RefUpdate,
-        available: &AvailableObjects,
+    fn ref_changes<'a>(
+        &'a self,
+        available: &'a AvailableObjects,
         temporary: bool,
-    ) -> Result<RefResult> {
-        let found = self.find(&change.name);
-        if found.map(|found| found.file.id) != change.old {
-            return Err(stale_ref_error(change.name.as_bstr()));
+    ) -> RefChanges<'a> {
+        RefChanges {
+            location: &self.location,
+            opened: &self.opened,
+            recent: &self.recent,
+            available,
+            temporary,
         }
-        let expected = match found {
-            // An orphan is stored, and deleted, in the folder of the ref that it lost.
-            Some(found) if found.expected.name != change.name => {
-                return self
-                    .change_orphan(change, found, available, temporary)
-                    .await;
-            }
-            Some(found) => found.expected.clone(),
-            None => {
-                if let Some(reason) = self.rejection_of_new_ref(change) {
-                    return Ok(RefResult::Rejected(reason));
-                }
-                ExpectedRef::absent(change.name.clone())
-            }
-        };
-        let orphans = found
-            .map(|found| found.orphans.as_slice())
-            .unwrap_or_default();
-        let is_protected = expected.protected;
-        let Some(new) = change.new else {
-            if is_protected {
-                return Ok(RefResult::Rejected(PROTECTED.to_owned()));
-            }
-            if let Some(Ref { file, .. }) = found {
-                delete::delete(&self.location, &expected, file, orphans).await?;
-            }
-            return Ok(RefResult::Deleted);
-        };
-        let plan = self.plan(change, found, new.id, available).await?;
-        if is_protected && !plan.is_forward {
-            return Ok(RefResult::Rejected(PROTECTED_FROM_FORCE.to_owned()));
-        }
-        let (expected, orphans) = match found {
-            // More bundles than the new bundle can name. An incremental bundle may need the
-            // others.
-            Some(found)
-                if expected.files.len() > MAX_REPLACED
-                    && OpenBundle::open(&self.location, &found.file)
-                        .await?
-                        .is_full() =>
-            {
-                delete::repair(&self.location, &expected, &found.file, orphans).await?;
-                let files = vec![found.file.clone()];
-                (ExpectedRef { files, ..expected }, [].as_slice())
-            }
-            _ => (expected, orphans),
-        };
-        // Ancestors of the new commit are in its bundle.
-        let mut remaining = Vec::new();
-        for orphan in orphans {
-            if !is_descendant(&plan.database, new.id, orphan.id).await? {
-                remaining.push(orphan.clone());
-            }
-        }
-        let action = self.archive_action(&plan, new.id, temporary).await?;
-        let (location, body) = (&self.location, &plan.body);
-        let published = publish(location, &expected, &remaining, new.id, body, &action).await?;
-        self.cache_new_pack(published, plan).await
-    }
-
-    /// Returns the reason why a new ref cannot be stored: another ref is in its way, or its name
-    /// does not fit into a key.
-    fn rejection_of_new_ref(&self, change: &RefUpdate) -> Option<String> {
-        let name = change.name.as_bstr();
-        let new = change.new?;
-        if let Some(other) = conflicting_ref(&self.opened.snapshot.refs, name) {
-            return Some(format!("`{other}` is in the way"));
-        }
-        let key = self.location.bundle_key(name, new.id);
-        key.err().map(|error| error.report())
-    }
-
-    /// Changes an orphaned bundle that is listed under a conflict name.
-    async fn change_orphan(
-        &self,
-        change: &RefUpdate,
-        found: &Ref,
-        available: &AvailableObjects,
-        temporary: bool,
-    ) -> Result<RefResult> {
-        let Some(new) = change.new else {
-            delete::delete_orphan(&self.location, &found.expected).await?;
-            return Ok(RefResult::Deleted);
-        };
-        let expected = ExpectedRef::absent(change.name.clone());
-        let plan = self.plan(change, Some(found), new.id, available).await?;
-        let action = self.archive_action(&plan, new.id, temporary).await?;
-        let body = &plan.body;
-        let published = publish(&self.location, &expected, &[], new.id, body, &action).await?;
-        delete::delete_orphan(&self.location, &found.expected).await?;
-        self.cache_new_pack(published, plan).await
-    }
-
-    async fn plan(
-        &self,
-        change: &RefUpdate,
-        found: Option<&Ref>,
-        new: ObjectId,
-        available: &AvailableObjects,
-    ) -> Result<BundlePlan> {
-        let (catalog, recent) = (&self.opened.catalog, &self.recent);
-        plan(catalog, available, recent, &change.name, found, new).await
-    }
-
-    /// Returns the change of the archive of a ref. Temporary refs have no archives.
-    async fn archive_action(
-        &self,
-        plan: &BundlePlan,
-        id: ObjectId,
-        temporary: bool,
-    ) -> Result<ArchiveAction> {
-        if temporary {
-            return Ok(ArchiveAction::Leave);
-        }
-        archive::action_for(&self.opened.catalog, &plan.database, id).await
-    }
-
-    /// Inserts the pack of a published bundle into the pack cache.
-    async fn cache_new_pack(&self, published: Published, plan: BundlePlan) -> Result<RefResult> {
-        let base = plan.body.base_file().cloned();
-        let cache = self.location.options.pack_cache.as_ref();
-        let cached = match cache.zip(published.extension) {
-            Some((cache, extension)) => cache.insert(extension).await,
-            None => None,
-        };
-        let file = published.file;
-        let indexed = plan
-            .body
-            .into_indexed(&self.location, file.clone(), cached)?;
-        Ok(RefResult::Published(Box::new(PublishedRef {
-            file,
-            sent_bytes: published.sent_bytes,
-            archived: published.archived,
-            indexed,
-            base,
-        })))
     }
 
     /// Records the result of a ref, so that later pushes to this target are based on it.
@@ -406,7 +258,7 @@ impl BundleTarget {
             RefResult::Deleted => None,
             RefResult::Published(published) => Some(*published),
         };
-        let found = self.find(name).map(|found| &found.expected);
+        let found = self.opened.find(name).map(|found| &found.expected);
         let deleted = found.map(|expected| expected.files.clone());
         let deleted = deleted.unwrap_or_default();
         let protected = found.is_some_and(|expected| expected.protected);
@@ -516,6 +368,10 @@ impl Target for BundleTarget {
 
     fn accepts_head(&self, head: &Head) -> bool {
         matches!(head, Head::Symbolic(_))
+    }
+
+    fn is_atomic(&self) -> bool {
+        true
     }
 
     async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {

@@ -4,7 +4,10 @@ use bstr::BString;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::remote::{ReceivedObjects, RefOutcome, RefUpdate, RefValue, Refs, conflicting_ref};
+use crate::remote::{
+    ATOMIC_FAILURE, ReceivedObjects, RefOutcome, RefUpdate, RefValue, Refs, conflicting_ref,
+    is_branch, reject_non_commit,
+};
 
 /// Refs after changes, and the outcome of each change.
 pub(super) struct ChangedRefs {
@@ -12,7 +15,25 @@ pub(super) struct ChangedRefs {
     pub(super) outcomes: Vec<(BString, RefOutcome)>,
 }
 
-/// Applies changes to the refs `old`.
+impl ChangedRefs {
+    /// Returns true if a change was rejected.
+    pub(super) fn has_rejection(&self) -> bool {
+        let mut outcomes = self.outcomes.iter();
+        outcomes.any(|(_, outcome)| matches!(outcome, RefOutcome::Rejected(_)))
+    }
+
+    /// Returns the outcomes of an atomic push of which a change was rejected.
+    pub(super) fn into_none_changed(self) -> Vec<(BString, RefOutcome)> {
+        let none = |(name, outcome)| match outcome {
+            RefOutcome::Rejected(reason) => (name, RefOutcome::Rejected(reason)),
+            _ => (name, RefOutcome::Rejected(ATOMIC_FAILURE.to_owned())),
+        };
+        self.outcomes.into_iter().map(none).collect()
+    }
+}
+
+/// Applies changes to the refs `old`. Branches that would name one of the objects `non_commits`
+/// are rejected.
 ///
 /// # Errors
 /// `Conflict` when a ref does not match the old id of its change.
@@ -20,6 +41,7 @@ pub(super) fn apply(
     old: &Refs,
     changes: &[RefUpdate],
     watch: Option<&ReceivedObjects>,
+    non_commits: &[ObjectId],
 ) -> Result<ChangedRefs> {
     let mut refs = old.clone();
     for change in changes {
@@ -37,6 +59,8 @@ pub(super) fn apply(
         let outcome = if let Some(target) = change.new {
             if let Some(other) = conflicting_ref(&refs, change.name.as_ref()) {
                 RefOutcome::Rejected(format!("`{other}` conflicts with the name"))
+            } else if is_branch(&change.name) && non_commits.contains(&target.id) {
+                RefOutcome::Rejected(reject_non_commit(&change.name, target.id))
             } else {
                 let id = target.id;
                 let peeled = target.peeled.or_else(|| peel(old, watch, id));
@@ -87,23 +111,49 @@ mod tests {
     fn conflicting_names_are_refused_unless_they_are_deleted() {
         let was = Refs::from([("refs/heads/a".into(), target(1))]);
         let below = change("refs/heads/a/b", None, Some(2));
-        let refused = apply(&was, std::slice::from_ref(&below), None).unwrap();
+        let refused = apply(&was, std::slice::from_ref(&below), None, &[]).unwrap();
         assert_eq!(refused.refs, was);
         assert!(matches!(refused.outcomes[0].1, RefOutcome::Rejected(_)));
-        let moved = apply(&was, &[change("refs/heads/a", Some(1), None), below], None).unwrap();
+        let moved = apply(
+            &was,
+            &[change("refs/heads/a", Some(1), None), below],
+            None,
+            &[],
+        )
+        .unwrap();
         assert_eq!(moved.refs.keys().collect::<Vec<_>>(), ["refs/heads/a/b"]);
-        let back = apply(&moved.refs, &[change("refs/heads/a", None, Some(1))], None).unwrap();
+        let back = apply(
+            &moved.refs,
+            &[change("refs/heads/a", None, Some(1))],
+            None,
+            &[],
+        )
+        .unwrap();
         assert!(matches!(back.outcomes[0].1, RefOutcome::Rejected(_)));
         let unrelated = change("refs/heads/a-b", None, Some(1));
-        let unrelated = apply(&moved.refs, &[unrelated], None).unwrap();
+        let unrelated = apply(&moved.refs, &[unrelated], None, &[]).unwrap();
         assert_eq!(unrelated.outcomes[0].1, RefOutcome::Done);
+    }
+
+    #[test]
+    fn a_branch_that_would_not_name_a_commit_is_refused_alone() {
+        let changes = [
+            change("refs/heads/a", None, Some(1)),
+            change("refs/heads/b", None, Some(2)),
+            change("refs/tags/b", None, Some(2)),
+        ];
+        let changed = apply(&Refs::new(), &changes, None, &[id(2)]).unwrap();
+        let names: Vec<_> = changed.refs.keys().collect();
+        assert_eq!(names, ["refs/heads/a", "refs/tags/b"]);
+        let rejected = RefOutcome::Rejected(reject_non_commit(&"refs/heads/b".into(), id(2)));
+        assert_eq!(changed.outcomes[1].1, rejected);
     }
 
     #[test]
     fn a_ref_that_moved_meanwhile_is_a_conflict() {
         let was = Refs::from([("refs/heads/a".into(), target(1))]);
         for old in [None, Some(2)] {
-            let error = apply(&was, &[change("refs/heads/a", old, Some(3))], None);
+            let error = apply(&was, &[change("refs/heads/a", old, Some(3))], None, &[]);
             assert_eq!(error.err().map(|e| e.kind()), Some(ErrorKind::Conflict));
         }
     }
@@ -115,7 +165,7 @@ mod tests {
             peeled: Some(id(2)),
         };
         let was = Refs::from([("refs/tags/a".into(), known)]);
-        let changed = apply(&was, &[change("refs/tags/b", None, Some(1))], None).unwrap();
+        let changed = apply(&was, &[change("refs/tags/b", None, Some(1))], None, &[]).unwrap();
         assert_eq!(changed.refs[b"refs/tags/b".as_bstr()], known);
     }
 }

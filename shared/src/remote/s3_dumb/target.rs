@@ -1,5 +1,6 @@
 //! Receives a push.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,14 +11,17 @@ use super::keys::{ObjectRole, RepositoryKeys};
 use super::publish::{PackToPublish, upload_staged};
 use super::{DumbOptions, DumbSnapshot, consolidate, loose, parse, refs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::ObjectId;
 use crate::git::dumb_http::{write_head, write_info_refs};
+use crate::git::object::ObjectKind;
+use crate::git::odb::Database;
 use crate::git::pack::{Index, NoBases};
+use crate::git::{HashKind, ObjectId};
 use crate::remote::dumb_files::odb::{Indexes, database, packs};
 use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::remote::{
-    BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefValue, Refs,
-    Snapshot, Target, TargetCapabilities, VerifiedPack, is_head_valid, missing_objects_error,
+    BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefUpdate,
+    RefValue, Refs, Snapshot, Target, TargetCapabilities, VerifiedPack, is_branch, is_head_valid,
+    missing_objects_error,
 };
 use crate::storage::spool::Spool;
 use crate::storage::{ETag, delete_leftovers};
@@ -38,6 +42,8 @@ pub(super) struct DumbTarget {
     required_packs: Vec<ObjectId>,
     // Index of the last pack that was pushed.
     pushed_index: Option<Index>,
+    // New ids of refs that the pack contains and that are tags, trees and blobs.
+    pushed_non_commits: Vec<ObjectId>,
 }
 
 /// `objects/info/packs` with its entity tag.
@@ -92,7 +98,7 @@ impl Target for DumbTarget {
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
         // A conflict is found before anything is written.
-        refs::apply(&self.snapshot.refs, &push.changes, None)?;
+        refs::apply(&self.snapshot.refs, &push.changes, None, &[])?;
         let named = push
             .changes
             .iter()
@@ -105,6 +111,7 @@ impl Target for DumbTarget {
         roots.sort_unstable();
         roots.dedup();
         self.pushed_index = None;
+        self.pushed_non_commits = Vec::new();
         let mut report = PushReport::default();
         let watch = match push.pack {
             None => {
@@ -116,7 +123,13 @@ impl Target for DumbTarget {
         if let (Some(publish_hook), Some(watch)) = (&push.publish_hook, &watch) {
             publish_hook.before_publish(watch).await?;
         }
-        let mut changed = refs::apply(&self.snapshot.refs, &push.changes, watch.as_ref())?;
+        let non_commits = self.non_commits(&push.changes).await?;
+        let changes = &push.changes;
+        let mut changed = refs::apply(&self.snapshot.refs, changes, watch.as_ref(), &non_commits)?;
+        if push.atomic && changed.has_rejection() {
+            report.refs = changed.into_none_changed();
+            return Ok(report);
+        }
         self.peel(&mut changed.refs).await?;
         if self.refs.is_none() || changed.refs != self.snapshot.refs {
             let bytes = write_info_refs(&changed.refs);
@@ -160,6 +173,7 @@ impl DumbTarget {
             indexes: Indexes::default(),
             required_packs: Vec::new(),
             pushed_index: None,
+            pushed_non_commits: Vec::new(),
         }
     }
 
@@ -168,7 +182,7 @@ impl DumbTarget {
         let old = &self.snapshot.refs;
         let needs_peeling = |name: &BString, target: &RefValue| {
             target.peeled.is_none()
-                && !name.starts_with(b"refs/heads/")
+                && !is_branch(name)
                 && old.get(name) != Some(target)
                 && self
                     .pushed_index
@@ -182,19 +196,50 @@ impl DumbTarget {
         if unknown.is_empty() {
             return Ok(());
         }
-        let list = match &self.listed {
-            Some(listed) => listed.list.clone(),
-            None => Listed::read(&self.keys).await?.list,
-        };
-        let hash = unknown[0].id.kind();
-        let files = self.keys.files();
-        let packs = packs(&files, &list, hash, &mut self.indexes).await?;
-        let database = database(&files, self.options.read_limits(), hash, packs)?;
+        let database = self.stored_objects(unknown[0].id.kind()).await?;
         for target in unknown {
             let (peeled, _) = database.peel(target.id).await?;
             target.peeled = (peeled != target.id).then_some(peeled);
         }
         Ok(())
+    }
+
+    /// Returns the new values of branches that are not commits.
+    async fn non_commits(&mut self, changes: &[RefUpdate]) -> Result<Vec<ObjectId>> {
+        let mut non_commits = self.pushed_non_commits.clone();
+        let branches = self.snapshot.refs.iter();
+        let known = branches.filter(|(name, _)| is_branch(name));
+        let known: HashSet<ObjectId> = known.map(|(_, value)| value.id).collect();
+        let pushed = self.pushed_index.as_ref();
+        let is_pushed = |id| pushed.is_some_and(|index| index.find(id).is_some());
+        let stored: BTreeSet<ObjectId> = changes
+            .iter()
+            .filter(|change| is_branch(&change.name))
+            .filter_map(|change| Some(change.new?.id))
+            .filter(|id| !known.contains(id) && !is_pushed(*id))
+            .collect();
+        let Some(first) = stored.first() else {
+            return Ok(non_commits);
+        };
+        let database = self.stored_objects(first.kind()).await?;
+        for id in stored {
+            if database.peel(id).await? != (id, ObjectKind::Commit) {
+                non_commits.push(id);
+            }
+        }
+        Ok(non_commits)
+    }
+
+    /// Opens the objects that were stored before the push.
+    async fn stored_objects(&mut self, hash: HashKind) -> Result<Arc<Database>> {
+        let list = match &self.listed {
+            Some(listed) => listed.list.clone(),
+            None => Listed::read(&self.keys).await?.list,
+        };
+        let files = self.keys.files();
+        let packs = packs(&files, &list, hash, &mut self.indexes).await?;
+        let database = database(&files, self.options.read_limits(), hash, packs)?;
+        Ok(Arc::new(database))
     }
 
     async fn listed(&mut self) -> Result<&mut Listed> {
@@ -260,6 +305,12 @@ impl DumbTarget {
         let (resolved, watch, missing) = verified.resolve(spool, &NoBases, roots).await?;
         self.require(missing).await?;
         self.pushed_index = Some(resolved.index.clone());
+        let is_commit = |at: usize| resolved.kinds.get(at) == Some(&ObjectKind::Commit);
+        let non_commits = roots.iter().copied().filter(|id| {
+            let at = resolved.index.find(*id);
+            at.is_some_and(|at| !is_commit(at))
+        });
+        self.pushed_non_commits = non_commits.collect();
         if resolved.index.is_empty() {
             return Ok(watch);
         }
