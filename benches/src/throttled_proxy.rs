@@ -5,6 +5,7 @@
 //! no connection starts slowly, so a real link of the same numbers is never faster.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +38,15 @@ pub struct ThrottledProxy {
     address: SocketAddr,
     leads_to: watch::Sender<Option<SocketAddr>>,
     speed: Arc<Mutex<Option<Speed>>>,
+    carried: Arc<Carried>,
     accepting: JoinHandle<()>,
+}
+
+/// Bytes that a link has carried since it was opened.
+#[derive(Debug, Default)]
+struct Carried {
+    up: AtomicU64,
+    down: AtomicU64,
 }
 
 /// One direction of a link.
@@ -90,11 +99,18 @@ impl ThrottledProxy {
         let address = listener.local_addr()?;
         let speed = Arc::new(Mutex::new(Some(speed)));
         let (leads_to, server) = watch::channel(None);
-        let accepting = tokio::spawn(accept(listener, server, Arc::clone(&speed)));
+        let carried = Arc::<Carried>::default();
+        let lanes = [
+            Arc::new(Direction::new(&speed)),
+            Arc::new(Direction::new(&speed)),
+        ];
+        let link = (Arc::clone(&speed), lanes, Arc::clone(&carried));
+        let accepting = tokio::spawn(accept(listener, server, link));
         Ok(Self {
             address,
             leads_to,
             speed,
+            carried,
             accepting,
         })
     }
@@ -113,6 +129,12 @@ impl ThrottledProxy {
         format!("http://{}", self.address)
     }
 
+    /// Returns the bytes that were sent to the server and those that came back.
+    pub fn carried(&self) -> (u64, u64) {
+        let Carried { up, down } = &*self.carried;
+        (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
+    }
+
     /// Makes it as fast as this, or as the machine is.
     pub fn set_speed(&self, speed: Option<Speed>) {
         *self.speed.lock().unwrap_or_else(PoisonError::into_inner) = speed;
@@ -128,12 +150,8 @@ impl Drop for ThrottledProxy {
 async fn accept(
     listener: TcpListener,
     mut server: watch::Receiver<Option<SocketAddr>>,
-    speed: Arc<Mutex<Option<Speed>>>,
+    (speed, lanes, carried): (Arc<Mutex<Option<Speed>>>, [Arc<Direction>; 2], Arc<Carried>),
 ) {
-    let lanes = [
-        Arc::new(Direction::new(&speed)),
-        Arc::new(Direction::new(&speed)),
-    ];
     while let Ok((near, _)) = listener.accept().await {
         let known = server.wait_for(Option::is_some).await;
         let Some(server) = known.ok().and_then(|server| *server) else {
@@ -141,7 +159,7 @@ async fn accept(
         };
         let speed = *speed.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now() + speed.map_or(Duration::ZERO, |speed| speed.round_trip);
-        let lanes = lanes.clone();
+        let (lanes, carried) = (lanes.clone(), Arc::clone(&carried));
         tokio::spawn(async move {
             // Whoever cannot connect sees the connection end.
             let Ok(far) = TcpStream::connect(server).await else {
@@ -152,8 +170,8 @@ async fn accept(
             let ((near_read, near_write), (far_read, far_write)) =
                 (near.into_split(), far.into_split());
             tokio::join!(
-                carry(near_read, far_write, up, start),
-                carry(far_read, near_write, down, start),
+                carry(near_read, far_write, (up, &carried.up), start),
+                carry(far_read, near_write, (down, &carried.down), start),
             );
         });
     }
@@ -163,7 +181,7 @@ async fn accept(
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    lane: Arc<Direction>,
+    (lane, carried): (Arc<Direction>, &AtomicU64),
     start: Instant,
 ) {
     let (sender, mut under_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
@@ -174,6 +192,7 @@ async fn carry(
                 return;
             };
             piece.truncate(length);
+            carried.fetch_add(length as u64, Ordering::Relaxed);
             let passage = lane.send(length, start, Instant::now());
             if sender.send((passage.arrives, piece)).is_err() {
                 return;

@@ -59,6 +59,18 @@ enum Subject {
         #[arg(long)]
         dev: bool,
     },
+    /// Measures git on S3 at a terminal: the remote helper beside git-remote-s3.
+    Terminal {
+        /// Bandwidth of the link to S3, in megabits a second each way.
+        #[arg(long, default_value_t = 100)]
+        link_mbit: u64,
+        /// Round-trip time of the link to S3, in milliseconds.
+        #[arg(long, default_value_t = 10)]
+        link_latency_ms: u64,
+        /// Measures the development build, which compiles in a minute instead of ten.
+        #[arg(long)]
+        dev: bool,
+    },
     /// Measures a migration of 3,000 commits with 139 refs to CodeCommit, beside one `git push`.
     Migrate {
         /// Time that CodeCommit takes to answer each request, in milliseconds.
@@ -115,6 +127,18 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             bench.args(["--link-latency-ms", &link_latency_ms.to_string()]);
             run(&mut bench)
         }
+        Subject::Terminal {
+            link_mbit,
+            link_latency_ms,
+            dev,
+        } => {
+            let peers = setup::PythonEnv::Peers.create()?;
+            let mut bench = terminal(*dev)?;
+            bench.arg("--peers").arg(peers);
+            bench.args(["--link-mbit", &link_mbit.to_string()]);
+            bench.args(["--link-latency-ms", &link_latency_ms.to_string()]);
+            run(&mut bench)
+        }
         Subject::Migrate {
             latency_ms,
             script,
@@ -131,6 +155,23 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             run(&mut bench)
         }
     }
+}
+
+/// Builds the command line and its measurement, and returns a command that measures that build.
+fn terminal(dev: bool) -> Result<Command> {
+    let profile = if dev { "dev" } else { "release" };
+    let package = ["--package", "branchline"];
+    run(cargo()
+        .args(["build", "--locked", "--bins", "--profile", profile])
+        .args(package))?;
+    let program = ["--bin", "bench-terminal"];
+    run(cargo().args(["build", "--quiet", "--locked"]).args(program))?;
+    let target = target_folder();
+    let mut bench = Command::new(target.join("debug/bench-terminal"));
+    bench
+        .arg("--programs")
+        .arg(target.join(if dev { "debug" } else { "release" }));
+    Ok(bench)
 }
 
 /// Builds the program `name`, the functions that it measures and the development server, and
