@@ -4,6 +4,7 @@
 mod client;
 mod credential;
 mod serve;
+mod table;
 mod triggers;
 
 use clap::{Parser, Subcommand};
@@ -31,7 +32,10 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  Start with one function; store all data in ./dev:
+  Start with the three functions, a bucket and a pipeline; store all data in ./dev:
+    branchline-dev serve --data dev --all
+
+  Start with one function:
     branchline-dev serve --data dev \\
         --function update=target/release/update --env update:ARTIFACT_BUCKET=artifacts
 
@@ -43,9 +47,13 @@ Examples:
   Throttle every tenth GetBlob, and send every second event twice:
     branchline-dev faults add codecommit/GetBlob:throttle,every=10 events:double,every=2
 
-  Show the requests by principal, and the dead letters:
+  Show the executions, the requests by principal, and the dead letters:
+    branchline-dev executions
     branchline-dev requests
-    branchline-dev dead-letters";
+    branchline-dev dead-letters
+
+  Run a schedule now:
+    branchline-dev invoke update --schedule";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -63,7 +71,7 @@ enum Command {
     /// Shows the requests that a running server got: principal, number, most at once.
     Requests {
         #[command(flatten)]
-        server: client::ServerArgs,
+        list: client::ListArgs,
         /// Deletes the counts instead.
         #[arg(long)]
         reset: bool,
@@ -71,7 +79,7 @@ enum Command {
     /// Shows the asynchronous invocations that failed for good.
     DeadLetters {
         #[command(flatten)]
-        server: client::ServerArgs,
+        list: client::ListArgs,
         /// Deletes them instead.
         #[arg(long)]
         clear: bool,
@@ -84,7 +92,13 @@ enum Command {
     )]
     Triggers(triggers::TriggersArgs),
     /// Shows the executions of all pipelines, with the object that each read.
-    Executions(client::ServerArgs),
+    Executions(client::ListArgs),
+    /// Invokes a function of a running server and prints its answer.
+    #[command(
+        after_help = "Examples:\n  branchline-dev invoke update --schedule\n  branchline-dev \
+                            invoke migration events/migration-publish.json"
+    )]
+    Invoke(client::InvokeArgs),
 }
 
 impl Cli {
@@ -94,10 +108,11 @@ impl Cli {
             Command::Serve(args) => serve::run(*args).await,
             Command::CredentialHelper { operation } => credential::run(&operation),
             Command::Faults(args) => client::faults(args).await,
-            Command::Requests { server, reset } => server.show("requests", reset).await,
-            Command::DeadLetters { server, clear } => server.show("dead-letters", clear).await,
+            Command::Requests { list, reset } => client::requests(&list, reset).await,
+            Command::DeadLetters { list, clear } => client::dead_letters(&list, clear).await,
             Command::Triggers(args) => triggers::run(args).await,
-            Command::Executions(server) => server.show("executions", false).await,
+            Command::Executions(list) => client::executions(&list).await,
+            Command::Invoke(args) => client::invoke(args).await,
         }
     }
 }

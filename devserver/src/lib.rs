@@ -10,7 +10,8 @@
 //! 5. [`faults`]: counts every request, and decides which of them go wrong.
 //! 6. [`account`], [`aws_json`], `http_body`, [`ref_observer`]: types that all of them share.
 //!
-//! [`cli`] and [`log`] are the user interface.
+//! [`cli`] and [`log`] are the user interface; [`whole_flow`] is the content of a server that they
+//! start with everything.
 //!
 //! The server uses core's formats and names, never its decisions: it behaves as AWS does.
 
@@ -28,3 +29,4 @@ pub mod pipeline;
 pub mod ref_observer;
 pub mod s3;
 pub mod server;
+pub mod whole_flow;

@@ -5,6 +5,7 @@ mod body;
 mod classify;
 mod control;
 mod credentials;
+mod data_folder;
 mod dispatch;
 mod resource;
 
@@ -32,6 +33,8 @@ use crate::pipeline::{PipelineOptions, PipelineService};
 use crate::s3::store::{Durability, PublicAccess};
 use crate::s3::{self, Store};
 
+pub use data_folder::ENVIRONMENT_FILE;
+
 use control::Control;
 use dispatch::Dispatcher;
 
@@ -43,7 +46,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Data folder; `None`: a temporary folder that is deleted with the server.
     pub data: Option<PathBuf>,
-    /// Port on 127.0.0.1; with 0 the system chooses one.
+    /// Program that git runs as `credential-helper`; with it, the data folder's
+    /// [`ENVIRONMENT_FILE`] has the variables that clients need.
+    pub credential_helper: Option<PathBuf>,
+    /// Port on 127.0.0.1; with 0 that of the data folder's last server, or one that the system
+    /// chooses.
     pub port: u16,
     /// Account number, 12 digits.
     pub account_id: String,
@@ -73,6 +80,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             data: None,
+            credential_helper: None,
             port: 0,
             account_id: "123456789012".into(),
             region: "us-east-1".into(),
@@ -113,14 +121,12 @@ pub struct Server {
 impl Server {
     /// Starts the server. When this returns, it accepts requests.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let (data, temporary) = data_folder(options.data.as_deref())?;
+        let (data, temporary) = data_folder::create(options.data.as_deref())?;
         let durability = match temporary {
             Some(_) => Durability::System,
             None => Durability::Disk,
         };
-        let listener = TcpListener::bind(("127.0.0.1", options.port))
-            .await
-            .with_context(|| format!("listening on 127.0.0.1:{}", options.port))?;
+        let listener = data_folder::listen(options.port, &data).await?;
         let address = listener.local_addr()?;
         let endpoint = format!("http://{address}");
 
@@ -168,6 +174,7 @@ impl Server {
                 log: requests.clone(),
                 queue: queue.clone(),
                 delivery: delivery.clone(),
+                lambda: lambda.clone(),
                 pipelines: pipelines.clone(),
                 about: json!({
                     "endpoint": endpoint,
@@ -183,6 +190,12 @@ impl Server {
             git: Arc::new(GitHttp::new(codecommit.clone(), account.clone())),
             s3: Arc::new(s3::service(store.clone(), account.clone())),
         };
+        data_folder::write_port(&data, address.port())?;
+        // Written before the first answer, so that no client reads that of an earlier server.
+        if let Some(program) = &options.credential_helper {
+            let region = &account.region;
+            data_folder::write_environment(&data, &endpoint, region, &credentials, program)?;
+        }
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
         let accepting = accept(listener, dispatcher, stop.clone(), connections.clone());
@@ -346,19 +359,6 @@ fn open_lambda(
     )
     .context("opening the queue of asynchronous invocations")?;
     Ok((lambda, queue))
-}
-
-fn data_folder(wanted: Option<&Path>) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
-    if let Some(wanted) = wanted {
-        std::fs::create_dir_all(wanted)
-            .with_context(|| format!("creating the data folder {}", wanted.display()))?;
-        return Ok((std::path::absolute(wanted)?, None));
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("branchline-dev-")
-        .tempdir()
-        .context("creating a temporary data folder")?;
-    Ok((folder.path().to_owned(), Some(folder)))
 }
 
 async fn accept(

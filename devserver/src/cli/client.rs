@@ -1,4 +1,6 @@
-//! Commands that query a running server.
+//! Commands that query a running server, or call its functions.
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
@@ -6,9 +8,11 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::faults::Rule;
+
+use super::table;
 
 /// Address of a running server.
 #[derive(Debug, Args)]
@@ -16,6 +20,31 @@ pub(super) struct ServerArgs {
     /// URL of the server, http://127.0.0.1:PORT.
     #[arg(long, env = "BRANCHLINE_DEV_ENDPOINT", value_name = "URL")]
     pub(super) endpoint: String,
+}
+
+/// A list of a running server.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Prints JSON for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `invoke`.
+#[derive(Debug, Args)]
+pub(super) struct InvokeArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The function.
+    function: String,
+    /// File with the event; `-` reads it from standard input.
+    #[arg(required_unless_present = "schedule")]
+    event: Option<PathBuf>,
+    /// Sends the event of a schedule.
+    #[arg(long, conflicts_with = "event")]
+    schedule: bool,
 }
 
 /// `faults`.
@@ -44,12 +73,13 @@ enum FaultsCommand {
 
 impl ServerArgs {
     /// Prints the server's list `what`, or deletes its entries first.
-    pub(super) async fn show(&self, what: &str, forget: bool) -> anyhow::Result<()> {
+    async fn show(&self, what: &str, forget: bool) -> anyhow::Result<()> {
         let method = if forget { Method::DELETE } else { Method::GET };
-        self.ask(method, what, String::new()).await
+        print!("{}", self.ask(method, what, String::new()).await?);
+        Ok(())
     }
 
-    async fn ask(&self, method: Method, what: &str, body: String) -> anyhow::Result<()> {
+    async fn ask(&self, method: Method, what: &str, body: String) -> anyhow::Result<String> {
         let endpoint = self.endpoint.trim_end_matches('/');
         let request = Request::builder()
             .method(method)
@@ -62,13 +92,67 @@ impl ServerArgs {
         })?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        let text = String::from_utf8_lossy(&body);
+        let text = String::from_utf8_lossy(&body).into_owned();
         if !status.is_success() {
             bail!("the server answered {status}: {}", text.trim_end());
         }
-        print!("{text}");
+        Ok(text)
+    }
+}
+
+impl ListArgs {
+    /// Prints the server's list `what`, or deletes its entries first.
+    pub(super) async fn show(
+        &self,
+        what: &str,
+        forget: bool,
+        table: impl Fn(&Value) -> String,
+    ) -> anyhow::Result<()> {
+        let method = if forget { Method::DELETE } else { Method::GET };
+        let list = self.server.ask(method, what, String::new()).await?;
+        if self.json {
+            print!("{list}");
+        } else {
+            print!("{}", table(&serde_json::from_str(&list)?));
+        }
         Ok(())
     }
+}
+
+/// Runs `requests`.
+pub(super) async fn requests(list: &ListArgs, reset: bool) -> anyhow::Result<()> {
+    list.show("requests", reset, table::requests).await
+}
+
+/// Runs `dead-letters`.
+pub(super) async fn dead_letters(list: &ListArgs, clear: bool) -> anyhow::Result<()> {
+    list.show("dead-letters", clear, table::dead_letters).await
+}
+
+/// Runs `executions`.
+pub(super) async fn executions(list: &ListArgs) -> anyhow::Result<()> {
+    list.show("executions", false, table::executions).await
+}
+
+/// Runs `invoke`: prints the function's answer, or fails with its error.
+pub(super) async fn invoke(args: InvokeArgs) -> anyhow::Result<()> {
+    let event = match args.event {
+        None => json!({ "schedule": true }).to_string(),
+        Some(path) if path.as_os_str() == "-" => std::io::read_to_string(std::io::stdin())
+            .context("reading the event from standard input")?,
+        Some(path) => {
+            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?
+        }
+    };
+    let what = format!("functions/{}", args.function);
+    let answered = args.server.ask(Method::POST, &what, event).await?;
+    let answered: Value = serde_json::from_str(&answered)?;
+    if let Some(error) = answered.get("error") {
+        let part = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        bail!("{}: {}", part("errorType"), part("errorMessage"));
+    }
+    println!("{}", serde_json::to_string_pretty(&answered["answer"])?);
+    Ok(())
 }
 
 /// Runs `faults`.
@@ -78,7 +162,8 @@ pub(super) async fn faults(args: FaultsArgs) -> anyhow::Result<()> {
         None => server.show("faults", false).await,
         Some(FaultsCommand::Add { rules }) => {
             let body = json!({ "rules": rules }).to_string();
-            server.ask(Method::POST, "faults", body).await
+            print!("{}", server.ask(Method::POST, "faults", body).await?);
+            Ok(())
         }
         Some(FaultsCommand::Remove { id: None }) => server.show("faults", true).await,
         Some(FaultsCommand::Remove { id: Some(id) }) => {

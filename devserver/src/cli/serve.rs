@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,22 +10,30 @@ use clap::Args;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::account::Account;
 use crate::codecommit::Limits;
 use crate::delivery::EventRule;
 use crate::faults::Rule;
 use crate::lambda::FunctionConfig;
 use crate::log;
 use crate::s3::store::PublicAccess;
-use crate::server::{Options, Server};
+use crate::server::{ENVIRONMENT_FILE, Options, Server};
+use crate::whole_flow;
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Keeps all data in this folder; without it, in a temporary folder that is deleted with
-    /// the server.
+    /// Keeps all data in this folder, and the port; without it, in a temporary folder that is
+    /// deleted with the server.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Port on 127.0.0.1; with 0 the system chooses one.
+    /// Starts the functions update, lifecycle and migration that were built beside this
+    /// program, with a bucket for artifacts, one for mirrors and a pipeline: a push to a
+    /// repository is followed by an execution.
+    #[arg(long)]
+    all: bool,
+    /// Port on 127.0.0.1; with 0 that of the data folder's last server, or one that the system
+    /// chooses.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Account number, 12 digits.
@@ -153,6 +160,13 @@ impl ServeArgs {
     fn options(self) -> anyhow::Result<Options> {
         let mut functions: Vec<FunctionConfig> = Vec::new();
         let (mut event_rules, mut faults) = (self.rule, self.fault);
+        let program = std::env::current_exe()?;
+        if self.all {
+            let account = Account::new(&self.account, &self.region);
+            let programs = program.parent().unwrap_or(Path::new("."));
+            functions = whole_flow::functions(programs, &account);
+            event_rules.push(whole_flow::rule());
+        }
         if let Some(path) = &self.config {
             let config = read_config(path)?;
             let folder = path.parent().unwrap_or(Path::new("."));
@@ -174,7 +188,10 @@ impl ServeArgs {
             }
         }
         for (name, bootstrap) in self.function {
-            functions.push(FunctionConfig::new(name, bootstrap));
+            match functions.iter_mut().find(|function| function.name == name) {
+                Some(function) => function.bootstrap = bootstrap.into(),
+                None => functions.push(FunctionConfig::new(name, bootstrap)),
+            }
         }
         for (name, key, value) in self.env {
             named(&mut functions, &name)?.environment.insert(key, value);
@@ -189,7 +206,11 @@ impl ServeArgs {
         for (name, value) in self.reserved {
             named(&mut functions, &name)?.reserved_concurrency = Some(number(&name, &value)?);
         }
+        for rule in &event_rules {
+            named(&mut functions, &rule.function).context("a rule for events")?;
+        }
         Ok(Options {
+            credential_helper: Some(program),
             data: self.data,
             port: self.port,
             account_id: self.account,
@@ -236,7 +257,11 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Registered before anything starts, so that an early signal leaves no processes behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let all = args.all;
     let server = Server::start(args.options()?).await?;
+    if all {
+        whole_flow::create(&server)?;
+    }
     print_banner(&server)?;
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -247,39 +272,12 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the endpoint and the variables to export, and writes the variables to the data
-/// folder.
+/// Prints the endpoint and the variables to export.
 fn print_banner(server: &Server) -> anyhow::Result<()> {
     let endpoint = server.endpoint();
-    let credentials = server.credentials();
-    let program = std::env::current_exe()?;
-    let program = program.display();
-    // Git reads its configuration from these as if given by `-c`.
-    let variables = format!(
-        "export AWS_ENDPOINT_URL={endpoint}\n\
-         export BRANCHLINE_DEV_ENDPOINT={endpoint}\n\
-         export AWS_ACCESS_KEY_ID={}\n\
-         export AWS_SECRET_ACCESS_KEY={}\n\
-         export AWS_REGION={region}\n\
-         export AWS_DEFAULT_REGION={region}\n\
-         unset AWS_SESSION_TOKEN AWS_PROFILE\n\
-         export GIT_CONFIG_COUNT=3\n\
-         export GIT_CONFIG_KEY_0=credential.{endpoint}.helper GIT_CONFIG_VALUE_0=\n\
-         export GIT_CONFIG_KEY_1=credential.{endpoint}.helper \
-         GIT_CONFIG_VALUE_1='!\"{program}\" credential-helper'\n\
-         export GIT_CONFIG_KEY_2=credential.{endpoint}.useHttpPath GIT_CONFIG_VALUE_2=true\n",
-        credentials.access_key_id,
-        credentials.secret_access_key,
-        region = server.account().region,
-    );
-    let path = server.data().join("env");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)?;
-    file.write_all(variables.as_bytes())?;
+    let path = server.data().join(ENVIRONMENT_FILE);
+    let variables =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut out = std::io::stdout().lock();
     write!(
         out,

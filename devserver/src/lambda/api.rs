@@ -1,5 +1,8 @@
 //! The Lambda API (2015-03-31) over HTTP: `Invoke`, `ListFunctions`, `GetFunction`,
-//! `GetFunctionConfiguration`.
+//! `GetFunctionConfiguration`, `UpdateFunctionConfiguration`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,6 +10,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -27,6 +31,22 @@ pub struct LambdaApi {
 
 type ApiResponse = Response<Bytes>;
 
+/// Settings that `UpdateFunctionConfiguration` can change here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct NewConfiguration {
+    environment: Option<NewEnvironment>,
+    timeout: Option<u64>,
+    memory_size: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct NewEnvironment {
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
+}
+
 impl LambdaApi {
     /// Creates an API over `host`, whose `Event` invocations go to `queue`.
     pub fn new(host: LambdaHost, queue: AsyncInvocations) -> Self {
@@ -41,6 +61,7 @@ impl LambdaApi {
             (&Method::GET, []) => "ListFunctions",
             (&Method::GET, [_]) => "GetFunction",
             (&Method::GET, [_, "configuration"]) => "GetFunctionConfiguration",
+            (&Method::PUT, [_, "configuration"]) => "UpdateFunctionConfiguration",
             (&Method::POST, [_, "invocations"]) => "Invoke",
             _ => "Unknown",
         }
@@ -65,6 +86,7 @@ impl LambdaApi {
                 }))
             }),
             "GetFunctionConfiguration" => self.with(&name, |config| ok(&self.describe(config))),
+            "UpdateFunctionConfiguration" => self.update(&name, &body),
             "Invoke" => self.invoke(request, &name, body).await,
             _ => refuse(
                 StatusCode::NOT_FOUND,
@@ -95,6 +117,37 @@ impl LambdaApi {
             &format!("Function not found: {arn}"),
             json!({ "Type": "User" }),
         )
+    }
+
+    /// Changes a function; later invocations start new environments.
+    fn update(&self, name: &str, body: &[u8]) -> ApiResponse {
+        let found = FunctionRef::parse(name, self.host.account())
+            .and_then(|function| self.host.function(&function.name));
+        let Some(mut config) = found else {
+            return self.not_found(name);
+        };
+        let invalid = |message: &str| {
+            let code = "InvalidParameterValueException";
+            refuse(
+                StatusCode::BAD_REQUEST,
+                code,
+                message,
+                json!({ "Type": "User" }),
+            )
+        };
+        let new: NewConfiguration = match serde_json::from_slice(body) {
+            Ok(new) => new,
+            Err(error) => return invalid(&error.to_string()),
+        };
+        if let Some(environment) = new.environment {
+            config.environment = environment.variables;
+        }
+        config.timeout = new.timeout.map_or(config.timeout, Duration::from_secs);
+        config.memory_mb = new.memory_size.unwrap_or(config.memory_mb);
+        match self.host.add(config.clone()) {
+            Ok(()) => ok(&self.describe(&config)),
+            Err(why) => invalid(&why),
+        }
     }
 
     async fn invoke(&self, request: &Parts, name: &str, body: Bytes) -> ApiResponse {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -11,7 +12,9 @@ use serde_json::{Value, json};
 use super::body::{ServerBody, full};
 use crate::delivery::Delivery;
 use crate::faults::{Faults, RequestLog, Rule, Service};
-use crate::lambda::AsyncInvocations;
+use crate::lambda::{
+    AsyncInvocations, FunctionRef, InvokeError, LambdaHost, MAX_SYNC_PAYLOAD_BYTES, Outcome,
+};
 use crate::pipeline::PipelineService;
 
 /// State that the control paths read and change.
@@ -20,6 +23,7 @@ pub(super) struct Control {
     pub(super) log: RequestLog,
     pub(super) queue: AsyncInvocations,
     pub(super) delivery: Delivery,
+    pub(super) lambda: LambdaHost,
     pub(super) pipelines: PipelineService,
     pub(super) about: Value,
 }
@@ -101,6 +105,13 @@ impl Control {
                     "executions": self.pipelines.pending(),
                 },
             })),
+            (&Method::POST, what) if what.starts_with("/functions/") => {
+                let name = what.trim_start_matches("/functions/").to_owned();
+                let body = Limited::new(request.into_body(), MAX_SYNC_PAYLOAD_BYTES);
+                let body = body.collect().await;
+                let body = body.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+                self.invoke(&name, body.to_bytes()).await
+            }
             (method, what) => {
                 if let Some(id) = what.strip_prefix("/faults/")
                     && method == Method::DELETE
@@ -111,10 +122,46 @@ impl Control {
                 }
                 Err((
                     StatusCode::NOT_FOUND,
-                    "unknown path: use faults, requests, dead-letters, executions or status".into(),
+                    "unknown path: use faults, requests, dead-letters, executions, functions/NAME or \
+                     status".into(),
                 ))
             }
         }
+    }
+
+    /// Invokes a function; returns its `answer`, or its `error`.
+    async fn invoke(&self, name: &str, event: Bytes) -> Result<Value, Refusal> {
+        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&event) {
+            let why = format!("the event is not JSON: {error}");
+            return Err((StatusCode::BAD_REQUEST, why));
+        }
+        let function = FunctionRef {
+            name: name.to_owned(),
+            qualifier: None,
+        };
+        let request_id = uuid::Uuid::new_v4().to_string();
+        let invoked = self.lambda.invoke(&function, event, request_id).await;
+        let invoked = invoked.map_err(|error| match error {
+            InvokeError::NotFound(_) => {
+                let functions = self.lambda.functions();
+                let names: Vec<&str> = functions.iter().map(|f| f.name.as_str()).collect();
+                let why = format!("no function `{name}`; there are: {}", names.join(", "));
+                (StatusCode::NOT_FOUND, why)
+            }
+            InvokeError::Throttled(_) => {
+                let why = format!("all environments of `{name}` are busy; try again");
+                (StatusCode::TOO_MANY_REQUESTS, why)
+            }
+            InvokeError::ShuttingDown => {
+                let why = "the server is shutting down".to_owned();
+                (StatusCode::SERVICE_UNAVAILABLE, why)
+            }
+        })?;
+        let read = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or(Value::Null);
+        Ok(match invoked.outcome {
+            Outcome::Answer(answer) => json!({ "answer": read(&answer) }),
+            Outcome::Failed(failure) => json!({ "error": read(&failure.payload) }),
+        })
     }
 
     fn faults(&self) -> Value {

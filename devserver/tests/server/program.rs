@@ -133,7 +133,7 @@ fn the_printed_variables_let_a_user_push_clone_and_query() {
     );
     let left = server.ask(&["faults", "remove", "1"]);
     assert_eq!(left["faults"].as_array().unwrap().len(), 1);
-    let requests = server.ask(&["requests"]);
+    let requests = server.ask(&["requests", "--json"]);
     let actions: Vec<&str> = requests["requests"]
         .as_array()
         .unwrap()
@@ -148,8 +148,14 @@ fn the_printed_variables_let_a_user_push_clone_and_query() {
     ] {
         assert!(actions.contains(&action), "{action} is counted: {requests}");
     }
-    assert_eq!(server.ask(&["dead-letters"]), json!({ "deadLetters": [] }));
-    assert_eq!(server.ask(&["executions"]), json!({ "executions": [] }));
+    assert_eq!(
+        server.ask(&["dead-letters", "--json"]),
+        json!({ "deadLetters": [] })
+    );
+    assert_eq!(
+        server.ask(&["executions", "--json"]),
+        json!({ "executions": [] })
+    );
     server.stop("-TERM");
     let log = std::fs::read_to_string(data.join("stderr")).unwrap();
     assert!(
@@ -201,6 +207,27 @@ fn credentials_and_secrets_are_readable_by_the_owner_only_and_persist() {
 }
 
 #[test]
+fn a_data_folder_keeps_its_port_and_its_variables_are_those_of_the_server_that_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut endpoints = Vec::new();
+    for _ in 0..2 {
+        let server = serve(folder.path(), &[]);
+        let variables = std::fs::read_to_string(folder.path().join("env")).unwrap();
+        let line = format!("export AWS_ENDPOINT_URL={}\n", server.endpoint);
+        assert!(variables.contains(&line), "{variables}");
+        endpoints.push(server.endpoint.clone());
+        server.stop("-INT");
+    }
+    assert_eq!(endpoints[0], endpoints[1]);
+    // A port that another program took is given up.
+    let port = endpoints[0].rsplit(':').next().unwrap();
+    let taken = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    let server = serve(folder.path(), &[]);
+    assert_ne!(server.endpoint, endpoints[0]);
+    drop(taken);
+}
+
+#[test]
 fn a_stopped_program_leaves_no_function_running() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");
@@ -241,6 +268,10 @@ fn wrong_arguments_are_refused_with_the_remedy() {
     for (arguments, part) in [
         (&["serve", "--function", "f=/nowhere"][..], "build it first"),
         (&["serve", "--env", "f:A=B"], "--function f=.."),
+        (
+            &["serve", "--rule", "f=referenceCreated"],
+            "--function f=..",
+        ),
         (&["serve", "--fault", "s3:melt"], "unknown fault `melt`"),
         (&["serve", "--account", "12"], "12 digits"),
         (
@@ -257,7 +288,7 @@ fn wrong_arguments_are_refused_with_the_remedy() {
     let help = String::from_utf8(help.stdout).unwrap();
     for part in [
         "Examples:",
-        "serve --data dev",
+        "serve --data dev --all",
         "credential-helper",
         "faults add",
     ] {
