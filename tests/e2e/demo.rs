@@ -45,6 +45,8 @@ fn a_shallow_clone_is_shown_without_its_history() -> Result<()> {
         "1 refs created, 0 unchanged",
         "the same as in CodeCommit",
         "0 refs created, 1 unchanged; 0 objects in 0 bytes",
+        "git clone --depth=1 s3://repositories/demo shallow",
+        "the archive equals git's",
     ] {
         assert!(text.contains(told), "{told}: {text}");
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: builds the programs and runs the demo on a repository.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -28,11 +29,15 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
         "--bin",
         "branchline-dev",
         "--bin",
+        "branchline",
+        "--bin",
         "demo",
     ];
-    run(cargo()
-        .args(["build", "--quiet", "--locked"])
-        .args(programs))?;
+    // Five minutes the first time, which cargo's progress shows.
+    eprintln!("building the functions, the development server and the command line");
+    let begin = Instant::now();
+    run(cargo().args(["build", "--locked"]).args(programs))?;
+    eprintln!("built in {:.0?}", begin.elapsed());
     let target = target_folder();
     let mut demo = std::process::Command::new(target.join("debug/demo"));
     let own = crate::process::workspace().to_owned();

@@ -331,6 +331,7 @@ fn is_root(file: &Path) -> bool {
         ["build.rs"]
         | ["src", "lib.rs" | "main.rs"]
         | ["src", "bin", _]
+        | ["src", "bin", _, "main.rs"]
         | ["examples" | "benches", _] => true,
         ["tests", _] => !manifest.contains("autotests = false"),
         ["tests", _, _] => is_main && !manifest.contains("autotests = false"),

@@ -1,5 +1,8 @@
 //! The product's main jobs on real input: a branch is pushed, and a pipeline runs on
-//! exactly that tree; the repository is mirrored into S3, and stock git clones it there.
+//! exactly that tree; the repository is mirrored into S3, and stock git clones it there; and git
+//! pushes to a bucket and clones from it by itself.
+
+mod command_line;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -112,6 +115,11 @@ async fn main() -> Result<()> {
     );
     mirror(&stage, &arguments.data).await?;
 
+    demo.step(
+        "`branchline` makes a bucket a git server: stock git pushes to it and clones from it",
+    );
+    command_line::show(&stage, &arguments.data, &work).await?;
+
     demo.step("The branch is deleted: its trigger goes");
     // A repository's default branch cannot be deleted.
     stage
@@ -207,7 +215,8 @@ fn clear(data: &Path) -> Result<()> {
     }
     for entry in std::fs::read_dir(data).context("the folder given by --data")? {
         let name = entry?.file_name();
-        if !LEFT_BEHIND.iter().any(|left| *left == name) {
+        let mut left = LEFT_BEHIND.iter().chain(&command_line::LEFT_BEHIND);
+        if !left.any(|left| *left == name) {
             bail!(
                 "{} holds `{}`, which a demo does not make; give a folder that is new or empty",
                 data.display(),
