@@ -11,7 +11,7 @@ use branchline_tests::environment::{LIFECYCLE, Setup, TestEnvironment, UPDATE, b
 use branchline_tests::template::Template;
 use serde_json::{Value, json};
 
-use super::readme::{README, top};
+use super::reference::{COMMAND_LINE, top};
 
 /// Mark of a command that calls AWS: at its end, or on the first line of its block.
 const MARK: &str = "# needs an account";
@@ -147,23 +147,19 @@ fn proof(command: &str) -> Result<&'static str> {
         "python3 -m venv venv && . venv/bin/activate" => "`cargo xtask test` makes such ones",
         "sam build" => "`cargo xtask package` does it",
         _ if is_of_the_command_line(command) => {
-            "git_remote_s3::readme::the_commands_of_the_readme_work_in_their_order"
+            "git_remote_s3::documented_commands::the_documented_commands_work_in_their_order"
         }
         _ if command.starts_with("target/debug/branchline-dev serve ") => {
-            "readme::the_development_server_starts_by_the_command_that_is_given"
+            "reference::the_development_server_starts_by_the_command_that_is_given"
         }
         _ => anyhow::bail!("`{command}`: no test runs it, and it is not marked `{MARK}`"),
     })
 }
 
-/// Returns whether a command is in the README's section about the command line, whose commands a
-/// test runs.
+/// Returns whether a command is in the first block of the document about the command line, which
+/// a test runs.
 fn is_of_the_command_line(command: &str) -> bool {
-    let (_, section) = README
-        .split_once("## Git on S3 at the command line")
-        .unwrap_or_default();
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let mut lines = section.lines().skip_while(|line| *line != "```sh");
+    let mut lines = COMMAND_LINE.lines().skip_while(|line| *line != "```sh");
     lines.any(|line| line == command)
 }
 

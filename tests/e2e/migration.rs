@@ -35,7 +35,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns the name in the README's table.
+    /// Returns the name in the reference's table.
     fn title(self) -> &'static str {
         match self {
             Self::Https => "git server",
@@ -82,8 +82,8 @@ cells! {
 }
 
 #[test]
-fn the_readmes_table_names_every_cell() {
-    let mut table = super::readme::table("### Tested combinations");
+fn the_references_table_names_every_cell() {
+    let mut table = super::reference::table(super::reference::REFERENCE, "### Tested combinations");
     for source in KINDS {
         let mut row = table.remove(0);
         assert_eq!(row.remove(0), source.title(), "the kinds are in order");

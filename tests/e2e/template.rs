@@ -11,7 +11,7 @@ use branchline_tests::environment::{BUCKET, Setup, TestEnvironment};
 use branchline_tests::template::{ResolvedTemplate, Template};
 use serde_json::{Value, json};
 
-use super::readme::table;
+use super::reference::{REFERENCE, table};
 
 const LIFECYCLE: &str = "LifecycleFunction";
 const UPDATE: &str = "UpdateFunction";
@@ -34,9 +34,9 @@ fn parameter_of(setting: &str) -> String {
     words.collect()
 }
 
-/// The settings in a function's table of the README.
+/// The settings in a function's table of the reference.
 fn documented_settings(function: &str) -> BTreeSet<String> {
-    let rows = table(&format!("### Settings of {function}"));
+    let rows = table(REFERENCE, &format!("### Settings of {function}"));
     let names = rows.iter().flat_map(|row| row[0].split(", "));
     names
         .map(|name| name.trim_matches('`').to_owned())
@@ -50,7 +50,7 @@ fn every_setting_reaches_its_function_from_the_parameter_of_its_name() -> Result
         let deployed = template.resolve(&[])?.environment(function)?;
         let there: BTreeSet<String> = deployed.keys().cloned().collect();
         let documented = documented_settings(name);
-        assert_eq!(there, documented, "{name} gets the README's settings");
+        assert_eq!(there, documented, "{name} gets the reference's settings");
         for setting in there.iter().filter(|name| !WIRED.contains(&name.as_str())) {
             let parameter = match (name, setting.as_str()) {
                 // Mirrors for the public do not share the key of artifacts.

@@ -2,10 +2,10 @@
 
 mod archives_and_layouts;
 mod credentials;
+mod documented_commands;
 mod environment;
 mod failures;
 mod install;
 mod oracle;
 mod peers;
-mod readme;
 mod simple_protocol;

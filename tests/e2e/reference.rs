@@ -1,4 +1,4 @@
-//! The README is held to its word: its promises, its settings and its commands.
+//! The documents are held to their word: promises, settings, errors and commands.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use branchline_core::ErrorKind;
 use branchline_tests::environment::built_programs;
 
-pub(super) const README: &str = include_str!("../../README.md");
+pub(super) const COMMAND_LINE: &str = include_str!("../../docs/git-on-s3.md");
+pub(super) const DEVELOPMENT_SERVER: &str = include_str!("../../docs/development-server.md");
+pub(super) const PROMISES: &str = include_str!("../../docs/promises.md");
+pub(super) const REFERENCE: &str = include_str!("../../docs/reference.md");
 
 /// The project's top folder.
 pub(super) fn top() -> &'static Path {
@@ -17,9 +20,9 @@ pub(super) fn top() -> &'static Path {
         .expect("this crate lies in the workspace")
 }
 
-/// The rows of the table under a heading, as cells.
-pub(super) fn table(heading: &str) -> Vec<Vec<&'static str>> {
-    let (_, below) = README.split_once(heading).expect("the heading is there");
+/// The rows of the table of a document under a heading, as cells.
+pub(super) fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let (_, below) = document.split_once(heading).expect("the heading is there");
     let rows = below.lines().skip_while(|line| !line.starts_with('|'));
     let rows = rows.take_while(|line| line.starts_with('|')).skip(2);
     rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect())
@@ -28,7 +31,7 @@ pub(super) fn table(heading: &str) -> Vec<Vec<&'static str>> {
 
 #[test]
 fn every_promise_is_quoted_above_its_test() {
-    let promises = table("## What it promises");
+    let promises = table(PROMISES, "# Promises");
     assert!(promises.len() >= 8, "the table is found");
     for row in promises {
         let file = top().join(row[1].trim_matches('`'));
@@ -78,7 +81,7 @@ fn every_setting_is_in_its_functions_table_and_none_else() {
         ("### Settings of lifecycle", &of_lifecycle[..]),
         ("### Settings of migration", &of_migration[..]),
     ] {
-        let rows = table(heading);
+        let rows = table(REFERENCE, heading);
         let names = rows.iter().flat_map(|row| row[0].split(", "));
         let told: BTreeSet<String> = names
             .map(|name| name.trim_matches('`').to_owned())
@@ -89,19 +92,22 @@ fn every_setting_is_in_its_functions_table_and_none_else() {
 
 #[test]
 fn the_list_of_error_types_is_the_list_of_kinds() {
-    let (_, list) = README
+    let (_, list) = REFERENCE
         .split_once("`errorType` is `branchline.` and one\nof ")
-        .expect("the README lists the error types");
+        .expect("the reference lists the error types");
     let (list, _) = list.split_once('.').expect("because a sentence ends");
     let listed: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
     let kinds = ErrorKind::ALL.map(ErrorKind::name);
-    assert_eq!(listed, kinds, "the README lists each kind, in their order");
+    assert_eq!(
+        listed, kinds,
+        "the reference lists each kind, in their order"
+    );
 }
 
 #[test]
 fn the_development_server_starts_by_the_command_that_is_given() {
-    let (_, block) = README
-        .split_once("## The development server\n\n```sh\n")
+    let (_, block) = DEVELOPMENT_SERVER
+        .split_once("# The development server\n\n```sh\n")
         .expect("it is there");
     let (block, _) = block.split_once("```").expect("the block ends");
     let command = block.replace("\\\n", " ");

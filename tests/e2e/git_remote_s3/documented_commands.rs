@@ -1,25 +1,24 @@
-//! The commands of the README's section about the command line.
+//! The commands of the document about the command line.
 
 use std::os::unix::fs::symlink;
 
 use anyhow::{Context as _, Result};
 use branchline_tests::environment::built_programs;
 
-use super::super::readme::README;
+use super::super::reference::COMMAND_LINE;
 use super::environment::{BUCKET, Terminal};
 
-/// The first block of commands below the heading.
+/// The first block of commands.
 fn commands() -> Result<Vec<&'static str>> {
-    let (_, section) = README
-        .split_once("## Git on S3 at the command line")
-        .context("the section is there")?;
-    let (_, block) = section.split_once("```sh\n").context("it has commands")?;
+    let (_, block) = COMMAND_LINE
+        .split_once("```sh\n")
+        .context("it has commands")?;
     let (block, _) = block.split_once("```").context("the block ends")?;
     Ok(block.lines().collect())
 }
 
 #[tokio::test]
-async fn the_commands_of_the_readme_work_in_their_order() -> Result<()> {
+async fn the_documented_commands_work_in_their_order() -> Result<()> {
     let mut terminal = Terminal::start().await?;
     terminal.repository("work", 4)?;
     // What `cargo build` makes, and a home where the program is not installed.
