@@ -8,6 +8,7 @@ mod credentials;
 mod data_folder;
 mod dispatch;
 mod resource;
+mod sts;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

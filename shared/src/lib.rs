@@ -36,6 +36,7 @@ pub mod pattern;
 pub mod pipeline;
 pub mod remote;
 pub mod retry;
+pub mod role;
 pub mod secret;
 pub mod settings;
 pub mod storage;

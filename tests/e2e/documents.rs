@@ -146,6 +146,9 @@ fn proof(command: &str) -> Result<&'static str> {
         "cargo build --bins" => "`cargo xtask test` does it",
         "python3 -m venv venv && . venv/bin/activate" => "`cargo xtask test` makes such ones",
         "sam build" => "`cargo xtask package` does it",
+        "sam build --config-env team" => {
+            "deployment::each_environment_has_a_few_overrides_that_no_rule_refuses"
+        }
         _ if is_of_the_command_line(command) => {
             "git_remote_s3::documented_commands::the_documented_commands_work_in_their_order"
         }

@@ -53,7 +53,7 @@ type Refused = (&'static [(&'static str, &'static str)], &'static str);
 #[test]
 fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
     let template = Template::load()?;
-    let refused: [Refused; 15] = [
+    let refused: [Refused; 20] = [
         (&[SAMPLE, ("PipelineName", "deploy")], "PipelineName"),
         (
             &[SAMPLE, ("PipelineNamePattern", "d*")],
@@ -94,6 +94,29 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
             "AlarmTopicArn",
         ),
         (
+            &[("PushEvents", "eventbridge"), ("TriggerCustomData", "{}")],
+            "TriggerCustomData",
+        ),
+        (
+            &[("MigrationSecurityGroupIds", "sg-01234567")],
+            "MigrationSubnetIds",
+        ),
+        (
+            &[("MigrationSubnetIds", "subnet-01234567")],
+            "MigrationSecurityGroupIds",
+        ),
+        (
+            &[("CreateAlarms", "false"), ("AlarmEmail", "ops@example.com")],
+            "AlarmEmail",
+        ),
+        (
+            &[
+                ("CreateAlarms", "false"),
+                ("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:ops"),
+            ],
+            "AlarmTopicArn",
+        ),
+        (
             &[
                 ("PipelinePin", "key-and-version"),
                 ("PipelineVariables", "false"),
@@ -121,7 +144,7 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
 #[test]
 fn rules_accept_valid_parameters() -> Result<()> {
     let template = Template::load()?;
-    let accepted: [&[(&str, &str)]; 13] = [
+    let accepted: [&[(&str, &str)]; 17] = [
         &[],
         &[SAMPLE],
         &[SAMPLE, ("PipelineVariables", "true")],
@@ -146,6 +169,13 @@ fn rules_accept_valid_parameters() -> Result<()> {
             ("MirrorBucket", "mirrors"),
         ],
         &[("AlarmEmail", "ops@example.com")],
+        &[("PushEvents", "both")],
+        &[("TriggerCustomData", "{}")],
+        &[
+            ("MigrationSubnetIds", "subnet-01234567"),
+            ("MigrationSecurityGroupIds", "sg-01234567"),
+        ],
+        &[("CreateAlarms", "false"), ("CreateDashboard", "false")],
         &[("AlarmTopicArn", "arn:aws:sns:eu-central-1:123456789012:ops")],
     ];
     for parameters in accepted {
@@ -159,7 +189,7 @@ fn rules_accept_valid_parameters() -> Result<()> {
 #[test]
 fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
     const ELSEWHERE: &str = "arn:aws:kms:us-east-1:123456789012:key/k";
-    let refused: [(Function, Refused); 10] = [
+    let refused: [(Function, Refused); 11] = [
         (
             UPDATE,
             (
@@ -201,6 +231,10 @@ fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
             (&[("BranchesExclude", "a\\")], "BRANCHES_EXCLUDE"),
         ),
         (LIFECYCLE, (&[("Repositories", "a[b")], "REPOSITORIES")),
+        (
+            MIGRATION,
+            (&[("AssumeRoleArns", "reader")], "ASSUME_ROLE_ARNS"),
+        ),
     ];
     for (function, (parameters, variable)) in refused {
         let error = init(function, parameters)?.expect_err(variable);
@@ -270,7 +304,7 @@ fn the_templates_bounds_are_the_functions_own() -> Result<()> {
 
 /// Returns for each value whether the parameter's pattern matches. Python's expressions mean
 /// the same as Java's for the patterns of the template.
-fn matches(pattern: &str, values: &[&str]) -> Result<Vec<bool>> {
+pub(super) fn matches(pattern: &str, values: &[&str]) -> Result<Vec<bool>> {
     let code = "import json, re, sys\n\
                 pattern, values = json.load(sys.stdin)\n\
                 print(json.dumps([bool(re.fullmatch(pattern, value)) for value in values]))";
@@ -291,7 +325,7 @@ fn matches(pattern: &str, values: &[&str]) -> Result<Vec<bool>> {
 #[test]
 fn patterns_match_valid_values_only() -> Result<()> {
     let template = Template::load()?;
-    let cases: [(&str, &[&str], &[&str]); 15] = [
+    let cases: [(&str, &[&str], &[&str]); 20] = [
         (
             "RepositoryNamePattern",
             &["*", "team-*", "api"],
@@ -358,6 +392,49 @@ fn patterns_match_valid_values_only() -> Result<()> {
                 "arn:aws:secretsmanager:eu-central-1:123456789012:secret:git/*",
             ],
             &["git/x", "arn:aws:ssm:eu-central-1:123456789012:parameter/x"],
+        ),
+        (
+            "AssumeRoleArns",
+            &[
+                "",
+                "arn:aws:iam::444455556666:role/reader",
+                "arn:aws:iam::444455556666:role/a,arn:aws-cn:iam::777788889999:role/b/*",
+            ],
+            &[
+                "reader",
+                "arn:aws:iam::*:role/reader",
+                "arn:aws:iam::444455556666:user/u",
+                "arn:aws:iam::444455556666:role/a,",
+            ],
+        ),
+        (
+            "MigrationSubnetIds",
+            &[
+                "",
+                "subnet-01234567",
+                "subnet-01234567,subnet-0123456789abcdef0",
+            ],
+            &[
+                "subnet-1",
+                "sg-01234567",
+                "subnet-01234567,",
+                "subnet-01234567, subnet-89abcdef",
+            ],
+        ),
+        (
+            "MigrationSecurityGroupIds",
+            &["", "sg-01234567", "sg-01234567,sg-0123456789abcdef0"],
+            &["sg-1", "subnet-01234567"],
+        ),
+        (
+            "RolePath",
+            &["/", "/team/", "/team/branchline/"],
+            &["", "team", "/team", "//", "/a b/"],
+        ),
+        (
+            "RoleNamePrefix",
+            &["", "team-"],
+            &["a/b", "a b", "a-prefix-that-is-too-long"],
         ),
         (
             "AlarmTopicArn",

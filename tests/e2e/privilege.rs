@@ -32,7 +32,13 @@ const ALSO: [(&str, &[&str]); 3] = [
 ];
 
 /// Granted actions that the development server cannot observe, with the reason.
-const UNSEEN: [(&str, &str); 7] = [
+const UNSEEN: [(&str, &str); 13] = [
+    ("ec2:AssignPrivateIpAddresses", ATTACHES),
+    ("ec2:CreateNetworkInterface", ATTACHES),
+    ("ec2:DeleteNetworkInterface", ATTACHES),
+    ("ec2:DescribeNetworkInterfaces", ATTACHES),
+    ("ec2:DescribeSubnets", ATTACHES),
+    ("ec2:UnassignPrivateIpAddresses", ATTACHES),
     ("kms:Decrypt", "S3 asks for the key in the caller's name"),
     (
         "kms:GenerateDataKey",
@@ -45,8 +51,14 @@ const UNSEEN: [(&str, &str); 7] = [
     ("xray:PutTraceSegments", "Lambda does it by the role"),
 ];
 
+/// Reason of actions that attach a function to subnets.
+const ATTACHES: &str = "Lambda does it by the role";
+
 /// The key that everything is encrypted with.
 const KEY: &str = "arn:aws:kms:us-east-1:123456789012:key/k";
+
+/// The role of another account.
+const ROLE: &str = "arn:aws:iam::444455556666:role/team/reader";
 
 /// The bucket of mirrors.
 const MIRRORS: &str = "mirrors";
@@ -317,6 +329,8 @@ fn every_exception_is_granted_and_has_a_reason() -> Result<()> {
         ("MirrorKmsKeyId", KEY),
         ("CredentialsSecretArn", secret),
         ("CredentialsParameterArn", parameter),
+        ("MigrationSubnetIds", "subnet-01234567"),
+        ("MigrationSecurityGroupIds", "sg-01234567"),
     ])?;
     let statements = everything.statements("MigrationFunction")?;
     for (action, reason) in UNSEEN {
@@ -421,6 +435,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     let mut variables = vec![
         ("MIGRATION_MEMORY_MIB", "32".to_owned()),
         ("KMS_KEY_ID", KEY.to_owned()),
+        ("ASSUME_ROLE_ARNS", ROLE.to_owned()),
     ];
     if let Some(recorder) = &recorder {
         variables.push(("AWS_ENDPOINT_URL_SECRETS_MANAGER", recorder.endpoint()));
@@ -483,6 +498,13 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         let answer = answer.map_err(|error| anyhow::anyhow!("{arn}: {error}"))?;
         ensure!(answer["status"] == "complete", "{answer}");
     }
+    // A role of another account reads the source; the function's own writes.
+    let event = json!({ "mappings": [{
+        "source": "codecommit://demo", "target": at("foreign"), "layout": "dumb",
+        "roleArn": {"source": ROLE},
+    }]});
+    let answer = stage.call(MIGRATION, &event).await;
+    answer.map_err(|error| anyhow::anyhow!("with a role: {error}"))?;
     break_uploads(&stage);
     let failed = mirror(&stage, &server.url(), &at("broken"), Some("bundle")).await;
     failed.err().context("no part can be uploaded")?;
@@ -509,6 +531,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         ("MigrationAccess", "create"),
         ("MirrorBucket", MIRRORS),
         ("MirrorKmsKeyId", KEY),
+        ("AssumeRoleArns", ROLE),
     ];
     parameters.extend(logins.iter().take(kept.len()));
     let statements = granted(&stage, "MigrationFunction", &parameters)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use branchline_core::ErrorKind;
 use branchline_core::metrics::{Metric, NAMESPACE};
+use branchline_tests::template::Template;
 use serde_json::Value;
 
 const RUNBOOK: &str = include_str!("../../docs/runbook.md");
@@ -132,21 +133,18 @@ fn queries_ask_for_fields_that_functions_print() {
     }
 }
 
-/// The dashboard's body; its placeholders stand inside texts.
-fn dashboard() -> Value {
-    let (_, below) = TEMPLATE
-        .split_once("DashboardBody: !Sub |\n")
-        .expect("there is a dashboard");
-    let lines = below
-        .lines()
-        .take_while(|line| line.starts_with("        "));
-    let body: String = lines.collect();
-    serde_json::from_str(&body).expect("the dashboard is JSON")
+/// The body of the dashboard of a stack with these parameters.
+fn dashboard(parameters: &[(&str, &str)]) -> Value {
+    let template = Template::load().expect("the template is readable");
+    let deployment = template.resolve(parameters).expect("they are parameters");
+    let dashboard = deployment.properties("Dashboard");
+    let body = dashboard.expect("there is a dashboard")["DashboardBody"].clone();
+    serde_json::from_str(body.as_str().expect("it is text")).expect("the dashboard is JSON")
 }
 
 #[test]
 fn the_dashboard_shows_every_alarm_and_every_metric() {
-    let dashboard = dashboard();
+    let dashboard = dashboard(&[("BackupSchedule", "rate(1 day)")]);
     let widgets = dashboard["widgets"].as_array().expect("there are widgets");
     let mut shown = BTreeSet::new();
     let mut seen = BTreeSet::new();
@@ -156,7 +154,7 @@ fn the_dashboard_shows_every_alarm_and_every_metric() {
         let properties = &widget["properties"];
         for arn in properties["alarms"].as_array().into_iter().flatten() {
             let arn = arn.as_str().expect("an ARN is text");
-            shown.insert(arn.trim_start_matches("${").trim_end_matches(".Arn}"));
+            shown.insert(arn.rsplit(':').next().expect("an ARN has parts"));
         }
         for row in properties["metrics"].as_array().into_iter().flatten() {
             if row[0] == NAMESPACE {
@@ -175,6 +173,14 @@ fn the_dashboard_shows_every_alarm_and_every_metric() {
         .collect();
     // Lambda measures the same, and is there even where no line was printed.
     assert_eq!(missing, [&"Duration"]);
+}
+
+#[test]
+fn a_stack_without_alarms_has_a_dashboard_without_them() {
+    let dashboard = dashboard(&[("CreateAlarms", "false")]);
+    let widgets = dashboard["widgets"].as_array().expect("there are widgets");
+    assert!(widgets.iter().all(|widget| widget["type"] != "alarm"));
+    assert!(widgets.len() > 10);
 }
 
 #[test]

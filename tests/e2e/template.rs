@@ -158,6 +158,11 @@ fn statement(
     Ok(found.map(|statement| (statement.actions, statement.resources)))
 }
 
+const ROLES: &str =
+    "arn:aws:iam::444455556666:role/reader,arn:aws:iam::777788889999:role/mirrors/*";
+const SUBNET: &str = "subnet-0123456789abcdef0";
+const SECURITY_GROUP: &str = "sg-0123456789abcdef0";
+
 #[test]
 fn policies_name_what_they_allow() -> Result<()> {
     let template = Template::load()?;
@@ -172,6 +177,9 @@ fn policies_name_what_they_allow() -> Result<()> {
             "arn:aws:kms:eu-central-1:123456789012:key/m",
         ),
         ("RepositoryNamePattern", "team-*"),
+        ("AssumeRoleArns", ROLES),
+        ("MigrationSubnetIds", SUBNET),
+        ("MigrationSecurityGroupIds", SECURITY_GROUP),
     ])?;
     for (name, function) in FUNCTIONS {
         for statement in everything.statements(function)? {
@@ -185,7 +193,9 @@ fn policies_name_what_they_allow() -> Result<()> {
                 "{name}: {actions:?}"
             );
             let knows_no_resource = |action: &String| {
-                action == "codecommit:ListRepositories" || action.starts_with("xray:Put")
+                action == "codecommit:ListRepositories"
+                    || action.starts_with("xray:Put")
+                    || action.starts_with("ec2:")
             };
             assert_eq!(
                 statement.resources == ["*"],
@@ -288,7 +298,11 @@ fn optional_features_are_granted_only_when_enabled() -> Result<()> {
     for (function, sid, parameters) in [
         (UPDATE, "DeleteArtifacts", ("DeleteArtifacts", "true")),
         (UPDATE, "UseKey", ("KmsKeyId", key)),
+        (LIFECYCLE, "EncryptDeadLetters", ("KmsKeyId", key)),
+        (MIGRATION, "EncryptDeadLetters", ("KmsKeyId", key)),
         (MIGRATION, "UseKey", ("MirrorKmsKeyId", key)),
+        (MIGRATION, "AssumeRoles", ("AssumeRoleArns", ROLES)),
+        (MIGRATION, "AttachToSubnets", ("MigrationSubnetIds", SUBNET)),
         (MIGRATION, "LookIntoMirrors", ("MirrorBucket", "mirrors")),
         (
             MIGRATION,
@@ -310,6 +324,19 @@ fn optional_features_are_granted_only_when_enabled() -> Result<()> {
         let granted = |parameters| statement(&template.resolve(parameters)?, function, sid);
         assert_eq!(granted(&[])?, None, "{sid} by default");
         assert!(granted(&[parameters])?.is_some(), "{sid} when asked for");
+    }
+    let assumes = template.resolve(&[("AssumeRoleArns", ROLES)])?;
+    let (actions, roles) = statement(&assumes, MIGRATION, "AssumeRoles")?.context("roles")?;
+    assert_eq!(actions, ["sts:AssumeRole"]);
+    assert_eq!(roles, ROLES.split(',').collect::<Vec<_>>(), "no other role");
+    let untraced = template.resolve(&[("Tracing", "false")])?;
+    for (name, function) in FUNCTIONS {
+        assert!(statement(&template.resolve(&[])?, function, "SendTraces")?.is_some());
+        assert_eq!(
+            statement(&untraced, function, "SendTraces")?,
+            None,
+            "{name}"
+        );
     }
     let reads = template.resolve(&[("MigrationAccess", "read")])?;
     assert_eq!(statement(&reads, MIGRATION, "PushToRepositories")?, None);
@@ -354,7 +381,15 @@ fn a_bucket_that_is_given_is_used_and_none_is_created() -> Result<()> {
 fn codecommit_may_call_what_triggers_call() -> Result<()> {
     let template = Template::load()?;
     let deployment = template.resolve(&[("RepositoryNamePattern", "team-*")])?;
-    for permission in ["UpdateFromCodeCommit", "LifecycleFromCodeCommit"] {
+    for (permission, parameters) in [
+        ("UpdateFromCodeCommit", &[][..]),
+        ("LifecycleFromCodeCommit", &[]),
+        // Whoever may set a trigger may use the whole role of migration then.
+        ("MigrationFromCodeCommit", &[("MigrationTriggers", "true")]),
+    ] {
+        assert_eq!(deployment.has(permission)?, parameters.is_empty());
+        let all = [&[("RepositoryNamePattern", "team-*")], parameters].concat();
+        let deployment = template.resolve(&all)?;
         let properties = deployment.properties(permission)?;
         assert_eq!(properties["Principal"], "codecommit.amazonaws.com");
         assert_eq!(properties["SourceAccount"], "123456789012");

@@ -54,6 +54,8 @@ pub struct Setup {
     pub retry_delay_scale: f64,
     /// The folder with the bootstraps.
     pub bootstraps: PathBuf,
+    /// Rules of EventBridge.
+    pub event_rules: Vec<EventRule>,
     /// Further functions.
     pub functions: Vec<FunctionConfig>,
     /// CodeCommit's quotas and page sizes.
@@ -72,6 +74,12 @@ impl Default for Setup {
             timeout: Duration::from_mins(1),
             retry_delay_scale: 0.001,
             bootstraps: built_programs(),
+            event_rules: vec![EventRule {
+                function: LIFECYCLE.to_owned(),
+                events: ["referenceCreated", "referenceDeleted"]
+                    .map(str::to_owned)
+                    .into(),
+            }],
             functions: Vec::new(),
             codecommit_limits: Limits::default(),
         }
@@ -132,12 +140,7 @@ impl TestEnvironment {
             faults: setup.faults.clone(),
             retry_delay_scale: setup.retry_delay_scale,
             codecommit_limits: setup.codecommit_limits,
-            event_rules: vec![EventRule {
-                function: LIFECYCLE.to_owned(),
-                events: ["referenceCreated", "referenceDeleted"]
-                    .map(str::to_owned)
-                    .into(),
-            }],
+            event_rules: setup.event_rules.clone(),
             ..Options::default()
         };
         let account = Account::new(&options.account_id, &options.region);

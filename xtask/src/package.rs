@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::deploy::program;
-use crate::process::{cargo, output, run, target_folder, workspace};
+use crate::process::{cargo, in_workspace, is_installed, output, run, target_folder, workspace};
 use crate::setup::{Emulator, PythonEnv};
 
 /// Functions: the folder in `functions/`, which is also the binary, and the name in the
@@ -26,6 +26,10 @@ pub(crate) struct Arguments {
     /// Builds without starting the functions.
     #[arg(long)]
     no_start: bool,
+    /// Keeps Rust's standard library for another processor. Without this option it is removed
+    /// first, and the build installs it, as on a machine that never had it.
+    #[arg(long)]
+    keep_target: bool,
     /// Builds this function alone; may be repeated.
     #[arg(long = "function")]
     functions: Vec<String>,
@@ -58,11 +62,29 @@ impl Arch {
         }
     }
 
+    /// Returns whether this machine has another processor.
+    fn is_foreign(self) -> bool {
+        match self {
+            Self::Arm64 => !cfg!(target_arch = "aarch64"),
+            Self::X86_64 => !cfg!(target_arch = "x86_64"),
+            Self::All => false,
+        }
+    }
+
+    /// Returns Rust's name of the target that Lambda runs; `None` for more than one.
+    fn target(self) -> Option<&'static str> {
+        match self {
+            Self::Arm64 => Some("aarch64-unknown-linux-gnu"),
+            Self::X86_64 => Some("x86_64-unknown-linux-gnu"),
+            Self::All => None,
+        }
+    }
+
     /// Returns the emulator that runs its programs here; `None` for this machine's processor.
     fn emulator(self) -> Option<Emulator> {
         match self {
-            Self::Arm64 if !cfg!(target_arch = "aarch64") => Some(Emulator::ARM64),
-            Self::X86_64 if !cfg!(target_arch = "x86_64") => Some(Emulator::X86_64),
+            Self::Arm64 if self.is_foreign() => Some(Emulator::ARM64),
+            Self::X86_64 if self.is_foreign() => Some(Emulator::X86_64),
             _ => None,
         }
     }
@@ -83,6 +105,9 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             .args(programs))?;
     }
     for &arch in arguments.arch.each() {
+        if !arguments.keep_target {
+            remove_target(arch)?;
+        }
         let built = build(&environment, arch, &functions)?;
         report(arch, &functions, &built)?;
         if !arguments.no_start {
@@ -103,6 +128,22 @@ fn chosen(names: &[String]) -> Result<Vec<(&'static str, &'static str)>> {
     }
     let is_chosen = |(name, _): &&(&str, &str)| names.is_empty() || names.iter().any(|n| n == name);
     Ok(FUNCTIONS.iter().filter(is_chosen).copied().collect())
+}
+
+/// Removes Rust's standard library for another processor, which a deployer's machine lacks before
+/// the first build. Without rustup there is nothing to remove it with.
+fn remove_target(arch: Arch) -> Result<()> {
+    let Some(target) = arch.target().filter(|_| arch.is_foreign()) else {
+        return Ok(());
+    };
+    if !is_installed("rustup") {
+        return Ok(());
+    }
+    let list = output(in_workspace("rustup").args(["target", "list", "--installed"]))?;
+    if list.lines().any(|installed| installed == target) {
+        run(in_workspace("rustup").args(["target", "remove", target]))?;
+    }
+    Ok(())
 }
 
 /// Builds the functions by `sam build`, and returns the folder with their bootstraps.

@@ -70,7 +70,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME[=list]", value_parser = public_bucket)]
     public_bucket: Vec<(String, PublicAccess)>,
     /// A fault: `SERVICE[/OPERATION]:FAULT[,ms=N][,rate=R|,every=N|,nth=K]`. Services:
-    /// codecommit, git, s3, codepipeline, lambda, *. Faults: latency (with ms), throttle,
+    /// codecommit, git, s3, codepipeline, lambda, sts, *. Faults: latency (with ms), throttle,
     /// error, conflict, drop, lose-answer, cut. For the service `events`: lose, double,
     /// reorder, delay.
     #[arg(long, value_name = "FAULT", verbatim_doc_comment)]

@@ -19,17 +19,20 @@ pub enum Service {
     CodePipeline,
     /// The Lambda API.
     Lambda,
+    /// STS.
+    Sts,
     /// Events that CodeCommit sends; operations are `trigger` and `eventbridge`.
     Events,
 }
 
 impl Service {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::CodeCommit,
         Self::Git,
         Self::S3,
         Self::CodePipeline,
         Self::Lambda,
+        Self::Sts,
         Self::Events,
     ];
 
@@ -41,6 +44,7 @@ impl Service {
             Self::S3 => "s3",
             Self::CodePipeline => "codepipeline",
             Self::Lambda => "lambda",
+            Self::Sts => "sts",
             Self::Events => "events",
         }
     }

@@ -15,7 +15,7 @@ pub struct FunctionConfig {
     pub bootstrap: PathBuf,
     /// Environment variables of the function's configuration.
     pub environment: BTreeMap<String, String>,
-    /// Timeout of an invocation: 1 to 900 seconds (shorter ones serve tests).
+    /// Timeout of an invocation: 1 to 1,800 seconds (shorter ones serve tests).
     pub timeout: Duration,
     /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` in MB; reported, not enforced.
     pub memory_mb: u32,
@@ -47,9 +47,9 @@ impl FunctionConfig {
                 "invalid function name `{name}`: use 1 to 64 letters, digits, `-` and `_`"
             ));
         }
-        if self.timeout.is_zero() || self.timeout > Duration::from_mins(15) {
+        if self.timeout.is_zero() || self.timeout > Duration::from_mins(30) {
             return Err(format!(
-                "function `{name}`: the timeout must be 1 to 900 seconds"
+                "function `{name}`: the timeout must be 1 to 1800 seconds"
             ));
         }
         if !(128..=10_240).contains(&self.memory_mb) {
@@ -186,7 +186,7 @@ mod tests {
             config.validate().unwrap_err()
         };
         assert!(with(|f| f.name = "a b".into()).contains("invalid function name"));
-        assert!(with(|f| f.timeout = Duration::from_secs(901)).contains("900 seconds"));
+        assert!(with(|f| f.timeout = Duration::from_secs(1801)).contains("1800 seconds"));
         assert!(with(|f| f.memory_mb = 64).contains("128 to 10240"));
         assert!(with(|f| f.bootstrap = "/nowhere/bootstrap".into()).contains("build it first"));
         assert!(

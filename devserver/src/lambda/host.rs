@@ -8,7 +8,6 @@ use bytes::Bytes;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::environment::{Call, Environment};
 use super::function::{FunctionConfig, FunctionRef};
@@ -100,22 +99,11 @@ impl LambdaHost {
         config.bootstrap = std::path::absolute(&config.bootstrap)
             .map_err(|error| format!("{}: {error}", config.bootstrap.display()))?;
         let account = &self.0.account;
-        let id = Uuid::new_v4().simple().to_string().to_uppercase();
-        let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-        let credentials = Credentials {
-            access_key_id: format!("ASIA{}", &id[..16]),
-            secret_access_key: secret[..40].to_owned(),
-            session_token: Some(format!(
-                "{}{}",
-                Uuid::new_v4().simple(),
-                Uuid::new_v4().simple()
-            )),
-            principal_arn: format!(
-                "arn:aws:sts::{}:assumed-role/{name}-role/{name}",
-                account.id,
-                name = config.name
-            ),
-        };
+        let credentials = Credentials::of_session(format!(
+            "arn:aws:sts::{}:assumed-role/{name}-role/{name}",
+            account.id,
+            name = config.name
+        ));
         account.add(credentials.clone());
         let function = Arc::new(Function {
             credentials,

@@ -3,6 +3,7 @@
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
+use super::sts;
 use crate::faults::Service;
 use crate::lambda::LambdaApi;
 use crate::pipeline::cbor;
@@ -54,6 +55,11 @@ pub(super) fn classify(request: &Parts) -> RequestTarget {
     if path.starts_with("/v1/repos/") {
         return git(request);
     }
+    if request.method == Method::POST && path == "/" && signed_for_sts(request) {
+        // The operation is in the body; the server has one.
+        let operation = sts::ASSUME_ROLE;
+        return RequestTarget::new(Service::Sts, operation, api_action(Service::Sts, operation));
+    }
     if path.starts_with("/2015-03-31/functions") {
         let operation = LambdaApi::operation(&request.method, path);
         let action = match operation {
@@ -63,6 +69,11 @@ pub(super) fn classify(request: &Parts) -> RequestTarget {
         return RequestTarget::new(Service::Lambda, operation, action);
     }
     s3(request)
+}
+
+/// Returns whether the scope of a request's signature is STS.
+fn signed_for_sts(request: &Parts) -> bool {
+    text(&request.headers, "authorization").is_some_and(|value| value.contains("/sts/aws4_request"))
 }
 
 fn api_action(service: Service, operation: &str) -> String {
@@ -198,9 +209,10 @@ mod tests {
         (target.service, target.operation, target.action)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one table")]
     #[test]
     fn every_request_finds_its_operation_and_action() {
-        use Service::{CodeCommit, CodePipeline, Git, Lambda, S3};
+        use Service::{CodeCommit, CodePipeline, Git, Lambda, S3, Sts};
         for (method, uri, header, service, operation, action) in [
             (
                 "POST",
@@ -217,6 +229,17 @@ mod tests {
                 CodePipeline,
                 "StartPipelineExecution",
                 "codepipeline:StartPipelineExecution",
+            ),
+            (
+                "POST",
+                "/",
+                (
+                    "authorization",
+                    "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/sts/aws4_request, ..",
+                ),
+                Sts,
+                "AssumeRole",
+                "sts:AssumeRole",
             ),
             (
                 "GET",

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::body::{ServerBody, TrackedBody, full};
 use super::classify::{RequestTarget, access_key_id, classify, text};
 use super::control::Control;
-use super::resource;
+use super::{resource, sts};
 use crate::account::{Account, Credentials};
 use crate::aws_json::{self, ApiError, ApiResult};
 use crate::faults::{Fault, Faults, InFlight, RequestLog, Service};
@@ -151,6 +151,13 @@ impl Dispatcher {
                 (_, Err(_)) => lambda_error(&too_large()),
             };
         }
+        if target.service == Service::Sts {
+            return match (principal, body) {
+                (Ok(_), Ok(body)) => sts::call(&self.account, &body, in_flight).map(full),
+                (Err(error), _) => sts::refuse(&error).map(full),
+                (_, Err(_)) => sts::refuse(&too_large()).map(full),
+            };
+        }
         let result = async {
             let principal = principal?;
             let body = body.map_err(|_| too_large())?;
@@ -240,6 +247,11 @@ fn throttled(target: &RequestTarget) -> Response<ServerBody> {
             "Please reduce your request rate.",
         ),
         Service::Lambda => crate::lambda::throttled("CallerRateLimitExceeded").map(full),
+        Service::Sts => sts::refuse(&ApiError {
+            status: StatusCode::BAD_REQUEST,
+            ..ApiError::new("Throttling", "Rate exceeded")
+        })
+        .map(full),
         Service::Git => git_error(status, "Rate Exceeded"),
         _ => api_response(
             target,
@@ -257,6 +269,7 @@ fn failed(target: &RequestTarget) -> Response<ServerBody> {
     match target.service {
         Service::S3 => s3_error(status, "InternalError", message),
         Service::Lambda => crate::lambda::service_error(message).map(full),
+        Service::Sts => sts::refuse(&ApiError::internal(message)).map(full),
         Service::Git => git_error(status, "Internal Service Error"),
         _ => api_response(target, Err(ApiError::internal(message))),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use branchline_core::aws::HttpSettings;
 use branchline_core::name::KmsKey;
+use branchline_core::role::RolePatterns;
 use branchline_core::settings::Settings;
 use branchline_core::storage::Encryption;
 use branchline_core::{Error, ErrorKind, Result};
@@ -21,6 +22,8 @@ pub struct Config {
     pub margin: Duration,
     /// `SSE` and `KMS_KEY_ID`: encryption of the objects in S3.
     pub encryption: Encryption,
+    /// `ASSUME_ROLE_ARNS`: roles that mappings may name.
+    pub roles: RolePatterns,
     /// `TMPDIR`: directory for temporary files; `/tmp` by default.
     pub temporary: PathBuf,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: proxies for git servers.
@@ -55,6 +58,9 @@ impl Config {
             memory: memory as usize * 1024 * 1024,
             margin: Duration::from_secs(margin.into()),
             encryption: Encryption::new(settings.get("SSE"), kms_key_id)?,
+            roles: settings
+                .optional("ASSUME_ROLE_ARNS", RolePatterns::new)?
+                .unwrap_or_default(),
             temporary: settings.get("TMPDIR").unwrap_or("/tmp").into(),
             http: HttpSettings::read(settings),
         })
@@ -99,6 +105,8 @@ mod tests {
                 assert!(error.to_string().contains(name), "{error}");
             }
         }
+        let error = read(&[("ASSUME_ROLE_ARNS", "reader")]).expect_err("it is not an ARN");
+        assert!(error.to_string().starts_with("`ASSUME_ROLE_ARNS` is not"));
         let key = "arn:aws:kms:eu-west-1:111122223333:key/k";
         for variables in [
             &[("KMS_KEY_ID", "a key")][..],

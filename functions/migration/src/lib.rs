@@ -179,8 +179,10 @@ struct MappingLimits {
 async fn run_mapping(context: &Context, mapping: &Mapping, limits: MappingLimits) -> MappingResult {
     let started = Instant::now();
     let plan = mapping.task.as_ref().is_ok_and(|task| task.plan);
-    let (MirrorResult { stats, error }, preview) = match &mapping.task {
-        Err(invalid) => (failed(invalid.error()), None),
+    let task = mapping.task.as_ref().map_err(MappingError::error);
+    let task = task.and_then(|task| allowed_roles(&context.config, task));
+    let (MirrorResult { stats, error }, preview) = match task {
+        Err(invalid) => (failed(invalid), None),
         Ok(task) if plan => preview_mapping(context, task, limits).await,
         Ok(task) => (mirror_mapping(context, task, limits).await, None),
     };
@@ -301,6 +303,19 @@ async fn mirror_mapping(
     MirrorResult {
         error: result.error.map(with_stack_hint),
         ..result
+    }
+}
+
+/// Returns the task, unless it names a role that the settings do not allow.
+fn allowed_roles<'a>(config: &Config, task: &'a MirrorTask) -> Result<&'a MirrorTask> {
+    let mut roles = task.roles();
+    match roles.find(|role| !config.roles.allow(role)) {
+        None => Ok(task),
+        Some(role) => Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!("`roleArn` is `{role}`, which `ASSUME_ROLE_ARNS` does not allow"),
+        )
+        .with_hint("correct the mapping, or add the role to the stack's `AssumeRoleArns`")),
     }
 }
 

@@ -4,6 +4,7 @@ use branchline_core::mirror::{LfsPolicy, RefSelection};
 use branchline_core::name::RepositoryName;
 use branchline_core::remote::open::{RemoteRole, RemoteSpec, S3Layout};
 use branchline_core::remote::url::{RemoteUrl, S3Url};
+use branchline_core::role::RoleArn;
 use branchline_core::secret::SecretArn;
 use branchline_core::{Error, ErrorKind, Result};
 use serde::de::Error as _;
@@ -91,9 +92,41 @@ struct MappingFields {
     prune: Option<Prune>,
     force: Option<bool>,
     credentials: Option<String>,
+    #[serde(rename = "roleArn")]
+    role_arn: Option<RoleFields>,
     create: Option<bool>,
     lfs: Option<Value>,
     clean: Option<bool>,
+}
+
+/// The values of `roleArn`: one role for both sides, or a role for each.
+#[derive(Debug, Clone)]
+enum RoleFields {
+    Both(String),
+    Each(EachRole),
+}
+
+/// The fields of `roleArn`, if it is an object.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EachRole {
+    source: Option<String>,
+    target: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for RoleFields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(arn) => Ok(Self::Both(arn)),
+            object @ Value::Object(_) => {
+                let each = EachRole::deserialize(object).map_err(D::Error::custom)?;
+                Ok(Self::Each(each))
+            }
+            _ => Err(D::Error::custom(
+                "it must be an ARN, or an object with `source` and `target`",
+            )),
+        }
+    }
 }
 
 /// The values of `prune`.
@@ -114,6 +147,15 @@ impl<'de> Deserialize<'de> for Prune {
             Value::String(text) if text == "all" => Ok(Self::All),
             _ => Err(D::Error::custom("it must be `true`, `false` or `all`")),
         }
+    }
+}
+
+impl MirrorTask {
+    /// Returns the roles that the task assumes.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &RoleArn> {
+        [&self.source, &self.target]
+            .into_iter()
+            .filter_map(|spec| spec.role_arn.as_ref())
     }
 }
 
@@ -174,6 +216,11 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         fields.credentials.as_deref(),
         [&source, &target],
     )?;
+    let [source_role, target_role] = roles(
+        &field("roleArn"),
+        fields.role_arn.as_ref(),
+        [&source, &target],
+    )?;
     let create = fields.create.unwrap_or(false);
     if create && !matches!(target, RemoteUrl::CodeCommit(_)) {
         return Err(invalid_field(
@@ -189,6 +236,7 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
     Ok(MirrorTask {
         source: RemoteSpec {
             credentials: source_credentials,
+            role_arn: source_role,
             layout: source_layout,
             layout_if_empty: None,
             create: false,
@@ -197,6 +245,7 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         },
         target: RemoteSpec {
             credentials: target_credentials,
+            role_arn: target_role,
             layout: target_layout,
             layout_if_empty: None,
             create,
@@ -315,6 +364,48 @@ fn credentials(
             field,
             "only a remote at `https://` is logged in to with a secret",
         )),
+    }
+}
+
+/// The roles in whose names the source and the target are accessed. One role for both is that of
+/// the sides in AWS.
+fn roles(
+    field: &str,
+    roles: Option<&RoleFields>,
+    urls: [&RemoteUrl; 2],
+) -> Result<[Option<RoleArn>; 2]> {
+    let in_aws = urls.map(|url| matches!(url, RemoteUrl::CodeCommit(_) | RemoteUrl::S3(_)));
+    let read = |field: &str, arn: &str| {
+        let role = RoleArn::new(arn).map_err(|error| in_field(field, &error))?;
+        Ok::<_, Error>(Some(role))
+    };
+    match roles {
+        None => Ok([None, None]),
+        Some(RoleFields::Both(arn)) => {
+            let role = read(field, arn)?;
+            if in_aws == [false, false] {
+                let why = "neither the source nor the target is in CodeCommit or S3";
+                return Err(invalid_field(field, why));
+            }
+            Ok(in_aws.map(|is_in_aws| role.clone().filter(|_| is_in_aws)))
+        }
+        Some(RoleFields::Each(EachRole { source, target })) => {
+            let of = |side: &str, arn: Option<&String>, is_in_aws: bool| {
+                let field = format!("{field}.{side}");
+                match arn {
+                    None => Ok(None),
+                    Some(_) if !is_in_aws => Err(invalid_field(
+                        &field,
+                        "only CodeCommit and S3 are accessed with a role",
+                    )),
+                    Some(arn) => read(&field, arn),
+                }
+            };
+            Ok([
+                of("source", source.as_ref(), in_aws[0])?,
+                of("target", target.as_ref(), in_aws[1])?,
+            ])
+        }
     }
 }
 

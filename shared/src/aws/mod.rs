@@ -45,7 +45,12 @@ pub use profile::{CredentialSetup, Profiles};
 pub(crate) use response_body::BodyGate;
 #[cfg(feature = "client")]
 pub(crate) use response_body::IdleTimeout;
-#[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
+#[cfg(any(
+    feature = "codecommit",
+    feature = "codepipeline",
+    feature = "roles",
+    feature = "s3"
+))]
 pub(crate) use sdk_error::corrupt;
 #[cfg(feature = "client")]
 pub use sdk_error::is_credentials_failure;
@@ -191,6 +196,17 @@ impl Aws {
         let builder = self.sdk.to_builder();
         Self {
             sdk: builder.region(Region::new(region.to_owned())).build(),
+            idle_timeout: self.idle_timeout,
+        }
+    }
+
+    /// Returns this configuration with other credentials.
+    #[cfg(feature = "roles")]
+    #[must_use]
+    pub(crate) fn with_credentials(&self, credentials: SharedCredentialsProvider) -> Self {
+        let builder = self.sdk.to_builder();
+        Self {
+            sdk: builder.credentials_provider(credentials).build(),
             idle_timeout: self.idle_timeout,
         }
     }

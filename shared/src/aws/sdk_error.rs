@@ -329,7 +329,11 @@ fn is_missing_credentials(error: &(dyn StdError + 'static)) -> bool {
 fn failed_in_transit(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.is::<ConnectorError>() {
+        // Credentials of a role come from a request of this crate, which has its own errors.
+        let own = error.downcast_ref::<Error>().map(Error::kind);
+        if error.is::<ConnectorError>()
+            || matches!(own, Some(ErrorKind::Transport | ErrorKind::Throttled))
+        {
             return true;
         }
         next = error.source();
@@ -338,7 +342,12 @@ fn failed_in_transit(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// Makes the error for an answer with a missing or impossible value.
-#[cfg(any(feature = "codecommit", feature = "codepipeline", feature = "s3"))]
+#[cfg(any(
+    feature = "codecommit",
+    feature = "codepipeline",
+    feature = "roles",
+    feature = "s3"
+))]
 pub(crate) fn corrupt(call: &ApiCall, defect: impl fmt::Display) -> Error {
     Error::new(
         ErrorKind::Corrupt,

@@ -1,10 +1,12 @@
 //! Opens the remote that a URL names.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
 use super::Remote;
 use super::codecommit::{CloneUrlCache, CodeCommitRemote};
@@ -25,6 +27,7 @@ use crate::git::smart_http::{
 };
 use crate::pack_cache::PackCache;
 use crate::retry::{RetryPolicy, Retrying};
+use crate::role::{self, RoleArn};
 use crate::secret::client::SdkSecrets;
 use crate::secret::{SecretArn, Secrets};
 use crate::storage::client::SdkObjectStore;
@@ -41,6 +44,8 @@ pub struct RemoteSpec {
     pub layout_if_empty: Option<S3Layout>,
     /// Secret with the user and password of an HTTP remote.
     pub credentials: Option<SecretArn>,
+    /// Role in whose name CodeCommit or S3 is accessed; the program's own if `None`.
+    pub role_arn: Option<RoleArn>,
     /// Creates a missing CodeCommit repository.
     pub create: bool,
     /// Role in which the remote is opened, for the remedies in errors.
@@ -65,6 +70,7 @@ impl RemoteSpec {
             layout: None,
             layout_if_empty: None,
             credentials: None,
+            role_arn: None,
             create: false,
             role: RemoteRole::default(),
         }
@@ -103,14 +109,36 @@ const CONCURRENT_S3_REQUESTS: usize = 64;
 /// Maximum number of concurrent requests to CodeCommit's API.
 const CONCURRENT_CODECOMMIT_REQUESTS: usize = 8;
 
+/// Configuration and clients of one role.
+#[derive(Clone)]
+struct Access {
+    aws: Aws,
+    store: Arc<dyn ObjectStore>,
+    clone_urls: CloneUrlCache,
+}
+
+impl Access {
+    fn new(aws: Aws, settings: &S3Settings, encryption: &Encryption, retry: &RetryPolicy) -> Self {
+        let store =
+            SdkObjectStore::with_settings(&aws, settings).with_encryption(encryption.clone());
+        Self {
+            store: Arc::new(Retrying::new(store, retry.clone())),
+            clone_urls: CloneUrlCache::default(),
+            aws,
+        }
+    }
+}
+
 /// Opens remotes over AWS and over HTTP.
 pub struct RemoteOpener {
-    aws: Aws,
+    own: Access,
+    // Kept, because each role takes a request to STS.
+    assumed: Mutex<BTreeMap<RoleArn, Access>>,
     http: Http,
-    store: Arc<dyn ObjectStore>,
+    s3: S3Settings,
+    encryption: Encryption,
     secrets: Arc<dyn Secrets>,
     limiters: [RetryPolicy; 2],
-    clone_urls: CloneUrlCache,
     kms_key_id: Option<String>,
     pack_cache: Option<Arc<PackCache>>,
     lock_lifetime: Option<Duration>,
@@ -120,7 +148,7 @@ pub struct RemoteOpener {
 impl std::fmt::Debug for RemoteOpener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RemoteOpener")
-            .field("region", &self.aws.region())
+            .field("region", &self.own.aws.region())
             .finish_non_exhaustive()
     }
 }
@@ -135,20 +163,18 @@ impl RemoteOpener {
             RetryPolicy::new(CONCURRENT_S3_REQUESTS),
             RetryPolicy::new(CONCURRENT_CODECOMMIT_REQUESTS),
         ];
-        let store = SdkObjectStore::with_settings(&aws, &config.s3)
-            .with_encryption(config.encryption.clone());
-        let store = Retrying::new(store, limiters[0].clone());
         Ok(Self {
             http: git_http(&config.http)?,
-            store: Arc::new(store),
             secrets: Arc::new(SdkSecrets::new(&aws)),
             kms_key_id: config.encryption.clone().into_kms_key(),
             pack_cache: open_pack_cache(config),
             lock_lifetime: config.lock_lifetime,
             archiver: None,
-            clone_urls: CloneUrlCache::default(),
+            own: Access::new(aws, &config.s3, &config.encryption, &limiters[0]),
+            assumed: Mutex::default(),
+            s3: config.s3.clone(),
+            encryption: config.encryption.clone(),
             limiters,
-            aws,
         })
     }
 
@@ -196,19 +222,41 @@ impl RemoteOpener {
         Ok(HttpRemote::new(client).with_memory(memory))
     }
 
-    fn codecommit(&self, url: &CodeCommitUrl, create: bool) -> CodeCommitRemote {
+    /// Returns the access that `role` has; the program's own without one.
+    async fn access(&self, role: Option<&RoleArn>) -> Result<Access> {
+        let Some(role) = role else {
+            return Ok(self.own.clone());
+        };
+        // Held during the request, so that mappings that run concurrently assume a role once.
+        let mut assumed = self.assumed.lock().await;
+        if let Some(access) = assumed.get(role) {
+            return Ok(access.clone());
+        }
+        let aws = role::client::assume(&self.own.aws, role).await?;
+        let access = Access::new(aws, &self.s3, &self.encryption, &self.limiters[0]);
+        assumed.insert(role.clone(), access.clone());
+        Ok(access)
+    }
+
+    fn codecommit(&self, access: &Access, url: &CodeCommitUrl, create: bool) -> CodeCommitRemote {
         let aws = match &url.region {
-            Some(region) => self.aws.with_region(region),
-            None => self.aws.clone(),
+            Some(region) => access.aws.with_region(region),
+            None => access.aws.clone(),
         };
         let service = Retrying::new(SdkCodeCommit::new(&aws), self.limiters[1].clone());
         let login = Arc::new(CodeCommitCredentials::new(&aws));
         CodeCommitRemote::new(url.clone(), Arc::new(service), self.http.clone(), login)
-            .with_url_cache(self.clone_urls.clone())
+            .with_url_cache(access.clone_urls.clone())
             .with_create(create)
     }
 
-    async fn s3(&self, url: &S3Url, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+    async fn s3(
+        &self,
+        access: Access,
+        url: &S3Url,
+        spec: &RemoteSpec,
+        memory: usize,
+    ) -> Result<Arc<dyn Remote>> {
         let prefix = url.prefix.clone().ok_or_else(|| {
             Error::new(ErrorKind::Config, format!("`{url}` has no prefix"))
                 .with_hint("add the prefix of the repository, as in `s3://bucket/repository`")
@@ -221,7 +269,7 @@ impl RemoteOpener {
             }
             archiver => archiver.clone(),
         };
-        let mut store = Arc::clone(&self.store);
+        let mut store = access.store;
         let layout = if let Some(layout) = S3Layout::of(url, spec.layout)? {
             layout
         } else {
@@ -266,12 +314,15 @@ impl RemoteOpener {
 #[async_trait]
 impl OpenRemote for RemoteOpener {
     async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        let access = self.access(spec.role_arn.as_ref());
         Ok(match &spec.url {
-            RemoteUrl::CodeCommit(url) => Arc::new(self.codecommit(url, spec.create)),
+            RemoteUrl::CodeCommit(url) => {
+                Arc::new(self.codecommit(&access.await?, url, spec.create))
+            }
             RemoteUrl::Http(url) => {
                 Arc::new(self.http(url, spec.credentials.as_ref(), memory).await?)
             }
-            RemoteUrl::S3(url) => self.s3(url, spec, memory).await?,
+            RemoteUrl::S3(url) => self.s3(access.await?, url, spec, memory).await?,
             RemoteUrl::Local(path) => {
                 let limits = PackLimits::default().with_memory(memory / 2);
                 Arc::new(LocalRepository::new(path, limits))

@@ -12,4 +12,5 @@ mod configuration;
 mod errors;
 mod lost_answers;
 mod memory;
+mod roles;
 mod wire;

@@ -27,6 +27,7 @@ const LAYERS: [&[&str]; 6] = [
         "event",
         "function",
         "pipeline",
+        "role",
         "secret",
         "storage",
     ],

@@ -70,6 +70,14 @@ impl ResolvedTemplate<'_> {
                 let chosen = if self.condition(condition)? { yes } else { no };
                 return self.value(chosen);
             }
+            ("Fn::FindInMap", [map, top, second]) => {
+                let path = [self.text(map)?, self.text(top)?, self.text(second)?];
+                let found = &self.template.document["Mappings"][&path[0]][&path[1]][&path[2]];
+                if found.is_null() {
+                    bail!("{path:?} is not a value of `Mappings`");
+                }
+                found.clone()
+            }
             ("Fn::Select", [index, list]) => {
                 let index = index.as_u64().context("Select takes a number")?;
                 let list = self.value(list)?.context("Select takes a list")?;
@@ -171,6 +179,7 @@ impl ResolvedTemplate<'_> {
             ("AWS::IAM::Role", "Arn") => format!("arn:aws:iam::{}:role/{name}", self.account),
             ("AWS::Serverless::Function", "Arn") => arn("lambda", "function:"),
             ("AWS::SQS::Queue", "Arn") => arn("sqs", ""),
+            ("AWS::CloudWatch::Alarm", "Arn") => arn("cloudwatch", "alarm:"),
             ("AWS::Logs::LogGroup", "Arn") => arn("logs", "log-group:") + ":*",
             ("AWS::SNS::Topic", "TopicArn") => arn("sns", ""),
             ("AWS::Serverless::StateMachine", "Arn") => arn("states", "stateMachine:"),

@@ -1,6 +1,7 @@
 use branchline_core::mirror::LfsPolicy;
 use branchline_core::remote::open::S3Layout;
 use branchline_core::remote::url::RemoteUrl;
+use branchline_core::role::RoleArn;
 
 use super::*;
 use crate::mapping::MirrorTask;
@@ -344,4 +345,67 @@ fn a_remote_with_and_without_archives_is_one_place() {
     };
     assert_eq!(place("s3://bucket/x"), place("s3+zip://bucket/x"));
     assert_ne!(place("s3://bucket/x"), place("s3://bucket/y"));
+}
+
+#[test]
+fn a_role_is_that_of_the_sides_in_aws_or_of_the_side_that_names_it() {
+    const ROLE: &str = "arn:aws:iam::444455556666:role/reader";
+    const OTHER: &str = "arn:aws:iam::444455556666:role/writer";
+    let read = |source: &str, target: &str, role: &Value| {
+        let mapping = serde_json::json!({"source": source, "target": target, "roleArn": role});
+        Mapping::read("mappings[0]", &mapping, false)
+    };
+    let (aws, s3, https) = ("codecommit://r", "s3://bucket/x", "https://h/r");
+    for (source, target, role, wanted) in [
+        (aws, s3, serde_json::json!(ROLE), [Some(ROLE), Some(ROLE)]),
+        (https, aws, serde_json::json!(ROLE), [None, Some(ROLE)]),
+        (s3, https, serde_json::json!(ROLE), [Some(ROLE), None]),
+        (
+            aws,
+            s3,
+            serde_json::json!({"source": ROLE}),
+            [Some(ROLE), None],
+        ),
+        (
+            aws,
+            s3,
+            serde_json::json!({"source": ROLE, "target": OTHER}),
+            [Some(ROLE), Some(OTHER)],
+        ),
+        (aws, s3, serde_json::json!({}), [None, None]),
+    ] {
+        let mapping = read(source, target, &role);
+        let task = task(&mapping);
+        let roles = [&task.source, &task.target].map(|spec| spec.role_arn.as_ref());
+        let roles = roles.map(|role| role.map(RoleArn::as_str));
+        assert_eq!(roles, wanted, "{source} to {target}: {role}");
+        assert_eq!(task.roles().count(), wanted.iter().flatten().count());
+    }
+    for (source, target, role, named) in [
+        (
+            aws,
+            s3,
+            serde_json::json!("reader"),
+            "`mappings[0].roleArn`",
+        ),
+        (https, https, serde_json::json!(ROLE), "neither the source"),
+        (
+            https,
+            s3,
+            serde_json::json!({"source": ROLE}),
+            "`mappings[0].roleArn.source`",
+        ),
+        (
+            aws,
+            s3,
+            serde_json::json!({"target": "writer"}),
+            "`mappings[0].roleArn.target`",
+        ),
+        (aws, s3, serde_json::json!({"to": ROLE}), "roleArn"),
+        (aws, s3, serde_json::json!(7), "it must be an ARN, or an"),
+    ] {
+        let mapping = read(source, target, &role);
+        let invalid = mapping.task.expect_err("the role is not valid");
+        assert!(invalid.message.contains(named), "{role}: {invalid:?}");
+    }
 }
