@@ -49,6 +49,14 @@ struct Carried {
     down: AtomicU64,
 }
 
+/// State of a link that its connections share.
+#[derive(Debug)]
+struct Link {
+    speed: Arc<Mutex<Option<Speed>>>,
+    lanes: [Arc<Direction>; 2],
+    carried: Arc<Carried>,
+}
+
 /// One direction of a link.
 #[derive(Debug)]
 struct Direction {
@@ -104,7 +112,11 @@ impl ThrottledProxy {
             Arc::new(Direction::new(&speed)),
             Arc::new(Direction::new(&speed)),
         ];
-        let link = (Arc::clone(&speed), lanes, Arc::clone(&carried));
+        let link = Link {
+            speed: Arc::clone(&speed),
+            lanes,
+            carried: Arc::clone(&carried),
+        };
         let accepting = tokio::spawn(accept(listener, server, link));
         Ok(Self {
             address,
@@ -150,8 +162,13 @@ impl Drop for ThrottledProxy {
 async fn accept(
     listener: TcpListener,
     mut server: watch::Receiver<Option<SocketAddr>>,
-    (speed, lanes, carried): (Arc<Mutex<Option<Speed>>>, [Arc<Direction>; 2], Arc<Carried>),
+    link: Link,
 ) {
+    let Link {
+        speed,
+        lanes,
+        carried,
+    } = link;
     while let Ok((near, _)) = listener.accept().await {
         let known = server.wait_for(Option::is_some).await;
         let Some(server) = known.ok().and_then(|server| *server) else {

@@ -1,38 +1,12 @@
-//! The names of the program.
+//! Runs the tool whose name the program has.
 
-use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::exit::ExitStatus;
 use crate::invocation::Invocation;
 use crate::log::Verbosity;
-use crate::{commands, helper};
-
-/// A name of the program, with the behaviour of the tool that is known by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Applet {
-    /// `branchline`.
-    Branchline,
-    /// `git-remote-s3` and `git-remote-s3+zip`, which git starts; the URL makes the difference.
-    GitRemoteS3,
-}
-
-/// Names beside `branchline`, each with its applet and its scheme in URLs.
-pub(crate) const NAMES: [(&str, Applet, &str); 2] = [
-    ("git-remote-s3", Applet::GitRemoteS3, "s3"),
-    ("git-remote-s3+zip", Applet::GitRemoteS3, "s3+zip"),
-];
-
-impl Applet {
-    /// Finds the applet of a name.
-    fn named(name: &OsStr) -> Option<Self> {
-        let mut names = NAMES.iter();
-        names
-            .find(|(known, ..)| *known == name)
-            .map(|(_, applet, _)| *applet)
-            .or_else(|| (name == "branchline").then_some(Self::Branchline))
-    }
-}
+use crate::names::{Applet, NAMES};
+use crate::{codecommit, commands, helper, lfs, manage, migrate, mirror};
 
 /// Chooses the applet, and removes `--as NAME` from the arguments.
 ///
@@ -68,13 +42,23 @@ fn choose(invocation: &mut Invocation) -> Result<Applet, String> {
 pub(crate) async fn run(mut invocation: Invocation, verbosity: Verbosity) -> ExitStatus {
     match choose(&mut invocation) {
         Ok(Applet::Branchline) => Box::pin(commands::run(invocation)).await,
+        Ok(Applet::IncrementalRepoMigration) => {
+            Box::pin(migrate::script::run_script(&invocation)).await
+        }
+        Ok(Applet::MirrorGitToS3) => Box::pin(mirror::python::run(&invocation)).await,
         Ok(Applet::GitRemoteS3) => Box::pin(helper::run(&invocation, &verbosity)).await,
+        Ok(Applet::GitRemoteCodeCommit) => Box::pin(codecommit::run(&invocation)).await,
+        Ok(Applet::GitLfsS3) => Box::pin(lfs::run(&invocation)).await,
+        Ok(Applet::GitS3) => Box::pin(manage::run_git_s3(&invocation)).await,
+        Ok(Applet::CodeCommitCredential) => {
+            Box::pin(codecommit::run_credential_helper(&invocation)).await
+        }
         Err(name) => {
             let names: Vec<_> = NAMES.iter().map(|(name, ..)| format!("`{name}`")).collect();
             eprintln!(
-                "error: `--as` needs the name of an applet, not `{}`; hint: use {}",
+                "error: `--as` needs the name of an applet, not `{}`; hint: use one of {}",
                 name.escape_debug(),
-                names.join(" or ")
+                names.join(", ")
             );
             ExitStatus::Usage
         }
@@ -126,6 +110,16 @@ mod tests {
                 &["git-remote-s3", "--as=branchline"],
                 Applet::Branchline,
                 &[],
+            ),
+            (
+                &["mirror-git-to-s3", "--help"],
+                Applet::MirrorGitToS3,
+                &["--help"],
+            ),
+            (
+                &["branchline", "--as=incremental-repo-migration", "-c"],
+                Applet::IncrementalRepoMigration,
+                &["-c"],
             ),
             (&["renamed"], Applet::Branchline, &[]),
             (&[], Applet::Branchline, &[]),

@@ -21,11 +21,11 @@ use crate::invocation::Invocation;
 use crate::local_git::GitConfig;
 
 /// Memory for packs in bytes.
-const MEMORY_BYTES: usize = 512 << 20;
+pub(crate) const MEMORY_BYTES: usize = 512 << 20;
 /// Memory of the one archive that is written, in bytes.
-const ARCHIVE_MEMORY_BYTES: usize = 64 << 20;
+pub(crate) const ARCHIVE_MEMORY_BYTES: usize = 64 << 20;
 /// Region where none is configured; a bucket in another region is found by S3's redirect.
-const DEFAULT_REGION: &str = "us-east-1";
+pub(crate) const DEFAULT_REGION: &str = "us-east-1";
 /// Default of `BRANCHLINE_CACHE_MIB`.
 const DEFAULT_CACHE_MIB: u32 = 4096;
 /// Largest lock lifetime in seconds.
@@ -90,6 +90,21 @@ impl RemoteSettings {
         }
     }
 
+    /// Returns the region, if one is set.
+    pub(crate) fn region(&self) -> Option<&str> {
+        self.region.as_deref()
+    }
+
+    /// Returns the layout of a new repository.
+    pub(crate) fn new_layout(&self) -> S3Layout {
+        self.new_layout.unwrap_or(S3Layout::Bundle)
+    }
+
+    /// Returns the endpoint of S3 and the form of its URLs.
+    pub(crate) fn s3(&self) -> &S3Settings {
+        &self.s3
+    }
+
     /// Returns the profile whose credentials sign the requests: that of the URL takes precedence.
     pub(crate) fn profile<'a>(&'a self, url: &'a S3Url) -> Option<&'a str> {
         url.profile.as_deref().or(self.profile.as_deref())
@@ -125,10 +140,25 @@ pub(crate) async fn open(
     url: &S3Url,
     settings: &RemoteSettings,
 ) -> Result<Arc<dyn Remote>> {
+    let opener = opener(invocation, settings.profile(url), settings).await?;
+    let spec = RemoteSpec {
+        layout_if_empty: Some(settings.new_layout()),
+        ..RemoteSpec::new(RemoteUrl::S3(url.clone()))
+    };
+    opener.open(&spec, MEMORY_BYTES).await
+}
+
+/// Makes the opener of remotes whose requests are signed with the credentials of `profile`; without
+/// it, those of the environment.
+pub(crate) async fn opener(
+    invocation: &Invocation,
+    profile: Option<&str>,
+    settings: &RemoteSettings,
+) -> Result<RemoteOpener> {
     let aws = Aws::load(AwsOverrides {
         region: settings.region.clone(),
         default_region: Some(DEFAULT_REGION.to_owned()),
-        profile: settings.profile(url).map(str::to_owned),
+        profile: profile.map(str::to_owned),
         endpoint_url: None,
         http: http_settings(invocation)?,
     })
@@ -142,16 +172,11 @@ pub(crate) async fn open(
         ..OpenerConfig::default()
     };
     let archiver = Arc::new(ZipArchiver::new(ARCHIVE_MEMORY_BYTES));
-    let opener = RemoteOpener::new(aws, &config)?.with_archiver(archiver);
-    let spec = RemoteSpec {
-        layout_if_empty: Some(settings.new_layout.unwrap_or(S3Layout::Bundle)),
-        ..RemoteSpec::new(RemoteUrl::S3(url.clone()))
-    };
-    opener.open(&spec, MEMORY_BYTES).await
+    Ok(RemoteOpener::new(aws, &config)?.with_archiver(archiver))
 }
 
 /// Reads the proxies and `AWS_CA_BUNDLE`.
-fn http_settings(invocation: &Invocation) -> Result<HttpSettings> {
+pub(crate) fn http_settings(invocation: &Invocation) -> Result<HttpSettings> {
     let variables = invocation.variables.iter();
     let variables: Settings = variables
         .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
@@ -174,7 +199,7 @@ fn http_settings(invocation: &Invocation) -> Result<HttpSettings> {
 ///
 /// # Errors
 /// `Config` for a `BRANCHLINE_CACHE_MIB` that is not a number.
-fn pack_cache(invocation: &Invocation) -> Result<Option<(PathBuf, u64)>> {
+pub(crate) fn pack_cache(invocation: &Invocation) -> Result<Option<(PathBuf, u64)>> {
     let mib = match invocation.text("BRANCHLINE_CACHE_MIB") {
         None => DEFAULT_CACHE_MIB,
         Some(text) => text.trim().parse().map_err(|error: ParseIntError| {
@@ -202,7 +227,7 @@ fn pack_cache(invocation: &Invocation) -> Result<Option<(PathBuf, u64)>> {
 }
 
 /// Reads `GIT_REMOTE_S3_LOCK_TTL_SECONDS` as the Python client does: 60 unless it is a number.
-fn lock_lifetime(invocation: &Invocation) -> Duration {
+pub(crate) fn lock_lifetime(invocation: &Invocation) -> Duration {
     let text = invocation.text("GIT_REMOTE_S3_LOCK_TTL_SECONDS");
     let seconds = text.and_then(|text| text.trim().parse().ok()).unwrap_or(60);
     Duration::from_secs(seconds.clamp(1, MAX_LOCK_SECONDS))

@@ -15,6 +15,8 @@ pub enum ExitStatus {
     Partial,
     /// The user interrupted.
     Interrupted,
+    /// A program that did the work has failed with this status, and has said why.
+    FailedChild(u8),
 }
 
 impl ExitStatus {
@@ -26,6 +28,16 @@ impl ExitStatus {
             Self::Usage => 2,
             Self::Partial => 3,
             Self::Interrupted => 130,
+            Self::FailedChild(code) => code,
+        }
+    }
+
+    /// Passes on the exit status of a program that did the work.
+    pub(crate) fn of_child(code: u8) -> Self {
+        if code == 0 {
+            Self::Done
+        } else {
+            Self::FailedChild(code)
         }
     }
 }

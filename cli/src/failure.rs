@@ -3,6 +3,8 @@
 use branchline_core::Error;
 use branchline_core::aws::{CredentialSetup, Profiles, is_credentials_failure};
 
+use crate::exit::ExitStatus;
+
 /// Replaces the hint of an error about credentials by the command that renews those of the
 /// profile; `None` stands for the profile that `AWS_PROFILE` names.
 pub(crate) async fn explain(error: Error, profile: Option<&str>) -> Error {
@@ -34,6 +36,17 @@ pub(crate) fn one_line(error: &Error) -> String {
     let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
     let text = lines.join(" ");
     text.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Prints why arguments were not accepted, or the help that they ask for.
+pub(crate) fn usage(error: &clap::Error) -> ExitStatus {
+    // Help and version go to standard output, and are no failure.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitStatus::Usage
+    } else {
+        ExitStatus::Done
+    }
 }
 
 #[cfg(test)]

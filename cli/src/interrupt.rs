@@ -1,5 +1,6 @@
 //! Ctrl-C, and the requests that clean up.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use branchline_core::background;
@@ -20,10 +21,14 @@ pub(crate) async fn run_or_interrupt(
     limit: Duration,
 ) -> ExitStatus {
     let mut signals = Signals::new();
-    // `work` is dropped at the end of this statement.
+    let interrupted = async {
+        signals.next().await;
+        // Before `work` is dropped, which this statement does when it ends.
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    };
     let status = tokio::select! {
         status = work => status,
-        () = signals.next() => ExitStatus::Interrupted,
+        () = interrupted => ExitStatus::Interrupted,
     };
     tokio::select! {
         _ = background::finished(limit) => {}
@@ -31,6 +36,28 @@ pub(crate) async fn run_or_interrupt(
     }
     status
 }
+
+/// Work that a later run resumes. If it is dropped by an interruption, it prints how.
+pub(crate) struct Resumable {
+    hint: &'static str,
+}
+
+impl Resumable {
+    pub(crate) fn new(hint: &'static str) -> Self {
+        Self { hint }
+    }
+}
+
+impl Drop for Resumable {
+    fn drop(&mut self) {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            eprintln!("interrupted: {}", self.hint);
+        }
+    }
+}
+
+/// Set before the work is dropped by an interruption.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// SIGINT and SIGTERM.
 struct Signals(Vec<Signal>);

@@ -6,9 +6,17 @@
 //! | module | content |
 //! |---|---|
 //! | [`Invocation`] | arguments, environment variables and paths, read once |
-//! | `applet` | the names of the program |
+//! | `names`, `applet` | the names of the program, and the tools behind them |
 //! | `commands` | `branchline`'s own commands |
 //! | `helper` | `git-remote-s3`: git's remote helper protocol |
+//! | `codecommit` | `git-remote-codecommit`: git's HTTP helper with AWS credentials |
+//! | `lfs` | `git-lfs-s3`: git-lfs's transfer agent; `branchline lfs` |
+//! | `manage` | `git-s3` and `branchline remote`: examine and repair repositories in S3 |
+//! | `archive` | `branchline archive` |
+//! | `migrate` | `branchline migrate`, and `incremental-repo-migration` |
+//! | `mirror` | `branchline mirror`, and `mirror-git-to-s3` |
+//! | `remotes` | opens remotes of every kind, with git's credential helpers for git servers |
+//! | `progress` | progress at a terminal |
 //! | `connection` | opens the remote of a URL, with credentials, endpoint, region and cache |
 //! | `local_git` | git commands in the user's repository |
 //! | `install` | links to the program under its other names |
@@ -19,6 +27,8 @@
 //! to the terminal.
 
 mod applet;
+mod archive;
+mod codecommit;
 mod commands;
 mod connection;
 mod exit;
@@ -27,8 +37,15 @@ mod helper;
 mod install;
 mod interrupt;
 mod invocation;
+mod lfs;
 mod local_git;
 mod log;
+mod manage;
+mod migrate;
+mod mirror;
+mod names;
+mod progress;
+mod remotes;
 
 use std::time::Duration;
 

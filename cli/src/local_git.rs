@@ -1,6 +1,7 @@
 //! Git commands in the user's repository, which `GIT_DIR` or the current directory names.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use branchline_core::git::{HashKind, ObjectId};
@@ -14,9 +15,9 @@ use tokio::process::{Child, Command};
 pub(crate) struct GitConfig(Vec<(String, String)>);
 
 impl GitConfig {
-    /// Reads the keys of branchline, with `git -c` and included files.
+    /// Reads the keys of branchline and those of git-lfs, with `git -c` and included files.
     pub(crate) async fn read() -> Result<Self> {
-        let keys = r"^(remote\..*\.s3-.*|branchline\..*|protocol\.version)$";
+        let keys = r"^(remote\..*\.(s3-.*|lfs(push)?url)|branchline\..*|protocol\.version|lfs\..*|filter\.lfs\..*)$";
         let output = run(["config", "--null", "--get-regexp", keys], b"").await?;
         // Status 1 means that there is no such key.
         Ok(match output.status.code() {
@@ -98,7 +99,7 @@ fn failed(name: &str, output: &Output) -> Error {
 }
 
 /// Runs git, which must succeed, and returns its output.
-async fn output<S: AsRef<OsStr>>(
+pub(crate) async fn output<S: AsRef<OsStr>>(
     arguments: impl IntoIterator<Item = S>,
     input: &[u8],
 ) -> Result<BString> {
@@ -118,6 +119,33 @@ async fn output<S: AsRef<OsStr>>(
 pub(crate) async fn remote_url(name: &str) -> Result<String> {
     let url = output(["remote", "get-url", "--", name], b"").await?;
     Ok(url.trim().to_str_lossy().into_owned())
+}
+
+/// Returns the first two numbers of git's version; `None` if it has another form.
+pub(crate) async fn version() -> Option<(u32, u32)> {
+    let printed = output(["version"], b"").await.ok()?;
+    let printed = printed.to_str().ok()?;
+    let mut numbers = printed.split(' ').nth(2)?.split('.');
+    Some((
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.trim().parse().ok()?,
+    ))
+}
+
+/// Returns the version of git's protocol that `protocol.version` asks for.
+pub(crate) async fn protocol_version() -> u8 {
+    let value = output(["config", "--get", "protocol.version"], b"").await;
+    match value.unwrap_or_default().trim() {
+        b"0" => 0,
+        b"1" => 1,
+        _ => 2,
+    }
+}
+
+/// Runs `git credential fill`, `approve` or `reject` with a description of the credential; git may
+/// ask at the terminal.
+pub(crate) async fn credential(verb: &str, description: &[u8]) -> Result<BString> {
+    output(["credential", verb], description).await
 }
 
 /// Returns the hash function of the repository.
@@ -182,6 +210,36 @@ pub(crate) async fn resolve(revision: &BStr) -> Result<ObjectId> {
     let id = output(arguments, b"").await?;
     ObjectId::from_hex(id.trim())
         .map_err(|error| Error::new(ErrorKind::Internal, "`git rev-parse`").with_source(error))
+}
+
+/// Resolves a revision in the repository at `path`.
+pub(crate) async fn resolve_in(path: &Path, revision: &str) -> Result<ObjectId> {
+    let arguments = [
+        OsStr::new("-C"),
+        path.as_os_str(),
+        "rev-parse".as_ref(),
+        "--verify".as_ref(),
+        "--end-of-options".as_ref(),
+        revision.as_ref(),
+    ];
+    let id = output(arguments, b"").await?;
+    ObjectId::from_hex(id.trim())
+        .map_err(|error| Error::new(ErrorKind::Internal, "`git rev-parse`").with_source(error))
+}
+
+/// Returns the URL that a remote of the repository at `path` is pushed to.
+pub(crate) async fn push_url_in(path: &Path, name: &str) -> Result<String> {
+    let arguments = [
+        OsStr::new("-C"),
+        path.as_os_str(),
+        "remote".as_ref(),
+        "get-url".as_ref(),
+        "--push".as_ref(),
+        "--".as_ref(),
+        name.as_ref(),
+    ];
+    let url = output(arguments, b"").await?;
+    Ok(url.trim().to_str_lossy().into_owned())
 }
 
 /// Returns the ids of those objects that the repository has.

@@ -44,6 +44,8 @@ pub(crate) fn lfs(_: &Seeds) -> Vec<Vec<u8>> {
         &format!(
             "branchline-lfs 1\nunscanned {id}\nverified {oid}\nstored {oid} 12\nmissing {oid} 13\n"
         ),
+        r#"{"event":"init","operation":"download","remote":"origin","concurrent":true}"#,
+        &format!(r#"{{"event":"upload","oid":"{oid}","size":12,"path":"/a/b","action":null}}"#),
     ])
 }
 

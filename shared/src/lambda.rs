@@ -135,6 +135,9 @@ pub trait FunctionContext: HasMetrics + Send + Sync + 'static {
 /// `init` makes the context that all invocations share; its failure is reported to Lambda at
 /// once. `handle` gets the event and the deadline.
 ///
+/// At its start, the function logs the settings that are in force, and warns of variables whose
+/// names are close to a setting's.
+///
 /// Every line logged during an invocation has the request's id as `request.id`, and the
 /// X-Ray trace's as `trace.id`. At the end of each invocation, failed or not, one line
 /// reports the context's counts (see [`crate::metrics`]).
@@ -149,7 +152,14 @@ where
     R: Serialize,
 {
     log::start(&settings);
-    let context = match init(&settings).await {
+    let initialized = init(&settings).await;
+    for (name, known) in settings.misspelled() {
+        tracing::warn!(
+            setting.name = name,
+            "`{name}` is not a setting of this function and has no effect; is `{known}` meant?"
+        );
+    }
+    let context = match initialized {
         Ok(context) => Arc::new(context),
         Err(error) => {
             tracing::error!(error.kind = %error.kind(), "{}", error.report());
@@ -157,6 +167,10 @@ where
             return ExitCode::FAILURE;
         }
     };
+    tracing::info!(
+        settings = json!(settings.in_force()).to_string(),
+        "started with these settings"
+    );
     let (context, settings, handle) = (&context, &settings, &handle);
     let handler = service_fn(|event: LambdaEvent<Value>| async move {
         let left = event

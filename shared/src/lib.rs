@@ -14,6 +14,7 @@
 //! Nothing here reads the environment, the home folder or the terminal: callers pass
 //! values in. The one exception is [`aws::Aws::load`], which only programs call.
 
+pub mod answer;
 pub mod archive;
 pub mod arn;
 pub mod aws;

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use branchline_core::Result;
 use branchline_core::archive::{ArchiveRequest, PartSink, write};
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet,
 };
 use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
@@ -94,6 +94,15 @@ impl CodeCommit for GeneratedFolder {
         panic!("an archive does not call this")
     }
     async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
+        panic!("an archive does not call this")
+    }
+    async fn get_differences(
+        &self,
+        _: &RepositoryName,
+        _: CommitId,
+        _: CommitId,
+        _: Option<&str>,
+    ) -> Result<Page<Difference>> {
         panic!("an archive does not call this")
     }
     async fn get_triggers(&self, _: &RepositoryName) -> Result<TriggerSet> {

@@ -85,20 +85,21 @@ impl Remote {
             "--empty"
         };
         git::git(&folder, ["read-tree", tree])?;
+        // One process for all paths, because a case has hundreds of them.
+        let mut index = Vec::new();
         for (path, entry) in changes {
             let (mode, id) = match entry {
                 Entry::File(bytes) => ("100644", self.blob(&folder, bytes)?),
                 Entry::Executable(bytes) => ("100755", self.blob(&folder, bytes)?),
                 Entry::Symlink(target) => ("120000", self.blob(&folder, target.as_bytes())?),
                 Entry::Submodule(commit) => ("160000", commit.to_string()),
-                Entry::Removed => {
-                    git::git(&folder, ["update-index", "--force-remove", path])?;
-                    continue;
-                }
+                Entry::Removed => ("0", "0".repeat(40)),
             };
-            let entry = format!("{mode},{id},{path}");
-            git::git(&folder, ["update-index", "--add", "--cacheinfo", &entry])?;
+            index.extend(format!("{mode} {id}\t{path}\0").bytes());
         }
+        let mut update = git::command(&folder);
+        update.args(["update-index", "-z", "--index-info"]);
+        git::run_with_input(&mut update, &index)?;
         let tree = git::git(&folder, ["write-tree", "--missing-ok"])?;
         let mut words = vec![
             "commit-tree".to_owned(),

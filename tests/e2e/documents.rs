@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use branchline_tests::environment::{LIFECYCLE, Setup, TestEnvironment, UPDATE, built_programs};
 use branchline_tests::template::Template;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::reference::{COMMAND_LINE, top};
 
@@ -29,6 +29,7 @@ fn documents() -> Result<Vec<Document>> {
         "CHANGELOG.md".to_owned(),
         "CONTRIBUTING.md".to_owned(),
         "SECURITY.md".to_owned(),
+        "events/README.md".to_owned(),
     ];
     for entry in std::fs::read_dir(top().join("docs"))? {
         let name = entry?.file_name();
@@ -152,11 +153,21 @@ fn proof(command: &str) -> Result<&'static str> {
         _ if is_of_the_command_line(command) => {
             "git_remote_s3::documented_commands::the_documented_commands_work_in_their_order"
         }
+        _ if terminal_commands().contains(&command.to_owned()) => {
+            "terminal::document::the_commands_of_the_document_work_in_their_order"
+        }
         _ if command.starts_with("target/debug/branchline-dev serve ") => {
             "reference::the_development_server_starts_by_the_command_that_is_given"
         }
         _ => anyhow::bail!("`{command}`: no test runs it, and it is not marked `{MARK}`"),
     })
+}
+
+/// Returns the commands of `docs/terminal.md` without their spaces, all of which a test runs.
+fn terminal_commands() -> Vec<String> {
+    let commands = super::terminal::document::commands().into_iter();
+    let words = commands.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    words.collect()
 }
 
 /// Returns whether a command is in the first block of the document about the command line, which
@@ -468,35 +479,42 @@ fn links_lead_to_files_and_headings_that_are_there() -> Result<()> {
     Ok(())
 }
 
-/// The real functions are asked; what only migration takes, its own tests read, as it would
-/// leave for servers that are not there.
+/// "A test sends each file to the functions that this table names." What migration accepts, its own
+/// tests read, because its servers do not exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_example_event_is_accepted_by_its_function() -> Result<()> {
+async fn every_example_event_is_accepted_by_the_functions_that_the_table_names() -> Result<()> {
     let stage = TestEnvironment::start(Setup::default()).await?;
     let own = std::fs::read_to_string(top().join("functions/migration/src/request/tests.rs"))?;
-    let mut taken = 0;
-    for entry in std::fs::read_dir(top().join("events"))? {
-        let path = entry?.path();
-        let name = path
-            .file_stem()
-            .context("a file has a name")?
-            .to_string_lossy();
-        let event = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
-        let mut answers = Vec::new();
-        for function in [UPDATE, LIFECYCLE] {
-            answers.push(stage.call(function, &event).await);
-        }
-        let is_taken = |answer: &Result<Value, Value>| {
-            let error = answer.as_ref().err();
-            error.is_none_or(|error| error["errorType"] != "branchline.InvalidEvent")
+    let table = std::fs::read_to_string(top().join("events/README.md"))?;
+    let mut listed = BTreeSet::new();
+    for row in rows(&table, "# Events")? {
+        let [file, functions, _] = row.as_slice() else {
+            anyhow::bail!("three cells: {row:?}");
         };
-        assert!(
-            answers.iter().any(is_taken) || own.contains(&format!("\"{name}\"")),
-            "{name}: {answers:?}"
-        );
-        taken += 1;
+        let (_, path) = file.split_once("](").context("the file is a link")?;
+        let path = path.trim_end_matches(')');
+        let event =
+            serde_json::from_str(&std::fs::read_to_string(top().join("events").join(path))?)?;
+        for function in functions.split(", ") {
+            let name = path.trim_end_matches(".json");
+            let is_accepted = match function {
+                UPDATE | LIFECYCLE => {
+                    let answer = stage.call(function, &event).await;
+                    let error = answer.err();
+                    error.is_none_or(|error| error["errorType"] != "branchline.InvalidEvent")
+                }
+                _ => own.contains(&format!("\"{name}\"")),
+            };
+            assert!(is_accepted, "{function} accepts {path}");
+        }
+        listed.insert(path.to_owned());
     }
-    assert!(taken > 15, "they are found");
+    let mut files = BTreeSet::new();
+    for entry in std::fs::read_dir(top().join("events"))? {
+        files.insert(entry?.file_name().to_string_lossy().into_owned());
+    }
+    files.remove("README.md");
+    assert_eq!(listed, files, "each file has its row");
     Ok(())
 }
 

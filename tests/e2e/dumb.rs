@@ -309,12 +309,12 @@ fn moto_bucket(moto: &Moto) -> Result<S3> {
 
 /// Serves one repository over smart HTTP, protocol v0, to a client that names no media
 /// types: `git http-backend` refuses that.
-struct SmartServer {
+pub(crate) struct SmartServer {
     address: SocketAddr,
 }
 
 impl SmartServer {
-    fn start(repo: &Repo) -> Result<Self> {
+    pub(crate) fn start(repo: &Repo) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let path = repo.path.clone();
@@ -328,7 +328,7 @@ impl SmartServer {
         Ok(Self { address })
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/r.git", self.address)
     }
 }

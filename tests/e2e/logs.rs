@@ -55,8 +55,18 @@ fn secrets(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(secrets)
 }
 
-/// All that a function printed, line by line.
+/// Start of the message with the settings, which precedes the first invocation.
+const STARTED: &str = "started with these settings";
+
+/// All that a function printed in invocations, line by line.
 fn lines(stage: &TestEnvironment, function: &str) -> Result<Vec<Value>> {
+    let mut lines = all_lines(stage, function)?;
+    lines.retain(|line| line["message"] != STARTED);
+    Ok(lines)
+}
+
+/// All that a function printed, line by line.
+fn all_lines(stage: &TestEnvironment, function: &str) -> Result<Vec<Value>> {
     let path = stage
         .server
         .data()
@@ -153,6 +163,13 @@ async fn each_line_is_json_with_its_requests_id_and_no_secret() -> Result<()> {
                 assert!(!shown.contains(secret.as_str()), "a secret is told: {line}");
             }
         }
+        // Names are those of the answers.
+        let (field, name) = match function {
+            UPDATE => ("outcome", "started"),
+            LIFECYCLE => ("mode", "per-branch"),
+            _ => ("status", "complete"),
+        };
+        assert!(lines.iter().any(|line| line[field] == name), "{lines:?}");
         let archived = |line: &&Value| line["message"] == "archived";
         let count = lines.iter().filter(archived).count();
         assert_eq!(count, if function == UPDATE { 2 } else { 0 });
@@ -175,8 +192,9 @@ async fn one_line_for_each_invocation_has_its_numbers() -> Result<()> {
         told.iter().copied().eq(metrics_of_update.keys().copied()),
         "each invocation has its line"
     );
-    // Two first pushes, a schedule, two bad events.
-    assert_eq!(metrics_of_update.len(), 4);
+    // Both branches as lifecycle found them, the second one once more by its own event, a schedule,
+    // two bad events.
+    assert_eq!(metrics_of_update.len(), 5);
     for line in metrics_of_update.values() {
         assert_eq!(line["FunctionName"], UPDATE);
         assert_eq!(
@@ -292,6 +310,53 @@ async fn a_failed_init_is_logged_once() -> Result<()> {
         assert!(text(line, "message").contains(named), "{line}");
         assert_eq!(error["errorMessage"], line["message"]);
         assert_eq!(line.get("request.id"), None, "there is no request at init");
+    }
+    Ok(())
+}
+
+/// "Each function logs the settings in force when it starts, and warns of variables whose names are
+/// close to a setting's."
+#[tokio::test(flavor = "multi_thread")]
+async fn the_settings_in_force_and_misspelled_names_are_logged_at_the_start() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    bootstraps(folder.path())?;
+    let stage = TestEnvironment::start(Setup {
+        update: vec![
+            ("PIPELINE_NAME", String::new()),
+            ("PIPELIN_NAME", "deploy".to_owned()),
+            ("HTTPS_PROXY", "http://user:hunter2@127.0.0.1:9".to_owned()),
+            ("NO_PROXY", "*".to_owned()),
+        ],
+        bootstraps: folder.path().to_owned(),
+        ..Setup::default()
+    })
+    .await?;
+    let answer = stage.update(&json!({"schedule": true})).await;
+    answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let lines = all_lines(&stage, UPDATE)?;
+    let [misspelled, started, ..] = lines.as_slice() else {
+        panic!("two lines precede the invocation: {lines:?}");
+    };
+    assert_eq!(misspelled["level"], "WARN");
+    assert_eq!(misspelled["setting.name"], "PIPELIN_NAME");
+    assert!(text(misspelled, "message").contains("`PIPELINE_NAME`"));
+    assert_eq!(started["level"], "INFO");
+    assert_eq!(started["message"], STARTED);
+    let settings: Value = serde_json::from_str(text(started, "settings"))?;
+    assert_eq!(settings["ARTIFACT_BUCKET"], "artifacts");
+    assert_eq!(settings["EXISTING_BRANCHES"], "start");
+    assert_eq!(settings["HTTPS_PROXY"], "(set)");
+    assert_eq!(settings.get("PIPELINE_NAME"), None, "it is empty");
+    for secret in secrets(folder.path())?
+        .iter()
+        .map(String::as_str)
+        .chain(["hunter2"])
+    {
+        let mut shown = lines.iter().map(Value::to_string);
+        assert!(
+            !shown.any(|line| line.contains(secret)),
+            "a secret is logged"
+        );
     }
     Ok(())
 }

@@ -221,7 +221,7 @@ fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
             (
                 &[
                     ("MigrationMemorySize", "512"),
-                    ("MigrationMemoryMib", "512"),
+                    ("MigrationMemoryMib", "449"),
                 ],
                 "MIGRATION_MEMORY_MIB",
             ),
@@ -253,7 +253,7 @@ fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
             MIGRATION,
             &[
                 ("MigrationMemorySize", "512"),
-                ("MigrationMemoryMib", "511"),
+                ("MigrationMemoryMib", "448"),
             ],
         ),
     ] {
@@ -299,6 +299,11 @@ fn the_templates_bounds_are_the_functions_own() -> Result<()> {
             );
         }
     }
+    let least = template.at(&["Parameters", "UpdateMemorySize", "MinValue"]);
+    let less = least.as_i64().context("a number")? - 1;
+    let refused = init(UPDATE, &[("UpdateMemorySize", &less.to_string())])?;
+    let error = refused.expect_err("the function has too little memory");
+    assert!(error.contains("at least 192 MB"), "{error}");
     Ok(())
 }
 

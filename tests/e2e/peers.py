@@ -56,6 +56,17 @@ deleted = codecommit.delete_branch(repositoryName="demo", branchName="feature/fr
 assert deleted["deletedBranch"]["commitId"] == tip, deleted
 refused("BranchDoesNotExistException", codecommit.get_branch, repositoryName="demo", branchName="feature/from-boto3")
 
+# STS
+sts = boto3.client("sts")
+role = "arn:aws:iam::444455556666:role/team/reader"
+assumed = sts.assume_role(RoleArn=role, RoleSessionName="from-boto3")
+assert assumed["AssumedRoleUser"]["Arn"] == "arn:aws:sts::444455556666:assumed-role/reader/from-boto3", assumed
+credentials = assumed["Credentials"]
+assert credentials["Expiration"].year >= 2024, credentials
+session = boto3.Session(credentials["AccessKeyId"], credentials["SecretAccessKey"], credentials["SessionToken"])
+assert session.client("codecommit").list_branches(repositoryName="demo")["branches"] == ["main"]
+refused("ValidationError", sts.assume_role, RoleArn="arn:aws:iam::444455556666:user", RoleSessionName="from-boto3")
+
 # S3
 s3 = boto3.client("s3")
 s3.create_bucket(Bucket="from-boto3")

@@ -249,15 +249,15 @@ async fn demo(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
 async fn archives() -> Result<(TestEnvironment, Used)> {
     let (stage, work) = demo(Setup {
         update: vec![("KMS_KEY_ID", KEY.to_owned())],
-        update_memory_mib: Some(128),
+        update_memory_mib: Some(192),
         ..Setup::default()
     })
     .await?;
     let work = work.path();
     stage.create_repository("demo").await?;
     push(&stage, work, &["main"]).await?;
-    // The pack does not fit into a quarter of 64 MiB: it is put aside in the bucket.
-    std::fs::write(work.join("film"), noise(20 << 20))?;
+    // The pack does not fit into a quarter of 96 MiB: it is put aside in the bucket.
+    std::fs::write(work.join("film"), noise(28 << 20))?;
     git::commit(work, &[], "A film")?;
     push(&stage, work, &["main"]).await?;
     assert_eq!(stage.executions().len(), 2, "both pushes are archived");
@@ -286,7 +286,7 @@ async fn deletions() -> Result<(TestEnvironment, Used)> {
             ("DELETE_ARTIFACTS", "true".to_owned()),
             ("PIPELINE_PIN", "none".to_owned()),
         ],
-        update_memory_mib: Some(128),
+        update_memory_mib: Some(192),
         ..Setup::default()
     })
     .await?;
@@ -295,7 +295,7 @@ async fn deletions() -> Result<(TestEnvironment, Used)> {
     push(&stage, work.path(), &["main", "main:gone"]).await?;
     push(&stage, work.path(), &[":gone"]).await?;
     // Its pack is put aside, and removed where there are no versions.
-    std::fs::write(work.path().join("film"), noise(20 << 20))?;
+    std::fs::write(work.path().join("film"), noise(28 << 20))?;
     git::commit(work.path(), &[], "A film")?;
     push(&stage, work.path(), &["main"]).await?;
     let answer = stage.update(&json!({"schedule": true})).await;

@@ -110,3 +110,28 @@ async fn a_missing_header_of_encryption_is_an_error_that_names_the_setting() -> 
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_deletion_is_named_in_the_answer() -> Result<()> {
+    let stage = stage(&[]).await?;
+    stage.create_public_bucket(BUCKET)?;
+    let denied = json!({ "Statement": {
+        "Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject",
+        "Resource": format!("arn:aws:s3:::{BUCKET}/*.bundle"),
+    }});
+    let denied = Policy::parse(&denied.to_string()).map_err(|why| anyhow::anyhow!(why))?;
+    stage.server.store().set_policy(BUCKET, Some(denied));
+    let repo = Repo::with_history(HashKind::Sha1, 3, 2);
+    let from = GitServer::new(&repo);
+    let mapping = json!({
+        "source": from.url(), "target": format!("s3://{BUCKET}/x"), "layout": "bundle",
+    });
+    let answer = call(&stage, &mapping).await?;
+    ensure!(answer["mappings"][0].get("warnings").is_none(), "{answer}");
+    repo.input(&["fast-import", "--quiet", "--force"], &history(3, 2, 2));
+    let answer = call(&stage, &mapping).await?;
+    ensure!(answer["status"] == "complete", "{answer}");
+    let warnings = answer["mappings"][0]["warnings"].to_string();
+    ensure!(warnings.contains("`s3:DeleteObject`"), "{answer}");
+    Ok(())
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use branchline_dev::faults::Service;
 use branchline_dev::pipeline::Status;
+use branchline_dev::s3::policy::Policy;
 use branchline_dev::s3::store::Query;
 use branchline_test_support::git;
 use branchline_tests::compare;
@@ -306,6 +307,40 @@ async fn files_that_the_api_does_not_serve_are_archived_by_one_shallow_fetch() -
         .requests()
         .count(Service::Git, "git-upload-pack");
     assert_eq!(fetches, 2, "the refs and one pack");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_deletion_of_a_temporary_pack_is_named_in_the_answer() -> Result<()> {
+    let (stage, work) = stage(Setup {
+        update_memory_mib: Some(192),
+        ..Setup::default()
+    })
+    .await?;
+    let denied = json!({ "Statement": {
+        "Effect": "Deny", "Principal": "*",
+        "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+        "Resource": format!("arn:aws:s3:::{BUCKET}/*"),
+    }});
+    let denied = Policy::parse(&denied.to_string()).map_err(|why| anyhow::anyhow!(why))?;
+    let work = work.path();
+    git::commit(work, &[("a", "1")], "First")?;
+    push(&stage, work, &["main"]).await?;
+    stage.server.store().set_policy(BUCKET, Some(denied));
+    std::fs::write(work.join("film"), noise(7, 28 << 20))?;
+    git::commit(work, &[], "Film")?;
+    let lost = "events:lose,rate=1.0".parse();
+    stage
+        .server
+        .faults()
+        .add(lost.expect("the rule is well formed"));
+    push(&stage, work, &["main"]).await?;
+    let event = json!({"repository": "demo", "branch": "main"});
+    let answer = stage.update(&event).await;
+    let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+    assert_eq!(answer["results"][0]["outcome"], "started");
+    let reason = answer["results"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("`s3:DeleteObject"), "{answer}");
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use branchline_dev::lambda::{FunctionConfig, FunctionRef, Invoked, Outcome};
 use branchline_dev::pipeline::Execution;
 use branchline_dev::s3::store::{PublicAccess, Versioning};
 use branchline_dev::server::{Options, Server};
+use branchline_dev::whole_flow;
 use serde_json::{Value, json};
 
 use branchline_test_support::git;
@@ -147,6 +148,8 @@ impl TestEnvironment {
         let defaults = [
             ("ARTIFACT_BUCKET", BUCKET.to_owned()),
             ("PIPELINE_NAME", PIPELINE.to_owned()),
+            // Tests commit at fixed times, so that all of their branches are older than the stack.
+            ("EXISTING_BRANCHES", "start".to_owned()),
         ];
         let mut update = setup.function(UPDATE, &defaults, &setup.update)?;
         update.memory_mb = setup.update_memory_mib.unwrap_or(update.memory_mb);
@@ -369,34 +372,10 @@ impl TestEnvironment {
 
 /// A pipeline of type V2 that reads one object, pinned when the execution is started.
 pub fn pipeline(name: &str, key: &str) -> Value {
-    let action = |name: &str, category: &str, provider: &str, configuration: Value| {
-        json!({
-            "name": name,
-            "actionTypeId": {
-                "category": category, "owner": "AWS", "provider": provider, "version": "1",
-            },
-            "configuration": configuration,
-        })
-    };
-    let source = json!({
-        "S3Bucket": BUCKET,
-        "S3ObjectKey": key,
-        "PollForSourceChanges": "false",
-        "AllowOverrideForS3ObjectKey": "true",
-    });
-    let variables = ["REPOSITORY_NAME", "BRANCH_NAME", "COMMIT_ID"]
-        .map(|name| json!({ "name": name, "defaultValue": "-" }));
-    json!({ "pipeline": {
-        "name": name,
-        "roleArn": "arn:aws:iam::123456789012:role/pipeline",
-        "artifactStore": { "type": "S3", "location": BUCKET },
-        "pipelineType": "V2",
-        "variables": variables,
-        "stages": [
-            { "name": "Source", "actions": [action("Source", "Source", "S3", source)] },
-            { "name": "Approve", "actions": [action("Approve", "Approval", "Manual", json!({}))] },
-        ],
-    }})
+    let role = "arn:aws:iam::123456789012:role/pipeline";
+    let mut input = whole_flow::pipeline(name, BUCKET, role);
+    input["pipeline"]["stages"][0]["actions"][0]["configuration"]["S3ObjectKey"] = key.into();
+    input
 }
 
 fn api_error(ApiError { code, message, .. }: ApiError) -> anyhow::Error {

@@ -133,17 +133,23 @@ fn chosen(names: &[String]) -> Result<Vec<(&'static str, &'static str)>> {
 /// Removes Rust's standard library for another processor, which a deployer's machine lacks before
 /// the first build. Without rustup there is nothing to remove it with.
 fn remove_target(arch: Arch) -> Result<()> {
-    let Some(target) = arch.target().filter(|_| arch.is_foreign()) else {
-        return Ok(());
-    };
-    if !is_installed("rustup") {
+    if !arch.is_foreign() || !is_installed("rustup") {
         return Ok(());
     }
-    let list = output(in_workspace("rustup").args(["target", "list", "--installed"]))?;
-    if list.lines().any(|installed| installed == target) {
-        run(in_workspace("rustup").args(["target", "remove", target]))?;
+    let installed = output(in_workspace("rustup").args(["target", "list", "--installed"]))?;
+    match removable_target(arch, &installed) {
+        Some(target) => run(in_workspace("rustup").args(["target", "remove", target])),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Returns the target of `arch`, if it is that of another processor and a line of `installed`.
+fn removable_target(arch: Arch, installed: &str) -> Option<&'static str> {
+    let target = arch.target().filter(|_| arch.is_foreign())?;
+    installed
+        .lines()
+        .any(|line| line.trim() == target)
+        .then_some(target)
 }
 
 /// Builds the functions by `sam build`, and returns the folder with their bootstraps.
@@ -219,4 +225,23 @@ fn start(arch: Arch, functions: &[(&str, &str)], built: &Path) -> Result<()> {
     }
     print!("{}", output(&mut command)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_target_of_another_processor_is_removed() {
+        let all = "aarch64-unknown-linux-gnu\nx86_64-unknown-linux-gnu\n";
+        for arch in [Arch::Arm64, Arch::X86_64] {
+            let removed = removable_target(arch, all);
+            assert_eq!(removed.is_some(), arch.is_foreign(), "{arch:?}");
+            assert_eq!(removed.is_some(), arch.emulator().is_some(), "{arch:?}");
+            assert_eq!(removable_target(arch, ""), None, "{arch:?} is missing");
+            let other = "aarch64-unknown-linux-musl\nx86_64-unknown-linux-musl\n";
+            assert_eq!(removable_target(arch, other), None, "{arch:?}");
+        }
+        assert_eq!(removable_target(Arch::All, all), None);
+    }
 }

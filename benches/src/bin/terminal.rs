@@ -110,6 +110,8 @@ struct Bench {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let programs = arguments.programs.canonicalize()?;
+    let peers = arguments.peers.canonicalize()?;
     let speed = Speed {
         mbit: arguments.link_mbit,
         round_trip: Duration::from_millis(arguments.link_latency_ms),
@@ -127,14 +129,14 @@ async fn main() -> Result<()> {
     let bin = folder.path().join("bin");
     std::fs::create_dir(&bin)?;
     for name in ["branchline", "git-remote-s3", "git-remote-s3+zip"] {
-        symlink(arguments.programs.join("branchline"), bin.join(name))?;
+        symlink(programs.join("branchline"), bin.join(name))?;
     }
     let bench = Bench {
         server,
         link,
         speed,
         folder,
-        peers: arguments.peers,
+        peers,
     };
     for is_slow in [false, true] {
         bench.link.set_speed(is_slow.then_some(bench.speed));
@@ -311,23 +313,31 @@ impl Bench {
             ours.ratio(plain)
         );
 
+        let mut change = 0;
+        let mut push = async |client: Client, cache: Option<&str>| {
+            change += 1;
+            repositories::change(&repository, "main", change)?;
+            let push = ["push", "--quiet", &url(client, 0), "main"];
+            let mut command = self.git(client, &repository, &push)?;
+            command.envs(cache.map(|mib| ("BRANCHLINE_CACHE_MIB", mib)));
+            self.run(command).await
+        };
+        // Fills the cache, which the next pushes find warm.
+        push(Client::Branchline, None).await?;
         let mut warm = None;
         let mut cold = None;
         let mut theirs = None;
-        for turn in 0..TURNS {
-            for (is_cold, best) in [(false, &mut warm), (true, &mut cold)] {
-                repositories::change(&repository, "main", 2 * turn + usize::from(is_cold))?;
-                let push = ["push", "--quiet", &url(Client::Branchline, 0), "main"];
-                let mut command = self.git(Client::Branchline, &repository, &push)?;
-                if is_cold {
-                    command.env("BRANCHLINE_CACHE_MIB", "0");
-                }
-                *best = Some(self.run(command).await?.better(*best));
+        for (client, cache, best) in [
+            (Client::Branchline, None, &mut warm),
+            (Client::Branchline, Some("0"), &mut cold),
+            (Client::Awslabs, None, &mut theirs),
+        ] {
+            for _ in 0..TURNS {
+                *best = Some(push(client, cache).await?.better(*best));
             }
-            let push = ["push", "--quiet", &url(Client::Awslabs, 0), "main"];
-            let cost = self.in_git(Client::Awslabs, &repository, &push).await?;
-            theirs = Some(cost.better(theirs));
         }
+        let push = ["push", "--quiet", &url(Client::Branchline, 0), "main"];
+        self.in_git(Client::Branchline, &repository, &push).await?;
         let theirs = theirs.context("there are several turns")?;
         for (cost, what) in [(warm, "2 bytes more"), (cold, "2 bytes more, no cache")] {
             let cost = cost.context("there are several turns")?;
@@ -385,7 +395,7 @@ impl Bench {
         first.print("branchline, first push of 60 MB, dumb");
         let mut small = None;
         for turn in 0..TURNS {
-            repositories::change(&repository, "main", 10 + turn)?;
+            repositories::change(&repository, "main", 20 + turn)?;
             let cost = self.in_git(Client::Branchline, &repository, &push).await?;
             small = Some(cost.better(small));
         }

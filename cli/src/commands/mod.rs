@@ -1,26 +1,34 @@
 //! The commands of `branchline`.
 
+mod generate;
 mod remote;
 
-use clap::{Parser, Subcommand};
+use branchline_core::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+use self::generate::{CompletionsArgs, ManArgs, completions, man};
 use self::remote::RemoteCommand;
+pub(crate) use self::remote::{InitArgs, init};
+use crate::archive::{ArchiveArgs, archive};
 use crate::exit::ExitStatus;
-use crate::failure::one_line;
+use crate::failure::{one_line, usage};
 use crate::install::{InstallArgs, install};
 use crate::invocation::Invocation;
+use crate::lfs::LfsCommand;
+use crate::migrate::{MigrateArgs, migrate};
+use crate::mirror::{MirrorArgs, mirror};
 
 /// Command line of `branchline`.
 #[derive(Debug, Parser)]
 #[command(
     name = "branchline",
     version,
-    about = "Git on S3: clone, fetch and push `s3://bucket/prefix` with stock git",
+    about = "Git on S3 with stock git, and mirrors, migrations and archives of git repositories",
     after_help = EXAMPLES
 )]
 struct Cli {
-    /// Runs as the tool of this name: `git-remote-s3` or `git-remote-s3+zip`. Only as the first
-    /// argument; the tool reads all that follow.
+    /// Runs as the tool of this name, such as `git-remote-s3` or `git-lfs-s3`. Only as
+    /// the first argument; the tool reads all that follow.
     #[arg(long = "as", value_name = "NAME")]
     _applet: Option<String>,
     #[command(subcommand)]
@@ -37,12 +45,30 @@ Examples:
     git push s3://profile@bucket/team/project main
 
   A repository that anyone can also clone over HTTPS, without branchline:
-    branchline remote init --layout dumb s3://bucket/team/project";
+    branchline remote init --layout dumb s3://bucket/team/project
+
+  A mirror, an archive of a revision, and a migration in batches:
+    branchline mirror codecommit://demo s3://bucket/backup/demo --prune --verify
+    branchline archive codecommit://demo@v1.0 -o demo.zip
+    branchline migrate --local demo --remote codecommit";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Writes the files of a revision as tar or zip, from a remote of any kind.
+    Archive(Box<ArchiveArgs>),
+    /// Prints completions for a shell.
+    Completions(CompletionsArgs),
     /// Links the program under the names of git's remote helpers.
     Install(InstallArgs),
+    /// Sets up git-lfs for S3; checks and repairs the LFS objects of a repository.
+    #[command(subcommand)]
+    Lfs(LfsCommand),
+    /// Prints or writes the manual pages.
+    Man(ManArgs),
+    /// Migrates a repository with a long history to CodeCommit, in batches of commits.
+    Migrate(MigrateArgs),
+    /// Mirrors refs and objects from one remote to another, or from many to many.
+    Mirror(Box<MirrorArgs>),
     /// Manages repositories in S3.
     #[command(subcommand)]
     Remote(RemoteCommand),
@@ -52,22 +78,20 @@ enum Command {
 pub(crate) async fn run(invocation: Invocation) -> ExitStatus {
     let cli = match Cli::try_parse_from(&invocation.arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to standard output, and are no failure.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitStatus::Usage
-            } else {
-                ExitStatus::Done
-            };
-        }
+        Err(error) => return usage(&error),
     };
-    let done = match cli.command {
-        Command::Install(args) => install(&invocation, &args).await,
-        Command::Remote(command) => command.run(&invocation).await,
+    let result = match cli.command {
+        Command::Archive(args) => Box::pin(archive(&invocation, *args)).await,
+        Command::Completions(args) => done(completions(&args, Cli::command())),
+        Command::Install(args) => done(install(&invocation, &args).await),
+        Command::Lfs(command) => Box::pin(command.run(&invocation)).await,
+        Command::Man(args) => done(man(&args, Cli::command())),
+        Command::Migrate(args) => Box::pin(migrate(&invocation, args)).await,
+        Command::Mirror(args) => Box::pin(mirror(&invocation, *args)).await,
+        Command::Remote(command) => Box::pin(command.run(&invocation)).await,
     };
-    match done {
-        Ok(()) => ExitStatus::Done,
+    match result {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
             ExitStatus::Failed
@@ -75,10 +99,13 @@ pub(crate) async fn run(invocation: Invocation) -> ExitStatus {
     }
 }
 
+/// Turns a result without a status of its own into one.
+fn done(result: Result<()>) -> Result<ExitStatus> {
+    result.map(|()| ExitStatus::Done)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -7,15 +7,33 @@ use bstr::BString;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::connection::{self, RemoteSettings, s3_url};
+use crate::exit::ExitStatus;
 use crate::failure::explain;
 use crate::invocation::Invocation;
 use crate::local_git::{self, GitConfig};
+use crate::manage::branches::{self, BranchArgs, Change};
+use crate::manage::doctor::{self, DoctorArgs};
+use crate::manage::gc::{self, GcArgs};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RemoteCommand {
     /// Creates an empty repository, whose layout decides how it is stored.
     #[command(after_help = INIT_EXAMPLES)]
     Init(InitArgs),
+    /// Examines a repository, and fixes it by `--fix`.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Protects a branch against deletion and force.
+    Protect(BranchArgs),
+    /// Removes the protection of a branch.
+    Unprotect(BranchArgs),
+    /// Deletes a branch that is not protected and not that of `HEAD`.
+    DeleteBranch(BranchArgs),
+    /// Lets `HEAD` name a branch, which a clone then checks out.
+    SetHead(BranchArgs),
+    /// Deletes temporary objects, and merges packs.
+    #[command(after_help = gc::EXAMPLES)]
+    Gc(GcArgs),
 }
 
 const INIT_EXAMPLES: &str = "\
@@ -29,7 +47,7 @@ Examples:
   branchline remote init --layout dumb --initial-branch trunk origin";
 
 #[derive(Debug, Args)]
-pub(super) struct InitArgs {
+pub(crate) struct InitArgs {
     /// Layout of the repository.
     #[arg(long, value_enum)]
     layout: Layout,
@@ -39,6 +57,9 @@ pub(super) struct InitArgs {
     /// URL in S3, or the name of a remote of the current repository.
     #[arg(value_name = "URL")]
     remote: String,
+    /// Prints the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,15 +70,24 @@ enum Layout {
 
 impl RemoteCommand {
     /// Carries out the command.
-    pub(super) async fn run(self, invocation: &Invocation) -> Result<()> {
+    pub(super) async fn run(self, invocation: &Invocation) -> Result<ExitStatus> {
+        let change =
+            async |args: &BranchArgs, change| branches::run(invocation, args, change).await;
         match self {
+            Self::Doctor(args) => return doctor::run(invocation, &args).await,
             Self::Init(args) => init(invocation, args).await,
-        }
+            Self::Protect(args) => change(&args, Change::Protect).await,
+            Self::Unprotect(args) => change(&args, Change::Unprotect).await,
+            Self::DeleteBranch(args) => change(&args, Change::Delete).await,
+            Self::SetHead(args) => change(&args, Change::SetHead).await,
+            Self::Gc(args) => gc::run(invocation, &args).await,
+        }?;
+        Ok(ExitStatus::Done)
     }
 }
 
 /// Creates an empty repository; one that exists in the same layout is left as it is.
-async fn init(invocation: &Invocation, args: InitArgs) -> Result<()> {
+pub(crate) async fn init(invocation: &Invocation, args: InitArgs) -> Result<()> {
     let (name, text) = if args.remote.contains("://") {
         (None, args.remote.clone())
     } else {
@@ -98,14 +128,12 @@ async fn init(invocation: &Invocation, args: InitArgs) -> Result<()> {
                 .with_hint("use another prefix, and push to it"));
         }
         if exists {
-            return Ok(format!(
-                "`{url}` holds a repository already, which was not changed"
-            ));
+            let done = format!("`{url}` holds a repository already, which was not changed");
+            return Ok(("unchanged", done));
         }
         if layout == S3Layout::Bundle {
-            return Ok(format!(
-                "`{url}` is empty, and the first push makes it a repository"
-            ));
+            let done = format!("`{url}` is empty, and the first push makes it a repository");
+            return Ok(("empty", done));
         }
         let head = Some(Head::Symbolic(BString::from(branch)));
         target
@@ -114,11 +142,23 @@ async fn init(invocation: &Invocation, args: InitArgs) -> Result<()> {
                 ..Push::default()
             })
             .await?;
-        Ok(format!("created an empty repository at `{url}`"))
+        Ok(("created", format!("created an empty repository at `{url}`")))
     };
     match created.await {
-        Ok(done) => {
-            eprintln!("{done}");
+        Ok((result, done)) => {
+            if args.json {
+                let layout = if layout == S3Layout::Dumb {
+                    "dumb"
+                } else {
+                    "bundle"
+                };
+                let report = serde_json::json!({
+                    "remote": url.to_string(), "layout": layout, "result": result,
+                });
+                println!("{report}");
+            } else {
+                eprintln!("{done}");
+            }
             Ok(())
         }
         Err(error) => Err(explain(error, profile.as_deref()).await),

@@ -17,6 +17,7 @@ use super::{fetch, list, push};
 use crate::connection::{self, RemoteSettings};
 use crate::failure::explain;
 use crate::invocation::Invocation;
+use crate::lfs;
 use crate::local_git::GitConfig;
 use crate::log::Verbosity;
 
@@ -177,6 +178,10 @@ impl<'a> Session<'a> {
             remote: connection::open(self.invocation, &url, &settings).await?,
             version: protocol_version(&config),
         };
+        if let Some(name) = name {
+            // While git waits, so that a clone's own checkout finds the agent.
+            lfs::set_up_remote(&config, name, &url).await;
+        }
         self.opened = Some(opened.clone());
         Ok(opened)
     }

@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 use super::io_error;
 use super::record::{Record, RecordedLink};
-use crate::applet::NAMES;
 use crate::invocation::Invocation;
+use crate::names::NAMES;
 
 /// Name of the program itself.
 const PROGRAM: &str = "branchline";

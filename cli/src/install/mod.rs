@@ -1,11 +1,11 @@
-//! `branchline install`: links to the program under the names of git's remote helpers, and the
-//! settings that let submodules use them.
+//! `branchline install`: links to the program under the names of git's remote helpers and of
+//! git-lfs's agent, and the settings by which git and git-lfs use them.
 //!
 //! | module | content |
 //! |---|---|
 //! | `record` | what an installation wrote |
 //! | `links` | symbolic links, and the programs that they are in the way of |
-//! | `protocols` | `protocol.<scheme>.allow` in git's global configuration |
+//! | `protocols` | keys in git's global configuration |
 
 mod links;
 mod protocols;
@@ -41,11 +41,12 @@ pub(crate) struct InstallArgs {
 }
 
 const EXAMPLES: &str = "\
-Writes links to this program, `git-remote-s3` and `git-remote-s3+zip`, in another directory than
-its own also `branchline`, and sets `protocol.s3.allow` and `protocol.s3+zip.allow` to `always`
-in git's global configuration, unless they are set, so that submodules can be at `s3://`. What is
-written is recorded in `$XDG_STATE_HOME/branchline/install.json`
-(`~/.local/state/branchline/install.json`).
+Writes links to this program, `git-remote-s3`, `git-remote-s3+zip` and `git-lfs-s3`, in another
+directory than its own also `branchline`. Sets in git's global configuration, unless they are set:
+`protocol.s3.allow` and `protocol.s3+zip.allow`, so that submodules can be at `s3://`, and
+`lfs.customtransfer.git-lfs-s3.path` and `lfs.https://s3.standalonetransferagent`, by which git-lfs
+finds its agent for `s3://`. What is written is recorded in
+`$XDG_STATE_HOME/branchline/install.json` (`~/.local/state/branchline/install.json`).
 
 Examples:
   branchline install

@@ -1,5 +1,5 @@
-//! `protocol.<scheme>.allow` in git's global configuration: without it git refuses submodules at
-//! the scheme of a remote helper.
+//! Keys in git's global configuration: `protocol.<scheme>.allow`, without which git refuses
+//! submodules at the scheme of a remote helper, and those by which git-lfs finds its agent.
 
 use std::process::{Output, Stdio};
 
@@ -9,9 +9,10 @@ use serde::Serialize;
 use tokio::process::Command;
 
 use super::record::{Record, RecordedSetting};
-use crate::applet::NAMES;
+use crate::lfs::GLOBAL_SETTINGS;
+use crate::names::NAMES;
 
-/// The value that is set.
+/// Value of `protocol.<scheme>.allow`.
 const ALWAYS: &str = "always";
 
 /// Result of one setting.
@@ -75,20 +76,27 @@ async fn change(arguments: &[&str]) -> Result<()> {
     Err(Error::new(ErrorKind::Config, message))
 }
 
+/// Returns the keys with their values.
+fn settings() -> impl Iterator<Item = (String, &'static str)> {
+    let schemes = NAMES.iter().filter_map(|(_, _, scheme)| *scheme);
+    let protocols = schemes.map(|scheme| (format!("protocol.{scheme}.allow"), ALWAYS));
+    let of_lfs = GLOBAL_SETTINGS.iter();
+    protocols.chain(of_lfs.map(|(key, value)| ((*key).to_owned(), *value)))
+}
+
 /// Sets each key that is not set.
 pub(super) async fn set(record: &mut Record) -> Result<Vec<ProtocolReport>> {
     let mut reports = Vec::new();
-    for (_, _, scheme) in NAMES {
-        let key = format!("protocol.{scheme}.allow");
+    for (key, wanted) in settings() {
         let (result, value) = if let Some(value) = get(&key).await? {
             (SettingResult::Unchanged, value)
         } else {
-            change(&[&key, ALWAYS]).await?;
+            change(&[&key, wanted]).await?;
             record.settings.push(RecordedSetting {
                 key: key.clone(),
-                value: ALWAYS.to_owned(),
+                value: wanted.to_owned(),
             });
-            (SettingResult::Set, ALWAYS.to_owned())
+            (SettingResult::Set, wanted.to_owned())
         };
         reports.push(ProtocolReport {
             key,

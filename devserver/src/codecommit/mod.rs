@@ -213,6 +213,7 @@ impl CodeCommitService {
             "CreateBranch" => self.create_branch(input, principal_arn).await,
             "DeleteBranch" => self.delete_branch(input, principal_arn).await,
             "UpdateDefaultBranch" => self.update_default_branch(input).await,
+            "UpdateRepositoryDescription" => self.update_repository_description(input),
             "GetRepositoryTriggers" => self.get_repository_triggers(input),
             "PutRepositoryTriggers" => self.put_repository_triggers(input),
             "TestRepositoryTriggers" => self.test_repository_triggers(input, principal_arn).await,

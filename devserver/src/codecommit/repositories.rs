@@ -17,14 +17,7 @@ const MAX_DESCRIPTION_CHARS: usize = 1000;
 impl CodeCommitService {
     pub(super) async fn create_repository(&self, input: Input<'_>) -> ApiResult {
         let name = input.repository_name()?;
-        let description = input.text("repositoryDescription")?;
-        if description.is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
-            return Err(ApiError::new(
-                "InvalidRepositoryDescriptionException",
-                format!("repositoryDescription has more than {MAX_DESCRIPTION_CHARS} characters"),
-            ));
-        }
-        let description = description.map(str::to_owned);
+        let description = description(input)?;
         let key = input.text("kmsKeyId")?.map(str::to_owned);
         let _membership = self.0.membership.lock().await;
         if self.find(name.as_str()).is_some() {
@@ -65,6 +58,14 @@ impl CodeCommitService {
     pub(super) fn get_repository(&self, input: Input<'_>) -> ApiResult {
         let repository = self.named(input)?;
         Ok(json!({ "repositoryMetadata": self.metadata_json(&repository) }))
+    }
+
+    /// Sets the description; an empty one is removed.
+    pub(super) fn update_repository_description(&self, input: Input<'_>) -> ApiResult {
+        let repository = self.named(input)?;
+        let description = description(input)?.filter(|text| !text.is_empty());
+        repository.update(|metadata| metadata.description = description)?;
+        Ok(json!({}))
     }
 
     pub(super) fn list_repositories(&self, input: Input<'_>) -> ApiResult {
@@ -171,6 +172,18 @@ impl CodeCommitService {
         }
         json
     }
+}
+
+/// Reads `repositoryDescription`.
+fn description(input: Input<'_>) -> Result<Option<String>, ApiError> {
+    let description = input.text("repositoryDescription")?;
+    if description.is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
+        return Err(ApiError::new(
+            "InvalidRepositoryDescriptionException",
+            format!("repositoryDescription has more than {MAX_DESCRIPTION_CHARS} characters"),
+        ));
+    }
+    Ok(description.map(str::to_owned))
 }
 
 #[expect(

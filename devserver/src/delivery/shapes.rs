@@ -47,6 +47,7 @@ pub fn trigger_record(
             commit: update.new.clone().or_else(|| update.old.clone()),
             created: update.old.is_none().then_some(true),
             deleted: update.new.is_none().then_some(true),
+            existing: None,
             reference: update.name.clone(),
         })
         .collect();
@@ -67,6 +68,7 @@ pub fn test_record(account: &Account, event: &TestEvent<'_>) -> Bytes {
         commit: Some(event.commit.to_owned()),
         created: None,
         deleted: None,
+        existing: None,
         reference: event.reference.to_owned(),
     }];
     record(account, "TriggerEventTest", event, references)

@@ -69,6 +69,7 @@ pub(super) fn write_environment(
     let variables = format!(
         "export AWS_ENDPOINT_URL={endpoint}\n\
          export BRANCHLINE_DEV_ENDPOINT={endpoint}\n\
+         export CODE_COMMIT_ENDPOINT={endpoint}\n\
          export AWS_ACCESS_KEY_ID={}\n\
          export AWS_SECRET_ACCESS_KEY={}\n\
          export AWS_REGION={region}\n\

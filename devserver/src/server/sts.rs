@@ -37,16 +37,12 @@ fn assume_role(account: &Account, body: &[u8], in_flight: &InFlight) -> Result<S
     }
     let (role, session) = (field("RoleArn"), field("RoleSessionName"));
     in_flight.resource(role.to_owned());
-    // arn:aws:iam::<account>:role/<path and name>
-    let parts: Vec<&str> = role.splitn(6, ':').collect();
-    let (["arn", _, "iam", "", id, resource], true) = (parts.as_slice(), !session.is_empty())
-    else {
+    let Some((id, name)) = role_of(role).filter(|_| !session.is_empty()) else {
         return Err(ApiError::new(
             "ValidationError",
             format!("`{role}` is not the ARN of a role, or the name of the session is missing"),
         ));
     };
-    let name = resource.rsplit('/').next().unwrap_or(resource);
     let arn = format!("arn:aws:sts::{id}:assumed-role/{name}/{session}");
     let credentials = Credentials::of_session(arn);
     account.add(credentials.clone());
@@ -70,6 +66,17 @@ fn assume_role(account: &Account, body: &[u8], in_flight: &InFlight) -> Result<S
          <ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>\
          </AssumeRoleResponse>"
     ))
+}
+
+/// Returns account and name, without its path, of `arn:aws:iam::<account>:role/<path and name>`.
+fn role_of(arn: &str) -> Option<(&str, &str)> {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    let ["arn", _, "iam", "", id, resource] = parts.as_slice() else {
+        return None;
+    };
+    let name = resource.strip_prefix("role/")?.rsplit('/').next()?;
+    let is_account = id.len() == 12 && id.bytes().all(|digit| digit.is_ascii_digit());
+    (is_account && !name.is_empty()).then_some((*id, name))
 }
 
 /// Returns the fields of `application/x-www-form-urlencoded`.
@@ -163,7 +170,15 @@ mod tests {
                 "ValidationError",
             ),
             (
-                "Action=AssumeRole&RoleArn=arn:aws:iam::1:role/r",
+                "Action=AssumeRole&RoleArn=arn:aws:iam::444455556666:role/r",
+                "ValidationError",
+            ),
+            (
+                "Action=AssumeRole&RoleArn=arn:aws:iam::1:role/r&RoleSessionName=s",
+                "ValidationError",
+            ),
+            (
+                "Action=AssumeRole&RoleArn=arn:aws:iam::444455556666:user/u&RoleSessionName=s",
                 "ValidationError",
             ),
         ] {

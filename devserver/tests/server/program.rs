@@ -215,6 +215,8 @@ fn a_data_folder_keeps_its_port_and_its_variables_are_those_of_the_server_that_a
         let variables = std::fs::read_to_string(folder.path().join("env")).unwrap();
         let line = format!("export AWS_ENDPOINT_URL={}\n", server.endpoint);
         assert!(variables.contains(&line), "{variables}");
+        let line = format!("export CODE_COMMIT_ENDPOINT={}\n", server.endpoint);
+        assert!(variables.contains(&line), "{variables}");
         endpoints.push(server.endpoint.clone());
         server.stop("-INT");
     }

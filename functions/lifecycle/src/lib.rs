@@ -5,9 +5,11 @@
 //! are read, so that an event may be lost, doubled, late or out of order.
 
 mod config;
+mod found;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,14 +24,16 @@ use branchline_core::name::{BranchName, RepositoryName};
 use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::trigger::invocation_event::MAX_BRANCHES;
 use branchline_core::trigger::{
-    PendingInvocations, ReconcileOutcome, Reconciled, Reconciler, TriggerLimits,
+    PendingInvocations, ReconcileOutcome, Reconciled, Reconciler, TriggerLimits, TriggerMode,
 };
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
 pub use config::Config;
-pub use request::{Answer, RepositoryAnswer, Task};
+use found::FoundBranches;
+use request::AnswerKind;
+pub use request::{Answer, Counts, RepositoryAnswer, Task};
 
 /// Maximum number of repositories reconciled concurrently.
 const CONCURRENT_REPOSITORIES: usize = 8;
@@ -39,6 +43,15 @@ const CONCURRENT_REQUESTS: usize = 16;
 
 /// Time before the function's deadline at which a run ends, so that its error is reported.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Work on a repository.
+#[derive(Debug, Clone, Default)]
+struct Work {
+    /// Whether nothing is written.
+    plan: bool,
+    /// Branches that an event or request names, and that were not deleted.
+    named: BTreeSet<BranchName>,
+}
 
 /// Result of reconciling a repository.
 enum RepositoryResult {
@@ -56,6 +69,7 @@ pub struct Context {
     // Lowered by refusals, so that later runs do not repeat a refused write.
     limits: Mutex<TriggerLimits>,
     pending: Mutex<BTreeMap<RepositoryName, PendingInvocations>>,
+    found: FoundBranches,
     metrics: Metrics,
 }
 
@@ -102,6 +116,7 @@ impl Context {
             jitter: rand::random,
             limits: Mutex::default(),
             pending: Mutex::default(),
+            found: FoundBranches::default(),
             metrics: Metrics::default(),
         }
     }
@@ -123,11 +138,15 @@ impl Context {
     async fn reconcile(
         &self,
         repository: &RepositoryName,
+        work: &Work,
         deadline: Instant,
     ) -> Result<RepositoryResult> {
+        if work.plan {
+            return self.plan(repository).await;
+        }
         let mut pending = lock(&self.pending).remove(repository).unwrap_or_default();
         let end = deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline);
-        let run = self.reconcile_and_invoke(repository, &mut pending);
+        let run = self.reconcile_and_invoke(repository, &work.named, &mut pending);
         let result = tokio::time::timeout_at(end.into(), run).await;
         if !pending.is_empty() {
             let mut by_repository = lock(&self.pending);
@@ -145,41 +164,59 @@ impl Context {
         })
     }
 
-    async fn reconcile_and_invoke(
-        &self,
-        repository: &RepositoryName,
-        pending: &mut PendingInvocations,
-    ) -> Result<RepositoryResult> {
-        let reconciler = Reconciler {
+    fn reconciler(&self) -> Reconciler<'_> {
+        Reconciler {
             codecommit: &*self.codecommit,
             policy: &self.config.policy,
             limits: *lock(&self.limits),
             jitter: self.jitter,
-        };
-        let done = match reconciler.run(repository, pending).await? {
-            ReconcileOutcome::RepositoryMissing => {
-                let reason = "the repository is gone";
-                let answer = RepositoryAnswer::skipped(repository, reason);
-                return Ok(RepositoryResult::Answer(answer));
+        }
+    }
+
+    /// Computes what a run would do, without writing.
+    async fn plan(&self, repository: &RepositoryName) -> Result<RepositoryResult> {
+        let mut pending = lock(&self.pending)
+            .get(repository)
+            .cloned()
+            .unwrap_or_default();
+        let outcome = self.reconciler().plan(repository, &mut pending).await?;
+        Ok(match done_of(outcome, repository) {
+            ControlFlow::Break(result) => result,
+            ControlFlow::Continue(done) => {
+                let invoked = pending.branches().iter().cloned().collect();
+                RepositoryResult::Answer(RepositoryAnswer::new(repository, done, invoked))
             }
-            ReconcileOutcome::Unreadable(error) => return Ok(RepositoryResult::Unreadable(error)),
-            ReconcileOutcome::Done(done) => done,
+        })
+    }
+
+    async fn reconcile_and_invoke(
+        &self,
+        repository: &RepositoryName,
+        named: &BTreeSet<BranchName>,
+        pending: &mut PendingInvocations,
+    ) -> Result<RepositoryResult> {
+        let reconciler = self.reconciler();
+        let outcome = reconciler.run(repository, pending).await?;
+        let done = match done_of(outcome, repository) {
+            ControlFlow::Break(result) => return Ok(result),
+            ControlFlow::Continue(done) => done,
         };
+        let named: BTreeSet<BranchName> = named.intersection(&done.covered).cloned().collect();
+        for branch in self.found.to_repeat(repository, &named) {
+            pending.add(branch);
+        }
         *lock(&self.limits) = done.limits;
         self.metrics
             .add(Metric::TriggersChanged, done.changes as u64);
-        let invoked = self.invoke(&reconciler, repository, &done, pending).await?;
-        Ok(RepositoryResult::Answer(RepositoryAnswer {
-            repository: repository.clone(),
-            mode: Some(done.desired.mode),
-            created: done.created,
-            removed: done.removed,
-            kept: done.kept,
-            foreign: done.foreign,
-            invoked,
-            skipped: done.left_out,
-            reason: None,
-        }))
+        let invoked = self
+            .invoke(&reconciler, repository, &done, &named, pending)
+            .await?;
+        let found = invoked.iter().filter(|branch| !named.contains(*branch));
+        self.found
+            .record(repository, &done.covered, &named, found.cloned());
+        Ok(RepositoryResult::Answer(RepositoryAnswer::new(
+            repository, done, invoked,
+        )))
     }
 
     /// Invokes update for the pending branches, many at a time; stops at the first failure, because the others
@@ -189,12 +226,15 @@ impl Context {
         reconciler: &Reconciler<'_>,
         repository: &RepositoryName,
         done: &Reconciled,
+        named: &BTreeSet<BranchName>,
         pending: &mut PendingInvocations,
     ) -> Result<Vec<BranchName>> {
         let branches: Vec<BranchName> = pending.branches().iter().cloned().collect();
         let batches = stream::iter(branches.chunks(MAX_BRANCHES).map(<[_]>::to_vec));
         let invocations = batches.map(|branches| async move {
-            let event = reconciler.initial_push_event(repository, &branches, done);
+            let event = reconciler.initial_push_event(repository, &branches, done, |branch| {
+                !named.contains(branch)
+            });
             let function = &reconciler.policy.destination;
             match self.functions.invoke_async(function, event).await {
                 Ok(()) => Ok(branches),
@@ -218,6 +258,23 @@ impl Context {
     }
 }
 
+/// Returns the triggers of a reconciled repository, or else the result of the repository.
+fn done_of(
+    outcome: ReconcileOutcome,
+    repository: &RepositoryName,
+) -> ControlFlow<RepositoryResult, Reconciled> {
+    match outcome {
+        ReconcileOutcome::RepositoryMissing => {
+            let answer = RepositoryAnswer::skipped(repository, "the repository is gone");
+            ControlFlow::Break(RepositoryResult::Answer(answer))
+        }
+        ReconcileOutcome::Unreadable(error) => {
+            ControlFlow::Break(RepositoryResult::Unreadable(error))
+        }
+        ReconcileOutcome::Done(done) => ControlFlow::Continue(done),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -232,35 +289,47 @@ pub async fn handle(
     deadline: Instant,
 ) -> Result<Answer, InvocationError> {
     let mut results = Vec::new();
-    let mut repositories = BTreeSet::new();
+    let mut repositories: BTreeMap<RepositoryName, Work> = BTreeMap::new();
     // Repositories that only a pattern selects.
-    let mut matched = BTreeSet::new();
+    let mut matched = BTreeMap::new();
+    let mut kind = AnswerKind::Repositories;
     for task in request::tasks(&event, &context.config.policy.destination)? {
         match task {
             Err(error) => results.push(Err(error)),
-            Ok(Task::Repository(repository)) => {
-                repositories.insert(repository);
+            Ok(Task::Repository { repository, branch }) => {
+                let work = repositories.entry(repository).or_default();
+                work.named.extend(branch);
+                work.plan = false;
             }
-            Ok(Task::Schedule) => match all_repositories(&*context.codecommit).await {
+            Ok(Task::Schedule { plan }) => match all_repositories(&*context.codecommit).await {
                 Err(error) => results.push(Err(error.context("listing the repositories"))),
                 Ok(all) => {
+                    kind = if plan {
+                        AnswerKind::Plan
+                    } else {
+                        AnswerKind::Schedule
+                    };
+                    let work = Work {
+                        plan,
+                        ..Work::default()
+                    };
                     let patterns = &context.config.repositories;
                     for name in all.into_iter().filter(|name| patterns.matches(name)) {
                         if patterns.names(&name) {
-                            repositories.insert(name);
+                            repositories.entry(name).or_insert_with(|| work.clone());
                         } else {
-                            matched.insert(name);
+                            matched.insert(name, work.clone());
                         }
                     }
                 }
             },
         }
     }
-    matched.retain(|name| !repositories.contains(name));
+    matched.retain(|name, _| !repositories.contains_key(name));
     let context = &context;
-    let names: Vec<RepositoryName> = repositories.iter().chain(&matched).cloned().collect();
-    let runs = stream::iter(names).map(|name| async move {
-        let result = context.reconcile(&name, deadline).await;
+    let all = repositories.clone().into_iter().chain(matched.clone());
+    let runs = stream::iter(all).map(|(name, work)| async move {
+        let result = context.reconcile(&name, &work, deadline).await;
         (name, result)
     });
     let runs: Vec<_> = runs.buffered(CONCURRENT_REPOSITORIES).collect().await;
@@ -269,21 +338,26 @@ pub async fn handle(
     for (name, result) in runs {
         match result {
             Ok(RepositoryResult::Answer(answer)) => results.push(Ok(answer)),
-            Ok(RepositoryResult::Unreadable(error)) if matched.contains(&name) => {
+            Ok(RepositoryResult::Unreadable(error)) if matched.contains_key(&name) => {
                 passed_over.push(error);
             }
             Ok(RepositoryResult::Unreadable(error)) | Err(error) => results.push(Err(error)),
         }
     }
+    let passed = passed_over.count();
     results.extend(passed_over.finish(selected).map(Err));
-    answer(results)
+    answer(results, kind, passed)
 }
 
-fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, InvocationError> {
+fn answer(
+    results: Vec<Result<RepositoryAnswer>>,
+    kind: AnswerKind,
+    passed_over: usize,
+) -> Result<Answer, InvocationError> {
     for answer in results.iter().flatten() {
         tracing::info!(
             repository.name = %answer.repository,
-            mode = answer.mode.map(tracing::field::debug),
+            mode = answer.mode.map(TriggerMode::name),
             created = answer.created.len(),
             removed = answer.removed.len(),
             kept = answer.kept,
@@ -291,8 +365,10 @@ fn answer(results: Vec<Result<RepositoryAnswer>>) -> Result<Answer, InvocationEr
             invoked = answer.invoked.len(),
             skipped = answer.skipped.len(),
             reason = answer.reason,
+            plan = (kind == AnswerKind::Plan).then_some(true),
             "reconciled a repository's triggers"
         );
     }
-    lambda::collect_results(results).map(|repositories| Answer { repositories })
+    let repositories = lambda::collect_results(results)?;
+    Ok(Answer::new(repositories, kind, passed_over))
 }

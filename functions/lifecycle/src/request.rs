@@ -1,12 +1,13 @@
 //! The tasks of an event, and the answer.
 
+use branchline_core::answer;
 use branchline_core::arn::ArnParts;
 use branchline_core::codecommit::LeftOutBranch;
-use branchline_core::event::{self, Request};
+use branchline_core::event::{self, Change, Request};
 use branchline_core::function::FunctionArn;
 use branchline_core::git::escaped_excerpt;
 use branchline_core::name::{BranchName, RepositoryName};
-use branchline_core::trigger::TriggerMode;
+use branchline_core::trigger::{Reconciled, TriggerMode};
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,9 +16,17 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// One repository.
-    Repository(RepositoryName),
+    Repository {
+        /// The repository.
+        repository: RepositoryName,
+        /// The branch that the event or request names, unless it was deleted.
+        branch: Option<BranchName>,
+    },
     /// All repositories that the settings select.
-    Schedule,
+    Schedule {
+        /// Whether the answer only says what would be done.
+        plan: bool,
+    },
 }
 
 /// Reads the tasks of an event; an invalid record does not hide the others.
@@ -76,11 +85,24 @@ fn task(request: Request) -> Option<Task> {
             tracing::info!(repository.name = %repository, "received the trigger's test event");
             return None;
         }
-        Request::Schedule => Task::Schedule,
-        Request::Repository(repository) | Request::Branch { repository, .. } => {
-            Task::Repository(repository)
-        }
-        Request::RefEvent(change) => Task::Repository(change.repository),
+        Request::Schedule { plan } => Task::Schedule { plan },
+        Request::Repository(repository) => Task::Repository {
+            repository,
+            branch: None,
+        },
+        Request::Branch {
+            repository, branch, ..
+        } => Task::Repository {
+            repository,
+            branch: Some(branch),
+        },
+        Request::RefEvent(change) => Task::Repository {
+            branch: change
+                .reference
+                .branch()
+                .filter(|_| change.change != Change::Deleted),
+            repository: change.repository,
+        },
     })
 }
 
@@ -102,8 +124,93 @@ fn check_region(arn: &str, function: &FunctionArn) -> Result<()> {
 /// Answer to an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// One entry for each repository.
+    /// True if the entries are what a run would do, and nothing was written.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub plan: bool,
+    /// Totals; of a schedule, and where entries or names are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// One entry for each repository, at most [`answer::MAX_ITEMS`].
     pub repositories: Vec<RepositoryAnswer>,
+}
+
+/// Totals of all repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counts {
+    /// Number of repositories.
+    pub repositories: usize,
+    /// Number of them with branches that get or lose their triggers.
+    pub changed: usize,
+    /// Number of branches that are covered by a trigger now and were not before.
+    pub created: usize,
+    /// Number of branches that had a trigger and need none.
+    pub removed: usize,
+    /// Number of branches that were covered before and are now.
+    pub kept: usize,
+    /// Number of foreign triggers.
+    pub foreign: usize,
+    /// Number of branches for which update was invoked.
+    pub invoked: usize,
+    /// Number of branches that get no trigger because their names cannot be used.
+    pub skipped: usize,
+    /// Number of repositories that only a pattern selects and that the role may not read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub passed_over: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl Answer {
+    /// Makes an answer that Lambda can return; of a schedule with totals.
+    pub(crate) fn new(
+        mut repositories: Vec<RepositoryAnswer>,
+        kind: AnswerKind,
+        passed_over: usize,
+    ) -> Self {
+        let mut counts = Counts {
+            passed_over,
+            ..Counts::default()
+        };
+        let mut has_all = true;
+        for repository in &mut repositories {
+            counts.add(repository);
+            has_all &= repository.shorten();
+        }
+        let repositories = answer::bounded(repositories, |repository| !repository.is_changed());
+        has_all &= repositories.len() == counts.repositories;
+        Self {
+            plan: kind == AnswerKind::Plan,
+            counts: (kind != AnswerKind::Repositories || !has_all).then_some(counts),
+            repositories,
+        }
+    }
+}
+
+/// Kind of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerKind {
+    /// Of the repositories of an event.
+    Repositories,
+    /// Of a schedule.
+    Schedule,
+    /// Of a schedule that only says what it would do.
+    Plan,
+}
+
+impl Counts {
+    fn add(&mut self, repository: &RepositoryAnswer) {
+        self.repositories += 1;
+        self.changed += usize::from(repository.is_changed());
+        self.created += repository.created.len();
+        self.removed += repository.removed.len();
+        self.kept += repository.kept;
+        self.foreign += repository.foreign;
+        self.invoked += repository.invoked.len();
+        self.skipped += repository.skipped.len();
+    }
 }
 
 /// Result of reconciling one repository.
@@ -131,6 +238,45 @@ pub struct RepositoryAnswer {
 }
 
 impl RepositoryAnswer {
+    fn is_changed(&self) -> bool {
+        !(self.created.is_empty() && self.removed.is_empty() && self.invoked.is_empty())
+    }
+
+    /// Shortens the lists of names; returns false if a list was longer.
+    fn shorten(&mut self) -> bool {
+        let lengths = |answer: &Self| {
+            answer.created.len()
+                + answer.removed.len()
+                + answer.invoked.len()
+                + answer.skipped.len()
+        };
+        let before = lengths(self);
+        self.created.truncate(answer::MAX_NAMES);
+        self.removed.truncate(answer::MAX_NAMES);
+        self.invoked.truncate(answer::MAX_NAMES);
+        self.skipped.truncate(answer::MAX_NAMES);
+        lengths(self) == before
+    }
+
+    /// Makes the answer of a reconciled repository.
+    pub(crate) fn new(
+        repository: &RepositoryName,
+        done: Reconciled,
+        invoked: Vec<BranchName>,
+    ) -> Self {
+        Self {
+            repository: repository.clone(),
+            mode: Some(done.desired.mode),
+            created: done.created,
+            removed: done.removed,
+            kept: done.kept,
+            foreign: done.foreign,
+            invoked,
+            skipped: done.left_out,
+            reason: None,
+        }
+    }
+
     pub(crate) fn skipped(repository: &RepositoryName, reason: &str) -> Self {
         Self {
             repository: repository.clone(),

@@ -12,6 +12,9 @@ use branchline_core::{Error, ErrorKind, Result};
 
 /// Minimum of `MIGRATION_MEMORY_MIB`.
 const MIN_MEMORY_MIB: u32 = 32;
+/// Memory that `MIGRATION_MEMORY_MIB` must leave to the program, its connections and the indexes
+/// of packs, in MiB.
+const PROGRAM_MEMORY_MIB: u32 = 64;
 
 /// Settings of the function.
 #[derive(Debug, Clone)]
@@ -39,12 +42,14 @@ impl Config {
         let function = settings.function_memory_mib()?;
         let half = (function / 2).max(MIN_MEMORY_MIB);
         let memory = settings.number("MIGRATION_MEMORY_MIB", half, MIN_MEMORY_MIB..=32_768)?;
+        settings.require_function_memory_mib(MIN_MEMORY_MIB + PROGRAM_MEMORY_MIB)?;
         let known = settings.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").is_some();
-        if known && memory >= function.max(MIN_MEMORY_MIB + 1) {
+        if known && memory + PROGRAM_MEMORY_MIB > function {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!(
-                    "`MIGRATION_MEMORY_MIB` is {memory}, but the function has only {function} MiB"
+                    "`MIGRATION_MEMORY_MIB` is {memory}, which does not leave the {PROGRAM_MEMORY_MIB} MiB \
+                     that the program needs of the function's {function} MiB"
                 ),
             )
             .with_hint("leave `MIGRATION_MEMORY_MIB` out to use half of the function's memory"));
@@ -88,12 +93,24 @@ mod tests {
             700
         );
         assert_eq!(of(&[]), 64);
-        let error = read(&[
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512"),
-            ("MIGRATION_MEMORY_MIB", "512"),
-        ])
-        .expect_err("all of the memory is too much");
-        assert!(error.report().contains("`MIGRATION_MEMORY_MIB` is 512"));
+    }
+
+    #[test]
+    fn memory_that_leaves_no_room_for_the_program_is_refused() {
+        let of = |function, memory| {
+            read(&[
+                ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", function),
+                ("MIGRATION_MEMORY_MIB", memory),
+            ])
+        };
+        for memory in ["449", "512", "4096"] {
+            let error = of("512", memory).expect_err("too little is left");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let named = format!("`MIGRATION_MEMORY_MIB` is {memory}");
+            assert!(error.report().contains(&named), "{}", error.report());
+        }
+        assert_eq!(of("512", "448").expect("64 MiB are left").memory >> 20, 448);
+        assert!(of("128", "").is_ok(), "half of the smallest function");
     }
 
     #[test]

@@ -6,31 +6,30 @@
 
 mod answer;
 mod config;
-mod fields;
-mod mapping;
 mod request;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{self, Aws};
-use branchline_core::git::pack::PackLimits;
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
-use branchline_core::mirror::{
-    self, BatchLimits, LfsOptions, MirrorPreview, MirrorResult, MirrorStats,
+use branchline_core::mirror::{self, MappingLimits, MappingRun, MirrorResult};
+pub use branchline_core::mirror::{
+    LfsCounts, Mapping, MappingAnswer, MappingError, MappingStatus as Status,
+    MirrorRequest as Request, MirrorTask, PlanAnswer, RefCounts,
 };
-use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener, RemoteSpec};
+use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener};
+use branchline_core::remote::url::RemoteUrl;
+use branchline_core::storage::DeniedDeletions;
 use branchline_core::{Error, ErrorKind, Result};
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use serde_json::Value;
 
-pub use answer::{Answer, LfsCounts, MappingAnswer, PlanAnswer, RefCounts, Status};
+pub use answer::Answer;
 pub use config::Config;
-pub use mapping::{Mapping, MappingError, MirrorTask};
-pub use request::Request;
 
 /// Maximum number of concurrent mappings; the memory is divided among them.
 const CONCURRENT_MAPPINGS: usize = 4;
@@ -48,6 +47,7 @@ const ARCHIVE_MEMORY_DIVISOR: usize = 8;
 pub struct Context {
     config: Config,
     remotes: Arc<dyn OpenRemote>,
+    denied_deletions: DeniedDeletions,
     metrics: Metrics,
 }
 
@@ -72,8 +72,13 @@ impl Context {
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
         let remotes = RemoteOpener::new(aws, &opener_config)?.with_archiver(Arc::new(archiver));
         let metrics = Metrics::with_limiters(remotes.limiters());
+        let denied_deletions = remotes.denied_deletions().clone();
         let context = Self::new(config, Arc::new(remotes));
-        Ok(Self { metrics, ..context })
+        Ok(Self {
+            denied_deletions,
+            metrics,
+            ..context
+        })
     }
 
     /// Builds a context that opens remotes with `remotes`.
@@ -81,6 +86,7 @@ impl Context {
         Self {
             config,
             remotes,
+            denied_deletions: DeniedDeletions::default(),
             metrics: Metrics::default(),
         }
     }
@@ -100,10 +106,7 @@ pub async fn handle(
 ) -> Result<Answer, InvocationError> {
     let Some(request) = request::parse(&event)? else {
         tracing::info!("received the trigger's test event");
-        return Ok(Answer {
-            status: Status::Complete,
-            mappings: Vec::new(),
-        });
+        return Ok(Answer::new(Vec::new()));
     };
     let margin = context.config.margin;
     let stop = deadline
@@ -122,77 +125,59 @@ pub async fn handle(
     answer(run_mappings(&context, &request, stop.into()).await)
 }
 
-/// Runs all mappings. Mappings with the same target run one after the other, because
-/// concurrent pushes to one target conflict.
+/// Runs all mappings, side by side where their targets differ.
 async fn run_mappings(
     context: &Context,
     request: &Request,
     stop: tokio::time::Instant,
 ) -> Vec<MappingResult> {
-    let mut by_target: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (index, mapping) in request.mappings.iter().enumerate() {
-        let target = mapping.target_location();
-        by_target.entry(target).or_default().push(index);
-    }
+    let mappings = request.mappings.iter();
+    let targets: BTreeSet<String> = mappings.map(Mapping::target_location).collect();
     let max_concurrent = (context.config.memory / MIN_MEMORY_PER_MAPPING).max(1);
-    let concurrent = by_target
+    let concurrent = targets
         .len()
         .min(CONCURRENT_MAPPINGS)
         .min(max_concurrent)
         .max(1);
-    let memory = context.config.memory / concurrent;
-    let targets = stream::iter(by_target.into_values()).map(|indices| async move {
-        let mut results = Vec::new();
-        for index in indices {
-            let mapping = &request.mappings[index];
-            let limits = MappingLimits {
-                batch: request.batch,
-                memory,
-                stop,
-            };
-            let result = run_mapping(context, mapping, limits).await;
-            results.push((index, result));
-        }
-        results
-    });
-    let mut results: Vec<(usize, MappingResult)> = targets
-        .buffer_unordered(concurrent)
-        .collect::<Vec<_>>()
-        .await
-        .into_iter()
-        .flatten()
-        .collect();
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
-}
-
-/// Limits of the work on one mapping.
-#[derive(Debug, Clone, Copy)]
-struct MappingLimits {
-    batch: BatchLimits,
-    /// Bytes.
-    memory: usize,
-    stop: tokio::time::Instant,
+    let limits = MappingLimits {
+        batch: request.batch,
+        memory: context.config.memory / concurrent,
+        stop: Some(stop),
+        meter: None,
+    };
+    mirror::run_in_turns(
+        stream::iter(&request.mappings),
+        |mapping| mapping.target_location(),
+        concurrent,
+        |_, mapping| run_mapping(context, mapping, &limits),
+    )
+    .await
 }
 
 /// Mirrors one mapping, or previews that, counts it and logs it.
-async fn run_mapping(context: &Context, mapping: &Mapping, limits: MappingLimits) -> MappingResult {
+async fn run_mapping(
+    context: &Context,
+    mapping: &Mapping,
+    limits: &MappingLimits,
+) -> MappingResult {
     let started = Instant::now();
     let plan = mapping.task.as_ref().is_ok_and(|task| task.plan);
     let task = mapping.task.as_ref().map_err(MappingError::error);
     let task = task.and_then(|task| allowed_roles(&context.config, task));
-    let (MirrorResult { stats, error }, preview) = match task {
-        Err(invalid) => (failed(invalid), None),
-        Ok(task) if plan => preview_mapping(context, task, limits).await,
-        Ok(task) => (mirror_mapping(context, task, limits).await, None),
+    let MappingRun { result, preview } = match task {
+        Err(invalid) => MappingRun::failed(invalid),
+        Ok(task) => mirror::run_mapping(&*context.remotes, task, limits).await,
     };
+    let MirrorResult { stats, error } = result;
+    let error = error.map(with_stack_hint);
     let (source, target) = (mapping.source.clone(), mapping.target.clone());
     let error = error.or_else(|| {
-        let rejected = answer::rejected_refs_error(&stats);
+        let rejected = mirror::rejected_refs_error(&stats);
         rejected.filter(|_| preview.is_none())
     });
     let answer = MappingAnswer::new(source, target, &stats, error.as_ref());
-    let answer = answer.with_plan(preview.as_ref());
+    let mut answer = answer.with_plan(preview.as_ref());
+    answer.warnings.extend(denied_deletion(context, mapping));
     if !plan {
         // Bytes count for failed mappings too, because they were sent.
         let unfinished = u64::from(answer.status == Status::Incomplete);
@@ -214,7 +199,7 @@ async fn run_mapping(context: &Context, mapping: &Mapping, limits: MappingLimits
     tracing::info!(
         source.url = answer.source,
         target.url = answer.target,
-        status = ?answer.status,
+        status = answer.status.name(),
         plan,
         refs.created = answer.refs.created,
         refs.updated = answer.refs.updated,
@@ -232,78 +217,17 @@ async fn run_mapping(context: &Context, mapping: &Mapping, limits: MappingLimits
         duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "worked on a mapping"
     );
-    let error = error.map(|error| error.context(answer::describe(&answer, &stats)));
+    let error = error.map(|error| error.context(mirror::describe(&answer, &stats)));
     (answer, error)
 }
 
-/// Result of a mapping that failed before anything was mirrored.
-fn failed(error: Error) -> MirrorResult {
-    MirrorResult {
-        stats: MirrorStats::default(),
-        error: Some(error),
-    }
-}
-
-/// Result of a mapping whose remotes could not be opened in time: no error, because an equal
-/// request resumes it.
-fn unopened() -> MirrorResult {
-    MirrorResult {
-        stats: MirrorStats::default(),
-        error: None,
-    }
-}
-
-fn mirror_options(task: &MirrorTask, limits: MappingLimits) -> mirror::MirrorOptions {
-    let memory = limits.memory;
-    mirror::MirrorOptions {
-        refs: task.refs.clone(),
-        prune: task.prune,
-        prune_all: task.prune_all,
-        fast_forward_only: !task.force,
-        lfs: Some(LfsOptions {
-            memory: memory / 4,
-            policy: task.lfs,
-        }),
-        // The last quarter is for upload parts in flight and for objects read back.
-        limits: PackLimits::default().with_memory(memory / 2),
-        batch: limits.batch,
-        ..mirror::MirrorOptions::default()
-    }
-}
-
-/// Opens both remotes of a mapping and mirrors one into the other.
-async fn mirror_mapping(
-    context: &Context,
-    task: &MirrorTask,
-    limits: MappingLimits,
-) -> MirrorResult {
-    // Opening counts against `stop`, because it may read a secret or list a bucket.
-    let remotes = &context.remotes;
-    let MappingLimits { memory, stop, .. } = limits;
-    let open = async {
-        if task.clean {
-            return Ok((None, remotes.open(&task.target, memory).await?));
-        }
-        let (source, target) = tokio::try_join!(
-            remotes.open(&task.source, memory),
-            remotes.open(&task.target, memory)
-        )?;
-        Ok((Some(source), target))
+/// Describes a deletion in the target's bucket that S3 denied, although the mapping may be complete.
+fn denied_deletion(context: &Context, mapping: &Mapping) -> Option<String> {
+    let RemoteUrl::S3(url) = &mapping.task.as_ref().ok()?.target.url else {
+        return None;
     };
-    let (source, target) = match tokio::time::timeout_at(stop, open).await {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return failed(with_stack_hint(error)),
-        Err(_) => return unopened(),
-    };
-    let Some(source) = source else {
-        return mirror::clean(&*target, Some(stop)).await;
-    };
-    let options = mirror_options(task, limits);
-    let result = mirror::run(&*source, &*target, &options, Some(stop)).await;
-    MirrorResult {
-        error: result.error.map(with_stack_hint),
-        ..result
-    }
+    let report = context.denied_deletions.take(&url.bucket)?;
+    Some(format!("replaced or temporary objects are left: {report}"))
 }
 
 /// Returns the task, unless it names a role that the settings do not allow.
@@ -332,56 +256,10 @@ fn with_stack_hint(error: Error) -> Error {
     }
 }
 
-/// Opens both remotes of a mapping and computes what mirroring would change. A repository that
-/// the mirroring would create is not created.
-async fn preview_mapping(
-    context: &Context,
-    task: &MirrorTask,
-    limits: MappingLimits,
-) -> (MirrorResult, Option<MirrorPreview>) {
-    let remotes = &context.remotes;
-    let MappingLimits { memory, stop, .. } = limits;
-    let target = RemoteSpec {
-        create: false,
-        ..task.target.clone()
-    };
-    let open = async {
-        tokio::try_join!(
-            remotes.open(&task.source, memory),
-            remotes.open(&target, memory)
-        )
-    };
-    let (source, target) = match tokio::time::timeout_at(stop, open).await {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return (failed(with_stack_hint(error)), None),
-        Err(_) => return (unopened(), None),
-    };
-    let options = mirror_options(task, limits);
-    let creates = task.target.create;
-    match mirror::preview(&*source, &*target, &options, creates, Some(stop)).await {
-        Ok(preview) => {
-            let stats = preview.stats.clone();
-            (MirrorResult { stats, error: None }, Some(preview))
-        }
-        Err(error) => (failed(with_stack_hint(error)), None),
-    }
-}
-
 fn answer(results: Vec<MappingResult>) -> Result<Answer, InvocationError> {
     let results = results
         .into_iter()
         .map(|(answer, error)| error.map_or(Ok(answer), Err))
         .collect();
-    let mappings: Vec<MappingAnswer> = lambda::collect_results(results)?;
-    let complete = mappings
-        .iter()
-        .all(|mapping| mapping.status == Status::Complete);
-    Ok(Answer {
-        status: if complete {
-            Status::Complete
-        } else {
-            Status::Incomplete
-        },
-        mappings,
-    })
+    lambda::collect_results(results).map(Answer::new)
 }

@@ -26,6 +26,10 @@ const SETTINGS: &str = "branchline-settings";
 pub(crate) const FILES: &str = "branchline-files";
 /// Region and account of the function that made the artifact.
 const ORIGIN: &str = "branchline-origin";
+/// Time when the repository was first seen, in seconds since the epoch.
+const SINCE: &str = "branchline-since";
+/// `true` if the branch is older than that, and was not pushed since.
+const EXISTING: &str = "branchline-existing";
 
 /// Maximum size of user metadata, names and values together, in bytes (S3 user guide, "Working
 /// with object metadata").
@@ -41,8 +45,17 @@ const ABBREVIATED_DIGITS: usize = 7;
 /// Version of the archive format; incremented when the bytes for the same commit change.
 const FORMAT_VERSION: u32 = 1;
 
+/// Origin of an artifact in time, as its metadata record it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Provenance {
+    /// Time when the repository was first seen, in seconds since the epoch.
+    pub(crate) since: i64,
+    /// Whether the branch is older, and no push was seen since.
+    pub(crate) is_existing: bool,
+}
+
 /// Bucket and key of an artifact.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct S3Location {
     pub(crate) bucket: BucketName,
     pub(crate) key: ObjectKey,
@@ -126,28 +139,55 @@ impl ArtifactIdentity {
         .all(|(name, value)| user.get(name) == Some(value) || (name == BRANCH && self.any_branch))
     }
 
+    /// Returns true when `head` describes an artifact of the same branch, at any commit.
+    pub(crate) fn is_of_branch(&self, head: &ObjectHead) -> bool {
+        let user = &head.metadata.user;
+        user.get(REPOSITORY) == Some(&self.repository) && user.get(BRANCH) == Some(&self.branch)
+    }
+
+    /// Returns true when another branch at the same commit can have the same artifact.
+    pub(crate) fn is_of_any_branch(&self) -> bool {
+        self.any_branch
+    }
+
     /// Returns the commit of `head` when it describes an artifact of the same branch at another
     /// commit.
     pub(crate) fn previous_commit(&self, head: &ObjectHead) -> Option<CommitId> {
         let user = &head.metadata.user;
-        let is_same = user.get(REPOSITORY) == Some(&self.repository)
-            && user.get(BRANCH) == Some(&self.branch);
-        let commit = user.get(COMMIT).filter(|_| is_same)?;
+        let commit = user.get(COMMIT).filter(|_| self.is_of_branch(head))?;
         (*commit != self.commit)
             .then(|| CommitId::new(commit).ok())
             .flatten()
     }
 
+    /// Returns the commit of `head` when it describes an artifact of any branch of the
+    /// repository that this account and region made.
+    pub(crate) fn commit_of(&self, head: &ObjectHead) -> Option<CommitId> {
+        let user = &head.metadata.user;
+        let is_same =
+            user.get(REPOSITORY) == Some(&self.repository) && self.foreign_origin(head).is_none();
+        let commit = user.get(COMMIT).filter(|_| is_same)?;
+        CommitId::new(commit).ok()
+    }
+
     /// Returns the user metadata of a new artifact, with room for [`FILES`].
-    pub(crate) fn metadata(&self, commit: &Commit) -> BTreeMap<String, String> {
+    pub(crate) fn metadata(
+        &self,
+        commit: &Commit,
+        provenance: Provenance,
+    ) -> BTreeMap<String, String> {
         let mut user: BTreeMap<_, _> = [
             (REPOSITORY, self.repository.clone()),
             (BRANCH, self.branch.clone()),
             (COMMIT, self.commit.clone()),
             (SETTINGS, self.settings.clone()),
+            (SINCE, provenance.since.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        if provenance.is_existing {
+            user.insert(EXISTING.to_owned(), "true".to_owned());
+        }
         user.extend(
             self.origin
                 .clone()
@@ -170,6 +210,24 @@ impl ArtifactIdentity {
 /// Returns the region and account of the function that made an artifact, if it is recorded.
 pub(crate) fn origin_of(head: &ObjectHead) -> Option<&str> {
     head.metadata.user.get(ORIGIN).map(String::as_str)
+}
+
+/// Returns true if an artifact is of another account or region than `origin`.
+pub(crate) fn is_of_other_origin(head: &ObjectHead, origin: Option<&Origin>) -> bool {
+    let own = origin.map(Origin::to_string);
+    matches!((origin_of(head), own), (Some(made_in), Some(own)) if made_in != own)
+}
+
+/// Returns the time when the repository of an artifact was first seen, in seconds since the
+/// epoch; 0 for an artifact of a version that did not record it.
+pub(crate) fn since(head: &ObjectHead) -> i64 {
+    let since = head.metadata.user.get(SINCE);
+    since.and_then(|since| since.parse().ok()).unwrap_or(0)
+}
+
+/// Returns true if the branch of an artifact is older than the stack, and was not pushed since.
+pub(crate) fn is_existing(head: &ObjectHead) -> bool {
+    head.metadata.user.contains_key(EXISTING)
 }
 
 /// Returns the branch of an artifact; `None` for an object of another writer.
@@ -289,7 +347,11 @@ mod tests {
             commit.id.into(),
             None,
         );
-        let mut user = identity.metadata(&commit);
+        let provenance = Provenance {
+            since: i64::MAX,
+            is_existing: true,
+        };
+        let mut user = identity.metadata(&commit, provenance);
         user.insert(FILES.to_owned(), u64::MAX.to_string());
         let bytes: usize = user
             .iter()

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | this one | compares branch and artifact, and decides |
 //! | `build` | archives the tip |
+//! | `reuse` | finds the artifact that the archive is made from |
 //! | `start` | starts the pipeline and records the execution |
 
 mod build;
+mod reuse;
 mod start;
 
 use std::time::{Duration, Instant};
@@ -19,8 +21,10 @@ use branchline_core::{Error, ErrorKind, Result};
 pub(crate) use self::start::not_versioned;
 use crate::Context;
 use crate::artifact::{self, ArtifactIdentity, EXECUTION_TAG, PIPELINE_TAG, S3Location};
-use crate::config::RevisionPin;
+use crate::config::{ExistingBranches, RevisionPin};
+use crate::existing;
 use crate::key_template::{KeyTemplate, TemplateValues};
+use crate::plan::{Plan, Run};
 use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Requester};
 
 /// Maximum number of attempts while another writer changes the artifact or the branch.
@@ -36,7 +40,7 @@ pub(crate) const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 pub(crate) async fn update_branch(
     context: &Context,
     task: &BranchTask,
-    deadline: Instant,
+    run: Run<'_>,
 ) -> Result<BranchAnswer> {
     let repository = &task.repository;
     let branch = &task.branch;
@@ -47,7 +51,7 @@ pub(crate) async fn update_branch(
     let mut tries = 0;
     let mut expected = task.commit;
     loop {
-        let result = Attempt::new(context, task, expected, deadline).run().await;
+        let result = Attempt::new(context, task, expected, run).run().await;
         tries += 1;
         match result {
             // No other event will fix this: the newer event already saw the old artifact.
@@ -114,6 +118,8 @@ struct Attempt<'a> {
     // The commit that the event named as the tip.
     expected: Option<CommitId>,
     deadline: Instant,
+    // Set if nothing is written.
+    plan: Option<&'a Plan>,
     key: &'a KeyTemplate,
     pipeline: Option<&'a KeyTemplate>,
 }
@@ -123,13 +129,15 @@ impl<'a> Attempt<'a> {
         context: &'a Context,
         task: &'a BranchTask,
         expected: Option<CommitId>,
-        deadline: Instant,
+        run: Run<'a>,
     ) -> Self {
+        let deadline = run.deadline;
         Self {
             context,
             task,
             expected,
             deadline: deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline),
+            plan: run.plan,
             key: context.location_of(task).1,
             pipeline: task
                 .overrides
@@ -175,6 +183,7 @@ impl<'a> Attempt<'a> {
             Err(error) => return Err(error),
         };
         if let Some(expected) = self.expected.filter(|expected| *expected != tip) {
+            self.check_existence(expected).await?;
             let reason = format!("the tip is {tip} by now");
             return Ok(answer(
                 self.task,
@@ -220,6 +229,19 @@ impl<'a> Attempt<'a> {
                     .await
             }
         }
+    }
+
+    /// Fails for a commit that the repository does not have, as in an event made by hand.
+    async fn check_existence(&self, commit: CommitId) -> Result<()> {
+        let codecommit = &self.context.codecommit;
+        let found = codecommit.get_commit(self.repository(), commit).await;
+        found.map(drop).map_err(|error| {
+            if error.kind() == ErrorKind::NotFound && !error.is_repository_missing() {
+                error.with_hint("name a commit that was pushed, or none for the branch's tip")
+            } else {
+                error
+            }
+        })
     }
 
     /// Returns false for an object that a pipeline must be pinned to and that has no version,
@@ -278,13 +300,31 @@ impl<'a> Attempt<'a> {
         let tags = store
             .get_tags(&location.bucket, &location.key, head.version_id.as_deref())
             .await?;
+        let is_held_back = artifact::is_existing(head)
+            && !existing::is_proof(self.task.requester)
+            && self.context.config.existing_branches != ExistingBranches::Start;
         match (tags.get(EXECUTION_TAG), tags.get(PIPELINE_TAG)) {
+            // A request by name writes the pipeline's tag first, so that the next schedule
+            // completes a start that failed.
+            (None, None) if is_held_back => Ok(BranchAnswer {
+                reason: Some(existing::NOT_STARTED.to_owned()),
+                ..self.done(tip, Outcome::Unchanged, artifact, None)
+            }),
             (Some(id), started)
                 if self.task.requester == Requester::BySchedule
                     || started.is_some_and(|started| started == pipeline.as_str()) =>
             {
                 let id = id.clone();
                 Ok(self.done(tip, Outcome::Unchanged, artifact, Some(id)))
+            }
+            (None, None) if artifact::is_existing(head) && self.plan.is_none() => {
+                let mut tags = tags;
+                tags.insert(PIPELINE_TAG.to_owned(), pipeline.to_string());
+                let version = head.version_id.as_deref();
+                store
+                    .put_tags(&location.bucket, &location.key, version, &tags)
+                    .await?;
+                self.start(tip, &pipeline, location, artifact).await
             }
             _ => self.start(tip, &pipeline, location, artifact).await,
         }
@@ -312,25 +352,72 @@ impl<'a> Attempt<'a> {
         // Concurrent, because neither depends on the other's result.
         let commit = self.context.codecommit.get_commit(self.repository(), tip);
         let ((), commit) = futures_util::try_join!(versions, commit)?;
+        let provenance =
+            existing::provenance(self.context, self.task, &commit, identity, found).await?;
+        let is_ignored = provenance.is_existing
+            && self.context.config.existing_branches == ExistingBranches::Ignore;
+        if is_ignored {
+            let reason = Some(existing::IGNORED);
+            return Ok(answer(self.task, Some(tip), Outcome::Skipped, reason).into());
+        }
+        // A branch that is older than the stack is not started.
+        let held_back = provenance.is_existing && pipeline.is_some();
+        let pipeline = pipeline.filter(|_| !held_back);
+        let reason = held_back.then_some(existing::NOT_STARTED);
+        if let Some(plan) = self.plan {
+            let outcome = if identity.is_of_any_branch() && !plan.add(location) {
+                Outcome::Unchanged
+            } else if pipeline.is_some() {
+                Outcome::Started
+            } else {
+                Outcome::Uploaded
+            };
+            return Ok(answer(self.task, Some(tip), outcome, reason).into());
+        }
         let _slot = self.context.build_slot.acquire().await;
         self.check_time()?;
+        if identity.is_of_any_branch()
+            && let Some(head) = self.head(location).await?
+            && identity.matches(&head)
+            && self.has_needed_version(&head)
+        {
+            // Another branch at the commit was archived meanwhile.
+            return self
+                .ensure_started(tip, location, &head)
+                .await
+                .map(AttemptOutcome::from);
+        }
         let precondition = match found {
             Some(head) => Precondition::Matches(head.etag.clone()),
             None => Precondition::Absent,
         };
+        let previous = self.previous(&commit, location, identity, found).await?;
         let artifact = self
-            .build(&commit, location, identity, precondition)
+            .build(
+                &commit,
+                location,
+                identity,
+                precondition,
+                provenance,
+                previous,
+            )
             .await?;
+        let denied = self.context.denied_deletions.take(&location.bucket);
+        let denied = denied.map(|report| format!("a temporary object is left: {report}"));
         if let Some(replaced) = found.and_then(|head| identity.previous_commit(head))
             && self.is_tip(replaced).await?
         {
             return Ok(AttemptOutcome::WentBack);
         }
-        match pipeline {
-            Some(pipeline) => self.start(tip, &pipeline, location, artifact).await,
-            None => Ok(self.done(tip, Outcome::Uploaded, artifact, None)),
-        }
-        .map(AttemptOutcome::from)
+        let mut answer = match pipeline {
+            Some(pipeline) => self.start(tip, &pipeline, location, artifact).await?,
+            None => BranchAnswer {
+                reason: reason.map(str::to_owned),
+                ..self.done(tip, Outcome::Uploaded, artifact, None)
+            },
+        };
+        answer.reason = answer.reason.or(denied);
+        Ok(answer.into())
     }
 
     /// Returns true when the tip is `commit` now. The precondition does not detect a branch that

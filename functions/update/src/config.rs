@@ -9,6 +9,10 @@ use branchline_core::{Error, ErrorKind, Result};
 
 use crate::key_template::KeyTemplate;
 
+/// Minimum of the function's memory, in MiB: 64 for the program and what it always holds, three
+/// times the largest file of CodeCommit's API, and half of the memory for reading by git.
+const MIN_FUNCTION_MEMORY_MIB: u32 = 192;
+
 /// Default of `CODECOMMIT_CONCURRENCY`.
 const DEFAULT_CONCURRENCY: u32 = 32;
 
@@ -39,6 +43,8 @@ pub struct Config {
     pub missing_pipeline: MissingPipeline,
     /// `CUSTOM_DATA`: the effect of the custom data of triggers.
     pub custom_data: CustomData,
+    /// `EXISTING_BRANCHES`: the effect of branches that are older than the stack.
+    pub existing_branches: ExistingBranches,
     /// `DELETE_ARTIFACTS`: whether the schedule marks artifacts of missing branches deleted.
     pub delete_artifacts: bool,
     /// `KMS_KEY_ID`: the key that encrypts artifacts.
@@ -67,6 +73,7 @@ pub enum RevisionPin {
 impl Config {
     /// Reads the environment variables of `settings`; an error names its variable.
     pub fn read(settings: &Settings) -> Result<Self> {
+        settings.require_function_memory_mib(MIN_FUNCTION_MEMORY_MIB)?;
         let key = settings.optional("ARTIFACT_KEY", KeyTemplate::object_key)?;
         let kms_key_id = settings.optional("KMS_KEY_ID", |key| {
             let key = KmsKey::new(key)?.check_region(settings.function_region())?;
@@ -102,6 +109,9 @@ impl Config {
                 .unwrap_or_default(),
             custom_data: settings
                 .optional("CUSTOM_DATA", CustomData::new)?
+                .unwrap_or_default(),
+            existing_branches: settings
+                .optional("EXISTING_BRANCHES", ExistingBranches::new)?
                 .unwrap_or_default(),
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
             encryption: Encryption::new(settings.get("SSE"), kms_key_id.clone())?,
@@ -218,6 +228,35 @@ impl MissingPipeline {
             other => Err(Error::new(
                 ErrorKind::Config,
                 format!("`{}` is not `fail` or `skip`", other.escape_debug()),
+            )),
+        }
+    }
+}
+
+/// Effect of branches that are older than the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExistingBranches {
+    /// `archive`: they are archived, and the first push to each starts its pipeline.
+    #[default]
+    Archive,
+    /// `start`: they are like new branches.
+    Start,
+    /// `ignore`: the first push to each archives it.
+    Ignore,
+}
+
+impl ExistingBranches {
+    fn new(text: &str) -> Result<Self> {
+        match text {
+            "archive" => Ok(Self::Archive),
+            "start" => Ok(Self::Start),
+            "ignore" => Ok(Self::Ignore),
+            other => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`{}` is not `archive`, `start` or `ignore`",
+                    other.escape_debug()
+                ),
             )),
         }
     }

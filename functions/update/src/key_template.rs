@@ -159,6 +159,19 @@ impl KeyTemplate {
         self.0.split('{').next().unwrap_or_default()
     }
 
+    /// Returns the text that the keys of all branches of `repository` begin with.
+    pub(crate) fn start_of_repository(
+        &self,
+        repository: &RepositoryName,
+        origin: Option<&Origin>,
+    ) -> String {
+        let variable = [BRANCH, COMMIT];
+        let ends = variable.iter().filter_map(|name| self.0.find(name));
+        let end = ends.min().unwrap_or(self.0.len());
+        let start = Self(self.0[..end].to_owned());
+        start.fill(repository.as_str(), "", "", origin)
+    }
+
     fn check_origin(&self, origin: Option<&Origin>) -> Result<()> {
         if origin.is_none() && (self.has(ACCOUNT) || self.has(REGION)) {
             return Err(Error::new(

@@ -7,7 +7,9 @@
 mod artifact;
 mod branch;
 mod config;
+mod existing;
 mod key_template;
+mod plan;
 mod request;
 mod schedule;
 
@@ -30,18 +32,19 @@ use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName};
 use branchline_core::pipeline::Pipelines;
 use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::retry::{RetryPolicy, Retrying};
-use branchline_core::storage::ObjectStore;
 use branchline_core::storage::client::SdkObjectStore;
+use branchline_core::storage::{DeniedDeletions, ObjectStore, RecordingStore};
+use existing::FirstSeen;
 use futures_util::{StreamExt as _, stream};
+use plan::{Plan, Run};
 use schedule::Scope;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub use config::{Config, CustomData, MissingPipeline, RevisionPin};
+pub use config::{Config, CustomData, ExistingBranches, MissingPipeline, RevisionPin};
 pub use key_template::{KeyTemplate, TemplateValues};
 pub use request::{
-    Answer, ArtifactAnswer, BranchAnswer, BranchTask, MAX_SCHEDULE_RESULTS, Outcome, Overrides,
-    Requester, UpdateTask,
+    Answer, ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester, UpdateTask,
 };
 
 /// Maximum number of concurrent branches; archives are built one at a time.
@@ -67,6 +70,8 @@ pub struct Context {
     // One archive at a time, because the memory limit is per archive.
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
+    first_seen: FirstSeen,
+    denied_deletions: DeniedDeletions,
     // The function's own ARN, known from the first invocation on.
     function: OnceLock<FunctionArn>,
     metrics: Metrics,
@@ -93,14 +98,20 @@ impl Context {
         let metrics = Metrics::with_limiters([&codecommit, &others]);
         let http = aws::git_http(&config.http)?;
         let store = SdkObjectStore::new(&aws).with_encryption(config.encryption.clone());
+        let store = Retrying::new(store, others.clone());
+        let denied_deletions = DeniedDeletions::default();
         let context = Self::new(
             config,
             Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit)),
-            Arc::new(Retrying::new(store, others.clone())),
+            Arc::new(RecordingStore::new(store, denied_deletions.clone())),
             Arc::new(Retrying::new(SdkPipelines::new(&aws), others)),
         );
         let context = context.with_git(http, Arc::new(CodeCommitCredentials::new(&aws)));
-        Ok(Self { metrics, ..context })
+        Ok(Self {
+            denied_deletions,
+            metrics,
+            ..context
+        })
     }
 
     /// Enables reading by git for files that CodeCommit's API does not serve, with half of the
@@ -111,6 +122,7 @@ impl Context {
             service: Arc::clone(&self.codecommit),
             http,
             credentials,
+            clone_url: None,
             memory_bytes: (self.config.function_memory / 2).max(MIN_GIT_MEMORY_BYTES),
         });
         self
@@ -131,6 +143,8 @@ impl Context {
             git: None,
             build_slot: Semaphore::new(1),
             versioned: Mutex::default(),
+            first_seen: FirstSeen::default(),
+            denied_deletions: DeniedDeletions::default(),
             function: OnceLock::new(),
             metrics: Metrics::default(),
         }
@@ -189,7 +203,7 @@ impl Context {
     async fn update_branches(
         &self,
         tasks: &[BranchTask],
-        deadline: Instant,
+        run: Run<'_>,
     ) -> Vec<Result<BranchAnswer>> {
         // Branches that share a key are updated one at a time, because concurrent updates of an
         // object conflict. Keys with a commit are shared only by branches at one commit, of which
@@ -201,7 +215,7 @@ impl Context {
                 || locations.insert((bucket, key.pattern_of(&task.repository, &task.branch, None)))
         });
         let concurrency = if is_shared { 1 } else { CONCURRENT_BRANCHES };
-        let updates = stream::iter(tasks).map(|task| branch::update_branch(self, task, deadline));
+        let updates = stream::iter(tasks).map(|task| branch::update_branch(self, task, run));
         updates.buffered(concurrency).collect().await
     }
 }
@@ -223,25 +237,55 @@ pub async fn handle(
         match task {
             Err(error) => results.push(Err(error)),
             Ok(UpdateTask::Skip(answer)) => results.push(Ok(answer)),
-            Ok(UpdateTask::Schedule) => scopes.push(Scope::Selected),
-            Ok(UpdateTask::Repository(repository)) => scopes.push(Scope::One(repository)),
+            Ok(UpdateTask::Schedule { plan }) => scopes.push((Scope::Selected, plan)),
+            Ok(UpdateTask::Repository(repository)) => {
+                scopes.push((Scope::One(repository), false));
+            }
             // A duplicate task would only conflict with the first one.
             Ok(UpdateTask::Branch(task)) if branches.contains(&task) => {}
             Ok(UpdateTask::Branch(task)) => branches.push(task),
         }
     }
-    results.extend(context.update_branches(&branches, deadline).await);
+    let run = Run {
+        deadline,
+        plan: None,
+    };
+    results.extend(context.update_branches(&branches, run).await);
     scopes.dedup();
-    let is_schedule = !scopes.is_empty();
-    for scope in scopes {
-        results.extend(schedule::run(&context, scope, deadline).await);
+    let kind = match scopes.as_slice() {
+        [] => AnswerKind::Branches,
+        [(_, true)] => AnswerKind::Plan,
+        _ => AnswerKind::Schedule,
+    };
+    let mut passed_over = 0;
+    for (scope, is_plan) in scopes {
+        let plan = Plan::default();
+        let run = Run {
+            deadline,
+            plan: is_plan.then_some(&plan),
+        };
+        let done = schedule::run(&context, scope, run).await;
+        results.extend(done.results);
+        passed_over += done.passed_over;
     }
-    answer(results, is_schedule)
+    answer(results, kind, passed_over)
+}
+
+/// Kind of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AnswerKind {
+    /// Of the branches of an event.
+    Branches,
+    /// Of a schedule.
+    Schedule,
+    /// Of a schedule that only says what it would do.
+    Plan,
 }
 
 fn answer(
     results: Vec<Result<BranchAnswer>>,
-    is_schedule: bool,
+    kind: AnswerKind,
+    passed_over: usize,
 ) -> Result<Answer, InvocationError> {
     for answer in results.iter().flatten() {
         tracing::info!(
@@ -253,16 +297,17 @@ fn answer(
             artifact.key = answer.artifact.as_ref().map(|artifact| artifact.key.as_str()),
             size_bytes = answer.artifact.as_ref().map(|artifact| artifact.size_bytes),
             execution.id = answer.execution_id,
+            plan = (kind == AnswerKind::Plan).then_some(true),
             "handled a branch"
         );
     }
     let results = lambda::collect_results(results)?;
-    Ok(if is_schedule {
-        Answer::of_schedule(results)
-    } else {
-        Answer {
-            counts: None,
-            results,
-        }
+    Ok(match kind {
+        AnswerKind::Branches => Answer::of_event(results),
+        AnswerKind::Schedule => Answer::of_schedule(results, passed_over),
+        AnswerKind::Plan => Answer {
+            plan: true,
+            ..Answer::of_schedule(results, passed_over)
+        },
     })
 }

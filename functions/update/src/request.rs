@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use branchline_core::answer;
 use branchline_core::arn::Origin;
 use branchline_core::event::{self, Change, Request};
 use branchline_core::git::escaped_excerpt;
@@ -19,7 +20,10 @@ pub enum UpdateTask {
     /// One branch.
     Branch(BranchTask),
     /// All branches that the settings cover.
-    Schedule,
+    Schedule {
+        /// Whether the answer only says what would be done.
+        plan: bool,
+    },
     /// All branches of one repository that the settings cover.
     Repository(RepositoryName),
     /// Nothing, for the reason in the response.
@@ -48,6 +52,8 @@ pub enum Requester {
     ByEvent,
     /// A manual request: a missing branch is an error.
     ByHand,
+    /// lifecycle, which found the branch without an event: it may be older than the stack.
+    ByLifecycle,
     /// The schedule: an execution of any pipeline on the tip counts as started, because triggers
     /// may have been changed since.
     BySchedule,
@@ -172,7 +178,7 @@ fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Op
             tracing::info!(repository.name = %repository, "received the test event of a trigger");
             return Ok(None);
         }
-        Request::Schedule => UpdateTask::Schedule,
+        Request::Schedule { plan } => UpdateTask::Schedule { plan },
         Request::Repository(repository) => UpdateTask::Repository(repository),
         Request::Branch {
             repository,
@@ -222,7 +228,11 @@ fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Op
                     overrides: Overrides::read(change.custom_data.as_deref())?
                         .allowed(config.custom_data, &change.repository)?,
                     repository: change.repository,
-                    requester: Requester::ByEvent,
+                    requester: if change.is_found {
+                        Requester::ByLifecycle
+                    } else {
+                        Requester::ByEvent
+                    },
                 }),
             }
         }
@@ -232,33 +242,53 @@ fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Op
 /// Response of the function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// Number of branches by outcome; only of a schedule.
+    /// True if the results are what a run would do, and nothing was written.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub plan: bool,
+    /// Number of branches by outcome; of a schedule, and where results are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<BTreeMap<Outcome, usize>>,
-    /// One result for each branch; of a schedule at most [`MAX_SCHEDULE_RESULTS`], those with
-    /// changes first.
+    /// Number of repositories that only a pattern selects and that the role may not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<usize>,
+    /// One result for each branch, at most [`answer::MAX_ITEMS`]; of a schedule those with changes
+    /// first.
     pub results: Vec<BranchAnswer>,
 }
 
 impl Answer {
-    /// Makes the answer of a schedule, which is never larger than Lambda can return.
-    pub(crate) fn of_schedule(mut results: Vec<BranchAnswer>) -> Self {
-        let mut counts = BTreeMap::new();
-        for result in &results {
-            *counts.entry(result.outcome).or_insert(0) += 1;
-        }
-        results.sort_by_key(|result| result.outcome);
-        results.truncate(MAX_SCHEDULE_RESULTS);
+    /// Makes the answer of an event, with counts if not all results fit.
+    pub(crate) fn of_event(results: Vec<BranchAnswer>) -> Self {
+        let counts = counts(&results);
+        let total = results.len();
+        let results = answer::bounded(results, |result| result.outcome);
         Self {
-            counts: Some(counts),
+            plan: false,
+            counts: (results.len() < total).then_some(counts),
+            passed_over: None,
             results,
+        }
+    }
+
+    /// Makes the answer of a schedule.
+    pub(crate) fn of_schedule(mut results: Vec<BranchAnswer>, passed_over: usize) -> Self {
+        results.sort_by_key(|result| result.outcome);
+        Self {
+            plan: false,
+            counts: Some(counts(&results)),
+            passed_over: (passed_over > 0).then_some(passed_over),
+            results: answer::bounded(results, |result| result.outcome),
         }
     }
 }
 
-/// Maximum number of results in the answer of a schedule. A result has at most about 4 KB, and an
-/// answer 6 MB.
-pub const MAX_SCHEDULE_RESULTS: usize = 1000;
+fn counts(results: &[BranchAnswer]) -> BTreeMap<Outcome, usize> {
+    let mut counts = BTreeMap::new();
+    for result in results {
+        *counts.entry(result.outcome).or_insert(0) += 1;
+    }
+    counts
+}
 
 /// Result of one branch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -271,7 +301,7 @@ pub struct BranchAnswer {
     pub commit: Option<CommitId>,
     /// The action on the branch.
     pub outcome: Outcome,
-    /// The reason why nothing was done.
+    /// The reason why less was done than usual, or what is left to be cleaned up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The artifact, if there is one.

@@ -10,16 +10,15 @@
 mod deletion;
 mod triggers;
 
-use std::collections::BTreeMap;
-use std::time::Instant;
-
 use branchline_core::codecommit::{BranchList, PassedOver, all_branches, all_repositories};
 use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
 use branchline_core::{ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
+use std::collections::BTreeMap;
 
 use crate::Context;
 use crate::artifact;
+use crate::plan::Run;
 use crate::request::{BranchAnswer, BranchTask, Outcome, Requester};
 use triggers::ChosenOverrides;
 
@@ -44,18 +43,27 @@ struct ListedRepository {
 /// The listed repositories; `None` for one that could not be listed.
 type Repositories = BTreeMap<RepositoryName, Option<ListedRepository>>;
 
-/// Updates all branches of `scope`; returns a result for each branch.
-pub(crate) async fn run(
-    context: &Context,
-    scope: Scope,
-    deadline: Instant,
-) -> Vec<Result<BranchAnswer>> {
-    let mut results = Vec::new();
+/// Result of a run.
+#[derive(Debug, Default)]
+pub(crate) struct ScheduleResult {
+    /// A result for each branch.
+    pub(crate) results: Vec<Result<BranchAnswer>>,
+    /// Number of repositories that only a pattern selects and that the role may not read.
+    pub(crate) passed_over: usize,
+}
+
+/// Updates all branches of `scope`, or plans that.
+pub(crate) async fn run(context: &Context, scope: Scope, run: Run<'_>) -> ScheduleResult {
+    let mut done = ScheduleResult::default();
     let is_whole = scope == Scope::Selected;
-    let repositories = match list(context, scope, &mut results).await {
+    let repositories = match list(context, scope, &mut done).await {
         Ok(repositories) => repositories,
-        Err(error) => return vec![Err(error)],
+        Err(error) => {
+            done.results.push(Err(error));
+            return done;
+        }
     };
+    let results = &mut done.results;
     let mut tasks = Vec::new();
     for (repository, listed) in &repositories {
         let Some(listed) = listed else { continue };
@@ -86,16 +94,16 @@ pub(crate) async fn run(
     }
     let (tasks, others) = skip_shared_keys(context, tasks).await;
     results.extend(others);
-    results.extend(context.update_branches(&tasks, deadline).await);
+    results.extend(context.update_branches(&tasks, run).await);
     if context.config.delete_artifacts && is_whole {
-        match deletion::delete_artifacts(context, &repositories, deadline).await {
+        match deletion::delete_artifacts(context, &repositories, run).await {
             Ok(deleted) => results.extend(deleted),
             Err(error) => {
                 results.push(Err(error.context("deleting artifacts of missing branches")));
             }
         }
     }
-    results
+    done
 }
 
 fn skipped(repository: &RepositoryName, branch: &str, reason: String) -> BranchAnswer {
@@ -111,12 +119,8 @@ fn skipped(repository: &RepositoryName, branch: &str, reason: String) -> BranchA
 }
 
 /// Lists the repositories of `scope` and their branches; failures of single repositories are
-/// added to `results`.
-async fn list(
-    context: &Context,
-    scope: Scope,
-    results: &mut Vec<Result<BranchAnswer>>,
-) -> Result<Repositories> {
+/// added to `done`.
+async fn list(context: &Context, scope: Scope, done: &mut ScheduleResult) -> Result<Repositories> {
     let selected = &context.config.repositories;
     let names: Vec<RepositoryName> = match scope {
         Scope::One(repository) => vec![repository],
@@ -144,13 +148,15 @@ async fn list(
                 None
             }
             Err(error) => {
-                results.push(Err(error));
+                done.results.push(Err(error));
                 None
             }
         };
         repositories.insert(repository, listed);
     }
-    results.extend(passed_over.finish(repositories.len()).map(Err));
+    done.passed_over = passed_over.count();
+    let refusal = passed_over.finish(repositories.len());
+    done.results.extend(refusal.map(Err));
     Ok(repositories)
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::build::stream;
+use super::archive_stream::stream;
 use super::odb_source::DatabaseFiles;
 use super::request::ArchiveRequest;
 use crate::codecommit::MAX_BLOB_BYTES;

@@ -56,7 +56,8 @@ pub(super) struct Conversions(Vec<Conversion>);
 pub(super) const UNCHANGED: u32 = 0;
 
 impl Conversion {
-    const NONE: Self = Self {
+    /// Changes nothing.
+    pub(super) const NONE: Self = Self {
         ident: false,
         eol: eol::AttributesDigest::Binary,
         encoding: None,
@@ -82,6 +83,20 @@ impl Conversion {
             subst: false,
             ..self
         }
+    }
+
+    /// Returns whether the bytes of every blob are unchanged.
+    pub(super) fn is_identity(&self) -> bool {
+        let configuration = eol::Configuration::default();
+        !self.ident
+            && !self.subst
+            && self.encoding.is_none()
+            && self.eol.to_eol(configuration) != Some(eol::Mode::CrLf)
+    }
+
+    /// Returns whether the bytes depend on the commit (`export-subst`).
+    pub(super) fn substitutes(&self) -> bool {
+        self.subst
     }
 
     /// Returns the way to convert a large file.

@@ -273,9 +273,10 @@ impl<'a> Fetcher<'a> {
         match self.tree.conversions.get(wanted.conversion).of_large_file() {
             LargeConversion::LineEnds(digest) => {
                 let reader = Arc::clone(&self.reader);
+                let level = self.defaults.level();
                 self.compressions.push(Box::pin(async move {
                     let _permit = reader.acquire_owned().await;
-                    let large = LargeEntry::measure(file, wanted.mode, digest).await;
+                    let large = LargeEntry::measure(file, wanted.mode, digest, level).await;
                     Compressed {
                         item,
                         content,

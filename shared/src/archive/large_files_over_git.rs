@@ -27,7 +27,9 @@ use crate::git::odb::{in_pieces, inflated};
 use crate::git::pack::{
     ContentCache, EntryEncoding, NoBases, PackIndexer, PackLayout, PackLimits, PackObject,
 };
-use crate::git::smart_http::{CredentialSource, FetchRequest, Http, PackStream, TipNegotiator};
+use crate::git::smart_http::{
+    CredentialSource, FetchRequest, Http, PackStream, RepositoryUrl, SmartHttp, TipNegotiator,
+};
 use crate::git::{HashKind, ObjectId};
 use crate::name::{CommitId, RepositoryName};
 use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
@@ -41,8 +43,22 @@ pub struct GitAccess {
     pub http: Http,
     /// Signs requests.
     pub credentials: Arc<dyn CredentialSource>,
+    /// URL of the repository; the one that the service returns if `None`.
+    pub clone_url: Option<RepositoryUrl>,
     /// Approximate limit of memory, in bytes; the module lists what it includes.
     pub memory_bytes: usize,
+}
+
+impl GitAccess {
+    /// Opens the git client of a repository.
+    pub(super) async fn client(&self, repository: &RepositoryName) -> Result<SmartHttp> {
+        let Some(url) = &self.clone_url else {
+            let repository = self.service.get_repository(repository).await?;
+            return git_client(&repository, &self.http, &self.credentials);
+        };
+        let (http, credentials) = (self.http.clone(), Arc::clone(&self.credentials));
+        Ok(SmartHttp::new(http, url.clone(), credentials))
+    }
 }
 
 impl fmt::Debug for GitAccess {
@@ -58,7 +74,7 @@ pub struct GitLargeFiles {
     access: GitAccess,
     repository: RepositoryName,
     commit: CommitId,
-    spool: SpoolConfig,
+    spool: Option<SpoolConfig>,
     // Locked during the fetch, so that concurrent callers wait for the same pack.
     fetched: Mutex<Option<Arc<FetchedPack>>>,
     requests: AtomicU64,
@@ -75,18 +91,18 @@ impl fmt::Debug for GitLargeFiles {
 
 impl GitLargeFiles {
     /// Reads files of `commit`. A pack that does not fit into memory is stored at `spool` until
-    /// [`close`](LargeFiles::close).
+    /// [`close`](LargeFiles::close); without a spool, the files are refused as too large.
     pub fn new(
         access: GitAccess,
         repository: RepositoryName,
         commit: CommitId,
-        spool: SpoolConfig,
+        spool: impl Into<Option<SpoolConfig>>,
     ) -> Self {
         Self {
             access,
             repository,
             commit,
-            spool,
+            spool: spool.into(),
             fetched: Mutex::new(None),
             requests: AtomicU64::new(0),
         }
@@ -112,11 +128,10 @@ impl GitLargeFiles {
 
     async fn fetch(&self) -> Result<FetchedPack> {
         let access = &self.access;
-        self.count(1);
-        let repository = access.service.get_repository(&self.repository).await?;
+        self.count(u64::from(access.clone_url.is_none()));
         // Protocol v2 would list the refs in a separate request, and they are not needed here.
-        let client =
-            git_client(&repository, &access.http, &access.credentials)?.with_version(Version::V0);
+        let client = access.client(&self.repository).await?;
+        let client = client.with_version(Version::V0);
         self.count(1);
         let server = client.upload_pack(&[]).await;
         let server = server.map_err(|error| may_pull(error.into()))?;

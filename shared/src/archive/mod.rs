@@ -9,9 +9,12 @@
 //! | file | job |
 //! |---|---|
 //! | `bundle_archives` | archives next to the bundles of a remote; the only file that uses `remote` |
-//! | `served_archives` | archives for `git archive --remote`, also as tar |
+//! | `served_archives` | archives from an object database, also as tar, and for `git archive --remote` |
+//! | `codecommit_archives` | the same for CodeCommit, over its API |
 //! | `request` | the commit and the options of an archive |
-//! | `build` | runs the steps below concurrently for one archive |
+//! | `previous_archive` | the archive of another commit that is reused |
+//! | `build` | makes one archive, from a previous one where that is possible |
+//! | `archive_stream` | runs the steps below concurrently |
 //! | `tree_source`, `odb_source` | read trees and blobs: by the API, from an object database |
 //! | `walk` | lists the whole tree |
 //! | `attributes` | matches paths against `.gitattributes` |
@@ -24,15 +27,18 @@
 //! | `zip`, `tar` | encode the zip and the tar |
 //! | `pathspec` | limits an archive to paths |
 //! | `upload` | receives the parts |
+//! | `reuse` | copies unchanged files from the archive of another commit |
 //!
 //! Memory: the budget (16 MiB), retained duplicates (8 MiB), three parts (15 MiB) and the
 //! entry at their end; and for each entry of the tree about 200 bytes and twice the name, in
 //! the listing and in the central directory of the zip. The memory of [`LargeFiles`] and of
 //! an object database is not included.
 
+mod archive_stream;
 mod attributes;
 mod build;
 mod bundle_archives;
+mod codecommit_archives;
 mod convert;
 mod export_subst;
 mod fetch;
@@ -41,7 +47,9 @@ mod memory_budget;
 mod odb_source;
 mod pathspec;
 mod plan;
+mod previous_archive;
 mod request;
+mod reuse;
 mod served_archives;
 mod streamed_entry;
 mod tar;
@@ -50,11 +58,14 @@ mod upload;
 mod walk;
 mod zip;
 
-pub use build::{Built, Summary, build, write};
+pub use archive_stream::Summary;
+pub use build::{Built, build, write};
 pub use bundle_archives::ZipArchiver;
+pub use codecommit_archives::CodeCommitArchives;
 pub use pathspec::PathSelection;
 pub use plan::ExtraFile;
+pub use previous_archive::PreviousArchive;
 pub use request::ArchiveRequest;
-pub use served_archives::ServedArchives;
+pub use served_archives::{ServedArchives, archive_objects, stored_archive};
 pub use streamed_entry::{FileBody, LargeFile, LargeFiles};
 pub use upload::{ArchiveDestination, PartSink, WriteSink, part_bytes};

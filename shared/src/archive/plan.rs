@@ -18,6 +18,19 @@ pub struct ExtraFile {
     pub path: String,
     /// The content.
     pub bytes: bytes::Bytes,
+    /// The file is executable.
+    pub executable: bool,
+}
+
+impl ExtraFile {
+    /// Returns the mode of the entry.
+    pub(super) fn mode(&self) -> EntryMode {
+        if self.executable {
+            EntryMode::BlobExecutable
+        } else {
+            EntryMode::Blob
+        }
+    }
 }
 
 /// An entry of the archive.
@@ -32,6 +45,9 @@ pub(super) enum ArchiveItem {
     /// Entry `1` of folder `0`: a file or symbolic link, with the index of the content in
     /// [`ArchivePlan::contents`].
     File(u32, u32, u32),
+    /// Entry `1` of folder `0`: a file or symbolic link whose compressed data is entry `2` of
+    /// the previous archive.
+    Reused(u32, u32, u32),
     /// An extra file, by index in the request.
     Extra(u32),
 }
@@ -46,7 +62,7 @@ pub(super) struct PlannedContent {
 }
 
 /// The entries of an archive in order, and their distinct contents.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ArchivePlan {
     pub(super) items: Vec<ArchiveItem>,
     pub(super) contents: Vec<PlannedContent>,
@@ -67,16 +83,9 @@ pub(super) fn plan(
     paths: &PathSelection,
 ) -> Result<ArchivePlan> {
     check_names(prefix, extra)?;
-    let mut plan = ArchivePlan {
-        items: Vec::new(),
-        contents: Vec::new(),
-        uses: Vec::new(),
-        siblings: Vec::new(),
-    };
-    let mut known: HashMap<PlannedContent, u32> = HashMap::new();
-    let mut blobs: HashMap<ObjectId, u32> = HashMap::new();
+    let mut planner = Planner::default();
     if prefix.ends_with('/') {
-        plan.items.push(ArchiveItem::Prefix);
+        planner.plan.items.push(ArchiveItem::Prefix);
     }
     let selects = *paths != PathSelection::default();
     let mut used = Vec::new();
@@ -102,7 +111,7 @@ pub(super) fn plan(
         for (folder, _, written) in &mut stack {
             if !*written {
                 *written = true;
-                plan.items.push(ArchiveItem::Folder(*folder));
+                planner.plan.items.push(ArchiveItem::Folder(*folder));
             }
         }
         if entry.ignored {
@@ -112,7 +121,8 @@ pub(super) fn plan(
         let (mode, blob, conversion) = match entry.node {
             WalkedEntry::Blob(mode, blob, conversion) => (mode, blob, conversion),
             WalkedEntry::Folder(..) | WalkedEntry::Submodule => {
-                plan.items.push(ArchiveItem::Submodule(index, number));
+                let submodule = ArchiveItem::Submodule(index, number);
+                planner.plan.items.push(submodule);
                 continue;
             }
         };
@@ -122,39 +132,72 @@ pub(super) fn plan(
                 continue;
             }
         }
-        let content = PlannedContent {
-            blob,
-            mode,
-            conversion: if blob.is_empty_blob() {
-                UNCHANGED
-            } else {
-                conversion
+        planner.add_file(
+            index,
+            number,
+            PlannedContent {
+                blob,
+                mode,
+                conversion,
             },
-        };
-        let content = *known.entry(content).or_insert_with(|| {
+        );
+    }
+    paths.check_used(&used)?;
+    Ok(planner.finish(extra))
+}
+
+/// A plan that is being made.
+#[derive(Debug, Default)]
+pub(super) struct Planner {
+    pub(super) plan: ArchivePlan,
+    known: HashMap<PlannedContent, u32>,
+    blobs: HashMap<ObjectId, u32>,
+}
+
+impl Planner {
+    /// Adds entry `entry` of `folder`, which is fetched.
+    pub(super) fn add_file(&mut self, folder: u32, entry: u32, mut content: PlannedContent) {
+        if content.blob.is_empty_blob() {
+            content.conversion = UNCHANGED;
+        }
+        let plan = &mut self.plan;
+        let content = *self.known.entry(content).or_insert_with(|| {
             let number = count(plan.contents.len());
             plan.contents.push(content);
             plan.uses.push(0);
             plan.siblings.push(number);
-            let first = *blobs.entry(blob).or_insert(number) as usize;
+            let first = *self.blobs.entry(content.blob).or_insert(number) as usize;
             plan.siblings.swap(first, number as usize);
             number
         });
         plan.uses[content as usize] += 1;
-        plan.items.push(ArchiveItem::File(index, number, content));
+        plan.items.push(ArchiveItem::File(folder, entry, content));
     }
-    paths.check_used(&used)?;
-    plan.items
-        .extend((0..count(extra.len())).map(ArchiveItem::Extra));
-    Ok(plan)
+
+    /// Adds the extra files.
+    pub(super) fn finish(mut self, extra: &[ExtraFile]) -> ArchivePlan {
+        let extra = (0..count(extra.len())).map(ArchiveItem::Extra);
+        self.plan.items.extend(extra);
+        self.plan
+    }
 }
 
 impl ArchivePlan {
     /// Returns the number of files and symbolic links.
     pub(super) fn files(&self) -> u64 {
-        let is_file =
-            |item: &&ArchiveItem| matches!(item, ArchiveItem::File(..) | ArchiveItem::Extra(_));
+        let is_file = |item: &&ArchiveItem| {
+            matches!(
+                item,
+                ArchiveItem::File(..) | ArchiveItem::Reused(..) | ArchiveItem::Extra(_)
+            )
+        };
         self.items.iter().filter(is_file).count() as u64
+    }
+
+    /// Returns the number of files whose data is in the previous archive.
+    pub(super) fn reused(&self) -> u64 {
+        let is_reused = |item: &&ArchiveItem| matches!(item, ArchiveItem::Reused(..));
+        self.items.iter().filter(is_reused).count() as u64
     }
 
     /// Returns the path of an item in the archive.
@@ -174,18 +217,20 @@ impl ArchivePlan {
             ArchiveItem::Prefix => prefix.to_owned(),
             ArchiveItem::Folder(index) => format!("{prefix}{}/", folder(index).path),
             ArchiveItem::Submodule(index, entry) => format!("{prefix}{}/", name(index, entry)),
-            ArchiveItem::File(index, entry, _) => format!("{prefix}{}", name(index, entry)),
+            ArchiveItem::File(index, entry, _) | ArchiveItem::Reused(index, entry, _) => {
+                format!("{prefix}{}", name(index, entry))
+            }
             ArchiveItem::Extra(index) => extra[index as usize].path.clone(),
         }
     }
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).expect("because four billion entries do not fit into memory")
 }
 
 /// Rejects names that would unpack outside of the target folder.
-fn check_names(prefix: &str, extra: &[ExtraFile]) -> Result<()> {
+pub(super) fn check_names(prefix: &str, extra: &[ExtraFile]) -> Result<()> {
     let prefix_ends = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty() && !is_inside(prefix_ends) {
         return Err(Error::new(

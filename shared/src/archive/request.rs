@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::pathspec::PathSelection;
 use super::plan::ExtraFile;
+use super::previous_archive::PreviousArchive;
 use super::streamed_entry::LargeFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::Commit;
@@ -31,9 +32,14 @@ pub struct ArchiveRequest {
     pub paths: PathSelection,
     /// Time of the entries, in seconds since the epoch; that of the commit if `None`.
     pub time: Option<i64>,
+    /// Level of the compression, 0 (stored) to 9; 6 if `None`.
+    pub level: Option<u32>,
     /// The commit stands for its tree alone: the archive does not name it, and nothing is
     /// substituted (`export-subst`).
     pub tree_only: bool,
+    /// Archive of another commit of the repository, of which [`build`](super::build()) reuses
+    /// what did not change.
+    pub previous: Option<Arc<PreviousArchive>>,
 }
 
 impl ArchiveRequest {
@@ -50,7 +56,9 @@ impl ArchiveRequest {
             large_files: None,
             paths: PathSelection::default(),
             time: None,
+            level: None,
             tree_only: false,
+            previous: None,
         }
     }
 

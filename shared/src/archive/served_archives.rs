@@ -1,14 +1,15 @@
-//! Archives for `git archive --remote`: tar, compressed tar and zip, of a commit or of a tree.
+//! Archives from an object database, also for `git archive --remote`: tar, compressed tar and zip,
+//! of a commit or of a tree.
 //!
-//! Memory: that of [`crate::archive`] for a zip; for a tar the listing of the tree, and one file of
-//! at most 32 MiB. Larger files are streamed.
+//! Memory: that of [`crate::archive`] for a zip; for a tar the listing of the tree, the files that
+//! are read ahead, of 6 MiB at most, and one of at most 32 MiB. Larger files are streamed.
 
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use futures_util::StreamExt as _;
@@ -16,18 +17,19 @@ use futures_util::stream::unfold;
 use gix_filter::eol::AttributesDigest;
 use tokio::sync::mpsc;
 
-use super::build::stream;
+use super::archive_stream::stream;
 use super::convert::LargeConversion;
 use super::odb_source::DatabaseFiles;
 use super::pathspec::PathSelection;
 use super::plan::{ArchiveItem, plan};
 use super::request::ArchiveRequest;
-use super::streamed_entry::MAX_CONVERTED_BYTES;
+use super::streamed_entry::{FileBody, LargeFile, LargeFiles, MAX_CONVERTED_BYTES};
 use super::tar::TarWriter;
+use super::tree_source::TreeSource;
 use super::upload::PartSink;
 use super::walk::walk;
-use crate::codecommit::MAX_BLOB_BYTES;
-use crate::error::{Error, ErrorKind, Result, corrupt};
+use crate::codecommit::{MAX_BLOB_BYTES, Unlimited};
+use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::object::{Commit, EntryMode, ObjectKind, Signature};
 use crate::git::odb::Database;
@@ -59,53 +61,90 @@ impl TreeArchiver for ServedArchives {
         objects: Arc<Database>,
         options: &ArchiveOptions,
     ) -> crate::git::Result<ArchiveBody> {
-        let commit = match options.commit {
-            Some(id) => {
-                let content = objects.read_kind(id, ObjectKind::Commit).await?;
-                Commit::decode(id, &content)?
-            }
-            None => tree_only(options.tree, self.now),
-        };
-        let files = DatabaseFiles::new(Arc::clone(&objects), MAX_BLOB_BYTES);
         let request = ArchiveRequest {
             prefix: options.prefix.clone(),
-            concurrency: CONCURRENT_READS,
             paths: PathSelection::new(&options.paths)?,
             time: options.time,
-            tree_only: options.commit.is_none(),
-            large_files: Some(Arc::new(DatabaseFiles::new(
-                Arc::clone(&objects),
-                MAX_BLOB_BYTES,
-            ))),
-            ..ArchiveRequest::new(commit)
+            level: options.level,
+            ..stored_archive(&objects, options.commit, options.tree, self.now).await?
         };
-        let (sender, receiver) = mpsc::channel(2);
-        let (format, level) = (options.format, options.level);
-        let work = async move {
-            let made = match format {
-                ArchiveFormat::Zip => zip(&files, &request, &sender).await,
-                ArchiveFormat::Tar => tar(&files, &objects, &request, &sender, None).await,
-                ArchiveFormat::TarGz => {
-                    let level = Compression::new(level.unwrap_or(6));
-                    // Git's header: no time, and Unix as the system.
-                    let gzip = GzBuilder::new()
-                        .operating_system(3)
-                        .write(Vec::new(), level);
-                    tar(&files, &objects, &request, &sender, Some(gzip)).await
-                }
-            };
-            if let Err(error) = made {
-                // Fails when the archive was abandoned.
-                let _ = sender.send(Err(error.into())).await;
+        Ok(archive_objects(objects, request, options.format))
+    }
+}
+
+/// Makes a request for a commit, or for a tree without one, whose objects `objects` has. Entries of
+/// a tree without a commit have the time `now`, in seconds since the epoch.
+pub async fn stored_archive(
+    objects: &Database,
+    commit: Option<ObjectId>,
+    tree: ObjectId,
+    now: i64,
+) -> Result<ArchiveRequest> {
+    let tree_only = commit.is_none();
+    let commit = match commit {
+        Some(id) => {
+            let content = objects.read_kind(id, ObjectKind::Commit).await?;
+            Commit::decode(id, &content)?
+        }
+        None => commit_of_tree(tree, now),
+    };
+    Ok(ArchiveRequest {
+        concurrency: CONCURRENT_READS,
+        tree_only,
+        ..ArchiveRequest::new(commit)
+    })
+}
+
+/// Archives a tree whose objects `objects` has. The archive is abandoned when the stream is
+/// dropped.
+pub fn archive_objects(
+    objects: Arc<Database>,
+    request: ArchiveRequest,
+    format: ArchiveFormat,
+) -> ArchiveBody {
+    let files = DatabaseFiles::new(Arc::clone(&objects), MAX_BLOB_BYTES);
+    let large_files = DatabaseFiles::new(objects, MAX_BLOB_BYTES);
+    let request = ArchiveRequest {
+        large_files: Some(Arc::new(large_files)),
+        ..request
+    };
+    body(Arc::new(files), request, format)
+}
+
+/// Makes an archive while it is read.
+pub(super) fn body(
+    files: Arc<dyn TreeSource>,
+    request: ArchiveRequest,
+    format: ArchiveFormat,
+) -> ArchiveBody {
+    let (sender, receiver) = mpsc::channel(2);
+    let work = async move {
+        let made = match format {
+            ArchiveFormat::Zip => zip(&*files, &request, &sender).await,
+            ArchiveFormat::Tar => tar(files, &request, &sender, None).await,
+            ArchiveFormat::TarGz => {
+                let level = Compression::new(request.level.unwrap_or(6));
+                // Git's header: no time, and Unix as the system.
+                let gzip = GzBuilder::new()
+                    .operating_system(3)
+                    .write(Vec::new(), level);
+                tar(files, &request, &sender, Some(gzip)).await
             }
         };
-        let task = Task(tokio::spawn(work));
-        let pieces = unfold((receiver, task), |(mut receiver, task)| async move {
-            let next = receiver.recv().await?;
-            Some((next, (receiver, task)))
-        });
-        Ok(pieces.boxed())
-    }
+        if let Some(large_files) = &request.large_files {
+            large_files.close().await;
+        }
+        if let Err(error) = made {
+            // Fails when the archive was abandoned.
+            let _ = sender.send(Err(error.into())).await;
+        }
+    };
+    let task = Task(tokio::spawn(work));
+    let pieces = unfold((receiver, task), |(mut receiver, task)| async move {
+        let next = receiver.recv().await?;
+        Some((next, (receiver, task)))
+    });
+    pieces.boxed()
 }
 
 /// A task that is aborted when its archive is abandoned.
@@ -127,7 +166,7 @@ async fn send(sender: &Sender, piece: ArchivePiece) -> Result<()> {
 }
 
 /// Returns a commit that stands for a tree alone.
-fn tree_only(tree: ObjectId, now: i64) -> Commit {
+pub(super) fn commit_of_tree(tree: ObjectId, now: i64) -> Commit {
     let nobody = || Signature {
         name: String::new(),
         email: String::new(),
@@ -162,7 +201,7 @@ impl PartSink for PieceSink<'_> {
     }
 }
 
-async fn zip(files: &DatabaseFiles, request: &ArchiveRequest, sender: &Sender) -> Result<()> {
+async fn zip(files: &dyn TreeSource, request: &ArchiveRequest, sender: &Sender) -> Result<()> {
     let (_, _, rest) = Box::pin(stream(files, request, &PieceSink(sender))).await?;
     send(sender, ArchivePiece::Data(rest)).await
 }
@@ -200,25 +239,86 @@ impl TarOut<'_> {
     }
 }
 
+/// The content of a file of a tar.
+enum TarContent {
+    InMemory(Bytes),
+    Large(Arc<dyn LargeFile>),
+}
+
+impl TarContent {
+    async fn read(
+        files: &dyn TreeSource,
+        large_files: Option<&dyn LargeFiles>,
+        id: ObjectId,
+    ) -> Result<Self> {
+        match (files.file(id, &Unlimited).await, large_files) {
+            (Err(error), Some(large_files)) if error.kind() == ErrorKind::FileTooLarge => {
+                Ok(Self::Large(large_files.open(id).await?))
+            }
+            (read, _) => Ok(Self::InMemory(read?)),
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::InMemory(bytes) => bytes.len() as u64,
+            Self::Large(file) => file.size_bytes(),
+        }
+    }
+
+    fn pieces(self) -> FileBody {
+        match self {
+            Self::InMemory(bytes) => futures_util::stream::iter([Ok(bytes)]).boxed(),
+            Self::Large(file) => file.content(),
+        }
+    }
+
+    async fn into_bytes(self) -> Result<Bytes> {
+        match self {
+            Self::InMemory(bytes) => Ok(bytes),
+            Self::Large(file) => {
+                let mut bytes = BytesMut::new();
+                let mut pieces = file.content();
+                while let Some(piece) = pieces.next().await.transpose()? {
+                    bytes.extend_from_slice(&piece);
+                }
+                Ok(bytes.freeze())
+            }
+        }
+    }
+}
+
 async fn tar(
-    files: &DatabaseFiles,
-    objects: &Arc<Database>,
+    files: Arc<dyn TreeSource>,
     request: &ArchiveRequest,
     sender: &Sender,
     gzip: Option<GzEncoder<Vec<u8>>>,
 ) -> Result<()> {
     let commit = &request.commit;
-    let tree = walk(files, commit.tree, request.concurrency).await?;
-    let plan = plan(&tree, &request.prefix, &[], &request.paths)?;
+    let tree = walk(&*files, commit.tree, request.concurrency).await?;
+    let (prefix, extra) = (&request.prefix, &request.extra_files);
+    let plan = plan(&tree, prefix, extra, &request.paths)?;
     let comment = (!request.tree_only).then_some(commit.id);
     let mut out = TarOut {
         sender,
         tar: TarWriter::new(request.seconds()?, comment),
         gzip,
     };
+    let blobs = plan.items.iter().filter_map(|item| match *item {
+        ArchiveItem::File(_, _, content) => Some(plan.contents[content as usize].blob),
+        _ => None,
+    });
+    let blobs: Vec<ObjectId> = blobs.collect();
+    let large_files = request.large_files.clone();
+    let mut reads = futures_util::stream::iter(blobs)
+        .map(move |id| {
+            let (files, large_files) = (Arc::clone(&files), large_files.clone());
+            async move { TarContent::read(&*files, large_files.as_deref(), id).await }
+        })
+        .buffered(request.concurrency.max(1));
     for (number, item) in plan.items.iter().enumerate() {
-        let path = plan.path(number, &tree, &request.prefix, &[]);
-        let (content, mode) = match *item {
+        let path = plan.path(number, &tree, prefix, extra);
+        let (planned, mode) = match *item {
             ArchiveItem::Prefix | ArchiveItem::Folder(_) | ArchiveItem::Submodule(..) => {
                 let id = ObjectId::null(commit.tree.kind());
                 out.tar.add_entry(&path, EntryMode::Tree, id, 0, b"")?;
@@ -227,15 +327,29 @@ async fn tar(
                 continue;
             }
             ArchiveItem::File(_, _, content) => {
-                let content = plan.contents[content as usize];
-                (content, content.mode)
+                let planned = plan.contents[content as usize];
+                (planned, planned.mode)
             }
-            ArchiveItem::Extra(_) => continue,
+            ArchiveItem::Extra(index) => {
+                let file = &extra[index as usize];
+                let id = ObjectId::null(commit.tree.kind());
+                let size = file.bytes.len() as u64;
+                out.tar.add_entry(&path, file.mode(), id, size, b"")?;
+                out.tar.append(&file.bytes);
+                out.tar.pad();
+                send(sender, ArchivePiece::Entry(path)).await?;
+                out.send(false).await?;
+                continue;
+            }
+            ArchiveItem::Reused(..) => continue,
         };
-        let id = content.blob;
-        let missing = || corrupt(format!("blob {id} of `{path}` is missing"));
-        let blob = objects.open(id).await?.ok_or_else(missing)?;
-        let conversion = tree.conversions.get(content.conversion);
+        let id = planned.blob;
+        let content = reads
+            .next()
+            .await
+            .expect("because each file is read once")
+            .map_err(|error| error.context(format!("reading `{path}`")))?;
+        let conversion = tree.conversions.get(planned.conversion);
         let conversion = if request.tree_only {
             conversion.without_subst()
         } else {
@@ -243,10 +357,10 @@ async fn tar(
         };
         let is_unchanged = mode == EntryMode::Link
             || conversion.of_large_file() == LargeConversion::LineEnds(AttributesDigest::Binary);
-        let size = blob.size_bytes();
+        let size = content.size_bytes();
         if size > MAX_CONVERTED_BYTES && is_unchanged && mode != EntryMode::Link {
             out.tar.add_entry(&path, mode, id, size, b"")?;
-            let mut pieces = blob.content();
+            let mut pieces = content.pieces();
             while let Some(piece) = pieces.next().await.transpose()? {
                 out.tar.append(&piece);
                 out.send(false).await?;
@@ -255,7 +369,7 @@ async fn tar(
             let message = format!("`{path}` has {size} bytes, too many to be converted");
             return Err(Error::new(ErrorKind::FileTooLarge, message));
         } else {
-            let bytes = objects.read_kind(id, ObjectKind::Blob).await?;
+            let bytes = content.into_bytes().await?;
             let converted = if is_unchanged {
                 Cow::Borrowed(&bytes[..])
             } else {

@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, try_unfold};
 use gix_filter::eol;
 
-use super::zip::{DEFLATE_LEVEL, EntrySizes};
+use super::zip::EntrySizes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::object::EntryMode;
@@ -55,21 +55,24 @@ pub trait LargeFile: Send + Sync {
 pub(super) struct LargeEntry {
     file: Arc<dyn LargeFile>,
     to_crlf: bool,
+    level: u32,
     pub(super) mode: EntryMode,
     pub(super) sizes: EntrySizes,
 }
 
 impl LargeEntry {
     /// Reads `file` to compute checksum and sizes for the header, after the conversion of
-    /// line ends by `digest`.
+    /// line ends by `digest`. `level` is that of the compression.
     pub(super) async fn measure(
         file: Arc<dyn LargeFile>,
         mode: EntryMode,
         digest: eol::AttributesDigest,
+        level: u32,
     ) -> Result<Self> {
         let to_crlf = to_crlf(&file, digest).await?;
-        let deflates = mode != EntryMode::Link;
-        let mut deflating = DeflateStream::new(Arc::clone(&file).content(), to_crlf, deflates);
+        let deflates = mode != EntryMode::Link && level > 0;
+        let content = Arc::clone(&file).content();
+        let mut deflating = DeflateStream::new(content, to_crlf, deflates.then_some(level));
         loop {
             let (piece, next) = deflating.step().await?;
             deflating = next;
@@ -86,6 +89,7 @@ impl LargeEntry {
         Ok(Self {
             file,
             to_crlf,
+            level,
             mode,
             sizes,
         })
@@ -95,7 +99,8 @@ impl LargeEntry {
     pub(super) fn packed(&self) -> FileBody {
         let expected = self.sizes;
         let content = Arc::clone(&self.file).content();
-        let deflating = DeflateStream::new(content, self.to_crlf, expected.deflated);
+        let level = expected.deflated.then_some(self.level);
+        let deflating = DeflateStream::new(content, self.to_crlf, level);
         Box::pin(try_unfold(deflating, move |deflating| async move {
             let (piece, deflating) = deflating.step().await?;
             if piece.is_none() && deflating.sizes() != expected {
@@ -199,13 +204,10 @@ struct DeflateStream {
 }
 
 impl DeflateStream {
-    fn new(content: FileBody, to_crlf: bool, deflates: bool) -> Self {
-        let deflate = deflates.then(|| {
-            Compress::new(
-                Compression::new(DEFLATE_LEVEL),
-                /* zlib header */ false,
-            )
-        });
+    /// Deflates at `level`, or stores without one.
+    fn new(content: FileBody, to_crlf: bool, level: Option<u32>) -> Self {
+        let deflate =
+            level.map(|level| Compress::new(Compression::new(level), /* zlib header */ false));
         Self {
             content,
             encoder: PieceEncoder {

@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::reuse::ListingRecord;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, ObjectKey};
-use crate::storage::PutOptions;
 use crate::storage::multipart::MultipartWriter;
 pub use crate::storage::multipart::part_bytes;
+use crate::storage::{PutOptions, WRITE_ID};
 
 /// Receives the parts of an archive.
 #[async_trait]
@@ -89,12 +90,23 @@ pub struct ArchiveDestination {
     pub options: PutOptions,
     /// Name of the user metadata that records the number of files; `None` records nothing.
     pub files_metadata: Option<String>,
+    /// Name of the user metadata with the record by which a later archive reuses this one;
+    /// `None` records nothing. Left out where the metadata would exceed S3's limit.
+    pub record_metadata: Option<String>,
 }
+
+/// Maximum size of user metadata, names and values together, in bytes (S3 user guide, "Working
+/// with object metadata").
+const MAX_METADATA_BYTES: usize = 2048;
+
+/// Size of the [`WRITE_ID`], which is added to the metadata of a write, in bytes.
+const WRITE_ID_BYTES: usize = WRITE_ID.len() + 32;
 
 /// Sets the options of a writer once the number of files is known.
 pub(super) struct CountedUpload<'a> {
     pub(super) destination: &'a ArchiveDestination,
     pub(super) writer: &'a MultipartWriter,
+    pub(super) record: &'a ListingRecord,
 }
 
 #[async_trait]
@@ -104,6 +116,13 @@ impl PartSink for CountedUpload<'_> {
         if let Some(name) = &self.destination.files_metadata {
             let user = &mut options.metadata.user;
             user.insert(name.clone(), files.to_string());
+        }
+        if let Some(name) = &self.destination.record_metadata {
+            let user = &mut options.metadata.user;
+            let sizes = user.iter().map(|(name, value)| name.len() + value.len());
+            let taken = sizes.sum::<usize>() + name.len() + WRITE_ID_BYTES;
+            let record = self.record.encode(MAX_METADATA_BYTES.saturating_sub(taken));
+            user.extend(record.map(|record| (name.clone(), record)));
         }
         self.writer.set_options(options);
     }

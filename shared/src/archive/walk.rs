@@ -18,8 +18,8 @@ use super::convert::{Conversion, Conversions, UNCHANGED};
 use super::memory_budget::{MemoryBudget, Reservation};
 use super::tree_source::TreeSource;
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::ObjectId;
 use crate::git::object::{EntryMode, ListedEntry, TreeListing, tree_id};
+use crate::git::{HashKind, ObjectId};
 
 /// Maximum depth of a tree, as git's default (`core.maxTreeDepth`).
 const MAX_DEPTH: u32 = 2048;
@@ -73,6 +73,34 @@ pub(super) struct Tree {
     pub(super) kept: HashMap<ObjectId, Bytes>,
     /// Number of requests.
     pub(super) requests: u64,
+}
+
+impl Tree {
+    /// Makes a tree of the root folder alone, which is filled from another source than the
+    /// listings of its folders.
+    pub(super) fn from_other_source() -> Self {
+        let mut tree = Self {
+            folders: Vec::new(),
+            conversions: Conversions::new(),
+            kept: HashMap::new(),
+            requests: 0,
+        };
+        tree.push_folder("");
+        tree
+    }
+
+    /// Adds a folder without entries; returns its index.
+    pub(super) fn push_folder(&mut self, path: &str) -> u32 {
+        self.folders.push(WalkedFolder {
+            path: path.into(),
+            entries: Vec::new(),
+            tree: ObjectId::null(HashKind::Sha1),
+            above: None,
+            depth: 0,
+        });
+        u32::try_from(self.folders.len() - 1)
+            .expect("because four billion folders do not fit into memory")
+    }
 }
 
 impl WalkedFolder {

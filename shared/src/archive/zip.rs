@@ -28,7 +28,7 @@ const ENTRIES_PER_WRITER: usize = 1024;
 /// Growth of the buffer of waiting bytes, in bytes; doubling would waste megabytes.
 const GROWTH_BYTES: usize = 1024 * 1024;
 
-/// Compression level of deflate, 0 to 9.
+/// Compression level of deflate, 0 to 9, unless a request has another.
 pub(super) const DEFLATE_LEVEL: u32 = 6;
 
 /// The extra field of the modification time, "UT".
@@ -50,6 +50,8 @@ const MAX_SIZE_32: u64 = 0xffff_ffff;
 pub(super) struct EntryDefaults {
     seconds: i64,
     dos: DateTime,
+    // 0 stores.
+    level: u32,
 }
 
 /// The content of an entry, compressed: a zip of one entry without a name.
@@ -59,7 +61,7 @@ pub(super) struct PackedEntry(Box<[u8]>);
 impl EntryDefaults {
     /// Dates entries at `seconds` since the epoch, in UTC because DOS fields have no zone.
     /// DOS times range from 1980 to 2107; other times are clamped.
-    pub(super) fn new(seconds: i64) -> Self {
+    pub(super) fn new(seconds: i64, level: u32) -> Self {
         let first = DateTime::DEFAULT;
         let last = DateTime::from_date_and_time(2107, 12, 31, 23, 59, 58).unwrap_or(first);
         let dos = Timestamp::from_second(seconds).ok().and_then(|at| {
@@ -82,7 +84,13 @@ impl EntryDefaults {
         Self {
             seconds,
             dos: dos.unwrap_or(if seconds < 0x7fff_ffff { first } else { last }),
+            level,
         }
+    }
+
+    /// Returns the compression level; 0 stores.
+    pub(super) fn level(self) -> u32 {
+        self.level
     }
 
     /// Returns the options of a header, equal to those that git writes.
@@ -111,7 +119,7 @@ impl PackedEntry {
     /// Deflates `bytes`, or stores them where that is shorter, as git does.
     pub(super) fn new(bytes: &[u8], mode: EntryMode, defaults: EntryDefaults) -> Result<Self> {
         let pack = |method| Self::with_method(bytes, mode, defaults, method);
-        let stores = mode == EntryMode::Link || bytes.is_empty();
+        let stores = mode == EntryMode::Link || bytes.is_empty() || defaults.level == 0;
         if !stores {
             let packed = pack(CompressionMethod::Deflated).map_err(defect)?;
             let archive = ZipArchive::new(Cursor::new(&*packed.0));
@@ -136,7 +144,7 @@ impl PackedEntry {
         let options = defaults
             .options(mode)?
             .compression_method(method)
-            .compression_level(deflates.then_some(DEFLATE_LEVEL.into()));
+            .compression_level(deflates.then_some(defaults.level.into()));
         // Rarely exceeded; pages that are not written take no memory.
         let capacity = bytes.len() + 512;
         let mut writer = ZipWriter::new(Cursor::new(Vec::with_capacity(capacity)));

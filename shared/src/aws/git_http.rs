@@ -2,7 +2,7 @@
 //! and one TLS configuration are linked.
 
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::connection_pool::{ConnectionPool, RequestGuard};
 use super::server_address::{AddressPolicy, CheckedResolver, forbidden_address};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settings::Settings;
@@ -137,7 +138,7 @@ pub fn git_http(settings: &HttpSettings) -> Result<Http> {
     let policy = AddressPolicy {
         loopback: settings.loopback,
     };
-    let connect = |proxy, url: Option<&String>| -> LazyConnector {
+    let connect = |proxy, url: Option<&String>| -> Arc<ConnectionPool<SharedHttpConnector>> {
         let builder = builder(proxy)
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .tls_context(context.clone());
@@ -145,8 +146,10 @@ pub fn git_http(settings: &HttpSettings) -> Result<Http> {
             policy,
             proxy: url.and_then(|url| Some(url.parse::<Uri>().ok()?.host()?.to_owned())),
         };
-        let make = move || SharedHttpConnector::new(builder.build_with_resolver(resolver));
-        LazyLock::new(Box::new(make))
+        ConnectionPool::new(move || {
+            let connector = builder.clone().build_with_resolver(resolver.clone());
+            SharedHttpConnector::new(connector)
+        })
     };
     let connector = GitConnector {
         policy,
@@ -216,13 +219,9 @@ fn check_certificates(pem: &[u8]) -> Result<()> {
 /// Connectors for the two schemes, because each scheme may have its own proxy.
 struct GitConnector {
     policy: AddressPolicy,
-    plain: LazyConnector,
-    secure: LazyConnector,
+    plain: Arc<ConnectionPool<SharedHttpConnector>>,
+    secure: Arc<ConnectionPool<SharedHttpConnector>>,
 }
-
-/// A connector that is built for its first request, because reading the system's
-/// certificates takes a while.
-type LazyConnector = LazyLock<SharedHttpConnector, Box<dyn FnOnce() -> SharedHttpConnector + Send>>;
 
 #[async_trait]
 impl HttpConnector for GitConnector {
@@ -230,7 +229,7 @@ impl HttpConnector for GitConnector {
         &self,
         request: Request<RequestBody>,
     ) -> std::result::Result<Response<ResponseStream>, ConnectError> {
-        let connector = if request.uri().scheme() == Some(&Scheme::HTTPS) {
+        let pool = if request.uri().scheme() == Some(&Scheme::HTTPS) {
             &self.secure
         } else {
             &self.plain
@@ -241,6 +240,7 @@ impl HttpConnector for GitConnector {
         }
         let request = HttpRequest::try_from(request.map(sdk_body))
             .map_err(|error| ConnectError::InvalidRequest(error.into()))?;
+        let (connector, guard) = pool.client();
         let response = connector.call(request).await.map_err(|error| {
             if let Some(forbidden) = forbidden_address(&error) {
                 ConnectError::Refused(forbidden.into())
@@ -253,7 +253,14 @@ impl HttpConnector for GitConnector {
         let response = response
             .try_into_http1x()
             .map_err(|error| ConnectError::InvalidResponse(error.into()))?;
-        Ok(response.map(|body| BodyData(Box::pin(body)).boxed()))
+        Ok(response.map(|body| {
+            let body = BodyData {
+                body: Box::pin(body),
+                guard: Some(guard),
+                is_awaited: false,
+            };
+            body.boxed()
+        }))
     }
 }
 
@@ -302,14 +309,33 @@ impl Body for StreamBody {
 }
 
 /// The data of a body as a stream of chunks; trailers are dropped.
-struct BodyData(Pin<Box<SdkBody>>);
+struct BodyData {
+    body: Pin<Box<SdkBody>>,
+    /// Not completed if the body fails or its reader gives up waiting.
+    guard: Option<RequestGuard<SharedHttpConnector>>,
+    is_awaited: bool,
+}
+
+impl Drop for BodyData {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take_if(|_| !self.is_awaited) {
+            guard.complete();
+        }
+    }
+}
 
 impl futures_util::Stream for BodyData {
     type Item = std::result::Result<Bytes, BoxError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let frame = ready!(self.0.as_mut().poll_frame(context)).transpose()?;
+            self.is_awaited = true;
+            let frame = ready!(self.body.as_mut().poll_frame(context)).transpose();
+            let Ok(frame) = frame else {
+                self.guard = None;
+                return Poll::Ready(frame.err().map(Err));
+            };
+            self.is_awaited = false;
             match frame.map(Frame::into_data) {
                 None => return Poll::Ready(None),
                 Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),

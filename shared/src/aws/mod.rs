@@ -4,6 +4,7 @@
 //! The SDK's own retries are off: [`crate::retry`] decides. Used by the `client` modules
 //! of the services and by programs; nothing else sees an SDK type.
 
+mod connection_pool;
 mod git_http;
 mod profile;
 mod proxied_http;
@@ -28,16 +29,13 @@ use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls;
-use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
 #[cfg(feature = "s3")]
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
+use connection_pool::Connections;
 
 pub use git_http::{HttpSettings, git_http};
 pub use profile::{CredentialSetup, Profiles};
@@ -111,6 +109,7 @@ impl std::fmt::Debug for AccessKey {
 pub struct Aws {
     sdk: SdkConfig,
     idle_timeout: Duration,
+    connections: Connections,
 }
 
 impl Aws {
@@ -124,11 +123,12 @@ impl Aws {
     /// `Config` when no region is configured, when the profile of `overrides` does not exist, or
     /// for a proxy or certificate that is not valid.
     pub async fn load(overrides: AwsOverrides) -> Result<Self> {
-        let http_client = if overrides.http.is_direct() {
-            http_client()
+        let connections = if overrides.http.is_direct() {
+            Connections::new(direct_http_client)
         } else {
-            proxied_http::http_client(&overrides.http)?
+            proxied_http::connections(&overrides.http)?
         };
+        let http_client = connections.http_client();
         let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http_client.clone())
             .app_name(app_name())
@@ -160,6 +160,7 @@ impl Aws {
         Ok(Self {
             sdk,
             idle_timeout: IDLE_TIMEOUT,
+            connections,
         })
     }
 
@@ -173,12 +174,13 @@ impl Aws {
             None,
             "fixed",
         );
+        let connections = Connections::new(direct_http_client);
         let sdk = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))
             .endpoint_url(endpoint_url)
             .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .http_client(http_client())
+            .http_client(connections.http_client())
             .app_name(app_name())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts())
@@ -187,6 +189,7 @@ impl Aws {
         Self {
             sdk,
             idle_timeout: IDLE_TIMEOUT,
+            connections,
         }
     }
 
@@ -197,6 +200,7 @@ impl Aws {
         Self {
             sdk: builder.region(Region::new(region.to_owned())).build(),
             idle_timeout: self.idle_timeout,
+            connections: self.connections.clone(),
         }
     }
 
@@ -208,6 +212,7 @@ impl Aws {
         Self {
             sdk: builder.credentials_provider(credentials).build(),
             idle_timeout: self.idle_timeout,
+            connections: self.connections.clone(),
         }
     }
 
@@ -232,7 +237,7 @@ impl Aws {
     /// long.
     #[cfg(feature = "client")]
     pub(crate) fn idle_timeout(&self) -> IdleTimeout {
-        IdleTimeout(self.idle_timeout)
+        IdleTimeout::new(self.idle_timeout, self.connections.clone())
     }
 
     /// Returns whether requests to a service go elsewhere than to AWS, by the SDK's rules;
@@ -265,33 +270,12 @@ fn timeouts() -> TimeoutConfig {
 
 /// Makes the HTTP client: rustls over ring with the system's certificates, and plain HTTP
 /// for endpoints with `http://`.
-fn http_client() -> SharedHttpClient {
-    let client = aws_smithy_http_client::Builder::new()
+fn direct_http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(
             tls::rustls_provider::CryptoMode::Ring,
         ))
-        .build_https();
-    SharedHttpClient::new(OnFirstRequest(client))
-}
-
-/// HTTP client that reads the system's certificates with the first request, because reading
-/// them is most of a function's start time. The inner client reads them when its
-/// configuration is validated, which is left out here.
-#[derive(Debug)]
-struct OnFirstRequest(SharedHttpClient);
-
-impl HttpClient for OnFirstRequest {
-    fn http_connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        self.0.http_connector(settings, components)
-    }
-
-    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        self.0.connector_metadata()
-    }
+        .build_https()
 }
 
 #[cfg(test)]

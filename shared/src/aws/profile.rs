@@ -62,6 +62,11 @@ impl Profiles {
         self.0.selected_profile()
     }
 
+    /// Returns the region that a profile names.
+    pub fn region(&self, profile: &str) -> Option<&str> {
+        self.0.get_profile(profile)?.get("region")
+    }
+
     /// Returns the way in which a profile gets its credentials.
     pub fn setup(&self, profile: &str) -> CredentialSetup {
         let Some(profile) = self.0.get_profile(profile) else {

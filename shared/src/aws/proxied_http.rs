@@ -17,17 +17,18 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use super::HttpSettings;
+use super::connection_pool::Connections;
 use super::git_http::{proxies, tls_context};
 use crate::error::Result;
 
 /// Hosts of the metadata services of EC2 and ECS, which no proxy reaches.
 const WITHOUT_PROXY: &str = "169.254.169.254,169.254.170.2,169.254.170.23";
 
-/// Makes the client.
+/// Makes the connections of the clients.
 ///
 /// # Errors
 /// `Config` for a proxy or certificate that is not valid.
-pub(super) fn http_client(settings: &HttpSettings) -> Result<SharedHttpClient> {
+pub(super) fn connections(settings: &HttpSettings) -> Result<Connections> {
     let no_proxy = match &settings.no_proxy {
         Some(hosts) => format!("{hosts},{WITHOUT_PROXY}"),
         None => WITHOUT_PROXY.to_owned(),
@@ -37,11 +38,14 @@ pub(super) fn http_client(settings: &HttpSettings) -> Result<SharedHttpClient> {
         ..settings.clone()
     };
     let (http, https) = proxies(&settings)?;
-    Ok(SharedHttpClient::new(ProxiedClient {
-        http,
-        https,
-        context: tls_context(&settings)?,
-        connectors: Mutex::default(),
+    let context = tls_context(&settings)?;
+    Ok(Connections::new(move || {
+        SharedHttpClient::new(ProxiedClient {
+            http: http.clone(),
+            https: https.clone(),
+            context: context.clone(),
+            connectors: Mutex::default(),
+        })
     }))
 }
 

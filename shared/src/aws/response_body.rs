@@ -18,9 +18,21 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
-/// Fails an answer that pauses longer than this while it is being read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct IdleTimeout(pub(crate) Duration);
+use super::connection_pool::Connections;
+
+/// Fails an answer that pauses longer than a limit while it is being read, and discards the pooled
+/// connections, because the others may have been cut, too.
+#[derive(Debug, Clone)]
+pub(crate) struct IdleTimeout {
+    limit: Duration,
+    connections: Connections,
+}
+
+impl IdleTimeout {
+    pub(super) fn new(limit: Duration, connections: Connections) -> Self {
+        Self { limit, connections }
+    }
+}
 
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
 impl Intercept for IdleTimeout {
@@ -38,7 +50,7 @@ impl Intercept for IdleTimeout {
         let inner = std::mem::replace(body, SdkBody::taken());
         *body = SdkBody::from_body_1_x(IdleBody {
             inner: Box::pin(inner),
-            limit: self.0,
+            timeout: self.clone(),
             pause: None,
         });
         Ok(())
@@ -47,7 +59,7 @@ impl Intercept for IdleTimeout {
 
 struct IdleBody {
     inner: Pin<Box<SdkBody>>,
-    limit: Duration,
+    timeout: IdleTimeout,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -64,9 +76,10 @@ impl Body for IdleBody {
             this.pause = None;
             return Poll::Ready(frame);
         }
-        let limit = this.limit;
+        let limit = this.timeout.limit;
         let pause = this.pause.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(pause.as_mut().poll(cx));
+        this.timeout.connections.discard();
         let error = io::Error::new(
             io::ErrorKind::TimedOut,
             format!("the answer paused for {} s", limit.as_secs_f32()),

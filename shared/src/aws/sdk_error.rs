@@ -97,6 +97,8 @@ pub(crate) struct SdkFailure {
     code: Option<String>,
     request_id: Option<String>,
     bucket_region: Option<String>,
+    /// Failure of the request that was to provide the credentials, if this crate made that request.
+    credentials: Option<(ErrorKind, Option<String>)>,
     cause: Cause,
 }
 
@@ -124,6 +126,9 @@ pub fn is_credentials_failure(error: &Error) -> bool {
     while let Some(error) = next {
         if let Some(cause) = error.downcast_ref::<Cause>() {
             return cause.is_about_credentials;
+        }
+        if error.is::<CredentialsError>() {
+            return is_missing_credentials(error);
         }
         next = error.source();
     }
@@ -165,6 +170,7 @@ impl SdkFailure {
             code: code.map(str::to_owned),
             request_id: header("x-amzn-requestid").or_else(|| header("x-amz-request-id")),
             bucket_region: bucket_region(status, header("x-amz-bucket-region"), &cause),
+            credentials: own_failure(error),
             cause: Cause {
                 text: cause,
                 is_about_credentials: stage == FailureStage::Credentials
@@ -176,6 +182,12 @@ impl SdkFailure {
     /// Returns the AWS code, empty if there is none.
     pub(crate) fn code(&self) -> &str {
         self.code.as_deref().unwrap_or_default()
+    }
+
+    /// Returns whether the service's message contains `text`.
+    #[cfg(feature = "s3")]
+    pub(crate) fn mentions(&self, text: &str) -> bool {
+        self.cause.text.contains(text)
     }
 
     /// Returns the HTTP status of the answer, 0 if there is none.
@@ -206,41 +218,65 @@ impl SdkFailure {
             resource,
         } = call;
         match (self.stage, self.common_kind()) {
-            (FailureStage::Credentials, kind) => self
-                .into_error(kind, format!("no usable AWS credentials for `{operation}` of {subject}"))
-                .with_hint("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run with a role"),
+            (FailureStage::Credentials, kind) => {
+                let hint = self.credentials.as_ref().and_then(|(_, hint)| hint.clone());
+                let hint = hint.unwrap_or_else(|| {
+                    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run with a role".to_owned()
+                });
+                self.into_error(
+                    kind,
+                    format!("no usable AWS credentials for `{operation}` of {subject}"),
+                )
+                .with_hint(hint)
+            }
             (_, ErrorKind::AccessDenied) if CREDENTIALS.contains(&self.code()) => self
                 .into_error(
                     ErrorKind::AccessDenied,
-                    format!("{service} does not accept the credentials of `{operation}` of {subject}"),
+                    format!(
+                        "{service} does not accept the credentials of `{operation}` of {subject}"
+                    ),
                 )
                 .with_hint("check the access key, the session token's age and the clock"),
             (_, kind @ ErrorKind::AccessDenied) => self
                 .into_error(kind, format!("`{permission}` on {subject} is not allowed"))
-                .with_hint(format!("grant `{permission}` on {resource} to the caller's role")),
-            (_, kind @ ErrorKind::Throttled) => {
-                self.into_error(kind, format!("{service} throttled `{operation}` of {subject}"))
+                .with_hint(format!(
+                    "grant `{permission}` on {resource} to the caller's role"
+                )),
+            (_, kind @ ErrorKind::Throttled) => self.into_error(
+                kind,
+                format!("{service} throttled `{operation}` of {subject}"),
+            ),
+            (FailureStage::Refused, kind @ ErrorKind::Transport) => self.into_error(
+                kind,
+                format!("{service} failed in `{operation}` of {subject}"),
+            ),
+            (_, kind @ ErrorKind::Transport) => self.into_error(
+                kind,
+                format!("`{operation}` of {subject} got no complete answer"),
+            ),
+            (_, kind @ ErrorKind::NotFound) => {
+                self.into_error(kind, format!("{subject} does not exist"))
             }
-            (FailureStage::Refused, kind @ ErrorKind::Transport) => {
-                self.into_error(kind, format!("{service} failed in `{operation}` of {subject}"))
-            }
-            (_, kind @ ErrorKind::Transport) => {
-                self.into_error(kind, format!("`{operation}` of {subject} got no complete answer"))
-            }
-            (_, kind @ ErrorKind::NotFound) => self.into_error(kind, format!("{subject} does not exist")),
             (_, kind @ ErrorKind::Conflict) => {
                 self.into_error(kind, format!("{subject} was changed by someone else"))
             }
-            (_, kind @ ErrorKind::Corrupt) => {
-                self.into_error(kind, format!("the answer to `{operation}` of {subject} is unreadable"))
-            }
-            (_, kind) => self.into_error(kind, format!("{service} refused `{operation}` of {subject}")),
+            (_, kind @ ErrorKind::Corrupt) => self.into_error(
+                kind,
+                format!("the answer to `{operation}` of {subject} is unreadable"),
+            ),
+            (_, kind) => self.into_error(
+                kind,
+                format!("{service} refused `{operation}` of {subject}"),
+            ),
         }
     }
 
     fn common_kind(&self) -> ErrorKind {
         match self.stage {
-            FailureStage::Credentials => return ErrorKind::Config,
+            FailureStage::Credentials => {
+                let own = self.credentials.as_ref();
+                return own.map_or(ErrorKind::Config, |(kind, _)| *kind);
+            }
             FailureStage::Construction => return ErrorKind::Internal,
             FailureStage::Transport => return ErrorKind::Transport,
             FailureStage::Unreadable => return ErrorKind::Corrupt,
@@ -323,6 +359,18 @@ fn is_missing_credentials(error: &(dyn StdError + 'static)) -> bool {
         next = error.source();
     }
     false
+}
+
+/// Returns kind and remedy of the error of this crate that is among the causes.
+fn own_failure(error: &(dyn StdError + 'static)) -> Option<(ErrorKind, Option<String>)> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return Some((own.kind(), own.hint().map(str::to_owned)));
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Returns whether a provider of credentials failed because its service was not reached.

@@ -8,14 +8,19 @@ use aws_sdk_codecommit::types::{
 use bytes::Bytes;
 
 use super::client_error::{convert, convert_in};
+use super::client_fields::{of_repository, parse, required};
 use super::{
-    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerEvent, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerEvent,
+    TriggerSet, client_differences,
 };
 use crate::aws::{ApiCall, Aws, BodyGate, corrupt};
 use crate::error::Result;
 use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
 use crate::git::{ObjectId, escaped_excerpt};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+
+/// Maximum number of characters of a repository's description.
+pub const MAX_DESCRIPTION_CHARS: usize = 1000;
 
 /// AWS CodeCommit of one account and region.
 #[derive(Debug, Clone)]
@@ -32,6 +37,45 @@ impl SdkCodeCommit {
         Self {
             client: Client::from_conf(config),
         }
+    }
+
+    /// Returns the description of a repository, if it has one.
+    pub async fn description(&self, repository: &RepositoryName) -> Result<Option<String>> {
+        let call = || of_repository("GetRepository", "codecommit:GetRepository", repository);
+        let answer = self
+            .client
+            .get_repository()
+            .repository_name(repository.as_str())
+            .send()
+            .await
+            .map_err(|error| convert(&error, &call()))?;
+        let description = answer
+            .repository_metadata
+            .and_then(|metadata| metadata.repository_description);
+        Ok(description.filter(|text| !text.is_empty()))
+    }
+
+    /// Sets the description of a repository, at most [`MAX_DESCRIPTION_CHARS`].
+    pub async fn update_description(
+        &self,
+        repository: &RepositoryName,
+        description: &str,
+    ) -> Result<()> {
+        let call = || {
+            of_repository(
+                "UpdateRepositoryDescription",
+                "codecommit:UpdateRepositoryDescription",
+                repository,
+            )
+        };
+        self.client
+            .update_repository_description()
+            .repository_name(repository.as_str())
+            .repository_description(description)
+            .send()
+            .await
+            .map_err(|error| convert(&error, &call()))
+            .map(drop)
     }
 }
 
@@ -298,6 +342,16 @@ impl CodeCommit for SdkCodeCommit {
         Ok(Bytes::from(answer.content.into_inner()))
     }
 
+    async fn get_differences(
+        &self,
+        repository: &RepositoryName,
+        before: CommitId,
+        after: CommitId,
+        next: Option<&str>,
+    ) -> Result<Page<Difference>> {
+        client_differences::get_differences(&self.client, repository, before, after, next).await
+    }
+
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {
         let call = || ApiCall {
             subject: format!("the triggers of repository `{repository}`"),
@@ -396,34 +450,6 @@ fn described(
         clone_url_http: required(call, "cloneUrlHttp", metadata.clone_url_http)?,
         default_branch: metadata.default_branch.filter(|name| !name.is_empty()),
     })
-}
-
-fn of_repository(
-    operation: &'static str,
-    permission: &'static str,
-    repository: &RepositoryName,
-) -> ApiCall {
-    ApiCall {
-        service: "CodeCommit",
-        operation,
-        permission,
-        subject: format!("repository `{repository}`"),
-        resource: format!("`arn:aws:codecommit:<region>:<account>:{repository}`"),
-    }
-}
-
-fn required<T>(call: &impl Fn() -> ApiCall, member: &str, value: Option<T>) -> Result<T> {
-    value.ok_or_else(|| corrupt(&call(), format!("no `{member}`")))
-}
-
-fn parse<T>(
-    call: &impl Fn() -> ApiCall,
-    member: &str,
-    text: Option<String>,
-    new: impl Fn(&str) -> Result<T>,
-) -> Result<T> {
-    let text = required(call, member, text)?;
-    new(&text).map_err(|error| corrupt(&call(), format!("`{member}`: {error}")))
 }
 
 /// Returns the name of an entry in its folder: the last segment of the service's path,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_credential_types::Credentials as SdkCredentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
@@ -82,6 +83,17 @@ impl CodeCommitCredentials {
                 .with_source(error)
                 .with_hint(hint)
         })?;
+        let now = SystemTime::try_from((self.clock)()).ok();
+        if let Some((expiry, now)) = credentials.expiry().zip(now)
+            && expiry <= now
+        {
+            let cause = CredentialsError::provider_error("their expiry has passed");
+            return Err(
+                Error::new(ErrorKind::AccessDenied, "the AWS credentials have expired")
+                    .with_source(cause)
+                    .with_hint("renew them, by signing in again or by what gave them"),
+            );
+        }
         *held = Some(credentials.clone());
         Ok(credentials)
     }

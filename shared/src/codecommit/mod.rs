@@ -6,7 +6,12 @@
 #[cfg(feature = "codecommit")]
 pub mod client;
 #[cfg(feature = "codecommit")]
+mod client_differences;
+#[cfg(feature = "codecommit")]
 mod client_error;
+#[cfg(feature = "codecommit")]
+mod client_fields;
+mod difference;
 mod git_client;
 pub mod git_credential_source;
 pub mod git_credentials;
@@ -15,6 +20,7 @@ mod retrying;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use difference::{Difference, DifferenceSide, differences_up_to};
 pub(crate) use git_client::git_client;
 pub use passed_over::PassedOver;
 use serde::{Deserialize, Serialize};
@@ -171,6 +177,15 @@ pub trait CodeCommit: Send + Sync {
         blob: BlobId,
         admission: &dyn BlobAdmission,
     ) -> Result<Bytes>;
+
+    /// Compares the trees of two commits, one page from the token `next`.
+    async fn get_differences(
+        &self,
+        repository: &RepositoryName,
+        before: CommitId,
+        after: CommitId,
+        next: Option<&str>,
+    ) -> Result<Page<Difference>>;
 
     /// Reads the triggers.
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet>;

@@ -13,6 +13,11 @@ impl PassedOver {
         self.0.push(refusal);
     }
 
+    /// Returns the number of repositories.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Logs the number of repositories. Returns the first refusal if all `selected` repositories
     /// were refused, which is a mistake and not a limit.
     pub fn finish(self, selected: usize) -> Option<Error> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet};
+use super::{BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet};
 use crate::error::Result;
 use crate::git::object::{Commit, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
@@ -97,6 +97,18 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
                 };
                 self.inner.get_blob(repository, blob, &admission).await
             })
+            .await
+    }
+
+    async fn get_differences(
+        &self,
+        repository: &RepositoryName,
+        before: CommitId,
+        after: CommitId,
+        next: Option<&str>,
+    ) -> Result<Page<Difference>> {
+        self.policy
+            .run(|| self.inner.get_differences(repository, before, after, next))
             .await
     }
 

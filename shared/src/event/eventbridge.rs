@@ -133,5 +133,6 @@ pub(super) fn parse(event: &Value) -> Result<Request> {
         commit,
         change,
         custom_data: None,
+        is_found: false,
     }))
 }

@@ -6,10 +6,10 @@ use super::{Request, invalid_field, unknown_shape};
 use crate::error::{Error, Result};
 use crate::name::{BranchName, CommitId, RepositoryName};
 
-/// Parses `{"schedule":true}`, `{"repository":".."}` or
+/// Parses `{"schedule":true}` with an optional `plan`, `{"repository":".."}` or
 /// `{"repository":"..","branch":"..","commit":".."}`.
 pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
-    const KNOWN: [&str; 4] = ["schedule", "repository", "branch", "commit"];
+    const KNOWN: [&str; 5] = ["schedule", "plan", "repository", "branch", "commit"];
     if let Some(field) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         let field: String = field.chars().take(80).collect();
         return Err(unknown_shape(&format!(
@@ -21,10 +21,18 @@ pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
         if schedule != &Value::Bool(true) {
             return Err(invalid_field("schedule", "it must be `true`"));
         }
-        if object.len() > 1 {
-            return Err(invalid_field("schedule", "it must be the only field"));
+        let plan = match object.get("plan") {
+            None => false,
+            Some(Value::Bool(plan)) => *plan,
+            Some(_) => return Err(invalid_field("plan", "it must be `true` or `false`")),
+        };
+        if object.keys().any(|key| key != "schedule" && key != "plan") {
+            return Err(invalid_field("schedule", "only `plan` may be beside it"));
         }
-        return Ok(Request::Schedule);
+        return Ok(Request::Schedule { plan });
+    }
+    if object.contains_key("plan") {
+        return Err(invalid_field("plan", "it requires the field `schedule`"));
     }
     let Some(repository) = text(object, "repository", RepositoryName::new)? else {
         return Err(unknown_shape("field `repository` is missing"));

@@ -48,6 +48,9 @@ pub struct RefEvent {
     pub change: Change,
     /// The trigger's `customData`, unchanged.
     pub custom_data: Option<String>,
+    /// Whether lifecycle found the reference without an event of its own, so that it may be older
+    /// than the stack.
+    pub is_found: bool,
 }
 
 /// One item of an event.
@@ -67,7 +70,10 @@ pub enum Request {
     /// A manual request for a whole repository.
     Repository(RepositoryName),
     /// A scheduled check of everything.
-    Schedule,
+    Schedule {
+        /// Whether the answer only says what would be done, and nothing is written.
+        plan: bool,
+    },
     /// A test of a trigger; there is nothing to do.
     TriggerTest {
         /// The repository.

@@ -26,6 +26,7 @@ fn change(reference: &str, commit: Option<&str>, change: Change) -> Request {
         commit: commit.map(|hex| CommitId::new(hex).expect("it is valid")),
         change,
         custom_data: None,
+        is_found: false,
     })
 }
 
@@ -117,7 +118,14 @@ fn manual_requests_are_parsed() {
         requests(&file("manual-repository")),
         [Request::Repository(repository)]
     );
-    assert_eq!(requests(&file("schedule")), [Request::Schedule]);
+    assert_eq!(
+        requests(&file("schedule")),
+        [Request::Schedule { plan: false }]
+    );
+    assert_eq!(
+        requests(&file("schedule-plan")),
+        [Request::Schedule { plan: true }]
+    );
 }
 
 #[test]
@@ -126,14 +134,13 @@ fn every_event_file_is_parsed() {
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).expect("the folder is there") {
         let name = entry.expect("it is readable").file_name();
-        let name = name
-            .to_str()
-            .expect("it is text")
-            .trim_end_matches(".json")
-            .to_owned();
+        let name = name.to_str().expect("it is text");
+        let Some(name) = name.strip_suffix(".json") else {
+            continue;
+        };
         // Events of the migration function have another shape.
         if !name.starts_with("migration-") {
-            requests(&file(&name));
+            requests(&file(name));
             seen += 1;
         }
     }
@@ -222,6 +229,8 @@ fn a_malformed_field_is_named() {
         (json!({"repository": "r", "commit": A}), "commit"),
         (json!({"schedule": false}), "schedule"),
         (json!({"schedule": true, "repository": "r"}), "schedule"),
+        (json!({"schedule": true, "plan": "yes"}), "plan"),
+        (json!({"repository": "r", "plan": true}), "plan"),
     ];
     for (event, field) in cases {
         let error = parse(&event)

@@ -84,6 +84,10 @@ pub struct TriggerReference {
     /// True for a deleted reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<bool>,
+    /// True for a reference that lifecycle found without an event of its own; never sent by
+    /// CodeCommit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing: Option<bool>,
     /// The full name.
     #[serde(rename = "ref")]
     pub reference: String,
@@ -166,6 +170,7 @@ fn parse_record(record: &Value, at: usize) -> Result<Vec<Result<Request>>> {
                     (false, _) => Change::Updated,
                 },
                 custom_data: record.custom_data.clone(),
+                is_found: reference.existing == Some(true),
             }))
         });
     Ok(requests.collect())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{ErrorKind as IoKind, Read as _, Write as _};
+use std::io::{ErrorKind as IoKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -49,7 +49,36 @@ impl fmt::Display for LocalLfs {
     }
 }
 
-fn failed(path: &Path, error: std::io::Error) -> Error {
+/// Reads the file at `path` from byte `position` on.
+///
+/// # Errors
+/// `NotFound` for a missing file.
+pub async fn read_file(path: PathBuf, position: u64) -> Result<LfsBody> {
+    let opened = {
+        let path = path.clone();
+        try_run(move || {
+            let opened = File::open(&path).and_then(|mut file| {
+                file.seek(SeekFrom::Start(position))?;
+                Ok(file)
+            });
+            opened.map_err(|error| failed(&path, error))
+        })
+    };
+    let file = opened.await?;
+    Ok(Box::pin(stream::try_unfold(
+        (file, path),
+        |(mut file, path)| {
+            try_run(move || {
+                let mut chunk = Vec::new();
+                let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+                read.map_err(|error| failed(&path, error))?;
+                Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), (file, path))))
+            })
+        },
+    )))
+}
+
+pub(super) fn failed(path: &Path, error: std::io::Error) -> Error {
     let kind = match error.kind() {
         IoKind::PermissionDenied | IoKind::ReadOnlyFilesystem => ErrorKind::AccessDenied,
         IoKind::NotFound => ErrorKind::NotFound,
@@ -75,26 +104,15 @@ impl LfsStore for LocalLfs {
     }
 
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
-        let path = self.path(pointer);
-        let opened = {
-            let path = path.clone();
-            try_run(move || File::open(&path).map_err(|error| failed(&path, error))).await
-        };
-        let file = opened.map_err(|error| match error.kind() {
+        self.read_from(pointer, 0).await
+    }
+
+    async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
+        let opened = read_file(self.path(pointer), position).await;
+        opened.map_err(|error| match error.kind() {
             ErrorKind::NotFound => missing_object(pointer, self).with_source(error),
             _ => error,
-        })?;
-        Ok(Box::pin(stream::try_unfold(
-            (file, path),
-            |(mut file, path)| {
-                try_run(move || {
-                    let mut chunk = Vec::new();
-                    let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
-                    read.map_err(|error| failed(&path, error))?;
-                    Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), (file, path))))
-                })
-            },
-        )))
+        })
     }
 
     async fn write(&self, pointer: &Pointer, mut content: LfsBody) -> Result<()> {
@@ -202,23 +220,28 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names.collect())
 }
 
-/// A temporary file, removed unless published.
-struct TempFile {
+/// A temporary file, removed unless it is published or kept.
+pub(super) struct TempFile {
     path: PathBuf,
     file: File,
 }
 
 impl TempFile {
-    fn create(path: PathBuf) -> Result<Self> {
+    pub(super) fn create(path: PathBuf) -> Result<Self> {
         create_parent(&path)?;
         let file = File::create_new(&path).map_err(|error| failed(&path, error))?;
         Ok(Self { path, file })
     }
 
-    fn push(mut self, bytes: &[u8]) -> Result<Self> {
+    pub(super) fn push(mut self, bytes: &[u8]) -> Result<Self> {
         let written = self.file.write_all(bytes);
         written.map_err(|error| failed(&self.path, error))?;
         Ok(self)
+    }
+
+    /// Keeps the file where it is; returns its path.
+    pub(super) fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
     }
 
     fn publish(self, path: &Path) -> Result<()> {
@@ -232,12 +255,12 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        // Fails for a published file, which was renamed.
+        // Fails for a published file, which was renamed, and for the empty path of a kept one.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn create_parent(file: &Path) -> Result<()> {
+pub(super) fn create_parent(file: &Path) -> Result<()> {
     let parent = file.parent().unwrap_or(file);
     fs::create_dir_all(parent).map_err(|error| failed(parent, error))
 }

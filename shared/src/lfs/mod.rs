@@ -7,6 +7,9 @@
 //! | `verify` | checks size and SHA-256 of a stream |
 //! | `batch`, `http` | servers with git-lfs's batch API |
 //! | `s3`, `local` | objects in a bucket, objects in a repository's directory |
+//! | `s3_repository` | objects in a bucket, whose keys follow from the layout of the repository |
+//! | `agent` | lines of git-lfs's protocol for transfer agents |
+//! | `download` | one object into a file, resumed if it is large |
 //! | `part_reader`, `resumable` | uploads to S3 in parts, also over several runs |
 //! | `record` | the objects of a mirror, as remembered at its target (pure) |
 //! | `inventory` | the record of one target, read once and written after each change |
@@ -20,7 +23,9 @@
 //! An object that the source cannot provide does not stop the others, nor the refs. The target
 //! remembers the object in its record ([`LfsRecord`]), and each run requests it again.
 
+pub mod agent;
 mod batch;
+mod download;
 mod http;
 mod inventory;
 mod local;
@@ -30,6 +35,7 @@ mod record;
 mod restore;
 mod resumable;
 mod s3;
+mod s3_repository;
 mod scanner;
 mod transfer;
 mod verify;
@@ -41,12 +47,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
+pub use download::download;
 pub use http::HttpLfs;
-pub use local::LocalLfs;
+pub use local::{LocalLfs, read_file};
 pub use pointer::{MAX_POINTER, Pointer};
 pub use record::LfsRecord;
-pub use restore::SkippedScan;
+pub use restore::{SkippedScan, read_all};
+pub(crate) use resumable::skip;
 pub use s3::{KeyScheme, S3Lfs};
+pub use s3_repository::S3RepositoryLfs;
 pub use scanner::PointerScanner;
 pub use transfer::{LfsTransfer, MAX_NAMED_OBJECTS, TransferReport};
 pub use verify::verify_stream;
@@ -92,6 +101,19 @@ pub trait LfsStore: fmt::Display + Send + Sync {
     /// Writes an object, which becomes visible only after `content` has ended without an
     /// error: see [`verify_stream`].
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()>;
+
+    /// Writes an object like [`write`](Self::write) unless it exists with its size; returns whether
+    /// it was written.
+    async fn write_if_missing(&self, pointer: &Pointer, content: LfsBody) -> Result<bool> {
+        let missing = !self
+            .missing(std::slice::from_ref(pointer))
+            .await?
+            .is_empty();
+        if missing {
+            self.write(pointer, content).await?;
+        }
+        Ok(missing)
+    }
 
     /// Opens the upload of an object that may take longer than one run, which an earlier run may
     /// have begun; `None` if this store or an object of this size has no such uploads.

@@ -65,6 +65,13 @@ impl Pointer {
         })
     }
 
+    /// Returns the blob that git-lfs writes for this pointer.
+    pub fn to_blob(&self) -> String {
+        let Self { oid, size_bytes } = self;
+        let version = "https://git-lfs.github.com/spec/v1";
+        format!("version {version}\noid sha256:{oid}\nsize {size_bytes}\n")
+    }
+
     /// Returns the path of the object below `lfs/objects`, as in git-lfs.
     pub(crate) fn path(&self) -> String {
         format!("{}/{}/{}", &self.oid[..2], &self.oid[2..4], self.oid)
@@ -290,6 +297,7 @@ mod tests {
                 "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n"
             );
             let expected = Pointer { oid, size_bytes: u64::try_from(size).unwrap() };
+            prop_assert_eq!(expected.to_blob(), text.as_str());
             prop_assert_eq!(Pointer::parse(text.as_bytes()), Some(expected));
             // After a change of one byte, a parsed pointer still has a valid id.
             let mut changed = text.into_bytes();

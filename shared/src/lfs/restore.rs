@@ -273,7 +273,11 @@ fn irreplaceable(first: &Pointer, wrong: &[Pointer], store: &dyn LfsStore) -> Er
         .with_hint("delete them at that server, and mirror again")
 }
 
-async fn read_all(store: &dyn LfsStore, pointer: &Pointer) -> Result<()> {
+/// Reads an object, and verifies its content.
+///
+/// # Errors
+/// `NotFound` for a missing object, `Corrupt` for wrong content.
+pub async fn read_all(store: &dyn LfsStore, pointer: &Pointer) -> Result<()> {
     let mut content = verify_stream(pointer, store.read(pointer).await?);
     while content.try_next().await?.is_some() {}
     Ok(())

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use serde::{Deserialize, Serialize};
 use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use sha2::{Digest as _, Sha256};
@@ -59,13 +60,23 @@ pub(super) struct UploadPlace {
     pub(super) key: ObjectKey,
     pub(super) progress_key: ObjectKey,
     pub(super) options: PutOptions,
+    /// Number of parts that are sent at once.
+    pub(super) parallel_parts: usize,
+}
+
+/// A part that was sent.
+struct Sent {
+    part: Part,
+    size_bytes: u64,
+    /// State of the SHA-256 after the part.
+    hasher: Sha256,
 }
 
 /// The upload of one large object.
 pub(super) struct S3Upload {
     place: UploadPlace,
     pointer: Pointer,
-    upload: Option<Box<dyn MultipartUpload>>,
+    upload: Option<Arc<dyn MultipartUpload>>,
     parts: Vec<Part>,
     hasher: Sha256,
     position: u64,
@@ -77,7 +88,12 @@ impl S3Upload {
         let stored = place
             .store
             .get_with_etag(&place.bucket, &place.progress_key)
-            .await?;
+            .await;
+        let stored = match stored {
+            // S3 answers so for a missing object if its reader may not list the bucket.
+            Err(error) if error.kind() == ErrorKind::AccessDenied => None,
+            stored => stored?,
+        };
         let resumed = stored.and_then(|(bytes, _)| Resumed::parse(&bytes, pointer));
         let Some(Resumed { id, parts, hasher }) = resumed else {
             return Ok(Self {
@@ -94,7 +110,7 @@ impl S3Upload {
         let upload = upload.await?;
         Ok(Self {
             position: position_after(&parts),
-            upload: Some(upload),
+            upload: Some(Arc::from(upload)),
             pointer: pointer.clone(),
             place,
             parts,
@@ -104,7 +120,7 @@ impl S3Upload {
 
     /// Returns the upload, begun if it is new. Its id is written at once, so that the upload is
     /// never lost.
-    async fn upload(&mut self) -> Result<&dyn MultipartUpload> {
+    async fn upload(&mut self) -> Result<Arc<dyn MultipartUpload>> {
         if self.upload.is_none() {
             let UploadPlace {
                 store,
@@ -113,11 +129,12 @@ impl S3Upload {
                 options,
                 ..
             } = &self.place;
-            self.upload = Some(store.create_upload(bucket, key, options).await?);
+            let upload = store.create_upload(bucket, key, options).await?;
+            self.upload = Some(Arc::from(upload));
             self.write_progress().await?;
         }
         self.upload
-            .as_deref()
+            .clone()
             .ok_or_else(|| Error::new(ErrorKind::Internal, "an upload was ended while it was used"))
     }
 
@@ -171,43 +188,76 @@ impl S3Upload {
         u32::try_from(self.parts.len()).unwrap_or(u32::MAX - 1) + 1
     }
 
-    /// Sends all parts but the last, each while the next one is received; returns the last.
+    /// Sends all parts but the last, several at once, while the next one is received; returns the
+    /// last.
     async fn send(
         &mut self,
         parts: &mut PartReader,
         count: &(dyn Fn(u64) + Sync),
     ) -> Result<Bytes> {
+        let mut sending = FuturesOrdered::new();
         let mut written = (self.parts.len(), Instant::now());
-        let mut part = parts.next(part_bytes(self.next_number())).await?;
+        // Of what was received, in contrast to what was sent.
+        let (mut hasher, mut position) = (self.hasher.clone(), self.position);
         loop {
-            let (number, size) = (self.next_number(), part.len() as u64);
-            if self.position + size > self.pointer.size_bytes {
+            let number = self.next_number() + u32::try_from(sending.len()).unwrap_or(u32::MAX / 2);
+            let part = {
+                let mut received = std::pin::pin!(parts.next(part_bytes(number)));
+                loop {
+                    tokio::select! {
+                        part = &mut received => break part?,
+                        Some(sent) = sending.next() => {
+                            self.record(sent?, &mut written, count).await?;
+                        }
+                    }
+                }
+            };
+            position += part.len() as u64;
+            if position > self.pointer.size_bytes {
                 return Err(self.mismatch("more bytes were received"));
             }
-            if part.len() < part_bytes(number) {
-                self.hasher.update(&part);
+            hasher.update(&part);
+            let is_last = part.len() < part_bytes(number);
+            while !sending.is_empty() && (is_last || sending.len() >= self.place.parallel_parts) {
+                if let Some(sent) = sending.next().await {
+                    self.record(sent?, &mut written, count).await?;
+                }
+            }
+            if is_last {
+                self.hasher = hasher;
                 return Ok(part);
             }
-            let upload = self.upload().await?;
-            let next = parts.next(part_bytes(number + 1));
-            let sent;
-            (sent, part) = {
-                let sent = upload.part(number, part.clone());
-                let (sent, next) = tokio::try_join!(sent, next)?;
-                self.hasher.update(&part);
-                (sent, next)
-            };
-            self.parts.push(sent);
-            self.position += size;
-            count(size);
-            let unwritten = self.parts.len() - written.0;
-            if unwritten >= PARTS_BETWEEN_WRITES as usize
-                || written.1.elapsed() >= TIME_BETWEEN_WRITES
-            {
-                self.write_progress().await?;
-                written = (self.parts.len(), Instant::now());
-            }
+            let (upload, hasher) = (self.upload().await?, hasher.clone());
+            sending.push_back(async move {
+                let size_bytes = part.len() as u64;
+                let part = upload.part(number, part).await?;
+                Ok::<_, Error>(Sent {
+                    part,
+                    size_bytes,
+                    hasher,
+                })
+            });
         }
+    }
+
+    /// Records the next part in the order of their numbers, and writes the progress now and then.
+    async fn record(
+        &mut self,
+        sent: Sent,
+        written: &mut (usize, Instant),
+        count: &(dyn Fn(u64) + Sync),
+    ) -> Result<()> {
+        self.parts.push(sent.part);
+        self.hasher = sent.hasher;
+        self.position += sent.size_bytes;
+        count(sent.size_bytes);
+        let unwritten = self.parts.len() - written.0;
+        if unwritten >= PARTS_BETWEEN_WRITES as usize || written.1.elapsed() >= TIME_BETWEEN_WRITES
+        {
+            self.write_progress().await?;
+            *written = (self.parts.len(), Instant::now());
+        }
+        Ok(())
     }
 
     async fn finish(&mut self, last: Bytes) -> Result<()> {
@@ -340,7 +390,7 @@ fn position_after(parts: &[Part]) -> u64 {
 }
 
 /// Drops the first `skipped` bytes of a content.
-pub(super) fn skip(content: LfsBody, skipped: u64) -> LfsBody {
+pub(crate) fn skip(content: LfsBody, skipped: u64) -> LfsBody {
     let rest = content.scan(skipped, |left, piece| {
         let piece = piece.map(|mut bytes| {
             let dropped = usize::try_from(*left)

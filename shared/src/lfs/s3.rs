@@ -1,10 +1,12 @@
 //! LFS objects in a bucket, alongside a repository.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::part_reader::PartReader;
@@ -24,6 +26,9 @@ use crate::storage::{
 /// Maximum number of concurrent `HeadObject` requests.
 const CONCURRENT_HEADS: usize = 16;
 
+/// Size in bytes up to which an object is sent without a request for its existence before.
+const MAX_UNCHECKED_BYTES: u64 = 128 << 10;
+
 /// Key of the record below the repository's prefix.
 const RECORD: &str = "branchline/lfs-record";
 
@@ -41,12 +46,14 @@ pub enum KeyScheme {
 }
 
 /// LFS objects below a prefix of a bucket.
+#[derive(Clone)]
 pub struct S3Lfs {
     store: Arc<dyn ObjectStore>,
     bucket: BucketName,
     prefix: KeyPrefix,
     keys: KeyScheme,
     kms_key_id: Option<String>,
+    parallel_parts: usize,
 }
 
 impl S3Lfs {
@@ -65,7 +72,31 @@ impl S3Lfs {
             prefix,
             keys,
             kms_key_id,
+            parallel_parts: 1,
         }
+    }
+
+    /// Sends, and reads, at most `parts` parts of an object at once, each of which is in memory: 5
+    /// MiB, of an object of more than 25 GB up to 15. One more is read meanwhile.
+    #[must_use]
+    pub fn with_parallel_parts(self, parts: usize) -> Self {
+        Self {
+            parallel_parts: parts.max(1),
+            ..self
+        }
+    }
+
+    /// Returns the store of the same objects under the keys of another scheme.
+    #[must_use]
+    pub(super) fn with_keys(self, keys: KeyScheme) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// Reads an object of the repository beside its LFS objects, `name` below its prefix; returns
+    /// whether it exists.
+    pub(super) async fn has_file(&self, name: &str) -> Result<bool> {
+        let key = ObjectKey::new(&format!("{}{name}", self.prefix))?;
+        Ok(self.store.head(&self.bucket, &key).await?.is_some())
     }
 
     fn key(&self, pointer: &Pointer) -> Result<ObjectKey> {
@@ -132,23 +163,24 @@ impl LfsStore for S3Lfs {
     }
 
     async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
-        let reader = RangeReader {
-            store: Arc::clone(&self.store),
-            bucket: self.bucket.clone(),
-            key: self.key(pointer)?,
-            size: pointer.size_bytes,
-            position,
+        let key = self.key(pointer)?;
+        let mut ranges = ranges(position, pointer.size_bytes);
+        let Some(first) = ranges.next() else {
+            return Ok(Box::pin(stream::empty()));
         };
         // Read now, because only the first request shows whether the object exists.
-        let first = reader.next().await.map_err(|error| match error.kind() {
+        let first = self.store.get(&self.bucket, &key, None, Some(first)).await;
+        let first = first.map_err(|error| match error.kind() {
             ErrorKind::NotFound => missing_object(pointer, self).with_source(error),
             _ => error,
         })?;
-        let Some((bytes, rest)) = first else {
-            return Ok(Box::pin(stream::empty()));
-        };
-        let rest = stream::try_unfold(rest, RangeReader::next);
-        Ok(Box::pin(stream::iter([Ok(bytes)]).chain(rest)))
+        let (store, bucket) = (Arc::clone(&self.store), self.bucket.clone());
+        let rest = stream::iter(ranges).map(move |range| {
+            let (store, bucket, key) = (Arc::clone(&store), bucket.clone(), key.clone());
+            async move { store.get(&bucket, &key, None, Some(range)).await }
+        });
+        let rest = rest.buffered(self.parallel_parts);
+        Ok(Box::pin(stream::iter([Ok(first)]).chain(rest)))
     }
 
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
@@ -156,7 +188,7 @@ impl LfsStore for S3Lfs {
         let upload = MultipartWriter::new(Arc::clone(&self.store), self.bucket.clone(), key);
         let mut upload = upload.with_options(self.options());
         let mut parts = PartReader::new(content);
-        match send(&upload, &mut parts).await {
+        match send(&upload, &mut parts, self.parallel_parts).await {
             Ok(()) => {
                 upload.disarm();
                 Ok(())
@@ -166,6 +198,43 @@ impl LfsStore for S3Lfs {
                 Err(error)
             }
         }
+    }
+
+    /// Puts a small object under the condition that it does not exist, in one request. No size
+    /// needs the permission to list the bucket.
+    async fn write_if_missing(&self, pointer: &Pointer, content: LfsBody) -> Result<bool> {
+        if pointer.size_bytes > MAX_UNCHECKED_BYTES {
+            match self.missing(std::slice::from_ref(pointer)).await {
+                Ok(missing) if missing.is_empty() => return Ok(false),
+                Ok(_) => {}
+                // S3 answers so for a missing object if its reader may not list the bucket.
+                Err(error) if error.kind() == ErrorKind::AccessDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if pointer.size_bytes >= MIN_PART_BYTES as u64 {
+            return self.write(pointer, content).await.map(|()| true);
+        }
+        let key = self.key(pointer)?;
+        let body = PartReader::new(content).next(MIN_PART_BYTES).await?;
+        let options = PutOptions {
+            precondition: Precondition::Absent,
+            ..self.options()
+        };
+        let put = self.store.put(&self.bucket, &key, body.clone(), &options);
+        match put.await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(error),
+        }
+        let head = self.store.head(&self.bucket, &key).await?;
+        if head.is_some_and(|head| head.size_bytes == pointer.size_bytes) {
+            return Ok(false);
+        }
+        // Half of an object, which another program left.
+        let options = self.options();
+        let put = self.store.put(&self.bucket, &key, body, &options);
+        put.await.map(|_| true)
     }
 
     async fn resume(&self, pointer: &Pointer) -> Result<Option<Box<dyn ResumableUpload>>> {
@@ -259,45 +328,46 @@ impl S3Lfs {
             key: self.key(pointer)?,
             progress_key: ObjectKey::new(&progress_key)?,
             options: self.options(),
+            parallel_parts: self.parallel_parts,
         })
     }
 }
 
-/// Reads an object range by range.
-struct RangeReader {
-    store: Arc<dyn ObjectStore>,
-    bucket: BucketName,
-    key: ObjectKey,
-    size: u64,
-    position: u64,
+/// Returns the ranges of one part each from `position` to `size`.
+fn ranges(position: u64, size: u64) -> impl Iterator<Item = Range<u64>> + Send {
+    let starts = (position..size).step_by(MIN_PART_BYTES);
+    starts.map(move |start| start..size.min(start + MIN_PART_BYTES as u64))
 }
 
-impl RangeReader {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
-        if self.position >= self.size {
-            return Ok(None);
-        }
-        let end = self.size.min(self.position + MIN_PART_BYTES as u64);
-        let range = Some(self.position..end);
-        let bytes = self.store.get(&self.bucket, &self.key, None, range).await?;
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        self.position += bytes.len() as u64;
-        Ok(Some((bytes, self)))
-    }
-}
-
-/// Sends parts, each while the next one is received. A small object is put whole.
-async fn send(upload: &MultipartWriter, parts: &mut PartReader) -> Result<()> {
+/// Sends parts, at most `parallel` at once, while the next one is received. A small object is put
+/// whole.
+async fn send(upload: &MultipartWriter, parts: &mut PartReader, parallel: usize) -> Result<()> {
+    let mut sending = FuturesUnordered::new();
     let mut number = 1;
-    let mut part = parts.next(part_bytes(number)).await?;
-    while part.len() == part_bytes(number) {
-        let size = part_bytes(number + 1);
-        let sent = upload.part(number, part);
-        ((), part) = tokio::try_join!(sent, parts.next(size))?;
+    loop {
+        let size = part_bytes(number);
+        let part = {
+            let mut received = std::pin::pin!(parts.next(size));
+            loop {
+                tokio::select! {
+                    part = &mut received => break part?,
+                    Some(sent) = sending.next() => { let () = sent?; }
+                }
+            }
+        };
+        if part.len() < size {
+            while let Some(sent) = sending.next().await {
+                let () = sent?;
+            }
+            upload.complete(number, part).await?;
+            return Ok(());
+        }
+        while sending.len() >= parallel {
+            if let Some(sent) = sending.next().await {
+                let () = sent?;
+            }
+        }
+        sending.push(upload.part(number, part));
         number += 1;
     }
-    upload.complete(number, part).await?;
-    Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{MirrorOptions, temporary_tag};
 use crate::error::{Error, Result};
 use crate::git::ObjectId;
+use crate::git::pack::PackLimits;
 use crate::lfs::{LfsTransfer, Pointer, PointerScanner, SkippedScan, TransferReport};
 use crate::remote::{
     IncomingOptions, IncomingPack, PackRequest, PublishHook, ReceivedObjects, Remote, Snapshot,
@@ -137,7 +138,7 @@ impl LfsWork {
         } else if let Some(scanned) = transfer.unscanned_since().await? {
             let source = source.source(&options.refs.prefixes()).await?;
             let wants = selected_tips(source.snapshot(), options);
-            let pointers = scan(&*source, options, wants, scanned).await?;
+            let pointers = scan(&*source, options.limits, wants, scanned).await?;
             transfer.copy_scanned(&pointers).await?;
         }
         transfer.restore().await?;
@@ -176,14 +177,14 @@ async fn scan_all(
         .filter(|(name, _)| !temporary_tag::is_temporary(name.as_ref()))
         .all(|(name, found)| is_mirrored(name, found.id));
     let wants = selected_tips(source.snapshot(), options);
-    let pointers = scan(&*source, options, wants, Vec::new()).await?;
+    let pointers = scan(&*source, options.limits, wants, Vec::new()).await?;
     Ok((pointers, is_all))
 }
 
 /// Reads the objects that `wants` reach and `haves` do not; returns the pointers among them.
-async fn scan(
+pub(super) async fn scan(
     source: &dyn crate::remote::Source,
-    options: &MirrorOptions,
+    limits: PackLimits,
     wants: Vec<ObjectId>,
     haves: Vec<ObjectId>,
 ) -> Result<Vec<Pointer>> {
@@ -205,7 +206,7 @@ async fn scan(
     let body = source.fetch(&request).await?;
     let incoming = IncomingOptions {
         hash: source.snapshot().hash,
-        limits: options.limits,
+        limits,
         scanner: Some(PointerScanner::boxed),
         commits: None,
     };

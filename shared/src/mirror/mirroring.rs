@@ -271,6 +271,10 @@ impl Attempt for Mirroring<'_> {
             Ancestry::new(source, None).reject_forced(&mut plan).await;
         }
         progress.start_planned_attempt(&plan, source.snapshot(), target.snapshot());
+        if let Some(meter) = &options.meter {
+            let changes = plan.changes.len() + plan.clearing.len() + plan.deletions.len();
+            meter.plan_refs(changes as u64);
+        }
         self.lfs.start_attempt(target.snapshot());
         Ancestry::new(source, Some(&self.commits))
             .record(progress)

@@ -11,7 +11,6 @@
 //! | `attempt` | retries, each attempt with a new snapshot of both sides |
 //! | [`plan()`] | the difference, as ref updates (pure) |
 //! | `ref_selection` | patterns that select refs (pure) |
-//! | `stale_ref` | names of refs that are set aside (pure) |
 //! | `head` | the `HEAD` that the target gets (pure) |
 //! | `moved_ref`, `forced` | refs that have moved, and which of them are not fast-forwards |
 //! | `batch` | splits long histories into pushes under temporary tags |
@@ -19,18 +18,29 @@
 //! | `clean` | deletes the temporary tags of an unfinished migration |
 //! | `transfer` | one push: fetches a pack from the source and pushes it to the target |
 //! | `prefetch` | the pack of the next push, fetched during this one |
+//! | `lfs_check` | checks and repairs the LFS objects of one repository |
 //! | `pack_limit` | limits of bytes and time of a pack |
 //! | `progress` | ref outcomes over all attempts |
 //! | `lfs` | LFS objects, with each push and afterwards |
+//! | `meter` | counters of a mirroring in progress |
+//! | `compare` | compares both sides afterwards |
+//! | `request` | mappings and batch limits, as JSON |
+//! | `run_mapping` | one mapping of a request |
+//! | `turns` | mappings side by side, and in turns where they have one target |
+//! | `answer` | the result of a mapping as plain data |
 //!
 //! Uses remotes only through [`crate::remote::Remote`].
 
+mod answer;
 mod attempt;
 mod batch;
 mod clean;
+mod compare;
 mod forced;
 mod head;
 mod lfs;
+mod lfs_check;
+mod meter;
 mod mirroring;
 mod moved_ref;
 mod pack_limit;
@@ -39,9 +49,13 @@ mod prefetch;
 mod preview;
 mod progress;
 mod ref_selection;
-mod stale_ref;
+#[cfg(feature = "connect")]
+mod request;
+#[cfg(feature = "connect")]
+mod run_mapping;
 mod temporary_tag;
 mod transfer;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,17 +64,29 @@ use async_trait::async_trait;
 use bstr::BString;
 use tokio::time::Instant;
 
+pub use answer::{
+    LfsCounts, MappingAnswer, MappingStatus, PlanAnswer, RefCounts, describe, rejected_refs_error,
+};
 pub use batch::BatchLimits;
 pub use clean::clean;
+pub use compare::{Comparison, RefDifference, compare};
 pub use lfs::{LfsOptions, LfsPolicy};
+pub use lfs_check::{LfsCheck, LfsNeed, check_lfs, repair_lfs};
+pub use meter::{AnsweredPush, MeterReading, MirrorMeter, PushObserver};
 pub use moved_ref::ForcedUpdate;
 pub use plan::{MirrorPlan, PlanRules, plan};
 pub use preview::{MirrorPreview, preview};
 pub use ref_selection::RefSelection;
+#[cfg(feature = "connect")]
+pub use request::{Mapping, MappingError, MirrorRequest, MirrorTask, RequestOrigin, unknown_shape};
+#[cfg(feature = "connect")]
+pub use run_mapping::{MappingLimits, MappingRun, run_mapping};
+pub use turns::run_in_turns;
 
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
 use crate::lfs::TransferReport;
+use crate::remote::stale_ref;
 use crate::remote::{IgnoredRefs, PublishHook, ReceivedObjects, Remote};
 use lfs::LfsWork;
 use mirroring::Mirroring;
@@ -85,6 +111,8 @@ pub struct MirrorOptions {
     pub publish_hook: Option<Arc<dyn PublishHook>>,
     /// Commits and bytes of one push.
     pub batch: BatchLimits,
+    /// Counters that another task reads meanwhile.
+    pub meter: Option<Arc<MirrorMeter>>,
 }
 
 impl MirrorOptions {

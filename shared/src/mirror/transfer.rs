@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use bstr::BString;
 use tokio::time::{Instant, timeout};
 
 use super::MirrorOptions;
+use super::meter::{AnsweredPush, MirrorMeter, metered};
 use super::pack_limit::{PackMeter, PushLimit, limited};
 use super::prefetch::{LimitedPack, Prefetch};
 use super::progress::RefProgress;
@@ -13,8 +15,8 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::lfs::PointerScanner;
 use crate::remote::{
-    CommitTrace, Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefUpdate,
-    Source, Target,
+    CommitTrace, Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefOutcome,
+    RefUpdate, Source, Target,
 };
 
 /// Ref updates of one push.
@@ -162,8 +164,28 @@ impl<'a> Transfer<'a> {
         };
         match report {
             Err(_) if meter.exceeded_limit() => Ok(PushResult::OverLimit(meter)),
-            report => report.map(PushResult::Reported),
+            Ok(report) => {
+                self.count_push(refs, &report);
+                Ok(PushResult::Reported(report))
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    fn count_push(&self, refs: &RefsToPush, report: &PushReport) {
+        let Some(meter) = &self.options.meter else {
+            return;
+        };
+        let is_deleted = |name: &BString| refs.deleted_tags.iter().any(|tag| tag.name == *name);
+        let done = report
+            .refs
+            .iter()
+            .filter(|(name, outcome)| *outcome == RefOutcome::Done && !is_deleted(name));
+        meter.add_push(&AnsweredPush {
+            refs: done.map(|(name, _)| name.clone()).collect(),
+            temporary: refs.temporary,
+            objects: report.objects,
+        });
     }
 
     /// Prepares the pack request of the `next` push, assuming that this one, which made
@@ -218,7 +240,8 @@ impl<'a> Transfer<'a> {
             scanner: (self.options.scans_pointers()).then_some(PointerScanner::boxed),
             commits: self.commits.clone(),
         };
-        fetch_pack(self.source, incoming, request, limit)
+        let meter = self.options.meter.clone();
+        fetch_pack(self.source, incoming, request, (limit, meter))
     }
 }
 
@@ -228,7 +251,7 @@ async fn fetch_pack(
     source: &dyn Source,
     options: IncomingOptions,
     request: PackRequest,
-    limit: PushLimit,
+    (limit, progress): (PushLimit, Option<Arc<MirrorMeter>>),
 ) -> Result<LimitedPack> {
     let (begin, max_time) = (Instant::now(), limit.max_time());
     let fetch = source.fetch(&request);
@@ -242,6 +265,6 @@ async fn fetch_pack(
         return Ok((None, meter));
     };
     let time_left = max_time.map(|max_time| max_time.saturating_sub(begin.elapsed()));
-    let (body, meter) = limited(body, limit.max_bytes, time_left);
+    let (body, meter) = limited(metered(body, progress), limit.max_bytes, time_left);
     Ok((Some(IncomingPack::new(body, &options)), meter))
 }

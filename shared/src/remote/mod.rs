@@ -9,12 +9,15 @@
 //!
 //! Uses [`crate::git`], and the services as traits; does not depend on `mirror`.
 
+mod by_commits;
 pub mod codecommit;
 mod dumb_files;
 mod dumb_http;
 #[cfg(feature = "connect")]
 mod layout;
+pub mod lfs_alias;
 pub mod local;
+pub mod maintenance;
 #[cfg(feature = "connect")]
 pub mod open;
 mod ref_conflict;
@@ -22,6 +25,7 @@ pub mod s3_bundle;
 pub mod s3_dumb;
 pub mod serve;
 pub mod smart_http;
+pub(crate) mod stale_ref;
 pub mod url;
 
 use std::fmt;
@@ -38,8 +42,10 @@ pub use crate::git::pack::incoming::{
 pub use crate::lfs::Pointer;
 pub use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
 
+pub use by_commits::ByCommits;
 pub(crate) use ref_conflict::{conflicting_ref, conflicting_refs};
 
+use self::maintenance::Maintenance;
 use crate::error::Result;
 use crate::git::odb::Database;
 pub use crate::git::odb::{CommitGraph, PackRequest};
@@ -225,6 +231,11 @@ pub trait Remote: fmt::Display + Send + Sync {
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         None
     }
+
+    /// Returns the upkeep of the repository; `None` if others do it.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        None
+    }
 }
 
 /// A remote opened for reading.
@@ -239,6 +250,16 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// `Conflict` if an object that a ref named was removed meanwhile: open the remote again.
     async fn fetch(&self, request: &PackRequest) -> Result<PackBody>;
+
+    /// Sends a pack of everything that the commit or tag `id` needs, without the history before it;
+    /// `None` if the source cannot leave the history out. The pack is not verified.
+    ///
+    /// # Errors
+    /// `NotFound` if the source does not have, or does not send, the object.
+    async fn fetch_without_history(&self, id: ObjectId) -> Result<Option<PackBody>> {
+        let _ = id;
+        Ok(None)
+    }
 
     /// Returns true if [`commit_graph`](Self::commit_graph) is supported and cheap compared with
     /// the objects.

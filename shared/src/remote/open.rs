@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::Remote;
 use super::codecommit::{CloneUrlCache, CodeCommitRemote};
+use super::dumb_http::{HttpFiles, HttpFilesLfs};
 pub use super::layout::S3Layout;
 use super::layout::{self, ReadOnce};
 use super::local::LocalRepository;
@@ -25,13 +26,14 @@ use crate::git::pack::PackLimits;
 use crate::git::smart_http::{
     CredentialSource, Credentials, Http, NoCredentials, RepositoryUrl, SmartHttp,
 };
+use crate::lfs::{KeyScheme, LfsStore, S3Lfs, S3RepositoryLfs};
 use crate::pack_cache::PackCache;
 use crate::retry::{RetryPolicy, Retrying};
 use crate::role::{self, RoleArn};
 use crate::secret::client::SdkSecrets;
 use crate::secret::{SecretArn, Secrets};
 use crate::storage::client::SdkObjectStore;
-use crate::storage::{Encryption, ObjectStore, S3Settings};
+use crate::storage::{DeniedDeletions, Encryption, ObjectStore, RecordingStore, S3Settings};
 
 /// A remote's URL and settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,11 +120,21 @@ struct Access {
 }
 
 impl Access {
-    fn new(aws: Aws, settings: &S3Settings, encryption: &Encryption, retry: &RetryPolicy) -> Self {
+    fn new(
+        aws: Aws,
+        settings: &S3Settings,
+        encryption: &Encryption,
+        retry: &RetryPolicy,
+        denied_deletions: &DeniedDeletions,
+    ) -> Self {
         let store =
             SdkObjectStore::with_settings(&aws, settings).with_encryption(encryption.clone());
+        let store = RecordingStore::new(
+            Retrying::new(store, retry.clone()),
+            denied_deletions.clone(),
+        );
         Self {
-            store: Arc::new(Retrying::new(store, retry.clone())),
+            store: Arc::new(store),
             clone_urls: CloneUrlCache::default(),
             aws,
         }
@@ -139,10 +151,12 @@ pub struct RemoteOpener {
     encryption: Encryption,
     secrets: Arc<dyn Secrets>,
     limiters: [RetryPolicy; 2],
+    denied_deletions: DeniedDeletions,
     kms_key_id: Option<String>,
     pack_cache: Option<Arc<PackCache>>,
     lock_lifetime: Option<Duration>,
     archiver: Option<Arc<dyn Archiver>>,
+    http_credentials: Arc<dyn CredentialSource>,
 }
 
 impl std::fmt::Debug for RemoteOpener {
@@ -163,18 +177,29 @@ impl RemoteOpener {
             RetryPolicy::new(CONCURRENT_S3_REQUESTS),
             RetryPolicy::new(CONCURRENT_CODECOMMIT_REQUESTS),
         ];
+        let denied_deletions = DeniedDeletions::default();
+        let secrets = SdkSecrets::new(&aws);
+        let own = Access::new(
+            aws,
+            &config.s3,
+            &config.encryption,
+            &limiters[0],
+            &denied_deletions,
+        );
         Ok(Self {
             http: git_http(&config.http)?,
-            secrets: Arc::new(SdkSecrets::new(&aws)),
+            secrets: Arc::new(secrets),
             kms_key_id: config.encryption.clone().into_kms_key(),
             pack_cache: open_pack_cache(config),
             lock_lifetime: config.lock_lifetime,
             archiver: None,
-            own: Access::new(aws, &config.s3, &config.encryption, &limiters[0]),
+            own,
             assumed: Mutex::default(),
             s3: config.s3.clone(),
             encryption: config.encryption.clone(),
+            http_credentials: Arc::new(NoCredentials),
             limiters,
+            denied_deletions,
         })
     }
 
@@ -185,9 +210,22 @@ impl RemoteOpener {
         self
     }
 
+    /// Sets the source of users and passwords for `https://` and `http://` remotes without a
+    /// secret; without it, these remotes are used without a login.
+    #[must_use]
+    pub fn with_http_credentials(mut self, credentials: Arc<dyn CredentialSource>) -> Self {
+        self.http_credentials = credentials;
+        self
+    }
+
     /// Returns the retry policies, with their limits, of S3 and of CodeCommit.
     pub fn limiters(&self) -> &[RetryPolicy; 2] {
         &self.limiters
+    }
+
+    /// Returns the record of deletions that S3 denied.
+    pub fn denied_deletions(&self) -> &DeniedDeletions {
+        &self.denied_deletions
     }
 
     async fn http(
@@ -197,7 +235,7 @@ impl RemoteOpener {
         memory: usize,
     ) -> Result<HttpRemote> {
         let credentials: Arc<dyn CredentialSource> = match secret {
-            None => Arc::new(NoCredentials),
+            None => Arc::clone(&self.http_credentials),
             Some(arn) => {
                 if !url.is_secure() && !url.is_loopback() {
                     return Err(Error::new(
@@ -233,7 +271,13 @@ impl RemoteOpener {
             return Ok(access.clone());
         }
         let aws = role::client::assume(&self.own.aws, role).await?;
-        let access = Access::new(aws, &self.s3, &self.encryption, &self.limiters[0]);
+        let access = Access::new(
+            aws,
+            &self.s3,
+            &self.encryption,
+            &self.limiters[0],
+            &self.denied_deletions,
+        );
         assumed.insert(role.clone(), access.clone());
         Ok(access)
     }
@@ -250,6 +294,36 @@ impl RemoteOpener {
             .with_create(create)
     }
 
+    /// Opens the LFS objects of the repository at a prefix in S3, also where only LFS objects are
+    /// stored, and makes no request. Of large objects `parallel_parts` parts are transferred at
+    /// once.
+    ///
+    /// # Errors
+    /// `Config` for a URL without a prefix.
+    pub fn s3_lfs(
+        &self,
+        url: &S3Url,
+        layout_if_empty: S3Layout,
+        parallel_parts: usize,
+    ) -> Result<Arc<dyn LfsStore>> {
+        let keys = match layout_if_empty {
+            S3Layout::Bundle => KeyScheme::Flat,
+            S3Layout::Dumb | S3Layout::Loose => KeyScheme::Fanned,
+        };
+        let (store, bucket) = (Arc::clone(&self.own.store), url.bucket.clone());
+        let prefix = url.prefix.clone().ok_or_else(|| no_prefix(url))?;
+        let objects = S3Lfs::new(store, bucket, prefix, keys, self.kms_key_id.clone())
+            .with_parallel_parts(parallel_parts);
+        Ok(Arc::new(S3RepositoryLfs::new(objects, keys)))
+    }
+
+    /// Opens the LFS objects that a web server serves as files below the URL of a repository, and
+    /// makes no request.
+    pub fn file_lfs(&self, url: &RepositoryUrl) -> Arc<dyn LfsStore> {
+        let client = SmartHttp::new(self.http.clone(), url.clone(), Arc::new(NoCredentials));
+        Arc::new(HttpFilesLfs(Arc::new(HttpFiles::new(client, 0))))
+    }
+
     async fn s3(
         &self,
         access: Access,
@@ -257,10 +331,7 @@ impl RemoteOpener {
         spec: &RemoteSpec,
         memory: usize,
     ) -> Result<Arc<dyn Remote>> {
-        let prefix = url.prefix.clone().ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("`{url}` has no prefix"))
-                .with_hint("add the prefix of the repository, as in `s3://bucket/repository`")
-        })?;
+        let prefix = url.prefix.clone().ok_or_else(|| no_prefix(url))?;
         let archiver = match &self.archiver {
             _ if !url.zip => None,
             None => {
@@ -329,6 +400,11 @@ impl OpenRemote for RemoteOpener {
             }
         })
     }
+}
+
+fn no_prefix(url: &S3Url) -> Error {
+    Error::new(ErrorKind::Config, format!("`{url}` has no prefix"))
+        .with_hint("add the prefix of the repository, as in `s3://bucket/repository`")
 }
 
 /// Returns the error of a location in S3 without refs.

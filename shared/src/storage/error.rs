@@ -126,6 +126,52 @@ impl fmt::Display for S3Request<'_> {
     }
 }
 
+/// Returns the permission on a KMS key that S3's message says is missing.
+fn denied_key_permission(failure: &SdkFailure) -> Option<&'static str> {
+    let permissions = ["kms:GenerateDataKey", "kms:Decrypt"];
+    permissions
+        .into_iter()
+        .find(|permission| failure.mentions(permission))
+}
+
+/// Converts an answer of 403. The answer to HEAD has no body, and so no code.
+fn denied(failure: SdkFailure, request: &S3Request<'_>) -> Error {
+    let bucket = request.bucket;
+    if let Some(permission) = denied_key_permission(&failure) {
+        let message = format!("`{permission}` on the KMS key of {request} is not allowed");
+        let error = failure.into_error(ErrorKind::AccessDenied, message);
+        return error.with_hint(format!(
+            "grant `{permission}` to the caller's role, in its policy and in that of the key, \
+             which may be the default key of bucket `{bucket}`"
+        ));
+    }
+    let is_unexplained = failure.code().is_empty();
+    let has_code = failure.code() == "AccessDenied";
+    let error = failure.into_common_error(&request.call());
+    if request.reads_object() {
+        let unexplained = if is_unexplained {
+            "; S3 gives no reason here: a clock that is more than 15 minutes wrong, or the policy \
+             of the object's KMS key (`kms:Decrypt`), has the same answer"
+        } else {
+            ""
+        };
+        return error.with_hint(format!(
+            "grant `{}` on `{}` and `s3:ListBucket` on `{}` to the caller's role; without the \
+             latter S3 answers 403 for a missing object{unexplained}",
+            request.permission,
+            bucket.object_arn("*"),
+            bucket.arn(),
+        ));
+    }
+    if has_code && request.starts_write() {
+        let hint = error.hint().unwrap_or_default();
+        let hint =
+            format!("{hint}, or set `SSE` if the bucket's policy demands a header of encryption");
+        return error.with_hint(hint);
+    }
+    error
+}
+
 /// Converts the failure of a request.
 pub(super) fn convert(failure: SdkFailure, request: &S3Request<'_>) -> Error {
     let bucket = request.bucket;
@@ -202,27 +248,7 @@ pub(super) fn convert(failure: SdkFailure, request: &S3Request<'_>) -> Error {
             ErrorKind::Config,
             format!("the store does not offer `{}`", request.operation),
         ),
-        (403, code)
-            if request.reads_object() && matches!(code, "" | "AccessDenied" | "Forbidden") =>
-        {
-            failure
-                .into_common_error(&request.call())
-                .with_hint(format!(
-                    "grant `{}` on `{}` and `s3:ListBucket` on `{}` to the caller's role; without \
-                     the latter S3 answers 403 for a missing object",
-                    request.permission,
-                    bucket.object_arn("*"),
-                    bucket.arn(),
-                ))
-        }
-        (403, "AccessDenied") if request.starts_write() => {
-            let error = failure.into_common_error(&request.call());
-            let hint = error.hint().unwrap_or_default();
-            let hint = format!(
-                "{hint}, or set `SSE` if the bucket's policy demands a header of encryption"
-            );
-            error.with_hint(hint)
-        }
+        (403, "" | "AccessDenied" | "Forbidden") => denied(failure, request),
         _ => failure.into_common_error(&request.call()),
     }
 }

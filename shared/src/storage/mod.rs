@@ -19,6 +19,7 @@ mod client_convert;
 mod client_region;
 #[cfg(feature = "s3")]
 mod client_upload;
+mod denied_deletions;
 #[cfg(feature = "s3")]
 mod error;
 mod ext;
@@ -29,6 +30,7 @@ mod rfc2047;
 pub mod spool;
 mod types;
 
+pub use denied_deletions::{DeniedDeletions, RecordingStore};
 pub use ext::ObjectStoreExt;
 pub use leftovers::{MIN_LEFTOVER_AGE_SECONDS, delete_leftovers};
 pub use retrying::WRITE_ID;

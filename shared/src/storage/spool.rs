@@ -39,7 +39,7 @@ pub struct SpoolConfig {
 
 /// Receives a pack. Dropping an unfinished writer removes what was sent.
 pub struct SpoolWriter {
-    place: SpoolConfig,
+    place: Option<SpoolConfig>,
     max_memory_bytes: usize,
     buffer: BytesMut,
     upload: Option<Arc<MultipartWriter>>,
@@ -51,17 +51,18 @@ pub struct SpoolWriter {
 impl std::fmt::Debug for SpoolWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SpoolWriter")
-            .field("key", &self.place.key)
+            .field("key", &self.place.as_ref().map(|place| &place.key))
             .field("size", &self.size)
             .finish_non_exhaustive()
     }
 }
 
 impl SpoolWriter {
-    /// Makes a writer that sends the pack to `place` once it exceeds `max_memory_bytes`.
-    pub fn new(place: SpoolConfig, max_memory_bytes: usize) -> Self {
+    /// Makes a writer that sends the pack to `place` once it exceeds `max_memory_bytes`; without
+    /// a place, such a pack is refused.
+    pub fn new(place: impl Into<Option<SpoolConfig>>, max_memory_bytes: usize) -> Self {
         Self {
-            place,
+            place: place.into(),
             max_memory_bytes,
             buffer: BytesMut::new(),
             upload: None,
@@ -72,11 +73,18 @@ impl SpoolWriter {
     }
 
     /// Receives the next bytes.
+    ///
+    /// # Errors
+    /// `FileTooLarge` when the pack fits neither into memory nor elsewhere.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(&bytes);
         if self.upload.is_none() && self.buffer.len() > self.max_memory_bytes.max(part_bytes(1)) {
-            let place = &self.place;
+            let Some(place) = &self.place else {
+                let limit = self.max_memory_bytes >> 20;
+                let message = format!("a pack is larger than {limit} MiB");
+                return Err(Error::new(ErrorKind::FileTooLarge, message));
+            };
             let upload = MultipartWriter::new(
                 Arc::clone(&place.store),
                 place.bucket.clone(),
@@ -120,7 +128,8 @@ impl SpoolWriter {
     pub async fn finish(mut self) -> Result<Spool> {
         let rest = self.buffer.split().freeze();
         let size = self.size;
-        let Some(upload) = self.upload.take() else {
+        // An upload is started only with a place.
+        let (Some(upload), Some(place)) = (self.upload.take(), self.place.clone()) else {
             return Ok(Spool {
                 size,
                 storage: Storage::Memory(rest),
@@ -135,7 +144,7 @@ impl SpoolWriter {
         let written = upload.complete(self.parts + 1, rest).await?;
         upload.disarm();
         let stored = Arc::new(SpoolObject {
-            place: self.place.clone(),
+            place,
             version: written.version_id,
             is_removed: AtomicBool::new(false),
         });

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::call_log::CallLog;
 use super::repository::{CommitText, Entry, MemoryRepository};
 use crate::codecommit::{
-    self, BlobAdmission, CodeCommit, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Page,
-    Trigger, TriggerEvent, TriggerSet,
+    self, BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
+    MAX_TRIGGERS, Page, Trigger, TriggerEvent, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{Commit, TreeListing};
@@ -99,14 +99,13 @@ impl MemoryCodeCommit {
         changes: &[(&str, Entry)],
         text: &CommitText,
     ) -> CommitId {
-        let branch = BranchName::new(branch).expect("because tests name branches legally");
-        let mut repositories = self.lock();
-        let repository = repositories.entry(repository.clone()).or_default();
-        let parent = repository.branches.get(&branch).copied();
-        let id = repository.commit(parent, changes, text);
-        repository.default_branch.get_or_insert(branch.clone());
-        repository.branches.insert(branch, id);
-        id
+        let tip = {
+            let name = BranchName::new(branch).expect("because tests name branches legally");
+            let repositories = self.lock();
+            let known = repositories.get(repository);
+            known.and_then(|known| known.branches.get(&name).copied())
+        };
+        self.commit_on(repository, branch, tip.as_slice(), changes, text)
     }
 
     /// Adds a branch with a name that [`BranchName`] rejects, as a push can make it.
@@ -114,6 +113,25 @@ impl MemoryCodeCommit {
         let mut repositories = self.lock();
         let repository = repositories.entry(repository.clone()).or_default();
         repository.odd_branches.push(name.to_owned());
+    }
+
+    /// Commits changes on top of `parents`, of which the first has the tree, and makes the
+    /// commit the tip of a branch: a forced push, or the push of a merge.
+    pub fn commit_on(
+        &self,
+        repository: &RepositoryName,
+        branch: &str,
+        parents: &[CommitId],
+        changes: &[(&str, Entry)],
+        text: &CommitText,
+    ) -> CommitId {
+        let branch = BranchName::new(branch).expect("because tests name branches legally");
+        let mut repositories = self.lock();
+        let repository = repositories.entry(repository.clone()).or_default();
+        let id = repository.commit(parents, changes, text);
+        repository.default_branch.get_or_insert(branch.clone());
+        repository.branches.insert(branch, id);
+        id
     }
 
     /// Sets a branch to a commit, like a forced push.
@@ -400,6 +418,28 @@ impl CodeCommit for MemoryCodeCommit {
         drop(call);
         admission.admit(content.len() as u64).await;
         Ok(content)
+    }
+
+    async fn get_differences(
+        &self,
+        name: &RepositoryName,
+        before: CommitId,
+        after: CommitId,
+        next: Option<&str>,
+    ) -> Result<Page<Difference>> {
+        let _call = self.traffic.enter("get_differences").await?;
+        let differences = self.read(name, |repository| {
+            let find = |commit| {
+                repository.find_commit(commit).ok_or_else(|| {
+                    missing(
+                        "CommitDoesNotExistException",
+                        format!("commit {commit} of repository `{name}`"),
+                    )
+                })
+            };
+            Ok(repository.differences(find(before)?, find(after)?))
+        })?;
+        self.page(differences, next)
     }
 
     async fn get_triggers(&self, name: &RepositoryName) -> Result<TriggerSet> {

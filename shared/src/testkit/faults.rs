@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::call_log::CallPlan;
-use crate::codecommit::{BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet};
+use crate::codecommit::{
+    BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::{FunctionArn, Functions};
 use crate::git::object::{Commit, TreeListing};
@@ -164,6 +166,13 @@ forward! { CodeCommit
         blob: BlobId,
         admission: &dyn BlobAdmission,
     ) -> Result<Bytes>;
+    fn get_differences(
+        &self,
+        repository: &RepositoryName,
+        before: CommitId,
+        after: CommitId,
+        next: Option<&str>,
+    ) -> Result<Page<Difference>>;
     fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet>;
     fn put_triggers(
         &self,

@@ -1,11 +1,11 @@
 //! A git repository in memory, whose object ids are equal to git's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use gix_hash::{Kind, ObjectId};
 
-use crate::codecommit::Trigger;
+use crate::codecommit::{Difference, DifferenceSide, Trigger};
 use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
 use crate::name::{BlobId, BranchName, CommitId};
 
@@ -83,15 +83,18 @@ pub(super) struct MemoryRepository {
 }
 
 impl MemoryRepository {
-    /// Commits changes on top of `parent`.
+    /// Commits changes on top of `parents`, of which the first has the tree.
     pub(super) fn commit(
         &mut self,
-        parent: Option<CommitId>,
+        parents: &[CommitId],
         changes: &[(&str, Entry)],
         text: &CommitText,
     ) -> CommitId {
         let mut paths = BTreeMap::new();
-        if let Some(commit) = parent.and_then(|id| self.commits.get(&id.object_id())) {
+        let parent = parents
+            .first()
+            .and_then(|id| self.commits.get(&id.object_id()));
+        if let Some(commit) = parent {
             self.flatten(commit.tree, "", &mut paths);
         }
         for (path, entry) in changes {
@@ -112,9 +115,10 @@ impl MemoryRepository {
         let paths: Vec<_> = paths.iter().map(|(path, e)| (path.as_str(), *e)).collect();
         let tree = self.tree(&paths);
         let line = |who: &Signature| format!("{} <{}> {}", who.name, who.email, who.date);
-        let parent_line = parent.map_or_else(String::new, |id| format!("parent {id}\n"));
+        let parent_lines: Vec<_> = parents.iter().map(|id| format!("parent {id}\n")).collect();
+        let parent_lines = parent_lines.concat();
         let raw = format!(
-            "tree {tree}\n{parent_line}author {}\ncommitter {}\n\n{}",
+            "tree {tree}\n{parent_lines}author {}\ncommitter {}\n\n{}",
             line(&text.author),
             line(&text.committer),
             text.message
@@ -123,7 +127,7 @@ impl MemoryRepository {
         let commit = Commit {
             id,
             tree,
-            parents: parent.into_iter().map(CommitId::object_id).collect(),
+            parents: parents.iter().map(|id| id.object_id()).collect(),
             message: text.message.clone(),
             author: text.author.clone(),
             committer: text.committer.clone(),
@@ -158,6 +162,31 @@ impl MemoryRepository {
             id,
             entries: entries.collect(),
         })
+    }
+
+    /// Returns the differences between two commits, in the order of their paths.
+    pub(super) fn differences(&self, before: &Commit, after: &Commit) -> Vec<Difference> {
+        let list = |commit: &Commit| {
+            let mut paths = BTreeMap::new();
+            self.flatten(commit.tree, "", &mut paths);
+            paths
+        };
+        let (before, after) = (list(before), list(after));
+        let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let side = |list: &BTreeMap<String, (EntryMode, ObjectId)>, path: &str| {
+            list.get(path).map(|&(mode, id)| DifferenceSide {
+                path: path.to_owned(),
+                mode,
+                id,
+            })
+        };
+        let differences = paths.into_iter().map(|path| Difference {
+            before: side(&before, path),
+            after: side(&after, path),
+        });
+        differences
+            .filter(|difference| difference.before != difference.after)
+            .collect()
     }
 
     fn blob(&mut self, content: Bytes) -> ObjectId {

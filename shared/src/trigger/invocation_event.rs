@@ -18,12 +18,14 @@ use crate::name::{BranchName, RepositoryName};
 pub const MAX_BRANCHES: usize = 50;
 
 /// Builds the event for these branches, at most [`MAX_BRANCHES`]: one record for each trigger,
-/// without commit ids, because update reads the tips.
+/// without commit ids, because update reads the tips. Branches that `is_found` selects were found
+/// without an event of their own, and may be older than the stack.
 pub fn event(
     policy: &Policy,
     repository: &RepositoryName,
     branches: &[BranchName],
     desired: &DesiredTriggers,
+    is_found: impl Fn(&BranchName) -> bool,
 ) -> Bytes {
     let trigger_of = |branch: &BranchName| {
         let covers =
@@ -41,6 +43,7 @@ pub fn event(
                 commit: None,
                 created: None,
                 deleted: None,
+                existing: is_found(branch).then_some(true),
                 reference: branch.to_ref().as_str().to_owned(),
             });
     }

@@ -72,6 +72,17 @@ pub enum TriggerMode {
     AllBranches,
 }
 
+impl TriggerMode {
+    /// Returns the name, as in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PerBranch => "per-branch",
+            Self::Packed => "packed",
+            Self::AllBranches => "all-branches",
+        }
+    }
+}
+
 /// Limits of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TriggerLimits {

@@ -59,6 +59,11 @@ impl PendingInvocations {
         self.branches.is_empty() && self.listed.is_none()
     }
 
+    /// Adds a branch.
+    pub fn add(&mut self, branch: BranchName) {
+        self.branches.insert(branch);
+    }
+
     /// Marks the branch as invoked.
     pub fn mark_invoked(&mut self, branch: &BranchName) {
         self.branches.remove(branch);
@@ -100,6 +105,8 @@ pub struct Reconciled {
     pub removed: Vec<String>,
     /// Number of branches that were covered before and are now.
     pub kept: usize,
+    /// All branches that are covered now.
+    pub covered: BTreeSet<BranchName>,
     /// Number of foreign triggers.
     pub foreign: usize,
     /// Branches that get no trigger because their names cannot be used.
@@ -174,28 +181,51 @@ impl Reconciler<'_> {
         repository: &RepositoryName,
         pending: &mut PendingInvocations,
     ) -> Result<ReconcileOutcome> {
-        match Run::new(self, repository, pending).run().await {
-            Err(error) if error.is_repository_missing() => {
-                *pending = PendingInvocations::default();
-                Ok(ReconcileOutcome::RepositoryMissing)
-            }
-            Err(error) => Err(error.context(format!("triggers of repository `{repository}`"))),
-            Ok(Ok(done)) => Ok(ReconcileOutcome::Done(done)),
-            Ok(Err(error)) => Ok(ReconcileOutcome::Unreadable(
-                error.context(format!("triggers of repository `{repository}`")),
-            )),
+        let result = Run::new(self, repository, pending).run().await;
+        let outcome = outcome(repository, result)?;
+        if matches!(outcome, ReconcileOutcome::RepositoryMissing) {
+            *pending = PendingInvocations::default();
         }
+        Ok(outcome)
+    }
+
+    /// Computes what [`run`](Self::run) would do, without writing; adds to `pending` the branches
+    /// for which update would be invoked.
+    pub async fn plan(
+        &self,
+        repository: &RepositoryName,
+        pending: &mut PendingInvocations,
+    ) -> Result<ReconcileOutcome> {
+        let result = Run::new(self, repository, pending).plan().await;
+        outcome(repository, result)
     }
 
     /// Builds the event that invokes update for pending branches, at most
-    /// [`invocation_event::MAX_BRANCHES`].
+    /// [`invocation_event::MAX_BRANCHES`]; those that `is_found` selects may be older than the
+    /// stack.
     pub fn initial_push_event(
         &self,
         repository: &RepositoryName,
         branches: &[BranchName],
         done: &Reconciled,
+        is_found: impl Fn(&BranchName) -> bool,
     ) -> bytes::Bytes {
-        invocation_event::event(self.policy, repository, branches, &done.desired)
+        invocation_event::event(self.policy, repository, branches, &done.desired, is_found)
+    }
+}
+
+/// Sorts out the missing repository and the refused read.
+fn outcome(
+    repository: &RepositoryName,
+    result: Result<Result<Reconciled>>,
+) -> Result<ReconcileOutcome> {
+    match result {
+        Err(error) if error.is_repository_missing() => Ok(ReconcileOutcome::RepositoryMissing),
+        Err(error) => Err(error.context(format!("triggers of repository `{repository}`"))),
+        Ok(Ok(done)) => Ok(ReconcileOutcome::Done(done)),
+        Ok(Err(error)) => Ok(ReconcileOutcome::Unreadable(
+            error.context(format!("triggers of repository `{repository}`")),
+        )),
     }
 }
 
@@ -268,6 +298,29 @@ impl<'a> Run<'a> {
             );
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Computes the result of a run in which nothing changes meanwhile, without writing.
+    async fn plan(mut self) -> Result<Result<Reconciled>> {
+        let policy = self.reconciler.policy;
+        let present = match self.read().await {
+            Err(error) if error.kind() == ErrorKind::AccessDenied => return Ok(Err(error)),
+            read => read?,
+        };
+        let list = all_branches(self.reconciler.codecommit, self.repository).await?;
+        let matching = policy.matching(&list.branches);
+        self.left_out = list.left_out;
+        self.update_pending(&matching);
+        let (desired, plan) = decide(
+            policy,
+            self.limits,
+            self.repository,
+            &matching,
+            &present.triggers,
+            self.foreign.dropped_foreign_triggers(),
+        )?;
+        self.changes = plan.changes();
+        Ok(Ok(self.done(desired, &plan, &matching)))
     }
 
     async fn attempt(&mut self) -> Result<AttemptResult> {
@@ -398,7 +451,7 @@ impl<'a> Run<'a> {
             _ => return false,
         }
         tracing::warn!(
-            repository.name = %self.repository, mode = ?self.limits.first_mode,
+            repository.name = %self.repository, mode = self.limits.first_mode.name(),
             "CodeCommit accepts fewer triggers or branches than documented: {}", error.report()
         );
         true
@@ -428,6 +481,7 @@ impl<'a> Run<'a> {
             created: created.into_iter().cloned().collect(),
             removed: removed.collect(),
             kept: kept.len(),
+            covered: matching.iter().copied().cloned().collect(),
             foreign: plan.foreign.len() + plan.returned.len(),
             left_out: self.left_out.clone(),
             writes: self.writes,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerSet,
 };
 use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
@@ -24,6 +24,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
 
 use super::git::git;
+use super::git_differences::differences;
 
 /// Returns the error of a call that fails on purpose.
 pub(crate) fn broken(what: &str) -> Error {
@@ -39,6 +40,7 @@ fn object_id(hex: &str) -> ObjectId {
 
 /// CodeCommit with one repository on disk.
 pub(crate) struct Disk {
+    path: PathBuf,
     objects: Mutex<(Child, ChildStdin, BufReader<ChildStdout>)>,
     /// All calls, as text.
     pub calls: Mutex<Vec<String>>,
@@ -73,6 +75,7 @@ impl Disk {
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self {
+            path: folder.to_owned(),
             objects: Mutex::new((child, stdin, stdout)),
             calls: Mutex::default(),
             in_flight: AtomicUsize::new(0),
@@ -289,6 +292,25 @@ impl CodeCommit for Disk {
         }
         self.admitted.fetch_sub(bytes.len(), Ordering::SeqCst);
         Ok(bytes.into())
+    }
+
+    async fn get_differences(
+        &self,
+        _: &RepositoryName,
+        before: CommitId,
+        after: CommitId,
+        next: Option<&str>,
+    ) -> Result<Page<Difference>> {
+        /// Number of differences on a page.
+        const PAGE: usize = 3;
+        let _guard = self.call("differences".into()).await?;
+        let differences = differences(&self.path, before, after);
+        let start = next.map_or(0, |next| next.parse().unwrap());
+        let end = differences.len().min(start + PAGE);
+        Ok(Page {
+            next: (end < differences.len()).then(|| end.to_string()),
+            items: differences[start..end].to_vec(),
+        })
     }
 
     async fn get_triggers(&self, _: &RepositoryName) -> Result<TriggerSet> {

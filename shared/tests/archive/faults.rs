@@ -23,6 +23,7 @@ pub(crate) fn target() -> ArchiveDestination {
         key: ObjectKey::new("r/main.zip").unwrap(),
         options: PutOptions::default(),
         files_metadata: Some("files".into()),
+        record_metadata: None,
     }
 }
 
@@ -404,6 +405,7 @@ async fn prefixes_and_extra_files_stay_inside_and_replace_files_of_their_path() 
     good.extra_files = vec![ExtraFile {
         path: "commit_info.json".into(),
         bytes: b"{}".as_slice().into(),
+        executable: false,
     }];
     let sink = WriteSink::new(Vec::new());
     write(&disk, &repository(), &good, &sink).await.unwrap();

@@ -72,6 +72,7 @@ impl LargeFilesFixture {
             service: Arc::clone(&self.disk) as _,
             http: git_http(&HttpSettings::default()).unwrap(),
             credentials: Arc::new(NoCredentials),
+            clone_url: None,
             memory_bytes: self.memory_bytes,
         };
         let commit = CommitId::new(&self.commit).unwrap();

@@ -114,7 +114,8 @@ pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Strin
     text + "\r\n" + body
 }
 
-async fn read_request(stream: &mut TcpStream) -> Option<Request> {
+/// Reads one request; `None` if the connection is closed.
+pub(crate) async fn read_request(stream: &mut TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -403,6 +403,28 @@ async fn a_head_without_permission_names_the_permissions_to_grant() {
         hint.contains("s3:GetObject") && hint.contains("s3:ListBucket"),
         "{hint}"
     );
+    assert!(
+        hint.contains("clock") && hint.contains("kms:Decrypt"),
+        "the answer to HEAD has other possible causes: {hint}"
+    );
+}
+
+#[tokio::test]
+async fn a_denied_kms_key_of_the_bucket_is_named() {
+    let message = "User: arn:aws:sts::1:assumed-role/r/s is not authorized to perform: \
+                   kms:GenerateDataKey on resource: arn:aws:kms:eu-west-1:1:key/k because no \
+                   resource-based policy allows it";
+    let error = put(xml(403, "AccessDenied", message), Precondition::None).await;
+    assert_eq!(error.kind(), ErrorKind::AccessDenied);
+    assert!(
+        error.to_string().contains("`kms:GenerateDataKey`"),
+        "{error}"
+    );
+    let hint = error.hint().unwrap_or_default();
+    assert!(
+        hint.contains("`kms:GenerateDataKey`") && hint.contains("default key of bucket"),
+        "{hint}"
+    );
 }
 
 #[tokio::test]

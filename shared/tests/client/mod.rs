@@ -9,6 +9,7 @@
 mod blob;
 mod canned_http_server;
 mod configuration;
+mod connections;
 mod errors;
 mod lost_answers;
 mod memory;

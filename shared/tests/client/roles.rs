@@ -1,5 +1,7 @@
 //! Requests in the name of a role: the credentials of STS sign them, and are renewed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use branchline_core::codecommit::CodeCommit as _;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::name::{BranchName, RepositoryName};
@@ -31,6 +33,15 @@ fn credentials(expiration: &str) -> String {
          </AssumeRoleResponse>"
     );
     answer(200, &[("content-type", "text/xml")], &body)
+}
+
+/// Answer of STS to who may not assume the role.
+fn denied() -> String {
+    let body = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
+                <Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:sts::\
+                111122223333:assumed-role/m/m is not authorized to perform: sts:AssumeRole\
+                </Message></Error><RequestId>req-1</RequestId></ErrorResponse>";
+    answer(403, &[], body)
 }
 
 /// Starts a server with a branch, whose STS answers with `assumed`.
@@ -98,11 +109,7 @@ async fn credentials_that_expired_are_renewed_before_the_next_request() {
 
 #[tokio::test]
 async fn a_role_that_may_not_be_assumed_is_named_with_both_remedies() {
-    let body = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
-                <Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:sts::\
-                111122223333:assumed-role/m/m is not authorized to perform: sts:AssumeRole\
-                </Message></Error><RequestId>req-1</RequestId></ErrorResponse>";
-    let server = server(answer(403, &[], body)).await;
+    let server = server(denied()).await;
     let error = requests_of_role(&server, 1)
         .await
         .expect_err("it is denied");
@@ -114,6 +121,31 @@ async fn a_role_that_may_not_be_assumed_is_named_with_both_remedies() {
     }
     assert!(!format!("{report}{error:?}").contains("VERYSECRET"));
     assert_eq!(server.requests().len(), 1, "a denial is not retried");
+}
+
+#[tokio::test]
+async fn a_denied_renewal_is_reported_with_the_roles_own_remedy() {
+    let first = AtomicBool::new(true);
+    let server = Server::with(move |mut stream, _request| {
+        let text = if first.swap(false, Ordering::Relaxed) {
+            credentials("2020-01-01T00:00:00Z")
+        } else {
+            denied()
+        };
+        async move {
+            let _ = stream.write_all(text.as_bytes()).await;
+        }
+    })
+    .await;
+    let error = requests_of_role(&server, 1)
+        .await
+        .expect_err("it is denied");
+    assert_eq!(error.kind(), ErrorKind::AccessDenied, "{}", error.report());
+    let report = error.report();
+    for part in ["`GetBranch`", ROLE, "trust policy"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert!(!format!("{report}{error:?}").contains("VERYSECRET"));
 }
 
 #[tokio::test]

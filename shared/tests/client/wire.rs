@@ -1,5 +1,6 @@
 //! Requests of the clients, where no service checks them.
 
+use branchline_core::ErrorKind;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::{CodeCommit, Trigger, TriggerEvent};
 use branchline_core::git::object::EntryMode;
@@ -75,6 +76,67 @@ async fn names_of_entries_do_not_depend_on_the_start_of_their_paths() {
                 ("lib", EntryMode::Commit),
             ]
         );
+    }
+}
+
+/// The token of `GetDifferences` is capitalised, the list is not.
+#[tokio::test]
+async fn differences_are_asked_for_by_the_capitalised_token() {
+    let id = "0123456789012345678901234567890123456789";
+    let other = "1123456789012345678901234567890123456789";
+    let answered = format!(
+        r#"{{"NextToken":"t-2","nextToken":"wrong","differences":[
+           {{"changeType":"A","afterBlob":{{"blobId":"{id}","path":"a/b","mode":"100755"}}}},
+           {{"changeType":"M","beforeBlob":{{"blobId":"{id}","path":"c","mode":"160000"}},
+             "afterBlob":{{"blobId":"{other}","path":"c","mode":"160000"}}}},
+           {{"changeType":"D","beforeBlob":{{"blobId":"{id}","path":"d","mode":"120000"}}}}]}}"#
+    );
+    let server = Server::answering(answer(200, &[], &answered)).await;
+    let client = SdkCodeCommit::new(&server.aws());
+    let repository = RepositoryName::new("repo").unwrap();
+    let (before, after) = (CommitId::new(id).unwrap(), CommitId::new(other).unwrap());
+    let page = client.get_differences(&repository, before, after, Some("t-1"));
+    let page = page.await.unwrap();
+    assert_eq!(page.next.as_deref(), Some("t-2"));
+    let seen: Vec<_> = page
+        .items
+        .iter()
+        .map(|one| [&one.before, &one.after].map(|side| side.as_ref().map(|s| (&*s.path, s.mode))))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            [None, Some(("a/b", EntryMode::BlobExecutable))],
+            [
+                Some(("c", EntryMode::Commit)),
+                Some(("c", EntryMode::Commit))
+            ],
+            [Some(("d", EntryMode::Link)), None],
+        ]
+    );
+    assert_eq!(
+        body(&server.requests()[0]),
+        json!({
+            "repositoryName": "repo",
+            "beforeCommitSpecifier": id,
+            "afterCommitSpecifier": other,
+            "NextToken": "t-1",
+        })
+    );
+
+    for odd in [
+        r#"{"changeType":"A"}"#.to_owned(),
+        format!(r#"{{"afterBlob":{{"blobId":"{id}","path":"a","mode":"040000"}}}}"#),
+        format!(r#"{{"afterBlob":{{"blobId":"{id}","mode":"100644"}}}}"#),
+        r#"{"afterBlob":{"blobId":"x","path":"a","mode":"100644"}}"#.to_owned(),
+    ] {
+        let answered = format!(r#"{{"differences":[{odd}]}}"#);
+        let server = Server::answering(answer(200, &[], &answered)).await;
+        let client = SdkCodeCommit::new(&server.aws());
+        let error = client
+            .get_differences(&repository, before, after, None)
+            .await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Corrupt, "{odd}");
     }
 }
 

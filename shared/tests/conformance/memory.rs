@@ -169,7 +169,7 @@ async fn codecommit_in_memory_conforms() {
 #[tokio::test(start_paused = true)]
 async fn a_retrying_codecommit_that_loses_requests_conforms() {
     // Without `put_triggers`, which is not retried.
-    const READS: [&str; 8] = [
+    const READS: [&str; 9] = [
         "list_repositories",
         "get_repository",
         "list_branches",
@@ -177,6 +177,7 @@ async fn a_retrying_codecommit_that_loses_requests_conforms() {
         "get_commit",
         "get_folder",
         "get_blob",
+        "get_differences",
         "get_triggers",
     ];
     let script = FaultPlan::new();

@@ -2,6 +2,7 @@
 
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
+use branchline_core::lfs::Pointer;
 use branchline_core::mirror::{LfsOptions, LfsPolicy, MirrorOptions, MirrorStats, mirror};
 use branchline_core::remote::Remote;
 use branchline_core::remote::s3_dumb::DumbOptions;
@@ -11,6 +12,8 @@ use branchline_test_support::file_server::{FileServer, FileServerOptions};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::lfs_server::oid;
 use branchline_test_support::repo::{Repo, history};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 
 use super::http::{assert_equal, everything, remote, strict};
 use super::lfs::MEMORY;
@@ -210,6 +213,59 @@ async fn lfs_objects_of_a_mirror_are_read_where_mirrors_have_them() {
     assert!(done.complete, "{done:?}");
     assert_eq!(done.lfs.objects, 1, "{done:?}");
     assert_eq!(world.file(&path).as_deref(), Some(&content[..]));
+}
+
+#[tokio::test]
+async fn lfs_objects_are_read_from_a_position_and_missing_ones_are_found() {
+    let content = b"a large file";
+    let pointer = Pointer {
+        oid: oid(content),
+        size_bytes: content.len() as u64,
+    };
+    let shorter = Pointer {
+        size_bytes: 3,
+        ..pointer.clone()
+    };
+    let absent = Pointer {
+        oid: oid(b"absent"),
+        size_bytes: 1,
+    };
+    let repo = published(HashKind::Sha1);
+    for (ranges, missing) in [(true, 404), (false, 404), (true, 403)] {
+        let (folder, id) = (repo.path.clone(), pointer.oid.clone());
+        let options = FileServerOptions {
+            ranges,
+            missing,
+            ..FileServerOptions::default()
+        };
+        let server = FileServer::new(options, move |asked| {
+            if asked.ends_with(&id) {
+                return Some(content.to_vec());
+            }
+            std::fs::read(folder.join(asked)).ok()
+        });
+        let remote = source(&server);
+        if missing == 404 {
+            remote.source(&[]).await.unwrap();
+        } else if remote.source(&[]).await.is_err() {
+            continue;
+        }
+        let lfs = remote.lfs().unwrap();
+        let pointers = [pointer.clone(), shorter.clone(), absent.clone()];
+        let found = lfs.missing(&pointers).await.unwrap();
+        assert_eq!(
+            found,
+            [shorter.clone(), absent.clone()],
+            "{ranges} {missing}"
+        );
+        for position in [0, 5, pointer.size_bytes] {
+            let body = lfs.read_from(&pointer, position).await.unwrap();
+            let pieces: Vec<Bytes> = body.try_collect().await.unwrap();
+            let start = usize::try_from(position).unwrap();
+            assert_eq!(pieces.concat(), content[start..], "{ranges} {position}");
+        }
+        assert!(lfs.read_from(&absent, 0).await.is_err());
+    }
 }
 
 /// Opens the source and fetches everything; returns the error.

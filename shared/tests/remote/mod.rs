@@ -12,6 +12,7 @@ mod http;
 mod independent_servers;
 mod interrupted;
 mod lfs;
+mod lfs_agent_stores;
 mod lfs_mirror;
 mod lfs_missing;
 mod lfs_resumed;

@@ -15,19 +15,28 @@ use branchline_tests::environment::built_programs;
 use tempfile::TempDir;
 
 /// The bucket.
-pub(super) const BUCKET: &str = "repositories";
+pub(crate) const BUCKET: &str = "repositories";
 
 /// Names of the program on PATH.
-const NAMES: [&str; 3] = ["branchline", "git-remote-s3", "git-remote-s3+zip"];
+const NAMES: [&str; 8] = [
+    "branchline",
+    "git-lfs-s3",
+    "git-remote-codecommit",
+    "git-remote-s3",
+    "git-remote-s3+zip",
+    "git-s3",
+    "incremental-repo-migration",
+    "mirror-git-to-s3",
+];
 
 /// A server of S3; it stops when dropped.
-pub(super) enum S3 {
+pub(crate) enum S3 {
     DevelopmentServer(Box<Server>),
     Moto(#[expect(dead_code, reason = "it stops when dropped")] Moto),
 }
 
 /// A terminal in a directory of its own.
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     s3: S3,
     directory: TempDir,
     environment: Vec<(String, String)>,
@@ -35,21 +44,21 @@ pub(super) struct Terminal {
 
 /// Output and exit status of a command.
 #[derive(Debug, Clone)]
-pub(super) struct Outcome {
-    pub(super) status: Option<i32>,
-    pub(super) stdout: String,
-    pub(super) stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
     /// Fails unless the command succeeded; returns its output.
-    pub(super) fn done(self) -> String {
+    pub(crate) fn done(self) -> String {
         assert_eq!(self.status, Some(0), "{self:?}");
         self.stdout
     }
 
     /// Fails unless the command ended with `status`; returns its messages.
-    pub(super) fn failed(self, status: i32) -> String {
+    pub(crate) fn failed(self, status: i32) -> String {
         assert_eq!(self.status, Some(status), "{self:?}");
         self.stderr
     }
@@ -57,7 +66,7 @@ impl Outcome {
 
 impl Terminal {
     /// Starts the development server with an empty bucket.
-    pub(super) async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let server = Server::start(Options::default()).await?;
         let region = server.account().region.clone();
         let made = server.store().create_bucket(BUCKET, &region);
@@ -75,7 +84,7 @@ impl Terminal {
     }
 
     /// Starts moto with an empty bucket; `None` without the Python environment.
-    pub(super) fn on_moto() -> Result<Option<Self>> {
+    pub(crate) fn on_moto() -> Result<Option<Self>> {
         let Some(moto) = Moto::start()? else {
             return Ok(None);
         };
@@ -83,7 +92,7 @@ impl Terminal {
     }
 
     /// Makes an empty bucket on moto.
-    pub(super) fn on(moto: Moto) -> Result<Self> {
+    pub(crate) fn on(moto: Moto) -> Result<Self> {
         moto.put(&format!("/{BUCKET}"), "")?;
         let keys = [
             ("AWS_ENDPOINT_URL", moto.endpoint()),
@@ -123,7 +132,7 @@ impl Terminal {
     }
 
     /// Sets an environment variable of all later commands; without a value it is removed.
-    pub(super) fn set(&mut self, name: &str, value: Option<&str>) {
+    pub(crate) fn set(&mut self, name: &str, value: Option<&str>) {
         self.environment.retain(|(known, _)| known != name);
         if let Some(value) = value {
             self.environment.push((name.to_owned(), value.to_owned()));
@@ -131,14 +140,14 @@ impl Terminal {
     }
 
     /// The value of an environment variable.
-    pub(super) fn variable(&self, name: &str) -> &str {
+    pub(crate) fn variable(&self, name: &str) -> &str {
         let mut variables = self.environment.iter();
         let found = variables.find(|(known, _)| known == name);
         found.map_or("", |(_, value)| value)
     }
 
     /// The development server.
-    pub(super) fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &Server {
         match &self.s3 {
             S3::DevelopmentServer(server) => server,
             S3::Moto(_) => panic!("this test needs the development server"),
@@ -146,17 +155,17 @@ impl Terminal {
     }
 
     /// The home directory, in which commands are run.
-    pub(super) fn home(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
         self.directory.path()
     }
 
     /// A path below the home directory.
-    pub(super) fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.home().join(below)
     }
 
     /// A program in the environment of the terminal.
-    pub(super) fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let in_bin = self.path("bin").join(program);
         let program = if in_bin.exists() {
             in_bin
@@ -173,30 +182,30 @@ impl Terminal {
     }
 
     /// Runs a program, and waits for its end while the server answers.
-    pub(super) async fn run(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
+    pub(crate) async fn run(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
         self.wait_for(self.command(program, arguments)).await
     }
 
     /// Runs git.
-    pub(super) async fn git(&self, arguments: &[&str]) -> Result<Outcome> {
+    pub(crate) async fn git(&self, arguments: &[&str]) -> Result<Outcome> {
         self.run("git", arguments).await
     }
 
     /// Pushes refs of the repository `work`.
-    pub(super) async fn push(&self, remote: &str, refspecs: &[&str]) -> Result<Outcome> {
+    pub(crate) async fn push(&self, remote: &str, refspecs: &[&str]) -> Result<Outcome> {
         self.git(&[&["-C", "work", "push", remote], refspecs].concat())
             .await
     }
 
     /// Creates an empty remote in a layout.
-    pub(super) async fn init_remote(&self, layout: &str, url: &str) -> Result<()> {
+    pub(crate) async fn init_remote(&self, layout: &str, url: &str) -> Result<()> {
         let arguments = ["remote", "init", "--layout", layout, url];
         self.run("branchline", &arguments).await?.done();
         Ok(())
     }
 
     /// Runs a command, and waits for its end while the server answers.
-    pub(super) async fn wait_for(&self, mut command: Command) -> Result<Outcome> {
+    pub(crate) async fn wait_for(&self, mut command: Command) -> Result<Outcome> {
         let output = tokio::task::spawn_blocking(move || git::output(&mut command, b"")).await??;
         Ok(Outcome {
             status: output.status.code(),
@@ -206,7 +215,7 @@ impl Terminal {
     }
 
     /// Makes a repository `name` with a history of `commits` commits, branches and tags.
-    pub(super) fn repository(&self, name: &str, commits: usize) -> Result<()> {
+    pub(crate) fn repository(&self, name: &str, commits: usize) -> Result<()> {
         let path = self.path(name);
         git::init(&path)?;
         let mut import = git::command(&path);
@@ -223,7 +232,7 @@ impl Terminal {
     }
 
     /// The keys below a prefix of the bucket.
-    pub(super) fn keys(&self, prefix: &str) -> Vec<String> {
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
         let bucket = self
             .server()
             .store()
@@ -238,7 +247,7 @@ impl Terminal {
     }
 
     /// The number of requests to S3 until now.
-    pub(super) fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         let lines = self.server().requests().lines();
         let of_s3 = lines.iter().filter(|line| line.service == Service::S3);
         of_s3.map(|line| line.count).sum()
@@ -246,6 +255,6 @@ impl Terminal {
 }
 
 /// The URL of a repository.
-pub(super) fn url(name: &str) -> String {
+pub(crate) fn url(name: &str) -> String {
     format!("s3://{BUCKET}/team/{name}")
 }

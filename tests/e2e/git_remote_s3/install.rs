@@ -35,8 +35,16 @@ async fn install(terminal: &Terminal, arguments: &[&str]) -> Result<Value> {
 #[tokio::test]
 async fn what_was_installed_is_used_by_git_and_removed_again() -> Result<()> {
     let terminal = terminal().await?;
-    let links =
-        ["git-remote-s3", "git-remote-s3+zip"].map(|name| terminal.path("programs").join(name));
+    let links = [
+        "git-remote-s3",
+        "git-remote-s3+zip",
+        "git-remote-codecommit",
+        "git-lfs-s3",
+        "git-s3",
+        "mirror-git-to-s3",
+        "incremental-repo-migration",
+    ]
+    .map(|name| terminal.path("programs").join(name));
     let report = install(&terminal, &[]).await?;
     for (at, link) in links.iter().enumerate() {
         assert_eq!(std::fs::read_link(link)?.to_str(), Some("branchline"));
@@ -46,7 +54,11 @@ async fn what_was_installed_is_used_by_git_and_removed_again() -> Result<()> {
     }
     terminal.git(&["ls-remote", &url("r")]).await?.done();
     let config = std::fs::read_to_string(terminal.path(".gitconfig"))?;
-    assert_eq!(config.matches("allow = always").count(), 2, "{config}");
+    assert_eq!(config.matches("allow = always").count(), 3, "{config}");
+    // git-lfs finds its agent for `s3://`, and for no other remote.
+    assert!(config.contains("path = git-lfs-s3"), "{config}");
+    assert!(config.contains("[lfs \"https://s3\"]"), "{config}");
+    assert!(!config.contains("[lfs]"), "{config}");
 
     let report = install(&terminal, &[]).await?;
     assert_eq!(report["links"][0]["result"], "unchanged", "{report}");
@@ -63,6 +75,7 @@ async fn what_was_installed_is_used_by_git_and_removed_again() -> Result<()> {
     assert!(links.iter().all(|link| !link.exists()));
     let config = std::fs::read_to_string(terminal.path(".gitconfig"))?;
     assert!(!config.contains("always"), "{config}");
+    assert!(!config.contains("git-lfs-s3"), "{config}");
     assert!(
         !terminal
             .path(".local/state/branchline/install.json")

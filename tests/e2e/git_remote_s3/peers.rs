@@ -29,7 +29,10 @@ impl<'a> Python<'a> {
     }
 
     async fn git(&self, arguments: &[&str]) -> Result<Outcome> {
-        let mut command: Command = self.terminal.command("git", arguments);
+        self.run(self.terminal.command("git", arguments)).await
+    }
+
+    async fn run(&self, mut command: Command) -> Result<Outcome> {
         command
             .env("PATH", &self.path)
             .env("AWS_DEFAULT_REGION", "us-east-1");
@@ -120,4 +123,61 @@ async fn both_directions(terminal: &Terminal, python: &Python<'_>) -> Result<()>
         .await?
         .done();
     both_clone(terminal, python, &theirs, "theirs-first").await
+}
+
+#[tokio::test]
+async fn what_the_python_client_leaves_is_fixed_for_both() -> Result<()> {
+    let terminal = Terminal::start().await?;
+    let Some(python) = Python::of(&terminal) else {
+        return Ok(());
+    };
+    terminal.repository("work", 6)?;
+    let url = format!("s3+zip://{}/team/theirs", super::environment::BUCKET);
+    let git = async |arguments: &[&str]| -> Result<Outcome> {
+        python.git(&[&["-C", "work"], arguments].concat()).await
+    };
+    git(&["remote", "add", "origin", &url]).await?.done();
+    git(&["push", "origin", "main", "side", "v1"]).await?.done();
+    // A first path segment that is damage to their doctor, and not to ours.
+    let doctor = ["-C", "work", "s3", "doctor", "origin", "--json"];
+    let report: serde_json::Value = serde_json::from_str(&terminal.git(&doctor).await?.done())?;
+    assert_eq!(report["problems"], serde_json::json!([]), "{report}");
+    // They protect, and we respect it; then the other way round.
+    let theirs = |words: &[&str]| {
+        let program = format!(
+            "{}/bin/git-s3",
+            std::env::var("BRANCHLINE_VENV").expect("it is set")
+        );
+        let mut command = terminal.command(&program, words);
+        command.current_dir(terminal.path("work"));
+        command
+    };
+    python
+        .run(theirs(&["protect", "origin", "side"]))
+        .await?
+        .done();
+    let deleted = ["remote", "delete-branch", &url, "side"];
+    let said = terminal.run("branchline", &deleted).await?.failed(1);
+    assert!(said.contains("protected"), "{said}");
+    let unprotect = ["-C", "work", "s3", "unprotect", "origin", "side"];
+    terminal.git(&unprotect).await?.done();
+    git(&["push", "origin", ":side"]).await?.done();
+    // Their push deletes the branch that `HEAD` names.
+    git(&["push", "origin", "main:trunk"]).await?.done();
+    git(&["push", "origin", ":main"]).await?.done();
+    let report: serde_json::Value = serde_json::from_str(&terminal.git(&doctor).await?.done())?;
+    assert_eq!(report["problems"][0]["kind"], "head", "{report}");
+    let fix = ["remote", "doctor", "--fix", &url];
+    terminal.run("branchline", &fix).await?.done();
+    for who in ["ours", "theirs"] {
+        let arguments = ["clone", "--quiet", &url, who];
+        let cloned = match who {
+            "ours" => terminal.git(&arguments).await?,
+            _ => python.git(&arguments).await?,
+        };
+        cloned.done();
+        let head = git::git(&terminal.path(who), ["symbolic-ref", "HEAD"])?;
+        assert_eq!(head, "refs/heads/trunk", "{who}");
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
     reason = "a failed setup fails its test by panicking"
 )]
 
+mod answers;
 mod concurrency_and_faults;
 mod fixture;
 
@@ -399,8 +400,11 @@ async fn repositories_that_only_a_pattern_selects_and_the_role_may_not_read_are_
         send(&Arc::new(context), event).await
     };
     let schedule = json!({"schedule": true});
-    let answer = denied("*", schedule.clone(), &[1]).await.unwrap();
-    assert_eq!(answer.repositories.len(), 1);
+    for patterns in ["*", "a-*, d?mo, other-*"] {
+        let answer = denied(patterns, schedule.clone(), &[1]).await.unwrap();
+        assert_eq!(answer.repositories.len(), 1, "{patterns}");
+        assert_eq!(answer.counts.unwrap().passed_over, 1, "{patterns}");
+    }
     let failure = denied("a-outside,demo", schedule.clone(), &[1]).await;
     assert_eq!(failure.unwrap_err().kind(), ErrorKind::AccessDenied);
     let failure = denied("*", json!({"repository": "a-outside"}), &[1]).await;

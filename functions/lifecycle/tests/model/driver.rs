@@ -1,18 +1,19 @@
 //! Runs the steps of a case and releases each call of the functions one by one.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet,
 };
 use branchline_core::event::{self, Request};
 use branchline_core::function::{FunctionArn, Functions};
 use branchline_core::git::object::{Commit, TreeListing};
 use branchline_core::lambda::InvocationError;
-use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, RepositoryName};
-use branchline_core::testkit::{MemoryPipelines, MemoryStore};
+use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName};
+use branchline_core::testkit::MemoryCodeCommit;
 use branchline_core::trigger::{TriggerLimits, TriggerMode, preview};
 use branchline_core::{Error, ErrorKind, Result};
 use branchline_lifecycle::{Answer, Config, Context, handle};
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::repository_model::{self, RepositoryModel, repository};
+use super::shared_bucket::{OTHER_ACCOUNT, OWN_ACCOUNT, SharedBucket};
 use super::{BRANCHES, Branch, EXCLUDED, Op};
 
 /// Fate of a call.
@@ -152,6 +154,16 @@ impl CodeCommit for Port {
     }
 
     async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
+        unreachable!("lifecycle does not call it")
+    }
+
+    async fn get_differences(
+        &self,
+        _: &RepositoryName,
+        _: CommitId,
+        _: CommitId,
+        _: Option<&str>,
+    ) -> Result<Page<Difference>> {
         unreachable!("lifecycle does not call it")
     }
 
@@ -322,6 +334,10 @@ impl Driver {
                     (from..BRANCHES.len()).for_each(|branch| model.delete(branch));
                 }
                 Op::Rename(from, to) => model.rename(from, to),
+                Op::PushOdd(which) => model.push_odd(which),
+                Op::WriteForeignArtifact(branch) => {
+                    model.foreign_artifacts.insert(branch);
+                }
                 Op::SetForeign(which, form) => model.set_foreign(which, form),
                 Op::RemoveForeign(which) => model.remove_foreign(which, function_running),
                 Op::Spoil(which, how) => model.spoil(which, how),
@@ -426,36 +442,48 @@ impl Driver {
             .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))
     }
 
-    /// Checks that the update function's schedule archives every tip, also after blind writes.
+    /// Checks that the update function's schedule archives every tip, also after blind writes,
+    /// except under keys of another account, and that two accounts with one bucket leave each
+    /// other's artifacts.
     async fn check_archived(&self) -> Result<(), TestCaseError> {
-        let (service, branches, tips) = {
+        let (service, branches, tips, foreign) = {
             let model = lock(&self.model);
             let branches = model.policy.branches.clone();
-            (Arc::clone(&model.service), branches, model.selected_tips())
+            let foreign = model.foreign_artifacts.iter().map(|at| BRANCHES[*at]);
+            let foreign: BTreeSet<&str> = foreign.collect();
+            (
+                Arc::clone(&model.service),
+                branches,
+                model.selected_tips(),
+                foreign,
+            )
         };
-        let bucket = BucketName::new("artifacts").unwrap();
-        let store = Arc::new(MemoryStore::new());
-        store.create_bucket(&bucket, true);
-        let settings = [("ARTIFACT_BUCKET", "artifacts")].into_iter().collect();
-        let mut config = branchline_update::Config::read(&settings).unwrap();
-        config.branches = branches;
-        let pipelines = Arc::new(MemoryPipelines::new());
-        let update =
-            branchline_update::Context::new(config, service, Arc::clone(&store) as _, pipelines);
-        let deadline = Instant::now() + Duration::from_secs(1_000_000);
-        let event = json!({"schedule": true});
-        branchline_update::handle(Arc::new(update), event, deadline)
-            .await
-            .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))?;
-        for (branch, tip) in tips {
-            let versions = store.versions(&bucket, &format!("{}/{branch}.zip", repository()));
-            let archived = versions
-                .last()
-                .and_then(|version| version.metadata.user.get("branchline-commit"));
-            if archived != Some(&tip.to_string()) {
-                return Err(TestCaseError::fail(format!(
-                    "the tip of `{branch}` was not archived"
-                )));
+        let bucket = SharedBucket::new(&foreign).await;
+        let own = bucket.schedule(service, OWN_ACCOUNT, &branches).await;
+        let is_taken = |branch: &str| foreign.contains(branch);
+        if own.is_err() != tips.iter().any(|(branch, _)| is_taken(branch)) {
+            return Err(TestCaseError::fail(format!(
+                "{foreign:?} are taken: {own:?}"
+            )));
+        }
+        let archived = bucket.archived();
+        for (branch, tip) in tips.iter().filter(|(branch, _)| !is_taken(branch)) {
+            if archived.get(*branch) != Some(&tip.to_string()) {
+                let why = format!("the tip of `{branch}` was not archived");
+                return Err(TestCaseError::fail(why));
+            }
+        }
+        // A repository of the same name, without these branches.
+        let other = Arc::new(MemoryCodeCommit::new());
+        other.add_repository(&repository());
+        let run = bucket.schedule(other, OTHER_ACCOUNT, &branches).await;
+        run.map_err(|failure| TestCaseError::fail(failure.message().to_owned()))?;
+        let left = bucket.archived();
+        for (branch, commit) in &archived {
+            // The foreign artifacts are those of the other account, whose branches are missing.
+            if !is_taken(branch) && left.get(branch) != Some(commit) {
+                let why = format!("the other account deleted the artifact of `{branch}`");
+                return Err(TestCaseError::fail(why));
             }
         }
         Ok(())

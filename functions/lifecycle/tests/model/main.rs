@@ -11,6 +11,10 @@
 //! 3. update saw every tip, without its own schedule;
 //! 4. every later push fires exactly one owned trigger.
 //!
+//! Names that the functions cannot use are pushed among the others. The bucket of artifacts is
+//! shared: artifacts of another account are there, which update's schedule neither replaces nor
+//! deletes, and that account's schedule leaves those of this one.
+//!
 //! The service's writes have no precondition. A write over triggers that its writer has not
 //! read ("blind") may undo the changes since its read: the foreign triggers changed since
 //! then are excused from 2, and a case with a blind write is excused from 3. The test counts
@@ -23,6 +27,7 @@
 
 mod driver;
 mod repository_model;
+mod shared_bucket;
 
 use std::cell::Cell;
 
@@ -57,6 +62,9 @@ pub(crate) const BRANCHES: [&str; 16] = [
 /// The branch that `BRANCHES_EXCLUDE` names.
 pub(crate) const EXCLUDED: Branch = 15;
 
+/// Names that a push can make and the functions cannot use.
+pub(crate) const ODD_NAMES: [&str; 2] = ["HEAD", "-x"];
+
 /// One step of a case.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -70,6 +78,10 @@ pub(crate) enum Op {
     DeleteFrom(Branch),
     /// A branch is renamed.
     Rename(Branch, Branch),
+    /// A branch is pushed whose name cannot be used.
+    PushOdd(usize),
+    /// Another account writes an artifact under the branch's key in the shared bucket.
+    WriteForeignArtifact(Branch),
     /// Another writer sets a foreign trigger, in this form.
     SetForeign(usize, usize),
     /// Another writer removes a foreign trigger.
@@ -113,6 +125,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3_usize).prop_map(Op::RemoveForeign),
         2 => (0..8_usize, 0..5_usize).prop_map(|(which, how)| Op::Spoil(which, how)),
         1 => Just(Op::Clear),
+        1 => (0..ODD_NAMES.len()).prop_map(Op::PushOdd),
+        1 => branch().prop_map(Op::WriteForeignArtifact),
         2 => (0..8_usize).prop_map(Op::Lose),
         2 => (0..8_usize).prop_map(Op::Double),
         10 => (0..8_usize, 0..2_usize).prop_map(|(event, to)| Op::Deliver(event, to)),

@@ -12,7 +12,7 @@ use branchline_core::trigger::{Policy, TriggerMode};
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
-use super::{BRANCHES, Branch, EXCLUDED};
+use super::{BRANCHES, Branch, EXCLUDED, ODD_NAMES};
 
 pub(crate) const REGION: &str = "eu-west-1";
 /// Limits of the service: low, so that few branches reach every mode.
@@ -30,6 +30,9 @@ pub(crate) struct RepositoryModel {
     seen: BTreeMap<Branch, CommitId>,
     pub(crate) events: Vec<Value>,
     commits: u32,
+    odd: BTreeSet<usize>,
+    /// Branches whose keys have an artifact of another account.
+    pub(crate) foreign_artifacts: BTreeSet<Branch>,
     /// Foreign triggers as their owners left them.
     foreign: BTreeMap<String, Trigger>,
     /// Number of writes of triggers, by all writers.
@@ -61,6 +64,8 @@ impl RepositoryModel {
             seen: BTreeMap::new(),
             events: Vec::new(),
             commits: 0,
+            odd: BTreeSet::new(),
+            foreign_artifacts: BTreeSet::new(),
             foreign: BTreeMap::new(),
             version: 0,
             read: [0; 2],
@@ -96,6 +101,12 @@ impl RepositoryModel {
             self.service.delete_branch(&repository(), BRANCHES[branch]);
             self.seen.remove(&branch);
             self.events.push(change("referenceDeleted", branch));
+        }
+    }
+
+    pub(crate) fn push_odd(&mut self, which: usize) {
+        if self.odd.insert(which) {
+            self.service.add_odd_branch(&repository(), ODD_NAMES[which]);
         }
     }
 

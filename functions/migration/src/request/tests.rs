@@ -1,10 +1,10 @@
-use branchline_core::mirror::LfsPolicy;
+use branchline_core::ErrorKind;
+use branchline_core::mirror::{LfsPolicy, MirrorTask};
 use branchline_core::remote::open::S3Layout;
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::role::RoleArn;
 
 use super::*;
-use crate::mapping::MirrorTask;
 
 fn event(name: &str) -> Value {
     let path = format!("{}/../../events/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -61,6 +61,10 @@ fn every_example_event_of_the_function_is_read() {
     );
 
     assert!(task(&request("migration-clean").mappings[0]).clean);
+
+    let accounts = request("migration-accounts");
+    let mapping = task(&accounts.mappings[0]);
+    assert!(mapping.source.role_arn.is_some() && mapping.target.role_arn.is_none());
 }
 
 #[test]
@@ -316,7 +320,7 @@ fn lfs_objects_are_copied_left_out_required_or_verified() {
         let mapping = serde_json::json!({
             "source": "codecommit://a", "target": "s3://bucket/c", "layout": "dumb", "lfs": lfs,
         });
-        Mapping::read("mappings[0]", &mapping, false)
+        Mapping::read(RequestOrigin::Event, "mappings[0]", &mapping, false)
     };
     for (lfs, policy) in [
         (true.into(), LfsPolicy::Copy),
@@ -341,7 +345,7 @@ fn lfs_objects_are_copied_left_out_required_or_verified() {
 fn a_remote_with_and_without_archives_is_one_place() {
     let place = |target: &str| {
         let mapping = serde_json::json!({"source": "codecommit://r", "target": target});
-        Mapping::read("mappings[0]", &mapping, false).target_location()
+        Mapping::read(RequestOrigin::Event, "mappings[0]", &mapping, false).target_location()
     };
     assert_eq!(place("s3://bucket/x"), place("s3+zip://bucket/x"));
     assert_ne!(place("s3://bucket/x"), place("s3://bucket/y"));
@@ -353,7 +357,7 @@ fn a_role_is_that_of_the_sides_in_aws_or_of_the_side_that_names_it() {
     const OTHER: &str = "arn:aws:iam::444455556666:role/writer";
     let read = |source: &str, target: &str, role: &Value| {
         let mapping = serde_json::json!({"source": source, "target": target, "roleArn": role});
-        Mapping::read("mappings[0]", &mapping, false)
+        Mapping::read(RequestOrigin::Event, "mappings[0]", &mapping, false)
     };
     let (aws, s3, https) = ("codecommit://r", "s3://bucket/x", "https://h/r");
     for (source, target, role, wanted) in [

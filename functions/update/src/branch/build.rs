@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use branchline_core::archive::large_files_over_git::GitLargeFiles;
-use branchline_core::archive::{self, ArchiveDestination, ArchiveRequest, ExtraFile, LargeFiles};
+use branchline_core::archive::{
+    self, ArchiveDestination, ArchiveRequest, ExtraFile, LargeFiles, PreviousArchive,
+};
 use branchline_core::git::object::{Commit, Signature};
 use branchline_core::metrics::Metric;
 use branchline_core::name::{BranchName, RepositoryName};
@@ -13,8 +15,8 @@ use branchline_core::storage::{ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use super::Attempt;
-use crate::artifact::{self, ArtifactIdentity, S3Location};
+use super::{Attempt, reuse};
+use crate::artifact::{self, ArtifactIdentity, Provenance, S3Location};
 use crate::request::ArtifactAnswer;
 
 impl Attempt<'_> {
@@ -25,6 +27,8 @@ impl Attempt<'_> {
         location: &S3Location,
         identity: &ArtifactIdentity,
         precondition: Precondition,
+        provenance: Provenance,
+        previous: Option<Arc<PreviousArchive>>,
     ) -> Result<ArtifactAnswer> {
         let context = self.context;
         let config = &context.config;
@@ -38,6 +42,7 @@ impl Attempt<'_> {
             concurrency: config.concurrency as usize,
             deadline: Some(self.deadline),
             large_files: self.large_files(commit, location)?,
+            previous,
             ..ArchiveRequest::new(commit.clone())
         };
         let destination = ArchiveDestination {
@@ -46,13 +51,14 @@ impl Attempt<'_> {
             options: PutOptions {
                 metadata: ObjectMetadata {
                     content_type: Some("application/zip".to_owned()),
-                    user: identity.metadata(commit),
+                    user: identity.metadata(commit, provenance),
                     ..ObjectMetadata::default()
                 },
                 precondition,
                 kms_key_id: config.kms_key_id.clone(),
             },
             files_metadata: Some(artifact::FILES.to_owned()),
+            record_metadata: Some(reuse::RECORD.to_owned()),
         };
         let begin = Instant::now();
         let built = archive::build(
@@ -78,6 +84,7 @@ impl Attempt<'_> {
             artifact.version_id = built.written.version_id.as_deref(),
             size_bytes = summary.size_bytes,
             files = summary.files,
+            reused_files = summary.reused_files,
             requests = summary.requests,
             held_bytes = summary.peak_held_bytes,
             duration_ms,
@@ -153,5 +160,6 @@ fn commit_info(
     Ok(ExtraFile {
         path: COMMIT_INFO_PATH.to_owned(),
         bytes: bytes.into(),
+        executable: false,
     })
 }

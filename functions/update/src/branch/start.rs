@@ -46,6 +46,9 @@ impl Attempt<'_> {
                 ("COMMIT_ID".to_owned(), tip.to_string()),
             ];
         }
+        if self.plan.is_some() {
+            return Ok(self.done(tip, Outcome::Started, artifact, None));
+        }
         let execution = self
             .context
             .pipelines

@@ -17,13 +17,14 @@ use super::{CONCURRENT_CHECKS, Repositories, skipped};
 use crate::Context;
 use crate::artifact;
 use crate::key_template::KeyMatch;
+use crate::plan::Run;
 use crate::request::{ArtifactAnswer, BranchAnswer, Outcome};
 
-/// Deletes the artifacts of this function whose branch is missing, until `deadline`.
+/// Deletes the artifacts of this function whose branch is missing, until the deadline.
 pub(super) async fn delete_artifacts(
     context: &Context,
     repositories: &Repositories,
-    deadline: Instant,
+    run: Run<'_>,
 ) -> Result<Vec<Result<BranchAnswer>>> {
     let config = &context.config;
     let origin = context.origin();
@@ -65,14 +66,14 @@ pub(super) async fn delete_artifacts(
             candidates.push(key);
         }
         let checks = stream::iter(candidates)
-            .map(|key| delete_if_branch_missing(context, repositories, key));
+            .map(|key| delete_if_branch_missing(context, repositories, key, run));
         let checked: Vec<_> = checks.buffered(CONCURRENT_CHECKS).collect().await;
         results.extend(checked.into_iter().filter_map(Result::transpose));
         next = page.next;
         if next.is_none() {
             return Ok(results);
         }
-        if Instant::now() + crate::branch::DEADLINE_MARGIN >= deadline {
+        if Instant::now() + crate::branch::DEADLINE_MARGIN >= run.deadline {
             tracing::warn!(
                 bucket.name = %config.bucket,
                 "the deadline came before all artifacts were compared with their branches"
@@ -106,6 +107,7 @@ async fn delete_if_branch_missing(
     context: &Context,
     repositories: &Repositories,
     key: ObjectKey,
+    run: Run<'_>,
 ) -> Result<Option<BranchAnswer>> {
     let bucket = &context.config.bucket;
     let Some(head) = context.store.head(bucket, &key).await? else {
@@ -136,17 +138,19 @@ async fn delete_if_branch_missing(
         Err(error) if error.is_branch_missing() || error.is_repository_missing() => {}
         Err(error) => return Err(error),
     }
-    let precondition = Precondition::Matches(head.etag.clone());
-    match context.store.delete(bucket, &key, &precondition).await {
-        Ok(()) => {}
-        // The artifact was replaced meanwhile, so it is still in use.
-        Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
-        Err(error) => return Err(error),
+    if run.plan.is_none() {
+        let precondition = Precondition::Matches(head.etag.clone());
+        match context.store.delete(bucket, &key, &precondition).await {
+            Ok(()) => {}
+            // The artifact was replaced meanwhile, so it is still in use.
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        tracing::info!(
+            repository.name = %repository, branch.name = %branch, artifact.key = %key,
+            "the branch is missing; its artifact is marked deleted"
+        );
     }
-    tracing::info!(
-        repository.name = %repository, branch.name = %branch, artifact.key = %key,
-        "the branch is missing; its artifact is marked deleted"
-    );
     let answer = skipped(
         &repository,
         branch.as_str(),

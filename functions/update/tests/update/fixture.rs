@@ -44,6 +44,8 @@ impl UpdateFixture {
             settings: [
                 ("ARTIFACT_BUCKET", "artifacts"),
                 ("PIPELINE_NAME", "deploy"),
+                // Tests commit at a fixed time, and say so where the age of a branch matters.
+                ("EXISTING_BRANCHES", "start"),
             ]
             .into_iter()
             .chain(settings.iter().copied())

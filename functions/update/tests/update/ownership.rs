@@ -379,7 +379,13 @@ async fn repositories_that_only_a_pattern_selects_and_the_role_may_not_read_are_
         ))
     };
     let answer = handle(denied(&[], &[1]), schedule(), soon()).await;
-    assert_eq!(answer.expect("it is passed over").results.len(), 1);
+    let answer = answer.expect("it is passed over");
+    assert_eq!((answer.results.len(), answer.passed_over), (1, Some(1)));
+    // A list of patterns names neither in full.
+    let patterns = [("REPOSITORIES", "a-*, d?mo, other-*")];
+    let answer = handle(denied(&patterns, &[1]), schedule(), soon()).await;
+    let answer = answer.expect("it is passed over");
+    assert_eq!((answer.results.len(), answer.passed_over), (1, Some(1)));
     let named = [("REPOSITORIES", "a-outside,demo")];
     let failure = handle(denied(&named, &[1]), schedule(), soon()).await;
     assert_eq!(
@@ -466,6 +472,6 @@ async fn the_answer_of_a_schedule_is_bounded_and_lists_changes_first() {
     let answer = stack.send(schedule()).await.expect("every branch succeeds");
     assert_eq!(answer["counts"], json!({"uploaded": 1, "unchanged": 1099}));
     let results = answer["results"].as_array().expect("it is a list");
-    assert_eq!(results.len(), branchline_update::MAX_SCHEDULE_RESULTS);
+    assert_eq!(results.len(), branchline_core::answer::MAX_ITEMS);
     assert_eq!(results[0]["branch"], "b1000");
 }

@@ -235,3 +235,21 @@ fn a_pin_to_the_version_alone_is_refused_for_keys_with_the_commit() {
         read(pin, key, pipeline).expect("it can work");
     }
 }
+
+/// "A commit that the repository never had is `branchline.NotFound`."
+#[tokio::test]
+async fn a_commit_that_never_existed_is_an_error_and_not_superseded() {
+    let fixture = UpdateFixture::new(&[]);
+    let old = fixture.push("main", "hello");
+    fixture.push("main", "more");
+    let results = fixture.results(moved("main", old)).await;
+    assert_eq!(outcomes(&results), [("main", "superseded")]);
+    let never = "5".repeat(40);
+    let event = json!({"repository": "demo", "branch": "main", "commit": never});
+    let failure = fixture.failure(event).await;
+    assert_eq!(failure.kind(), ErrorKind::NotFound);
+    for part in [never.as_str(), "hint:", "the branch's tip"] {
+        assert!(failure.message().contains(part), "{}", failure.message());
+    }
+    assert_eq!(fixture.store.journal(), Vec::<String>::new());
+}

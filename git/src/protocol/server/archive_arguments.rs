@@ -19,7 +19,7 @@ pub enum ArchiveFormat {
 }
 
 /// The names of the formats, as `git archive --list` prints them.
-pub(super) const FORMATS: &[(&str, ArchiveFormat)] = &[
+pub const ARCHIVE_FORMATS: &[(&str, ArchiveFormat)] = &[
     ("tar", ArchiveFormat::Tar),
     ("tgz", ArchiveFormat::TarGz),
     ("tar.gz", ArchiveFormat::TarGz),
@@ -28,18 +28,23 @@ pub(super) const FORMATS: &[(&str, ArchiveFormat)] = &[
 
 /// The arguments of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ArchiveArguments {
+pub struct ArchiveArguments {
     /// Only the formats are asked for.
-    pub(super) lists_formats: bool,
-    pub(super) verbose: bool,
-    pub(super) format: ArchiveFormat,
-    pub(super) prefix: String,
+    pub lists_formats: bool,
+    /// The paths of the entries are asked for, too.
+    pub verbose: bool,
+    /// The format.
+    pub format: ArchiveFormat,
+    /// Text before each path.
+    pub prefix: String,
     /// The level of compression, 0 to 9.
-    pub(super) level: Option<u32>,
-    /// Seconds since 1970.
-    pub(super) time: Option<i64>,
-    pub(super) tree_ish: String,
-    pub(super) paths: Vec<String>,
+    pub level: Option<u32>,
+    /// The time of the entries in seconds since 1970; that of the commit if `None`.
+    pub time: Option<i64>,
+    /// A ref, or a directory in it, as in `main:directory`.
+    pub tree_ish: String,
+    /// Pathspecs, of which one must match each path; none for all paths.
+    pub paths: Vec<String>,
 }
 
 impl ArchiveArguments {
@@ -89,7 +94,7 @@ impl ArchiveArguments {
                 "--no-verbose" => parsed.verbose = false,
                 "--format" => {
                     let format = value()?;
-                    let known = FORMATS.iter().find(|(name, _)| *name == format);
+                    let known = ARCHIVE_FORMATS.iter().find(|(name, _)| *name == format);
                     let unknown = || refused(format!("Unknown archive format '{format}'"));
                     parsed.format = known.ok_or_else(unknown)?.1;
                 }

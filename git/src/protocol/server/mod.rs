@@ -42,9 +42,12 @@ mod upload_archive;
 mod upload_pack;
 
 pub use advertisement::ProtocolVersion;
-pub use archive_arguments::ArchiveFormat;
+pub use archive_arguments::{ARCHIVE_FORMATS, ArchiveArguments, ArchiveFormat};
 pub use connection::MAX_REQUEST_BYTES;
 pub use receive_pack::{ReceivePackOptions, receive_pack};
 pub use repository::{PushReceiver, ReceiveCapabilities, ReceivedPush, RefSnapshot, Repository};
-pub use upload_archive::{ArchiveBody, ArchiveOptions, ArchivePiece, TreeArchiver, upload_archive};
+pub use upload_archive::{
+    ArchiveBody, ArchiveOptions, ArchivePiece, ArchiveSource, TreeArchiver, serve_archive, tree_of,
+    upload_archive,
+};
 pub use upload_pack::{UploadPackOptions, upload_pack};

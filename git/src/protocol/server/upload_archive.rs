@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::archive_arguments::{ArchiveArguments, ArchiveFormat, FORMATS};
+use super::archive_arguments::{ARCHIVE_FORMATS, ArchiveArguments, ArchiveFormat};
 use super::connection::{PacketReader, PacketWriter, RequestSize, SideBand};
 use super::needs::refused;
 use super::repository::Repository;
@@ -67,6 +67,31 @@ pub trait TreeArchiver: Send + Sync {
     ) -> Result<ArchiveBody>;
 }
 
+/// Makes archives by the arguments of a client.
+#[async_trait]
+pub trait ArchiveSource: Send + Sync {
+    /// Makes the archive that `arguments` describe.
+    ///
+    /// # Errors
+    /// `Config`, in git's words, for a tree that cannot be found, for options that are not
+    /// supported, and for a path that matches no file.
+    async fn archive(&self, arguments: &ArchiveArguments) -> Result<ArchiveBody>;
+}
+
+/// Archives of a repository's trees.
+struct RepositoryArchives<'a> {
+    repository: &'a dyn Repository,
+    archiver: &'a dyn TreeArchiver,
+}
+
+#[async_trait]
+impl ArchiveSource for RepositoryArchives<'_> {
+    async fn archive(&self, arguments: &ArchiveArguments) -> Result<ArchiveBody> {
+        let (database, options) = resolve(self.repository, arguments).await?;
+        self.archiver.archive(database, &options).await
+    }
+}
+
 /// Serves an archive of a ref, or of a directory in it (`main:directory`). As from git, an object
 /// that no ref names is refused.
 ///
@@ -82,9 +107,25 @@ where
     R: AsyncRead + Send + Unpin,
     W: AsyncWrite + Send + Unpin,
 {
+    let source = RepositoryArchives {
+        repository,
+        archiver,
+    };
+    serve_archive(&source, reader, writer).await
+}
+
+/// Serves one archive of `source`.
+///
+/// # Errors
+/// The first failure, which was reported to the client.
+pub async fn serve_archive<R, W>(source: &dyn ArchiveSource, reader: R, writer: W) -> Result<()>
+where
+    R: AsyncRead + Send + Unpin,
+    W: AsyncWrite + Send + Unpin,
+{
     let mut writer = PacketWriter::new(writer);
     let mut reader = PacketReader::new(reader);
-    let served = serve(repository, archiver, &mut reader, &mut writer).await;
+    let served = serve(source, &mut reader, &mut writer).await;
     if let Err(error) = &served {
         writer.error(error);
         writer.flush_packet();
@@ -95,8 +136,7 @@ where
 }
 
 async fn serve<R, W>(
-    repository: &dyn Repository,
-    archiver: &dyn TreeArchiver,
+    source: &dyn ArchiveSource,
     reader: &mut PacketReader<R>,
     writer: &mut PacketWriter<W>,
 ) -> Result<()>
@@ -127,11 +167,10 @@ where
     writer.side_band = Some(SideBand::Large);
     let arguments = ArchiveArguments::parse(&lines)?;
     if arguments.lists_formats {
-        let names = FORMATS.iter().map(|(name, _)| format!("{name}\n"));
+        let names = ARCHIVE_FORMATS.iter().map(|(name, _)| format!("{name}\n"));
         writer.band(SideBand::Large, 1, names.collect::<String>().as_bytes());
     } else {
-        let (database, options) = resolve(repository, &arguments).await?;
-        let mut body = archiver.archive(database, &options).await?;
+        let mut body = source.archive(&arguments).await?;
         while let Some(piece) = body.next().await.transpose()? {
             match piece {
                 ArchivePiece::Data(bytes) => writer.band(SideBand::Large, 1, &bytes),
@@ -163,6 +202,29 @@ async fn resolve(
         .resolve(name.as_bytes())
         .ok_or_else(|| refused(format!("no such ref: {}", shown(name))))?;
     let database = repository.objects(&[id]).await?;
+    let (commit, tree) = tree_of(&database, id, path).await?;
+    let options = ArchiveOptions {
+        format: arguments.format,
+        prefix: arguments.prefix.clone(),
+        level: arguments.level,
+        time: arguments.time,
+        commit,
+        tree,
+        paths: arguments.paths.clone(),
+    };
+    Ok((database, options))
+}
+
+/// Finds the tree of a commit, a tag or a tree, or with `path` that of a folder in it. Returns the
+/// commit, too, unless the tree is archived without one, as of `main:folder`.
+///
+/// # Errors
+/// `NotFound` when the object `id` is missing; `Config`, in git's words, when `path` is not a folder.
+pub async fn tree_of(
+    database: &Database,
+    id: ObjectId,
+    path: Option<&str>,
+) -> Result<(Option<ObjectId>, ObjectId)> {
     let (id, kind) = database.peel(id).await?;
     let mut commit = None;
     let mut tree = match kind {
@@ -180,28 +242,19 @@ async fn resolve(
         ObjectKind::Tree => id,
         _ => return Err(refused(format!("not a tree object: {id}"))),
     };
-    if let Some(path) = path {
-        commit = None;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let content = database.read_kind(tree, ObjectKind::Tree).await?;
-            let mut found = None;
-            tree_entries(tree.kind(), &content, |entry| {
-                if entry.name == name.as_bytes() && entry.mode == FOLDER {
-                    found = Some(entry.id);
-                }
-            })?;
-            let invalid = || refused(format!("not a valid object name: {}", shown(tree_ish)));
-            tree = found.ok_or_else(invalid)?;
-        }
-    }
-    let options = ArchiveOptions {
-        format: arguments.format,
-        prefix: arguments.prefix.clone(),
-        level: arguments.level,
-        time: arguments.time,
-        commit,
-        tree,
-        paths: arguments.paths.clone(),
+    let Some(path) = path else {
+        return Ok((commit, tree));
     };
-    Ok((database, options))
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        let content = database.read_kind(tree, ObjectKind::Tree).await?;
+        let mut found = None;
+        tree_entries(tree.kind(), &content, |entry| {
+            if entry.name == name.as_bytes() && entry.mode == FOLDER {
+                found = Some(entry.id);
+            }
+        })?;
+        let shown = escaped_excerpt(path.as_bytes());
+        tree = found.ok_or_else(|| refused(format!("not a folder: {shown}")))?;
+    }
+    Ok((None, tree))
 }

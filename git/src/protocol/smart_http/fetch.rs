@@ -115,6 +115,15 @@ impl UploadPack {
         }
     }
 
+    /// Returns whether the server supports fetches of a part of the history.
+    pub fn can_be_shallow(&self) -> bool {
+        let server = &self.advertisement;
+        match server.version {
+            Version::V0 => server.capabilities.has("shallow"),
+            Version::V2 => server.capabilities.has_feature("fetch", "shallow"),
+        }
+    }
+
     /// Fetches, and returns when the pack starts.
     ///
     /// # Errors
@@ -130,12 +139,8 @@ impl UploadPack {
             let message = "a fetch has no wants";
             return Err(Error::new(ErrorKind::Internal, message));
         }
-        let offers_shallow = match server.version {
-            Version::V0 => server.capabilities.has("shallow"),
-            Version::V2 => server.capabilities.has_feature("fetch", "shallow"),
-        };
         let asks_shallow = request.depth.is_some() || !request.shallow.is_empty();
-        if asks_shallow && !offers_shallow {
+        if asks_shallow && !self.can_be_shallow() {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!("{} does not support shallow fetches", self.client.url),

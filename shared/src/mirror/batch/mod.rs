@@ -99,6 +99,7 @@ impl BatchState {
         {
             return Ok(());
         }
+        self.count_pending(transfer);
         let max_commits = transfer.options.batch.commits;
         if !self.needs_batches(max_commits) {
             // The bytes are checked while the refs are pushed, so that a small push needs
@@ -164,6 +165,12 @@ impl BatchState {
                 .iter()
                 .all(|tag| self.requested_tags.contains(&tag.name));
         if in_one_push { deletions } else { Vec::new() }
+    }
+
+    fn count_pending(&self, transfer: &Transfer<'_>) {
+        if let Some(meter) = &transfer.options.meter {
+            meter.set_commits_left(self.pending.len() as u64);
+        }
     }
 
     /// Returns true if the pending commits are more than one batch.
@@ -328,6 +335,7 @@ impl BatchState {
                 for id in ancestors {
                     self.pending.remove(&id);
                 }
+                self.count_pending(transfer);
                 continue;
             };
             self.rejections += 1;

@@ -120,7 +120,8 @@ impl PackList {
         self.packs.contains(&id) || self.superseded.contains_key(&id)
     }
 
-    /// Lists a pack, which supersedes `old`, because it has all their objects.
+    /// Lists a pack, which supersedes `old`, because it has all their objects. It may be one of
+    /// them, or superseded itself, because merged packs can have the bytes of an earlier one.
     pub(in crate::remote) fn add(
         &mut self,
         id: ObjectId,
@@ -128,11 +129,13 @@ impl PackList {
         old: &[ObjectId],
         now: i64,
     ) {
-        for id in old {
-            if let Some(at) = self.packs.iter().position(|listed| listed == id) {
+        for old in old.iter().filter(|old| **old != id) {
+            if let Some(at) = self.packs.iter().position(|listed| listed == old) {
                 self.packs.remove(at);
-                self.sizes.remove(id);
-                self.superseded.insert(*id, SupersededPack::Kept(now));
+                self.sizes.remove(old);
+                self.superseded.insert(*old, SupersededPack::Kept(now));
+                // Those that have its objects may be among `old`.
+                self.superseded.remove(&id);
             }
         }
         if !self.covers(id) {
@@ -200,6 +203,23 @@ mod tests {
         assert_eq!(parse_info_packs(&bytes).unwrap(), [id(3), id(2)]);
         list.add(id(1), size(1), &[], 8);
         assert_eq!(list.packs.len(), 2, "a covered pack is not listed again");
+    }
+
+    #[test]
+    fn a_pack_that_equals_a_merged_or_a_superseded_one_is_listed() {
+        let mut list = PackList::default();
+        list.add(id(1), size(3), &[], 0);
+        list.add(id(2), size(2), &[], 0);
+        list.add(id(1), size(3), &[id(1), id(2)], 1);
+        assert_eq!(list.packs, [id(1)], "it has the objects of both");
+        list.add(id(3), size(4), &[id(1)], 2);
+        list.add(id(1), size(3), &[id(3)], 3);
+        assert_eq!(list.packs, [id(1)], "the objects are in a listed pack");
+        assert_eq!(
+            list.superseded.keys().copied().collect::<Vec<_>>(),
+            [id(2), id(3)]
+        );
+        assert_eq!(PackList::parse(&list.write()).unwrap(), list);
     }
 
     #[test]

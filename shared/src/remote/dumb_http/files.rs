@@ -144,13 +144,31 @@ impl HttpFiles {
         }
         let sent = answer.header("content-range").and_then(ContentRange::parse);
         if sent.is_none_or(|sent| sent.start != range.start) {
-            return Err(corrupt(format!(
-                "{} returned another range than was requested",
-                answer.from()
-            )));
+            return Err(other_range(&answer));
         }
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         Ok(answer.read(length).await?)
+    }
+
+    /// Opens a file from byte `range.start` on; returns its bytes, and the number of those before
+    /// the range that a server without range requests sends, too.
+    pub(super) async fn open_range(
+        &self,
+        path: &str,
+        range: Range<u64>,
+    ) -> Result<Option<(PackBody, u64)>> {
+        let opened = self.policy.run(|| self.get(path, Some(&range))).await?;
+        let Some(answer) = opened else {
+            return Ok(None);
+        };
+        if answer.status() == StatusCode::OK {
+            return Ok(Some((answer.into_stream(), range.start)));
+        }
+        let sent = answer.header("content-range").and_then(ContentRange::parse);
+        if sent.is_none_or(|sent| sent.start != range.start) {
+            return Err(other_range(&answer));
+        }
+        Ok(Some((answer.into_stream(), 0)))
     }
 
     async fn size_once(&self, path: &str) -> Result<Option<u64>> {
@@ -209,6 +227,11 @@ impl RepositoryFiles for HttpFiles {
         // A web server has no list of its files.
         Ok(true)
     }
+}
+
+fn other_range(answer: &HttpResponse) -> Error {
+    let from = answer.from();
+    corrupt(format!("{from} returned another range than was requested"))
 }
 
 /// Returns a range of bytes, shorter where they end before.

@@ -31,15 +31,18 @@ enum LockedChange {
         locked: Box<LockedRef>,
         bundle: Box<NewBundle>,
     },
-    Delete {
-        lock: Lock,
-        folder: RefFolder,
-        expected: ExpectedRef,
-        winner: BundleFile,
-        orphans: Vec<BundleFile>,
-    },
+    Delete(Box<LockedDeletion>),
     /// A ref that is missing already is deleted.
     Nothing,
+}
+
+/// A ref to delete, whose lock is held.
+struct LockedDeletion {
+    lock: Lock,
+    folder: RefFolder,
+    expected: ExpectedRef,
+    winner: BundleFile,
+    orphans: Vec<BundleFile>,
 }
 
 /// Makes all changes or none; returns a result for each, in order.
@@ -158,13 +161,13 @@ async fn lock(refs: &RefChanges<'_>, decision: RefDecision) -> Result<LockedChan
             orphans,
         }) => {
             let (lock, folder) = lock_expected(refs.location, &expected).await?;
-            Ok(LockedChange::Delete {
+            Ok(LockedChange::Delete(Box::new(LockedDeletion {
                 lock,
                 folder,
                 expected,
                 winner,
                 orphans,
-            })
+            })))
         }
         RefDecision::Delete(_) | RefDecision::Reject(_) => Ok(LockedChange::Nothing),
     }
@@ -180,7 +183,7 @@ async fn withdraw(locked: Vec<(usize, LockedChange)>) -> Vec<(usize, Error)> {
                     failures.push((at, error));
                 }
             }
-            LockedChange::Delete { lock, .. } => lock.release().await,
+            LockedChange::Delete(deletion) => deletion.lock.release().await,
             LockedChange::Nothing => {}
         }
     }
@@ -194,13 +197,14 @@ async fn finish(refs: &RefChanges<'_>, change: LockedChange) -> Result<RefResult
             let published = locked.finish(&plan.body, &action).await;
             refs.cache_new_pack(published, plan).await
         }
-        LockedChange::Delete {
-            lock,
-            folder,
-            expected,
-            winner,
-            orphans,
-        } => {
+        LockedChange::Delete(deletion) => {
+            let LockedDeletion {
+                lock,
+                folder,
+                expected,
+                winner,
+                orphans,
+            } = *deletion;
             let held = (&lock, folder);
             let deleted = delete_locked(refs.location, &expected, &winner, &orphans, held).await;
             lock.release().await;

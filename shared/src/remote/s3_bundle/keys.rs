@@ -78,6 +78,10 @@ impl BundleLocation {
         self.key_in(name, LOCK)
     }
 
+    pub(super) fn protected_key(&self, name: &BStr) -> Result<ObjectKey> {
+        self.key_in(name, PROTECTED)
+    }
+
     pub(super) fn archive_key(&self, name: &BStr) -> Result<ObjectKey> {
         self.key_in(name, ARCHIVE)
     }

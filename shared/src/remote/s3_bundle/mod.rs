@@ -23,6 +23,7 @@
 //! | `parts`, `compose` | content of a new bundle |
 //! | `archive`, `delete`, `publish`, `repair` | changes of one ref, under its lock |
 //! | `receive`, `plan`, `change_order`, `ref_change`, `atomic`, `stored_copies`, `target` | pushes |
+//! | `examine`, `maintain` | problems of the remote, and their fixes |
 
 mod archive;
 mod atomic;
@@ -34,11 +35,13 @@ mod competing;
 mod completed_pack;
 mod compose;
 mod delete;
+mod examine;
 mod expected_ref;
 mod head;
 mod indexed_bundle;
 mod keys;
 mod lock;
+mod maintain;
 mod options;
 mod parts;
 mod peel;
@@ -64,6 +67,7 @@ use crate::error::Result;
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
+use crate::remote::maintenance::Maintenance;
 use crate::remote::{Remote, Source, Target};
 use crate::storage::ObjectStore;
 
@@ -130,6 +134,10 @@ impl Remote for BundleRemote {
 
     async fn target(&self) -> Result<Box<dyn Target>> {
         Ok(Box::new(self.open_target().await?))
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {

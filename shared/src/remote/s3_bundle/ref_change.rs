@@ -172,7 +172,7 @@ impl RefChanges<'_> {
                 let bundle = catalog.read(&bundle.file).await?;
                 catalog.database(None, &[bundle])?
             }
-            _ => Arc::clone(&plan.database),
+            BundleBody::Compose(_) => Arc::clone(&plan.database),
         };
         Ok(database.peel(id).await? == (id, ObjectKind::Commit))
     }

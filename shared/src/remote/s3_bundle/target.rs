@@ -178,10 +178,10 @@ impl BundleTarget {
     ) -> Result<()> {
         if atomic && changes.len() > 1 {
             let made = self.ref_changes(available, temporary);
-            let changed = change_all_or_none(&made, changes).await?;
+            let outcomes = change_all_or_none(&made, changes).await?;
             results.refs = changes
                 .iter()
-                .zip(changed)
+                .zip(outcomes)
                 .map(|(change, result)| {
                     let outcome =
                         result.and_then(|result| self.record_result(change, result, results));

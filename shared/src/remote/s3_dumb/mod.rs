@@ -13,6 +13,7 @@
 //! | `publish` | writes a pack and its index to the bucket |
 //! | `loose` | writes a pack as loose objects |
 //! | `target`, `refs` | receive a push |
+//! | `maintain` | examines, fixes and repacks a repository |
 //!
 //! Packs are sent by `dumb_files`.
 
@@ -21,6 +22,7 @@ mod files;
 mod geometry;
 mod keys;
 mod loose;
+mod maintain;
 mod merge;
 mod publish;
 mod refs;
@@ -44,6 +46,7 @@ use crate::lfs::{KeyScheme, LfsStore, S3Lfs};
 use crate::name::{BucketName, KeyPrefix};
 pub use crate::remote::Clock;
 use crate::remote::dumb_files::source;
+use crate::remote::maintenance::Maintenance;
 use crate::remote::{Remote, Snapshot, Source, Target, now};
 use crate::storage::{ETag, ObjectStore};
 
@@ -229,6 +232,10 @@ impl Remote for DumbRemote {
         let opened = DumbSnapshot::read(&self.keys).await?;
         let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
         Ok(Box::new(DumbTarget::new(keys, options, opened)))
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {

@@ -142,11 +142,11 @@ mod tests {
             change("refs/heads/b", None, Some(2)),
             change("refs/tags/b", None, Some(2)),
         ];
-        let changed = apply(&Refs::new(), &changes, None, &[id(2)]).unwrap();
-        let names: Vec<_> = changed.refs.keys().collect();
+        let after = apply(&Refs::new(), &changes, None, &[id(2)]).unwrap();
+        let names: Vec<_> = after.refs.keys().collect();
         assert_eq!(names, ["refs/heads/a", "refs/tags/b"]);
         let rejected = RefOutcome::Rejected(reject_non_commit(&"refs/heads/b".into(), id(2)));
-        assert_eq!(changed.outcomes[1].1, rejected);
+        assert_eq!(after.outcomes[1].1, rejected);
     }
 
     #[test]

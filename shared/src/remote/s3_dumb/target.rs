@@ -125,21 +125,21 @@ impl Target for DumbTarget {
         }
         let non_commits = self.non_commits(&push.changes).await?;
         let changes = &push.changes;
-        let mut changed = refs::apply(&self.snapshot.refs, changes, watch.as_ref(), &non_commits)?;
-        if push.atomic && changed.has_rejection() {
-            report.refs = changed.into_none_changed();
+        let mut after = refs::apply(&self.snapshot.refs, changes, watch.as_ref(), &non_commits)?;
+        if push.atomic && after.has_rejection() {
+            report.refs = after.into_none_changed();
             return Ok(report);
         }
-        self.peel(&mut changed.refs).await?;
-        if self.refs.is_none() || changed.refs != self.snapshot.refs {
-            let bytes = write_info_refs(&changed.refs);
+        self.peel(&mut after.refs).await?;
+        if self.refs.is_none() || after.refs != self.snapshot.refs {
+            let bytes = write_info_refs(&after.refs);
             let etag = self
                 .keys
                 .replace(&ObjectRole::Refs, bytes, self.refs.as_ref());
             self.refs = Some(etag.await?);
-            let first = changed.refs.values().next();
+            let first = after.refs.values().next();
             self.snapshot.hash = first.map_or(self.snapshot.hash, |target| target.id.kind());
-            self.snapshot.refs = changed.refs;
+            self.snapshot.refs = after.refs;
         }
         if let Some(head) = push.head
             && self.snapshot.head.as_ref() != Some(&head)
@@ -152,7 +152,7 @@ impl Target for DumbTarget {
             self.head = Some(etag.await?);
             self.snapshot.head = Some(head);
         }
-        report.refs = changed.outcomes;
+        report.refs = after.outcomes;
         Ok(report)
     }
 }

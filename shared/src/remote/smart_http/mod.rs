@@ -6,6 +6,7 @@
 
 mod commit_graph;
 mod demanding;
+mod without_history;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -294,6 +295,10 @@ impl Source for HttpSource {
             .with_source(error),
             _ => error,
         })
+    }
+
+    async fn fetch_without_history(&self, id: ObjectId) -> Result<Option<PackBody>> {
+        without_history::fetch(&self.server, id).await
     }
 
     fn has_cheap_history(&self) -> bool {

@@ -7,6 +7,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::codecommit_setup::CodeCommitSetup;
+use super::differences::{
+    differences_have_pages_and_a_limit, differences_name_both_sides,
+    differences_of_a_missing_commit_are_refused,
+};
 use super::triggers::{
     malformed_triggers_are_refused, triggers_are_replaced_as_a_set,
     triggers_beyond_the_quotas_are_refused,
@@ -34,6 +38,9 @@ pub async fn codecommit(setup: &dyn CodeCommitSetup) {
             a_blob_is_read_once_it_is_admitted,
             a_large_blob_is_refused,
             an_error_names_the_missing_object,
+            differences_name_both_sides,
+            differences_have_pages_and_a_limit,
+            differences_of_a_missing_commit_are_refused,
             triggers_are_replaced_as_a_set,
             triggers_beyond_the_quotas_are_refused,
             malformed_triggers_are_refused,

@@ -6,6 +6,7 @@
 
 mod codecommit;
 mod codecommit_setup;
+mod differences;
 mod object_store;
 mod pipelines;
 mod triggers;

@@ -120,32 +120,7 @@ async fn main() -> Result<()> {
     );
     command_line::show(&stage, &arguments.data, &work).await?;
 
-    demo.step("The branch is deleted: its trigger goes");
-    // A repository's default branch cannot be deleted.
-    stage
-        .push(&work, NAME, &[&format!("{}:refs/heads/main", commits[0])])
-        .await?;
-    stage.settle().await?;
-    let input = json!({ "repositoryName": NAME, "defaultBranchName": "main" });
-    stage.codecommit("UpdateDefaultBranch", input).await?;
-    stage
-        .push(&work, NAME, &[&format!(":refs/heads/{BRANCH}")])
-        .await?;
-    stage.settle().await?;
-    let left = stage.triggers(NAME);
-    if left
-        .iter()
-        .any(|trigger| trigger.branches.iter().any(|branch| branch == BRANCH))
-    {
-        bail!("the branch is gone, its trigger is not: {left:?}");
-    }
-    for trigger in &left {
-        say(&format!(
-            "left        {} watches {}",
-            trigger.name,
-            trigger.branches.join(", ")
-        ));
-    }
+    demo.delete_branch(&stage, &work, &commits[0]).await?;
     stage.server.shutdown().await;
     demo.next(&arguments.data);
     Ok(())
@@ -310,6 +285,37 @@ impl Demo {
                 "the execution is of another commit: {:?}",
                 execution.variables
             );
+        }
+        Ok(())
+    }
+
+    /// Deletes the branch, which then has no trigger; `first` becomes the default branch.
+    async fn delete_branch(&self, stage: &TestEnvironment, work: &Path, first: &str) -> Result<()> {
+        self.step("The branch is deleted: its trigger goes");
+        // A repository's default branch cannot be deleted.
+        stage
+            .push(work, NAME, &[&format!("{first}:refs/heads/main")])
+            .await?;
+        stage.settle().await?;
+        let input = json!({ "repositoryName": NAME, "defaultBranchName": "main" });
+        stage.codecommit("UpdateDefaultBranch", input).await?;
+        stage
+            .push(work, NAME, &[&format!(":refs/heads/{BRANCH}")])
+            .await?;
+        stage.settle().await?;
+        let left = stage.triggers(NAME);
+        if left
+            .iter()
+            .any(|trigger| trigger.branches.iter().any(|branch| branch == BRANCH))
+        {
+            bail!("the branch is gone, its trigger is not: {left:?}");
+        }
+        for trigger in &left {
+            say(&format!(
+                "left        {} watches {}",
+                trigger.name,
+                trigger.branches.join(", ")
+            ));
         }
         Ok(())
     }

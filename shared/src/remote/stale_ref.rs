@@ -2,18 +2,18 @@
 
 use bstr::{BStr, BString, ByteSlice as _};
 
+use super::{Refs, STALE_PREFIX};
 use crate::git::ObjectId;
-use crate::remote::{Refs, STALE_PREFIX};
 
 /// Returns true if a ref was set aside.
-pub(super) fn is_stale(name: &BStr) -> bool {
+pub(crate) fn is_stale(name: &BStr) -> bool {
     name.starts_with(STALE_PREFIX.as_bytes())
 }
 
 /// Returns the name under which the ref `name`, which is at `id`, is set aside:
 /// `refs/stale/heads/a` for `refs/heads/a`. A number follows the part of the name that is in the
 /// way of one of the refs `taken`. A ref that was set aside at `id` before keeps its name.
-pub(super) fn stale_name(taken: &Refs, name: &BStr, id: ObjectId) -> BString {
+pub(crate) fn stale_name(taken: &Refs, name: &BStr, id: ObjectId) -> BString {
     let rest = name.strip_prefix(b"refs/").unwrap_or(name);
     let mut stale = BString::from([STALE_PREFIX.as_bytes(), rest].concat());
     while let Some(end) = taken_part(taken, stale.as_ref(), id) {

@@ -1,17 +1,18 @@
 //! One mapping of a request: its source, its target, and what to mirror.
 
-use branchline_core::mirror::{LfsPolicy, RefSelection};
-use branchline_core::name::RepositoryName;
-use branchline_core::remote::open::{RemoteRole, RemoteSpec, S3Layout};
-use branchline_core::remote::url::{RemoteUrl, S3Url};
-use branchline_core::role::RoleArn;
-use branchline_core::secret::SecretArn;
-use branchline_core::{Error, ErrorKind, Result};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::fields::{invalid_field, read_fields};
+use super::RequestOrigin;
+use super::fields::{invalid_field, read_fields};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mirror::{LfsPolicy, RefSelection};
+use crate::name::RepositoryName;
+use crate::remote::open::{RemoteRole, RemoteSpec, S3Layout};
+use crate::remote::url::{RemoteUrl, S3Url};
+use crate::role::RoleArn;
+use crate::secret::SecretArn;
 
 /// Displayed instead of a URL that is missing or not valid.
 const UNKNOWN_URL: &str = "?";
@@ -27,9 +28,11 @@ pub struct Mapping {
     pub task: std::result::Result<MirrorTask, MappingError>,
 }
 
-/// An `InvalidEvent` that concerns one mapping.
+/// An error that concerns one mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappingError {
+    /// `InvalidEvent` in an event, `Config` at a terminal.
+    pub kind: ErrorKind,
     /// The rule that is broken, with the path of the field.
     pub message: String,
     /// The remedy.
@@ -39,6 +42,7 @@ pub struct MappingError {
 impl MappingError {
     fn new(error: &Error) -> Self {
         Self {
+            kind: error.kind(),
             message: error.to_string(),
             hint: error.hint().map(str::to_owned),
         }
@@ -46,7 +50,7 @@ impl MappingError {
 
     /// Converts into the error that the invocation reports.
     pub fn error(&self) -> Error {
-        let error = Error::new(ErrorKind::InvalidEvent, &self.message);
+        let error = Error::new(self.kind, &self.message);
         match &self.hint {
             Some(hint) => error.with_hint(hint),
             None => error,
@@ -152,7 +156,7 @@ impl<'de> Deserialize<'de> for Prune {
 
 impl MirrorTask {
     /// Returns the roles that the task assumes.
-    pub(crate) fn roles(&self) -> impl Iterator<Item = &RoleArn> {
+    pub fn roles(&self) -> impl Iterator<Item = &RoleArn> {
         [&self.source, &self.target]
             .into_iter()
             .filter_map(|spec| spec.role_arn.as_ref())
@@ -161,7 +165,7 @@ impl MirrorTask {
 
 impl Mapping {
     /// Makes the mapping of a message that cannot be read.
-    pub(crate) fn unreadable(error: &Error) -> Self {
+    pub fn unreadable(error: &Error) -> Self {
         Self {
             source: UNKNOWN_URL.to_owned(),
             target: UNKNOWN_URL.to_owned(),
@@ -170,7 +174,7 @@ impl Mapping {
     }
 
     /// Returns the place of the target: `s3://` and `s3+zip://` can name one remote.
-    pub(crate) fn target_location(&self) -> String {
+    pub fn target_location(&self) -> String {
         match self.task.as_ref().map(|task| &task.target.url) {
             Ok(RemoteUrl::S3(url)) => S3Url {
                 zip: false,
@@ -181,9 +185,10 @@ impl Mapping {
         }
     }
 
-    /// Reads the mapping at `path` of the event. With `plan` its task changes nothing.
-    pub(crate) fn read(path: &str, value: &Value, plan: bool) -> Self {
-        let task = read_fields(path, value).and_then(|fields| task(path, &fields));
+    /// Reads the mapping at `path` of a request. With `plan` its task changes nothing.
+    pub fn read(origin: RequestOrigin, path: &str, value: &Value, plan: bool) -> Self {
+        let fields = read_fields(origin, path, value);
+        let task = fields.and_then(|fields| task(origin, path, &fields));
         let task = task.map(|task| MirrorTask { plan, ..task });
         Self {
             source: displayed_url(value, "source"),
@@ -202,28 +207,40 @@ fn displayed_url(mapping: &Value, name: &str) -> String {
         .map_or_else(|| UNKNOWN_URL.to_owned(), |url| url.to_string())
 }
 
-fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
-    let field = |name: &str| format!("{path}.{name}");
-    let source = remote_url(&field("source"), fields.source.as_deref())?;
-    let target = remote_url(&field("target"), fields.target.as_deref())?;
+fn task(origin: RequestOrigin, path: &str, fields: &MappingFields) -> Result<MirrorTask> {
+    let field = |name: &str| match path {
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
+    };
+    let source = remote_url(origin, &field("source"), fields.source.as_deref())?;
+    let target = remote_url(origin, &field("target"), fields.target.as_deref())?;
     let [source_layout, target_layout] = layouts(
+        origin,
         &field("layout"),
         fields.layout.as_deref(),
         [&source, &target],
     )?;
     let [source_credentials, target_credentials] = credentials(
+        origin,
         &field("credentials"),
         fields.credentials.as_deref(),
         [&source, &target],
     )?;
     let [source_role, target_role] = roles(
+        origin,
         &field("roleArn"),
         fields.role_arn.as_ref(),
         [&source, &target],
     )?;
     let create = fields.create.unwrap_or(false);
-    if create && !matches!(target, RemoteUrl::CodeCommit(_)) {
+    // A local target and one in S3 are created by the first push.
+    let is_created = match origin {
+        RequestOrigin::Event => matches!(target, RemoteUrl::CodeCommit(_)),
+        RequestOrigin::Terminal { .. } => !matches!(target, RemoteUrl::Http(_)),
+    };
+    if create && !is_created {
         return Err(invalid_field(
+            origin,
             &field("create"),
             "only a target in CodeCommit can be created",
         ));
@@ -231,7 +248,7 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
     let refs = match &fields.refs {
         None => RefSelection::default(),
         Some(patterns) => RefSelection::new(patterns.iter().map(String::as_str))
-            .map_err(|error| in_field(&field("refs"), &error))?,
+            .map_err(|error| in_field(origin, &field("refs"), &error))?,
     };
     Ok(MirrorTask {
         source: RemoteSpec {
@@ -247,7 +264,10 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
             credentials: target_credentials,
             role_arn: target_role,
             layout: target_layout,
-            layout_if_empty: None,
+            layout_if_empty: match origin {
+                RequestOrigin::Event => None,
+                RequestOrigin::Terminal { new_layout } => Some(new_layout),
+            },
             create,
             role: RemoteRole::Target,
             url: target,
@@ -256,44 +276,50 @@ fn task(path: &str, fields: &MappingFields) -> Result<MirrorTask> {
         prune: !matches!(fields.prune, None | Some(Prune::No)),
         prune_all: fields.prune == Some(Prune::All),
         force: fields.force.unwrap_or(true),
-        lfs: lfs_policy(&field("lfs"), fields.lfs.as_ref())?,
+        lfs: lfs_policy(origin, &field("lfs"), fields.lfs.as_ref())?,
         plan: false,
         clean: fields.clean.unwrap_or(false),
     })
 }
 
 /// Reads the treatment of git LFS objects.
-fn lfs_policy(field: &str, value: Option<&Value>) -> Result<LfsPolicy> {
+fn lfs_policy(origin: RequestOrigin, field: &str, value: Option<&Value>) -> Result<LfsPolicy> {
     match value {
         None | Some(Value::Bool(true)) => Ok(LfsPolicy::Copy),
         Some(Value::Bool(false)) => Ok(LfsPolicy::Skip),
         Some(Value::String(text)) if text == "required" => Ok(LfsPolicy::Required),
         Some(Value::String(text)) if text == "verify" => Ok(LfsPolicy::Verify),
         Some(_) => Err(invalid_field(
+            origin,
             field,
             "it must be `true`, `false`, `\"required\"` or `\"verify\"`",
         )),
     }
 }
 
-/// Validates the URL of a remote that the function can open.
-fn remote_url(field: &str, text: Option<&str>) -> Result<RemoteUrl> {
-    let text = text.ok_or_else(|| invalid_field(field, "it is missing"))?;
-    let url = RemoteUrl::new(text).map_err(|error| in_field(field, &error))?;
+/// Validates the URL of a remote. A function has neither profiles nor repositories of its own, and
+/// its events are kept, so that no password may be in them.
+fn remote_url(origin: RequestOrigin, field: &str, text: Option<&str>) -> Result<RemoteUrl> {
+    let text = text.ok_or_else(|| invalid_field(origin, field, "it is missing"))?;
+    let url = RemoteUrl::new(text).map_err(|error| in_field(origin, field, &error))?;
+    if origin != RequestOrigin::Event {
+        return Ok(url);
+    }
     let profile = match &url {
         RemoteUrl::CodeCommit(url) => url.profile.as_ref(),
         RemoteUrl::S3(url) => url.profile.as_ref(),
         RemoteUrl::Http(url) if url.credentials().is_some() => {
             return Err(
-                invalid_field(field, "a user and password in a URL are not used").with_hint(
-                    "store them as a secret, and name its ARN in `credentials`; change this \
+                invalid_field(origin, field, "a user and password in a URL are not used")
+                    .with_hint(
+                        "store them as a secret, and name its ARN in `credentials`; change this \
                      password, because a request that fails is kept as a dead letter",
-                ),
+                    ),
             );
         }
         RemoteUrl::Http(_) => None,
         RemoteUrl::Local(path) => {
-            let error = invalid_field(field, "the function has no repositories of its own");
+            let error = invalid_field(origin, field, "the function has no repositories of its own");
             let name = path.to_str().map(RepositoryName::new);
             return Err(match name {
                 Some(Ok(name)) => error.with_hint(format!(
@@ -307,6 +333,7 @@ fn remote_url(field: &str, text: Option<&str>) -> Result<RemoteUrl> {
     };
     if profile.is_some() {
         return Err(invalid_field(
+            origin,
             field,
             "the function has a role and no profiles",
         ));
@@ -317,6 +344,7 @@ fn remote_url(field: &str, text: Option<&str>) -> Result<RemoteUrl> {
 /// The S3 layouts of the source and of the target. If both are in S3, `layout` is the
 /// target's.
 fn layouts(
+    origin: RequestOrigin,
     field: &str,
     layout: Option<&str>,
     urls: [&RemoteUrl; 2],
@@ -324,13 +352,14 @@ fn layouts(
     let layout = layout
         .map(S3Layout::new)
         .transpose()
-        .map_err(|error| in_field(field, &error))?;
+        .map_err(|error| in_field(origin, field, &error))?;
     let is_s3 = urls.map(|url| matches!(url, RemoteUrl::S3(_)));
     let layouts = match is_s3 {
         [_, true] => [None, layout],
         [true, false] => [layout, None],
         [false, false] if layout.is_some() => {
             return Err(invalid_field(
+                origin,
                 field,
                 "neither the source nor the target is in S3",
             ));
@@ -339,7 +368,7 @@ fn layouts(
     };
     for (url, layout) in urls.into_iter().zip(layouts) {
         if let RemoteUrl::S3(url) = url {
-            S3Layout::of(url, layout).map_err(|error| in_field(field, &error))?;
+            S3Layout::of(url, layout).map_err(|error| in_field(origin, field, &error))?;
         }
     }
     Ok(layouts)
@@ -348,6 +377,7 @@ fn layouts(
 /// The secrets of the source and of the target. The secret is the source's if that is an
 /// HTTP remote, else the target's.
 fn credentials(
+    origin: RequestOrigin,
     field: &str,
     arn: Option<&str>,
     urls: [&RemoteUrl; 2],
@@ -355,12 +385,13 @@ fn credentials(
     let arn = arn
         .map(SecretArn::new)
         .transpose()
-        .map_err(|error| in_field(field, &error))?;
+        .map_err(|error| in_field(origin, field, &error))?;
     match urls.map(|url| matches!(url, RemoteUrl::Http(_))) {
         _ if arn.is_none() => Ok([None, None]),
         [true, _] => Ok([arn, None]),
         [false, true] => Ok([None, arn]),
         [false, false] => Err(invalid_field(
+            origin,
             field,
             "only a remote at `https://` is logged in to with a secret",
         )),
@@ -370,13 +401,14 @@ fn credentials(
 /// The roles in whose names the source and the target are accessed. One role for both is that of
 /// the sides in AWS.
 fn roles(
+    origin: RequestOrigin,
     field: &str,
     roles: Option<&RoleFields>,
     urls: [&RemoteUrl; 2],
 ) -> Result<[Option<RoleArn>; 2]> {
     let in_aws = urls.map(|url| matches!(url, RemoteUrl::CodeCommit(_) | RemoteUrl::S3(_)));
     let read = |field: &str, arn: &str| {
-        let role = RoleArn::new(arn).map_err(|error| in_field(field, &error))?;
+        let role = RoleArn::new(arn).map_err(|error| in_field(origin, field, &error))?;
         Ok::<_, Error>(Some(role))
     };
     match roles {
@@ -385,7 +417,7 @@ fn roles(
             let role = read(field, arn)?;
             if in_aws == [false, false] {
                 let why = "neither the source nor the target is in CodeCommit or S3";
-                return Err(invalid_field(field, why));
+                return Err(invalid_field(origin, field, why));
             }
             Ok(in_aws.map(|is_in_aws| role.clone().filter(|_| is_in_aws)))
         }
@@ -395,6 +427,7 @@ fn roles(
                 match arn {
                     None => Ok(None),
                     Some(_) if !is_in_aws => Err(invalid_field(
+                        origin,
                         &field,
                         "only CodeCommit and S3 are accessed with a role",
                     )),
@@ -410,8 +443,8 @@ fn roles(
 }
 
 /// Names the field in an error of a lower layer, whose message does not repeat a password.
-fn in_field(field: &str, error: &Error) -> Error {
-    let wrapped = invalid_field(field, &error.to_string());
+fn in_field(origin: RequestOrigin, field: &str, error: &Error) -> Error {
+    let wrapped = invalid_field(origin, field, &error.to_string());
     match error.hint() {
         Some(hint) => wrapped.with_hint(hint),
         None => wrapped,
