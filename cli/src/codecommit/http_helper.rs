@@ -1,10 +1,10 @@
 //! Git's own HTTP helper, `git remote-https`, with passwords from our credential helper.
 //!
-//! Its standard output is git's, so that a fetched pack is not copied here. The commands of git
-//! are read on their way to it for one reason: an archive is requested by `stateless-connect git-upload-archive`, or in git before 2.44, and with
-//! an older version of git's protocol, by `connect`. The HTTP helper does not offer `connect`;
-//! where it is offered in addition, the HTTP helper must not use version 2 of the protocol, whose
-//! refs `list` does not have.
+//! It writes to git's own pipe: fetched packs do not pass through this program. Git's commands do,
+//! because a request for an archive is answered here. Such a request is `stateless-connect
+//! git-upload-archive`, and `connect` in git before 2.44 and with older versions of git's protocol.
+//! The HTTP helper does not offer `connect`. Where this program offers it, the HTTP helper must not
+//! use version 2 of the protocol, whose `list` has no refs.
 
 use std::ffi::OsStr;
 use std::process::Stdio;

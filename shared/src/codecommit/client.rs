@@ -41,18 +41,21 @@ impl SdkCodeCommit {
 
     /// Returns the description of a repository, if it has one.
     pub async fn description(&self, repository: &RepositoryName) -> Result<Option<String>> {
-        let call = || of_repository("GetRepository", "codecommit:GetRepository", repository);
+        let metadata = self.metadata(repository).await?;
+        let description = metadata.and_then(|metadata| metadata.repository_description);
+        Ok(description.filter(|text| !text.is_empty()))
+    }
+
+    async fn metadata(&self, repository: &RepositoryName) -> Result<Option<RepositoryMetadata>> {
         let answer = self
             .client
             .get_repository()
             .repository_name(repository.as_str())
             .send()
-            .await
-            .map_err(|error| convert(&error, &call()))?;
-        let description = answer
-            .repository_metadata
-            .and_then(|metadata| metadata.repository_description);
-        Ok(description.filter(|text| !text.is_empty()))
+            .await;
+        let call = || of_repository("GetRepository", "codecommit:GetRepository", repository);
+        let answer = answer.map_err(|error| convert(&error, &call()))?;
+        Ok(answer.repository_metadata)
     }
 
     /// Sets the description of a repository, at most [`MAX_DESCRIPTION_CHARS`].
@@ -113,14 +116,7 @@ impl CodeCommit for SdkCodeCommit {
 
     async fn get_repository(&self, repository: &RepositoryName) -> Result<Repository> {
         let call = || of_repository("GetRepository", "codecommit:GetRepository", repository);
-        let answer = self
-            .client
-            .get_repository()
-            .repository_name(repository.as_str())
-            .send()
-            .await
-            .map_err(|error| convert(&error, &call()))?;
-        described(&call, answer.repository_metadata)
+        described(&call, self.metadata(repository).await?)
     }
 
     async fn create_repository(&self, repository: &RepositoryName) -> Result<Repository> {

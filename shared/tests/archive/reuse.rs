@@ -102,7 +102,7 @@ async fn in_random_histories_a_reused_archive_equals_a_full_one() {
     assert!(!damaged && !odd, "no archive is damaged: {reasons:#?}");
 }
 
-/// The same over real repositories, compared with `git archive` entry by entry.
+/// Histories of real repositories: each reused archive is compared with `git archive`, entry by entry.
 #[tokio::test]
 async fn in_random_histories_a_reused_archive_equals_git_archive() {
     let mut reused = 0;

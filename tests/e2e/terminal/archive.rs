@@ -196,7 +196,7 @@ async fn an_archive_that_fails_leaves_no_file_and_names_the_remedy() -> Result<(
         (&["work", "--format=rar"], 2, "tar, tgz, tar.gz, zip"),
         (&["work", "--level=10"], 2, "--level"),
         (&["work", "--mtime=yesterday"], 2, "@1700000000"),
-        (&["nowhere"], 1, "there is no repository at `nowhere`"),
+        (&["nowhere"], 1, "`nowhere` is not a git repository"),
         (&["s4://b/x"], 1, "must start with"),
         (&[], 2, "REMOTE"),
     ] {

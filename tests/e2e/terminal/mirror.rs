@@ -178,7 +178,7 @@ async fn arguments_that_are_not_valid_name_the_remedy() -> Result<()> {
             "`target`: the URL of a remote is not valid",
         ),
         (&["work", &bucket], 1, "has no prefix"),
-        (&["nowhere", &s3], 1, "there is no repository at `nowhere`"),
+        (&["nowhere", &s3], 1, "`nowhere` is not a git repository"),
         (
             &["work", "codecommit://demo"],
             1,

@@ -202,6 +202,10 @@ impl ReusedEntries {
     }
 }
 
+/// The failed check of a content that was to be copied.
+#[derive(Debug)]
+struct DamagedContent;
+
 /// Splits the bytes of an archive into its entries.
 struct Scanner {
     hash: HashKind,
@@ -244,13 +248,15 @@ impl Scanner {
             self.left = (!ends).then_some(left);
             let used = self.uses[self.next];
             if used != EntryUse::Skip {
-                let is_right = self.content.push(&piece, entry).is_some();
-                let id = match (is_right, ends) {
-                    (true, true) => self.finish_entry(entry),
-                    (true, false) => Some(None),
-                    (false, _) => None,
-                };
-                let id = id.ok_or_else(|| {
+                let checked = self.content.push(&piece, entry);
+                let id = checked.and_then(|()| {
+                    if ends {
+                        self.finish_entry(entry)
+                    } else {
+                        Ok(None)
+                    }
+                });
+                let id = id.map_err(|DamagedContent| {
                     damaged(format!("the content of `{}`", entry.name.escape_debug()))
                 })?;
                 if ends || !piece.is_empty() {
@@ -318,18 +324,15 @@ impl Scanner {
     }
 
     /// Checks the content of `entry` at its end, and adds its blob to the sum; returns the blob
-    /// if the content is one, and `None` when the content is damaged.
-    #[expect(
-        clippy::option_option,
-        reason = "the outer one is a failed check, the inner one a content that is no blob"
-    )]
-    fn finish_entry(&mut self, entry: &StoredEntry) -> Option<Option<ObjectId>> {
+    /// if its id was computed.
+    fn finish_entry(&mut self, entry: &StoredEntry) -> Result<Option<ObjectId>, DamagedContent> {
         let id = self.content.finish(entry)?;
         if let EntryUse::CopyBlob(path_at) = self.uses[self.next] {
-            let path = entry.name.get(path_at as usize..)?;
-            self.sum.add(EntrySum::of(path, entry.mode, Some(id?)));
+            let path = entry.name.get(path_at as usize..).ok_or(DamagedContent)?;
+            let blob = id.ok_or(DamagedContent)?;
+            self.sum.add(EntrySum::of(path, entry.mode, Some(blob)));
         }
-        Some(id)
+        Ok(id)
     }
 
     fn finish(&self) -> Result<(), FullRun> {
@@ -375,23 +378,25 @@ impl ContentCheck {
         self.ended = false;
     }
 
-    /// Checks the next bytes; `None` when they are damaged.
-    fn push(&mut self, mut bytes: &[u8], entry: &StoredEntry) -> Option<()> {
+    /// Checks the next bytes.
+    fn push(&mut self, mut bytes: &[u8], entry: &StoredEntry) -> Result<(), DamagedContent> {
         if !entry.sizes.deflated {
             self.add_content_of(bytes);
-            return Some(());
+            return Ok(());
         }
         while !bytes.is_empty() {
             if self.ended {
-                return None;
+                return Err(DamagedContent);
             }
             let (taken, made) = (self.inflate.total_in(), self.inflate.total_out());
             let status = self
                 .inflate
                 .decompress(bytes, &mut self.inflated, FlushDecompress::None)
-                .ok()?;
-            let taken = usize::try_from(self.inflate.total_in() - taken).ok()?;
-            let made = usize::try_from(self.inflate.total_out() - made).ok()?;
+                .map_err(|_| DamagedContent)?;
+            let taken =
+                usize::try_from(self.inflate.total_in() - taken).map_err(|_| DamagedContent)?;
+            let made =
+                usize::try_from(self.inflate.total_out() - made).map_err(|_| DamagedContent)?;
             bytes = &bytes[taken..];
             let inflated = std::mem::take(&mut self.inflated);
             self.add_content_of(&inflated[..made]);
@@ -399,10 +404,10 @@ impl ContentCheck {
             self.ended = status == Status::StreamEnd;
             // A content must not be larger than recorded, nor inflate for ever.
             if self.size > entry.sizes.size || taken == 0 && made == 0 {
-                return None;
+                return Err(DamagedContent);
             }
         }
-        Some(())
+        Ok(())
     }
 
     fn add_content_of(&mut self, content: &[u8]) {
@@ -413,12 +418,8 @@ impl ContentCheck {
         }
     }
 
-    /// Returns the id of the blob if it was computed; `None` when the content is damaged.
-    #[expect(
-        clippy::option_option,
-        reason = "the outer one is a failed check, the inner one a content that is no blob"
-    )]
-    fn finish(&mut self, entry: &StoredEntry) -> Option<Option<ObjectId>> {
+    /// Checks the whole content, and returns the id of the blob if it was computed.
+    fn finish(&mut self, entry: &StoredEntry) -> Result<Option<ObjectId>, DamagedContent> {
         let sizes = &entry.sizes;
         // The end of the stream may be left inside of the inflater while its output was full.
         if sizes.deflated && !self.ended {
@@ -426,22 +427,21 @@ impl ContentCheck {
             let status = self
                 .inflate
                 .decompress(&[], &mut self.inflated, FlushDecompress::Finish)
-                .ok()?;
-            let made = usize::try_from(self.inflate.total_out() - made).ok()?;
+                .map_err(|_| DamagedContent)?;
+            let made =
+                usize::try_from(self.inflate.total_out() - made).map_err(|_| DamagedContent)?;
             let inflated = std::mem::take(&mut self.inflated);
             self.add_content_of(&inflated[..made]);
             self.inflated = inflated;
             if status != Status::StreamEnd {
-                return None;
+                return Err(DamagedContent);
             }
         }
         let crc = std::mem::take(&mut self.crc).finalize();
         if crc != sizes.crc || self.size != sizes.size {
-            return None;
+            return Err(DamagedContent);
         }
-        match self.hasher.take() {
-            Some(hasher) => hasher.finish().ok().map(Some),
-            None => Some(None),
-        }
+        let id = self.hasher.take().map(ObjectHasher::finish);
+        id.transpose().map_err(|_| DamagedContent)
     }
 }

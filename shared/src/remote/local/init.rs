@@ -21,7 +21,7 @@ use crate::remote::Head;
 pub(super) fn check_empty(path: &Path) -> Result<()> {
     let refused = || {
         let message = format!(
-            "there is no repository at `{}`, and it is not empty",
+            "`{}` is not a git repository, and not empty",
             path.display()
         );
         Error::new(ErrorKind::NotFound, message)

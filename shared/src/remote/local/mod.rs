@@ -118,7 +118,7 @@ impl Remote for LocalRepository {
                 let shown = path.display();
                 Error::new(
                     ErrorKind::NotFound,
-                    format!("there is no repository at `{shown}`"),
+                    format!("`{shown}` is not a git repository"),
                 )
                 .with_hint("name a bare repository, or a directory with a `.git`")
             })?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bstr::{BStr, ByteSlice};
+use bstr::{BStr, BString, ByteSlice};
 
 use super::archive;
 use super::expected_ref::{ExpectedRef, lock_expected, stale_ref_error};
@@ -119,24 +119,34 @@ pub(super) async fn remove(location: &BundleLocation, file: &BundleFile) -> Resu
     }
 }
 
-/// Copies an orphaned bundle to its conflict name. The original remains.
+/// Copies an orphaned bundle to its conflict name, which is returned. The original remains.
 pub(super) async fn copy_to_conflict_ref(
     location: &Arc<BundleLocation>,
     name: &BStr,
     file: &BundleFile,
-) -> Result<()> {
+) -> Result<BString> {
     let short = conflict_name(name, file.id);
     let existing = location.folder(short.as_bstr()).await?.bundles;
     if existing.iter().any(|found| found.id == file.id) {
-        return Ok(());
+        return Ok(short);
     }
     let conflict = if existing.is_empty() {
         short
     } else {
         unique_conflict_name(name, file.id)
     };
-    let key = location.bundle_key(conflict.as_bstr(), file.id)?;
     tracing::info!(ref.name = %name, kept.name = %conflict, "keeping a bundle that lost the ref");
+    copy_bundle(location, file, conflict.as_bstr()).await?;
+    Ok(conflict)
+}
+
+/// Copies a bundle into the folder of another ref. The original remains.
+pub(super) async fn copy_bundle(
+    location: &Arc<BundleLocation>,
+    file: &BundleFile,
+    name: &BStr,
+) -> Result<()> {
+    let key = location.bundle_key(name, file.id)?;
     let options = PutOptions {
         kms_key_id: location.options.kms_key_id.clone(),
         ..PutOptions::default()

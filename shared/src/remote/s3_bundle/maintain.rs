@@ -11,10 +11,9 @@ use super::BundleRemote;
 use super::archive;
 use super::bundle_reader::OpenBundle;
 use super::competing;
+use super::delete::{copy_bundle, copy_to_conflict_ref, remove};
 use super::examine::{examine, newest_first, newest_refs};
-use super::keys::{
-    BundleFile, Folders, RefFolder, common_hash, conflict_name, unique_conflict_name,
-};
+use super::keys::{BundleFile, Folders, RefFolder, common_hash};
 use super::lock::Lock;
 use super::options::BundleLocation;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,11 +24,7 @@ use crate::remote::maintenance::{
     cannot_fix, head_problem, missing_ref, side_to_set_aside,
 };
 use crate::remote::stale_ref::stale_name;
-use crate::storage::multipart::MultipartWriter;
 use crate::storage::{ObjectStoreExt as _, Precondition, PutOptions, delete_leftovers};
-
-/// Maximum length of the range that S3 copies as one part.
-const MAX_COPY_BYTES: u64 = 5 << 30;
 
 #[async_trait]
 impl Maintenance for BundleRemote {
@@ -151,7 +146,7 @@ async fn keep_one_locked(
             OpenBundle::open(location, orphan).await.map_err(|error| {
                 error.with_hint("delete it: choose to delete the other bundles")
             })?;
-            kept.push(keep_under_other_name(location, name, orphan).await?);
+            kept.push(copy_to_conflict_ref(location, name, orphan).await?);
         }
     }
     lock.verify().await?;
@@ -205,55 +200,6 @@ async fn choose(
             Ok(((*chosen).clone(), others.cloned().collect()))
         }
         (None, None) => Err(missing_ref(name, location)),
-    }
-}
-
-/// Copies a bundle that lost its ref to a name of its own.
-async fn keep_under_other_name(
-    location: &Arc<BundleLocation>,
-    name: &BStr,
-    file: &BundleFile,
-) -> Result<BString> {
-    let short = conflict_name(name, file.id);
-    let existing = location.folder(short.as_bstr()).await?.bundles;
-    if existing.iter().any(|found| found.id == file.id) {
-        return Ok(short);
-    }
-    let kept = if existing.is_empty() {
-        short
-    } else {
-        unique_conflict_name(name, file.id)
-    };
-    copy(location, file, kept.as_bstr()).await?;
-    Ok(kept)
-}
-
-/// Copies a bundle into the folder of another ref.
-async fn copy(location: &Arc<BundleLocation>, file: &BundleFile, name: &BStr) -> Result<()> {
-    let key = location.bundle_key(name, file.id)?;
-    let store = Arc::clone(&location.store);
-    let upload = MultipartWriter::new(store, location.bucket.clone(), key);
-    let mut upload = upload.with_options(options(location));
-    let (mut number, mut at) = (0, 0);
-    while at < file.size_bytes {
-        number += 1;
-        let end = file.size_bytes.min(at + MAX_COPY_BYTES);
-        let source = (&location.bucket, &file.key, None);
-        upload.copy(number, source, at..end).await?;
-        at = end;
-    }
-    upload.complete(number + 1, Bytes::new()).await?;
-    upload.disarm();
-    Ok(())
-}
-
-/// Deletes a bundle if it was not replaced since it was listed.
-async fn remove(location: &BundleLocation, file: &BundleFile) -> Result<()> {
-    let condition = Precondition::Matches(file.etag.clone());
-    let store = &location.store;
-    match store.delete(&location.bucket, &file.key, &condition).await {
-        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(()),
-        result => result,
     }
 }
 
@@ -320,7 +266,7 @@ async fn move_ref(location: &Arc<BundleLocation>, name: &BStr, to: &BStr) -> Res
             return Err(Error::new(ErrorKind::Config, message)
                 .with_hint("push to the ref: the next bundle contains its whole history"));
         }
-        copy(location, file, to).await?;
+        copy_bundle(location, file, to).await?;
         lock.verify().await?;
         if let Some(etag) = folder.archive {
             archive::delete(location, name, &Precondition::Matches(etag)).await?;
