@@ -59,6 +59,30 @@ pub fn commits(out: &mut dyn Write, commits: usize) -> Result<()> {
     Ok(())
 }
 
+/// Writes `commits` commits on `main`, each of which replaces one of `files` files by `bytes`
+/// incompressible bytes.
+pub fn versions(out: &mut dyn Write, commits: usize, files: usize, bytes: usize) -> Result<()> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for n in 0..commits {
+        let (date, file) = (START + n, n % files);
+        write!(
+            out,
+            "commit refs/heads/main\ncommitter C <c@x> {date} +0000\ndata 1\nx\n\
+             M 100644 inline d{}/f{file}\ndata {}\n",
+            file % 16,
+            bytes / 8 * 8
+        )?;
+        for _ in 0..bytes / 8 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            out.write_all(&state.to_le_bytes())?;
+        }
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
 /// Writes `branches` branches and `tags` tags, spread over the commits of [`commits()`].
 pub fn refs(out: &mut dyn Write, commits: usize, branches: usize, tags: usize) -> Result<()> {
     for n in 0..branches {

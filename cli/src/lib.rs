@@ -13,14 +13,18 @@
 //! | `lfs` | `git-lfs-s3`: git-lfs's transfer agent; `branchline lfs` |
 //! | `manage` | `git-s3` and `branchline remote`: examine and repair repositories in S3 |
 //! | `archive` | `branchline archive` |
+//! | `stack` | the functions of a deployed stack; `branchline triggers` |
+//! | `status`, `doctor` | `branchline status`, and `branchline doctor stack` |
 //! | `migrate` | `branchline migrate`, and `incremental-repo-migration` |
 //! | `mirror` | `branchline mirror`, and `mirror-git-to-s3` |
+//! | `template` | `branchline template`: the stack of the functions |
 //! | `remotes` | opens remotes of every kind, with git's credential helpers for git servers |
 //! | `progress` | progress at a terminal |
 //! | `connection` | opens the remote of a URL, with credentials, endpoint, region and cache |
 //! | `local_git` | git commands in the user's repository |
 //! | `install` | links to the program under its other names |
 //! | `failure`, `exit`, `log` | errors, exit statuses and log lines, as a user sees them |
+//! | `closed_output` | outputs that cannot be written |
 //! | `interrupt` | Ctrl-C, and the requests that clean up |
 //!
 //! Decisions about remotes are in the core crate, which neither reads the environment nor writes
@@ -28,9 +32,11 @@
 
 mod applet;
 mod archive;
+mod closed_output;
 mod codecommit;
 mod commands;
 mod connection;
+mod doctor;
 mod exit;
 mod failure;
 mod helper;
@@ -46,6 +52,9 @@ mod mirror;
 mod names;
 mod progress;
 mod remotes;
+mod stack;
+mod status;
+mod template;
 
 use std::time::Duration;
 
@@ -55,6 +64,6 @@ pub use invocation::Invocation;
 /// Runs the program, and cleans up for at most `cleanup_limit`.
 pub async fn run(invocation: Invocation, cleanup_limit: Duration) -> ExitStatus {
     let verbosity = log::start(&invocation);
-    let work = Box::pin(applet::run(invocation, verbosity));
-    interrupt::run_or_interrupt(work, cleanup_limit).await
+    let work = closed_output::run_until_closed(Box::pin(applet::run(invocation, verbosity)));
+    interrupt::run_or_interrupt(Box::pin(work), cleanup_limit).await
 }

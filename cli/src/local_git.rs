@@ -47,6 +47,27 @@ impl GitConfig {
     }
 }
 
+/// Returns the seconds since 1970 of a date, in any form that git accepts.
+///
+/// # Errors
+/// `Config` for a text that is not a date.
+pub(crate) async fn seconds_of_date(text: &str) -> Result<i64> {
+    // git's own parser, which needs no repository here.
+    let default = format!("--default={text}");
+    let arguments = [
+        "config",
+        "--file",
+        "/dev/null",
+        "--type=expiry-date",
+        &default,
+        "--get",
+        "a.b",
+    ];
+    let output = run(arguments, b"").await?;
+    let printed = output.stdout.to_str().unwrap_or_default().trim();
+    printed.parse().map_err(|_| failed("config", &output))
+}
+
 /// Makes a git command whose messages go to the user.
 fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new("git");

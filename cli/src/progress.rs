@@ -223,6 +223,8 @@ impl Meter for MirrorMeter {
             pushes,
             objects,
             bytes,
+            lfs_objects,
+            lfs_bytes,
         } = self.read();
         json!({
             "refs": { "planned": refs_planned, "done": refs_done },
@@ -230,6 +232,7 @@ impl Meter for MirrorMeter {
             "pushes": pushes,
             "objects": objects,
             "bytes": bytes,
+            "lfs": { "objects": lfs_objects, "bytes": lfs_bytes },
         })
     }
 }
@@ -261,6 +264,11 @@ fn parts_of(reading: MeterReading, time: Duration) -> Vec<String> {
     }
     if reading.bytes > 0 {
         parts.push(size_and_rate(reading.bytes, time));
+    }
+    if reading.lfs_bytes > 0 {
+        let (objects, bytes) = (reading.lfs_objects, reading.lfs_bytes);
+        let of_lfs = size_and_rate(bytes, time);
+        parts.push(format!("{objects} LFS objects, {of_lfs}"));
     }
     let commits_done = reading.commits_planned.saturating_sub(reading.commits_left);
     if reading.commits_left > 0 {
@@ -354,12 +362,14 @@ mod tests {
             pushes: 2,
             objects: 7,
             bytes: 3 << 20,
+            lfs_objects: 1,
+            lfs_bytes: 6 << 20,
         };
         let details = parts_of(reading, 2 * second).join(", ");
         assert_eq!(
             line("a -> b", &details, 200),
             "a -> b: 1 of 3 refs, 2 pushes, 7 objects, 3.0 MiB, 1.5 MiB/s, \
-             50 of 100 commits left, about 2 s left"
+             1 LFS objects, 6.0 MiB, 3.0 MiB/s, 50 of 100 commits left, about 2 s left"
         );
         for columns in [30, 80, 100] {
             let line = line(&"x".repeat(300), &details, columns);

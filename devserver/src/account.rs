@@ -1,6 +1,6 @@
 //! The account that the server pretends to be, and who may sign requests in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -49,6 +49,7 @@ pub struct Account {
     /// `us-east-1`.
     pub region: String,
     credentials: Arc<RwLock<HashMap<String, Credentials>>>,
+    closed_roles: Arc<RwLock<BTreeSet<String>>>,
 }
 
 impl Account {
@@ -58,6 +59,7 @@ impl Account {
             id: id.into(),
             region: region.into(),
             credentials: Arc::default(),
+            closed_roles: Arc::default(),
         }
     }
 
@@ -76,6 +78,22 @@ impl Account {
             .unwrap_or_else(PoisonError::into_inner)
             .get(access_key_id)
             .cloned()
+    }
+
+    /// Has STS refuse a role to every caller, as one whose trust policy names none of them.
+    pub fn close_role(&self, role_arn: impl Into<String>) {
+        self.closed_roles
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(role_arn.into());
+    }
+
+    /// Returns true if a role may be assumed.
+    pub(crate) fn trusts_callers(&self, role_arn: &str) -> bool {
+        let closed_roles = self.closed_roles.read();
+        !closed_roles
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(role_arn)
     }
 
     /// Returns the ARN of a repository.

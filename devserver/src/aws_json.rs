@@ -34,6 +34,23 @@ impl ApiError {
     }
 }
 
+/// Creates the error for an operation that the server does not offer, naming those that it does.
+pub fn unknown_operation<'a>(
+    service: &str,
+    operation: &str,
+    offered: impl IntoIterator<Item = &'a str>,
+) -> ApiError {
+    let offered: Vec<&str> = offered.into_iter().collect();
+    let shown: String = operation.chars().take(80).collect();
+    ApiError::new(
+        "UnknownOperationException",
+        format!(
+            "the development server has no operation {shown} of {service}; it offers {}",
+            offered.join(", ")
+        ),
+    )
+}
+
 /// Result of an operation: its output, or a modelled error.
 pub type ApiResult = Result<Value, ApiError>;
 

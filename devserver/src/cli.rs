@@ -93,6 +93,8 @@ enum Command {
     Triggers(triggers::TriggersArgs),
     /// Shows the executions of all pipelines, with the object that each read.
     Executions(client::ListArgs),
+    /// Shows the last events of all event buses.
+    Events(client::ListArgs),
     /// Invokes a function of a running server and prints its answer.
     #[command(
         after_help = "Examples:\n  branchline-dev invoke update --schedule\n  branchline-dev \
@@ -112,6 +114,7 @@ impl Cli {
             Command::DeadLetters { list, clear } => client::dead_letters(&list, clear).await,
             Command::Triggers(args) => triggers::run(args).await,
             Command::Executions(list) => client::executions(&list).await,
+            Command::Events(list) => client::events(&list).await,
             Command::Invoke(args) => client::invoke(args).await,
         }
     }

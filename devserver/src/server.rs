@@ -27,12 +27,14 @@ use crate::codecommit::{CodeCommitService, Limits};
 use crate::delivery::{Delivery, EventRule};
 use crate::faults::{Faults, RequestLog, Rule};
 use crate::git_http::GitHttp;
+use crate::kms::KmsService;
 use crate::lambda::{
     AsyncInvocations, FunctionConfig, HostOptions, LambdaApi, LambdaHost, QueueOptions,
 };
-use crate::pipeline::{PipelineOptions, PipelineService};
+use crate::pipeline::{PipelineOptions, PipelineService, Sources};
 use crate::s3::store::{Durability, PublicAccess};
 use crate::s3::{self, Store};
+use crate::secrets::SecretService;
 
 pub use data_folder::ENVIRONMENT_FILE;
 
@@ -110,6 +112,8 @@ pub struct Server {
     queue: AsyncInvocations,
     delivery: Delivery,
     pipelines: PipelineService,
+    kms: KmsService,
+    secrets: SecretService,
     faults: Arc<Faults>,
     requests: RequestLog,
     data: PathBuf,
@@ -143,27 +147,24 @@ impl Server {
         // Opened first, because it locks the folder against other servers.
         let store =
             Store::open_with(&data.join("s3"), durability).context("opening the buckets")?;
-        let (lambda, queue) = open_lambda(&options, &account, &endpoint, &data)?;
-        let delivery = Delivery::new(
+        let (lambda, queue) = open_lambda(&options, &account, &endpoint, &data, &faults)?;
+        let delivery = Delivery::open(
             account.clone(),
             Arc::clone(&faults),
             queue.clone(),
-            options.event_rules.clone(),
-        );
-        let codecommit = CodeCommitService::open_with(
-            data.join("codecommit"),
-            account.clone(),
-            Arc::new(delivery.clone()),
-            options.codecommit_limits,
+            &options.event_rules,
+            &data.join("events"),
         )
-        .context("opening the repositories")?;
-        codecommit.set_base_url(&endpoint);
-        codecommit.set_trigger_tester(Arc::new(delivery.clone()));
-        delivery.set_source(Arc::new(codecommit.clone()));
+        .context("opening the event buses")?;
+        let codecommit = open_codecommit(&options, &account, &delivery, &endpoint, &data)?;
         for (bucket, access) in &options.public_buckets {
             store.set_public_access(bucket, *access);
         }
-        let pipelines = open_pipelines(&options, &account, &store, &data)?;
+        let sources = sources(&store, &codecommit);
+        let pipelines = open_pipelines(&options, &account, sources, &delivery, &data)?;
+        let kms = KmsService::open(account.clone(), &data).context("opening the keys")?;
+        let secrets = SecretService::open(account.clone(), &data.join("secrets"))
+            .context("opening the secrets")?;
 
         let requests = RequestLog::default();
         let dispatcher = Dispatcher {
@@ -187,6 +188,9 @@ impl Server {
             },
             codecommit: Arc::new(codecommit.clone()),
             pipelines: pipelines.clone(),
+            kms: kms.clone(),
+            delivery: delivery.clone(),
+            secrets: secrets.clone(),
             lambda: LambdaApi::new(lambda.clone(), queue.clone()),
             git: Arc::new(GitHttp::new(codecommit.clone(), account.clone())),
             s3: Arc::new(s3::service(store.clone(), account.clone())),
@@ -201,10 +205,7 @@ impl Server {
         let connections = TaskTracker::new();
         let accepting = accept(listener, dispatcher, stop.clone(), connections.clone());
         connections.spawn(accepting);
-        let waiting = queue.resume().context("reading the queue")?;
-        if waiting > 0 {
-            tracing::info!("{waiting} events of an earlier run are delivered");
-        }
+        resume(&queue)?;
         Ok(Self {
             address,
             account,
@@ -215,6 +216,8 @@ impl Server {
             queue,
             delivery,
             pipelines,
+            kms,
+            secrets,
             faults,
             requests,
             data,
@@ -271,6 +274,16 @@ impl Server {
         &self.pipelines
     }
 
+    /// Returns KMS.
+    pub fn kms(&self) -> &KmsService {
+        &self.kms
+    }
+
+    /// Returns the service of secrets and parameters.
+    pub fn secrets(&self) -> &SecretService {
+        &self.secrets
+    }
+
     /// Returns the active faults.
     pub fn faults(&self) -> &Faults {
         &self.faults
@@ -315,22 +328,65 @@ impl Server {
     }
 }
 
-/// Opens the pipelines.
+/// Opens the repositories, whose changes are delivered.
+fn open_codecommit(
+    options: &Options,
+    account: &Account,
+    delivery: &Delivery,
+    endpoint: &str,
+    data: &Path,
+) -> anyhow::Result<CodeCommitService> {
+    let codecommit = CodeCommitService::open_with(
+        data.join("codecommit"),
+        account.clone(),
+        Arc::new(delivery.clone()),
+        options.codecommit_limits,
+    )
+    .context("opening the repositories")?;
+    codecommit.set_base_url(endpoint);
+    codecommit.set_trigger_tester(Arc::new(delivery.clone()));
+    codecommit.set_event_sink(Arc::new(delivery.clone()));
+    delivery.set_source(Arc::new(codecommit.clone()));
+    Ok(codecommit)
+}
+
+/// Returns the places that source actions read.
+fn sources(store: &Store, codecommit: &CodeCommitService) -> Sources {
+    Sources {
+        artifacts: Arc::new(store.clone()),
+        commits: Arc::new(codecommit.clone()),
+    }
+}
+
+/// Opens the pipelines, whose events are delivered, and which events may start.
 fn open_pipelines(
     options: &Options,
     account: &Account,
-    store: &Store,
+    sources: Sources,
+    delivery: &Delivery,
     data: &Path,
 ) -> anyhow::Result<PipelineService> {
-    PipelineService::open(
+    let pipelines = PipelineService::open(
         account.clone(),
         PipelineOptions {
             data: data.join("codepipeline"),
             max_concurrent_executions: options.max_concurrent_executions,
         },
-        Arc::new(store.clone()),
+        sources,
+        Arc::new(delivery.clone()),
     )
-    .context("opening the pipelines")
+    .context("opening the pipelines")?;
+    delivery.set_pipelines(Box::new(pipelines.starter()));
+    Ok(pipelines)
+}
+
+/// Delivers the events of an earlier run.
+fn resume(queue: &AsyncInvocations) -> anyhow::Result<()> {
+    let waiting = queue.resume().context("reading the queue")?;
+    if waiting > 0 {
+        tracing::info!("{waiting} events of an earlier run are delivered");
+    }
+    Ok(())
 }
 
 /// Opens the functions and their queue.
@@ -339,6 +395,7 @@ fn open_lambda(
     account: &Account,
     endpoint: &str,
     data: &Path,
+    faults: &Arc<Faults>,
 ) -> anyhow::Result<(LambdaHost, AsyncInvocations)> {
     let lambda = LambdaHost::new(
         account.clone(),
@@ -346,6 +403,7 @@ fn open_lambda(
             endpoint: endpoint.to_owned(),
             data: data.join("lambda"),
             unreserved_concurrency: options.unreserved_concurrency,
+            faults: Arc::clone(faults),
         },
     )?;
     for function in &options.functions {

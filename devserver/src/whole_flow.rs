@@ -17,6 +17,8 @@ pub const ARTIFACTS: &str = "artifacts";
 pub const MIRRORS: &str = "mirrors";
 /// Pipeline that is started on each artifact.
 pub const PIPELINE: &str = "deploy";
+/// Name of the stack that the tags of the functions name.
+pub const STACK: &str = "branchline";
 
 const UPDATE: &str = "update";
 const LIFECYCLE: &str = "lifecycle";
@@ -24,7 +26,10 @@ const MIGRATION: &str = "migration";
 
 /// Returns the three functions, whose bootstraps are in the folder `programs`.
 pub fn functions(programs: &Path, account: &Account) -> Vec<FunctionConfig> {
-    let function = |name: &str| FunctionConfig::new(name, programs.join(name));
+    let function = |name: &str| FunctionConfig {
+        stack: Some(STACK.to_owned()),
+        ..FunctionConfig::new(name, programs.join(name))
+    };
     let mut update = function(UPDATE);
     let settings = [("ARTIFACT_BUCKET", ARTIFACTS), ("PIPELINE_NAME", PIPELINE)];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -36,6 +36,28 @@ pub(crate) fn patterns(_: &Seeds) -> Vec<Vec<u8>> {
     ])
 }
 
+pub(crate) fn triggers(_: &Seeds) -> Vec<Vec<u8>> {
+    let list = |git: &str| format!(r#"[{{"pipeline":"p","gitConfiguration":{git}}}]"#);
+    texts([
+        format!(
+            "feature/x\n{}",
+            list(
+                r#"{"sourceActionName":"S","push":[{"branches":{"includes":["feature/**"],
+                "excludes":["{a,b/*}"]},"filePaths":{"includes":["**/[a-z]?.md"]}}]}"#
+            )
+        )
+        .as_str(),
+        &format!(
+            "v1\n{}",
+            list(r#"{"sourceActionName":"S","push":[{"tags":{"includes":["v[!0]\\*"]}}]}"#)
+        ),
+        &format!(
+            "main\n{}",
+            list(r#"{"sourceActionName":"S","pullRequest":[{"events":["OPEN"]}]}"#)
+        ),
+    ])
+}
+
 pub(crate) fn lfs(_: &Seeds) -> Vec<Vec<u8>> {
     let (oid, id) = ("0123456789abcdef".repeat(4), "0123456789".repeat(4));
     texts([

@@ -88,6 +88,8 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "core")]
     target("patterns", names_and_urls::patterns, core_seeds::patterns),
     #[cfg(feature = "core")]
+    target("triggers", names_and_urls::triggers, core_seeds::triggers),
+    #[cfg(feature = "core")]
     target("event", names_and_urls::event, core_seeds::events),
     #[cfg(feature = "core")]
     target("archive", archive::archive, core_seeds::archives),

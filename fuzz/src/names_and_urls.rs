@@ -1,6 +1,7 @@
 //! URLs of remotes, names, globs and events, which the core parses.
 
 use branchline_core::event::{MAX_REFERENCES, parse};
+use branchline_core::filter::{PathMatch, parse_triggers};
 use branchline_core::name::{
     BranchName, BucketName, CommitId, KeyPrefix, ObjectKey, PipelineName, RefName, RepositoryName,
 };
@@ -109,6 +110,32 @@ pub fn patterns(bytes: &[u8]) {
     let included = BranchPatterns::new(include, "").is_ok_and(|only| only.matches(&branch));
     let excluded = BranchPatterns::new(exclude, "").is_ok_and(|only| only.matches(&branch));
     assert_eq!(matches, included && !excluded, "exclusion wins");
+}
+
+/// Parses filters of pipelines, and matches a name. The input: the name, a line end, and JSON.
+pub fn triggers(bytes: &[u8]) {
+    let mut choices = ByteSource::new(bytes);
+    let name = std::str::from_utf8(choices.until(b"\n"));
+    let (Ok(name), Ok(json)) = (name, std::str::from_utf8(choices.rest())) else {
+        return;
+    };
+    match parse_triggers(json) {
+        Ok(triggers) => {
+            let repository = RepositoryName::new("demo").expect("because it is valid");
+            for trigger in &triggers {
+                let decision = trigger.match_branch(&repository, name);
+                let is_never = decision == PathMatch::Never;
+                assert!(!(is_never && decision.accepts(name)), "never is never");
+                trigger.matches_tag(&repository, name);
+                trigger.match_pull_request(&repository, name, None);
+            }
+        }
+        Err(error) => assert!(
+            !error.report().chars().any(|c| c.is_control() && c != '\n'),
+            "an error can be shown: {:?}",
+            error.report()
+        ),
+    }
 }
 
 /// Parses events of all shapes, as JSON.

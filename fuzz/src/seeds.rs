@@ -335,6 +335,15 @@ pub(crate) fn served_archives(_: &Seeds) -> Vec<Vec<u8>> {
         request(&["--format=zip", "--prefix=p/", "-9", "main"]),
         request(&["--mtime=@5", "-v", "v1:d", "--", "file"]),
         request(&["--list"]),
+        request(&[
+            "--form=tgz",
+            "-v0",
+            "--no-pre",
+            "--mtime=2.weeks.ago",
+            "main",
+        ]),
+        request(&["--mtime", "Sat, 31 Jan 2026 12:34:56 +0100", "main"]),
+        request(&["--mtime=2026-01-31T12:34", "main"]),
     ]
 }
 

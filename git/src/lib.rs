@@ -7,6 +7,7 @@
 //! | [`pack`] | packs and their indexes: read, verified, indexed and written in streams |
 //! | [`odb`] | an object database over packs that are read by range |
 //! | [`bundle`], [`dumb_http`] | other files that hold refs and objects |
+//! | [`date`] | dates in options |
 //! | [`pkt_line`], [`advertisement`], [`smart_http`] | the client's side of git's protocol |
 //! | [`server`] | the server's side: upload-pack, receive-pack, upload-archive |
 //!
@@ -18,6 +19,7 @@
 //! bound, and return [`ErrorKind::Corrupt`] for bytes that contradict their format.
 
 pub mod bundle;
+pub mod date;
 pub mod dumb_http;
 pub mod error;
 pub mod object;

@@ -154,6 +154,14 @@ impl Error {
         self.aws_code() == Some("BranchDoesNotExistException")
     }
 
+    /// Returns whether CodeCommit reported that a specifier, such as a tag, names no commit.
+    pub fn is_commit_missing(&self) -> bool {
+        matches!(
+            self.aws_code(),
+            Some("CommitDoesNotExistException" | "CommitIdDoesNotExistException")
+        )
+    }
+
     /// Returns whether CodePipeline reported that the pipeline is missing.
     pub fn is_pipeline_missing(&self) -> bool {
         self.aws_code() == Some("PipelineNotFoundException")

@@ -5,11 +5,11 @@
 //!
 //! 1. [`archive`], [`trigger`], [`mirror`]: what the functions do.
 //! 2. [`remote`]: places that hold refs and objects.
-//! 3. [`codecommit`], [`storage`], [`pipeline`], [`function`], [`secret`]: the services as traits; the
+//! 3. [`codecommit`], [`storage`], [`pipeline`], [`function`], [`secret`], [`event_bus`], [`kms`]: the services as traits; the
 //!    AWS SDK is seen only inside their `client` modules, and in [`aws`], which
 //!    configures it.
 //! 4. [`event`]: what the functions are asked; [`git`]: git's formats and wire protocol.
-//! 5. [`pattern`], [`metrics`], [`retry`], [`settings`], [`name`], [`arn`], [`error`]: words.
+//! 5. [`filter`], [`pattern`], [`metrics`], [`retry`], [`settings`], [`name`], [`arn`], [`error`]: words.
 //!
 //! Nothing here reads the environment, the home folder or the terminal: callers pass
 //! values in. The one exception is [`aws::Aws::load`], which only programs call.
@@ -23,7 +23,10 @@ mod blocking;
 pub mod codecommit;
 pub mod error;
 pub mod event;
+pub mod event_bus;
+pub mod filter;
 pub mod function;
+pub mod kms;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod lfs;

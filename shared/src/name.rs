@@ -154,6 +154,55 @@ impl RefName {
     pub fn is_tag(&self) -> bool {
         self.0.starts_with("refs/tags/")
     }
+
+    /// Returns the tag's name, if this ref is below `refs/tags/` and the name is legal.
+    pub fn tag(&self) -> Option<TagName> {
+        let short = self.0.strip_prefix("refs/tags/")?;
+        TagName::new(short).ok()
+    }
+}
+
+/// Short name of a tag (`v1.0`): 1 to 250 characters, and legal for git as `refs/tags/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagName(Box<str>);
+text_name!(TagName);
+
+impl TagName {
+    /// Validates `text`.
+    pub fn new(text: &str) -> Result<Self> {
+        let rule = if text.is_empty() || text.chars().count() > 250 {
+            "it must have 1 to 250 characters"
+        } else if !is_legal_ref(&format!("refs/tags/{text}")) {
+            "git refuses it (see `git check-ref-format`)"
+        } else if text.starts_with('-') {
+            "`git tag` refuses it"
+        } else {
+            return Ok(Self(text.into()));
+        };
+        Err(invalid("tag name", text, rule))
+    }
+
+    /// Returns the full name, `refs/tags/<name>`.
+    pub fn to_ref(&self) -> RefName {
+        RefName(format!("refs/tags/{}", self.0).into())
+    }
+}
+
+/// Id of a pull request, a number of at most 20 digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PullRequestId(Box<str>);
+text_name!(PullRequestId);
+
+impl PullRequestId {
+    /// Validates `text`.
+    pub fn new(text: &str) -> Result<Self> {
+        let is_number = text.bytes().all(|digit| digit.is_ascii_digit());
+        if !is_number || !(1..=20).contains(&text.len()) {
+            let rule = "it must be a number of 1 to 20 digits";
+            return Err(invalid("pull request id", text, rule));
+        }
+        Ok(Self(text.into()))
+    }
 }
 
 fn is_legal_ref(full: &str) -> bool {

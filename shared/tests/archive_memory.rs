@@ -16,11 +16,11 @@ use async_trait::async_trait;
 use branchline_core::Result;
 use branchline_core::archive::{ArchiveRequest, PartSink, write};
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, Page, PullRequest, Repository, Trigger, TriggerSet,
 };
 use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
-use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName};
+use branchline_core::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName};
 use bytes::Bytes;
 
 const MIB: usize = 1024 * 1024;
@@ -93,6 +93,23 @@ impl CodeCommit for GeneratedFolder {
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
         panic!("an archive does not call this")
     }
+    async fn get_tag(&self, _: &RepositoryName, _: &TagName) -> Result<CommitId> {
+        panic!("an archive does not call this")
+    }
+
+    async fn get_merge_base(
+        &self,
+        _: &RepositoryName,
+        _: CommitId,
+        _: &BranchName,
+    ) -> Result<Option<CommitId>> {
+        panic!("an archive does not call this")
+    }
+
+    async fn get_pull_request(&self, _: &PullRequestId) -> Result<PullRequest> {
+        panic!("an archive does not call this")
+    }
+
     async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
         panic!("an archive does not call this")
     }

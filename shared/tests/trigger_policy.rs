@@ -29,6 +29,7 @@ fn policy() -> Policy {
         prefix: TriggerPrefix::default(),
         destination: FunctionArn::new(UPDATE).unwrap(),
         custom_data: None,
+        filters: Vec::new(),
     }
 }
 
@@ -485,5 +486,37 @@ proptest! {
         prop_assert!(plan(&again, &written).is_empty(), "a second run must have nothing to write");
         let (_, kept) = partition_owned(&policy().prefix, &written);
         prop_assert!(is_same_set(&kept, &(0..foreign_now).map(foreign).collect::<Vec<_>>()));
+    }
+}
+
+#[test]
+fn one_trigger_for_all_refs_is_needed_where_a_filter_is_of_tags() {
+    let filters = |push: &str| {
+        let json = format!(
+            r#"[{{"pipeline": "p", "repositories": ["demo"], "gitConfiguration":
+                {{"sourceActionName": "Source", "push": [{push}]}}}}]"#
+        );
+        branchline_core::filter::parse_triggers(&json).unwrap()
+    };
+    let branches = names(0..3);
+    for (push, mode) in [
+        (
+            r#"{"branches": {"includes": ["**"]}}"#,
+            TriggerMode::PerBranch,
+        ),
+        (
+            r#"{"tags": {"includes": ["v*"]}}"#,
+            TriggerMode::AllBranches,
+        ),
+    ] {
+        let policy = Policy {
+            filters: filters(push),
+            ..policy()
+        };
+        let desired = desired_with(&policy, TriggerLimits::default(), &branches, &[]).unwrap();
+        assert_eq!(desired.mode, mode, "{push}");
+        if mode == TriggerMode::AllBranches {
+            assert_eq!(desired.triggers[0].branches, Vec::<String>::new());
+        }
     }
 }

@@ -19,6 +19,7 @@ fn reconciled(branches: &[&str]) -> String {
         prefix: TriggerPrefix::default(),
         destination: FunctionArn::new(UPDATE).expect("because the ARN is valid"),
         custom_data: None,
+        filters: Vec::new(),
     };
     let present = [Trigger {
         name: "mail".into(),

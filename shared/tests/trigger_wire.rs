@@ -116,6 +116,7 @@ async fn a_denied_reconciliation_names_the_action_and_the_repository() {
         prefix: TriggerPrefix::default(),
         destination: FunctionArn::new(UPDATE).unwrap(),
         custom_data: None,
+        filters: Vec::new(),
     };
     let reconciler = Reconciler {
         codecommit: &SdkCodeCommit::new(&aws),

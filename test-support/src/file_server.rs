@@ -19,6 +19,8 @@ pub struct FileServerOptions {
     pub fails: fn(usize) -> Option<u16>,
     /// Further headers, each with its line end.
     pub headers: &'static str,
+    /// The value of `Authorization` that each request needs.
+    pub authorization: Option<&'static str>,
 }
 
 impl Default for FileServerOptions {
@@ -28,6 +30,7 @@ impl Default for FileServerOptions {
             missing: 404,
             fails: |_| None,
             headers: "",
+            authorization: None,
         }
     }
 }
@@ -85,7 +88,15 @@ fn serve(
     let path = request.target.split('?').next().unwrap_or_default();
     let path = path.strip_prefix("/r.git/").unwrap_or_default().to_owned();
     let range = request.headers.get("range").cloned();
+    let authorization = request.headers.get("authorization").map(String::as_str);
+    let is_known = options.authorization.is_none() || authorization == options.authorization;
     let number = log.push(request);
+    if !is_known {
+        return out.write_all(
+            b"HTTP/1.1 401 X\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\
+              Connection: close\r\n\r\n",
+        );
+    }
     let found = match (options.fails)(number) {
         Some(status) => Err(status),
         None => files(&path).ok_or(options.missing),

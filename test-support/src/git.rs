@@ -1,6 +1,6 @@
-//! Git in one hermetic environment.
+//! Git in one hermetic environment: that of `PATH`, or that of the path `BRANCHLINE_GIT`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -13,12 +13,33 @@ const EMPTY_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/empty.
 /// Author date and committer date of each commit: seconds since the epoch, and the zone.
 const DATE: &str = "1700000000 +0000";
 
+/// The variable with the path of a git to test with.
+const CHOSEN_GIT: &str = "BRANCHLINE_GIT";
+
+/// Returns whether `BRANCHLINE_GIT` names a git, which may be older than the tests.
+pub fn is_chosen() -> bool {
+    std::env::var_os(CHOSEN_GIT).is_some()
+}
+
+/// Returns the `PATH` of commands, on which the git of `BRANCHLINE_GIT` comes first.
+pub fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let chosen = std::env::var_os(CHOSEN_GIT);
+    let Some(folder) = chosen.as_deref().map(Path::new).and_then(Path::parent) else {
+        return path;
+    };
+    let mut all = folder.as_os_str().to_owned();
+    all.push(":");
+    all.push(path);
+    all
+}
+
 /// Clears the environment of `command`, but for `PATH`, and sets what git reads: no
 /// configuration but the repository's own, one author, one committer and one date.
 pub fn make_hermetic(command: &mut Command, home: &Path) {
     command
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PATH", search_path())
         .env("HOME", home)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", EMPTY_CONFIG)

@@ -16,6 +16,7 @@ use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{ObjectMetadata, ObjectStore as _, ObjectStoreExt as _, PutOptions};
 use branchline_dev::server::{Options as ServerOptions, Server};
 use branchline_test_support::git;
+use branchline_tests::environment::built_programs;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
@@ -119,6 +120,11 @@ impl Peers {
         }
     }
 
+    /// The configuration of AWS's SDK for the service.
+    pub(super) fn aws(&self) -> Aws {
+        Aws::fixed(&self.region, &self.endpoint(), &self.key)
+    }
+
     pub(super) fn work(&self) -> PathBuf {
         self.folder.path().join("work")
     }
@@ -158,7 +164,31 @@ impl Peers {
         command
     }
 
-    /// Runs that git; what it says, on both channels.
+    /// A program that finds the helper of the command line.
+    pub(super) fn command_line(
+        &self,
+        folder: &Path,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Command> {
+        let bin = self.folder.path().join("bin");
+        let helper = bin.join("git-remote-s3");
+        if !helper.exists() {
+            std::fs::create_dir_all(&bin)?;
+            std::os::unix::fs::symlink(built_programs().join("branchline"), helper)?;
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new(program);
+        git::make_hermetic(&mut command, self.folder.path());
+        command
+            .args(arguments)
+            .current_dir(folder)
+            .env("PATH", format!("{}:{path}", bin.display()));
+        self.sign_in(&mut command);
+        Ok(command)
+    }
+
+    /// Runs git with the Python helper; what it says, on both channels.
     pub(super) async fn python(&self, folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
         let mut command = self.python_command(folder, arguments);
         let output = tokio::task::spawn_blocking(move || command.output()).await??;

@@ -1,5 +1,5 @@
-//! Races on one ref of one bucket: git-remote-s3 0.4.2 by `git push`, and ours as a process
-//! of its own, when `BRANCHLINE_VENV` names the Python environment.
+//! Races on one ref of one bucket: git-remote-s3 0.4.2 and the command line by `git push`, and a
+//! mirroring as a process of its own, when `BRANCHLINE_VENV` names the Python environment.
 //!
 //! `BRANCHLINE_RACE_ROUNDS` says how many rounds are raced (else 4, each scenario once),
 //! `BRANCHLINE_RACE_SEED` the seed of what is drawn (else a new one; it is printed).
@@ -91,12 +91,34 @@ impl Scenario {
     }
 }
 
+/// Program of a writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// git-remote-s3 0.4.2.
+    Python,
+    /// `branchline` as git's helper.
+    CommandLine,
+    /// The push of a mirroring.
+    Mirroring,
+}
+
+impl Program {
+    /// Returns the program of the writer of a number: half of the writers are Python clients.
+    fn of(writer: usize) -> Self {
+        match writer % 4 {
+            1 | 3 => Self::Python,
+            2 => Self::CommandLine,
+            _ => Self::Mirroring,
+        }
+    }
+}
+
 /// A writer of a round. Points in time are numbers of requests that the server has received
 /// in this round, so that they fall between any two of them.
 #[derive(Debug, Clone, Copy)]
 struct Writer {
     number: usize,
-    is_python: bool,
+    program: Program,
     starts_at: u64,
     dies_at: Option<u64>,
 }
@@ -152,20 +174,22 @@ impl Race {
         lines.map(|line| line.count).sum()
     }
 
-    fn command(&self, writer: Writer, prefix: &str, lock_seconds: u64) -> Command {
-        let mut command = if writer.is_python {
-            let refspec = format!("w{}:{NAME}", writer.number);
-            let arguments = ["push", &url(prefix), &refspec];
-            let mut command = self.peers.python_command(&self.peers.work(), &arguments);
-            command.env("GIT_REMOTE_S3_LOCK_TTL_SECONDS", lock_seconds.to_string());
-            command
+    fn command(&self, writer: Writer, prefix: &str, lock_seconds: u64) -> Result<Command> {
+        let refspec = format!("w{}:{NAME}", writer.number);
+        let (work, url) = (self.peers.work(), url(prefix));
+        let mut command = if writer.program == Program::Python {
+            self.peers.python_command(&work, &["push", &url, &refspec])
+        } else if writer.program == Program::CommandLine {
+            // Started by the end of standard input, as a mirroring is.
+            let script = "read -r line; exec git push \"$@\"";
+            let arguments = ["-c", script, "sh", &url, &refspec];
+            self.peers.command_line(&work, "sh", &arguments)?
         } else {
             let mut command = Command::new(env!("CARGO_BIN_EXE_push-bundle"));
             self.peers.sign_in(&mut command);
-            let work = self.peers.work();
             // All of ours share it, and may be killed while they write to it.
             command.arg("--copies").arg(work.with_file_name("copies"));
-            command.arg("--repository").arg(work);
+            command.arg("--repository").arg(&work);
             let (old, new) = (self.base, self.commits[writer.number]);
             for (option, value) in [
                 ("--bucket", BUCKET.to_owned()),
@@ -179,13 +203,14 @@ impl Race {
             }
             command
         };
+        command.env("GIT_REMOTE_S3_LOCK_TTL_SECONDS", lock_seconds.to_string());
         // Git and its helper are killed together.
         command
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command
+        Ok(command)
     }
 
     /// Runs one writer. If the number of requests never reaches its start, it starts when all
@@ -218,7 +243,7 @@ impl Race {
                 killed = true;
             }
         };
-        if writer.is_python {
+        if writer.program == Program::Python {
             running.fetch_sub(1, Ordering::Relaxed);
         }
         told(writer, &output, killed)
@@ -250,11 +275,12 @@ impl Race {
         let earliest = random.random_range(0..4);
         let mut writers: Vec<Writer> = (0..WRITERS)
             .map(|number| {
-                let is_python = number % 2 == 1;
+                let program = Program::of(number);
                 let starts_at = random.random_range(earliest..earliest + 12);
+                let is_python = program == Program::Python;
                 Writer {
                     number,
-                    is_python,
+                    program,
                     starts_at: if is_python { 0 } else { starts_at },
                     dies_at: None,
                 }
@@ -270,10 +296,11 @@ impl Race {
         }
         let before = self.requests();
         let running = AtomicUsize::new(WRITERS / 2);
-        let pushes = writers.iter().map(|writer| {
-            let command = self.command(*writer, &prefix, scenario.lock_seconds());
-            self.write(*writer, command, before, &running)
-        });
+        let mut pushes = Vec::new();
+        for writer in &writers {
+            let command = self.command(*writer, &prefix, scenario.lock_seconds())?;
+            pushes.push(self.write(*writer, command, before, &running));
+        }
         let told = futures_util::future::try_join_all(pushes).await?;
         faults.clear();
         self.quiet().await;
@@ -378,10 +405,11 @@ impl Race {
 fn told(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let (stdout, stderr) = (said(&output.stdout), said(&output.stderr));
-    let acknowledged = if writer.is_python {
-        output.status.success()
-    } else {
+    let is_mirroring = writer.program == Program::Mirroring;
+    let acknowledged = if is_mirroring {
         stdout == "ok"
+    } else {
+        output.status.success()
     };
     if acknowledged {
         return Ok(WriterResult::Ok);
@@ -389,11 +417,11 @@ fn told(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
     if killed && output.status.code().is_none() {
         return Ok(WriterResult::Killed);
     }
-    let refused = if writer.is_python {
+    let refused = if is_mirroring {
+        output.status.success() && stdout == "conflict"
+    } else {
         // Git refuses the push if it lists the remote while the ref has two bundles.
         stderr.contains("failed to push some refs")
-    } else {
-        output.status.success() && stdout == "conflict"
     };
     ensure!(refused || killed, "{writer:?} fails: {stdout}{stderr}");
     Ok(WriterResult::Refused(stderr))
@@ -419,7 +447,7 @@ impl Tally {
         };
         for (writer, told) in told.iter().enumerate() {
             match told {
-                WriterResult::Ok if writer % 2 == 1 => tally.python += 1,
+                WriterResult::Ok if Program::of(writer) == Program::Python => tally.python += 1,
                 WriterResult::Ok => tally.ours += 1,
                 WriterResult::Refused(_) => tally.refused += 1,
                 WriterResult::Killed => tally.killed += 1,

@@ -66,7 +66,12 @@ fn pushes_reach_update_by_the_way_that_is_chosen() -> Result<()> {
     }
     // Events that no function received are kept, whichever rule they are of.
     let policy = template.at(&["Resources", "DeadLettersPolicy"]).to_string();
-    for rule in ["LifecycleFunctionBranches", "UpdateFunctionPushes"] {
+    for rule in [
+        "LifecycleFunctionBranches",
+        "UpdateFunctionPullRequests",
+        "UpdateFunctionPipelineEnds",
+        "UpdateFunctionPushes",
+    ] {
         assert!(policy.contains(rule), "{rule} may send dead letters");
     }
     Ok(())
@@ -119,7 +124,10 @@ async fn with_eventbridge_pushes_are_archived_without_triggers() -> Result<()> {
 #[test]
 fn every_trust_names_the_account() -> Result<()> {
     let template = Template::load()?;
-    let deployment = template.resolve(&[("SamplePipeline", "true")])?;
+    let deployment = template.resolve(&[
+        ("SamplePipeline", "true"),
+        ("BackupSchedule", "rate(1 day)"),
+    ])?;
     let mut roles = 0;
     for role in template.resources_of("AWS::IAM::Role")? {
         let trust = deployment.properties(role)?["AssumeRolePolicyDocument"].take();
@@ -130,10 +138,13 @@ fn every_trust_names_the_account() -> Result<()> {
         roles += 1;
     }
     assert_eq!(
-        roles, 7,
+        roles, 8,
         "each function, the state machines, schedules and the sample"
     );
-    let deployment = template.resolve(&[("MigrationTriggers", "true")])?;
+    let deployment = template.resolve(&[
+        ("MigrationTriggers", "true"),
+        ("RepositoryNamePattern", "a,b,c,d,e"),
+    ])?;
     for permission in template.resources_of("AWS::Lambda::Permission")? {
         let properties = deployment.properties(permission)?;
         assert_eq!(properties["SourceAccount"], "123456789012", "{permission}");
@@ -144,9 +155,11 @@ fn every_trust_names_the_account() -> Result<()> {
 #[test]
 fn roles_have_the_path_and_names_that_an_account_asks_for() -> Result<()> {
     let template = Template::load()?;
-    let plain = template.resolve(&[("SamplePipeline", "true")])?;
+    let backups = ("BackupSchedule", "rate(1 day)");
+    let plain = template.resolve(&[("SamplePipeline", "true"), backups])?;
     let prefixed = template.resolve(&[
         ("SamplePipeline", "true"),
+        backups,
         ("RolePath", "/team/"),
         ("RoleNamePrefix", "a-prefix-of-20-chars"),
     ])?;
@@ -170,7 +183,7 @@ fn roles_have_the_path_and_names_that_an_account_asks_for() -> Result<()> {
         );
         names.insert(name.to_owned());
     }
-    assert_eq!(names.len(), 7, "each has its own name: {names:?}");
+    assert_eq!(names.len(), 8, "each has its own name: {names:?}");
     let outputs: Vec<&str> = template.section("Outputs")?.map(|(name, _)| name).collect();
     for role in ["LifecycleRoleArn", "UpdateRoleArn", "MigrationRoleArn"] {
         assert!(outputs.contains(&role), "{role} is an output");
@@ -268,6 +281,10 @@ fn observability_can_be_switched_off() -> Result<()> {
         }
     }
     for machine in template.resources_of("AWS::Serverless::StateMachine")? {
+        if machine == "BackupWatch" {
+            assert!(!off.has(machine)?, "no alarm reads its metric");
+            continue;
+        }
         assert_eq!(
             off.properties(machine)?["Tracing"]["Enabled"],
             false,
@@ -286,12 +303,25 @@ fn a_backup_that_does_not_end_is_missed() -> Result<()> {
         ("BackupSchedule", "cron(0 2 * * ? *)"),
         ("BackupOverdueHours", "26"),
     ])?;
-    let alarm = nightly.properties("BackupOverdue")?;
-    assert_eq!(alarm["EvaluationPeriods"], "26");
+    let machine = nightly.properties("BackupWatch")?;
+    assert_eq!(machine["DefinitionSubstitutions"]["OverdueHours"], "26");
+    let slot = &machine["Events"]["Slot"]["Properties"];
+    assert_eq!(slot["ScheduleExpression"], "cron(0 2 * * ? *)");
     assert_eq!(
-        alarm["TreatMissingData"], "breaching",
-        "silence is the sign"
+        slot["FlexibleTimeWindow"]["Mode"], "OFF",
+        "the backup does not end before its watch begins"
     );
+    let alarm = nightly.properties("BackupOverdue")?;
+    let definition = std::fs::read_to_string(top().join("statemachines/backup-watch.asl.json"))?;
+    let definition: Value = serde_json::from_str(&definition)?;
+    let reported = &definition["States"]["Report"]["Parameters"];
+    assert_eq!(alarm["Namespace"], reported["Namespace"]);
+    assert_eq!(alarm["MetricName"], reported["MetricData"][0]["MetricName"]);
+    let quiet = template.resolve(&[
+        ("BackupSchedule", "cron(0 2 * * ? *)"),
+        ("CreateAlarms", "false"),
+    ])?;
+    assert!(!quiet.has("BackupWatch")?, "no alarm reads the metric");
     let watched = |alarm: &Value| {
         let metrics = alarm["Metrics"].as_array().cloned().unwrap_or_default();
         let names = metrics.into_iter().filter_map(|metric| {
@@ -300,7 +330,6 @@ fn a_backup_that_does_not_end_is_missed() -> Result<()> {
         });
         names.collect::<Vec<_>>()
     };
-    assert_eq!(watched(&alarm), ["ExecutionsSucceeded", "ExecutionsFailed"]);
     let failed = nightly.properties("FleetFailed")?;
     assert_eq!(
         watched(&failed),

@@ -30,6 +30,7 @@ fn documents() -> Result<Vec<Document>> {
         "CONTRIBUTING.md".to_owned(),
         "SECURITY.md".to_owned(),
         "events/README.md".to_owned(),
+        "examples/README.md".to_owned(),
     ];
     for entry in std::fs::read_dir(top().join("docs"))? {
         let name = entry?.file_name();
@@ -112,7 +113,7 @@ fn shells() -> Result<Vec<Shell>> {
         for (language, body) in document.blocks() {
             // Blocks of commands are known by their language; these are the other languages.
             ensure!(
-                ["sh", "json", "text", "mermaid", ""].contains(&language),
+                ["sh", "json", "python", "text", "mermaid", ""].contains(&language),
                 "{}: a block of `{language}`",
                 document.path
             );
@@ -144,6 +145,12 @@ fn proof(command: &str) -> Result<&'static str> {
         return Ok("`cargo xtask test` makes an environment of these packages");
     }
     Ok(match command {
+        "pip install --no-index --find-links dist branchline" | "branchline install" => {
+            "wheel::the_package_mirrors_clones_and_archives_without_rust"
+        }
+        "branchline template --out stack" => {
+            "wheel::the_written_stack_is_valid_and_has_its_functions"
+        }
         "cargo build --bins" => "`cargo xtask test` does it",
         "python3 -m venv venv && . venv/bin/activate" => "`cargo xtask test` makes such ones",
         "sam build" => "`cargo xtask package` does it",

@@ -3,9 +3,10 @@
 Started with a JSON object on one line of standard input: {"definitions": {name: text}, "bucket"}.
 Then each line is {"input"} of an execution of mirror-fleet (or of "machine"), answered by one line that
 says how it ended. What states ask of S3, CodeCommit and Lambda goes to AWS_ENDPOINT_URL, as in a
-deployed stack it goes to AWS; what they ask of Step Functions goes to the interpreter.
+deployed stack it goes to AWS; what they ask of Step Functions and CloudWatch goes to the interpreter.
 """
 
+import datetime
 import json
 import logging
 import os
@@ -42,7 +43,8 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service impor
 
 def client(service, region=None, **_):
     """moto itself would send everything to its own fixed address."""
-    endpoint = interpreter if service in ("stepfunctions", "sfn") else os.environ["AWS_ENDPOINT_URL"]
+    own = ("stepfunctions", "sfn", "cloudwatch")
+    endpoint = interpreter if service in own else os.environ["AWS_ENDPOINT_URL"]
     retries = {"total_max_attempts": 1}
     return boto3.client(service, endpoint_url=endpoint, config=Config(retries=retries, parameter_validation=False))
 
@@ -71,6 +73,17 @@ def to_service(task, parameters, boto_service_name=None, service_action_name=Non
 
 def from_service(task, response, boto_service_name=None, service_action_name=None):
     task._from_boto_response(response, operation(task, boto_service_name, service_action_name).output_shape)
+    with_texts(response)
+
+
+def with_texts(value):
+    """Replaces boto's times by texts, as states have them; moto compares whole seconds alone."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        if isinstance(entry, datetime.datetime):
+            value[key] = entry.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        else:
+            with_texts(entry)
 
 
 state_task_service.StateTaskService._normalise_parameters = to_service
@@ -96,9 +109,13 @@ states = client("stepfunctions")
 setup = line()
 role = "arn:aws:iam::123456789012:role/fleet"
 machines = {}
-# The repository's machine comes first: the fleet's definition has its ARN.
-for name in ("mirror-repository", "mirror-fleet"):
+# A machine whose ARN is in another one's definition comes first.
+for name in ("mirror-repository", "mirror-fleet", "backup-watch"):
     text = setup["definitions"][name].replace("${MirrorRepositoryArn}", machines.get("mirror-repository", ""))
+    text = text.replace("${MirrorFleetArn}", machines.get("mirror-fleet", ""))
+    # Hours pass at once, and the watch gives up after two.
+    text = text.replace('"Seconds": 3600', '"Seconds": 0')
+    text = text.replace('"NumericGreaterThanEquals": 700', '"NumericGreaterThanEquals": 2')
     assert "${" not in text, "every substitution has a value"
     machines[name] = states.create_state_machine(name=name, definition=text, roleArn=role)["stateMachineArn"]
 answer({"ready": True})
@@ -135,5 +152,6 @@ while (request := line()) is not None:
     items = [e["executionArn"] for e in executions("mirror-repository") if e["executionArn"] not in before]
     runs = [states.describe_map_run(mapRunArn=r["mapRunArn"]) for r in states.list_map_runs(executionArn=arn)["mapRuns"]]
     keys = ("status", "maxConcurrency", "toleratedFailurePercentage", "itemCounts")
-    answer({**told, "waits": list(waits), "items": [summary(finished(i)) for i in items],
+    metrics = client("cloudwatch").list_metrics(Namespace="branchline")["Metrics"]
+    answer({**told, "metrics": metrics, "waits": list(waits), "items": [summary(finished(i)) for i in items],
             "mapRuns": [{k: r[k] for k in keys} for r in runs]})

@@ -4,6 +4,7 @@
 mod interpreter;
 mod migration;
 mod template;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -317,16 +318,16 @@ async fn all_repositories_are_mirrored_page_by_page() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repositories_that_the_stack_may_not_read_are_passed_over() -> Result<()> {
-    let Some(mut fleet) = Scripted::of_repositories("team-*").await? else {
+    let Some(mut fleet) = Scripted::of_repositories("team-*,api").await? else {
         return Ok(());
     };
-    for name in ["team-api", "other", "team-web"] {
+    for name in ["team-api", "other", "api", "team-web"] {
         fleet.stage.create_repository(name).await?;
     }
     let input = json!({ "repositories": { "target": "s3://mirrors/backup", "layout": "bundle" } });
     let run = fleet.interpreter.run("mirror-fleet", &input).await?;
     assert_eq!(run.0["status"], "SUCCEEDED", "{run:?}");
-    let sources = ["team-api", "team-web"].map(|name| format!("codecommit://{name}"));
+    let sources = ["api", "team-api", "team-web"].map(|name| format!("codecommit://{name}"));
     assert_eq!(run.sources(), sources);
     Ok(())
 }

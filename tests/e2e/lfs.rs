@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::git::HashKind;
 use branchline_core::mirror::{LfsOptions, MirrorOptions, MirrorStats, RefSelection, mirror};
@@ -16,12 +16,16 @@ use branchline_core::remote::open::{
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _};
+use branchline_dev::s3::store::PutOptions;
 use branchline_dev::server::{Options as ServerOptions, Server};
 use branchline_test_support::git;
 
 use branchline_test_support::git_server::{GitServer, Response};
-use branchline_test_support::lfs_server::LfsServer;
+use branchline_test_support::lfs_server::{LfsServer, oid};
+use branchline_test_support::moto::Moto;
 use branchline_test_support::repo::Repo;
+use branchline_tests::environment::{MIGRATION, Setup, TestEnvironment};
+use serde_json::json;
 
 const MEMORY: usize = 64 << 20;
 
@@ -147,5 +151,107 @@ async fn objects_that_git_lfs_pushed_are_mirrored_and_fetched_back() -> Result<(
     assert!(ours == theirs, "the work tree is what it was");
     lfs.assert_content();
     second.assert_content();
+    Ok(())
+}
+
+/// Adds a commit with the pointer to a content, and with a `.lfsconfig`.
+fn commit_pointer(repo: &Repo, content: &[u8], lfs_url: &str) {
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
+        oid(content),
+        content.len()
+    );
+    let config = format!("[lfs]\n\turl = {lfs_url}\n");
+    let stream = format!(
+        "commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\ndata 1\nx\n\
+         M 100644 inline large.bin\ndata {}\n{pointer}\n\
+         M 100644 inline .lfsconfig\ndata {}\n{config}\n",
+        pointer.len(),
+        config.len()
+    );
+    repo.input(&["fast-import", "--quiet"], stream.as_bytes());
+}
+
+/// "Objects that the source does not have are read where it says."
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_in_codecommit_names_its_objects_in_s3_and_a_foreign_one_may_not() -> Result<()>
+{
+    let stage = TestEnvironment::start(Setup {
+        migration: Some(Vec::new()),
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_public_bucket("mirrors")?;
+    stage.create_repository("demo").await?;
+    let repo = Repo::new(HashKind::Sha1);
+    let content = b"a large file".as_slice();
+    let store = stage.server.store();
+    let id = oid(content);
+    let key = format!("of-demo/lfs/{id}");
+    store.put("mirrors", &key, content, PutOptions::default())?;
+    commit_pointer(&repo, content, "s3://mirrors/of-demo");
+    stage.push(&repo.path, "demo", &["main"]).await?;
+    let foreign = GitServer::new(&repo);
+    for (source, objects, missing) in [("codecommit://demo", 1, 0), (&*foreign.url(), 0, 1)] {
+        let target = format!("s3://mirrors/copy-{missing}");
+        for run in 0..2 {
+            let event = json!({ "mappings": [
+                {"source": source, "target": target, "layout": "dumb"},
+            ]});
+            let answer = stage.call(MIGRATION, &event).await;
+            let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+            let lfs = &answer["mappings"][0]["lfs"];
+            let expected = if run == 0 { objects } else { 0 };
+            ensure!(
+                lfs["objects"] == expected && lfs["missing"] == missing,
+                "{source}, run {run}: {answer}"
+            );
+        }
+    }
+    let key = format!("copy-0/lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]);
+    let (_, copied) = store.get_bytes("mirrors", &key, None)?;
+    ensure!(copied == content, "the object is stored");
+    Ok(())
+}
+
+/// "A secret goes to the host that it names, and to no other."
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_of_a_source_is_not_sent_to_the_lfs_server_that_it_names() -> Result<()> {
+    let Some(moto) = Moto::start()? else {
+        return Ok(());
+    };
+    let stage = TestEnvironment::start(Setup {
+        migration: Some(vec![("AWS_ENDPOINT_URL_SECRETS_MANAGER", moto.endpoint())]),
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_public_bucket("mirrors")?;
+    let repo = Repo::new(HashKind::Sha1);
+    let content = b"a large file".as_slice();
+    let lfs = LfsServer::new(&[content]);
+    commit_pointer(&repo, content, &format!("{}.git/info/lfs", lfs.url()));
+    let server = GitServer::with(&repo, |seen| {
+        if seen.headers.contains_key("authorization") {
+            Response::Git
+        } else {
+            Response::Fixed(401, "text/plain", Vec::new())
+        }
+    });
+    let login = json!({
+        "host": server.address().to_string(), "username": "user", "password": "hunter2",
+    });
+    let [secret, _] = moto.keep("git/login", &login.to_string())?;
+    let event = json!({ "mappings": [{
+        "source": server.url(), "target": "s3://mirrors/r", "layout": "dumb", "credentials": secret,
+    }]});
+    let answer = stage.call(MIGRATION, &event).await;
+    let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+    ensure!(answer["mappings"][0]["lfs"]["objects"] == 1, "{answer}");
+    let requests = lfs.requests();
+    let logins = requests
+        .iter()
+        .filter(|seen| seen.headers.contains_key("authorization"));
+    ensure!(!requests.is_empty() && logins.count() == 0, "{requests:?}");
     Ok(())
 }

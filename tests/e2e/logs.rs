@@ -8,9 +8,12 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use branchline_core::git::HashKind;
 use branchline_dev::faults::{Rule, Service};
 use branchline_dev::lambda::FunctionConfig;
 use branchline_test_support::git;
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::{Repo, history};
 use branchline_tests::environment::{
     LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, built_programs,
 };
@@ -357,6 +360,45 @@ async fn the_settings_in_force_and_misspelled_names_are_logged_at_the_start() ->
             !shown.any(|line| line.contains(secret)),
             "a secret is logged"
         );
+    }
+    Ok(())
+}
+
+/// "migration logs a warning when a `bundle` target stores more than ten times its largest bundle."
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_of_more_than_ten_times_the_source_are_warned_of_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    bootstraps(folder.path())?;
+    let stage = TestEnvironment::start(Setup {
+        bootstraps: folder.path().to_owned(),
+        migration: Some(Vec::new()),
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_public_bucket("mirrors")?;
+    let repo = Repo::new(HashKind::Sha1);
+    repo.input(&["fast-import", "--quiet"], &history(0, 3, 2));
+    let server = GitServer::new(&repo);
+    for (branches, layout, warnings) in [
+        (10, "bundle", 0),
+        (12, "bundle", 1),
+        (12, "bundle", 1),
+        (12, "dumb", 1),
+    ] {
+        // `main`, and this many others less one.
+        for number in 1..branches {
+            repo.git(&["branch", "-f", &format!("b{number}"), "main"]);
+        }
+        let target = format!("s3://mirrors/{layout}");
+        let mapping = json!({"source": server.url(), "target": target, "layout": layout});
+        let answer = stage.call(MIGRATION, &json!({"mappings": [mapping]})).await;
+        answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let lines = all_lines(&stage, MIGRATION)?;
+        let warned = lines.iter().filter(|line| {
+            line["level"] == "WARN" && text(line, "message").contains("once for each ref")
+        });
+        assert_eq!(warned.count(), warnings, "{branches} branches, {layout}");
     }
     Ok(())
 }

@@ -51,9 +51,10 @@ const KEY: &str = "arn:aws:kms:eu-central-1:123456789012:key/k";
 type Refused = (&'static [(&'static str, &'static str)], &'static str);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of refusals, one line each")]
 fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
     let template = Template::load()?;
-    let refused: [Refused; 20] = [
+    let refused: [Refused; 25] = [
         (&[SAMPLE, ("PipelineName", "deploy")], "PipelineName"),
         (
             &[SAMPLE, ("PipelineNamePattern", "d*")],
@@ -63,6 +64,15 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
             &[SAMPLE, ("PipelineSourceAction", "S3")],
             "PipelineSourceAction",
         ),
+        (
+            &[
+                ("PipelineName", "deploy"),
+                ("Triggers", "[]"),
+                ("PipelineNamePattern", "d*"),
+            ],
+            "PipelineName",
+        ),
+        (&[("Triggers", "[]")], "PipelineNamePattern"),
         (&[SAMPLE, ("PipelinePin", "none")], "PipelinePin"),
         (&[SAMPLE, ("PipelinePin", "version")], "SamplePipeline"),
         (&[("PipelinePin", "version")], "PipelineName"),
@@ -123,6 +133,22 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
             ],
             "PipelinePin",
         ),
+        (
+            &[("PipelineName", "deploy"), ("PullRequestComment", "true")],
+            "PipelineVariables",
+        ),
+        (
+            &[
+                ("PipelineName", "deploy"),
+                ("PipelineSource", "codecommit"),
+                ("PipelinePin", "version"),
+            ],
+            "PipelinePin",
+        ),
+        (
+            &[SAMPLE, ("PipelineSource", "codecommit")],
+            "SamplePipeline",
+        ),
     ];
     let mut rules = std::collections::BTreeSet::new();
     for (parameters, named) in refused {
@@ -144,10 +170,20 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
 #[test]
 fn rules_accept_valid_parameters() -> Result<()> {
     let template = Template::load()?;
-    let accepted: [&[(&str, &str)]; 17] = [
+    let accepted: [&[(&str, &str)]; 21] = [
         &[],
         &[SAMPLE],
         &[SAMPLE, ("PipelineVariables", "true")],
+        &[SAMPLE, ("PullRequestApproval", "true")],
+        &[
+            ("PipelineName", "{repository}"),
+            ("PipelineVariables", "true"),
+            ("PullRequestComment", "true"),
+        ],
+        &[
+            ("PipelineName", "{repository}"),
+            ("PipelineSource", "codecommit"),
+        ],
         &[SAMPLE, ("ArtifactBucket", "ours"), ("KmsKeyId", KEY)],
         &[("Sse", "aws:kms"), ("KmsKeyId", KEY)],
         &[
@@ -162,6 +198,7 @@ fn rules_accept_valid_parameters() -> Result<()> {
             ("PipelineNamePattern", "team-*"),
             ("PipelinePin", "version"),
         ],
+        &[("Triggers", "[]"), ("PipelineNamePattern", "team-*")],
         &[("DeleteArtifacts", "true")],
         &[("UpdateSchedule", ""), ("LifecycleSchedule", "")],
         &[
@@ -189,7 +226,7 @@ fn rules_accept_valid_parameters() -> Result<()> {
 #[test]
 fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
     const ELSEWHERE: &str = "arn:aws:kms:us-east-1:123456789012:key/k";
-    let refused: [(Function, Refused); 11] = [
+    let refused: [(Function, Refused); 12] = [
         (
             UPDATE,
             (
@@ -209,6 +246,13 @@ fn a_setting_that_no_rule_covers_is_refused_at_init_by_name() -> Result<()> {
                     ("ArtifactKey", "{branch}/{commit}.zip"),
                 ],
                 "PIPELINE_PIN",
+            ),
+        ),
+        (
+            UPDATE,
+            (
+                &[("Triggers", "[]"), ("PipelineNamePattern", "d*")],
+                "TRIGGERS",
             ),
         ),
         (UPDATE, (&[("KmsKeyId", ELSEWHERE)], "KMS_KEY_ID")),
@@ -333,8 +377,18 @@ fn patterns_match_valid_values_only() -> Result<()> {
     let cases: [(&str, &[&str], &[&str]); 20] = [
         (
             "RepositoryNamePattern",
-            &["*", "team-*", "api"],
-            &["", "a/b", "**", "a b"],
+            &["*", "team-*", "api", "team-*,api,*-infra", "a,b,c,d,e"],
+            &[
+                "",
+                "a/b",
+                "**",
+                "a b",
+                "a, b",
+                "a,,b",
+                ",a",
+                "a,**",
+                "a,b,c,d,e,f",
+            ],
         ),
         (
             "ArtifactBucket",
@@ -343,8 +397,8 @@ fn patterns_match_valid_values_only() -> Result<()> {
         ),
         (
             "ArtifactKey",
-            &["{repository}/{branch}.zip", "x.zip", "{branch}/{commit}"],
-            &["", "/x", "{tag}.zip", "{branch"],
+            &["{repository}/{branch}.zip", "x.zip", "{ref}/{tag}/{commit}"],
+            &["", "/x", "{slug}.zip", "{branch"],
         ),
         ("ArchivePrefix", &["", "src/"], &["/etc/", "a\\b"]),
         (
@@ -359,8 +413,8 @@ fn patterns_match_valid_values_only() -> Result<()> {
         ("MirrorKmsKeyId", &["", KEY], &["k", "alias/k"]),
         (
             "PipelineName",
-            &["", "deploy", "{repository}-{branch}"],
-            &["a/b", "{tag}"],
+            &["", "deploy", "{repository}-{branch}", "{tag}"],
+            &["a/b", "{ref}"],
         ),
         ("PipelineSourceAction", &["Source"], &["", "a b"]),
         (

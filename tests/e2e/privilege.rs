@@ -17,6 +17,7 @@ use branchline_tests::template::{Statement, Template};
 use serde_json::{Value, json};
 
 use super::migration::private;
+use super::pull_requests::{break_pipeline, create, repository, with_results};
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::repo::{Repo, history};
 
@@ -305,6 +306,25 @@ async fn deletions() -> Result<(TestEnvironment, Used)> {
     Ok((stage, used))
 }
 
+/// Results of pipelines on a pull request, and events on a bus.
+async fn results() -> Result<(TestEnvironment, Used)> {
+    let settings = [("EVENT_BUS_NAME", "default"), ("KMS_KEY_ID", KEY)];
+    let stage = with_results(&settings).await?;
+    let work = tempfile::tempdir()?;
+    let work = work.path();
+    repository(&stage, work).await?;
+    create(&stage).await?;
+    for content in ["3", "4", "5"] {
+        if content == "5" {
+            break_pipeline(&stage)?;
+        }
+        git::commit(work, &[("b.txt", content)], content)?;
+        push(&stage, work, &["main:pull/1"]).await?;
+    }
+    let used = used(&stage, UPDATE);
+    Ok((stage, used))
+}
+
 /// Replaces the bucket `from` by `to` in the used resources.
 fn in_bucket(used: Used, from: &str, to: &str) -> Used {
     let (from, to) = (format!("arn:aws:s3:::{from}"), format!("arn:aws:s3:::{to}"));
@@ -378,6 +398,39 @@ async fn update_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         entry.resources.extend(used.resources);
     }
     all_is_granted(UPDATE, &statements, &all);
+    drop(stage);
+    let (stage, more) = results().await?;
+    let comments_only = [
+        ("PullRequestComment", "true"),
+        ("PipelineVariables", "true"),
+    ];
+    let statements = [&with("true")[..], &comments_only].concat();
+    let statements = granted(&stage, "UpdateFunction", &statements)?;
+    let repository = "arn:aws:codecommit:us-east-1:123456789012:demo";
+    for (action, expected) in [
+        ("codecommit:PostCommentForPullRequest", true),
+        ("codecommit:UpdatePullRequestApprovalState", false),
+    ] {
+        assert_eq!(
+            grants(&statements, action, repository),
+            expected,
+            "{action}"
+        );
+    }
+    let everything = [
+        ("PullRequestComment", "true"),
+        ("PullRequestApproval", "true"),
+        ("PipelineVariables", "true"),
+        ("EventBusName", "default"),
+    ];
+    let statements = [&with("true")[..], &everything].concat();
+    let statements = granted(&stage, "UpdateFunction", &statements)?;
+    all_is_granted(UPDATE, &statements, &more);
+    for (action, used) in more {
+        let entry = all.entry(action).or_default();
+        entry.well |= used.well;
+        entry.resources.extend(used.resources);
+    }
     all_was_used(UPDATE, &statements, &all);
     Ok(())
 }
@@ -436,6 +489,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         ("MIGRATION_MEMORY_MIB", "32".to_owned()),
         ("KMS_KEY_ID", KEY.to_owned()),
         ("ASSUME_ROLE_ARNS", ROLE.to_owned()),
+        ("EVENT_BUS_NAME", "default".to_owned()),
     ];
     if let Some(recorder) = &recorder {
         variables.push(("AWS_ENDPOINT_URL_SECRETS_MANAGER", recorder.endpoint()));
@@ -532,6 +586,7 @@ async fn migration_may_do_what_its_flows_do_and_no_more() -> Result<()> {
         ("MirrorBucket", MIRRORS),
         ("MirrorKmsKeyId", KEY),
         ("AssumeRoleArns", ROLE),
+        ("EventBusName", "default"),
     ];
     parameters.extend(logins.iter().take(kept.len()));
     let statements = granted(&stage, "MigrationFunction", &parameters)?;

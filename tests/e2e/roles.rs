@@ -124,6 +124,33 @@ async fn a_role_that_the_settings_do_not_allow_is_refused_before_any_request() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_does_not_trust_the_function_is_named_with_both_remedies() -> Result<()> {
+    let stage = stage(&format!("{READER},{WRITER}")).await?;
+    stage.server.account().close_role(WRITER);
+    let event = json!({ "mappings": [
+        mapping("denied", &json!({ "target": WRITER })),
+        mapping("read", &json!({ "source": READER })),
+    ]});
+    let error = stage.call(MIGRATION, &event).await;
+    let error = error.err().context("one mapping fails")?.to_string();
+    for part in [
+        "branchline.AccessDenied",
+        WRITER,
+        "`sts:AssumeRole`",
+        "trust policy",
+    ] {
+        ensure!(error.contains(part), "{part}: {error}");
+    }
+    let requests = stage.server.requests();
+    let assumed = requests.count(Service::Sts, "AssumeRole");
+    assert_eq!(assumed, 2, "a denial is not retried");
+    let store = stage.server.store();
+    assert!(store.get_bytes(BUCKET, "read/info/refs", None).is_ok());
+    assert!(store.get_bytes(BUCKET, "denied/info/refs", None).is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_of_sts_is_retried() -> Result<()> {
     let stage = stage(READER).await?;
     for fault in [

@@ -241,7 +241,12 @@ fn update_may_start_the_pipelines_that_are_named_and_no_other() -> Result<()> {
         let wanted = pipelines.map(|name| {
             let arn = format!("arn:aws:codepipeline:eu-central-1:123456789012:{name}");
             (
-                vec!["codepipeline:StartPipelineExecution".to_owned()],
+                [
+                    "codepipeline:GetPipeline",
+                    "codepipeline:StartPipelineExecution",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
                 vec![arn],
             )
         });
@@ -297,6 +302,8 @@ fn optional_features_are_granted_only_when_enabled() -> Result<()> {
     let key = "arn:aws:kms:eu-central-1:123456789012:key/k";
     for (function, sid, parameters) in [
         (UPDATE, "DeleteArtifacts", ("DeleteArtifacts", "true")),
+        (UPDATE, "FindMergeBases", ("Triggers", "[]")),
+        (UPDATE, "DeletePullRequests", ("Triggers", "[]")),
         (UPDATE, "UseKey", ("KmsKeyId", key)),
         (LIFECYCLE, "EncryptDeadLetters", ("KmsKeyId", key)),
         (MIGRATION, "EncryptDeadLetters", ("KmsKeyId", key)),
@@ -403,6 +410,63 @@ fn codecommit_may_call_what_triggers_call() -> Result<()> {
         lifecycle["ReservedConcurrentExecutions"], 1,
         "triggers have one writer"
     );
+    Ok(())
+}
+
+/// "The pattern may be a list."
+#[test]
+fn each_pattern_of_repositories_is_allowed_everywhere_and_nothing_else_is() -> Result<()> {
+    let template = Template::load()?;
+    let all = ["team-*", "api", "*-infra", "x.y", "last"];
+    for count in 1..=all.len() {
+        let patterns = &all[..count];
+        let list = patterns.join(",");
+        let deployment = template.resolve(&[
+            ("RepositoryNamePattern", &list),
+            ("MigrationTriggers", "true"),
+            ("MigrationAccess", "create"),
+        ])?;
+        let arns: Vec<String> = patterns
+            .iter()
+            .map(|pattern| format!("arn:aws:codecommit:eu-central-1:123456789012:{pattern}"))
+            .collect();
+        for (_, function) in FUNCTIONS {
+            let environment = deployment.environment(function)?;
+            if let Some(repositories) = environment.get("REPOSITORIES") {
+                assert_eq!(*repositories, list);
+            }
+            for statement in deployment.statements(function)? {
+                let resources = statement.resources;
+                if resources.iter().any(|text| text.contains(":codecommit:")) {
+                    assert_eq!(resources, arns, "{function}: {}", statement.sid);
+                }
+            }
+            let permitted: Result<Vec<Value>> = template
+                .resources_of("AWS::Lambda::Permission")?
+                .filter(|name| name.contains("FromCodeCommit"))
+                .filter_map(|name| match deployment.has(name) {
+                    Ok(true) => Some(deployment.properties(name)),
+                    Ok(false) => None,
+                    Err(error) => Some(Err(error)),
+                })
+                .collect();
+            let permitted: Vec<Value> = permitted?
+                .into_iter()
+                .filter(|permission| permission["FunctionName"] == function)
+                .map(|permission| permission["SourceArn"].clone())
+                .collect();
+            assert_eq!(json!(permitted), json!(arns), "{function}");
+        }
+        let wildcards: Vec<Value> = patterns
+            .iter()
+            .map(|pattern| json!({ "wildcard": pattern }))
+            .collect();
+        for (function, rule) in [(LIFECYCLE, "Branches"), (UPDATE, "Pushes")] {
+            let events = deployment.properties(function)?["Events"].clone();
+            let detail = &events[rule]["Properties"]["Pattern"]["detail"];
+            assert_eq!(detail["repositoryName"], json!(wildcards), "{function}");
+        }
+    }
     Ok(())
 }
 

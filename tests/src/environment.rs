@@ -103,6 +103,7 @@ impl Setup {
         }
         let mut function = FunctionConfig::new(name, bootstrap);
         function.timeout = self.timeout;
+        function.stack = Some(whole_flow::STACK.to_owned());
         // Of two values for one name the later one wins.
         let all = defaults.iter().chain(variables);
         function.environment = all

@@ -71,6 +71,15 @@ enum Subject {
         #[arg(long)]
         dev: bool,
     },
+    /// Measures LFS objects in S3 beside git-lfs-s3, and `codecommit://` beside git's own HTTP.
+    Lfs {
+        /// Transfers also one object of 1 GiB.
+        #[arg(long)]
+        large: bool,
+        /// Measures the development build, which compiles in a minute instead of ten.
+        #[arg(long)]
+        dev: bool,
+    },
     /// Measures a migration of 3,000 commits with 139 refs to CodeCommit, beside one `git push`.
     Migrate {
         /// Time that CodeCommit takes to answer each request, in milliseconds.
@@ -133,10 +142,17 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
             dev,
         } => {
             let peers = setup::PythonEnv::Peers.create()?;
-            let mut bench = terminal(*dev)?;
+            let mut bench = terminal("bench-terminal", &[], *dev)?;
             bench.arg("--peers").arg(peers);
             bench.args(["--link-mbit", &link_mbit.to_string()]);
             bench.args(["--link-latency-ms", &link_latency_ms.to_string()]);
+            run(&mut bench)
+        }
+        Subject::Lfs { large, dev } => {
+            let peers = setup::PythonEnv::Peers.create()?;
+            let mut bench = terminal("bench-lfs", &["branchline-dev"], *dev)?;
+            bench.arg("--peers").arg(peers);
+            bench.args(large.then_some("--large"));
             run(&mut bench)
         }
         Subject::Migrate {
@@ -157,17 +173,20 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Builds the command line and its measurement, and returns a command that measures that build.
-fn terminal(dev: bool) -> Result<Command> {
+/// Builds the command line, other packages that its measurement `name` starts, and the measurement;
+/// returns a command that measures that build.
+fn terminal(name: &str, others: &[&str], dev: bool) -> Result<Command> {
     let profile = if dev { "dev" } else { "release" };
-    let package = ["--package", "branchline"];
-    run(cargo()
-        .args(["build", "--locked", "--bins", "--profile", profile])
-        .args(package))?;
-    let program = ["--bin", "bench-terminal"];
+    let mut build = cargo();
+    build.args(["build", "--locked", "--bins", "--profile", profile]);
+    for package in std::iter::once(&"branchline").chain(others) {
+        build.args(["--package", package]);
+    }
+    run(&mut build)?;
+    let program = ["--bin", name];
     run(cargo().args(["build", "--quiet", "--locked"]).args(program))?;
     let target = target_folder();
-    let mut bench = Command::new(target.join("debug/bench-terminal"));
+    let mut bench = Command::new(target.join("debug").join(name));
     bench
         .arg("--programs")
         .arg(target.join(if dev { "debug" } else { "release" }));

@@ -6,17 +6,16 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::process::{run, target_folder, workspace};
-use crate::setup::{PythonEnv, asl_validator};
+use crate::process::{in_workspace, run, target_folder, workspace};
+use crate::setup::{PythonEnv, SCRIPTS, asl_validator};
 
 /// Returns a command that runs the program `name` of a Python environment in the workspace.
 ///
 /// The environment comes first on the path, because cargo-lambda finds zig through its Python.
 pub(crate) fn program(environment: &Path, name: &str) -> Result<Command> {
-    let mut command = Command::new(environment.join("bin").join(name));
-    command.current_dir(workspace());
+    let mut command = in_workspace(environment.join(SCRIPTS).join(name));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(environment.join("bin")).chain(std::env::split_paths(&path));
+    let folders = std::iter::once(environment.join(SCRIPTS)).chain(std::env::split_paths(&path));
     let path: OsString = std::env::join_paths(folders).context("the PATH")?;
     command.env("PATH", path);
     command.env("SAM_CLI_TELEMETRY", "0");

@@ -55,7 +55,8 @@ pub(crate) fn in_workspace(program: impl AsRef<OsStr>) -> Command {
 /// Returns whether the path has a program of this name.
 pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    let name = format!("{program}{}", std::env::consts::EXE_SUFFIX);
+    std::env::split_paths(&path).any(|folder| folder.join(&name).is_file())
 }
 
 /// Runs a command to its end, and fails unless the command succeeds.

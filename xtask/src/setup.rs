@@ -87,7 +87,7 @@ impl CargoPlugin {
                      hint: cargo install --locked cargo-{name}"
                 )
             })?;
-            in_workspace(folder.join("bin").join(format!("cargo-{name}")))
+            in_workspace(folder.join(SCRIPTS).join(format!("cargo-{name}")))
         };
         command.arg(name);
         Ok(command)
@@ -135,6 +135,9 @@ impl Emulator {
     }
 }
 
+/// Folder of the programs of a Python environment.
+pub(crate) const SCRIPTS: &str = if cfg!(windows) { "Scripts" } else { "bin" };
+
 /// Python environment below the target folder. There are several, because packages of one
 /// cannot be installed beside those of another.
 #[derive(Debug, Clone, Copy)]
@@ -147,6 +150,10 @@ pub(crate) enum PythonEnv {
     Checkov,
     /// Plugins of cargo that tests need.
     CargoPlugins,
+    /// Packer of wheels.
+    Wheel,
+    /// Programs that build a release, and check it.
+    Dist,
 }
 
 impl PythonEnv {
@@ -157,6 +164,8 @@ impl PythonEnv {
             Self::Deploy => ("xtask/requirements-deploy.txt", "deploy"),
             Self::Checkov => ("xtask/requirements-checkov.txt", "checkov"),
             Self::CargoPlugins => ("xtask/requirements-cargo.txt", "cargo-plugins"),
+            Self::Wheel => ("xtask/requirements-wheel.txt", "wheel-tools"),
+            Self::Dist => ("xtask/requirements-dist.txt", "dist-tools"),
         }
     }
 
@@ -179,7 +188,7 @@ impl PythonEnv {
             install(&["python3-venv"])?;
             create(&folder)?;
         }
-        let mut pip = Command::new(folder.join("bin/pip"));
+        let mut pip = Command::new(folder.join(SCRIPTS).join("pip"));
         pip.current_dir(workspace());
         pip.args([
             "install",
@@ -195,20 +204,25 @@ impl PythonEnv {
     }
 }
 
-/// Installs the npm package that checks state machines, and returns the path of its program.
-pub(crate) fn asl_validator() -> Result<PathBuf> {
-    const PACKAGE: &str = "asl-validator@4.0.0";
+/// Installs a package of npm, `PACKAGE@VERSION`, and returns the folder that it is installed in.
+pub(crate) fn npm_package(name: &str, package: &str) -> Result<PathBuf> {
     if !is_installed("npm") {
         install(&["npm"])?;
     }
-    let folder = target_folder().join("asl-validator");
+    let folder = target_folder().join(name);
     let stamp = folder.join("package.txt");
-    if !std::fs::read_to_string(&stamp).is_ok_and(|present| present == PACKAGE) {
+    if !std::fs::read_to_string(&stamp).is_ok_and(|present| present == package) {
         std::fs::create_dir_all(&folder).context("the folder for npm")?;
         let mut npm = Command::new("npm");
         npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
-        run(npm.arg(&folder).arg(PACKAGE))?;
-        std::fs::write(&stamp, PACKAGE).context("the stamp of asl-validator")?;
+        run(npm.arg(&folder).arg(package))?;
+        std::fs::write(&stamp, package).with_context(|| format!("the stamp of {name}"))?;
     }
+    Ok(folder)
+}
+
+/// Installs the npm package that checks state machines, and returns the path of its program.
+pub(crate) fn asl_validator() -> Result<PathBuf> {
+    let folder = npm_package("asl-validator", "asl-validator@4.0.0")?;
     Ok(folder.join("node_modules/.bin/asl-validator"))
 }

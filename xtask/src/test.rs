@@ -1,13 +1,13 @@
 //! `cargo xtask test`: everything that CI runs, or the tests of some packages.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::process::{cargo, run};
 use crate::setup::CargoPlugin;
-use crate::{deploy, setup};
+use crate::{deploy, dist, examples, setup};
 
 /// The package that makes cargo resolve the features of the whole workspace.
 const FEATURES: &str = "branchline-features";
@@ -31,17 +31,25 @@ pub(crate) struct Arguments {
 /// Runs the checks and tests that `arguments` select.
 pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let begin = Instant::now();
-    let mut peers = None;
+    let mut variables = Vec::new();
     step("set up", || {
         setup::debian_packages()?;
         setup::jgit()?;
-        peers = Some(setup::PythonEnv::Peers.create()?);
+        variables.push(("BRANCHLINE_VENV", setup::PythonEnv::Peers.create()?));
         Ok(())
     })?;
     if !arguments.tests_only && arguments.packages.is_empty() {
         checks()?;
     }
-    step("tests", || tests(arguments, peers.as_deref()))?;
+    step("programs", || programs(arguments))?;
+    if arguments.installs_the_wheel() {
+        step("wheel", || {
+            variables.push(("BRANCHLINE_WHEEL", dist::development_wheel()?));
+            variables.push(("BRANCHLINE_DEPLOY_VENV", setup::PythonEnv::Deploy.create()?));
+            Ok(())
+        })?;
+    }
+    step("tests", || tests(arguments, &variables))?;
     eprintln!("\x1b[1mAll passed in {:.0?}.\x1b[0m", begin.elapsed());
     Ok(())
 }
@@ -80,6 +88,7 @@ fn checks() -> Result<()> {
         run(cargo().args(lints))
     })?;
     step("template and state machines", deploy::lint)?;
+    step("examples and workflows", examples::lint)?;
     step("documentation", || {
         let mut doc = cargo();
         doc.args([
@@ -96,12 +105,21 @@ fn checks() -> Result<()> {
     })
 }
 
-/// Builds and runs the selected tests. `peers` is the Python environment of the tests that
-/// need one.
+impl Arguments {
+    /// Returns whether tests that install the wheel are among those that are selected.
+    fn installs_the_wheel(&self) -> bool {
+        let has_tests = self.packages.is_empty() || self.packages.iter().any(|it| it == END_TO_END);
+        // It takes a quarter of a minute, which one other test need not wait for.
+        let named = self.filter.as_ref();
+        has_tests && named.is_none_or(|filter| filter.contains("wheel"))
+    }
+}
+
+/// Builds the programs that the selected tests run.
 ///
 /// Every command resolves the features of the whole workspace and of its tests, so that
 /// none of them compiles a crate that another one has compiled.
-fn tests(arguments: &Arguments, peers: Option<&Path>) -> Result<()> {
+fn programs(arguments: &Arguments) -> Result<()> {
     let packages = &arguments.packages;
     if packages.is_empty() || packages.iter().any(|name| name == END_TO_END) {
         let mut build = cargo();
@@ -114,6 +132,12 @@ fn tests(arguments: &Arguments, peers: Option<&Path>) -> Result<()> {
         }
         run(&mut build)?;
     }
+    Ok(())
+}
+
+/// Runs the selected tests, with environment variables that name what some of them need.
+fn tests(arguments: &Arguments, variables: &[(&str, PathBuf)]) -> Result<()> {
+    let packages = &arguments.packages;
     let mut tests = CargoPlugin::Nextest.command()?;
     tests.args(["run", "--locked", "--no-fail-fast"]);
     if packages.is_empty() {
@@ -124,8 +148,6 @@ fn tests(arguments: &Arguments, peers: Option<&Path>) -> Result<()> {
         }
     }
     tests.args(arguments.filter.as_deref());
-    if let Some(peers) = peers {
-        tests.env("BRANCHLINE_VENV", peers);
-    }
+    tests.envs(variables.iter().map(|(name, path)| (name, path)));
     run(&mut tests)
 }

@@ -42,6 +42,8 @@ const BUCKET: &str = "repositories";
 const TURNS: usize = 3;
 /// Commits of the repository with a long history.
 const LONG_HISTORY: usize = 20_000;
+/// Commits, files and bytes of a file of the repository of 60 MB with a tip of 3 MB.
+const VERSIONS: [usize; 3] = [4_000, 200, 15_000];
 
 /// Cost of one command.
 #[derive(Debug, Clone, Copy)]
@@ -426,6 +428,35 @@ impl Bench {
                 ));
             }
         }
+        self.shallow_clone(name).await
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    /// A shallow clone of 60 MB of versions of few files, in the layout of packs.
+    async fn shallow_clone(&self, name: &str) -> Result<()> {
+        let [commits, files, bytes] = VERSIONS;
+        let repository = self.path(&format!("{name}-versions.git"));
+        repositories::repository(&repository, |out| {
+            repositories::versions(out, commits, files, bytes)
+        })?;
+        let url = url(&format!("{name}/versions"));
+        let layout = "branchline.layout=dumb";
+        let push = ["-c", layout, "push", "--quiet", &url, "main"];
+        self.in_git(Client::Branchline, &repository, &push).await?;
+        let to = self.path(&format!("{name}-versions"));
+        let to = to.to_string_lossy().into_owned();
+        let clone = ["clone", "--quiet", "--depth=1", &url, &to];
+        let cost = self
+            .in_git(Client::Branchline, self.folder.path(), &clone)
+            .await?;
+        cost.print("branchline, clone --depth=1, 60 MB, tip of 3 MB");
+        let tip = (files * bytes) as u64;
+        println!(
+            "{:<58}{:>9.2} x",
+            "  the size of the tip",
+            cost.received as f64 / tip as f64
+        );
+        ensure!(cost.received < 2 * tip, "a shallow clone reads its tip");
         Ok(())
     }
 }

@@ -4,11 +4,15 @@
 //! |---|---|
 //! | `revision` | `REMOTE@REV` |
 //! | `objects` | opens the objects of the revision |
+//! | `history` | the history of the revision, where a file asks for it |
+//! | `submodules` | the repositories of submodules |
 //! | `output` | the file or pipe that the archive is written to |
 
+mod history;
 mod objects;
 mod output;
 mod revision;
+mod submodules;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -22,18 +26,24 @@ use branchline_core::archive::{
 use branchline_core::git::ObjectId;
 use branchline_core::git::pack::PackLimits;
 use branchline_core::git::server::{ARCHIVE_FORMATS, ArchiveFormat, ArchivePiece, tree_of};
+use branchline_core::lfs::LfsStore;
 use branchline_core::remote::open::{OpenRemote as _, RemoteSpec};
 use branchline_core::remote::url::RemoteUrl;
+use branchline_core::remote::{Remote, Source};
 use branchline_core::{Error, ErrorKind, Result};
 use clap::Args;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
+use self::history::SourceHistory;
 use self::output::Output;
 use self::revision::Revision;
+use self::submodules::TerminalSubmodules;
 use crate::connection::MEMORY_BYTES;
 use crate::exit::ExitStatus;
 use crate::invocation::Invocation;
+use crate::local_git;
 use crate::progress::{Meter, Progress, ProgressForm, size, size_and_rate};
 use crate::remotes::{TerminalRemotes, explain_for};
 
@@ -45,11 +55,16 @@ Examples:
   branchline archive codecommit://demo@v1.0 -o demo.zip
   branchline archive s3://bucket/team/project@main docs -o docs.tar.gz
   branchline archive https://example.org/demo.git --format tar | tar x
-  branchline archive . --rev HEAD~3 --prefix demo/ --add-file VERSION -o demo.tgz";
+  branchline archive . --rev HEAD~3 --prefix demo/ --add-file VERSION -9 -o demo.tgz
+  branchline archive codecommit://demo@v1.0 --lfs=s3://bucket/demo -o demo.zip";
 
 /// Arguments of `branchline archive`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub(crate) struct ArchiveArgs {
     /// Remote, and revision after an `@`.
     #[arg(value_name = "REMOTE[@REV]", required_unless_present = "list")]
@@ -72,18 +87,37 @@ pub(crate) struct ArchiveArgs {
     /// Adds a file of the disk, under its name; can be repeated.
     #[arg(long = "add-file", value_name = "FILE")]
     add_files: Vec<PathBuf>,
-    /// Level of the compression, from 0 (none) to 9.
+    /// Level of the compression, from 0 (none) to 9; also `-0` to `-9`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=9))]
     level: Option<u32>,
-    /// Time of all entries, in seconds since 1970, instead of that of the commit.
-    #[arg(long, value_name = "@SECONDS", value_parser = seconds, allow_hyphen_values = true)]
-    mtime: Option<i64>,
+    #[command(flatten)]
+    levels: LevelFlags,
+    /// Time of all entries instead of that of the commit: `@SECONDS` since 1970, or a date as git
+    /// reads it, such as `2024-02-29` or `2.days.ago`.
+    #[arg(long, value_name = "DATE", allow_hyphen_values = true)]
+    mtime: Option<String>,
+    /// Archives the objects of git LFS instead of their pointers: those of the remote, or at a URL
+    /// such as `s3://bucket/prefix`.
+    #[arg(
+        long,
+        value_name = "URL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    lfs: Option<String>,
+    /// Archives the files of submodules, at the commits that the revision pins.
+    #[arg(long)]
+    submodules: bool,
+    /// Archives files with the attribute `export-ignore` as well.
+    #[arg(long)]
+    no_export_ignore: bool,
     /// Prints the formats.
     #[arg(long, short)]
     list: bool,
     /// Prints events and the result as JSON, one a line; needs `--output`.
     #[arg(long, requires = "output")]
-    json: bool,
+    pub(crate) json: bool,
     /// Prints only errors.
     #[arg(long, short)]
     quiet: bool,
@@ -99,10 +133,76 @@ fn format(text: &str) -> Result<ArchiveFormat, String> {
     })
 }
 
-/// Parses a time, as `@1700000000`.
-fn seconds(text: &str) -> Result<i64, String> {
-    let number = text.strip_prefix('@').unwrap_or(text).parse();
-    number.map_err(|_| "give seconds since 1970, as in `@1700000000`".to_owned())
+/// Levels of the compression as `git archive` takes them.
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
+struct LevelFlags {
+    #[arg(short = '0', hide = true)]
+    level_0: bool,
+    #[arg(short = '1', hide = true)]
+    level_1: bool,
+    #[arg(short = '2', hide = true)]
+    level_2: bool,
+    #[arg(short = '3', hide = true)]
+    level_3: bool,
+    #[arg(short = '4', hide = true)]
+    level_4: bool,
+    #[arg(short = '5', hide = true)]
+    level_5: bool,
+    #[arg(short = '6', hide = true)]
+    level_6: bool,
+    #[arg(short = '7', hide = true)]
+    level_7: bool,
+    #[arg(short = '8', hide = true)]
+    level_8: bool,
+    #[arg(short = '9', hide = true)]
+    level_9: bool,
+}
+
+impl LevelFlags {
+    /// Returns the highest level that is set.
+    fn level(&self) -> Option<u32> {
+        let flags = [
+            self.level_0,
+            self.level_1,
+            self.level_2,
+            self.level_3,
+            self.level_4,
+            self.level_5,
+            self.level_6,
+            self.level_7,
+            self.level_8,
+            self.level_9,
+        ];
+        (0..)
+            .zip(flags)
+            .filter(|(_, is_set)| *is_set)
+            .map(|(level, _)| level)
+            .last()
+    }
+}
+
+/// Returns the seconds since 1970 that a text stands for: a number, or a date that git reads.
+///
+/// # Errors
+/// `Config` for a date where git is not installed.
+async fn seconds(text: &str) -> Result<i64> {
+    let number = text.strip_prefix('@').unwrap_or(text);
+    if let Ok(seconds) = number.parse() {
+        return Ok(seconds);
+    }
+    if text == "now" {
+        return Ok(now());
+    }
+    local_git::seconds_of_date(text).await.map_err(|error| {
+        let shown = text.escape_debug();
+        error
+            .context(format!("`--mtime={shown}` cannot be read"))
+            .with_hint("give seconds since 1970, as in `--mtime=@1700000000`")
+    })
 }
 
 /// Returns the format that the name of a file stands for.
@@ -170,7 +270,7 @@ pub(crate) async fn archive(invocation: &Invocation, args: ArchiveArgs) -> Resul
         Some(rev) => (text.to_owned(), Some(rev.clone())),
         None => revision::split(text).await,
     };
-    let remotes = TerminalRemotes::new(invocation)?;
+    let remotes = Arc::new(TerminalRemotes::new(invocation)?);
     let url = RemoteUrl::new(&remotes.resolve(&remote).await?)?;
     let revision = Revision::new(rev.as_deref());
     let archived = write_archive(invocation, &remotes, &args, (&url, &revision)).await;
@@ -186,31 +286,56 @@ pub(crate) async fn archive(invocation: &Invocation, args: ArchiveArgs) -> Resul
 /// Writes the archive; returns the id that the revision names, and the size of the archive.
 async fn write_archive(
     invocation: &Invocation,
-    remotes: &TerminalRemotes,
+    remotes: &Arc<TerminalRemotes>,
     args: &ArchiveArgs,
     (url, revision): (&RemoteUrl, &Revision),
 ) -> Result<(ObjectId, u64)> {
     let paths = PathSelection::new(&args.paths)?;
     let extra_files = extra_files(&args.prefix, &args.add_files)?;
+    let time = match &args.mtime {
+        Some(text) => Some(seconds(text).await?),
+        None => None,
+    };
     let mut output = Output::open(args.output.as_deref())?;
     let progress = Progress::start(ProgressForm::of(invocation, args.json, args.quiet));
     let meter = Arc::<ArchiveMeter>::default();
     let line = progress.add(0, url.to_string(), "reading", Arc::clone(&meter) as _);
     let spec = RemoteSpec::new(url.clone());
     let remote = remotes.open(&spec, MEMORY_BYTES).await?;
-    let source = remote.source(&[]).await?;
+    let source: Arc<dyn Source> = Arc::from(remote.source(&[]).await?);
     let id = revision.resolve(url, source.snapshot()).await?;
     let temporary = invocation.variable("TMPDIR");
     let temporary = temporary.map_or(Path::new("/tmp"), Path::new);
     let limits = PackLimits::default().with_memory(MEMORY_BYTES / 2);
     let objects = objects::open(&*source, id, limits, temporary, &meter).await?;
     let (commit, tree) = tree_of(&objects, id, revision.folder.as_deref()).await?;
+    let history = commit.map(|id| SourceHistory {
+        source,
+        id,
+        limits,
+        temporary: temporary.to_owned(),
+        meter: Arc::clone(&meter),
+        opened: OnceCell::new(),
+        listed: OnceCell::new(),
+    });
+    let submodules = args.submodules.then(|| TerminalSubmodules {
+        remotes: Arc::clone(remotes),
+        root: absolute(url),
+        with_lfs: args.lfs.is_some(),
+        limits,
+        temporary: temporary.to_owned(),
+        meter: Arc::clone(&meter),
+    });
     let request = ArchiveRequest {
+        submodules: submodules.map(|submodules| Arc::new(submodules) as _),
+        history: history.map(|history| Arc::new(history) as _),
+        export_ignore: !args.no_export_ignore,
         prefix: args.prefix.clone(),
         extra_files,
         paths,
-        time: args.mtime,
-        level: args.level,
+        time,
+        level: args.level.or_else(|| args.levels.level()),
+        lfs: lfs_store(remotes, args.lfs.as_deref(), url, &*remote).await?,
         ..stored_archive(&objects, commit, tree, now()).await?
     };
     let format = args
@@ -229,6 +354,47 @@ async fn write_archive(
     output.finish()?;
     drop((line, progress));
     Ok((id, written))
+}
+
+/// Returns a URL, with the whole path of a repository on the disk.
+fn absolute(url: &RemoteUrl) -> String {
+    match url {
+        RemoteUrl::Local(path) => {
+            let whole = std::path::absolute(path);
+            whole.as_deref().unwrap_or(path).display().to_string()
+        }
+        url => url.to_string(),
+    }
+}
+
+/// Opens the objects of git LFS that `text` names: those of `remote` if it is empty.
+async fn lfs_store(
+    remotes: &TerminalRemotes,
+    text: Option<&str>,
+    url: &RemoteUrl,
+    remote: &dyn Remote,
+) -> Result<Option<Arc<dyn LfsStore>>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let store = if text.is_empty() {
+        remote.lfs()
+    } else {
+        let spec = RemoteSpec::new(RemoteUrl::new(&remotes.resolve(text).await?)?);
+        remotes.open(&spec, MEMORY_BYTES).await?.lfs()
+    };
+    let Some(store) = store else {
+        let shown = if text.is_empty() {
+            url.to_string()
+        } else {
+            text.to_owned()
+        };
+        return Err(
+            Error::new(ErrorKind::Config, format!("`{shown}` has no LFS objects"))
+                .with_hint("name the remote that has them, as in `--lfs=s3://bucket/prefix`"),
+        );
+    };
+    Ok(Some(store))
 }
 
 fn print_result(args: &ArchiveArgs, id: ObjectId, bytes: u64) {
@@ -302,10 +468,8 @@ mod tests {
     }
 
     #[test]
-    fn a_format_and_a_time_that_are_not_known_name_the_remedy() {
+    fn a_format_that_is_not_known_names_the_remedy() {
         assert_eq!(format("zip"), Ok(ArchiveFormat::Zip));
         assert!(format("rar").unwrap_err().contains("tar, tgz, tar.gz, zip"));
-        assert_eq!(seconds("@5"), Ok(5));
-        assert!(seconds("yesterday").is_err());
     }
 }

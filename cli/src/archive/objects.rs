@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use branchline_core::git::odb::{Database, DatabaseOptions, PackRequest, StoredPack};
@@ -62,8 +63,8 @@ pub(super) async fn open(
     store(pack, source.snapshot().hash, limits, temporary, meter).await
 }
 
-/// Stores and indexes a pack.
-async fn store(
+/// Stores a pack in `temporary`, in a file that has no name, and indexes it.
+pub(super) async fn store(
     mut pack: PackBody,
     hash: HashKind,
     limits: PackLimits,
@@ -100,7 +101,10 @@ async fn store(
 
 /// Creates a file in `directory` and removes its name, so that it ends with the process.
 fn unnamed_file(directory: &Path) -> Result<File> {
-    let path = directory.join(format!("branchline-{}.pack", std::process::id()));
+    // Several files, if the history is fetched as well.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = directory.join(format!("branchline-{}-{number}.pack", std::process::id()));
     let failed = |error| file_error(directory, error);
     let file = OpenOptions::new()
         .read(true)

@@ -8,6 +8,7 @@ use branchline_core::archive::large_files_over_git::GitAccess;
 use branchline_core::aws::{Aws, AwsOverrides, git_http};
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
+use branchline_core::git::date::LocalTime;
 use branchline_core::retry::{RetryPolicy, Retrying};
 
 use super::location::Location;
@@ -23,7 +24,7 @@ const GIT_MEMORY_BYTES: usize = 2 << 30;
 pub(super) async fn open(
     invocation: &Invocation,
     location: &Location,
-    now: i64,
+    now: LocalTime,
 ) -> Result<CodeCommitArchives> {
     let http = http_settings(invocation)?;
     let aws = Aws::load(AwsOverrides {

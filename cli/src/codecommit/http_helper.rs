@@ -8,8 +8,8 @@
 
 use std::ffi::OsStr;
 use std::process::Stdio;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use branchline_core::git::date::LocalTime;
 use branchline_core::git::server::serve_archive;
 use branchline_core::{Error, ErrorKind, Result};
 use tokio::io::{
@@ -99,7 +99,7 @@ impl HttpHelper {
         match passed {
             Passed::End => exit_status(child.wait().await),
             Passed::Archive => {
-                let archives = archive::open(invocation, location, seconds_since_1970()).await?;
+                let archives = archive::open(invocation, location, LocalTime::now()).await?;
                 drop(child);
                 let mut output = stdout();
                 write(&mut output, b"\n").await?;
@@ -170,13 +170,6 @@ fn exit_status(status: std::io::Result<std::process::ExitStatus>) -> Result<Exit
         .map_err(|error| Error::new(ErrorKind::Internal, "git's HTTP helper").with_source(error))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitStatus::of_child(code.unwrap_or(1)))
-}
-
-fn seconds_since_1970() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 /// Returns the configuration of the helper's git: that of `git -c`, followed by our credential

@@ -3,13 +3,17 @@
 mod generate;
 mod remote;
 
-use branchline_core::Result;
+use std::io::Write as _;
+
+use branchline_core::{Error, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use serde_json::json;
 
 use self::generate::{CompletionsArgs, ManArgs, completions, man};
 use self::remote::RemoteCommand;
 pub(crate) use self::remote::{InitArgs, init};
 use crate::archive::{ArchiveArgs, archive};
+use crate::doctor::DoctorCommand;
 use crate::exit::ExitStatus;
 use crate::failure::{one_line, usage};
 use crate::install::{InstallArgs, install};
@@ -17,6 +21,9 @@ use crate::invocation::Invocation;
 use crate::lfs::LfsCommand;
 use crate::migrate::{MigrateArgs, migrate};
 use crate::mirror::{MirrorArgs, mirror};
+use crate::stack::triggers::{TriggersArgs, triggers};
+use crate::status::{StatusArgs, status};
+use crate::template::{TemplateArgs, write_stack};
 
 /// Command line of `branchline`.
 #[derive(Debug, Parser)]
@@ -50,7 +57,11 @@ Examples:
   A mirror, an archive of a revision, and a migration in batches:
     branchline mirror codecommit://demo s3://bucket/backup/demo --prune --verify
     branchline archive codecommit://demo@v1.0 -o demo.zip
-    branchline migrate --local demo --remote codecommit";
+    branchline migrate --local demo --remote codecommit
+
+  The branches, artifacts and pipelines of a deployed stack:
+    branchline status
+    branchline doctor stack";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -58,6 +69,9 @@ enum Command {
     Archive(Box<ArchiveArgs>),
     /// Prints completions for a shell.
     Completions(CompletionsArgs),
+    /// Finds mistakes in what surrounds the functions of a stack.
+    #[command(subcommand)]
+    Doctor(DoctorCommand),
     /// Links the program under the names of git's remote helpers.
     Install(InstallArgs),
     /// Sets up git-lfs for S3; checks and repairs the LFS objects of a repository.
@@ -72,6 +86,12 @@ enum Command {
     /// Manages repositories in S3.
     #[command(subcommand)]
     Remote(RemoteCommand),
+    /// Shows branches, artifacts, pipelines and mirrors of a stack, and what is behind.
+    Status(Box<StatusArgs>),
+    /// Shows the triggers that a repository's branches need, and writes them by `--apply`.
+    Triggers(Box<TriggersArgs>),
+    /// Writes the stack of the functions, which `sam deploy` and CloudFormation take.
+    Template(TemplateArgs),
 }
 
 /// Parses the arguments and carries out the command.
@@ -80,23 +100,53 @@ pub(crate) async fn run(invocation: Invocation) -> ExitStatus {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    let json = cli.command.prints_events();
     let result = match cli.command {
         Command::Archive(args) => Box::pin(archive(&invocation, *args)).await,
         Command::Completions(args) => done(completions(&args, Cli::command())),
+        Command::Doctor(command) => Box::pin(command.run(&invocation)).await,
         Command::Install(args) => done(install(&invocation, &args).await),
         Command::Lfs(command) => Box::pin(command.run(&invocation)).await,
         Command::Man(args) => done(man(&args, Cli::command())),
         Command::Migrate(args) => Box::pin(migrate(&invocation, args)).await,
         Command::Mirror(args) => Box::pin(mirror(&invocation, *args)).await,
         Command::Remote(command) => Box::pin(command.run(&invocation)).await,
+        Command::Status(args) => Box::pin(status(&invocation, *args)).await,
+        Command::Triggers(args) => Box::pin(triggers(&invocation, *args)).await,
+        Command::Template(args) => done(write_stack(&invocation, &args)),
     };
     match result {
         Ok(status) => status,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
+            if json {
+                print_error_event(&error);
+            }
             ExitStatus::Failed
         }
     }
+}
+
+impl Command {
+    /// Returns whether standard output has events for programs.
+    fn prints_events(&self) -> bool {
+        match self {
+            Self::Archive(args) => args.json,
+            Self::Mirror(args) => args.json,
+            _ => false,
+        }
+    }
+}
+
+/// Prints why a command failed, as the last event for programs.
+fn print_error_event(error: &Error) {
+    let event = json!({
+        "event": "error",
+        "error": error.report(),
+        "error_kind": error.kind().name(),
+    });
+    // A reader that has gone away gets the exit status.
+    let _ = writeln!(std::io::stdout(), "{event}");
 }
 
 /// Turns a result without a status of its own into one.

@@ -1,10 +1,10 @@
 //! `connect`: git's own protocol over standard input and output.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use branchline_core::archive::ServedArchives;
 use branchline_core::git::HashKind;
+use branchline_core::git::date::LocalTime;
 use branchline_core::git::server::{
     ProtocolVersion, ReceivePackOptions, UploadPackOptions, receive_pack, upload_archive,
     upload_pack,
@@ -87,7 +87,7 @@ impl Service {
         let served = ServedRemote::new(remote, options);
         match self {
             Self::UploadArchive => {
-                let archiver = ServedArchives::new(seconds_since_1970());
+                let archiver = ServedArchives::new(LocalTime::now());
                 upload_archive(&served, &archiver, input, output).await
             }
             Self::UploadPack => {
@@ -113,11 +113,4 @@ impl Service {
             }
         }
     }
-}
-
-fn seconds_since_1970() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }

@@ -18,8 +18,11 @@ use crate::connection::{self, RemoteSettings};
 use crate::failure::explain;
 use crate::invocation::Invocation;
 use crate::lfs;
-use crate::local_git::GitConfig;
+use crate::local_git::{self, GitConfig};
 use crate::log::Verbosity;
+
+/// The first version of git that knows version 2 of its protocol.
+const FIRST_WITH_VERSION_2: (u32, u32) = (2, 18);
 
 /// A run of the helper.
 pub(super) struct Session<'a> {
@@ -174,9 +177,11 @@ impl<'a> Session<'a> {
         let name = (self.name != self.url).then_some(self.name);
         let settings = RemoteSettings::read(&config, name)?;
         self.profile = settings.profile(&url).map(str::to_owned);
+        let opening = connection::open(self.invocation, &url, &settings);
+        let (remote, git) = tokio::join!(opening, local_git::version());
         let opened = Opened {
-            remote: connection::open(self.invocation, &url, &settings).await?,
-            version: protocol_version(&config),
+            remote: remote?,
+            version: protocol_version(&config, git),
         };
         if let Some(name) = name {
             // While git waits, so that a clone's own checkout finds the agent.
@@ -207,11 +212,13 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Returns the version of git's protocol that `protocol.version` asks for.
-fn protocol_version(config: &GitConfig) -> ProtocolVersion {
+/// Returns the version of git's protocol that `protocol.version` asks for; else the latest one that
+/// a git of the version `git` knows.
+fn protocol_version(config: &GitConfig, git: Option<(u32, u32)>) -> ProtocolVersion {
     match config.get("protocol.version") {
         Some("0") => ProtocolVersion::V0,
         Some("1") => ProtocolVersion::V1,
+        _ if git.is_some_and(|git| git < FIRST_WITH_VERSION_2) => ProtocolVersion::V0,
         _ => ProtocolVersion::V2,
     }
 }
@@ -248,4 +255,24 @@ async fn write(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(
 
 fn io_error(what: &str, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Transport, what).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_the_protocol_is_one_that_git_knows() {
+        let config = |text: &[u8]| GitConfig::parse(text);
+        for (text, git, expected) in [
+            (&b""[..], Some((2, 17)), ProtocolVersion::V0),
+            (b"", Some((2, 18)), ProtocolVersion::V2),
+            (b"", Some((3, 0)), ProtocolVersion::V2),
+            (b"", None, ProtocolVersion::V2),
+            (b"protocol.version\n0\0", Some((2, 50)), ProtocolVersion::V0),
+            (b"protocol.version\n1\0", Some((2, 50)), ProtocolVersion::V1),
+        ] {
+            assert_eq!(protocol_version(&config(text), git), expected, "{git:?}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::invocation::Invocation;
 use crate::names::NAMES;
 
 /// Name of the program itself.
-const PROGRAM: &str = "branchline";
+pub(super) const PROGRAM: &str = "branchline";
 
 /// Result of one link.
 #[derive(Debug, Serialize)]

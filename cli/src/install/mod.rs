@@ -26,7 +26,8 @@ use crate::invocation::Invocation;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InstallArgs {
-    /// Directory of the links; that of the program by default.
+    /// Directory of the links. By default that of the program, or, where git does not search it, the
+    /// one on PATH in which `branchline` is a link to the program.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Replaces other programs of these names in the directory.
@@ -71,7 +72,7 @@ pub(crate) async fn install(invocation: &Invocation, args: &InstallArgs) -> Resu
         Report { links, settings }
     } else {
         let program = program(invocation)?;
-        let directory = directory(args, &program)?;
+        let directory = directory(invocation, args, &program)?;
         links::check(&directory, &program, args.force)?;
         let search = links::search_path(invocation).await;
         let links = links::create(&directory, &program, &search, &mut record)?;
@@ -109,12 +110,10 @@ fn program(invocation: &Invocation) -> Result<PathBuf> {
 }
 
 /// Returns the directory of the links, which must exist.
-fn directory(args: &InstallArgs, program: &Path) -> Result<PathBuf> {
+fn directory(invocation: &Invocation, args: &InstallArgs, program: &Path) -> Result<PathBuf> {
     let directory = match &args.dir {
         Some(directory) => directory,
-        None => program
-            .parent()
-            .expect("because the program is a file in a directory"),
+        None => &usual_directory(invocation, program),
     };
     let shown = directory.display();
     directory.canonicalize().map_err(|error| {
@@ -124,6 +123,62 @@ fn directory(args: &InstallArgs, program: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Returns the directory of the program, if it is on PATH. Tools such as uv and pipx keep a program in
+/// a directory of its own, and have a link to it in one that is on PATH, which is then returned.
+fn usual_directory(invocation: &Invocation, program: &Path) -> PathBuf {
+    let own = program
+        .parent()
+        .expect("because the program is a file in a directory");
+    let path = invocation.variable("PATH").unwrap_or_default();
+    let mut searched: Vec<PathBuf> = std::env::split_paths(path)
+        .filter_map(|directory| directory.canonicalize().ok())
+        .collect();
+    if searched.iter().any(|directory| directory == own) {
+        return own.to_owned();
+    }
+    searched.retain(|directory| {
+        let link = directory.join(links::PROGRAM);
+        link.canonicalize().is_ok_and(|found| found == program)
+    });
+    let linked = searched.into_iter().next();
+    linked.unwrap_or_else(|| own.to_owned())
+}
+
 fn io_error(doing: &str, path: &Path, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Config, format!("{doing} `{}`", path.display())).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_where_git_finds_the_program() {
+        let home = tempfile::tempdir().expect("a folder");
+        let home = home.path().canonicalize().expect("it exists");
+        let (own, bin) = (home.join("tools/branchline/bin"), home.join("bin"));
+        for directory in [&own, &bin] {
+            std::fs::create_dir_all(directory).expect("a folder");
+        }
+        let program = own.join("branchline");
+        std::fs::write(&program, "").expect("a file");
+        let usual = |path: &str| {
+            let invocation = Invocation {
+                arguments: Vec::new(),
+                variables: HashMap::from([("PATH".into(), path.into())]),
+                program: Some(program.clone()),
+            };
+            usual_directory(&invocation, &program)
+        };
+        let only_bin = bin.display().to_string();
+        let both = format!("{only_bin}:{}", own.display());
+        assert_eq!(usual(&only_bin), own, "without a link");
+        symlink(&program, bin.join("branchline")).expect("a link");
+        assert_eq!(usual(&only_bin), bin);
+        assert_eq!(usual(&both), own, "its own directory is searched");
+        assert_eq!(usual(""), own);
+    }
 }

@@ -18,8 +18,10 @@ use super::location::{Location, PARALLEL_PARTS, common_directory, place_of_remot
 use crate::connection::{self, MEMORY_BYTES, RemoteSettings, s3_url};
 use crate::exit::ExitStatus;
 use crate::failure::{explain, one_line};
+use crate::interrupt::Resumable;
 use crate::invocation::Invocation;
 use crate::local_git::{self, GitConfig};
+use crate::remotes::TerminalRemotes;
 
 /// Arguments of `branchline lfs verify`.
 #[derive(Debug, Args)]
@@ -198,6 +200,7 @@ pub(super) async fn repair(invocation: &Invocation, args: &RepairArgs) -> Result
     let check = open.check(args.content).await?;
     let mut report = Report::new(&check);
     let damaged = [&check.missing[..], &check.wrong].concat();
+    let _resumable = Resumable::new("the same command repairs what is left");
     let repaired = repair_lfs(&damaged, &from, &open.lfs).await;
     let unavailable = match repaired {
         Ok(unavailable) => unavailable,
@@ -235,13 +238,21 @@ impl OpenRepository {
             Location::Files(_) => None,
         };
         let opener = connection::opener(invocation, profile.as_deref(), &settings).await?;
+        // With the users and passwords of git's credential helpers.
+        let terminal = TerminalRemotes::new(invocation)?;
         let lfs = match &place {
             Location::S3(url) => opener.s3_lfs(url, settings.new_layout(), PARALLEL_PARTS)?,
-            Location::Files(url) => opener.file_lfs(url),
+            Location::Files(url) => terminal.file_lfs(url).await?,
         };
         // A location without a repository is an error here.
         let spec = RemoteSpec::new(url);
-        let remote = match opener.open(&spec, MEMORY_BYTES).await {
+        let is_on_server = matches!(spec.url, RemoteUrl::Http(_));
+        let remote = if is_on_server {
+            terminal.open(&spec, MEMORY_BYTES).await
+        } else {
+            opener.open(&spec, MEMORY_BYTES).await
+        };
+        let remote = match remote {
             Ok(remote) => remote,
             Err(error) => return Err(explain(error, profile.as_deref()).await),
         };

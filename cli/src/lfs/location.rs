@@ -16,6 +16,7 @@ use super::settings;
 use crate::connection::{self, RemoteSettings};
 use crate::invocation::Invocation;
 use crate::local_git::{self, GitConfig};
+use crate::remotes::TerminalRemotes;
 
 /// Parts of a large object that are transferred at once.
 pub(super) const PARALLEL_PARTS: usize = 4;
@@ -76,7 +77,7 @@ impl OpenStore {
         let opener = connection::opener(invocation, profile.as_deref(), &of_remote).await?;
         let store = match &location {
             Location::S3(url) => opener.s3_lfs(url, of_remote.new_layout(), PARALLEL_PARTS)?,
-            Location::Files(url) => opener.file_lfs(url),
+            Location::Files(url) => TerminalRemotes::new(invocation)?.file_lfs(url).await?,
         };
         let lfs = config.get("lfs.storage").filter(|path| !path.is_empty());
         Ok(Self {

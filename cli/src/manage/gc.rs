@@ -6,13 +6,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::located::Located;
+use crate::interrupt::Resumable;
 use crate::invocation::Invocation;
 
 pub(crate) const EXAMPLES: &str = "\
 In the layout `bundle`, packs that killed pushes left are deleted. In the layout `dumb`, all packs
-up to 1 GiB are also merged into one; merged packs are deleted by a later push or `gc`, after a day,
-because readers may still use them. What is younger than a day is kept, unless `--all` is given:
-a push that is running then fails, and can be repeated.
+up to 1 GiB are also merged into one, without objects that no ref needs; merged packs are deleted by
+a later push or `gc`, after a day, because readers may still use them. What is younger than a day is
+kept. With `--all`, temporary objects are not: a push that is running then fails, and can be repeated.
 
 Examples:
   branchline remote gc origin
@@ -37,6 +38,7 @@ struct Report {
     remote: String,
     leftovers: u64,
     merged_packs: usize,
+    pruned_objects: usize,
     packs: usize,
 }
 
@@ -48,12 +50,14 @@ pub(crate) async fn run(invocation: &Invocation, args: &GcArgs) -> Result<()> {
     } else {
         Leftovers::Abandoned
     };
+    let _resumable = Resumable::new("the same command does the rest");
     let collected = located.maintenance()?.collect_garbage(which).await;
     let garbage = located.explained(collected).await?;
     let report = Report {
         remote: located.url.to_string(),
         leftovers: garbage.leftovers,
         merged_packs: garbage.merged_packs,
+        pruned_objects: garbage.pruned_objects,
         packs: garbage.packs,
     };
     if args.json {
@@ -68,6 +72,12 @@ pub(crate) async fn run(invocation: &Invocation, args: &GcArgs) -> Result<()> {
         println!(
             "merged {} packs; {} are left",
             report.merged_packs, report.packs
+        );
+    }
+    if report.pruned_objects > 0 {
+        println!(
+            "removed {} objects that no ref needs",
+            report.pruned_objects
         );
     }
     Ok(())

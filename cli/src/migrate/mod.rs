@@ -92,6 +92,10 @@ impl OpenRemote for MigrationRemotes<'_> {
             RemoteRole::Target => Arc::new(ByCommits::new(remote)),
         })
     }
+
+    async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        self.0.open_source(spec, memory).await
+    }
 }
 
 /// Carries out `branchline migrate`.

@@ -128,7 +128,7 @@ pub(crate) struct MirrorArgs {
     batch_bytes: Option<NonZeroU64>,
     /// Prints events and results as JSON, one a line.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Prints only warnings and errors.
     #[arg(long, short)]
     quiet: bool,

@@ -194,9 +194,16 @@ fn json_of(index: usize, outcome: &Outcome) -> Value {
             "error": outcome.error.as_ref().map(Error::report),
         })),
     }
+    if let Some(error) = &outcome.error {
+        add(json!({ "error_kind": error.kind().name() }));
+    }
     match &outcome.comparison {
         Some(Ok(comparison)) => add(json!({ "verify": verify::json(comparison) })),
-        Some(Err(error)) => add(json!({ "verify": { "equal": false, "error": error.report() } })),
+        Some(Err(error)) => add(json!({ "verify": {
+            "equal": false,
+            "error": error.report(),
+            "error_kind": error.kind().name(),
+        } })),
         None => {}
     }
     event

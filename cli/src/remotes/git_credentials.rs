@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use branchline_core::git::smart_http::{CredentialSource, Credentials, RepositoryUrl};
-use branchline_core::lfs::LfsStore;
+use branchline_core::lfs::{LfsBody, LfsStore, Pointer};
 use branchline_core::remote::{Remote, Source, Target};
 use branchline_core::{Error, ErrorKind, Result};
 use bstr::{BString, ByteSlice as _};
@@ -99,6 +99,31 @@ impl GitCredentials {
     }
 }
 
+impl GitCredentials {
+    /// Makes a request, and once more with a login if it is denied.
+    async fn log_in<'a, T>(
+        &self,
+        url: &RepositoryUrl,
+        request: impl Fn() -> BoxFuture<'a, Result<T>> + Sync,
+    ) -> Result<T> {
+        let was_known = self.known(url).is_some();
+        match request().await {
+            Err(error) if error.kind() == ErrorKind::AccessDenied && !was_known => {}
+            answered => return answered,
+        }
+        self.ask(url).await?;
+        let answered = request().await;
+        match &answered {
+            Ok(_) => self.report(url, true).await,
+            Err(error) if error.kind() == ErrorKind::AccessDenied => {
+                self.report(url, false).await;
+            }
+            Err(_) => {}
+        }
+        answered
+    }
+}
+
 /// Returns the description of a URL that `git credential` reads.
 fn description(url: &RepositoryUrl, credentials: Option<&Credentials>) -> Vec<u8> {
     let mut text = format!(
@@ -135,23 +160,8 @@ impl LoginOnDemand {
         }
     }
 
-    /// Opens the remote, and once more with a login if it is denied.
     async fn open<'a, T>(&self, open: impl Fn() -> BoxFuture<'a, Result<T>> + Sync) -> Result<T> {
-        let was_known = self.credentials.known(&self.url).is_some();
-        match open().await {
-            Err(error) if error.kind() == ErrorKind::AccessDenied && !was_known => {}
-            opened => return opened,
-        }
-        self.credentials.ask(&self.url).await?;
-        let opened = open().await;
-        match &opened {
-            Ok(_) => self.credentials.report(&self.url, true).await,
-            Err(error) if error.kind() == ErrorKind::AccessDenied => {
-                self.credentials.report(&self.url, false).await;
-            }
-            Err(_) => {}
-        }
-        opened
+        self.credentials.log_in(&self.url, open).await
     }
 }
 
@@ -173,5 +183,53 @@ impl Remote for LoginOnDemand {
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
         self.remote.lfs()
+    }
+}
+
+/// LFS objects on a web server that is logged in to only if the server requires it.
+pub(crate) struct LfsLoginOnDemand {
+    store: Arc<dyn LfsStore>,
+    url: RepositoryUrl,
+    credentials: Arc<GitCredentials>,
+}
+
+impl LfsLoginOnDemand {
+    pub(crate) fn new(
+        store: Arc<dyn LfsStore>,
+        url: RepositoryUrl,
+        credentials: Arc<GitCredentials>,
+    ) -> Self {
+        Self {
+            store,
+            url,
+            credentials,
+        }
+    }
+}
+
+impl fmt::Display for LfsLoginOnDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
+    }
+}
+
+#[async_trait]
+impl LfsStore for LfsLoginOnDemand {
+    async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
+        self.store.missing(pointers).await
+    }
+
+    async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {
+        let read = || self.store.read(pointer);
+        self.credentials.log_in(&self.url, read).await
+    }
+
+    async fn read_from(&self, pointer: &Pointer, position: u64) -> Result<LfsBody> {
+        let read = || self.store.read_from(pointer, position);
+        self.credentials.log_in(&self.url, read).await
+    }
+
+    async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
+        self.store.write(pointer, content).await
     }
 }

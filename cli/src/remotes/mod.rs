@@ -9,13 +9,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{Aws, AwsOverrides, HttpSettings};
+use branchline_core::git::smart_http::RepositoryUrl;
+use branchline_core::lfs::LfsStore;
 use branchline_core::remote::Remote;
 use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener, RemoteSpec};
 use branchline_core::remote::url::{RemoteUrl, S3Url};
 use branchline_core::{Error, Result};
 use tokio::sync::Mutex;
 
-use self::git_credentials::{GitCredentials, LoginOnDemand};
+use self::git_credentials::{GitCredentials, LfsLoginOnDemand, LoginOnDemand};
 use crate::connection::{self, ARCHIVE_MEMORY_BYTES, DEFAULT_REGION, RemoteSettings};
 use crate::failure::explain;
 use crate::invocation::Invocation;
@@ -132,6 +134,22 @@ impl TerminalRemotes {
         Ok(url)
     }
 
+    /// Opens the LFS objects that a web server serves as files below the URL of a repository, and
+    /// makes no request.
+    pub(crate) async fn file_lfs(&self, url: &RepositoryUrl) -> Result<Arc<dyn LfsStore>> {
+        let opener = self.opener(&RemoteUrl::Http(url.clone())).await?;
+        let store = opener.file_lfs(url);
+        if url.credentials().is_some() {
+            return Ok(store);
+        }
+        let credentials = Arc::clone(&self.credentials);
+        Ok(Arc::new(LfsLoginOnDemand::new(
+            store,
+            url.clone(),
+            credentials,
+        )))
+    }
+
     async fn opener(&self, url: &RemoteUrl) -> Result<Arc<RemoteOpener>> {
         let mut key = OpenerKey::of(url);
         let mut settings = RemoteSettings::default();
@@ -160,7 +178,8 @@ impl TerminalRemotes {
         let credentials = Arc::clone(&self.credentials);
         let opener = RemoteOpener::new(aws, &config)?
             .with_archiver(archiver)
-            .with_http_credentials(credentials);
+            .with_http_credentials(credentials)
+            .with_trusted_lfs_configs();
         let opener = Arc::new(opener);
         openers.insert(key, Arc::clone(&opener));
         Ok(opener)
@@ -172,13 +191,26 @@ impl OpenRemote for TerminalRemotes {
     async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
         let opener = self.opener(&spec.url).await?;
         let remote = opener.open(spec, memory).await?;
-        Ok(match &spec.url {
+        Ok(self.with_login(spec, remote))
+    }
+
+    async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        let opener = self.opener(&spec.url).await?;
+        let remote = opener.open_source(spec, memory).await?;
+        Ok(self.with_login(spec, remote))
+    }
+}
+
+impl TerminalRemotes {
+    /// Has git asked for a login to a git server, once the server requires one.
+    fn with_login(&self, spec: &RemoteSpec, remote: Arc<dyn Remote>) -> Arc<dyn Remote> {
+        match &spec.url {
             RemoteUrl::Http(url) if spec.credentials.is_none() && url.credentials().is_none() => {
                 let credentials = Arc::clone(&self.credentials);
                 Arc::new(LoginOnDemand::new(remote, url.clone(), credentials))
             }
             _ => remote,
-        })
+        }
     }
 }
 

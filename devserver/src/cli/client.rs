@@ -134,6 +134,11 @@ pub(super) async fn executions(list: &ListArgs) -> anyhow::Result<()> {
     list.show("executions", false, table::executions).await
 }
 
+/// Runs `events`.
+pub(super) async fn events(list: &ListArgs) -> anyhow::Result<()> {
+    list.show("events", false, table::events).await
+}
+
 /// Runs `invoke`: prints the function's answer, or fails with its error.
 pub(super) async fn invoke(args: InvokeArgs) -> anyhow::Result<()> {
     let event = match args.event {

@@ -18,7 +18,7 @@ use crate::lambda::FunctionConfig;
 use crate::log;
 use crate::s3::store::PublicAccess;
 use crate::server::{ENVIRONMENT_FILE, Options, Server};
-use crate::whole_flow;
+use crate::{installed_functions, whole_flow};
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
@@ -27,8 +27,8 @@ pub struct ServeArgs {
     /// deleted with the server.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Starts the functions update, lifecycle and migration that were built beside this
-    /// program, with a bucket for artifacts, one for mirrors and a pipeline: a push to a
+    /// Starts the functions update, lifecycle and migration that were built or installed beside
+    /// this program, with a bucket for artifacts, one for mirrors and a pipeline: a push to a
     /// repository is followed by an execution.
     #[arg(long)]
     all: bool,
@@ -57,8 +57,8 @@ pub struct ServeArgs {
     /// The reserved concurrency of a function: its maximum number of instances; 0 throttles it.
     #[arg(long, value_name = "NAME=N", value_parser = pair)]
     reserved: Vec<(String, String)>,
-    /// Sends EventBridge's `CodeCommit Repository State Change` to a function: all, or
-    /// only these `detail.event`s.
+    /// Sends CodeCommit's events of EventBridge to a function: all changes of references, or
+    /// these `detail.event`s of references, pull requests and comments.
     #[arg(long, value_name = "NAME[=EVENT,..]")]
     rule: Vec<EventRule>,
     /// Functions, rules and faults from a JSON file: {"functions":[{"name","bootstrap",
@@ -69,8 +69,11 @@ pub struct ServeArgs {
     /// listed, too; without, a missing key is answered with 403, as at S3.
     #[arg(long, value_name = "NAME[=list]", value_parser = public_bucket)]
     public_bucket: Vec<(String, PublicAccess)>,
+    /// A role that may not be assumed, by its ARN; all others may be, because none is created.
+    #[arg(long, value_name = "ROLE_ARN")]
+    closed_role: Vec<String>,
     /// A fault: `SERVICE[/OPERATION]:FAULT[,ms=N][,rate=R|,every=N|,nth=K]`. Services:
-    /// codecommit, git, s3, codepipeline, lambda, sts, *. Faults: latency (with ms), throttle,
+    /// codecommit, git, s3, codepipeline, lambda, sts, eventbridge, secretsmanager, ssm, *. Faults: latency (with ms), throttle,
     /// error, conflict, drop, lose-answer, cut. For the service `events`: lose, double,
     /// reorder, delay.
     #[arg(long, value_name = "FAULT", verbatim_doc_comment)]
@@ -163,8 +166,9 @@ impl ServeArgs {
         let program = std::env::current_exe()?;
         if self.all {
             let account = Account::new(&self.account, &self.region);
-            let programs = program.parent().unwrap_or(Path::new("."));
-            functions = whole_flow::functions(programs, &account);
+            // A link to the program is not where the functions are.
+            let programs = installed_functions::folder(&program.canonicalize()?)?;
+            functions = whole_flow::functions(&programs, &account);
             event_rules.push(whole_flow::rule());
         }
         if let Some(path) = &self.config {
@@ -257,8 +261,11 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Registered before anything starts, so that an early signal leaves no processes behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let all = args.all;
+    let (all, closed_roles) = (args.all, args.closed_role.clone());
     let server = Server::start(args.options()?).await?;
+    for role in closed_roles {
+        server.account().close_role(role);
+    }
     if all {
         whole_flow::create(&server)?;
     }

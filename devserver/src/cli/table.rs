@@ -25,9 +25,11 @@ pub(super) fn executions(list: &Value) -> String {
     let heads = ["pipeline", "status", "object", "version", "execution"];
     let row = |execution: &Value| {
         let source = &execution["sources"][0];
-        let object = match source["key"].as_str() {
-            Some(key) => format!("s3://{}/{key}", text(&source["bucket"])),
-            None => text(&execution["status_summary"]),
+        let commit = &execution["commits"][0];
+        let object = match (source["key"].as_str(), commit["commit_id"].as_str()) {
+            (Some(key), _) => format!("s3://{}/{key}", text(&source["bucket"])),
+            (None, Some(id)) => format!("{} {id}", text(&commit["repository"])),
+            (None, None) => text(&execution["status_summary"]),
         };
         vec![
             text(&execution["pipeline"]),
@@ -38,6 +40,28 @@ pub(super) fn executions(list: &Value) -> String {
         ]
     };
     table(&heads, rows(&list["executions"], row), "no executions yet")
+}
+
+/// Events of all buses.
+pub(super) fn events(list: &Value) -> String {
+    let heads = ["bus", "time", "source", "detail type", "about"];
+    let row = |line: &Value| {
+        let (event, detail) = (&line["event"], &line["event"]["detail"]);
+        let about = [&detail["event"], &detail["state"], &event["resources"][0]];
+        let about: Vec<String> = about
+            .into_iter()
+            .filter(|value| !value.is_null())
+            .map(text)
+            .collect();
+        vec![
+            text(&line["bus"]),
+            text(&event["time"]),
+            text(&event["source"]),
+            text(&event["detail-type"]),
+            about.join(" "),
+        ]
+    };
+    table(&heads, rows(&list["events"], row), "no events yet")
 }
 
 /// Events that failed for good.

@@ -114,6 +114,24 @@ impl CodeCommitService {
         Ok(json!({ "commit": commit }))
     }
 
+    /// Returns id and message of the commit that an id or a full ref names.
+    pub async fn commit(
+        &self,
+        repository: &str,
+        specifier: &str,
+    ) -> Result<(String, String), ApiError> {
+        let repository = self.find(repository).ok_or_else(|| {
+            ApiError::new(
+                "RepositoryDoesNotExistException",
+                format!("{repository} does not exist"),
+            )
+        })?;
+        let (id, _) = resolve(&repository, Some(specifier)).await?;
+        let commit = read_commit(&repository, &id).await?;
+        let message = commit.and_then(|commit| Some(commit["message"].as_str()?.to_owned()));
+        Ok((id, message.unwrap_or_default()))
+    }
+
     pub(super) async fn batch_get_commits(&self, input: Input<'_>) -> ApiResult {
         let repository = self.named(input)?;
         let ids = input.texts("commitIds")?.filter(|ids| !ids.is_empty());

@@ -12,10 +12,10 @@ use crate::aws_json::{ApiError, ApiResult};
 
 /// One side of a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Side {
-    path: String,
-    mode: String,
-    id: String,
+pub(super) struct Side {
+    pub(super) path: String,
+    pub(super) mode: String,
+    pub(super) id: String,
 }
 
 /// Content of a continuation token: the commits as they were for the first page, so that
@@ -97,7 +97,8 @@ impl CodeCommitService {
     }
 }
 
-type Difference = (Option<Side>, Option<Side>);
+/// A path before and after.
+pub(super) type Difference = (Option<Side>, Option<Side>);
 
 /// Returns all differences, limited to `before_path` and `after_path`. If only one is given,
 /// it limits both sides; two different ones compare a folder with its renamed version.
@@ -208,7 +209,8 @@ async fn list(repository: &Repository, commit: &str) -> Result<Vec<Side>, GitErr
     parse_list(&output).ok_or_else(|| GitError::new("ls-tree", "its output has no shape"))
 }
 
-async fn diff(
+/// Compares the trees of two commits, without renames.
+pub(super) async fn diff(
     repository: &Repository,
     before: &str,
     after: &str,

@@ -4,25 +4,29 @@
 //! transport (`git_http`) uses it too, so that every change of refs takes one path
 //! and is reported to the observer once. Layers, each using only those below it:
 //!
-//! 1. `repositories`, `branches`, `contents`, `differences`, `triggers`: the operations.
+//! 1. `repositories`, `branches`, `contents`, `differences`, `triggers`, `pull_requests`: the
+//!    operations.
 //! 2. `refs_change`: changes of refs, one at a time per repository.
 //! 3. `repository`: one repository and what is durable about it.
-//! 4. `objects`, `tree`, `input`, `page`, [`git`]: reading objects and requests.
+//! 4. `merge`: merges of two commits.
+//! 5. `objects`, `tree`, `input`, `page`, [`git`]: reading objects and requests.
 
 mod branches;
 mod contents;
 mod differences;
 pub mod git;
 mod input;
+mod merge;
 mod objects;
 mod page;
+mod pull_requests;
 mod refs_change;
 mod repositories;
 mod repository;
 mod tree;
 mod triggers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -32,9 +36,11 @@ use serde_json::Value;
 
 use crate::account::Account;
 use crate::aws_json::{ApiError, ApiResult};
+use crate::event::{EventSink, NoEvents};
 use crate::ref_observer::RefObserver;
 
 use input::Input;
+use pull_requests::PullRequestStore;
 pub(crate) use repository::Repository;
 pub use triggers::{TriggerTest, TriggerTester};
 
@@ -79,6 +85,8 @@ struct Inner {
     observer: Arc<dyn RefObserver>,
     base_url: RwLock<String>,
     tester: RwLock<Option<Arc<dyn TriggerTester>>>,
+    events: RwLock<Arc<dyn EventSink>>,
+    pull_requests: PullRequestStore,
     repositories: RwLock<BTreeMap<String, Arc<Repository>>>,
     /// Held while a repository is created or deleted.
     membership: tokio::sync::Mutex<()>,
@@ -130,6 +138,11 @@ impl CodeCommitService {
                 repositories.insert(name.to_owned(), Arc::new(repository));
             }
         }
+        let ids: BTreeSet<String> = repositories
+            .values()
+            .map(|repository: &Arc<Repository>| repository.metadata().id)
+            .collect();
+        let pull_requests = PullRequestStore::open(&dir, |id| ids.contains(id))?;
         Ok(Self(Arc::new(Inner {
             dir,
             account,
@@ -137,6 +150,8 @@ impl CodeCommitService {
             observer,
             base_url: RwLock::default(),
             tester: RwLock::default(),
+            events: RwLock::new(Arc::new(NoEvents)),
+            pull_requests,
             repositories: RwLock::new(repositories),
             membership: tokio::sync::Mutex::default(),
         })))
@@ -158,6 +173,17 @@ impl CodeCommitService {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *held = Some(tester);
+    }
+
+    /// Sets the taker of the events of pull requests and comments. Until then they are ignored.
+    pub fn set_event_sink(&self, events: Arc<dyn EventSink>) {
+        let held = self.0.events.write();
+        *held.unwrap_or_else(PoisonError::into_inner) = events;
+    }
+
+    fn events(&self) -> Arc<dyn EventSink> {
+        let held = self.0.events.read();
+        Arc::clone(&held.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the names of all repositories, sorted.
@@ -217,10 +243,11 @@ impl CodeCommitService {
             "GetRepositoryTriggers" => self.get_repository_triggers(input),
             "PutRepositoryTriggers" => self.put_repository_triggers(input),
             "TestRepositoryTriggers" => self.test_repository_triggers(input, principal_arn).await,
-            _ => Err(ApiError::new(
-                "UnknownOperationException",
-                format!("CodeCommit has no operation {operation} here"),
-            )),
+            _ => {
+                let called = self.call_pull_requests(operation, input, principal_arn);
+                let called = called.await;
+                called.unwrap_or_else(|| Err(unknown_operation(operation)))
+            }
         }
     }
 
@@ -251,4 +278,33 @@ impl CodeCommitService {
         let repositories = self.0.repositories.write();
         repositories.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Operations besides those of pull requests.
+const OPERATIONS: [&str; 20] = [
+    "BatchGetCommits",
+    "BatchGetRepositories",
+    "CreateBranch",
+    "CreateRepository",
+    "DeleteBranch",
+    "DeleteRepository",
+    "GetBlob",
+    "GetBranch",
+    "GetCommit",
+    "GetDifferences",
+    "GetFile",
+    "GetFolder",
+    "GetRepository",
+    "GetRepositoryTriggers",
+    "ListBranches",
+    "ListRepositories",
+    "PutRepositoryTriggers",
+    "TestRepositoryTriggers",
+    "UpdateDefaultBranch",
+    "UpdateRepositoryDescription",
+];
+
+fn unknown_operation(operation: &str) -> ApiError {
+    let offered = OPERATIONS.into_iter().chain(pull_requests::OPERATIONS);
+    crate::aws_json::unknown_operation("CodeCommit", operation, offered)
 }

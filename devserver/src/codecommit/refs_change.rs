@@ -45,7 +45,7 @@ impl CodeCommitService {
 
 impl RefChangePermit {
     /// Computes what changed, gives the repository a default branch when these are its
-    /// first branches, and notifies the observer.
+    /// first branches, notifies the observer, and applies the change to open pull requests.
     pub(crate) async fn finish(self, principal_arn: &str) -> Result<Vec<RefUpdate>, GitError> {
         let after = self.repository.refs().await?;
         let updates = ref_changes(&self.before, &after);
@@ -65,6 +65,11 @@ impl RefChangePermit {
         let name = &self.repository.name;
         let observer = &self.service.0.observer;
         observer.refs_changed(name, principal_arn, &updates);
+        let followed = self
+            .service
+            .follow_branches(&self.repository, principal_arn, &updates);
+        let followed = followed.await;
+        followed.map_err(|error| GitError::new("pull requests", error.message))?;
         stored.map(|()| updates)
     }
 }

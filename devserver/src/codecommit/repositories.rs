@@ -48,6 +48,7 @@ impl CodeCommitService {
         let aside = format!(".deleted-{}", uuid::Uuid::new_v4());
         let aside = self.0.dir.join(aside);
         std::fs::rename(&repository.dir, &aside).map_err(ApiError::internal)?;
+        self.0.pull_requests.forget(&repository.metadata().id)?;
         tokio::task::spawn_blocking(move || {
             // Files that cannot be removed now are removed when the server starts again.
             let _ = std::fs::remove_dir_all(aside);

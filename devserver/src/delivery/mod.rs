@@ -1,26 +1,36 @@
-//! Triggers and EventBridge events, from pushes to functions.
+//! Triggers and EventBridge events, from pushes and services to functions and pipelines.
 //!
 //! Nothing is ordered and nothing is awaited, as at AWS: a push is answered before its
 //! events are sent. The faults of `events` act here.
 
+mod bus;
+mod pattern;
+mod rule;
 mod shapes;
 
-use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use branchline_core::codecommit::{Trigger, TriggerEvent, TriggerSet};
 use bytes::Bytes;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use pattern::EventPattern;
+pub use rule::EventRule;
 pub use shapes::{TestEvent, state_change, test_record, trigger_record};
 
 use crate::account::Account;
+use crate::aws_json::ApiResult;
+use crate::event::{Event, EventSink};
 use crate::faults::{Fault, Faults, Service};
 use crate::lambda::AsyncInvocations;
 use crate::ref_observer::{RefObserver, RefUpdate};
+
+use bus::{Buses, DEFAULT, Destination};
 
 /// Source of the triggers of repositories.
 pub trait TriggerSource: Send + Sync {
@@ -31,41 +41,12 @@ pub trait TriggerSource: Send + Sync {
     fn repository_id(&self, repository: &str) -> Option<String>;
 }
 
-/// A rule on the default event bus: CodeCommit's state changes, to one function.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventRule {
-    /// The function, by name or ARN.
-    pub function: String,
-    /// Values of `detail.event` that match; empty: all.
-    pub events: BTreeSet<String>,
-}
+/// Starts an execution of a pipeline, by its name and what a rule's target sends.
+///
+/// Errors: a sentence.
+pub type PipelineStarter = dyn Fn(&str, &Value) -> Result<(), String> + Send + Sync;
 
-impl std::str::FromStr for EventRule {
-    type Err = String;
-
-    /// Reads `FUNCTION` or `FUNCTION=event,event`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        const KNOWN: [&str; 3] = ["referenceCreated", "referenceUpdated", "referenceDeleted"];
-        let (function, events) = text.split_once('=').unwrap_or((text, ""));
-        if function.is_empty() {
-            return Err(format!("`{text}` names no function"));
-        }
-        let events: BTreeSet<String> = events
-            .split(',')
-            .filter(|event| !event.is_empty())
-            .map(str::to_owned)
-            .collect();
-        if let Some(event) = events.iter().find(|event| !KNOWN.contains(&event.as_str())) {
-            return Err(format!("unknown event `{event}`: use {}", KNOWN.join(", ")));
-        }
-        Ok(Self {
-            function: function.to_owned(),
-            events,
-        })
-    }
-}
-
-/// Sends the events that a change of refs causes.
+/// Sends events: those that a change of refs causes, and those of the buses.
 #[derive(Clone)]
 pub struct Delivery(Arc<Inner>);
 
@@ -73,8 +54,9 @@ struct Inner {
     account: Account,
     faults: Arc<Faults>,
     queue: AsyncInvocations,
-    rules: Vec<EventRule>,
+    buses: Buses,
     source: OnceLock<Arc<dyn TriggerSource>>,
+    pipelines: OnceLock<Box<PipelineStarter>>,
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -82,30 +64,66 @@ struct Inner {
 }
 
 impl Delivery {
-    /// Creates a delivery without triggers until [`set_source`](Self::set_source) is called.
-    /// Must be called within a tokio runtime.
-    pub fn new(
+    /// Opens a delivery, which keeps buses and rules in `folder`. It is without triggers until
+    /// [`set_source`](Self::set_source) is called. Must be called within a tokio runtime.
+    pub fn open(
         account: Account,
         faults: Arc<Faults>,
         queue: AsyncInvocations,
-        rules: Vec<EventRule>,
-    ) -> Self {
-        Self(Arc::new(Inner {
+        rules: &[EventRule],
+        folder: &Path,
+    ) -> std::io::Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            buses: Buses::open(account.clone(), folder, rules)?,
             account,
             faults,
             queue,
-            rules,
             source: OnceLock::new(),
+            pipelines: OnceLock::new(),
             runtime: tokio::runtime::Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             sent: Arc::default(),
-        }))
+        })))
     }
 
     /// Sets the source of triggers; only the first call counts.
     pub fn set_source(&self, source: Arc<dyn TriggerSource>) {
         let _ = self.0.source.set(source);
+    }
+
+    /// Sets the starter of pipelines that are targets of rules; only the first call counts.
+    pub fn set_pipelines(&self, pipelines: Box<PipelineStarter>) {
+        let _ = self.0.pipelines.set(pipelines);
+    }
+
+    /// Answers one operation of EventBridge.
+    pub fn call(&self, operation: &str, input: &Value) -> ApiResult {
+        if operation != "PutEvents" {
+            return self.0.buses.call(operation, input);
+        }
+        let mut results = Vec::new();
+        let mut failed = 0;
+        for entry in self.0.buses.entries(input)? {
+            results.push(match entry {
+                Ok((bus, event)) => {
+                    let event = shapes::enveloped(&self.0.account, &event);
+                    let id = event["id"].clone();
+                    self.route(&bus, &event);
+                    json!({ "EventId": id })
+                }
+                Err(refused) => {
+                    failed += 1;
+                    refused
+                }
+            });
+        }
+        Ok(json!({ "FailedEntryCount": failed, "Entries": results }))
+    }
+
+    /// Returns the last 1,000 events of all buses, the oldest first, each with its bus.
+    pub fn events(&self) -> Vec<Value> {
+        self.0.buses.seen()
     }
 
     /// Returns the number of events that wait to be sent: delayed, reordered, or in transit.
@@ -126,19 +144,28 @@ impl Delivery {
     /// Errors: a sentence for `failureMessage`.
     pub fn test(&self, event: &TestEvent<'_>) -> Result<(), String> {
         let record = test_record(&self.0.account, event);
-        self.0.submit(&event.trigger.destination_arn, &record)
+        let function = Destination::Function(event.trigger.destination_arn.clone());
+        self.0.submit(&function, &record)
     }
 
-    fn send(&self, kind: &'static str, function: &str, payload: Bytes) {
+    /// Puts an event on a bus, and sends it to the targets of the rules that it matches.
+    fn route(&self, bus: &str, event: &Value) {
+        for dispatch in self.0.buses.put(bus, event) {
+            self.send(
+                "eventbridge",
+                &dispatch.destination,
+                dispatch.payload.into(),
+            );
+        }
+    }
+
+    fn send(&self, kind: &'static str, destination: &Destination, payload: Bytes) {
         let fault = self.0.faults.decide(Service::Events, kind).fault;
         let inner = Arc::clone(&self.0);
-        let function = function.to_owned();
+        let destination = destination.clone();
         let hold = match fault {
             Some(Fault::Lose) => {
-                tracing::info!(
-                    function.name = function,
-                    "fault: {kind} for `{function}` lost"
-                );
+                tracing::info!("fault: {kind} for {destination} lost");
                 return;
             }
             Some(Fault::Delay(ms) | Fault::Reorder(ms)) => Duration::from_millis(ms),
@@ -147,14 +174,11 @@ impl Delivery {
         let copies = if fault == Some(Fault::Double) { 2 } else { 1 };
         if let Some(fault) = fault {
             let what = fault.name();
-            tracing::info!(
-                function.name = function,
-                "fault: {kind} for `{function}`: {what}"
-            );
+            tracing::info!("fault: {kind} for {destination}: {what}");
         }
         if hold.is_zero() {
             for _ in 0..copies {
-                let _ = inner.submit(&function, &payload);
+                let _ = inner.submit(&destination, &payload);
             }
             // The events that waited to be overtaken were overtaken.
             inner.sent.notify_waiters();
@@ -177,25 +201,32 @@ impl Delivery {
                 () = tokio::time::sleep(hold) => {}
                 () = overtaken => {}
             }
-            let _ = inner.submit(&function, &payload);
+            let _ = inner.submit(&destination, &payload);
         };
         runtime.spawn(tasks.track_future(task));
     }
 }
 
 impl Inner {
-    fn submit(&self, function: &str, payload: &Bytes) -> Result<(), String> {
+    fn submit(&self, destination: &Destination, payload: &Bytes) -> Result<(), String> {
         let _guard = self.runtime.enter();
-        match self.queue.submit(function, payload) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                tracing::error!(
-                    function.name = function,
-                    "an event could not be queued: {error}"
-                );
-                Err(error.to_string())
+        let sent = match destination {
+            Destination::Function(function) => match self.queue.submit(function, payload) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
+            Destination::Pipeline(name) => {
+                let input = serde_json::from_slice(payload).unwrap_or_default();
+                match self.pipelines.get() {
+                    Some(start) => start(name, &input),
+                    None => Err("there are no pipelines".to_owned()),
+                }
             }
+        };
+        if let Err(error) = &sent {
+            tracing::error!("an event for {destination} could not be delivered: {error}");
         }
+        sent
     }
 }
 
@@ -252,26 +283,26 @@ impl RefObserver for Delivery {
                 trigger,
                 &matching,
             );
-            self.send("trigger", &trigger.destination_arn, record);
-        }
-        if self.0.rules.is_empty() {
-            return;
+            let function = Destination::Function(trigger.destination_arn.clone());
+            self.send("trigger", &function, record);
         }
         let id = source.repository_id(repository);
         for update in updates {
-            let (event, payload) = state_change(
+            let event = state_change(
                 &self.0.account,
                 repository,
                 id.clone(),
                 principal_arn,
                 update,
             );
-            for rule in &self.0.rules {
-                if rule.events.is_empty() || rule.events.contains(event) {
-                    self.send("eventbridge", &rule.function, payload.clone());
-                }
-            }
+            self.route(DEFAULT, &event);
         }
+    }
+}
+
+impl EventSink for Delivery {
+    fn put(&self, event: Event) {
+        self.route(DEFAULT, &shapes::enveloped(&self.0.account, &event));
     }
 }
 
@@ -345,17 +376,5 @@ mod tests {
             let fired = [&created, &moved, &deleted, &tag].map(|update| fires(&trigger, update));
             assert_eq!(fired, expected, "{branches:?} {events:?}");
         }
-    }
-
-    #[test]
-    fn a_rule_reads_its_function_and_events() {
-        let rule: EventRule = "lifecycle=referenceCreated,referenceDeleted"
-            .parse()
-            .unwrap();
-        assert_eq!(rule.function, "lifecycle");
-        assert_eq!(rule.events.len(), 2);
-        assert!("lifecycle".parse::<EventRule>().unwrap().events.is_empty());
-        assert!("lifecycle=created".parse::<EventRule>().is_err());
-        assert!("=referenceCreated".parse::<EventRule>().is_err());
     }
 }

@@ -7,9 +7,11 @@ use branchline_core::event::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::account::Account;
+use crate::event::Event;
 use crate::ref_observer::RefUpdate;
 
 /// Data of a `TestRepositoryTriggers` event.
@@ -106,14 +108,14 @@ fn record(
     })
 }
 
-/// Builds the EventBridge event of one ref, and returns its `detail.event`.
+/// Builds the EventBridge event of one ref.
 pub fn state_change(
     account: &Account,
     repository: &str,
     repository_id: Option<String>,
     principal_arn: &str,
     update: &RefUpdate,
-) -> (&'static str, Bytes) {
+) -> Value {
     let event = match (&update.old, &update.new) {
         (None, _) => "referenceCreated",
         (_, None) => "referenceDeleted",
@@ -132,7 +134,7 @@ pub fn state_change(
         detail_type: "CodeCommit Repository State Change".to_owned(),
         source: Some("aws.codecommit".to_owned()),
         account: Some(account.id.clone()),
-        time: Some(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+        time: Some(now()),
         region: Some(account.region.clone()),
         resources: vec![account.repository_arn(repository)],
         detail: StateChangeDetail {
@@ -147,7 +149,26 @@ pub fn state_change(
             old_commit_id: update.old.clone(),
         },
     };
-    (event, to_json(&change))
+    serde_json::to_value(&change).expect("because this type holds nothing but texts")
+}
+
+/// Adds the envelope that EventBridge puts around an event.
+pub(super) fn enveloped(account: &Account, event: &Event) -> Value {
+    json!({
+        "version": "0",
+        "id": Uuid::new_v4().to_string(),
+        "detail-type": event.detail_type,
+        "source": event.source,
+        "account": account.id,
+        "time": now(),
+        "region": account.region,
+        "resources": event.resources,
+        "detail": event.detail,
+    })
+}
+
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn to_json(value: &impl Serialize) -> Bytes {

@@ -10,12 +10,16 @@ mod rule;
 pub use requests::{InFlight, RequestLine, RequestLog};
 pub use rule::{Fault, Rule, Service, When};
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
+
+/// Maximum number of traces whose faults are counted, because not every trace is an invocation.
+const MAX_TRACES: usize = 1_000;
 
 /// Decision about one call.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -51,6 +55,8 @@ pub struct Faults {
 struct State {
     next_id: u64,
     rules: Vec<RuleState>,
+    /// Faults that hit the requests of each trace, with their numbers.
+    counts: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl Faults {
@@ -84,7 +90,9 @@ impl Faults {
     /// Removes all rules. Numbers restart at 1, so that the same rules added
     /// again repeat the same faults.
     pub fn clear(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        state.next_id = 0;
+        state.rules.clear();
     }
 
     /// Removes one rule; returns whether it existed.
@@ -98,6 +106,23 @@ impl Faults {
     /// Returns the active rules.
     pub fn rules(&self) -> Vec<RuleState> {
         self.state().rules.clone()
+    }
+
+    /// Counts a fault that hit a request of a trace, until [`take_counts`](Self::take_counts);
+    /// returns false for more traces than are kept.
+    pub fn count(&self, trace: &str, fault: &str) -> bool {
+        let mut state = self.state();
+        if state.counts.len() >= MAX_TRACES && !state.counts.contains_key(trace) {
+            return false;
+        }
+        let counts = state.counts.entry(trace.to_owned()).or_default();
+        *counts.entry(fault.to_owned()).or_default() += 1;
+        true
+    }
+
+    /// Takes the counts of a trace.
+    pub fn take_counts(&self, trace: &str) -> BTreeMap<String, u64> {
+        self.state().counts.remove(trace).unwrap_or_default()
     }
 
     /// Decides about one call. Latencies add up; of the other faults the first that

@@ -21,18 +21,30 @@ pub enum Service {
     Lambda,
     /// STS.
     Sts,
+    /// KMS.
+    Kms,
+    /// EventBridge's API.
+    EventBridge,
+    /// Secrets Manager.
+    SecretsManager,
+    /// Systems Manager.
+    Ssm,
     /// Events that CodeCommit sends; operations are `trigger` and `eventbridge`.
     Events,
 }
 
 impl Service {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 11] = [
         Self::CodeCommit,
         Self::Git,
         Self::S3,
         Self::CodePipeline,
         Self::Lambda,
         Self::Sts,
+        Self::Kms,
+        Self::EventBridge,
+        Self::SecretsManager,
+        Self::Ssm,
         Self::Events,
     ];
 
@@ -45,6 +57,10 @@ impl Service {
             Self::CodePipeline => "codepipeline",
             Self::Lambda => "lambda",
             Self::Sts => "sts",
+            Self::Kms => "kms",
+            Self::EventBridge => "eventbridge",
+            Self::SecretsManager => "secretsmanager",
+            Self::Ssm => "ssm",
             Self::Events => "events",
         }
     }

@@ -22,6 +22,9 @@ use super::{MAX_ASYNC_PAYLOAD_BYTES, MAX_SYNC_PAYLOAD_BYTES, Outcome};
 /// Path prefix of the API.
 const PREFIX: &str = "/2015-03-31/functions";
 
+/// Tag that CloudFormation sets on the functions of a stack.
+const STACK_TAG: &str = "aws:cloudformation:stack-name";
+
 /// Answers requests of the AWS CLI and SDKs.
 #[derive(Clone)]
 pub struct LambdaApi {
@@ -78,11 +81,14 @@ impl LambdaApi {
                 "Functions": self.host.functions().iter().map(|f| self.describe(f)).collect::<Vec<_>>()
             })),
             "GetFunction" => self.with(&name, |config| {
+                let tags = config.stack.iter();
+                let tags: BTreeMap<&str, &String> = tags.map(|stack| (STACK_TAG, stack)).collect();
                 ok(&json!({
                     "Configuration": self.describe(config),
                     "Concurrency": config
                         .reserved_concurrency
                         .map(|n| json!({ "ReservedConcurrentExecutions": n })),
+                    "Tags": tags,
                 }))
             }),
             "GetFunctionConfiguration" => self.with(&name, |config| ok(&self.describe(config))),

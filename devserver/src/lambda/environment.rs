@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 use tokio::time::timeout_at;
 
@@ -120,7 +121,7 @@ impl Environment {
             payload: call.payload,
             deadline_ms,
             function_arn: call.function_arn,
-            trace_id: trace_id(),
+            trace_id: trace_id(&call.request_id),
         };
         // The process either waits for this or is about to be seen dead.
         let _ = self.api.work.try_send(work);
@@ -233,15 +234,20 @@ fn exit_error(request_id: &str, status: std::io::Result<ExitStatus>) -> Function
     )
 }
 
-fn trace_id() -> String {
-    let id = uuid::Uuid::new_v4().simple().to_string();
+/// Returns the part of the trace id that identifies an invocation, 24 hexadecimal digits.
+pub(super) fn trace_of(request_id: &str) -> String {
+    hex::encode(&Sha256::digest(request_id)[..12])
+}
+
+fn trace_id(request_id: &str) -> String {
+    let parent = uuid::Uuid::new_v4().simple().to_string();
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
     format!(
         "Root=1-{seconds:08x}-{};Parent={};Sampled=0",
-        &id[..24],
-        &id[16..]
+        trace_of(request_id),
+        &parent[16..]
     )
 }

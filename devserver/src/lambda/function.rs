@@ -21,6 +21,8 @@ pub struct FunctionConfig {
     pub memory_mb: u32,
     /// Maximum number of environments at once: `Some(0)` throttles every invocation.
     pub reserved_concurrency: Option<u32>,
+    /// Name of the CloudFormation stack that the function's tags name.
+    pub stack: Option<String>,
 }
 
 impl FunctionConfig {
@@ -33,6 +35,7 @@ impl FunctionConfig {
             timeout: Duration::from_mins(1),
             memory_mb: 512,
             reserved_concurrency: None,
+            stack: None,
         }
     }
 

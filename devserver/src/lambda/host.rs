@@ -9,10 +9,11 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::environment::{Call, Environment};
+use super::environment::{Call, Environment, trace_of};
 use super::function::{FunctionConfig, FunctionRef};
 use super::{Invoked, Outcome};
 use crate::account::{Account, Credentials};
+use crate::faults::Faults;
 
 /// Settings of the host.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct HostOptions {
     pub data: PathBuf,
     /// Maximum number of environments of a function without reserved concurrency.
     pub unreserved_concurrency: u32,
+    /// Injected faults, which are reported with the invocation that they hit.
+    pub faults: Arc<Faults>,
 }
 
 /// Reason why an invocation did not start.
@@ -237,6 +240,7 @@ impl LambdaHost {
         // Freed before the caller gets the result, so that its next call finds a slot.
         drop(place);
         report(config, &invoked);
+        report_faults(config, &self.0.options.faults, &invoked.request_id);
         invoked
     }
 
@@ -343,6 +347,25 @@ fn report(config: &FunctionConfig, invoked: &Invoked) {
             failure.message
         ),
     }
+}
+
+/// Logs how often each fault hit the requests of an invocation.
+fn report_faults(config: &FunctionConfig, faults: &Faults, request_id: &str) {
+    let counts = faults.take_counts(&trace_of(request_id));
+    if counts.is_empty() {
+        return;
+    }
+    let counts: Vec<String> = counts
+        .into_iter()
+        .map(|(fault, count)| format!("{fault} ({count})"))
+        .collect();
+    tracing::info!(
+        function.name = config.name,
+        invocation.request_id = request_id,
+        "faults in this invocation of `{}`: {}",
+        config.name,
+        counts.join(", ")
+    );
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

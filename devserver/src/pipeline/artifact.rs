@@ -1,4 +1,4 @@
-//! Source of artifacts, as a small trait.
+//! Sources of executions, as small traits.
 
 use std::collections::BTreeMap;
 
@@ -37,4 +37,20 @@ pub trait Artifacts: Send + Sync {
         key: &str,
         version_id: Option<&str>,
     ) -> Result<Artifact, ArtifactError>;
+}
+
+/// A commit that a source action reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceCommit {
+    /// Full id.
+    pub commit_id: String,
+    /// Message.
+    pub message: String,
+}
+
+/// A store of commits.
+#[async_trait]
+pub trait Commits: Send + Sync {
+    /// Finds a commit of a repository by its id or a full ref.
+    async fn find(&self, repository: &str, specifier: &str) -> Result<SourceCommit, ArtifactError>;
 }

@@ -1,37 +1,96 @@
-//! The source stage of an execution: fetches the artifact and reads it, or fails with a reason.
+//! The source stage of an execution: fetches the artifact and reads it, or finds the commit, or
+//! fails with a reason.
 
 use std::io::Cursor;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::artifact::{ArtifactError, Artifacts};
-use super::model::{Action, Execution, FetchedSource, Pipeline};
+use super::artifact::{ArtifactError, Artifacts, Commits};
+use super::model::{Action, Execution, FetchedCommit, FetchedSource, Pipeline, SourceFailure};
 
 /// Maximum number of entries in a source's zip.
 const MAX_ENTRIES: usize = 100_000;
 
-/// Fetches every source of `pipeline` as `execution` pins it.
-///
-/// Errors: a sentence for `statusSummary`, with the artifacts that were fetched before.
+/// Places that source actions read.
+pub struct Sources {
+    /// Objects of S3.
+    pub artifacts: Arc<dyn Artifacts>,
+    /// Commits of CodeCommit.
+    pub commits: Arc<dyn Commits>,
+}
+
+/// Sources that were read, and the failure that ended the stage.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    pub(super) sources: Vec<FetchedSource>,
+    pub(super) commits: Vec<FetchedCommit>,
+    pub(super) failure: Option<SourceFailure>,
+}
+
+/// Fetches every source of `pipeline` as `execution` pins it, until one fails.
 pub(super) async fn fetch_sources(
     pipeline: &Pipeline,
     execution: &Execution,
-    artifacts: &dyn Artifacts,
-) -> (Vec<FetchedSource>, Result<(), String>) {
-    let mut fetched = Vec::new();
+    sources: &Sources,
+) -> Fetched {
+    let mut fetched = Fetched::default();
     for action in pipeline.sources() {
-        match fetch(&action, execution, artifacts).await {
-            Ok(source) => fetched.push(source),
-            Err(why) => {
-                return (
-                    fetched,
-                    Err(format!("source action {}: {why}", action.name)),
-                );
-            }
+        let read = match action.provider {
+            "S3" => fetch(&action, execution, sources.artifacts.as_ref())
+                .await
+                .map(|source| fetched.sources.push(source)),
+            "CodeCommit" => find_commit(&action, execution, sources.commits.as_ref())
+                .await
+                .map(|commit| fetched.commits.push(commit)),
+            other => Err(format!(
+                "the development server carries out S3 and CodeCommit sources only, not {other}"
+            )),
+        };
+        if let Err(message) = read {
+            fetched.failure = Some(SourceFailure {
+                action: action.name.to_owned(),
+                message,
+            });
+            return fetched;
         }
     }
-    (fetched, Ok(()))
+    fetched
+}
+
+/// Finds the commit of a CodeCommit source: the pinned one, or the tip of the branch.
+async fn find_commit(
+    action: &Action<'_>,
+    execution: &Execution,
+    commits: &dyn Commits,
+) -> Result<FetchedCommit, String> {
+    let configured = |member: &str| {
+        action
+            .configuration
+            .get(member)
+            .copied()
+            .unwrap_or_default()
+    };
+    let (repository, branch) = (configured("RepositoryName"), configured("BranchName"));
+    let pinned = execution.pinned(action.name, "COMMIT_ID");
+    let reason = |ArtifactError(why): ArtifactError| why;
+    let found = match pinned {
+        Some(commit) => commits.find(repository, commit).await,
+        None => {
+            commits
+                .find(repository, &format!("refs/heads/{branch}"))
+                .await
+        }
+    };
+    let found = found.map_err(reason)?;
+    Ok(FetchedCommit {
+        action: action.name.to_owned(),
+        repository: repository.to_owned(),
+        branch: branch.to_owned(),
+        commit_id: found.commit_id,
+        message: found.message,
+    })
 }
 
 async fn fetch(
@@ -39,18 +98,9 @@ async fn fetch(
     execution: &Execution,
     artifacts: &dyn Artifacts,
 ) -> Result<FetchedSource, String> {
-    if action.provider != "S3" {
-        return Err(format!(
-            "the development server carries out S3 sources only, not {}",
-            action.provider
-        ));
-    }
     let pinned = |revision_type: &str| {
-        execution
-            .overrides
-            .iter()
-            .find(|given| given.action_name == action.name && given.revision_type == revision_type)
-            .map(|given| given.revision_value.clone())
+        let pinned = execution.pinned(action.name, revision_type);
+        pinned.map(str::to_owned)
     };
     let configured = |member: &str| {
         let value = action.configuration.get(member).copied();

@@ -160,6 +160,30 @@ pub struct FetchedSource {
     pub last_modified: i64,
 }
 
+/// Commit that a CodeCommit source action read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedCommit {
+    /// The source action.
+    pub action: String,
+    /// The repository.
+    pub repository: String,
+    /// The branch that the action is configured with.
+    pub branch: String,
+    /// The full id.
+    pub commit_id: String,
+    /// The message.
+    pub message: String,
+}
+
+/// Source action that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFailure {
+    /// The action.
+    pub action: String,
+    /// The reason, a sentence.
+    pub message: String,
+}
+
 /// An execution of a pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Execution {
@@ -185,12 +209,47 @@ pub struct Execution {
     pub variables: BTreeMap<String, String>,
     /// Artifacts that were fetched so far.
     pub sources: Vec<FetchedSource>,
+    /// Commits that were found so far.
+    #[serde(default)]
+    pub commits: Vec<FetchedCommit>,
+    /// The action that failed.
+    #[serde(default)]
+    pub failure: Option<SourceFailure>,
     pub(super) overrides: Vec<Override>,
     /// `clientRequestToken` and the parameters that were sent with it.
     pub(super) token: Option<(String, Value)>,
 }
 
 impl Execution {
+    /// Returns the revision that a source action is pinned to.
+    pub(super) fn pinned(&self, action: &str, revision_type: &str) -> Option<&str> {
+        let mut overrides = self.overrides.iter();
+        let found = overrides
+            .find(|given| given.action_name == action && given.revision_type == revision_type);
+        found.map(|given| given.revision_value.as_str())
+    }
+
+    /// Returns the revision that each source action read, with `action` as the member of its name.
+    fn revisions(&self, action: &str, with_time: bool) -> Vec<Value> {
+        let objects = self.sources.iter().map(|source| {
+            prune(json!({
+                action: source.action,
+                "revisionId": source.revision_id(),
+                "revisionSummary": source.revision_summary,
+                "created": with_time.then_some(source.last_modified),
+                "revisionUrl": source.url(),
+            }))
+        });
+        let commits = self.commits.iter().map(|commit| {
+            json!({
+                action: commit.action,
+                "revisionId": commit.commit_id,
+                "revisionSummary": commit.message,
+            })
+        });
+        objects.chain(commits).collect()
+    }
+
     /// Builds `PipelineExecution`.
     pub(super) fn detail(&self) -> Value {
         let variables: Vec<Value> = self
@@ -198,19 +257,7 @@ impl Execution {
             .iter()
             .map(|(name, value)| json!({ "name": name, "resolvedValue": value }))
             .collect();
-        let artifacts: Vec<Value> = self
-            .sources
-            .iter()
-            .map(|source| {
-                prune(json!({
-                    "name": source.action,
-                    "revisionId": source.revision_id(),
-                    "revisionSummary": source.revision_summary,
-                    "created": source.last_modified,
-                    "revisionUrl": source.url(),
-                }))
-            })
-            .collect();
+        let artifacts = self.revisions("name", true);
         prune(json!({
             "pipelineName": self.pipeline,
             "pipelineVersion": self.pipeline_version,
@@ -227,18 +274,7 @@ impl Execution {
 
     /// Builds `PipelineExecutionSummary`.
     pub(super) fn summary(&self) -> Value {
-        let revisions: Vec<Value> = self
-            .sources
-            .iter()
-            .map(|source| {
-                prune(json!({
-                    "actionName": source.action,
-                    "revisionId": source.revision_id(),
-                    "revisionSummary": source.revision_summary,
-                    "revisionUrl": source.url(),
-                }))
-            })
-            .collect();
+        let revisions = self.revisions("actionName", false);
         prune(json!({
             "pipelineExecutionId": self.id,
             "status": self.status.name(),
@@ -252,7 +288,7 @@ impl Execution {
         }))
     }
 
-    fn trigger(&self) -> Value {
+    pub(super) fn trigger(&self) -> Value {
         json!({
             "triggerType": "StartPipelineExecution",
             "triggerDetail": self.principal_arn,

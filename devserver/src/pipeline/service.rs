@@ -8,13 +8,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::artifact::Artifacts;
-use super::execution::fetch_sources;
+use super::action::{action_executions, log_end};
+use super::execution::{Sources, fetch_sources};
 use super::model::{Execution, Pipeline, Status, now, prune};
+use super::notices::state_change;
 use super::state::{State, StateFile};
 use super::validate;
 use crate::account::Account;
-use crate::aws_json::{ApiError, ApiResult};
+use crate::aws_json::{ApiError, ApiResult, unknown_operation};
+use crate::event::EventSink;
+
+/// Operations that the service offers.
+const OPERATIONS: [&str; 10] = [
+    "CreatePipeline",
+    "DeletePipeline",
+    "GetPipeline",
+    "GetPipelineExecution",
+    "GetPipelineState",
+    "ListActionExecutions",
+    "ListPipelineExecutions",
+    "ListPipelines",
+    "StartPipelineExecution",
+    "UpdatePipeline",
+];
 
 /// Settings of the service.
 #[derive(Debug, Clone)]
@@ -32,7 +48,8 @@ pub struct PipelineService(Arc<Inner>);
 struct Inner {
     account: Account,
     options: PipelineOptions,
-    artifacts: Arc<dyn Artifacts>,
+    sources: Sources,
+    events: Arc<dyn EventSink>,
     file: StateFile,
     state: Mutex<State>,
     running: TaskTracker,
@@ -45,7 +62,8 @@ impl PipelineService {
     pub fn open(
         account: Account,
         options: PipelineOptions,
-        artifacts: Arc<dyn Artifacts>,
+        sources: Sources,
+        events: Arc<dyn EventSink>,
     ) -> std::io::Result<Self> {
         let (file, state) = StateFile::open(&options.data)?;
         let unfinished: Vec<String> = state
@@ -57,7 +75,8 @@ impl PipelineService {
         let service = Self(Arc::new(Inner {
             account,
             options,
-            artifacts,
+            sources,
+            events,
             file,
             state: Mutex::new(state),
             running: TaskTracker::new(),
@@ -80,11 +99,28 @@ impl PipelineService {
             "StartPipelineExecution" => self.start(input, principal_arn),
             "GetPipelineExecution" => self.get_execution(input),
             "ListPipelineExecutions" => self.list_executions(input),
+            "ListActionExecutions" => self.list_actions(input),
             "GetPipelineState" => self.get_state(input),
-            _ => Err(ApiError::new(
-                "UnknownOperationException",
-                format!("CodePipeline has no operation {operation} here"),
-            )),
+            _ => Err(unknown_operation("CodePipeline", operation, OPERATIONS)),
+        }
+    }
+
+    /// Returns a function that starts an execution of a pipeline as a rule's target, with the
+    /// `sourceRevisions` and `variables` of its input. It keeps the service from nothing: once the
+    /// service is dropped, it fails.
+    pub fn starter(&self) -> impl Fn(&str, &Value) -> Result<(), String> + Send + Sync + use<> {
+        let service = Arc::downgrade(&self.0);
+        move |name, input| {
+            let service = service.upgrade().map(Self);
+            let service = service.ok_or("the server is shutting down")?;
+            let input = prune(json!({
+                "name": name,
+                "sourceRevisions": input["sourceRevisions"],
+                "variables": input["variables"],
+            }));
+            let principal = "arn:aws:sts::events:assumed-role/rule/target";
+            let started = service.start(&input, principal);
+            started.map(drop).map_err(|error| error.message)
         }
     }
 
@@ -238,13 +274,17 @@ impl PipelineService {
             principal_arn: principal_arn.to_owned(),
             variables,
             sources: Vec::new(),
+            commits: Vec::new(),
+            failure: None,
             overrides,
             token: token.map(|token| (token, parameters)),
         };
         let id = execution.id.clone();
+        let started = state_change(&self.0.account, &execution, "STARTED");
         state.executions.push(execution);
         self.save(&state)?;
         drop(state);
+        self.0.events.put(started);
         tracing::info!(
             pipeline.name = name,
             execution.id = id,
@@ -273,47 +313,35 @@ impl PipelineService {
         let Some((pipeline, execution)) = found else {
             return;
         };
-        let (sources, result) =
-            fetch_sources(&pipeline, &execution, self.0.artifacts.as_ref()).await;
-        let name = &execution.pipeline;
-        match &result {
-            Ok(()) => {
-                for source in &sources {
-                    tracing::info!(
-                        pipeline.name = name,
-                        execution.id = id,
-                        size_bytes = source.size_bytes,
-                        "execution {id} of pipeline `{name}` succeeded with s3://{}/{} at version \
-                         {} ({} entries)",
-                        source.bucket,
-                        source.key,
-                        source.version_id.as_deref().unwrap_or("-"),
-                        source.entries
-                    );
-                }
-            }
-            Err(why) => tracing::warn!(
-                pipeline.name = name,
-                execution.id = id,
-                "execution {id} of pipeline `{name}` failed: {why}"
-            ),
-        }
+        let fetched = fetch_sources(&pipeline, &execution, &self.0.sources).await;
+        log_end(&execution, &fetched);
         let mut state = self.state();
+        let mut ended = None;
         if let Some(execution) = state.executions.iter_mut().find(|e| e.id == id) {
-            execution.status = if result.is_ok() {
-                Status::Succeeded
-            } else {
-                Status::Failed
+            let (status, name) = match &fetched.failure {
+                None => (Status::Succeeded, "SUCCEEDED"),
+                Some(_) => (Status::Failed, "FAILED"),
             };
-            execution.status_summary = result.err();
-            execution.sources = sources;
+            execution.status = status;
+            execution.status_summary = fetched
+                .failure
+                .as_ref()
+                .map(|failure| format!("source action {}: {}", failure.action, failure.message));
+            execution.sources = fetched.sources;
+            execution.commits = fetched.commits;
+            execution.failure = fetched.failure;
             execution.updated = now();
+            ended = Some(state_change(&self.0.account, execution, name));
         }
         if let Err(error) = self.save(&state) {
             tracing::error!(
                 "the end of execution {id} could not be stored: {}",
                 error.message
             );
+        }
+        drop(state);
+        if let Some(ended) = ended {
+            self.0.events.put(ended);
         }
     }
 
@@ -349,6 +377,35 @@ impl PipelineService {
         let (items, next) = page(input, &all, 100)?;
         Ok(prune(
             json!({ "pipelineExecutionSummaries": items, "nextToken": next }),
+        ))
+    }
+
+    /// Lists the source actions of one execution or of all, the newest execution first.
+    fn list_actions(&self, input: &Value) -> ApiResult {
+        let name = validate::pipeline_name(input, "pipelineName")?;
+        let pipeline = self.find(name)?;
+        let wanted = input["filter"]["pipelineExecutionId"].as_str();
+        let state = self.state();
+        let executions = state.executions.iter().rev().filter(|execution| {
+            execution.pipeline == name && wanted.is_none_or(|id| id == execution.id)
+        });
+        let all: Vec<Value> = executions
+            .flat_map(|execution| action_executions(&pipeline, execution))
+            .collect();
+        if let Some(id) = wanted
+            && !state
+                .executions
+                .iter()
+                .any(|e| e.id == id && e.pipeline == name)
+        {
+            return Err(ApiError::new(
+                "PipelineExecutionNotFoundException",
+                format!("Pipeline {name} has no execution with the id '{id}'"),
+            ));
+        }
+        let (items, next) = page(input, &all, 100)?;
+        Ok(prune(
+            json!({ "actionExecutionDetails": items, "nextToken": next }),
         ))
     }
 

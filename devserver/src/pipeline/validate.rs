@@ -127,11 +127,16 @@ pub(super) fn declaration(input: &Value) -> Result<Value, ApiError> {
 }
 
 fn check_source(action: &Value, name: &str) -> Result<(), String> {
-    if action["actionTypeId"]["category"] != "Source" || action["actionTypeId"]["provider"] != "S3"
-    {
+    let kind = &action["actionTypeId"];
+    if kind["category"] != "Source" {
         return Ok(());
     }
-    for member in ["S3Bucket", "S3ObjectKey"] {
+    let members = match kind["provider"].as_str() {
+        Some("S3") => ["S3Bucket", "S3ObjectKey"],
+        Some("CodeCommit") => ["RepositoryName", "BranchName"],
+        _ => return Ok(()),
+    };
+    for member in members {
         if action["configuration"][member]
             .as_str()
             .is_none_or(str::is_empty)

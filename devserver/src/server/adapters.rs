@@ -13,7 +13,7 @@ use crate::aws_json::ApiResult;
 use crate::codecommit::{CodeCommitService, TriggerTest, TriggerTester};
 use crate::delivery::{Delivery, TestEvent, TriggerSource};
 use crate::git_http::GitHttp;
-use crate::pipeline::{Artifact, ArtifactError, Artifacts};
+use crate::pipeline::{Artifact, ArtifactError, Artifacts, Commits, SourceCommit};
 use crate::s3::store::{Error as StoreError, Versioning};
 use crate::s3::{S3Service, Store};
 
@@ -48,6 +48,13 @@ impl TriggerTester for Delivery {
 impl JsonService for CodeCommitService {
     async fn call(&self, operation: &str, input: Value, principal_arn: &str) -> ApiResult {
         CodeCommitService::call(self, operation, input, principal_arn).await
+    }
+
+    fn repository_of(&self, input: &Value) -> Option<String> {
+        let id = ["pullRequestId", "commentId", "inReplyTo"]
+            .into_iter()
+            .find_map(|member| input[member].as_str())?;
+        CodeCommitService::repository_of(self, id)
     }
 }
 
@@ -106,6 +113,15 @@ impl Artifacts for Store {
             last_modified: head.last_modified,
             metadata: head.attributes.user,
         })
+    }
+}
+
+#[async_trait]
+impl Commits for CodeCommitService {
+    async fn find(&self, repository: &str, specifier: &str) -> Result<SourceCommit, ArtifactError> {
+        let found = self.commit(repository, specifier).await;
+        let (commit_id, message) = found.map_err(|error| ArtifactError(error.message))?;
+        Ok(SourceCommit { commit_id, message })
     }
 }
 

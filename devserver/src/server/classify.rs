@@ -39,6 +39,10 @@ pub(super) fn classify(request: &Parts) -> RequestTarget {
         for (prefix, service) in [
             ("CodeCommit_20150413.", Service::CodeCommit),
             ("CodePipeline_20150709.", Service::CodePipeline),
+            ("TrentService.", Service::Kms),
+            ("AWSEvents.", Service::EventBridge),
+            ("secretsmanager.", Service::SecretsManager),
+            ("AmazonSSM.", Service::Ssm),
         ] {
             if let Some(operation) = target.strip_prefix(prefix) {
                 return RequestTarget::new(service, operation, api_action(service, operation));
@@ -77,7 +81,12 @@ fn signed_for_sts(request: &Parts) -> bool {
 }
 
 fn api_action(service: Service, operation: &str) -> String {
-    format!("{}:{operation}", service.name())
+    // IAM calls EventBridge by its older name.
+    let prefix = match service {
+        Service::EventBridge => "events",
+        service => service.name(),
+    };
+    format!("{prefix}:{operation}")
 }
 
 fn git(request: &Parts) -> RequestTarget {
@@ -212,7 +221,9 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "one table")]
     #[test]
     fn every_request_finds_its_operation_and_action() {
-        use Service::{CodeCommit, CodePipeline, Git, Lambda, S3, Sts};
+        use Service::{
+            CodeCommit, CodePipeline, EventBridge, Git, Lambda, S3, SecretsManager, Ssm, Sts,
+        };
         for (method, uri, header, service, operation, action) in [
             (
                 "POST",
@@ -240,6 +251,30 @@ mod tests {
                 Sts,
                 "AssumeRole",
                 "sts:AssumeRole",
+            ),
+            (
+                "POST",
+                "/",
+                ("x-amz-target", "AWSEvents.PutEvents"),
+                EventBridge,
+                "PutEvents",
+                "events:PutEvents",
+            ),
+            (
+                "POST",
+                "/",
+                ("x-amz-target", "secretsmanager.GetSecretValue"),
+                SecretsManager,
+                "GetSecretValue",
+                "secretsmanager:GetSecretValue",
+            ),
+            (
+                "POST",
+                "/",
+                ("x-amz-target", "AmazonSSM.GetParameter"),
+                Ssm,
+                "GetParameter",
+                "ssm:GetParameter",
             ),
             (
                 "GET",

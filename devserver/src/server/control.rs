@@ -98,6 +98,7 @@ impl Control {
             (&Method::GET, "/executions") => {
                 Ok(json!({ "executions": self.pipelines.executions() }))
             }
+            (&Method::GET, "/events") => Ok(json!({ "events": self.delivery.events() })),
             (&Method::GET, "/status") => Ok(json!({
                 "pending": {
                     "events": self.delivery.pending(),
@@ -122,8 +123,9 @@ impl Control {
                 }
                 Err((
                     StatusCode::NOT_FOUND,
-                    "unknown path: use faults, requests, dead-letters, executions, functions/NAME or \
-                     status".into(),
+                    "unknown path: use faults, requests, dead-letters, events, executions, \
+                     functions/NAME or status"
+                        .into(),
                 ))
             }
         }

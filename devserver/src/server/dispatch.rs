@@ -16,9 +16,12 @@ use super::control::Control;
 use super::{resource, sts};
 use crate::account::{Account, Credentials};
 use crate::aws_json::{self, ApiError, ApiResult};
+use crate::delivery::Delivery;
 use crate::faults::{Fault, Faults, InFlight, RequestLog, Service};
+use crate::kms::KmsService;
 use crate::lambda::LambdaApi;
 use crate::pipeline::{PipelineService, cbor};
+use crate::secrets::SecretService;
 
 /// The largest body of a JSON, CBOR or Lambda request, in bytes: above Lambda's own limit,
 /// so that Lambda's error is seen.
@@ -28,6 +31,9 @@ const MAX_API_BODY_BYTES: usize = 16 * 1024 * 1024;
 #[async_trait]
 pub(super) trait JsonService: Send + Sync {
     async fn call(&self, operation: &str, input: Value, principal_arn: &str) -> ApiResult;
+
+    /// Returns the repository of an input that names another thing of it.
+    fn repository_of(&self, input: &Value) -> Option<String>;
 }
 
 /// A service that reads requests and writes answers itself.
@@ -44,6 +50,9 @@ pub(super) struct Dispatcher {
     pub(super) control: Control,
     pub(super) codecommit: Arc<dyn JsonService>,
     pub(super) pipelines: PipelineService,
+    pub(super) kms: KmsService,
+    pub(super) delivery: Delivery,
+    pub(super) secrets: SecretService,
     pub(super) lambda: LambdaApi,
     pub(super) git: Arc<dyn HttpService>,
     pub(super) s3: Arc<dyn HttpService>,
@@ -93,7 +102,12 @@ impl Dispatcher {
         }
         if let Some(fault) = decision.fault {
             let (service, operation) = (target.service.name(), &target.operation);
-            tracing::info!("fault: {service} {operation}: {}", fault.name());
+            let what = format!("{service} {operation}: {}", fault.name());
+            let trace = text(&parts.headers, "x-amzn-trace-id").and_then(invocation_of);
+            // Those of an invocation are reported together at its end.
+            if !trace.is_some_and(|trace| self.faults.count(trace, &what)) {
+                tracing::info!("fault: {what}");
+            }
         }
         let response = match decision.fault {
             Some(Fault::Drop) => {
@@ -153,7 +167,9 @@ impl Dispatcher {
         }
         if target.service == Service::Sts {
             return match (principal, body) {
-                (Ok(_), Ok(body)) => sts::call(&self.account, &body, in_flight).map(full),
+                (Ok(principal), Ok(body)) => {
+                    sts::call(&self.account, &principal, &body, in_flight).map(full)
+                }
                 (Err(error), _) => sts::refuse(&error).map(full),
                 (_, Err(_)) => sts::refuse(&too_large()).map(full),
             };
@@ -166,17 +182,31 @@ impl Dispatcher {
             } else {
                 read_json(&body)?
             };
-            if let Some(arn) = resource::of_input(target, &input, &self.account) {
+            let repository = self.codecommit.repository_of(&input);
+            let arn = resource::of_input(target, &input, &self.account, repository.as_deref());
+            if let Some(arn) = arn {
                 in_flight.resource(arn);
             }
             let operation = &target.operation;
             match target.service {
                 Service::CodePipeline => self.pipelines.call(operation, &input, &principal),
+                Service::Kms => self.kms.call(operation, &input),
+                Service::EventBridge => self.delivery.call(operation, &input),
+                Service::SecretsManager => self.secrets.call(operation, &input),
+                Service::Ssm => self.secrets.call_parameters(operation, &input),
                 _ => self.codecommit.call(operation, input, &principal).await,
             }
         };
         api_response(target, result.await)
     }
+}
+
+/// Returns the last part of a trace's root, which identifies an invocation of a function:
+/// `Root=1-<time>-<id>;..`.
+fn invocation_of(trace: &str) -> Option<&str> {
+    let mut parts = trace.split(';');
+    let root = parts.find_map(|part| part.trim().strip_prefix("Root="))?;
+    root.rsplit('-').next()
 }
 
 /// Finds the principal of a signed request. The signature is not verified: knowing the key
@@ -237,7 +267,9 @@ fn lambda_error(error: &ApiError) -> Response<ServerBody> {
 
 fn throttled(target: &RequestTarget) -> Response<ServerBody> {
     let status = match target.service {
-        Service::CodePipeline => StatusCode::BAD_REQUEST,
+        Service::CodePipeline | Service::EventBridge | Service::SecretsManager | Service::Ssm => {
+            StatusCode::BAD_REQUEST
+        }
         _ => StatusCode::TOO_MANY_REQUESTS,
     };
     match target.service {

@@ -39,19 +39,46 @@ pub(super) fn of_request(
     }
 }
 
-/// Returns the resources that the input of an operation identifies.
-pub(super) fn of_input(target: &RequestTarget, input: &Value, account: &Account) -> Option<String> {
+/// Returns the resources that the input of an operation identifies; `repository` is that of the
+/// pull request or comment in it.
+pub(super) fn of_input(
+    target: &RequestTarget,
+    input: &Value,
+    account: &Account,
+    repository: Option<&str>,
+) -> Option<String> {
     let name = |field: &str| input[field].as_str();
     match target.service {
-        Service::CodeCommit => Some(match name("repositoryName") {
-            Some(name) => account.repository_arn(name),
-            None => "*".to_owned(),
-        }),
+        Service::CodeCommit => {
+            let is_of_review = ["pullRequestId", "commentId", "inReplyTo"]
+                .iter()
+                .any(|member| input.get(member).is_some());
+            if is_of_review && name("repositoryName").is_none() && repository.is_none() {
+                // The repository of a pull request that does not exist is not known.
+                return None;
+            }
+            let of_target = || input["targets"][0]["repositoryName"].as_str();
+            let name = name("repositoryName").or(repository).or_else(of_target);
+            Some(name.map_or_else(|| "*".to_owned(), |name| account.repository_arn(name)))
+        }
         Service::CodePipeline => {
             let (region, id) = (&account.region, &account.id);
             let name = name("name").or_else(|| name("pipelineName"))?;
             Some(format!("arn:aws:codepipeline:{region}:{id}:{name}"))
         }
+        Service::Kms => Some(name("KeyId").unwrap_or("*").to_owned()),
+        Service::EventBridge => {
+            let bus = name("EventBusName").or_else(|| input["Entries"][0]["EventBusName"].as_str());
+            let bus = bus.unwrap_or("default");
+            let (region, id) = (&account.region, &account.id);
+            Some(if bus.starts_with("arn:") {
+                bus.to_owned()
+            } else {
+                format!("arn:aws:events:{region}:{id}:event-bus/{bus}")
+            })
+        }
+        Service::SecretsManager => name("SecretId").map(str::to_owned),
+        Service::Ssm => name("Name").map(str::to_owned),
         _ => None,
     }
 }
@@ -128,7 +155,7 @@ mod tests {
             let request = http::Request::builder().method("POST").uri("/");
             let request = request.header("x-amz-target", operation).body(());
             let (parts, ()) = request.expect("it is a request").into_parts();
-            let arn = of_input(&classify(&parts), &input, &account);
+            let arn = of_input(&classify(&parts), &input, &account, None);
             assert_eq!(arn.as_deref(), Some(wanted), "{operation}");
         }
     }

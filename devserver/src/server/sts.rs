@@ -1,6 +1,7 @@
 //! AWS STS: `AssumeRole`, with credentials that the other services accept.
 //!
-//! Roles are not created: each well-formed ARN is that of a role which trusts every caller.
+//! Roles are not created: each well-formed ARN is that of a role which trusts every caller, except
+//! for those that the account closed.
 
 use std::collections::HashMap;
 
@@ -20,15 +21,25 @@ pub(super) const ASSUME_ROLE: &str = "AssumeRole";
 /// Lifetime of credentials. The server does not refuse them afterwards.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 
-/// Answers a request, whose body is a form.
-pub(super) fn call(account: &Account, body: &[u8], in_flight: &InFlight) -> Response<Bytes> {
-    match assume_role(account, body, in_flight) {
+/// Answers a request of `principal`, whose body is a form.
+pub(super) fn call(
+    account: &Account,
+    principal: &str,
+    body: &[u8],
+    in_flight: &InFlight,
+) -> Response<Bytes> {
+    match assume_role(account, principal, body, in_flight) {
         Ok(xml) => response(StatusCode::OK, xml),
         Err(error) => refuse(&error),
     }
 }
 
-fn assume_role(account: &Account, body: &[u8], in_flight: &InFlight) -> Result<String, ApiError> {
+fn assume_role(
+    account: &Account,
+    principal: &str,
+    body: &[u8],
+    in_flight: &InFlight,
+) -> Result<String, ApiError> {
     let fields = form(body);
     let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
     if field("Action") != ASSUME_ROLE {
@@ -43,6 +54,18 @@ fn assume_role(account: &Account, body: &[u8], in_flight: &InFlight) -> Result<S
             format!("`{role}` is not the ARN of a role, or the name of the session is missing"),
         ));
     };
+    if !account.trusts_callers(role) {
+        return Err(ApiError {
+            status: StatusCode::FORBIDDEN,
+            ..ApiError::new(
+                "AccessDenied",
+                format!(
+                    "User: {principal} is not authorized to perform: sts:AssumeRole on resource: \
+                     {role}"
+                ),
+            )
+        });
+    }
     let arn = format!("arn:aws:sts::{id}:assumed-role/{name}/{session}");
     let credentials = Credentials::of_session(arn);
     account.add(credentials.clone());
@@ -132,7 +155,8 @@ mod tests {
     fn answer(account: &Account, body: &str) -> (u16, String) {
         let log = RequestLog::default();
         let in_flight = log.begin(Service::Sts, ASSUME_ROLE, "sts:AssumeRole", None);
-        let answer = call(account, body.as_bytes(), &in_flight);
+        let principal = "arn:aws:iam::123456789012:user/dev";
+        let answer = call(account, principal, body.as_bytes(), &in_flight);
         let body = String::from_utf8(answer.body().to_vec()).expect("XML is text");
         (answer.status().as_u16(), body)
     }
@@ -158,6 +182,28 @@ mod tests {
                 .session_token
                 .is_some_and(|token| xml.contains(&token))
         );
+    }
+
+    #[test]
+    fn a_closed_role_is_refused_as_by_its_trust_policy() {
+        let account = Account::new("123456789012", "us-east-1");
+        account.close_role("arn:aws:iam::444455556666:role/closed");
+        for (role, expected) in [("closed", 403), ("open", 200)] {
+            let (status, xml) = answer(
+                &account,
+                &format!(
+                    "Action=AssumeRole&RoleArn=arn:aws:iam::444455556666:role/{role}\
+                     &RoleSessionName=s"
+                ),
+            );
+            assert_eq!(status, expected, "{xml}");
+            let is_denied = xml.contains("<Code>AccessDenied</Code>")
+                && xml.contains(
+                    "User: arn:aws:iam::123456789012:user/dev is not authorized to perform: \
+                     sts:AssumeRole on resource: arn:aws:iam::444455556666:role/closed",
+                );
+            assert_eq!(is_denied, expected == 403, "{xml}");
+        }
     }
 
     #[test]

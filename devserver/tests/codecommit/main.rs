@@ -10,6 +10,7 @@ mod api;
 mod auth;
 mod contents;
 mod fetch;
+mod pull_requests;
 mod push;
 mod speed;
 mod support;

@@ -260,6 +260,55 @@ async fn eventbridge_sends_one_event_a_ref_to_the_rules_that_match() {
 }
 
 #[tokio::test]
+async fn a_pull_request_reaches_the_functions_whose_rules_name_its_events() {
+    let heard = Heard::start(|options| {
+        let rule = "listener=pullRequestCreated,pullRequestSourceBranchUpdated";
+        options.event_rules = vec![rule.parse().unwrap()];
+    })
+    .await;
+    heard.repository(vec![]).await;
+    let dir = heard.server.codecommit().repository_dir("demo").unwrap();
+    let commit = |branch: &str, time: u32| {
+        format!("commit refs/heads/{branch}\ncommitter C <c@x> {time} +0000\ndata 1\nx\n\n")
+    };
+    let stream = heard.folder.path().join("stream");
+    std::fs::write(&stream, commit("main", 1) + &commit("next", 2)).unwrap();
+    let import = format!("git fast-import --quiet < {}", stream.display());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &import]).env("GIT_DIR", &dir);
+    assert!(shell.status().unwrap().success());
+    let client = codecommit(&heard.server);
+    let target = aws_sdk_codecommit::types::Target::builder()
+        .repository_name("demo")
+        .source_reference("next")
+        .destination_reference("main")
+        .build()
+        .unwrap();
+    let created = client.create_pull_request().title("Next").targets(target);
+    let created = created.send().await.unwrap();
+    let created = created.pull_request().unwrap();
+    client
+        .update_pull_request_status()
+        .pull_request_id("1")
+        .pull_request_status(aws_sdk_codecommit::types::PullRequestStatusEnum::Closed)
+        .send()
+        .await
+        .unwrap();
+    let events = heard.events().await;
+    assert_eq!(events.len(), 1, "closing matches no rule: {events:?}");
+    let event = &events[0];
+    assert_eq!(event["detail-type"], "CodeCommit Pull Request State Change");
+    assert_eq!(event["account"], "123456789012");
+    assert_eq!(event["region"], "us-east-1");
+    assert_eq!(event["detail"]["event"], "pullRequestCreated");
+    assert_eq!(
+        event["detail"]["pullRequestId"],
+        created.pull_request_id().unwrap()
+    );
+    heard.server.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_trigger_of_an_unknown_function_ends_as_a_dead_letter() {
     let heard = Heard::start(|_| {}).await;
     let arn = heard.server.account().function_arn("nobody");

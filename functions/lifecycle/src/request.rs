@@ -81,12 +81,28 @@ fn tasks_of(event: &Value, function: &FunctionArn) -> Result<Vec<Result<Task>>> 
 
 fn task(request: Request) -> Option<Task> {
     Some(match request {
+        Request::PullRequest(change) => {
+            tracing::info!(
+                repository.name = %change.repository, pull_request.id = %change.id,
+                "a pull request changes no triggers"
+            );
+            return None;
+        }
         Request::TriggerTest { repository } => {
             tracing::info!(repository.name = %repository, "received the trigger's test event");
             return None;
         }
+        Request::Execution(event) => {
+            tracing::info!(
+                pipeline.name = %event.pipeline,
+                "received an event of a pipeline, which changes no trigger"
+            );
+            return None;
+        }
         Request::Schedule { plan } => Task::Schedule { plan },
-        Request::Repository(repository) => Task::Repository {
+        Request::Repository(repository)
+        | Request::Tag { repository, .. }
+        | Request::Commit { repository, .. } => Task::Repository {
             repository,
             branch: None,
         },

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use branchline_core::aws::HttpSettings;
+use branchline_core::event_bus::BusName;
 use branchline_core::name::KmsKey;
 use branchline_core::role::RolePatterns;
 use branchline_core::settings::Settings;
@@ -27,6 +28,8 @@ pub struct Config {
     pub encryption: Encryption,
     /// `ASSUME_ROLE_ARNS`: roles that mappings may name.
     pub roles: RolePatterns,
+    /// `EVENT_BUS_NAME`: the bus of the function's own events; `None` puts none.
+    pub event_bus: Option<BusName>,
     /// `TMPDIR`: directory for temporary files; `/tmp` by default.
     pub temporary: PathBuf,
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: proxies for git servers.
@@ -66,6 +69,7 @@ impl Config {
             roles: settings
                 .optional("ASSUME_ROLE_ARNS", RolePatterns::new)?
                 .unwrap_or_default(),
+            event_bus: settings.optional("EVENT_BUS_NAME", BusName::new)?,
             temporary: settings.get("TMPDIR").unwrap_or("/tmp").into(),
             http: HttpSettings::read(settings),
         })

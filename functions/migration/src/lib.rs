@@ -14,15 +14,18 @@ use std::time::Instant;
 
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{self, Aws};
+use branchline_core::event_bus::client::SdkEventBus;
+use branchline_core::event_bus::{Announcement, EventBus, MirrorCounts, Outbox};
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metric, Metrics};
-use branchline_core::mirror::{self, MappingLimits, MappingRun, MirrorResult};
+use branchline_core::mirror::{self, MappingLimits, MappingRun, MirrorResult, MirrorStats};
 pub use branchline_core::mirror::{
     LfsCounts, Mapping, MappingAnswer, MappingError, MappingStatus as Status,
     MirrorRequest as Request, MirrorTask, PlanAnswer, RefCounts,
 };
 use branchline_core::remote::open::{OpenRemote, OpenerConfig, RemoteOpener};
 use branchline_core::remote::url::RemoteUrl;
+use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::DeniedDeletions;
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::stream;
@@ -36,6 +39,9 @@ const CONCURRENT_MAPPINGS: usize = 4;
 /// Memory in bytes that each concurrent mapping must have.
 const MIN_MEMORY_PER_MAPPING: usize = 32 << 20;
 
+/// Maximum number of concurrent requests to the event bus.
+const CONCURRENT_EVENTS: usize = 2;
+
 /// Directory of the pack cache below `TMPDIR`. Later invocations of the same execution
 /// environment reuse the packs.
 const PACK_CACHE_DIR: &str = "branchline-packs";
@@ -48,6 +54,7 @@ pub struct Context {
     config: Config,
     remotes: Arc<dyn OpenRemote>,
     denied_deletions: DeniedDeletions,
+    outbox: Outbox,
     metrics: Metrics,
 }
 
@@ -70,15 +77,26 @@ impl Context {
             ..OpenerConfig::default()
         };
         let archiver = ZipArchiver::new(config.memory / ARCHIVE_MEMORY_DIVISOR);
+        let bus = config.event_bus.clone().map(|name| -> Arc<dyn EventBus> {
+            let policy = RetryPolicy::new(CONCURRENT_EVENTS);
+            Arc::new(Retrying::new(SdkEventBus::new(&aws, name), policy))
+        });
         let remotes = RemoteOpener::new(aws, &opener_config)?.with_archiver(Arc::new(archiver));
         let metrics = Metrics::with_limiters(remotes.limiters());
         let denied_deletions = remotes.denied_deletions().clone();
-        let context = Self::new(config, Arc::new(remotes));
+        let context = Self::new(config, Arc::new(remotes)).with_bus(bus);
         Ok(Self {
             denied_deletions,
             metrics,
             ..context
         })
+    }
+
+    /// Sets the bus of the function's own events.
+    #[must_use]
+    pub fn with_bus(mut self, bus: Option<Arc<dyn EventBus>>) -> Self {
+        self.outbox = Outbox::new(bus);
+        self
     }
 
     /// Builds a context that opens remotes with `remotes`.
@@ -87,6 +105,7 @@ impl Context {
             config,
             remotes,
             denied_deletions: DeniedDeletions::default(),
+            outbox: Outbox::default(),
             metrics: Metrics::default(),
         }
     }
@@ -122,7 +141,9 @@ pub async fn handle(
             )
             .with_hint("raise the function's timeout, or lower `DEADLINE_MARGIN_SECONDS`")
         })?;
-    answer(run_mappings(&context, &request, stop.into()).await)
+    let results = run_mappings(&context, &request, stop.into()).await;
+    context.outbox.flush().await;
+    answer(results)
 }
 
 /// Runs all mappings, side by side where their targets differ.
@@ -188,6 +209,7 @@ async fn run_mapping(
         let lfs = &stats.lfs;
         context.metrics.add(Metric::MirrorLfsBytes, lfs.bytes);
         context.metrics.add(Metric::MissingLfsObjects, lfs.missing);
+        announce(context, &answer, &stats, error.as_ref());
         for warning in &answer.warnings {
             tracing::warn!(
                 source.url = answer.source,
@@ -219,6 +241,29 @@ async fn run_mapping(
     );
     let error = error.map(|error| error.context(mirror::describe(&answer, &stats)));
     (answer, error)
+}
+
+/// Announces that a mapping is complete, or failed.
+fn announce(context: &Context, answer: &MappingAnswer, stats: &MirrorStats, error: Option<&Error>) {
+    let (source, target) = (answer.source.clone(), answer.target.clone());
+    match (error, answer.status) {
+        (Some(error), _) => context
+            .outbox
+            .add(|| Announcement::mirror_failed(source, target, error)),
+        (None, Status::Complete) => context.outbox.add(|| Announcement::MirrorCompleted {
+            source,
+            target,
+            counts: MirrorCounts {
+                created: stats.created,
+                updated: stats.updated,
+                deleted: stats.deleted,
+                objects: stats.objects,
+                bytes: stats.bytes,
+            },
+        }),
+        // The next invocation continues, or the failure is in the answer.
+        (None, _) => {}
+    }
 }
 
 /// Describes a deletion in the target's bucket that S3 denied, although the mapping may be complete.

@@ -11,16 +11,22 @@ use branchline_core::storage::{ObjectHead, encode_rfc2047};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::Config;
+use crate::config::{Config, PipelineSource};
 use crate::key_template::KeyTemplate;
+use crate::ref_kind::RefKind;
 
 /// The tag with the id of the execution that was started on an artifact.
 pub(crate) const EXECUTION_TAG: &str = "branchline-execution";
 /// The tag with the pipeline whose execution was started on an artifact.
 pub(crate) const PIPELINE_TAG: &str = "branchline-pipeline";
 
+/// Metadata and tag with the marks of the pipelines that are to be started on an artifact.
+pub(crate) const PIPELINES: &str = "branchline-pipelines";
+
 const REPOSITORY: &str = "branchline-repository";
 const BRANCH: &str = "branchline-branch";
+/// In place of the branch, what else was archived: `refs/tags/v1.0`, `commit/<id>`, `pull/12`.
+const REFERENCE: &str = "branchline-ref";
 const COMMIT: &str = "branchline-commit";
 const SETTINGS: &str = "branchline-settings";
 pub(crate) const FILES: &str = "branchline-files";
@@ -89,6 +95,8 @@ pub(crate) struct ArtifactIdentity {
     // The key names the commit but not the branch, so branches at one commit share an artifact.
     any_branch: bool,
     repository: String,
+    // Metadata that name what was archived, and their value.
+    name_of: &'static str,
     branch: String,
     commit: String,
     settings: String,
@@ -101,17 +109,36 @@ impl ArtifactIdentity {
         key: &KeyTemplate,
         repository: &RepositoryName,
         branch: &BranchName,
+        kind: &RefKind,
         commit: CommitId,
         origin: Option<&Origin>,
     ) -> Self {
-        let settings = format!(
-            "{FORMAT_VERSION}\0{}\0{}",
-            config.commit_info, config.prefix
-        );
+        let mut settings = match config.source {
+            PipelineSource::S3 => format!(
+                "{FORMAT_VERSION}\0{}\0{}",
+                config.commit_info, config.prefix
+            ),
+            PipelineSource::CodeCommit => "marker".to_owned(),
+        };
+        // Only what differs from the default, so that existing artifacts stay as they are.
+        if !config.export_ignore {
+            settings.push_str("\0export-ignore=false");
+        }
+        if config.submodules {
+            settings.push_str("\0submodules=true");
+        }
+        if let Some(lfs) = &config.lfs {
+            settings.push_str("\0lfs=");
+            settings.push_str(&lfs.identity());
+        }
         Self {
             any_branch: key.has_commit() && !key.has_branch(),
             repository: repository.to_string(),
-            branch: branch_text(branch),
+            name_of: match kind {
+                RefKind::Branch => BRANCH,
+                RefKind::Tag(_) | RefKind::Commit(_) | RefKind::PullRequest { .. } => REFERENCE,
+            },
+            branch: name_text(&kind.label(branch)),
             commit: commit.to_string(),
             settings: hex::encode(&Sha256::digest(settings)[..8]),
             origin: origin.map(Origin::to_string),
@@ -131,18 +158,35 @@ impl ArtifactIdentity {
         let user = &head.metadata.user;
         [
             (REPOSITORY, &self.repository),
-            (BRANCH, &self.branch),
+            (self.name_of, &self.branch),
             (COMMIT, &self.commit),
             (SETTINGS, &self.settings),
         ]
         .into_iter()
-        .all(|(name, value)| user.get(name) == Some(value) || (name == BRANCH && self.any_branch))
+        .all(|(name, value)| {
+            user.get(name) == Some(value) || (name == self.name_of && self.any_branch)
+        })
     }
 
     /// Returns true when `head` describes an artifact of the same branch, at any commit.
     pub(crate) fn is_of_branch(&self, head: &ObjectHead) -> bool {
         let user = &head.metadata.user;
-        user.get(REPOSITORY) == Some(&self.repository) && user.get(BRANCH) == Some(&self.branch)
+        user.get(REPOSITORY) == Some(&self.repository)
+            && user.get(self.name_of) == Some(&self.branch)
+    }
+
+    /// Returns the name of what `head` was made of, if that is of another kind: a branch where
+    /// this is a tag.
+    pub(crate) fn other_kind<'h>(&self, head: &'h ObjectHead) -> Option<&'h str> {
+        let other = if self.name_of == BRANCH {
+            REFERENCE
+        } else {
+            BRANCH
+        };
+        let user = &head.metadata.user;
+        let is_same_repository = user.get(REPOSITORY) == Some(&self.repository);
+        let name = user.get(other).map(String::as_str);
+        name.filter(|_| is_same_repository && !self.any_branch)
     }
 
     /// Returns true when another branch at the same commit can have the same artifact.
@@ -170,15 +214,17 @@ impl ArtifactIdentity {
         CommitId::new(commit).ok()
     }
 
-    /// Returns the user metadata of a new artifact, with room for [`FILES`].
+    /// Returns the user metadata of a new artifact, with room for [`FILES`]; `pipelines` are the
+    /// marks of the pipelines that it is made for.
     pub(crate) fn metadata(
         &self,
         commit: &Commit,
         provenance: Provenance,
+        pipelines: Option<&str>,
     ) -> BTreeMap<String, String> {
         let mut user: BTreeMap<_, _> = [
             (REPOSITORY, self.repository.clone()),
-            (BRANCH, self.branch.clone()),
+            (self.name_of, self.branch.clone()),
             (COMMIT, self.commit.clone()),
             (SETTINGS, self.settings.clone()),
             (SINCE, provenance.since.to_string()),
@@ -193,6 +239,7 @@ impl ArtifactIdentity {
                 .clone()
                 .map(|origin| (ORIGIN.to_owned(), origin)),
         );
+        user.extend(pipelines.map(|marks| (PIPELINES.to_owned(), marks.to_owned())));
         let used_bytes: usize = user
             .iter()
             .map(|(name, value)| name.len() + value.len())
@@ -205,6 +252,14 @@ impl ArtifactIdentity {
         user.insert(REVISION_SUMMARY.to_owned(), summary);
         user
     }
+}
+
+/// Returns the commit of an artifact of `repository`.
+pub(crate) fn commit_in(head: &ObjectHead, repository: &RepositoryName) -> Option<CommitId> {
+    let user = &head.metadata.user;
+    let is_of_repository = |name: &&String| name.as_str() == repository.as_str();
+    user.get(REPOSITORY).filter(is_of_repository)?;
+    CommitId::new(user.get(COMMIT)?).ok()
 }
 
 /// Returns the region and account of the function that made an artifact, if it is recorded.
@@ -245,15 +300,15 @@ pub(crate) fn files(head: &ObjectHead) -> Option<u64> {
 
 /// Encodes a branch's name for metadata. Bytes other than ASCII are percent-encoded, because S3
 /// may change the encoding of such values.
-fn branch_text(branch: &BranchName) -> String {
+fn name_text(name: &str) -> String {
     /// Maximum length of the encoded name, in bytes, which leaves room for the summary.
     const MAX_TEXT_BYTES: usize = 1024;
     const PLAIN: &AsciiSet = &CONTROLS.add(b'%');
-    let text = utf8_percent_encode(branch.as_str(), PLAIN).to_string();
+    let text = utf8_percent_encode(name, PLAIN).to_string();
     if text.len() > MAX_TEXT_BYTES {
         return format!(
             "{HASHED_BRANCH_PREFIX}{}",
-            hex::encode(Sha256::digest(branch.as_str()))
+            hex::encode(Sha256::digest(name))
         );
     }
     text
@@ -262,7 +317,7 @@ fn branch_text(branch: &BranchName) -> String {
 /// Prefix of the hash of a branch's name. A branch's name cannot contain a colon.
 const HASHED_BRANCH_PREFIX: &str = "sha256:";
 
-/// Inverse of [`branch_text`]; `None` if only a hash was stored.
+/// Inverse of [`name_text`]; `None` if only a hash was stored.
 fn decode_branch(text: &str) -> Option<BranchName> {
     if text.starts_with(HASHED_BRANCH_PREFIX) {
         return None;
@@ -317,7 +372,7 @@ mod tests {
     fn an_encoded_branch_is_decoded_unchanged() {
         for name in ["main", "feature/x", "größe/日本", "100%", "%41", "a'b\"c"] {
             let branch = BranchName::new(name).expect("it is valid");
-            let text = branch_text(&branch);
+            let text = name_text(branch.as_str());
             assert!(
                 text.bytes().all(|byte| matches!(byte, b' '..=b'~')),
                 "{text}"
@@ -326,7 +381,7 @@ mod tests {
         }
         let long = BranchName::new(&"日".repeat(256)).expect("it is valid");
         assert_eq!(
-            decode_branch(&branch_text(&long)),
+            decode_branch(&name_text(long.as_str())),
             None,
             "only a hash is stored"
         );
@@ -344,6 +399,7 @@ mod tests {
             &config.key,
             &repository,
             &branch,
+            &RefKind::Branch,
             commit.id.into(),
             None,
         );
@@ -351,7 +407,8 @@ mod tests {
             since: i64::MAX,
             is_existing: true,
         };
-        let mut user = identity.metadata(&commit, provenance);
+        let pipelines = "0123abcd ".repeat(28);
+        let mut user = identity.metadata(&commit, provenance, Some(&pipelines));
         user.insert(FILES.to_owned(), u64::MAX.to_string());
         let bytes: usize = user
             .iter()

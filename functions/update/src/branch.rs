@@ -4,31 +4,50 @@
 //! | file | job |
 //! |---|---|
 //! | this one | compares branch and artifact, and decides |
+//! | `chosen` | chooses the pipelines by the filters of `TRIGGERS` |
 //! | `build` | archives the tip |
+//! | `observe` | records the state for a plan, and checks the pipeline |
+//! | `pull` | reads a pull request, and finishes it at its end |
+//! | `marker` | writes a marker instead, for pipelines that read CodeCommit |
 //! | `reuse` | finds the artifact that the archive is made from |
 //! | `start` | starts the pipeline and records the execution |
+//! | `variables` | values of the execution's variables |
 
 mod build;
+mod chosen;
+mod marker;
+mod observe;
+mod pull;
 mod reuse;
 mod start;
+mod variables;
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use branchline_core::name::{BranchName, CommitId, PipelineName, RepositoryName};
+use branchline_core::name::{BranchName, CommitId, RepositoryName};
 use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{Error, ErrorKind, Result};
 
+use self::chosen::Choice;
+use self::pull::PullState;
 pub(crate) use self::start::not_versioned;
 use crate::Context;
 use crate::artifact::{self, ArtifactIdentity, EXECUTION_TAG, PIPELINE_TAG, S3Location};
 use crate::config::{ExistingBranches, RevisionPin};
 use crate::existing;
+use crate::filters::StartTarget;
 use crate::key_template::{KeyTemplate, TemplateValues};
 use crate::plan::{Plan, Run};
+use crate::ref_kind::RefKind;
 use crate::request::{ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Requester};
+use crate::started;
 
 /// Maximum number of attempts while another writer changes the artifact or the branch.
 const MAX_CONFLICTS: u32 = 5;
+
+/// Reason in the answer of an artifact that is made for later events.
+const STARTS_NOTHING: &str = "`TRIGGERS` starts no pipeline on it now";
 
 /// Time before the function's deadline that is kept for an orderly failure.
 pub(crate) const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
@@ -44,10 +63,18 @@ pub(crate) async fn update_branch(
 ) -> Result<BranchAnswer> {
     let repository = &task.repository;
     let branch = &task.branch;
-    if !context.config.branches.matches(branch) {
+    if task.kind == RefKind::Branch && !context.config.branches.matches(branch) {
         let why = "the branch does not match `BRANCHES_INCLUDE` and `BRANCHES_EXCLUDE`";
         return Ok(answer(task, task.commit, Outcome::Skipped, Some(why)));
     }
+    if let Some(triggers) = &context.config.triggers
+        && task.overrides.pipeline.is_none()
+        && !triggers.serve(repository, branch, &task.kind)
+    {
+        let why = format!("no filter of `TRIGGERS` matches the {}", task.kind.noun());
+        return Ok(answer(task, task.commit, Outcome::Skipped, Some(&why)));
+    }
+    let what = format!("{} `{}`", task.kind.noun(), task.label());
     let mut tries = 0;
     let mut expected = task.commit;
     loop {
@@ -60,7 +87,7 @@ pub(crate) async fn update_branch(
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!(
-                        "branch `{branch}` of repository `{repository}` moved back in each of \
+                        "{what} of repository `{repository}` moved back in each of \
                          {MAX_CONFLICTS} attempts"
                     ),
                 ));
@@ -72,9 +99,7 @@ pub(crate) async fn update_branch(
                 );
             }
             Err(error) => {
-                return Err(
-                    error.context(format!("branch `{branch}` of repository `{repository}`"))
-                );
+                return Err(error.context(format!("{what} of repository `{repository}`")));
             }
             Ok(AttemptOutcome::Answer(answer)) => return Ok(*answer),
         }
@@ -102,12 +127,13 @@ fn answer(
 ) -> BranchAnswer {
     BranchAnswer {
         repository: task.repository.clone(),
-        branch: task.branch.to_string(),
+        branch: task.label(),
         commit,
         outcome,
         reason: reason.map(str::to_owned),
         artifact: None,
         execution_id: None,
+        executions: Vec::new(),
     }
 }
 
@@ -122,6 +148,8 @@ struct Attempt<'a> {
     plan: Option<&'a Plan>,
     key: &'a KeyTemplate,
     pipeline: Option<&'a KeyTemplate>,
+    // The pull request, once it was read.
+    pull: OnceLock<PullState>,
 }
 
 impl<'a> Attempt<'a> {
@@ -144,6 +172,7 @@ impl<'a> Attempt<'a> {
                 .pipeline
                 .as_ref()
                 .or(context.config.pipeline.as_ref()),
+            pull: OnceLock::new(),
         }
     }
 
@@ -164,23 +193,9 @@ impl<'a> Attempt<'a> {
             let location = self.location(None)?;
             found = self.head(&location).await?;
         }
-        let tip = match self
-            .context
-            .codecommit
-            .get_branch(self.repository(), self.branch())
-            .await
-        {
-            Ok(tip) => tip,
-            Err(error) if error.is_branch_missing() && self.task.requester != Requester::ByHand => {
-                return Ok(answer(
-                    self.task,
-                    None,
-                    Outcome::Skipped,
-                    Some("the branch is gone"),
-                )
-                .into());
-            }
-            Err(error) => return Err(error),
+        let Some(tip) = self.tip().await? else {
+            let why = format!("the {} is gone", self.task.kind.noun());
+            return Ok(answer(self.task, None, Outcome::Skipped, Some(&why)).into());
         };
         if let Some(expected) = self.expected.filter(|expected| *expected != tip) {
             self.check_existence(expected).await?;
@@ -204,9 +219,22 @@ impl<'a> Attempt<'a> {
             self.key,
             self.repository(),
             self.branch(),
+            &self.task.kind,
             tip,
             origin.as_ref(),
         );
+        if let Some(other) = found.as_ref().and_then(|head| identity.other_kind(head)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "{location} is the artifact of `{other}`, not of a {}",
+                    self.task.kind.noun()
+                ),
+            )
+            .with_hint(
+                "put `{ref}` into `ARTIFACT_KEY` in place of `{branch}`: it keeps them apart",
+            ));
+        }
         if let Some(owner) = found
             .as_ref()
             .and_then(|head| identity.foreign_origin(head))
@@ -219,6 +247,13 @@ impl<'a> Attempt<'a> {
                 "put `{account}` and `{region}` into `ARTIFACT_KEY` where stacks share a bucket",
             ));
         }
+        if self.is_finished() {
+            return self
+                .finish_pull_request(tip, &location, &identity, found.as_ref())
+                .await;
+        }
+        self.observe(tip, &location, &identity, found.as_ref())
+            .await?;
         match found {
             Some(head) if identity.matches(&head) && self.has_needed_version(&head) => self
                 .ensure_started(tip, &location, &head)
@@ -228,6 +263,31 @@ impl<'a> Attempt<'a> {
                 self.rebuild(tip, &location, &identity, found.as_ref())
                     .await
             }
+        }
+    }
+
+    /// Reads the commit that is to be archived; `None` for a branch or tag that is gone, unless a
+    /// request by hand names it.
+    async fn tip(&self) -> Result<Option<CommitId>> {
+        let codecommit = &self.context.codecommit;
+        let (tip, is_gone): (_, fn(&Error) -> bool) = match &self.task.kind {
+            RefKind::Branch => (
+                codecommit
+                    .get_branch(self.repository(), self.branch())
+                    .await,
+                Error::is_branch_missing,
+            ),
+            RefKind::Tag(tag) => (
+                codecommit.get_tag(self.repository(), tag).await,
+                Error::is_commit_missing,
+            ),
+            RefKind::Commit(commit) => return Ok(Some(*commit)),
+            RefKind::PullRequest { id, .. } => return self.pull_request_tip(id).await,
+        };
+        match tip {
+            Ok(tip) => Ok(Some(tip)),
+            Err(error) if is_gone(&error) && self.task.requester != Requester::ByHand => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -247,12 +307,16 @@ impl<'a> Attempt<'a> {
     /// Returns false for an object that a pipeline must be pinned to and that has no version,
     /// because the bucket kept none when it was written.
     fn has_needed_version(&self, head: &ObjectHead) -> bool {
-        self.pipeline.is_none()
+        !self.starts_pipelines()
             || self.context.config.pin_for(self.key) == RevisionPin::None
             || head
                 .version_id
                 .as_deref()
                 .is_some_and(|version| version != "null")
+    }
+
+    fn starts_pipelines(&self) -> bool {
+        self.pipeline.is_some() || self.filters().is_some()
     }
 
     async fn head(&self, location: &S3Location) -> Result<Option<ObjectHead>> {
@@ -293,7 +357,12 @@ impl<'a> Attempt<'a> {
             size_bytes: head.size_bytes,
             files: artifact::files(head),
         };
-        let Some(pipeline) = self.pipeline(tip)? else {
+        if let Some(filters) = self.filters() {
+            return self
+                .ensure_chosen(filters, tip, location, head, artifact)
+                .await;
+        }
+        let Some(target) = self.target(tip)? else {
             return Ok(self.done(tip, Outcome::Unchanged, artifact, None));
         };
         let store = &self.context.store;
@@ -311,22 +380,23 @@ impl<'a> Attempt<'a> {
                 ..self.done(tip, Outcome::Unchanged, artifact, None)
             }),
             (Some(id), started)
-                if self.task.requester == Requester::BySchedule
-                    || started.is_some_and(|started| started == pipeline.as_str()) =>
+                if !self.task.again
+                    && (self.task.requester == Requester::BySchedule
+                        || started.is_some_and(|started| started == target.pipeline.as_str())) =>
             {
                 let id = id.clone();
                 Ok(self.done(tip, Outcome::Unchanged, artifact, Some(id)))
             }
             (None, None) if artifact::is_existing(head) && self.plan.is_none() => {
                 let mut tags = tags;
-                tags.insert(PIPELINE_TAG.to_owned(), pipeline.to_string());
+                tags.insert(PIPELINE_TAG.to_owned(), target.pipeline.to_string());
                 let version = head.version_id.as_deref();
                 store
                     .put_tags(&location.bucket, &location.key, version, &tags)
                     .await?;
-                self.start(tip, &pipeline, location, artifact).await
+                self.start(tip, &target, location, artifact).await
             }
-            _ => self.start(tip, &pipeline, location, artifact).await,
+            _ => self.start(tip, &target, location, artifact).await,
         }
     }
 
@@ -338,12 +408,13 @@ impl<'a> Attempt<'a> {
         identity: &ArtifactIdentity,
         found: Option<&ObjectHead>,
     ) -> Result<AttemptOutcome> {
-        let pipeline = self.pipeline(tip)?;
+        let filters = self.filters();
+        let mut targets = self.possible_targets(tip)?;
         let versions = async {
-            match &pipeline {
-                Some(pipeline) if self.context.config.pin_for(self.key) != RevisionPin::None => {
+            match targets.first() {
+                Some(target) if self.context.config.pin_for(self.key) != RevisionPin::None => {
                     self.context
-                        .require_versions(&location.bucket, pipeline)
+                        .require_versions(&location.bucket, &target.pipeline)
                         .await
                 }
                 _ => Ok(()),
@@ -361,13 +432,23 @@ impl<'a> Attempt<'a> {
             return Ok(answer(self.task, Some(tip), Outcome::Skipped, reason).into());
         }
         // A branch that is older than the stack is not started.
-        let held_back = provenance.is_existing && pipeline.is_some();
-        let pipeline = pipeline.filter(|_| !held_back);
+        let held_back = provenance.is_existing && !targets.is_empty();
         let reason = held_back.then_some(existing::NOT_STARTED);
+        if held_back {
+            targets.clear();
+        } else if let Some(filters) = filters {
+            let choice = self.choose(filters, tip, location, identity, found);
+            match choice.await? {
+                Choice::Start(chosen) => targets = chosen,
+                Choice::Skip(why) => {
+                    return Ok(answer(self.task, Some(tip), Outcome::Skipped, Some(&why)).into());
+                }
+            }
+        }
         if let Some(plan) = self.plan {
             let outcome = if identity.is_of_any_branch() && !plan.add(location) {
                 Outcome::Unchanged
-            } else if pipeline.is_some() {
+            } else if !targets.is_empty() {
                 Outcome::Started
             } else {
                 Outcome::Uploaded
@@ -392,6 +473,7 @@ impl<'a> Attempt<'a> {
             None => Precondition::Absent,
         };
         let previous = self.previous(&commit, location, identity, found).await?;
+        let marks = filters.map(|_| started::marks(&targets));
         let artifact = self
             .build(
                 &commit,
@@ -399,6 +481,7 @@ impl<'a> Attempt<'a> {
                 identity,
                 precondition,
                 provenance,
+                marks.as_deref(),
                 previous,
             )
             .await?;
@@ -409,12 +492,14 @@ impl<'a> Attempt<'a> {
         {
             return Ok(AttemptOutcome::WentBack);
         }
-        let mut answer = match pipeline {
-            Some(pipeline) => self.start(tip, &pipeline, location, artifact).await?,
-            None => BranchAnswer {
+        let reason = reason.or((filters.is_some() && targets.is_empty()).then_some(STARTS_NOTHING));
+        let mut answer = match targets.as_slice() {
+            [] => BranchAnswer {
                 reason: reason.map(str::to_owned),
                 ..self.done(tip, Outcome::Uploaded, artifact, None)
             },
+            [target] if filters.is_none() => self.start(tip, target, location, artifact).await?,
+            targets => self.start_all(tip, targets, location, artifact).await?,
         };
         answer.reason = answer.reason.or(denied);
         Ok(answer.into())
@@ -423,27 +508,42 @@ impl<'a> Attempt<'a> {
     /// Returns true when the tip is `commit` now. The precondition does not detect a branch that
     /// moved forward and back meanwhile, because equal bytes have equal `ETag`s.
     async fn is_tip(&self, commit: CommitId) -> Result<bool> {
-        let codecommit = &self.context.codecommit;
-        match codecommit
-            .get_branch(self.repository(), self.branch())
-            .await
-        {
-            Ok(tip) => Ok(tip == commit),
-            Err(error) if error.is_branch_missing() => Ok(false),
+        match self.tip().await {
+            Ok(tip) => Ok(tip == Some(commit)),
+            Err(error) if error.is_branch_missing() || error.is_commit_missing() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    fn pipeline(&self, tip: CommitId) -> Result<Option<PipelineName>> {
+    /// Returns the pipelines that a push can start, whatever it changes.
+    fn possible_targets(&self, tip: CommitId) -> Result<Vec<StartTarget>> {
+        match self.filters() {
+            Some(filters) => {
+                let candidates = self.candidates(filters, tip)?.into_iter();
+                Ok(candidates.map(|candidate| candidate.target).collect())
+            }
+            None => Ok(Vec::from_iter(self.target(tip)?)),
+        }
+    }
+
+    /// Returns the pipeline that a name chooses.
+    fn target(&self, tip: CommitId) -> Result<Option<StartTarget>> {
         let origin = self.context.origin();
         let values = TemplateValues {
             repository: self.repository(),
             branch: self.branch(),
+            kind: &self.task.kind,
             commit: Some(tip),
             origin: origin.as_ref(),
         };
-        let name = |template: &KeyTemplate| template.pipeline_name(&values);
-        self.pipeline.map(name).transpose()
+        let target = |template: &KeyTemplate| {
+            let pipeline = template.pipeline_name(&values)?;
+            Ok(StartTarget::new(
+                pipeline,
+                &self.context.config.source_action,
+            ))
+        };
+        self.pipeline.map(target).transpose()
     }
 
     fn done(

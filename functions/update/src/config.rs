@@ -1,13 +1,17 @@
 //! The settings of the `update` function, read once at init.
 
 use branchline_core::aws::HttpSettings;
+use branchline_core::event_bus::BusName;
 use branchline_core::name::{BucketName, KmsKey, PipelineName};
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::settings::Settings;
 use branchline_core::storage::Encryption;
 use branchline_core::{Error, ErrorKind, Result};
 
+use crate::filters::PipelineFilters;
 use crate::key_template::KeyTemplate;
+use crate::lfs::LfsLocation;
+use crate::variable::PipelineVariable;
 
 /// Minimum of the function's memory, in MiB: 64 for the program and what it always holds, three
 /// times the largest file of CodeCommit's API, and half of the memory for reading by git.
@@ -16,8 +20,28 @@ const MIN_FUNCTION_MEMORY_MIB: u32 = 192;
 /// Default of `CODECOMMIT_CONCURRENCY`.
 const DEFAULT_CONCURRENCY: u32 = 32;
 
+/// Parts of a result that go back to the pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResultSettings {
+    /// `PULL_REQUEST_COMMENT`: whether a comment says how the pipeline ended.
+    pub comment: bool,
+    /// `PULL_REQUEST_APPROVAL`: whether success approves, and failure takes that back.
+    pub approval: bool,
+}
+
+impl ResultSettings {
+    /// Returns whether nothing goes back.
+    pub(crate) fn is_off(self) -> bool {
+        !self.comment && !self.approval
+    }
+}
+
 /// Settings of the update function.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct Config {
     /// `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`: the branches to archive.
     pub branches: BranchPatterns,
@@ -31,20 +55,34 @@ pub struct Config {
     pub prefix: String,
     /// `ARCHIVE_COMMIT_INFO`: whether `commit_info.json` is added.
     pub commit_info: bool,
+    /// `ARCHIVE_EXPORT_IGNORE`: whether `export-ignore` is respected.
+    pub export_ignore: bool,
+    /// `ARCHIVE_LFS`: the objects that replace pointers of git LFS; `None` archives the pointers.
+    pub lfs: Option<LfsLocation>,
+    /// `ARCHIVE_SUBMODULES`: whether the content of submodules is archived.
+    pub submodules: bool,
     /// `PIPELINE_NAME`: the pipeline to start; `None` starts nothing.
     pub pipeline: Option<KeyTemplate>,
+    /// `TRIGGERS`: the pipelines to start, chosen by filters.
+    pub triggers: Option<PipelineFilters>,
+    /// `PIPELINE_SOURCE`: the place that the source action reads.
+    pub source: PipelineSource,
     /// `PIPELINE_SOURCE_ACTION`: the action that is pinned.
     pub source_action: String,
     /// `PIPELINE_PIN`: the revision that the action is pinned to; `None` depends on the key.
     pub pin: Option<RevisionPin>,
-    /// `PIPELINE_VARIABLES`: whether `REPOSITORY_NAME`, `BRANCH_NAME` and `COMMIT_ID` are passed.
-    pub variables: bool,
+    /// `PIPELINE_VARIABLES`: the variables that are passed.
+    pub variables: Vec<PipelineVariable>,
     /// `PIPELINE_MISSING`: the effect of a pipeline that does not exist.
     pub missing_pipeline: MissingPipeline,
     /// `CUSTOM_DATA`: the effect of the custom data of triggers.
     pub custom_data: CustomData,
     /// `EXISTING_BRANCHES`: the effect of branches that are older than the stack.
     pub existing_branches: ExistingBranches,
+    /// `PULL_REQUEST_COMMENT`, `PULL_REQUEST_APPROVAL`: results on pull requests.
+    pub results: ResultSettings,
+    /// `EVENT_BUS_NAME`: the bus of the function's own events; `None` puts none.
+    pub event_bus: Option<BusName>,
     /// `DELETE_ARTIFACTS`: whether the schedule marks artifacts of missing branches deleted.
     pub delete_artifacts: bool,
     /// `KMS_KEY_ID`: the key that encrypts artifacts.
@@ -96,14 +134,23 @@ impl Config {
                 })?
                 .unwrap_or_default(),
             commit_info: settings.flag("ARCHIVE_COMMIT_INFO", false)?,
+            export_ignore: settings.flag("ARCHIVE_EXPORT_IGNORE", true)?,
+            lfs: settings.optional("ARCHIVE_LFS", LfsLocation::new)?,
+            submodules: settings.flag("ARCHIVE_SUBMODULES", false)?,
             pipeline: settings.optional("PIPELINE_NAME", KeyTemplate::parse_pipeline_name)?,
+            triggers: settings.optional("TRIGGERS", PipelineFilters::parse)?,
+            source: settings
+                .optional("PIPELINE_SOURCE", PipelineSource::new)?
+                .unwrap_or_default(),
             source_action: settings
                 .optional("PIPELINE_SOURCE_ACTION", |name| {
                     action_name(name).map(str::to_owned)
                 })?
                 .unwrap_or_else(|| "Source".to_owned()),
             pin: settings.optional("PIPELINE_PIN", RevisionPin::new)?,
-            variables: settings.flag("PIPELINE_VARIABLES", false)?,
+            variables: settings
+                .optional("PIPELINE_VARIABLES", PipelineVariable::parse_list)?
+                .unwrap_or_default(),
             missing_pipeline: settings
                 .optional("PIPELINE_MISSING", MissingPipeline::new)?
                 .unwrap_or_default(),
@@ -113,6 +160,11 @@ impl Config {
             existing_branches: settings
                 .optional("EXISTING_BRANCHES", ExistingBranches::new)?
                 .unwrap_or_default(),
+            results: ResultSettings {
+                comment: settings.flag("PULL_REQUEST_COMMENT", false)?,
+                approval: settings.flag("PULL_REQUEST_APPROVAL", false)?,
+            },
+            event_bus: settings.optional("EVENT_BUS_NAME", BusName::new)?,
             delete_artifacts: settings.flag("DELETE_ARTIFACTS", false)?,
             encryption: Encryption::new(settings.get("SSE"), kms_key_id.clone())?,
             kms_key_id,
@@ -130,6 +182,14 @@ impl Config {
 
     /// Rejects contradictory settings.
     fn check(&self) -> Result<()> {
+        if self.source == PipelineSource::CodeCommit && self.pin.is_some() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`PIPELINE_PIN` is set, but `PIPELINE_SOURCE` is `codecommit`, whose revision is \
+                 always the commit",
+            )
+            .with_hint("leave `PIPELINE_PIN` out, or set `PIPELINE_SOURCE` to `s3`"));
+        }
         if self.delete_artifacts && !self.key.has_branch() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -138,7 +198,10 @@ impl Config {
             )
             .with_hint("put `{branch}` into `ARTIFACT_KEY`, or set `DELETE_ARTIFACTS` to `false`"));
         }
-        if self.pipeline.is_some()
+        if let Some(triggers) = &self.triggers {
+            self.check_triggers(triggers)?;
+        }
+        if (self.pipeline.is_some() || self.triggers.is_some())
             && self.pin == Some(RevisionPin::Version)
             && self.key.has_commit()
         {
@@ -154,6 +217,27 @@ impl Config {
         Ok(())
     }
 
+    fn check_triggers(&self, triggers: &PipelineFilters) -> Result<()> {
+        if self.pipeline.is_some() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`TRIGGERS` and `PIPELINE_NAME` are both set, and each says which pipeline is started",
+            )
+            .with_hint("move the pipeline of `PIPELINE_NAME` into `TRIGGERS`, or leave one out"));
+        }
+        if triggers.have_paths() && self.key.has_commit() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`TRIGGERS` has `filePaths`, but `ARTIFACT_KEY` has `{commit}`: a push is compared \
+                 with the commit of the branch's artifact, which then has no key of its own",
+            )
+            .with_hint(
+                "take `{commit}` out of `ARTIFACT_KEY`; a pipeline is pinned to a version",
+            ));
+        }
+        Ok(())
+    }
+
     /// Returns the pin of the source action for artifacts at `key`.
     pub fn pin_for(&self, key: &KeyTemplate) -> RevisionPin {
         self.pin.unwrap_or(if key.has_placeholders() {
@@ -161,6 +245,29 @@ impl Config {
         } else {
             RevisionPin::Version
         })
+    }
+}
+
+/// Place that a pipeline's source action reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PipelineSource {
+    /// `s3`: the archive in S3.
+    #[default]
+    S3,
+    /// `codecommit`: the commit in CodeCommit; a marker takes the place of the archive.
+    CodeCommit,
+}
+
+impl PipelineSource {
+    fn new(text: &str) -> Result<Self> {
+        match text {
+            "s3" => Ok(Self::S3),
+            "codecommit" => Ok(Self::CodeCommit),
+            other => Err(Error::new(
+                ErrorKind::Config,
+                format!("`{}` is not `s3` or `codecommit`", other.escape_debug()),
+            )),
+        }
     }
 }
 

@@ -5,22 +5,26 @@ use branchline_core::name::{BranchName, CommitId, ObjectKey, PipelineName, Repos
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 
+use crate::ref_kind::RefKind;
+
 /// A text with placeholders, such as `{repository}/{branch}.zip`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyTemplate(String);
 
 const REPOSITORY: &str = "{repository}";
 const BRANCH: &str = "{branch}";
+const TAG: &str = "{tag}";
+const REF: &str = "{ref}";
 const COMMIT: &str = "{commit}";
 const ACCOUNT: &str = "{account}";
 const REGION: &str = "{region}";
 const SLUG: &str = "{slug}";
 
 /// Placeholders of a key.
-const KEY_PLACEHOLDERS: [&str; 5] = [REPOSITORY, BRANCH, COMMIT, ACCOUNT, REGION];
+const KEY_PLACEHOLDERS: [&str; 7] = [REPOSITORY, BRANCH, TAG, REF, COMMIT, ACCOUNT, REGION];
 
 /// Placeholders of a pipeline's name.
-const PIPELINE_PLACEHOLDERS: [&str; 6] = [REPOSITORY, BRANCH, COMMIT, ACCOUNT, REGION, SLUG];
+const PIPELINE_PLACEHOLDERS: [&str; 7] = [REPOSITORY, BRANCH, TAG, COMMIT, ACCOUNT, REGION, SLUG];
 
 /// Maximum length of a pipeline's name, in characters (CodePipeline API reference).
 const MAX_PIPELINE_NAME: usize = 100;
@@ -47,8 +51,10 @@ pub(crate) enum KeyMatch {
 pub struct TemplateValues<'a> {
     /// The repository.
     pub repository: &'a RepositoryName,
-    /// The branch.
+    /// The branch, or the name that stands for a tag or commit.
     pub branch: &'a BranchName,
+    /// The kind of what the name stands for.
+    pub kind: &'a RefKind,
     /// The commit; `None` where the template has none.
     pub commit: Option<CommitId>,
     /// Account and region of the function, if known.
@@ -105,26 +111,31 @@ impl KeyTemplate {
 
     /// Checks the template with short values.
     fn sample(&self, check: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-        check(&self.fill("r", "b", "c", None))
+        check(&self.fill("r", "b", &RefKind::Branch, "c", None))
     }
 
     fn fill(
         &self,
         repository: &str,
         branch: &str,
+        kind: &RefKind,
         commit: &str,
         origin: Option<&Origin>,
     ) -> String {
         let account = origin.map_or("a", |origin| &origin.account);
         let region = origin.map_or("r", |origin| &origin.region);
-        // Last the branch, because of all values only a branch's name can contain a brace.
+        // Last the names, because of all values only they can contain a brace, which stands back
+        // until all are in.
         self.0
             .replace(REPOSITORY, repository)
             .replace(COMMIT, commit)
             .replace(ACCOUNT, account)
             .replace(REGION, region)
             .replace(SLUG, &slug(branch))
+            .replace(REF, &kind.path(branch).replace('{', "\u{0}"))
+            .replace(TAG, &kind.tag_or(branch).replace('{', "\u{0}"))
             .replace(BRANCH, branch)
+            .replace('\u{0}', "{")
     }
 
     fn has(&self, placeholder: &str) -> bool {
@@ -138,14 +149,13 @@ impl KeyTemplate {
 
     /// Returns true when keys depend on the branch.
     pub fn has_branch(&self) -> bool {
-        self.has(BRANCH)
+        [BRANCH, TAG, REF].iter().any(|name| self.has(name))
     }
 
     /// Returns true when there is a placeholder.
     pub fn has_placeholders(&self) -> bool {
-        PIPELINE_PLACEHOLDERS
-            .iter()
-            .any(|placeholder| self.has(placeholder))
+        let mut all = KEY_PLACEHOLDERS.iter().chain([&SLUG]);
+        all.any(|placeholder| self.has(placeholder))
     }
 
     /// Returns true when all keys of `repository` are in a folder of its name.
@@ -165,11 +175,11 @@ impl KeyTemplate {
         repository: &RepositoryName,
         origin: Option<&Origin>,
     ) -> String {
-        let variable = [BRANCH, COMMIT];
+        let variable = [BRANCH, TAG, REF, COMMIT];
         let ends = variable.iter().filter_map(|name| self.0.find(name));
         let end = ends.min().unwrap_or(self.0.len());
         let start = Self(self.0[..end].to_owned());
-        start.fill(repository.as_str(), "", "", origin)
+        start.fill(repository.as_str(), "", &RefKind::Branch, "", origin)
     }
 
     fn check_origin(&self, origin: Option<&Origin>) -> Result<()> {
@@ -192,7 +202,13 @@ impl KeyTemplate {
         let branch = values.branch;
         let commit = values.commit.map(|id| id.to_string()).unwrap_or_default();
         let repository = values.repository.as_str();
-        let key = self.fill(repository, branch.as_str(), &commit, values.origin);
+        let key = self.fill(
+            repository,
+            branch.as_str(),
+            values.kind,
+            &commit,
+            values.origin,
+        );
         ObjectKey::new(&key).map_err(|error| {
             Error::new(
                 ErrorKind::Config,
@@ -208,7 +224,8 @@ impl KeyTemplate {
         branch: &BranchName,
         origin: Option<&Origin>,
     ) -> String {
-        self.fill(repository.as_str(), branch.as_str(), COMMIT, origin)
+        let kind = RefKind::Branch;
+        self.fill(repository.as_str(), branch.as_str(), &kind, COMMIT, origin)
     }
 
     /// Compares `key` with the keys that this template can make.
@@ -256,16 +273,22 @@ impl KeyTemplate {
         self.check_origin(values.origin)?;
         let branch = values.branch;
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '@' | '_' | '-');
-        let mut branch_part = branch.as_str().replace(|c| !legal(c), "-");
-        if branch_part != branch.as_str() {
-            branch_part = format!("{branch_part}-{}", short_hash(branch.as_str()));
-        }
+        let legal_part = |name: &str| {
+            let part = name.replace(|c| !legal(c), "-");
+            if part == name {
+                return part;
+            }
+            format!("{part}-{}", short_hash(name))
+        };
+        let branch_part = legal_part(branch.as_str());
+        let tag_part = legal_part(values.kind.tag_or(branch.as_str()));
         let commit = values.commit.map(|id| id.to_string()).unwrap_or_default();
         let repository = values.repository.as_str();
         let fill = |branch: &str| {
             // `{slug}` is made from the branch's own name.
-            let template = Self(self.0.replace(SLUG, &slug(values.branch.as_str())));
-            template.fill(repository, branch, &commit, values.origin)
+            let template = self.0.replace(SLUG, &slug(values.branch.as_str()));
+            let template = Self(template.replace(TAG, &tag_part));
+            template.fill(repository, branch, values.kind, &commit, values.origin)
         };
         let mut name = fill(&branch_part);
         if name.len() > MAX_PIPELINE_NAME {
@@ -304,6 +327,8 @@ fn short_hash(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use branchline_core::name::TagName;
+
     use super::*;
 
     fn repository() -> RepositoryName {
@@ -315,6 +340,7 @@ mod tests {
         let name = template.pipeline_name(&TemplateValues {
             repository: &repository(),
             branch: &BranchName::new(branch).expect("it is valid"),
+            kind: &RefKind::Branch,
             commit: None,
             origin: None,
         });
@@ -339,6 +365,38 @@ mod tests {
         let second = pipeline("deploy-{branch}", &format!("{}b", "a".repeat(199)));
         assert_eq!((first.len(), second.len()), (100, 100));
         assert_ne!(first, second);
+    }
+
+    #[test]
+    fn a_tag_has_a_key_and_a_pipeline_of_its_own() {
+        let tag = RefKind::Tag(TagName::new("v1/{branch}").expect("it is valid"));
+        let name = tag.stand_in().expect("it is valid");
+        let values = TemplateValues {
+            repository: &repository(),
+            branch: &name,
+            kind: &tag,
+            commit: None,
+            origin: None,
+        };
+        for (template, key) in [
+            ("{repository}/{branch}.zip", "demo/tag/v1/{branch}.zip"),
+            ("{repository}/{ref}.zip", "demo/tags/v1/{branch}.zip"),
+            ("{repository}/{tag}.zip", "demo/v1/{branch}.zip"),
+        ] {
+            let template = KeyTemplate::object_key(template).expect("it is valid");
+            let made = template.key_of(&values).expect("it is valid");
+            assert_eq!(made.as_str(), key);
+        }
+        let main = BranchName::new("main").expect("it is valid");
+        let values = TemplateValues {
+            branch: &main,
+            kind: &RefKind::Branch,
+            ..values
+        };
+        let template = KeyTemplate::object_key("{ref}/{tag}").expect("it is valid");
+        let made = template.key_of(&values).expect("it is valid");
+        assert_eq!(made.as_str(), "heads/main/main");
+        assert_eq!(pipeline("release-{tag}", "main"), "release-main");
     }
 
     #[test]

@@ -4,14 +4,24 @@
 //! An event only names a branch. Each action depends on the observed state (the tip, the
 //! artifact, its tags), so events may be lost, duplicated, late or out of order.
 
+mod announce;
 mod artifact;
 mod branch;
 mod config;
 mod existing;
+mod filters;
 mod key_template;
+mod lfs;
+mod observed;
+mod pipeline_check;
 mod plan;
+mod ref_kind;
 mod request;
+mod result;
 mod schedule;
+mod started;
+mod status;
+mod variable;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,28 +34,42 @@ use branchline_core::aws::{self, Aws};
 use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
+use branchline_core::event_bus::client::SdkEventBus;
+use branchline_core::event_bus::{EventBus, Outbox};
 use branchline_core::function::FunctionArn;
 use branchline_core::git::smart_http::{CredentialSource, Http};
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metrics};
 use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName};
-use branchline_core::pipeline::Pipelines;
 use branchline_core::pipeline::client::SdkPipelines;
+use branchline_core::pipeline::{PipelineFinding, Pipelines};
 use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{DeniedDeletions, ObjectStore, RecordingStore};
 use existing::FirstSeen;
 use futures_util::{StreamExt as _, stream};
+use pipeline_check::PipelineChecks;
 use plan::{Plan, Run};
 use schedule::Scope;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub use config::{Config, CustomData, ExistingBranches, MissingPipeline, RevisionPin};
-pub use key_template::{KeyTemplate, TemplateValues};
-pub use request::{
-    Answer, ArtifactAnswer, BranchAnswer, BranchTask, Outcome, Overrides, Requester, UpdateTask,
+pub use config::{
+    Config, CustomData, ExistingBranches, MissingPipeline, PipelineSource, ResultSettings,
+    RevisionPin,
 };
+pub use filters::PipelineFilters;
+pub use key_template::{KeyTemplate, TemplateValues};
+pub use lfs::LfsLocation;
+pub use observed::{ObservedArtifact, ObservedBranch, StartedExecution};
+pub use ref_kind::RefKind;
+pub use request::{
+    Answer, ArtifactAnswer, BranchAnswer, BranchTask, EndedExecution, ExecutionAnswer, Outcome,
+    Overrides, Requester, UpdateTask,
+};
+pub use result::ResultServices;
+pub use status::{BranchStatus, RepositoryStatus, repository_status};
+pub use variable::PipelineVariable;
 
 /// Maximum number of concurrent branches; archives are built one at a time.
 const CONCURRENT_BRANCHES: usize = 8;
@@ -71,7 +95,11 @@ pub struct Context {
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
     first_seen: FirstSeen,
+    pipeline_checks: PipelineChecks,
     denied_deletions: DeniedDeletions,
+    // Reads executions and answers pull requests.
+    results: Option<ResultServices>,
+    outbox: Outbox,
     // The function's own ARN, known from the first invocation on.
     function: OnceLock<FunctionArn>,
     metrics: Metrics,
@@ -100,13 +128,23 @@ impl Context {
         let store = SdkObjectStore::new(&aws).with_encryption(config.encryption.clone());
         let store = Retrying::new(store, others.clone());
         let denied_deletions = DeniedDeletions::default();
+        let bus = config.event_bus.clone().map(|name| -> Arc<dyn EventBus> {
+            Arc::new(Retrying::new(SdkEventBus::new(&aws, name), others.clone()))
+        });
+        let results = ResultServices {
+            executions: Arc::new(Retrying::new(SdkPipelines::new(&aws), others.clone())),
+            reviews: Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit.clone())),
+        };
         let context = Self::new(
             config,
             Arc::new(Retrying::new(SdkCodeCommit::new(&aws), codecommit)),
             Arc::new(RecordingStore::new(store, denied_deletions.clone())),
             Arc::new(Retrying::new(SdkPipelines::new(&aws), others)),
         );
-        let context = context.with_git(http, Arc::new(CodeCommitCredentials::new(&aws)));
+        let context = context
+            .with_git(http, Arc::new(CodeCommitCredentials::new(&aws)))
+            .with_results(results)
+            .with_bus(bus);
         Ok(Self {
             denied_deletions,
             metrics,
@@ -128,6 +166,20 @@ impl Context {
         self
     }
 
+    /// Enables results on pull requests, as far as the settings turn them on.
+    #[must_use]
+    pub fn with_results(mut self, results: ResultServices) -> Self {
+        self.results = Some(results);
+        self
+    }
+
+    /// Sets the bus of the function's own events.
+    #[must_use]
+    pub fn with_bus(mut self, bus: Option<Arc<dyn EventBus>>) -> Self {
+        self.outbox = Outbox::new(bus);
+        self
+    }
+
     /// Makes a context with the given services.
     pub fn new(
         config: Config,
@@ -141,9 +193,12 @@ impl Context {
             store,
             pipelines,
             git: None,
+            results: None,
+            outbox: Outbox::default(),
             build_slot: Semaphore::new(1),
             versioned: Mutex::default(),
             first_seen: FirstSeen::default(),
+            pipeline_checks: PipelineChecks::default(),
             denied_deletions: DeniedDeletions::default(),
             function: OnceLock::new(),
             metrics: Metrics::default(),
@@ -177,6 +232,7 @@ impl Context {
         self.location_of(task).1.key_of(&TemplateValues {
             repository: &task.repository,
             branch: &task.branch,
+            kind: &task.kind,
             commit,
             origin: origin.as_ref(),
         })
@@ -215,7 +271,14 @@ impl Context {
                 || locations.insert((bucket, key.pattern_of(&task.repository, &task.branch, None)))
         });
         let concurrency = if is_shared { 1 } else { CONCURRENT_BRANCHES };
-        let updates = stream::iter(tasks).map(|task| branch::update_branch(self, task, run));
+        let updates = stream::iter(tasks).map(|task| async move {
+            let updated = branch::update_branch(self, task, run).await;
+            updated.inspect_err(|error| {
+                if run.plan.is_none() {
+                    self.announce_failure(task, error);
+                }
+            })
+        });
         updates.buffered(concurrency).collect().await
     }
 }
@@ -238,6 +301,10 @@ pub async fn handle(
             Err(error) => results.push(Err(error)),
             Ok(UpdateTask::Skip(answer)) => results.push(Ok(answer)),
             Ok(UpdateTask::Schedule { plan }) => scopes.push((Scope::Selected, plan)),
+            Ok(UpdateTask::Result(ended)) => match result::report(&context, &ended).await {
+                Ok(answer) => results.extend(answer.map(Ok)),
+                Err(error) => results.push(Err(error)),
+            },
             Ok(UpdateTask::Repository(repository)) => {
                 scopes.push((Scope::One(repository), false));
             }
@@ -258,6 +325,7 @@ pub async fn handle(
         _ => AnswerKind::Schedule,
     };
     let mut passed_over = 0;
+    let mut warnings = Vec::new();
     for (scope, is_plan) in scopes {
         let plan = Plan::default();
         let run = Run {
@@ -267,8 +335,15 @@ pub async fn handle(
         let done = schedule::run(&context, scope, run).await;
         results.extend(done.results);
         passed_over += done.passed_over;
+        let (_, findings) = plan.into_parts();
+        warnings.extend(findings.iter().map(PipelineFinding::report));
     }
-    answer(results, kind, passed_over)
+    for warning in &warnings {
+        tracing::warn!(plan = true, "{warning}");
+    }
+    context.outbox.flush().await;
+    let answer = answer(results, kind, passed_over)?;
+    Ok(Answer { warnings, ..answer })
 }
 
 /// Kind of the answer.

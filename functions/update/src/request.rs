@@ -4,15 +4,25 @@ use std::collections::BTreeMap;
 
 use branchline_core::answer;
 use branchline_core::arn::Origin;
-use branchline_core::event::{self, Change, Request};
+use branchline_core::event::{self, Change, PullRequestChange, RefEvent, Request};
 use branchline_core::git::escaped_excerpt;
-use branchline_core::name::{BranchName, BucketName, CommitId, RepositoryName};
+use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{Config, CustomData};
 use crate::key_template::KeyTemplate;
+use crate::ref_kind::RefKind;
+
+/// An execution that ended, as an event names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedExecution {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// The execution's id.
+    pub id: String,
+}
 
 /// Work derived from an event.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +36,8 @@ pub enum UpdateTask {
     },
     /// All branches of one repository that the settings cover.
     Repository(RepositoryName),
+    /// The result of an execution.
+    Result(EndedExecution),
     /// Nothing, for the reason in the response.
     Skip(BranchAnswer),
 }
@@ -35,14 +47,42 @@ pub enum UpdateTask {
 pub struct BranchTask {
     /// The repository.
     pub repository: RepositoryName,
-    /// The branch.
+    /// The branch, or the name that stands for a tag or commit.
     pub branch: BranchName,
+    /// The kind of what the name stands for.
+    pub kind: RefKind,
+    /// Whether what was started before is started once more.
+    pub again: bool,
     /// The commit that the event names as the tip.
     pub commit: Option<CommitId>,
     /// Settings from the trigger's `customData`.
     pub overrides: Overrides,
     /// The cause of the update.
     pub requester: Requester,
+}
+
+impl BranchTask {
+    fn by_hand(
+        repository: RepositoryName,
+        branch: BranchName,
+        kind: RefKind,
+        commit: Option<CommitId>,
+    ) -> Self {
+        Self {
+            repository,
+            branch,
+            kind,
+            again: false,
+            commit,
+            overrides: Overrides::default(),
+            requester: Requester::ByHand,
+        }
+    }
+
+    /// Returns the name in answers.
+    pub(crate) fn label(&self) -> String {
+        self.kind.label(&self.branch)
+    }
 }
 
 /// Cause of the update of a branch.
@@ -179,63 +219,181 @@ fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Op
             return Ok(None);
         }
         Request::Schedule { plan } => UpdateTask::Schedule { plan },
+        Request::Execution(event) => {
+            if let (Some(theirs), Some(own)) = (&event.origin, origin)
+                && theirs != own
+            {
+                tracing::info!(
+                    pipeline.name = %event.pipeline,
+                    "passed over an event of a pipeline in another account or region"
+                );
+                return Ok(None);
+            }
+            UpdateTask::Result(EndedExecution {
+                pipeline: event.pipeline,
+                id: event.execution_id,
+            })
+        }
         Request::Repository(repository) => UpdateTask::Repository(repository),
         Request::Branch {
             repository,
             branch,
             commit,
+            again,
         } => UpdateTask::Branch(BranchTask {
-            repository,
-            branch,
-            commit,
-            overrides: Overrides::default(),
-            requester: Requester::ByHand,
+            again,
+            ..BranchTask::by_hand(repository, branch, RefKind::Branch, commit)
         }),
-        Request::RefEvent(change) => {
-            let skip = |reason: &str| {
-                let short = change.reference.as_str().strip_prefix("refs/heads/");
-                UpdateTask::Skip(BranchAnswer {
-                    repository: change.repository.clone(),
-                    branch: short.unwrap_or(change.reference.as_str()).to_owned(),
-                    commit: change.commit,
-                    outcome: Outcome::Skipped,
-                    reason: Some(reason.to_owned()),
-                    artifact: None,
-                    execution_id: None,
-                })
-            };
-            if let (Some(theirs), Some(own)) = (&change.origin, origin)
-                && theirs != own
-            {
-                return Ok(Some(skip(&format!(
-                    "the event is of account {} in region {}, and this function is in {} in {}",
-                    escaped_excerpt(theirs.account.as_bytes()),
-                    escaped_excerpt(theirs.region.as_bytes()),
-                    own.account,
-                    own.region
-                ))));
+        Request::Tag {
+            repository,
+            tag,
+            again,
+        } => {
+            let kind = RefKind::Tag(tag);
+            UpdateTask::Branch(BranchTask {
+                again,
+                ..BranchTask::by_hand(repository, kind.stand_in()?, kind, None)
+            })
+        }
+        Request::Commit {
+            repository,
+            commit,
+            again,
+        } => {
+            let kind = RefKind::Commit(commit);
+            UpdateTask::Branch(BranchTask {
+                again,
+                ..BranchTask::by_hand(repository, kind.stand_in()?, kind, Some(commit))
+            })
+        }
+        Request::PullRequest(change) => pull_request_task(change, config, origin)?,
+        Request::RefEvent(change) => ref_event_task(change, config, origin)?,
+    }))
+}
+
+/// Returns the work for an event about a branch or a tag.
+fn ref_event_task(
+    change: RefEvent,
+    config: &Config,
+    origin: Option<&Origin>,
+) -> Result<UpdateTask> {
+    let skip = |reason: &str| {
+        let short = change.reference.as_str().strip_prefix("refs/heads/");
+        UpdateTask::Skip(BranchAnswer {
+            repository: change.repository.clone(),
+            branch: short.unwrap_or(change.reference.as_str()).to_owned(),
+            commit: change.commit,
+            outcome: Outcome::Skipped,
+            reason: Some(reason.to_owned()),
+            artifact: None,
+            execution_id: None,
+            executions: Vec::new(),
+        })
+    };
+    if let Some(why) = foreign_event(change.origin.as_ref(), origin) {
+        return Ok(skip(&why));
+    }
+    Ok(match change.reference.branch() {
+        _ if change.reference.is_tag() => match change.reference.tag() {
+            _ if config.triggers.is_none() => {
+                skip("tags are archived where `TRIGGERS` has a filter of tags")
             }
-            match change.reference.branch() {
-                _ if change.reference.is_tag() => skip("tags are not archived"),
-                None if change.reference.as_str().starts_with("refs/heads/") => {
-                    skip("the branch's name cannot be used")
-                }
-                None => skip("only branches are archived"),
-                Some(_) if change.change == Change::Deleted => skip("the branch was deleted"),
-                Some(branch) => UpdateTask::Branch(BranchTask {
-                    branch,
-                    commit: change.commit,
+            None => skip("the tag's name cannot be used"),
+            Some(_) if change.change == Change::Deleted => skip("the tag was deleted"),
+            Some(tag) => {
+                let kind = RefKind::Tag(tag);
+                UpdateTask::Branch(BranchTask {
+                    branch: kind.stand_in()?,
+                    kind,
+                    again: false,
+                    // An event may name the object of an annotated tag.
+                    commit: None,
                     overrides: Overrides::read(change.custom_data.as_deref())?
                         .allowed(config.custom_data, &change.repository)?,
                     repository: change.repository,
-                    requester: if change.is_found {
-                        Requester::ByLifecycle
-                    } else {
-                        Requester::ByEvent
-                    },
-                }),
+                    requester: Requester::ByEvent,
+                })
             }
+        },
+        None if change.reference.as_str().starts_with("refs/heads/") => {
+            skip("the branch's name cannot be used")
         }
+        None => skip("only branches are archived"),
+        Some(_) if change.change == Change::Deleted => skip("the branch was deleted"),
+        Some(branch) => UpdateTask::Branch(BranchTask {
+            branch,
+            kind: RefKind::Branch,
+            again: false,
+            commit: change.commit,
+            overrides: Overrides::read(change.custom_data.as_deref())?
+                .allowed(config.custom_data, &change.repository)?,
+            repository: change.repository,
+            requester: if change.is_found {
+                Requester::ByLifecycle
+            } else {
+                Requester::ByEvent
+            },
+        }),
+    })
+}
+
+/// Returns why an event of another account or region is skipped.
+fn foreign_event(theirs: Option<&Origin>, own: Option<&Origin>) -> Option<String> {
+    let (Some(theirs), Some(own)) = (theirs, own) else {
+        return None;
+    };
+    (theirs != own).then(|| {
+        format!(
+            "the event is of account {} in region {}, and this function is in {} in {}",
+            escaped_excerpt(theirs.account.as_bytes()),
+            escaped_excerpt(theirs.region.as_bytes()),
+            own.account,
+            own.region
+        )
+    })
+}
+
+fn pull_request_task(
+    change: PullRequestChange,
+    config: &Config,
+    origin: Option<&Origin>,
+) -> Result<UpdateTask> {
+    let skip = |reason: String| {
+        UpdateTask::Skip(BranchAnswer {
+            repository: change.repository.clone(),
+            branch: format!("pull/{}", change.id),
+            commit: None,
+            outcome: Outcome::Skipped,
+            reason: Some(reason),
+            artifact: None,
+            execution_id: None,
+            executions: Vec::new(),
+        })
+    };
+    if let Some(why) = foreign_event(change.origin.as_ref(), origin) {
+        return Ok(skip(why));
+    }
+    let Some(event) = change.change else {
+        return Ok(skip(
+            "the event changes neither commits nor status".to_owned(),
+        ));
+    };
+    if config.triggers.is_none() {
+        let why = "pull requests are archived where `TRIGGERS` has filters of them";
+        return Ok(skip(why.to_owned()));
+    }
+    let kind = RefKind::PullRequest {
+        id: change.id,
+        event,
+    };
+    Ok(UpdateTask::Branch(BranchTask {
+        branch: kind.stand_in()?,
+        kind,
+        again: false,
+        commit: None,
+        overrides: Overrides::default(),
+        repository: change.repository,
+        requester: Requester::ByEvent,
     }))
 }
 
@@ -251,6 +409,9 @@ pub struct Answer {
     /// Number of repositories that only a pattern selects and that the role may not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<usize>,
+    /// Problems of pipelines with their remedies; of a plan.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// One result for each branch, at most [`answer::MAX_ITEMS`]; of a schedule those with changes
     /// first.
     pub results: Vec<BranchAnswer>,
@@ -266,6 +427,7 @@ impl Answer {
             plan: false,
             counts: (results.len() < total).then_some(counts),
             passed_over: None,
+            warnings: Vec::new(),
             results,
         }
     }
@@ -277,6 +439,7 @@ impl Answer {
             plan: false,
             counts: Some(counts(&results)),
             passed_over: (passed_over > 0).then_some(passed_over),
+            warnings: Vec::new(),
             results: answer::bounded(results, |result| result.outcome),
         }
     }
@@ -307,7 +470,20 @@ pub struct BranchAnswer {
     /// The artifact, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactAnswer>,
-    /// The execution that was started on the artifact.
+    /// The execution that was started on the artifact; the newest of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<String>,
+    /// The executions that were started now, where filters choose the pipelines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub executions: Vec<ExecutionAnswer>,
+}
+
+/// An execution in a response.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExecutionAnswer {
+    /// The name of the pipeline.
+    pub pipeline: String,
+    /// The id of the execution; missing in a plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution_id: Option<String>,
 }
@@ -322,6 +498,8 @@ pub enum Outcome {
     Uploaded,
     /// The branch is missing, and its artifact was marked deleted.
     Deleted,
+    /// The result of an execution was brought to its pull request.
+    Reported,
     /// There was nothing to do, for the `reason`.
     Skipped,
     /// The tip has moved to a newer commit.
@@ -337,6 +515,7 @@ impl Outcome {
             Self::Started => "started",
             Self::Uploaded => "uploaded",
             Self::Deleted => "deleted",
+            Self::Reported => "reported",
             Self::Skipped => "skipped",
             Self::Superseded => "superseded",
             Self::Unchanged => "unchanged",

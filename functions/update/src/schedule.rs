@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use crate::Context;
 use crate::artifact;
 use crate::plan::Run;
+use crate::ref_kind::RefKind;
 use crate::request::{BranchAnswer, BranchTask, Outcome, Requester};
 use triggers::ChosenOverrides;
 
@@ -75,12 +76,19 @@ pub(crate) async fn run(context: &Context, scope: Scope, run: Run<'_>) -> Schedu
             )));
         }
         let matching = listed.list.branches.iter();
-        for branch in matching.filter(|branch| context.config.branches.matches(branch)) {
+        let triggers = context.config.triggers.as_ref();
+        let is_selected = |branch: &&BranchName| {
+            context.config.branches.matches(branch)
+                && triggers.is_none_or(|triggers| triggers.serve_branch(repository, branch))
+        };
+        for branch in matching.filter(is_selected) {
             for overrides in listed.overrides.of_branch(branch) {
                 match overrides {
                     Ok(overrides) => tasks.push(BranchTask {
                         repository: repository.clone(),
                         branch: branch.clone(),
+                        kind: RefKind::Branch,
+                        again: false,
                         commit: None,
                         overrides,
                         requester: Requester::BySchedule,
@@ -115,6 +123,7 @@ fn skipped(repository: &RepositoryName, branch: &str, reason: String) -> BranchA
         reason: Some(reason),
         artifact: None,
         execution_id: None,
+        executions: Vec::new(),
     }
 }
 

@@ -121,6 +121,11 @@ impl Commit {
         subject_and_body(&self.message).1
     }
 
+    /// Returns the message without the empty lines at its start.
+    pub fn message_from_subject(&self) -> &str {
+        skip_empty_lines(&self.message)
+    }
+
     /// Returns the first line of the message that is not empty.
     pub fn first_line(&self) -> &str {
         split_line(skip_empty_lines(&self.message)).0

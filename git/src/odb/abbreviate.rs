@@ -12,12 +12,18 @@ impl Database {
     /// `core.abbrev`: to at least half of the bits of the number of objects, and to digits
     /// with which no other id starts.
     pub fn abbreviated(&self, id: ObjectId) -> String {
+        self.abbreviated_to(id, None)
+    }
+
+    /// Abbreviates an id like [`abbreviated`](Self::abbreviated), to at least `digits`.
+    pub fn abbreviated_to(&self, id: ObjectId, digits: Option<usize>) -> String {
         let bits = (usize::BITS - self.packed_objects().leading_zeros()) as usize;
         let unique = self
             .packs
             .iter()
             .map(|held| unique_digits(held.layout.index(), id));
-        let digits = unique.fold(bits.div_ceil(2).max(MIN_DIGITS), usize::max);
+        let digits = digits.unwrap_or_else(|| bits.div_ceil(2).max(MIN_DIGITS));
+        let digits = unique.fold(digits, usize::max);
         id.to_hex_with_len(digits.min(id.kind().len_in_hex()))
             .to_string()
     }

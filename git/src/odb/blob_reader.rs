@@ -83,6 +83,24 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Returns whether an object is packed as a whole blob. Reads the start of its entry.
+    pub async fn is_whole_blob(&self, id: ObjectId) -> Result<bool> {
+        let Some(slot) = self.find(id) else {
+            return Ok(false);
+        };
+        let held = &self.packs[slot.pack as usize];
+        let stored = held.layout.stored(&held.blocked, slot.entry).await?;
+        Ok(matches!(
+            stored,
+            EntryEncoding::Whole {
+                kind: ObjectKind::Blob,
+                ..
+            }
+        ))
+    }
+}
+
 fn check_is_blob(id: ObjectId, kind: ObjectKind) -> Result<()> {
     if kind == ObjectKind::Blob {
         return Ok(());

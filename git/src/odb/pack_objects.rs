@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::Instrument as _;
 
 use super::loose::LooseDecoder;
@@ -31,10 +31,17 @@ pub struct PackOptions {
 
 /// The most bytes between two entries that are read together.
 const MAX_GAP_BYTES: u64 = 128 * 1024;
+/// The most bytes between two entries that are always read together.
+const MIN_GAP_BYTES: u64 = 4 * 1024;
+/// All entries have this many times the bytes that are read between them, except for gaps of up
+/// to [`MIN_GAP_BYTES`].
+const GAPS_DIVISOR: u64 = 4;
 /// The most bytes of a read.
 const MAX_READ_BYTES: u64 = 4 << 20;
-/// Concurrent reads of a pack.
-const CONCURRENT_READS: usize = 2;
+/// Concurrent reads of a pack, of as many bytes together as two of the largest ones.
+const CONCURRENT_READS: usize = 8;
+/// Bytes of a permit to hold bytes that were read.
+const PERMIT_BYTES: u64 = 64 * 1024;
 /// Bytes of a chunk of the new pack.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -222,8 +229,8 @@ async fn send(plan: &Arc<PackPlan>, loose: &[ObjectId], count: u32, mut out: Out
     {
         let size = plan.database.layout(pack).size_bytes();
         let mut pieces = read(plan, std::iter::once(Ok((pack, 0..size))));
-        while let Some((_, _, bytes)) = pieces.next().await.transpose()? {
-            out.forward(bytes).await?;
+        while let Some(piece) = pieces.next().await.transpose()? {
+            out.forward(piece.bytes).await?;
         }
         if let Some((_, index_sender)) = out.index.take() {
             let _ = index_sender.send(plan.database.layout(pack).index().clone());
@@ -236,6 +243,7 @@ async fn send(plan: &Arc<PackPlan>, loose: &[ObjectId], count: u32, mut out: Out
         pack: 0,
         start: 0,
         bytes: Bytes::new(),
+        permit: None,
     };
     // Only distances need the positions of entries.
     let mut offsets = Vec::new();
@@ -253,15 +261,26 @@ async fn send(plan: &Arc<PackPlan>, loose: &[ObjectId], count: u32, mut out: Out
     out.finish().await
 }
 
-/// Consecutive pieces of ranges of packs: the pack, the start of the piece, and its bytes.
-type EntryChunks = Pin<Box<dyn Stream<Item = Result<(u32, u64, Bytes)>> + Send>>;
+/// A piece of a range of a pack.
+struct Piece {
+    pack: u32,
+    start: u64,
+    bytes: Bytes,
+    // Until the next piece is used.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Consecutive pieces of ranges of packs.
+type EntryChunks = Pin<Box<dyn Stream<Item = Result<Piece>> + Send>>;
 
 /// Reads ranges in pieces, ahead of their use.
 fn read(
     plan: &Arc<PackPlan>,
     runs: impl Iterator<Item = Result<(u32, Range<u64>)>> + Send + 'static,
 ) -> EntryChunks {
-    let piece = (plan.database.limits.memory as u64 / 16).clamp(64 * 1024, MAX_READ_BYTES);
+    let piece = (plan.database.limits.memory as u64 / 16).clamp(PERMIT_BYTES, MAX_READ_BYTES);
+    let permits = usize::try_from(2 * piece.div_ceil(PERMIT_BYTES)).unwrap_or(usize::MAX);
+    let permits = Arc::new(Semaphore::new(permits));
     let database = Arc::clone(&plan.database);
     let pieces = runs.flat_map(move |run| {
         let (pack, range, failed) = match run {
@@ -273,18 +292,34 @@ fn read(
             .into_iter()
             .chain(starts.map(move |start| Ok((pack, start..range.end.min(start + piece)))))
     });
-    let reads = pieces.map(move |piece| {
+    // In order, because the first piece must not wait for what later ones hold.
+    let permitted = futures_util::stream::iter(pieces).then(move |piece| {
+        let permits = Arc::clone(&permits);
+        async move {
+            let size = piece
+                .as_ref()
+                .map_or(0, |(_, range)| range.end - range.start);
+            let count = u32::try_from(size.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+            (piece, permits.acquire_many_owned(count).await.ok())
+        }
+    });
+    let reads = permitted.map(move |(piece, permit)| {
         let database = Arc::clone(&database);
         let read = async move {
             let (pack, range) = piece?;
             let start = range.start;
             let bytes = database.read_raw(pack, range).await?;
-            Ok((pack, start, bytes))
+            Ok(Piece {
+                pack,
+                start,
+                bytes,
+                permit,
+            })
         };
         // A task, so that the read continues while another piece is processed.
         tokio::spawn(read.in_current_span())
     });
-    let reads = futures_util::stream::iter(reads).buffered(CONCURRENT_READS);
+    let reads = reads.buffered(CONCURRENT_READS);
     Box::pin(reads.map(|read| {
         read.unwrap_or_else(|error| {
             let message = "reading a pack failed";
@@ -303,9 +338,51 @@ impl PackPlan {
         (is_all && self.options.offset_deltas).then_some(first.pack)
     }
 
+    /// Returns the most bytes between two entries that are read together: as many as keep all
+    /// gaps small beside the entries.
+    fn max_gap_bytes(&self) -> u64 {
+        let mut used = 0;
+        // Sums of the gaps of each power of two.
+        let mut gaps = [0; u64::BITS as usize];
+        let mut last: Option<(u32, u64)> = None;
+        for slot in &self.sent {
+            // An invalid range is reported when it is read.
+            let Ok(range) = self.layout_range(*slot) else {
+                continue;
+            };
+            used += range.end - range.start;
+            if let Some((pack, end)) = last
+                && pack == slot.pack
+                && let Some(gap) = range.start.checked_sub(end).filter(|gap| *gap > 0)
+            {
+                gaps[gap.ilog2() as usize] += gap;
+            }
+            last = Some((slot.pack, range.end));
+        }
+        let mut sum = 0;
+        let mut max = MIN_GAP_BYTES;
+        for (power, gaps) in gaps.iter().enumerate() {
+            let end = 2_u64 << power.min(62);
+            if end <= MIN_GAP_BYTES {
+                continue;
+            }
+            sum += gaps;
+            if sum > used / GAPS_DIVISOR || end > MAX_GAP_BYTES {
+                break;
+            }
+            max = end;
+        }
+        max
+    }
+
+    fn layout_range(&self, slot: ObjectLocation) -> Result<Range<u64>> {
+        self.database.layout(slot.pack).range(slot.entry)
+    }
+
     /// Returns ranges that contain all entries to be sent.
     fn runs(self: &Arc<Self>) -> impl Iterator<Item = Result<(u32, Range<u64>)>> + use<> {
         let plan = Arc::clone(self);
+        let max_gap = self.max_gap_bytes();
         let mut at = 0;
         std::iter::from_fn(move || {
             let ObjectLocation { pack, entry } = *plan.sent.get(at)?;
@@ -320,7 +397,7 @@ impl PackPlan {
             at += 1;
             while let Some(next) = plan.sent.get(at).filter(|next| next.pack == pack) {
                 match layout.range(next.entry) {
-                    Ok(next) if next.start - range.end <= MAX_GAP_BYTES => range.end = next.end,
+                    Ok(next) if next.start - range.end <= max_gap => range.end = next.end,
                     // An invalid range is reported when it is the next one.
                     _ => break,
                 }
@@ -491,6 +568,7 @@ struct ReadBuffer {
     pack: u32,
     start: u64,
     bytes: Bytes,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl ReadBuffer {
@@ -508,17 +586,18 @@ impl ReadBuffer {
             if is_there && self.bytes.len() as u64 >= length {
                 return Ok(());
             }
+            // What is kept is a part of one entry's header.
+            self.permit = None;
             let next = self.pieces.next().await.transpose()?;
-            let (next_pack, start, bytes) =
-                next.ok_or_else(|| corrupt("a pack ends before its last entry"))?;
-            let follows =
-                is_there && next_pack == self.pack && start == self.start + self.bytes.len() as u64;
-            if follows && !self.bytes.is_empty() {
-                let joined = [&self.bytes[..], &bytes[..]].concat();
+            let next = next.ok_or_else(|| corrupt("a pack ends before its last entry"))?;
+            let end = self.start + self.bytes.len() as u64;
+            if is_there && next.pack == self.pack && next.start == end && !self.bytes.is_empty() {
+                let joined = [&self.bytes[..], &next.bytes[..]].concat();
                 self.bytes = joined.into();
             } else {
-                (self.pack, self.start, self.bytes) = (next_pack, start, bytes);
+                (self.pack, self.start, self.bytes) = (next.pack, next.start, next.bytes);
             }
+            self.permit = next.permit;
         }
     }
 }

@@ -6,13 +6,16 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
 use super::fetch::{Fetcher, NextContent};
+use super::lfs_files::LfsFiles;
+use super::listed_tree::Tree;
 use super::plan::{ArchiveItem, ArchivePlan, plan};
 use super::request::ArchiveRequest;
 use super::reuse::{ListingRecord, ReusedEntries};
 use super::streamed_entry::FileBody;
+use super::substitutions::Substitutions;
 use super::tree_source::TreeSource;
 use super::upload::PartSink;
-use super::walk::{Tree, walk};
+use super::walk::walk;
 use super::zip::{DEFLATE_LEVEL, EntryDefaults, PackedEntry, ZipEntryWriter};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -40,7 +43,7 @@ pub(super) async fn full(
 ) -> Result<(Tree, ArchivePlan)> {
     // Checked first, because the listing takes many requests.
     request.seconds()?;
-    let mut tree = walk(files, request.commit.tree, request.concurrency).await?;
+    let mut tree = walk(files, request).await?;
     if request.tree_only {
         tree.conversions.remove_subst();
     }
@@ -91,13 +94,15 @@ async fn stream_plan(
 ) -> Result<(Summary, u32, Bytes)> {
     let level = request.level.unwrap_or(DEFLATE_LEVEL);
     let defaults = EntryDefaults::new(request.seconds()?, level);
+    let lfs = LfsFiles::find(files, request, tree, plan).await?;
+    let substitutions = Substitutions::read(files, request, (tree, plan), &lfs).await?;
     sink.set_file_count(plan.files());
     let writer = ArchiveWriter {
         request,
         tree,
         plan,
         defaults,
-        fetcher: Fetcher::new(files, request, defaults, tree, plan),
+        fetcher: Fetcher::new(files, request, defaults, (tree, plan), (substitutions, lfs)),
         archive: ZipEntryWriter::new(defaults),
         streaming: None,
         reused,
@@ -223,7 +228,7 @@ impl ArchiveWriter<'_> {
                 self.archive.add_folder(&path)?;
             }
             ArchiveItem::File(_, _, content) => {
-                let Some(ready) = self.fetcher.take(content) else {
+                let Some(ready) = self.fetcher.take(self.next, content) else {
                     return Ok(false);
                 };
                 let path = path();

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const MAX_LINE_BYTES: usize = 2048;
 
 /// The attributes that an archive depends on, in the order of [`AttributeMatch`]'s members.
-const SELECTED: [&str; 7] = [
+const SELECTED: [&str; 8] = [
     "export-ignore",
     "export-subst",
     "text",
@@ -27,6 +27,7 @@ const SELECTED: [&str; 7] = [
     "eol",
     "ident",
     "working-tree-encoding",
+    "filter",
 ];
 
 /// State of an attribute for a path.
@@ -48,6 +49,7 @@ pub(super) struct AttributeMatch {
     pub(super) eol: State,
     pub(super) ident: bool,
     pub(super) encoding: State,
+    pub(super) filter: State,
 }
 
 /// The rules of one folder's `.gitattributes`, over those of the folders above it.
@@ -92,11 +94,12 @@ impl Attributes {
     }
 
     /// Adds the `.gitattributes` of the folder at `folder` (empty for the root) to the
-    /// rules `above`. Macros are defined only in the root's.
+    /// rules `above`. Macros are defined only in that of a repository's root.
     pub(super) fn add(
         &mut self,
         above: &Arc<Rules>,
         folder: &str,
+        is_root: bool,
         bytes: &[u8],
     ) -> Result<Arc<Rules>> {
         let mut search = Search::default();
@@ -106,7 +109,7 @@ impl Attributes {
                 PathBuf::from(".gitattributes"),
                 None,
                 &mut self.collection,
-                folder.is_empty(),
+                is_root,
             )
             .map_err(|error| {
                 Error::new(
@@ -162,6 +165,7 @@ impl Attributes {
             eol: state(),
             ident: state() == State::Set,
             encoding: state(),
+            filter: state(),
         }
     }
 
@@ -199,6 +203,7 @@ mod tests {
             .add(
                 &built_in,
                 "",
+                true,
                 b"[attr]removed export-ignore\n*.c removed\n*.b binary\n",
             )
             .unwrap();
@@ -206,6 +211,7 @@ mod tests {
             .add(
                 &root,
                 "sub",
+                false,
                 b"[attr]lost export-ignore\n/a.c -export-ignore\n*.d lost\n",
             )
             .unwrap();

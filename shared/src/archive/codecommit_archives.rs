@@ -10,16 +10,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
+use super::history::CodeCommitHistory;
 use super::large_files_over_git::{GitAccess, GitLargeFiles};
 use super::pathspec::PathSelection;
 use super::request::ArchiveRequest;
-use super::served_archives::{body, commit_of_tree};
-use super::tree_source::{CodeCommitTree, TreeSource};
-use crate::codecommit::{BlobAdmission, CodeCommit};
+use super::served_archives::{body, commit_of_tree, time};
+use super::tree_source::{CodeCommitFolder, TreeSource as _};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::object::TreeListing;
+use crate::git::date::LocalTime;
 use crate::git::refs::{RefValue, Refs};
 use crate::git::server::{ArchiveArguments, ArchiveBody, ArchiveSource, RefSnapshot};
 use crate::git::{ObjectId, escaped_excerpt};
@@ -33,13 +32,12 @@ const CONCURRENT_REQUESTS: usize = 8;
 pub struct CodeCommitArchives {
     access: GitAccess,
     repository: RepositoryName,
-    now: i64,
+    now: LocalTime,
 }
 
 impl CodeCommitArchives {
-    /// Makes archives of `repository`; those of folders have the time `now`, in seconds since the
-    /// epoch.
-    pub fn new(access: GitAccess, repository: RepositoryName, now: i64) -> Self {
+    /// Makes archives of `repository`; those of folders have the time `now`.
+    pub fn new(access: GitAccess, repository: RepositoryName, now: LocalTime) -> Self {
         Self {
             access,
             repository,
@@ -97,7 +95,7 @@ impl CodeCommitArchives {
         let commit = service.get_commit(&self.repository, id.into()).await?;
         let names = folder.unwrap_or_default().split('/');
         let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
-        let tree = FolderTree {
+        let tree = CodeCommitFolder {
             service: Arc::clone(service),
             repository: self.repository.clone(),
             commit: id.into(),
@@ -106,7 +104,7 @@ impl CodeCommitArchives {
         let archived = if folder.is_none() {
             commit
         } else if tree.folder.is_empty() {
-            commit_of_tree(commit.tree, self.now)
+            commit_of_tree(commit.tree, self.now.seconds())
         } else {
             let listing = tree.folder("", commit.tree).await.map_err(|error| {
                 if error.kind() == ErrorKind::NotFound {
@@ -117,7 +115,7 @@ impl CodeCommitArchives {
                     error
                 }
             })?;
-            commit_of_tree(listing.id, self.now)
+            commit_of_tree(listing.id, self.now.seconds())
         };
         let large_files = GitLargeFiles::new(
             self.access.clone(),
@@ -125,11 +123,13 @@ impl CodeCommitArchives {
             id.into(),
             None,
         );
+        let history = CodeCommitHistory::new(self.access.clone(), self.repository.clone());
         let request = ArchiveRequest {
             prefix: arguments.prefix.clone(),
+            history: Some(Arc::new(history)),
             concurrency: CONCURRENT_REQUESTS,
             paths: PathSelection::new(&arguments.paths)?,
-            time: arguments.time,
+            time: time(arguments.mtime.as_deref(), &self.now)?,
             level: arguments.level,
             tree_only: folder.is_some(),
             large_files: Some(Arc::new(large_files)),
@@ -143,37 +143,5 @@ impl CodeCommitArchives {
 impl ArchiveSource for CodeCommitArchives {
     async fn archive(&self, arguments: &ArchiveArguments) -> crate::git::Result<ArchiveBody> {
         Ok(self.open(arguments).await?)
-    }
-}
-
-/// Reads a folder of a commit as if it were the root.
-struct FolderTree {
-    service: Arc<dyn CodeCommit>,
-    repository: RepositoryName,
-    commit: CommitId,
-    /// Without slashes at its ends; empty for the root.
-    folder: String,
-}
-
-impl FolderTree {
-    fn whole(&self) -> CodeCommitTree<'_> {
-        CodeCommitTree {
-            service: &*self.service,
-            repository: &self.repository,
-            commit: self.commit,
-        }
-    }
-}
-
-#[async_trait]
-impl TreeSource for FolderTree {
-    async fn folder(&self, path: &str, tree: ObjectId) -> Result<TreeListing> {
-        let parts = [self.folder.as_str(), path];
-        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        self.whole().folder(&parts.join("/"), tree).await
-    }
-
-    async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes> {
-        self.whole().file(id, admission).await
     }
 }

@@ -1,25 +1,18 @@
 //! Converts a blob to the bytes of an archive: git's conversions to the work tree (`ident`, line
 //! ends, `working-tree-encoding`, in this order), then `export-subst`.
 //!
-//! A filter driver (`filter=lfs`) needs a configuration that names a program; without one the
-//! bytes are unchanged, as with git.
-//!
-//! # Encodings
-//! UTF-16 and UTF-32 in all of git's spellings, ISO-8859-1 and US-ASCII are encoded here, and
-//! the others by `encoding_rs` (ISO-8859-2 to -16, windows-125x, KOI8, SHIFT-JIS, EUC-JP,
-//! EUC-KR, GBK, GB18030, Big5). git uses the C library, which supports more. As with git, the
-//! bytes are unchanged if the encoding is unknown or cannot express the text.
+//! A filter driver needs a configuration that names a program; without one the bytes are
+//! unchanged, as with git. Only `filter=lfs` is known, to `lfs_files`.
 
 use std::borrow::Cow;
 
-use encoding_rs::EncoderResult;
 use gix_filter::eol;
 
 use super::attributes::{AttributeMatch, State};
-use super::export_subst;
+use super::encoding::{Encoding, encode, encoding_named};
+use super::export_subst::{self, SubstitutionContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::object::Commit;
 
 /// The conversions of a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,16 +20,9 @@ pub(super) struct Conversion {
     ident: bool,
     eol: eol::AttributesDigest,
     encoding: Option<Encoding>,
+    // A pointer of git LFS stands for its object.
+    lfs: bool,
     subst: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Encoding {
-    Utf16 { big: bool, mark: bool },
-    Utf32 { big: bool, mark: bool },
-    Latin1,
-    Ascii,
-    Other(&'static encoding_rs::Encoding),
 }
 
 /// Way to convert a large file.
@@ -61,18 +47,21 @@ impl Conversion {
         ident: false,
         eol: eol::AttributesDigest::Binary,
         encoding: None,
+        lfs: false,
         subst: false,
     };
 
-    /// Reads the conversions of the file at `path` from its attributes.
+    /// Reads the conversions of the file at `path` from its attributes. `with_lfs` says that
+    /// pointers of git LFS become their objects.
     ///
     /// # Errors
     /// `Config` where git fails.
-    pub(super) fn new(found: &AttributeMatch, path: &str) -> Result<Self> {
+    pub(super) fn new(found: &AttributeMatch, path: &str, with_lfs: bool) -> Result<Self> {
         Ok(Self {
             ident: found.ident,
             eol: line_ends(found),
             encoding: encoding(found, path)?,
+            lfs: with_lfs && matches!(&found.filter, State::Value(filter) if filter == "lfs"),
             subst: found.export_subst,
         })
     }
@@ -85,10 +74,24 @@ impl Conversion {
         }
     }
 
+    /// Returns the conversion of an object of git LFS, which is not text in the repository.
+    pub(super) fn of_lfs_object(self) -> Self {
+        Self {
+            subst: self.subst,
+            ..Self::NONE
+        }
+    }
+
+    /// Returns whether a pointer of git LFS stands for its object.
+    pub(super) fn is_lfs(&self) -> bool {
+        self.lfs
+    }
+
     /// Returns whether the bytes of every blob are unchanged.
     pub(super) fn is_identity(&self) -> bool {
         let configuration = eol::Configuration::default();
         !self.ident
+            && !self.lfs
             && !self.subst
             && self.encoding.is_none()
             && self.eol.to_eol(configuration) != Some(eol::Mode::CrLf)
@@ -117,7 +120,7 @@ impl Conversion {
         &self,
         id: ObjectId,
         bytes: &'a [u8],
-        commit: &Commit,
+        context: SubstitutionContext<'_>,
     ) -> Result<Cow<'a, [u8]>> {
         let mut bytes = Cow::Borrowed(bytes);
         if self.ident
@@ -149,7 +152,7 @@ impl Conversion {
             }
         }
         if self.subst
-            && let Some(changed) = export_subst::expand(&bytes, commit)?
+            && let Some(changed) = export_subst::expand(&bytes, context)?
         {
             bytes = Cow::Owned(changed);
         }
@@ -213,118 +216,14 @@ fn line_ends(found: &AttributeMatch) -> eol::AttributesDigest {
 }
 
 fn encoding(found: &AttributeMatch, path: &str) -> Result<Option<Encoding>> {
-    let name = match &found.encoding {
-        State::Unspecified | State::Unset => return Ok(None),
-        State::Set => {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("`{path}` has the attribute `working-tree-encoding` without a value"),
-            )
-            .with_hint("name an encoding in .gitattributes: `working-tree-encoding=UTF-16`"));
-        }
-        State::Value(name) => name.to_string().to_ascii_uppercase(),
-    };
-    if let Some(utf) = name.strip_prefix("UTF") {
-        let known = match utf.strip_prefix('-').unwrap_or(utf) {
-            "16" | "16LE-BOM" => Some(Encoding::Utf16 {
-                big: false,
-                mark: true,
-            }),
-            "16BE-BOM" => Some(Encoding::Utf16 {
-                big: true,
-                mark: true,
-            }),
-            "16LE" => Some(Encoding::Utf16 {
-                big: false,
-                mark: false,
-            }),
-            "16BE" => Some(Encoding::Utf16 {
-                big: true,
-                mark: false,
-            }),
-            "32" => Some(Encoding::Utf32 {
-                big: false,
-                mark: true,
-            }),
-            "32LE" => Some(Encoding::Utf32 {
-                big: false,
-                mark: false,
-            }),
-            "32BE" => Some(Encoding::Utf32 {
-                big: true,
-                mark: false,
-            }),
-            _ => None,
-        };
-        return Ok(known);
-    }
-    Ok(match name.as_str() {
-        "ISO-8859-1" | "ISO8859-1" | "ISO_8859-1" | "LATIN1" | "LATIN-1" | "L1" => {
-            Some(Encoding::Latin1)
-        }
-        "US-ASCII" | "ASCII" | "ANSI_X3.4-1968" => Some(Encoding::Ascii),
-        // encoding_rs reads these names as windows-125x, as browsers do.
-        "ISO-8859-9" | "ISO8859-9" | "LATIN5" | "ISO-8859-11" | "TIS-620" | "" => None,
-        name => encoding_rs::Encoding::for_label_no_replacement(name.as_bytes())
-            .filter(|encoding| {
-                *encoding != encoding_rs::UTF_8
-                    && *encoding != encoding_rs::UTF_16LE
-                    && *encoding != encoding_rs::UTF_16BE
-                    && *encoding != encoding_rs::X_USER_DEFINED
-            })
-            .map(Encoding::Other),
-    })
-}
-
-/// Encodes `bytes` from UTF-8 to `encoding`; `None` when that is not possible.
-fn encode(bytes: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let mark = |wanted: bool| wanted.then_some('\u{feff}');
-    match encoding {
-        Encoding::Utf16 { big, mark: wanted } => {
-            let mut units = [0; 2];
-            let mut encoded = Vec::with_capacity(2 * bytes.len() + 2);
-            for letter in mark(wanted).into_iter().chain(text.chars()) {
-                for unit in letter.encode_utf16(&mut units) {
-                    encoded.extend(if big {
-                        unit.to_be_bytes()
-                    } else {
-                        unit.to_le_bytes()
-                    });
-                }
-            }
-            Some(encoded)
-        }
-        Encoding::Utf32 { big, mark: wanted } => {
-            let mut encoded = Vec::with_capacity(4 * bytes.len() + 4);
-            for letter in mark(wanted).into_iter().chain(text.chars()) {
-                let unit = u32::from(letter);
-                encoded.extend(if big {
-                    unit.to_be_bytes()
-                } else {
-                    unit.to_le_bytes()
-                });
-            }
-            Some(encoded)
-        }
-        Encoding::Latin1 => text
-            .chars()
-            .map(|letter| u8::try_from(letter).ok())
-            .collect(),
-        Encoding::Ascii => text.is_ascii().then(|| bytes.to_vec()),
-        Encoding::Other(encoding) => {
-            // encoding_rs maps unassigned bytes to control characters, whereas iconv fails.
-            let windows = encoding.name().starts_with("windows-");
-            if windows && text.chars().any(|c| ('\u{80}'..='\u{9f}').contains(&c)) {
-                return None;
-            }
-            let mut encoder = encoding.new_encoder();
-            let size = encoder.max_buffer_length_from_utf8_without_replacement(text.len())?;
-            let mut bytes = Vec::with_capacity(size);
-            let (result, _) =
-                encoder.encode_from_utf8_to_vec_without_replacement(text, &mut bytes, true);
-            (result == EncoderResult::InputEmpty).then_some(bytes)
-        }
+    match &found.encoding {
+        State::Unspecified | State::Unset => Ok(None),
+        State::Set => Err(Error::new(
+            ErrorKind::Config,
+            format!("`{path}` has the attribute `working-tree-encoding` without a value"),
+        )
+        .with_hint("name an encoding in .gitattributes: `working-tree-encoding=UTF-16`")),
+        State::Value(name) => Ok(encoding_named(&name.to_string())),
     }
 }
 

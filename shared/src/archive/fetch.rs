@@ -18,19 +18,22 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 
 use super::convert::{Conversion, LargeConversion, UNCHANGED};
+use super::lfs_files::LfsFiles;
+use super::listed_tree::Tree;
 use super::memory_budget::{MemoryBudget, Reservation};
+use super::packing::{ContentRecipe, PackedContents, pack};
 use super::plan::{ArchiveItem, ArchivePlan};
 use super::request::ArchiveRequest;
 use super::streamed_entry::{
     LargeEntry, LargeFile, LargeFiles, MAX_CONVERTED_BYTES, read_into_memory,
 };
+use super::substitutions::Substitutions;
 use super::tree_source::TreeSource;
-use super::walk::Tree;
 use super::zip::{EntryDefaults, PackedEntry};
-use crate::codecommit::BlobAdmission as _;
+use crate::codecommit::{BlobAdmission as _, MAX_BLOB_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::object::{Commit, EntryMode};
+use crate::git::object::Commit;
 
 /// Maximum size of compressed contents that are retained for later entries, in bytes.
 const MAX_RETAINED_BYTES: usize = 8 * 1024 * 1024;
@@ -42,6 +45,13 @@ const MAX_ITEMS_AHEAD: usize = 4096;
 /// moving a smaller one to the blocking pool takes longer than compressing it.
 const MAX_INLINE_BYTES: usize = 4096;
 
+/// Maximum size of an object of git LFS that is read once, into memory, in bytes. A larger one is
+/// read twice, as a large file.
+const MAX_LFS_BYTES_IN_MEMORY: u64 = MAX_BLOB_BYTES;
+
+/// Identity of fetched bytes: a blob, or the object of git LFS that it names.
+type SourceKey = (ObjectId, bool);
+
 /// A blob that is being fetched or compressed.
 struct PendingFetch {
     // The number of its reservation.
@@ -50,7 +60,6 @@ struct PendingFetch {
 
 struct FetchedBlob {
     item: usize,
-    blob: ObjectId,
     result: Result<FetchResult>,
 }
 
@@ -63,13 +72,12 @@ enum FetchResult {
 struct Compressed {
     item: usize,
     content: u32,
-    blob: ObjectId,
     result: Result<PreparedContent>,
 }
 
 /// Content that is ready to be written.
 enum PreparedContent {
-    Packed(Vec<(u32, PackedEntry)>, Reservation),
+    Packed(PackedContents, Reservation),
     Large(LargeEntry),
 }
 
@@ -79,19 +87,11 @@ pub(super) enum NextContent {
     Large(LargeEntry),
 }
 
-/// Instructions to make one content of a blob.
-#[derive(Clone, Copy)]
-struct ContentRecipe {
-    content: u32,
-    mode: EntryMode,
-    conversion: Option<Conversion>,
-}
-
 /// Fetches the contents of a plan.
 pub(super) struct Fetcher<'a> {
     files: &'a dyn TreeSource,
     large_files: Option<&'a dyn LargeFiles>,
-    commit: Arc<Commit>,
+    commits: Arc<Vec<Arc<Commit>>>,
     defaults: EntryDefaults,
     tree: &'a Tree,
     plan: &'a ArchivePlan,
@@ -102,14 +102,18 @@ pub(super) struct Fetcher<'a> {
     reader: Arc<Semaphore>,
     fetches: FuturesUnordered<BoxFuture<'a, FetchedBlob>>,
     compressions: FuturesUnordered<BoxFuture<'a, Compressed>>,
-    pending: HashMap<ObjectId, PendingFetch>,
+    pending: HashMap<SourceKey, PendingFetch>,
     // Contents that are needed next, compressed, each with its part of the budget.
     ready: HashMap<u32, (PackedEntry, Reservation)>,
-    // Large files by blob, and the measured ones by content.
-    opened: HashMap<ObjectId, Arc<dyn LargeFile>>,
+    // Large files by source, and the measured ones by content.
+    opened: HashMap<SourceKey, Arc<dyn LargeFile>>,
     measured: HashMap<u32, LargeEntry>,
     retained: HashMap<u32, PackedEntry>,
     retained_bytes: usize,
+    substitutions: Substitutions,
+    lfs: LfsFiles,
+    // The content of the item with the first `%(describe)`.
+    describing: Option<PackedEntry>,
     uses_left: Vec<u32>,
     cursor: usize,
     fetches_started: u64,
@@ -121,14 +125,14 @@ impl<'a> Fetcher<'a> {
         files: &'a dyn TreeSource,
         request: &'a ArchiveRequest,
         defaults: EntryDefaults,
-        tree: &'a Tree,
-        plan: &'a ArchivePlan,
+        (tree, plan): (&'a Tree, &'a ArchivePlan),
+        (substitutions, lfs): (Substitutions, LfsFiles),
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             files,
             large_files: request.large_files.as_deref(),
-            commit: Arc::new(request.commit.clone()),
+            commits: Arc::new(tree.commits(&request.commit)),
             defaults,
             tree,
             plan,
@@ -144,10 +148,13 @@ impl<'a> Fetcher<'a> {
             measured: HashMap::new(),
             retained: HashMap::new(),
             retained_bytes: 0,
+            requests: substitutions.requests + lfs.requests,
+            substitutions,
+            lfs,
+            describing: None,
             uses_left: plan.uses.clone(),
             cursor: 0,
             fetches_started: 0,
-            requests: 0,
         }
     }
 
@@ -161,9 +168,17 @@ impl<'a> Fetcher<'a> {
         self.budget.peak()
     }
 
-    /// Returns `content` when it is ready, and counts the use.
-    pub(super) fn take(&mut self, content: u32) -> Option<NextContent> {
+    /// Returns the `content` of `item` when it is ready, and counts the use.
+    pub(super) fn take(&mut self, item: usize, content: u32) -> Option<NextContent> {
         let at = content as usize;
+        if self.substitutions.describing_item == Some(item) {
+            let describing = self.describing.take()?;
+            self.uses_left[at] -= 1;
+            if self.uses_left[at] == 0 {
+                self.ready.remove(&content);
+            }
+            return Some(NextContent::Packed(describing));
+        }
         if let Some(large) = self.measured.get(&content) {
             self.uses_left[at] -= 1;
             return Some(NextContent::Large(large.clone()));
@@ -190,8 +205,7 @@ impl<'a> Fetcher<'a> {
     pub(super) fn start(&mut self, next: usize, awaited: bool) {
         if awaited && let Some(&ArchiveItem::File(_, _, content)) = self.plan.items.get(next) {
             self.fetch(next, content);
-            let blob = self.plan.contents[content as usize].blob;
-            if let Some(fetch) = self.pending.get(&blob) {
+            if let Some(fetch) = self.pending.get(&self.source(content)) {
                 self.budget.prioritize(fetch.number);
             }
         }
@@ -217,13 +231,31 @@ impl<'a> Fetcher<'a> {
         Some(done)
     }
 
+    /// Returns the source of the bytes of `content`.
+    fn source(&self, content: u32) -> SourceKey {
+        let blob = self.plan.contents[content as usize].blob;
+        (blob, self.lfs.has(content))
+    }
+
+    /// Returns the conversion of `content`; `None` if nothing is converted.
+    fn conversion(&self, content: u32) -> Option<Conversion> {
+        let index = self.plan.contents[content as usize].conversion;
+        let conversion = (index != UNCHANGED).then(|| self.tree.conversions.get(index))?;
+        Some(if self.lfs.has(content) {
+            conversion.of_lfs_object()
+        } else {
+            conversion
+        })
+    }
+
     /// Fetches `content` unless it is ready or being fetched.
     fn fetch(&mut self, item: usize, content: u32) {
-        let blob = self.plan.contents[content as usize].blob;
+        let source = self.source(content);
+        let blob = source.0;
         if self.ready.contains_key(&content)
             || self.retained.contains_key(&content)
             || self.measured.contains_key(&content)
-            || self.pending.contains_key(&blob)
+            || self.pending.contains_key(&source)
         {
             return;
         }
@@ -231,17 +263,22 @@ impl<'a> Fetcher<'a> {
         // fetch has a number of its own, in the order of the items.
         self.fetches_started += 1;
         let number = ((item as u64) << 24) | (self.fetches_started & 0xff_ffff);
-        self.pending.insert(blob, PendingFetch { number });
-        if let Some(file) = self.opened.get(&blob) {
+        self.pending.insert(source, PendingFetch { number });
+        if let Some(file) = self.opened.get(&source) {
             let file = Arc::clone(file);
             self.prepare_large(item, content, number, file);
+            return;
+        }
+        if let Some(object) = self.lfs.get(content) {
+            self.fetch_object(item, number, object);
             return;
         }
         let pending = self.budget.reserve(number);
         let known = if blob.is_empty_blob() {
             Some(Bytes::new())
         } else {
-            self.tree.kept.get(&blob).cloned()
+            let kept = self.tree.kept.get(&blob);
+            kept.or_else(|| self.substitutions.kept.get(&blob)).cloned()
         };
         if let Some(bytes) = known {
             let reservation = pending.into_reservation(bytes.len());
@@ -249,7 +286,12 @@ impl<'a> Fetcher<'a> {
             return;
         }
         self.requests += 1;
-        let (files, large_files) = (self.files, self.large_files);
+        let repository = self.plan.contents[content as usize].source;
+        let files = self.tree.files(repository, self.files);
+        let large_files = match self.tree.submodule(repository) {
+            None => self.large_files,
+            Some(submodule) => submodule.large_files.as_deref(),
+        };
         self.fetches.push(Box::pin(async move {
             let result = files.file(blob, &pending).await;
             let result = match (result, large_files) {
@@ -262,15 +304,33 @@ impl<'a> Fetcher<'a> {
                 }
                 (Err(error), _) => Err(error),
             };
-            FetchedBlob { item, blob, result }
+            FetchedBlob { item, result }
+        }));
+    }
+
+    /// Fetches an object of git LFS.
+    fn fetch_object(&mut self, item: usize, number: u64, object: Arc<dyn LargeFile>) {
+        let pending = self.budget.reserve(number);
+        self.fetches.push(Box::pin(async move {
+            let size = object.size_bytes();
+            let result = if size > MAX_LFS_BYTES_IN_MEMORY {
+                Ok(FetchResult::Large(object))
+            } else {
+                pending.admit(size).await;
+                read_into_memory(object).await.map(|bytes| {
+                    let reservation = pending.into_reservation(bytes.len());
+                    FetchResult::InMemory(bytes, reservation)
+                })
+            };
+            FetchedBlob { item, result }
         }));
     }
 
     /// Measures a large file, or reads it into memory when its conversion needs that.
     fn prepare_large(&mut self, item: usize, content: u32, number: u64, file: Arc<dyn LargeFile>) {
         let wanted = self.plan.contents[content as usize];
-        let blob = wanted.blob;
-        match self.tree.conversions.get(wanted.conversion).of_large_file() {
+        let conversion = self.conversion(content).unwrap_or(Conversion::NONE);
+        match conversion.of_large_file() {
             LargeConversion::LineEnds(digest) => {
                 let reader = Arc::clone(&self.reader);
                 let level = self.defaults.level();
@@ -280,7 +340,6 @@ impl<'a> Fetcher<'a> {
                     Compressed {
                         item,
                         content,
-                        blob,
                         result: large.map(PreparedContent::Large),
                     }
                 }));
@@ -298,14 +357,14 @@ impl<'a> Fetcher<'a> {
                             FetchResult::InMemory(bytes, reservation)
                         })
                     };
-                    FetchedBlob { item, blob, result }
+                    FetchedBlob { item, result }
                 }));
             }
         }
     }
 
     fn fetched(&mut self, fetched: FetchedBlob) -> Result<()> {
-        let FetchedBlob { item, blob, result } = fetched;
+        let FetchedBlob { item, result } = fetched;
         let ArchiveItem::File(_, _, content) = self.plan.items[item] else {
             return Err(Error::new(ErrorKind::Internal, "only files are fetched"));
         };
@@ -314,12 +373,21 @@ impl<'a> Fetcher<'a> {
                 self.compress(item, content, bytes, reservation);
             }
             FetchResult::Large(file) => {
-                self.opened.insert(blob, Arc::clone(&file));
-                let number = self.pending.get(&blob).map_or(0, |fetch| fetch.number);
+                let source = self.source(content);
+                self.opened.insert(source, Arc::clone(&file));
+                let number = self.pending.get(&source).map_or(0, |fetch| fetch.number);
                 self.prepare_large(item, content, number, file);
             }
         }
         Ok(())
+    }
+
+    /// Returns the content of the item with the first `%(describe)`.
+    fn describing_content(&self) -> Option<u32> {
+        match self.plan.items[self.substitutions.describing_item?] {
+            ArchiveItem::File(_, _, content) => Some(content),
+            _ => None,
+        }
     }
 
     /// Adds the path of the file to an error.
@@ -335,23 +403,26 @@ impl<'a> Fetcher<'a> {
     /// Compresses `content`, and the other contents of its blob that are still needed.
     fn compress(&mut self, item: usize, content: u32, bytes: Bytes, mut reservation: Reservation) {
         let blob = self.plan.contents[content as usize].blob;
-        let is_large = self.opened.contains_key(&blob);
+        let source = self.source(content);
+        let is_large = self.opened.contains_key(&source);
+        let describing_content = self.describing_content();
         let mut recipes = vec![];
         let mut sibling = content;
         loop {
             let wanted = self.plan.contents[sibling as usize];
             if sibling == content
                 || (!is_large
+                    && self.source(sibling) == source
                     && self.uses_left[sibling as usize] > 0
                     && !self.retained.contains_key(&sibling)
                     && !self.ready.contains_key(&sibling))
             {
-                let conversion = wanted.conversion;
                 recipes.push(ContentRecipe {
                     content: sibling,
                     mode: wanted.mode,
-                    conversion: (conversion != UNCHANGED)
-                        .then(|| self.tree.conversions.get(conversion)),
+                    conversion: self.conversion(sibling),
+                    describes: describing_content == Some(sibling),
+                    source: wanted.source,
                 });
             }
             sibling = self.plan.siblings[sibling as usize];
@@ -359,11 +430,12 @@ impl<'a> Fetcher<'a> {
                 break;
             }
         }
-        let (commit, defaults) = (Arc::clone(&self.commit), self.defaults);
+        let (commits, defaults) = (Arc::clone(&self.commits), self.defaults);
+        let facts = self.substitutions.facts();
         let processors = Arc::clone(&self.processors);
         self.compressions.push(Box::pin(async move {
             let size = bytes.len();
-            let work = move || pack(&recipes, blob, &bytes, &commit, defaults);
+            let work = move || pack(&recipes, blob, &bytes, (&commits, &facts), defaults);
             let result = if size <= MAX_INLINE_BYTES {
                 work()
             } else {
@@ -377,22 +449,21 @@ impl<'a> Fetcher<'a> {
                     })
             };
             let result = result.map(|packed| {
-                let held: usize = packed.iter().map(|(_, packed)| packed.len()).sum();
-                reservation.shrink(held as u64);
+                reservation.shrink(packed.len() as u64);
                 PreparedContent::Packed(packed, reservation)
             });
             Compressed {
                 item,
                 content,
-                blob,
                 result,
             }
         }));
     }
 
     fn compressed(&mut self, compressed: Compressed, awaited: Option<u32>) -> Result<()> {
-        self.pending.remove(&compressed.blob);
-        if self.opened.contains_key(&compressed.blob) {
+        let source = self.source(compressed.content);
+        self.pending.remove(&source);
+        if self.opened.contains_key(&source) {
             // The other contents of the blob are made one at a time, and were passed over.
             self.cursor = 0;
         }
@@ -405,6 +476,13 @@ impl<'a> Fetcher<'a> {
                     return Ok(());
                 }
             };
+        let PackedContents {
+            contents: packed,
+            describing,
+        } = packed;
+        if describing.is_some() {
+            self.describing = describing;
+        }
         // The awaited content is never dropped, even if another content of the blob was the
         // reason for the fetch.
         let first = match awaited {
@@ -448,26 +526,4 @@ fn cannot_convert(size: u64, attribute: &str) -> Error {
     .with_hint(format!(
         "unset the attribute for the file in .gitattributes: `-{attribute}`"
     ))
-}
-
-fn pack(
-    recipes: &[ContentRecipe],
-    blob: ObjectId,
-    bytes: &[u8],
-    commit: &Commit,
-    defaults: EntryDefaults,
-) -> Result<Vec<(u32, PackedEntry)>> {
-    recipes
-        .iter()
-        .map(|recipe| {
-            let packed = match recipe.conversion {
-                Some(conversion) => {
-                    let bytes = conversion.apply(blob, bytes, commit)?;
-                    PackedEntry::new(&bytes, recipe.mode, defaults)?
-                }
-                None => PackedEntry::new(bytes, recipe.mode, defaults)?,
-            };
-            Ok((recipe.content, packed))
-        })
-        .collect()
 }

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
 use super::{FileBody, LargeFile, LargeFiles};
-use crate::codecommit::{CodeCommit, git_client};
+use crate::codecommit::{CodeCommit, Repository, git_client};
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Version;
 use crate::git::object::ObjectKind;
@@ -54,7 +54,16 @@ impl GitAccess {
     pub(super) async fn client(&self, repository: &RepositoryName) -> Result<SmartHttp> {
         let Some(url) = &self.clone_url else {
             let repository = self.service.get_repository(repository).await?;
-            return git_client(&repository, &self.http, &self.credentials);
+            return self.client_of(&repository);
+        };
+        let (http, credentials) = (self.http.clone(), Arc::clone(&self.credentials));
+        Ok(SmartHttp::new(http, url.clone(), credentials))
+    }
+
+    /// Makes the git client of a repository that the service returned.
+    pub(super) fn client_of(&self, repository: &Repository) -> Result<SmartHttp> {
+        let Some(url) = &self.clone_url else {
+            return git_client(repository, &self.http, &self.credentials);
         };
         let (http, credentials) = (self.http.clone(), Arc::clone(&self.credentials));
         Ok(SmartHttp::new(http, url.clone(), credentials))
@@ -198,7 +207,7 @@ impl GitLargeFiles {
 }
 
 /// Adds the missing permission to an error of git.
-fn may_pull(error: Error) -> Error {
+pub(super) fn may_pull(error: Error) -> Error {
     if error.kind() == ErrorKind::AccessDenied {
         return error.with_hint("allow the function's role `codecommit:GitPull`");
     }

@@ -3,8 +3,8 @@
 //!
 //! The result equals git's under `TZ=UTC`, entry by entry: order, names, modes, times,
 //! contents after `.gitattributes`, and the commit's id as the comment. `export_subst` lists
-//! what git takes from outside of the commit (refs, tags, the clock, a `.mailmap`). The same
-//! commit always gives the same bytes, in whatever order the requests end.
+//! what git takes from outside of the commit (the clock, a `.mailmap`). The same commit always gives
+//! the same bytes, in whatever order the requests end, unless a file asks for refs.
 //!
 //! | file | job |
 //! |---|---|
@@ -16,12 +16,16 @@
 //! | `build` | makes one archive, from a previous one where that is possible |
 //! | `archive_stream` | runs the steps below concurrently |
 //! | `tree_source`, `odb_source` | read trees and blobs: by the API, from an object database |
-//! | `walk` | lists the whole tree |
+//! | `walk`, `listed_tree` | lists the whole tree |
 //! | `attributes` | matches paths against `.gitattributes` |
 //! | `plan` | puts the entries in order |
-//! | `fetch` | fetches and compresses the contents ahead |
+//! | `fetch`, `packing` | fetches and compresses the contents ahead |
 //! | `memory_budget` | limits the bytes of fetched contents |
-//! | `convert`, `export_subst` | convert a blob as git does |
+//! | `convert`, `encoding`, `export_subst` | convert a blob as git does |
+//! | `history` | refs and history, for what `export_subst` writes about them |
+//! | `lfs_files` | files whose content is an object of git LFS |
+//! | `submodules` | content of submodules |
+//! | `substitutions` | finds the files that need refs or history |
 //! | `streamed_entry` | entries that are too large for memory |
 //! | `large_files_over_git` | reads by git what the API does not serve |
 //! | `zip`, `tar` | encode the zip and the tar |
@@ -40,11 +44,16 @@ mod build;
 mod bundle_archives;
 mod codecommit_archives;
 mod convert;
+mod encoding;
 mod export_subst;
 mod fetch;
+mod history;
 pub mod large_files_over_git;
+mod lfs_files;
+mod listed_tree;
 mod memory_budget;
 mod odb_source;
+mod packing;
 mod pathspec;
 mod plan;
 mod previous_archive;
@@ -52,6 +61,8 @@ mod request;
 mod reuse;
 mod served_archives;
 mod streamed_entry;
+mod submodules;
+mod substitutions;
 mod tar;
 mod tree_source;
 mod upload;
@@ -62,10 +73,16 @@ pub use archive_stream::Summary;
 pub use build::{Built, build, write};
 pub use bundle_archives::ZipArchiver;
 pub use codecommit_archives::CodeCommitArchives;
+pub use export_subst::strict_iso_date;
+pub use history::{
+    Ancestor, AnnotatedTag, CodeCommitHistory, DatabaseHistory, DescribeOptions, History, describe,
+    tag_of,
+};
 pub use pathspec::PathSelection;
 pub use plan::ExtraFile;
 pub use previous_archive::PreviousArchive;
 pub use request::ArchiveRequest;
 pub use served_archives::{ServedArchives, archive_objects, stored_archive};
 pub use streamed_entry::{FileBody, LargeFile, LargeFiles};
+pub use submodules::{CodeCommitSubmodules, SubmoduleCommit, SubmoduleRepositories};
 pub use upload::{ArchiveDestination, PartSink, WriteSink, part_bytes};

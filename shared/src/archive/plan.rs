@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 
 use super::convert::UNCHANGED;
+pub(super) use super::listed_tree::count;
+use super::listed_tree::{Tree, WalkedEntry};
 use super::pathspec::PathSelection;
-use super::walk::{Tree, WalkedEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::object::EntryMode;
@@ -59,6 +60,8 @@ pub(super) struct PlannedContent {
     pub(super) blob: ObjectId,
     pub(super) mode: EntryMode,
     pub(super) conversion: u32,
+    /// Repository that has the blob, as in [`Tree::files`].
+    pub(super) source: u32,
 }
 
 /// The entries of an archive in order, and their distinct contents.
@@ -120,7 +123,7 @@ pub(super) fn plan(
         let number = count(at);
         let (mode, blob, conversion) = match entry.node {
             WalkedEntry::Blob(mode, blob, conversion) => (mode, blob, conversion),
-            WalkedEntry::Folder(..) | WalkedEntry::Submodule => {
+            WalkedEntry::Folder(..) | WalkedEntry::Submodule(_) => {
                 let submodule = ArchiveItem::Submodule(index, number);
                 planner.plan.items.push(submodule);
                 continue;
@@ -139,6 +142,7 @@ pub(super) fn plan(
                 blob,
                 mode,
                 conversion,
+                source: folder.source,
             },
         );
     }
@@ -223,10 +227,6 @@ impl ArchivePlan {
             ArchiveItem::Extra(index) => extra[index as usize].path.clone(),
         }
     }
-}
-
-pub(super) fn count(number: usize) -> u32 {
-    u32::try_from(number).expect("because four billion entries do not fit into memory")
 }
 
 /// Rejects names that would unpack outside of the target folder.

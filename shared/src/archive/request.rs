@@ -1,17 +1,21 @@
 //! A commit to archive, and the options of the archive.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::history::History;
 use super::pathspec::PathSelection;
 use super::plan::ExtraFile;
 use super::previous_archive::PreviousArchive;
 use super::streamed_entry::LargeFiles;
+use super::submodules::SubmoduleRepositories;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::Commit;
+use crate::lfs::LfsStore;
 
 /// A commit to archive and the options of the archive.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ArchiveRequest {
     /// The commit; everything is read at this id, never at a branch.
     pub commit: Commit,
@@ -37,9 +41,29 @@ pub struct ArchiveRequest {
     /// The commit stands for its tree alone: the archive does not name it, and nothing is
     /// substituted (`export-subst`).
     pub tree_only: bool,
+    /// Entries with the attribute `export-ignore` are left out.
+    pub export_ignore: bool,
+    /// Refs and history of the repository, for `%(describe)` and `%d` in files with the attribute
+    /// `export-subst`, which become nothing with `None`.
+    pub history: Option<Arc<dyn History>>,
+    /// Store of the objects of git LFS, which the archive contains instead of their pointers;
+    /// the pointers with `None`.
+    pub lfs: Option<Arc<dyn LfsStore>>,
+    /// Repositories of submodules, whose content is archived; empty folders with `None`.
+    pub submodules: Option<Arc<dyn SubmoduleRepositories>>,
     /// Archive of another commit of the repository, of which [`build`](super::build()) reuses
     /// what did not change.
     pub previous: Option<Arc<PreviousArchive>>,
+}
+
+impl fmt::Debug for ArchiveRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchiveRequest")
+            .field("commit", &self.commit.id)
+            .field("prefix", &self.prefix)
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ArchiveRequest {
@@ -58,6 +82,10 @@ impl ArchiveRequest {
             time: None,
             level: None,
             tree_only: false,
+            export_ignore: true,
+            history: None,
+            lfs: None,
+            submodules: None,
             previous: None,
         }
     }

@@ -18,22 +18,28 @@ use gix_filter::eol::AttributesDigest;
 use tokio::sync::mpsc;
 
 use super::archive_stream::stream;
-use super::convert::LargeConversion;
+use super::convert::{Conversion, LargeConversion};
+use super::history::DatabaseHistory;
+use super::lfs_files::{LfsFile, LfsFiles};
+use super::listed_tree::Tree;
 use super::odb_source::DatabaseFiles;
 use super::pathspec::PathSelection;
-use super::plan::{ArchiveItem, plan};
+use super::plan::{ArchiveItem, ExtraFile, PlannedContent, plan};
 use super::request::ArchiveRequest;
 use super::streamed_entry::{FileBody, LargeFile, LargeFiles, MAX_CONVERTED_BYTES};
+use super::submodules::SubmoduleCommit;
+use super::substitutions::Substitutions;
 use super::tar::TarWriter;
 use super::tree_source::TreeSource;
 use super::upload::PartSink;
 use super::walk::walk;
 use crate::codecommit::{MAX_BLOB_BYTES, Unlimited};
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::ObjectId;
+use crate::git::date::LocalTime;
 use crate::git::object::{Commit, EntryMode, ObjectKind, Signature};
 use crate::git::odb::Database;
 use crate::git::server::{ArchiveBody, ArchiveFormat, ArchiveOptions, ArchivePiece, TreeArchiver};
+use crate::git::{HashKind, ObjectId};
 
 /// Bytes of a piece of an archive.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -41,15 +47,14 @@ const PIECE_BYTES: usize = 256 * 1024;
 const CONCURRENT_READS: usize = 8;
 
 /// Makes archives for clients of git's protocol.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ServedArchives {
-    now: i64,
+    now: LocalTime,
 }
 
 impl ServedArchives {
-    /// Makes archives; those of trees without a commit have the time `now`, in seconds since the
-    /// epoch.
-    pub fn new(now: i64) -> Self {
+    /// Makes archives; those of trees without a commit have the time `now`.
+    pub fn new(now: LocalTime) -> Self {
         Self { now }
     }
 }
@@ -61,15 +66,22 @@ impl TreeArchiver for ServedArchives {
         objects: Arc<Database>,
         options: &ArchiveOptions,
     ) -> crate::git::Result<ArchiveBody> {
+        let history = DatabaseHistory::new(Arc::clone(&objects), options.refs.clone());
         let request = ArchiveRequest {
             prefix: options.prefix.clone(),
+            history: Some(Arc::new(history)),
             paths: PathSelection::new(&options.paths)?,
-            time: options.time,
+            time: time(options.mtime.as_deref(), &self.now)?,
             level: options.level,
-            ..stored_archive(&objects, options.commit, options.tree, self.now).await?
+            ..stored_archive(&objects, options.commit, options.tree, self.now.seconds()).await?
         };
         Ok(archive_objects(objects, request, options.format))
     }
+}
+
+/// Parses the date of `--mtime`.
+pub(super) fn time(mtime: Option<&str>, now: &LocalTime) -> Result<Option<i64>> {
+    Ok(mtime.map(|text| now.parse(text)).transpose()?)
 }
 
 /// Makes a request for a commit, or for a tree without one, whose objects `objects` has. Entries of
@@ -228,6 +240,16 @@ impl TarOut<'_> {
         send(self.sender, ArchivePiece::Data(bytes.into())).await
     }
 
+    /// Adds a file that is not in the repository.
+    fn add_extra(&mut self, path: &str, file: &ExtraFile, hash: HashKind) -> Result<()> {
+        let id = ObjectId::null(hash);
+        let size = file.bytes.len() as u64;
+        self.tar.add_entry(path, file.mode(), id, size, b"")?;
+        self.tar.append(&file.bytes);
+        self.tar.pad();
+        Ok(())
+    }
+
     async fn finish(mut self) -> Result<()> {
         self.tar.finish();
         self.send(true).await?;
@@ -288,6 +310,47 @@ impl TarContent {
     }
 }
 
+/// A file of a tar that is read ahead.
+struct TarRead {
+    blob: ObjectId,
+    submodule: Option<SubmoduleCommit>,
+    object: Option<Arc<LfsFile>>,
+}
+
+impl TarRead {
+    async fn read(
+        self,
+        files: Arc<dyn TreeSource>,
+        large_files: Option<Arc<dyn LargeFiles>>,
+    ) -> Result<TarContent> {
+        if let Some(object) = self.object {
+            return Ok(TarContent::Large(object));
+        }
+        let Some(submodule) = self.submodule else {
+            return TarContent::read(&*files, large_files.as_deref(), self.blob).await;
+        };
+        let large_files = submodule.large_files.as_deref();
+        TarContent::read(&*submodule.files, large_files, self.blob).await
+    }
+}
+
+/// Returns the conversion of a file.
+fn conversion_of(
+    tree: &Tree,
+    planned: PlannedContent,
+    is_lfs: bool,
+    request: &ArchiveRequest,
+) -> Conversion {
+    let mut conversion = tree.conversions.get(planned.conversion);
+    if is_lfs {
+        conversion = conversion.of_lfs_object();
+    }
+    if request.tree_only {
+        conversion = conversion.without_subst();
+    }
+    conversion
+}
+
 async fn tar(
     files: Arc<dyn TreeSource>,
     request: &ArchiveRequest,
@@ -295,9 +358,13 @@ async fn tar(
     gzip: Option<GzEncoder<Vec<u8>>>,
 ) -> Result<()> {
     let commit = &request.commit;
-    let tree = walk(&*files, commit.tree, request.concurrency).await?;
+    let tree = walk(&*files, request).await?;
     let (prefix, extra) = (&request.prefix, &request.extra_files);
     let plan = plan(&tree, prefix, extra, &request.paths)?;
+    let lfs = LfsFiles::find(&*files, request, &tree, &plan).await?;
+    let substitutions = Substitutions::read(&*files, request, (&tree, &plan), &lfs).await?;
+    let facts = substitutions.facts();
+    let commits = tree.commits(commit);
     let comment = (!request.tree_only).then_some(commit.id);
     let mut out = TarOut {
         sender,
@@ -305,20 +372,24 @@ async fn tar(
         gzip,
     };
     let blobs = plan.items.iter().filter_map(|item| match *item {
-        ArchiveItem::File(_, _, content) => Some(plan.contents[content as usize].blob),
+        ArchiveItem::File(_, _, content) => {
+            let planned = plan.contents[content as usize];
+            Some(TarRead {
+                blob: planned.blob,
+                submodule: tree.submodule(planned.source).cloned(),
+                object: lfs.get(content),
+            })
+        }
         _ => None,
     });
-    let blobs: Vec<ObjectId> = blobs.collect();
+    let blobs: Vec<_> = blobs.collect();
     let large_files = request.large_files.clone();
     let mut reads = futures_util::stream::iter(blobs)
-        .map(move |id| {
-            let (files, large_files) = (Arc::clone(&files), large_files.clone());
-            async move { TarContent::read(&*files, large_files.as_deref(), id).await }
-        })
+        .map(move |read| read.read(Arc::clone(&files), large_files.clone()))
         .buffered(request.concurrency.max(1));
     for (number, item) in plan.items.iter().enumerate() {
         let path = plan.path(number, &tree, prefix, extra);
-        let (planned, mode) = match *item {
+        let (planned, mode, is_lfs) = match *item {
             ArchiveItem::Prefix | ArchiveItem::Folder(_) | ArchiveItem::Submodule(..) => {
                 let id = ObjectId::null(commit.tree.kind());
                 out.tar.add_entry(&path, EntryMode::Tree, id, 0, b"")?;
@@ -328,15 +399,10 @@ async fn tar(
             }
             ArchiveItem::File(_, _, content) => {
                 let planned = plan.contents[content as usize];
-                (planned, planned.mode)
+                (planned, planned.mode, lfs.has(content))
             }
             ArchiveItem::Extra(index) => {
-                let file = &extra[index as usize];
-                let id = ObjectId::null(commit.tree.kind());
-                let size = file.bytes.len() as u64;
-                out.tar.add_entry(&path, file.mode(), id, size, b"")?;
-                out.tar.append(&file.bytes);
-                out.tar.pad();
+                out.add_extra(&path, &extra[index as usize], commit.tree.kind())?;
                 send(sender, ArchivePiece::Entry(path)).await?;
                 out.send(false).await?;
                 continue;
@@ -349,12 +415,7 @@ async fn tar(
             .await
             .expect("because each file is read once")
             .map_err(|error| error.context(format!("reading `{path}`")))?;
-        let conversion = tree.conversions.get(planned.conversion);
-        let conversion = if request.tree_only {
-            conversion.without_subst()
-        } else {
-            conversion
-        };
+        let conversion = conversion_of(&tree, planned, is_lfs, request);
         let is_unchanged = mode == EntryMode::Link
             || conversion.of_large_file() == LargeConversion::LineEnds(AttributesDigest::Binary);
         let size = content.size_bytes();
@@ -369,11 +430,15 @@ async fn tar(
             let message = format!("`{path}` has {size} bytes, too many to be converted");
             return Err(Error::new(ErrorKind::FileTooLarge, message));
         } else {
-            let bytes = content.into_bytes().await?;
+            let bytes = content.into_bytes().await;
+            let bytes = bytes.map_err(|error| error.context(format!("reading `{path}`")))?;
             let converted = if is_unchanged {
                 Cow::Borrowed(&bytes[..])
             } else {
-                conversion.apply(id, &bytes, commit)?
+                let describes = substitutions.describing_item == Some(number);
+                let source = planned.source as usize;
+                let known = facts.context_of(&commits[source], source, describes);
+                conversion.apply(id, &bytes, known)?
             };
             let size = converted.len() as u64;
             out.tar.add_entry(&path, mode, id, size, &converted)?;

@@ -1,5 +1,7 @@
 //! Source of the trees and blobs of an archive.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -42,5 +44,37 @@ impl TreeSource for CodeCommitTree<'_> {
         self.service
             .get_blob(self.repository, blob, admission)
             .await
+    }
+}
+
+/// Reads a folder of a commit as if it were the root.
+pub(super) struct CodeCommitFolder {
+    pub(super) service: Arc<dyn CodeCommit>,
+    pub(super) repository: RepositoryName,
+    pub(super) commit: CommitId,
+    /// Without slashes at its ends; empty for the root.
+    pub(super) folder: String,
+}
+
+impl CodeCommitFolder {
+    fn whole(&self) -> CodeCommitTree<'_> {
+        CodeCommitTree {
+            service: &*self.service,
+            repository: &self.repository,
+            commit: self.commit,
+        }
+    }
+}
+
+#[async_trait]
+impl TreeSource for CodeCommitFolder {
+    async fn folder(&self, path: &str, tree: ObjectId) -> Result<TreeListing> {
+        let parts = [self.folder.as_str(), path];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        self.whole().folder(&parts.join("/"), tree).await
+    }
+
+    async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes> {
+        self.whole().file(id, admission).await
     }
 }

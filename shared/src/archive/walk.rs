@@ -12,14 +12,19 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::OnceCell;
 
 use super::attributes::{Attributes, Rules};
 use super::convert::{Conversion, Conversions, UNCHANGED};
+use super::listed_tree::{Entry, ListedSubmodule, Tree, WalkedEntry, WalkedFolder, count};
 use super::memory_budget::{MemoryBudget, Reservation};
+use super::request::ArchiveRequest;
+use super::submodules::{self, Modules, SubmoduleCommit, SubmoduleRepositories};
 use super::tree_source::TreeSource;
+use crate::codecommit::Unlimited;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
 use crate::git::object::{EntryMode, ListedEntry, TreeListing, tree_id};
-use crate::git::{HashKind, ObjectId};
 
 /// Maximum depth of a tree, as git's default (`core.maxTreeDepth`).
 const MAX_DEPTH: u32 = 2048;
@@ -32,84 +37,18 @@ const MAX_KEPT_BYTES: usize = 2 * 1024 * 1024;
 /// read alone.
 const MAX_READING_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Kind of an entry of a folder, with the data that an archive needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WalkedEntry {
-    /// A folder: the id of the tree, and the index in [`Tree::folders`] if it is archived.
-    Folder(ObjectId, Option<u32>),
-    /// A file or symbolic link, with the index of the conversion.
-    Blob(EntryMode, ObjectId, u32),
-    /// A submodule.
-    Submodule,
+/// The files of a repository of the archive.
+#[derive(Clone)]
+enum RepositoryFiles<'a> {
+    Archived(&'a dyn TreeSource),
+    Submodule(SubmoduleCommit),
 }
 
-/// An entry of a folder, in git's order.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: Box<str>,
-    pub(super) node: WalkedEntry,
-    // Left out by `export-ignore`.
-    pub(super) ignored: bool,
-}
-
-/// A listed folder.
-#[derive(Debug)]
-pub(super) struct WalkedFolder {
-    /// Without slashes at its ends; empty for the root.
-    pub(super) path: Box<str>,
-    pub(super) entries: Vec<Entry>,
-    tree: ObjectId,
-    above: Option<u32>,
-    depth: u32,
-}
-
-/// A listed tree.
-#[derive(Debug)]
-pub(super) struct Tree {
-    /// The root is the first.
-    pub(super) folders: Vec<WalkedFolder>,
-    pub(super) conversions: Conversions,
-    /// Contents of `.gitattributes` that were kept, by blob.
-    pub(super) kept: HashMap<ObjectId, Bytes>,
-    /// Number of requests.
-    pub(super) requests: u64,
-}
-
-impl Tree {
-    /// Makes a tree of the root folder alone, which is filled from another source than the
-    /// listings of its folders.
-    pub(super) fn from_other_source() -> Self {
-        let mut tree = Self {
-            folders: Vec::new(),
-            conversions: Conversions::new(),
-            kept: HashMap::new(),
-            requests: 0,
-        };
-        tree.push_folder("");
-        tree
-    }
-
-    /// Adds a folder without entries; returns its index.
-    pub(super) fn push_folder(&mut self, path: &str) -> u32 {
-        self.folders.push(WalkedFolder {
-            path: path.into(),
-            entries: Vec::new(),
-            tree: ObjectId::null(HashKind::Sha1),
-            above: None,
-            depth: 0,
-        });
-        u32::try_from(self.folders.len() - 1)
-            .expect("because four billion folders do not fit into memory")
-    }
-}
-
-impl WalkedFolder {
-    /// Returns the path of the entry `name`.
-    pub(super) fn join(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}/{name}", self.path)
+impl RepositoryFiles<'_> {
+    fn get(&self) -> &dyn TreeSource {
+        match self {
+            Self::Archived(files) => *files,
+            Self::Submodule(content) => &*content.files,
         }
     }
 }
@@ -117,12 +56,16 @@ impl WalkedFolder {
 #[derive(Clone, Copy)]
 enum WalkTask {
     List(u32),
-    Read(ObjectId),
+    /// Reads a `.gitattributes` of the repository.
+    Read(ObjectId, u32),
+    /// Opens the submodule that is entry `1` of folder `0`.
+    Open(u32, u32, ObjectId),
 }
 
 enum WalkResult {
     Listed(u32, Result<TreeListing>),
     Read(ObjectId, u64, Result<(Bytes, Reservation)>),
+    Opened(u32, u32, Result<SubmoduleCommit>),
 }
 
 /// A `.gitattributes`, by blob.
@@ -144,14 +87,21 @@ struct Walk<'a> {
     budget: Arc<MemoryBudget>,
     // Numbers of the pending reservations for `.gitattributes`.
     reading: BTreeSet<u64>,
+    // Entries with the attribute `export-ignore` are left out.
+    export_ignore: bool,
+    // Pointers of git LFS become their objects.
+    with_lfs: bool,
+    submodules: Option<&'a dyn SubmoduleRepositories>,
+    // The `.gitmodules` of each repository.
+    modules: HashMap<u32, Arc<OnceCell<Modules>>>,
+    // Rules without any `.gitattributes`.
+    built_in: Arc<Rules>,
 }
 
-/// Lists the tree `root` and everything below it, with up to `concurrency` concurrent
-/// requests.
-pub(super) async fn walk(
-    files: &dyn TreeSource,
-    root: ObjectId,
-    concurrency: usize,
+/// Lists the tree of the commit of `request`.
+pub(super) async fn walk<'a>(
+    files: &'a dyn TreeSource,
+    request: &'a ArchiveRequest,
 ) -> Result<Tree> {
     let (attributes, built_in) = Attributes::new()?;
     let mut walk = Walk {
@@ -159,6 +109,7 @@ pub(super) async fn walk(
         tree: Tree {
             folders: Vec::new(),
             conversions: Conversions::new(),
+            submodules: Vec::new(),
             kept: HashMap::new(),
             requests: 0,
         },
@@ -169,11 +120,17 @@ pub(super) async fn walk(
         kept_bytes: 0,
         budget: MemoryBudget::new(MAX_READING_BYTES),
         reading: BTreeSet::new(),
+        export_ignore: request.export_ignore,
+        with_lfs: request.lfs.is_some(),
+        submodules: request.submodules.as_deref(),
+        modules: HashMap::new(),
+        built_in: Arc::clone(&built_in),
     };
-    walk.add_folder(Box::default(), root, None, built_in)?;
+    let root = request.commit.tree;
+    walk.add_folder(Box::default(), root, None, 0, built_in)?;
     let mut running = FuturesUnordered::new();
     loop {
-        while running.len() < concurrency.max(1) {
+        while running.len() < request.concurrency.max(1) {
             let Some(task) = walk.tasks.pop_front() else {
                 break;
             };
@@ -193,29 +150,43 @@ pub(super) async fn walk(
                 walk.prioritize_first();
                 walk.read(id, answer)?;
             }
+            Some(WalkResult::Opened(folder, entry, content)) => {
+                walk.opened(folder, entry, content)?;
+            }
         }
     }
 }
 
 impl<'a> Walk<'a> {
+    /// Returns the files of a repository.
+    fn files_of(&self, source: u32) -> RepositoryFiles<'a> {
+        match self.tree.submodule(source) {
+            None => RepositoryFiles::Archived(self.files),
+            Some(submodule) => RepositoryFiles::Submodule(submodule.clone()),
+        }
+    }
+
     fn start(&mut self, task: WalkTask) -> BoxFuture<'a, WalkResult> {
-        let files = self.files;
         match task {
             WalkTask::List(index) => {
                 let folder = &self.tree.folders[index as usize];
-                let (path, tree) = (folder.path.clone(), folder.tree);
+                let files = self.files_of(folder.source);
+                let path = self.tree.path_in(folder.source, &folder.path).to_owned();
+                let tree = folder.tree;
                 Box::pin(async move {
-                    let folder = files.folder(&path, tree).await;
+                    let folder = files.get().folder(&path, tree).await;
                     WalkResult::Listed(index, folder)
                 })
             }
-            WalkTask::Read(id) => {
+            WalkTask::Open(index, entry, commit) => self.open(index, entry, commit),
+            WalkTask::Read(id, source) => {
+                let files = self.files_of(source);
                 let number = self.tree.requests;
                 let pending = self.budget.reserve(number);
                 self.reading.insert(number);
                 self.prioritize_first();
                 Box::pin(async move {
-                    let bytes = files.file(id, &pending).await;
+                    let bytes = files.get().file(id, &pending).await;
                     let answer = bytes.map(|bytes| {
                         let reservation = pending.into_reservation(bytes.len());
                         (bytes, reservation)
@@ -238,6 +209,7 @@ impl<'a> Walk<'a> {
         path: Box<str>,
         tree: ObjectId,
         above: Option<u32>,
+        source: u32,
         rules: Arc<Rules>,
     ) -> Result<u32> {
         let mut depth = 0;
@@ -248,7 +220,7 @@ impl<'a> Walk<'a> {
         // A tree cannot contain itself, because its id depends on its content.
         while let Some(index) = next {
             let folder = &self.tree.folders[index as usize];
-            if folder.tree == tree {
+            if folder.tree == tree && folder.source == source {
                 return Err(corrupt(&path, "contains itself"));
             }
             next = folder.above;
@@ -261,6 +233,7 @@ impl<'a> Walk<'a> {
         self.tree.folders.push(WalkedFolder {
             path,
             entries: Vec::new(),
+            source,
             tree,
             above,
             depth,
@@ -279,6 +252,7 @@ impl<'a> Walk<'a> {
             _ => None,
         });
         folder.entries = entries;
+        let source = folder.source;
         let Some(id) = rules_file.filter(|id| !id.is_empty_blob()) else {
             return self.descend(index, None);
         };
@@ -293,7 +267,7 @@ impl<'a> Walk<'a> {
             }
             None => {
                 self.rules_files.insert(id, RulesFile::Pending(vec![index]));
-                self.tasks.push_front(WalkTask::Read(id));
+                self.tasks.push_front(WalkTask::Read(id, source));
                 Ok(())
             }
         }
@@ -325,15 +299,17 @@ impl<'a> Walk<'a> {
             .take()
             .expect("because each folder is listed once");
         let path = self.tree.folders[at].path.clone();
+        let source = self.tree.folders[at].source;
         if let Some(bytes) = rules_file {
-            rules = self.attributes.add(&rules, &path, bytes)?;
+            let is_root = self.tree.root_of(source) == index;
+            rules = self.attributes.add(&rules, &path, is_root, bytes)?;
         }
         let mut entries = std::mem::take(&mut self.tree.folders[at].entries);
-        for entry in &mut entries {
+        for (number, entry) in entries.iter_mut().enumerate() {
             let path = self.tree.folders[at].join(&entry.name);
             let is_folder = !matches!(entry.node, WalkedEntry::Blob(..));
             let found = self.attributes.find(&rules, &path, is_folder);
-            entry.ignored = found.export_ignore;
+            entry.ignored = found.export_ignore && self.export_ignore;
             if entry.ignored {
                 continue;
             }
@@ -344,21 +320,102 @@ impl<'a> Walk<'a> {
                         path.into(),
                         tree,
                         Some(index),
+                        source,
                         Arc::clone(&rules),
                     )?);
                 }
                 WalkedEntry::Blob(mode, _, conversion) if *mode != EntryMode::Link => {
-                    let selected = Conversion::new(&found, &path)?;
+                    let selected = Conversion::new(&found, &path, self.with_lfs)?;
                     *conversion = self.tree.conversions.intern(selected);
                 }
-                WalkedEntry::Blob(..) | WalkedEntry::Submodule => {}
+                WalkedEntry::Submodule(commit) if self.submodules.is_some() => {
+                    self.tasks
+                        .push_back(WalkTask::Open(index, count(number), *commit));
+                }
+                WalkedEntry::Blob(..) | WalkedEntry::Submodule(_) => {}
             }
         }
         self.tree.folders[at].entries = entries;
         Ok(())
     }
 
+    /// Opens a submodule.
+    fn open(&mut self, index: u32, entry: u32, commit: ObjectId) -> BoxFuture<'a, WalkResult> {
+        let folder = &self.tree.folders[index as usize];
+        let source = folder.source;
+        let path = folder.join(&folder.entries[entry as usize].name);
+        let path = self.tree.path_in(source, &path).to_owned();
+        let root = &self.tree.folders[self.tree.root_of(source) as usize];
+        // As by git, a symbolic link is not followed.
+        let modules_file = root.entries.iter().find_map(|entry| match entry.node {
+            WalkedEntry::Blob(mode, id, _) if &*entry.name == ".gitmodules" => {
+                (mode != EntryMode::Link).then_some(id)
+            }
+            _ => None,
+        });
+        let parent = match (self.tree.submodule(source), self.submodules) {
+            (Some(submodule), _) => submodule.name().to_owned(),
+            (None, repositories) => repositories.map_or("", |all| all.root()).to_owned(),
+        };
+        let files = self.files_of(source);
+        let modules = Arc::clone(self.modules.entry(source).or_default());
+        let repositories = self.submodules;
+        Box::pin(async move {
+            let opened = async {
+                let repositories = repositories.ok_or_else(|| {
+                    Error::new(ErrorKind::Internal, "submodules are not archived")
+                })?;
+                let modules = modules.get_or_try_init(async || {
+                    let Some(id) = modules_file else {
+                        return Ok(Modules::default());
+                    };
+                    let bytes = files.get().file(id, &Unlimited).await;
+                    Modules::parse(&bytes.map_err(|error| error.context("reading `.gitmodules`"))?)
+                });
+                let modules = modules.await?;
+                submodules::open(repositories, &parent, modules, &path, commit).await
+            };
+            WalkResult::Opened(index, entry, opened.await)
+        })
+    }
+
+    /// Lists the content of a submodule.
+    fn opened(&mut self, index: u32, entry: u32, content: Result<SubmoduleCommit>) -> Result<()> {
+        let folder = &self.tree.folders[index as usize];
+        let (above, at) = (folder.source, entry as usize);
+        let path = folder.join(&folder.entries[at].name);
+        let shown = path.escape_debug().to_string();
+        let content = content.map_err(|error| error.context(format!("submodule `{shown}`")))?;
+        let mut names = vec![self.submodules.map_or("", |all| all.root())];
+        let mut next = above;
+        while let Some(number) = (next as usize).checked_sub(1) {
+            let submodule = &self.tree.submodules[number];
+            names.push(submodule.content.name());
+            next = submodule.above;
+        }
+        if names.contains(&content.name()) || names.len() > submodules::MAX_DEPTH {
+            let name = content.name();
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("submodule `{shown}` is in a circle: `{name}` contains itself"),
+            )
+            .with_hint("take the submodule out of one of the repositories"));
+        }
+        let tree = content.commit.tree;
+        let source = count(self.tree.submodules.len() + 1);
+        self.tree.submodules.push(ListedSubmodule {
+            content,
+            above,
+            root: count(self.tree.folders.len()),
+        });
+        let rules = Arc::clone(&self.built_in);
+        let root = self.add_folder(path.into(), tree, Some(index), source, rules)?;
+        self.tree.folders[index as usize].entries[at].node = WalkedEntry::Folder(tree, Some(root));
+        Ok(())
+    }
+
     fn finish(mut self) -> Tree {
+        self.tree.requests += self.submodules.map_or(0, SubmoduleRepositories::requests);
         let kept = self
             .rules_files
             .into_iter()
@@ -413,7 +470,7 @@ fn sorted(path: &str, tree: ObjectId, listing: TreeListing) -> Result<Vec<Entry>
             name: name.into(),
             node: match mode {
                 EntryMode::Tree => WalkedEntry::Folder(id, None),
-                EntryMode::Commit => WalkedEntry::Submodule,
+                EntryMode::Commit => WalkedEntry::Submodule(id),
                 EntryMode::Blob | EntryMode::BlobExecutable | EntryMode::Link => {
                     WalkedEntry::Blob(mode, id, UNCHANGED)
                 }

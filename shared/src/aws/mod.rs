@@ -6,6 +6,8 @@
 
 mod connection_pool;
 mod git_http;
+#[cfg(feature = "event-bus")]
+mod json_service;
 mod profile;
 mod proxied_http;
 #[cfg(feature = "client")]
@@ -31,13 +33,15 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "event-bus", feature = "s3"))]
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::error::{Error, ErrorKind, Result};
 use connection_pool::Connections;
 
 pub use git_http::{HttpSettings, git_http};
+#[cfg(feature = "event-bus")]
+pub(crate) use json_service::{JsonEndpoint, JsonService};
 pub use profile::{CredentialSetup, Profiles};
 #[cfg(feature = "codecommit")]
 pub(crate) use response_body::BodyGate;
@@ -46,6 +50,7 @@ pub(crate) use response_body::IdleTimeout;
 #[cfg(any(
     feature = "codecommit",
     feature = "codepipeline",
+    feature = "kms",
     feature = "roles",
     feature = "s3"
 ))]
@@ -240,10 +245,10 @@ impl Aws {
         IdleTimeout::new(self.idle_timeout, self.connections.clone())
     }
 
-    /// Returns whether requests to a service go elsewhere than to AWS, by the SDK's rules;
-    /// `id` as in `AWS_ENDPOINT_URL_<ID>`.
-    #[cfg(feature = "s3")]
-    pub(crate) fn has_endpoint_override(&self, id: &str) -> bool {
+    /// Returns the endpoint of a service where requests go elsewhere than to AWS, by the SDK's
+    /// rules; `id` as in `AWS_ENDPOINT_URL_<ID>`.
+    #[cfg(any(feature = "event-bus", feature = "s3"))]
+    pub(crate) fn endpoint_override(&self, id: &str) -> Option<String> {
         let of_service = || {
             let key = ServiceConfigKey::builder()
                 .service_id(id)
@@ -253,7 +258,7 @@ impl Aws {
                 .ok()?;
             self.sdk.service_config()?.load_config(key)
         };
-        self.sdk.endpoint_url().is_some() || of_service().is_some()
+        of_service().or_else(|| self.sdk.endpoint_url().map(str::to_owned))
     }
 }
 
@@ -296,6 +301,6 @@ mod tests {
             "{shown}"
         );
         assert_eq!(aws.region(), "eu-west-1");
-        assert!(aws.has_endpoint_override("S3"));
+        assert!(aws.endpoint_override("S3").is_some());
     }
 }

@@ -10,14 +10,14 @@ use bytes::Bytes;
 use super::client_error::{convert, convert_in};
 use super::client_fields::{of_repository, parse, required};
 use super::{
-    BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerEvent,
-    TriggerSet, client_differences,
+    BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, PullRequest, Repository, Trigger,
+    TriggerEvent, TriggerSet, client_differences, client_pull_requests, client_revisions,
 };
 use crate::aws::{ApiCall, Aws, BodyGate, corrupt};
 use crate::error::Result;
 use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
 use crate::git::{ObjectId, escaped_excerpt};
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName, TreeId};
+use crate::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName, TreeId};
 
 /// Maximum number of characters of a repository's description.
 pub const MAX_DESCRIPTION_CHARS: usize = 1000;
@@ -37,6 +37,10 @@ impl SdkCodeCommit {
         Self {
             client: Client::from_conf(config),
         }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Returns the description of a repository, if it has one.
@@ -204,6 +208,10 @@ impl CodeCommit for SdkCodeCommit {
         parse(&call, "commitId", commit, CommitId::new)
     }
 
+    async fn get_tag(&self, repository: &RepositoryName, tag: &TagName) -> Result<CommitId> {
+        client_revisions::get_tag(&self.client, repository, tag).await
+    }
+
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit> {
         let call = || ApiCall {
             subject: format!("commit {commit} of repository `{repository}`"),
@@ -346,6 +354,19 @@ impl CodeCommit for SdkCodeCommit {
         next: Option<&str>,
     ) -> Result<Page<Difference>> {
         client_differences::get_differences(&self.client, repository, before, after, next).await
+    }
+
+    async fn get_merge_base(
+        &self,
+        repository: &RepositoryName,
+        commit: CommitId,
+        branch: &BranchName,
+    ) -> Result<Option<CommitId>> {
+        client_revisions::get_merge_base(&self.client, repository, commit, branch).await
+    }
+
+    async fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest> {
+        client_pull_requests::get_pull_request(&self.client, id).await
     }
 
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {

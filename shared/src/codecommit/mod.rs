@@ -11,24 +11,36 @@ mod client_differences;
 mod client_error;
 #[cfg(feature = "codecommit")]
 mod client_fields;
+#[cfg(feature = "codecommit")]
+mod client_pull_requests;
+mod client_review;
+#[cfg(feature = "codecommit")]
+mod client_revisions;
 mod difference;
 mod git_client;
 pub mod git_credential_source;
 pub mod git_credentials;
 mod passed_over;
+mod pull_request;
 mod retrying;
+mod retrying_reviews;
+mod review;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 pub use difference::{Difference, DifferenceSide, differences_up_to};
 pub(crate) use git_client::git_client;
 pub use passed_over::PassedOver;
+pub use pull_request::{PullRequest, PullRequestTarget};
+pub use review::{
+    ApprovalState, MAX_COMMENT_CHARS, Review, ReviewComment, Reviews, comment_of_token,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::git::escaped_excerpt;
 use crate::git::object::{Commit, TreeListing};
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
+use crate::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName};
 
 /// Largest file that `GetFile` and `GetBlob` serve, in bytes (6 MiB).
 pub const MAX_BLOB_BYTES: u64 = 6 * 1024 * 1024;
@@ -158,6 +170,10 @@ pub trait CodeCommit: Send + Sync {
         branch: &BranchName,
     ) -> Result<CommitId>;
 
+    /// Reads the commit that a tag names, through an annotated one. Errors: `NotFound` with
+    /// [`Error::is_commit_missing`](crate::Error::is_commit_missing) for a missing tag.
+    async fn get_tag(&self, repository: &RepositoryName, tag: &TagName) -> Result<CommitId>;
+
     /// Reads a commit.
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit>;
 
@@ -186,6 +202,18 @@ pub trait CodeCommit: Send + Sync {
         after: CommitId,
         next: Option<&str>,
     ) -> Result<Page<Difference>>;
+
+    /// Finds the best common ancestor of a commit and a branch's tip; `None` for unrelated
+    /// histories, and where the service finds none within its limits.
+    async fn get_merge_base(
+        &self,
+        repository: &RepositoryName,
+        commit: CommitId,
+        branch: &BranchName,
+    ) -> Result<Option<CommitId>>;
+
+    /// Describes a pull request. Errors: `NotFound` for a missing one.
+    async fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest>;
 
     /// Reads the triggers.
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet>;

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet};
+use super::{
+    BlobAdmission, CodeCommit, Difference, Page, PullRequest, Repository, Trigger, TriggerSet,
+};
 use crate::error::Result;
 use crate::git::object::{Commit, TreeListing};
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
+use crate::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName};
 use crate::retry::{Permit, Retrying};
 
 #[async_trait]
@@ -63,6 +65,12 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
             .await
     }
 
+    async fn get_tag(&self, repository: &RepositoryName, tag: &TagName) -> Result<CommitId> {
+        self.policy
+            .run(|| self.inner.get_tag(repository, tag))
+            .await
+    }
+
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit> {
         self.policy
             .run(|| self.inner.get_commit(repository, commit))
@@ -110,6 +118,21 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
         self.policy
             .run(|| self.inner.get_differences(repository, before, after, next))
             .await
+    }
+
+    async fn get_merge_base(
+        &self,
+        repository: &RepositoryName,
+        commit: CommitId,
+        branch: &BranchName,
+    ) -> Result<Option<CommitId>> {
+        self.policy
+            .run(|| self.inner.get_merge_base(repository, commit, branch))
+            .await
+    }
+
+    async fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest> {
+        self.policy.run(|| self.inner.get_pull_request(id)).await
     }
 
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {

@@ -81,7 +81,11 @@ pub(super) fn parse(event: &Value) -> Result<Request> {
         Some(other) => {
             return Err(invalid_field(
                 "detail-type",
-                format!("`{}` is not `{DETAIL_TYPE}`", other.escape_debug()),
+                format!(
+                    "`{}` is not `{DETAIL_TYPE}` or `{}`",
+                    other.escape_debug(),
+                    super::pull_request::DETAIL_TYPE
+                ),
             ));
         }
         None => return Err(invalid_field("detail-type", "it is missing")),

@@ -5,11 +5,15 @@
 //! types also serialise, because the development server sends these events.
 
 mod eventbridge;
+mod execution;
 mod manual;
+mod pull_request;
 mod queue;
 mod trigger;
 
 pub use eventbridge::{StateChange, StateChangeDetail};
+pub use execution::ExecutionEvent;
+pub use pull_request::{PullRequestStateChange, PullRequestStateChangeDetail};
 pub use queue::unwrapped;
 pub use trigger::{CodeCommitRecord, Record, References, TriggerReference};
 
@@ -17,7 +21,8 @@ use serde_json::Value;
 
 use crate::arn::Origin;
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{BranchName, CommitId, RefName, RepositoryName};
+use crate::filter::PullRequestEvent;
+use crate::name::{BranchName, CommitId, PullRequestId, RefName, RepositoryName, TagName};
 
 /// Maximum number of references in one event; CodeCommit accepts 4,000 in a push.
 pub const MAX_REFERENCES: usize = 10_000;
@@ -53,11 +58,26 @@ pub struct RefEvent {
     pub is_found: bool,
 }
 
+/// A changed pull request. It may have changed again since, so its state must be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullRequestChange {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// Account and region of the repository, if the event has them.
+    pub origin: Option<Origin>,
+    /// The pull request.
+    pub id: PullRequestId,
+    /// The change; `None` for one that concerns neither commits nor status.
+    pub change: Option<PullRequestEvent>,
+}
+
 /// One item of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// A reference changed.
     RefEvent(RefEvent),
+    /// A pull request changed.
+    PullRequest(PullRequestChange),
     /// A manual request for a branch.
     Branch {
         /// The repository.
@@ -66,6 +86,26 @@ pub enum Request {
         branch: BranchName,
         /// The commit that is expected as the tip.
         commit: Option<CommitId>,
+        /// Whether what was started before is started once more.
+        again: bool,
+    },
+    /// A manual request for a tag.
+    Tag {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag.
+        tag: TagName,
+        /// Whether what was started before is started once more.
+        again: bool,
+    },
+    /// A manual request for a commit, which no branch need contain.
+    Commit {
+        /// The repository.
+        repository: RepositoryName,
+        /// The commit.
+        commit: CommitId,
+        /// Whether what was started before is started once more.
+        again: bool,
     },
     /// A manual request for a whole repository.
     Repository(RepositoryName),
@@ -74,6 +114,8 @@ pub enum Request {
         /// Whether the answer only says what would be done, and nothing is written.
         plan: bool,
     },
+    /// The state of a pipeline's execution changed.
+    Execution(ExecutionEvent),
     /// A test of a trigger; there is nothing to do.
     TriggerTest {
         /// The repository.
@@ -93,7 +135,13 @@ pub fn parse(event: &Value) -> Result<Vec<Result<Request>>> {
     if object.contains_key("Records") {
         trigger::parse(event)
     } else if object.contains_key("detail-type") || object.contains_key("detail") {
-        eventbridge::parse(event).map(|request| vec![Ok(request)])
+        let detail_type = object.get("detail-type").and_then(Value::as_str);
+        let request = match detail_type {
+            Some(execution::DETAIL_TYPE) => execution::parse(event),
+            Some(pull_request::DETAIL_TYPE) => pull_request::parse(event),
+            _ => eventbridge::parse(event),
+        };
+        request.map(|request| vec![Ok(request)])
     } else {
         manual::parse(object).map(|request| vec![Ok(request)])
     }
@@ -106,7 +154,8 @@ fn unknown_shape(why: &str) -> Error {
     )
     .with_hint(
         "send a CodeCommit trigger record, an EventBridge `CodeCommit Repository State \
-             Change`, {\"repository\":\"..\",\"branch\":\"..\"} or {\"schedule\":true}",
+             Change`, {\"repository\":\"..\",\"branch\":\"..\"}, {\"repository\":\"..\",\"tag\":\"..\"} \
+             or {\"schedule\":true}",
     )
 }
 

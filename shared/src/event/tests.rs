@@ -95,6 +95,47 @@ fn state_changes_are_parsed() {
 }
 
 #[test]
+fn changes_of_pull_requests_are_parsed() {
+    let change = |event: &Value| {
+        let mut requests = requests(event);
+        let Request::PullRequest(change) = requests.remove(0) else {
+            panic!("it is a pull request");
+        };
+        assert_eq!(change.repository.as_str(), "demo");
+        assert_eq!(change.id.as_str(), "12");
+        assert!(change.origin.is_some());
+        change.change
+    };
+    for (name, expected) in [
+        ("created", PullRequestEvent::Open),
+        ("updated", PullRequestEvent::Updated),
+        ("closed", PullRequestEvent::Closed),
+        ("merged", PullRequestEvent::Closed),
+    ] {
+        let event = file(&format!("eventbridge-pull-request-{name}"));
+        assert_eq!(change(&event), Some(expected), "{name}");
+    }
+    let mut approved = file("eventbridge-pull-request-created");
+    approved["detail"]["event"] = json!("pullRequestApprovalStateChanged");
+    assert_eq!(change(&approved), None);
+    for (member, value, field) in [
+        ("pullRequestId", json!("a/b"), "`detail.pullRequestId`"),
+        ("repositoryNames", json!([]), "`detail.repositoryNames`"),
+        (
+            "repositoryNames",
+            json!(["a/b"]),
+            "`detail.repositoryNames[0]`",
+        ),
+        ("event", json!(null), "`detail`"),
+    ] {
+        let mut event = file("eventbridge-pull-request-created");
+        event["detail"][member] = value;
+        let error = parse(&event).expect_err(field);
+        assert!(error.to_string().contains(field), "{error}");
+    }
+}
+
+#[test]
 fn manual_requests_are_parsed() {
     let repository = RepositoryName::new("demo").expect("it is valid");
     let branch = BranchName::new("feature/login").expect("it is valid");
@@ -103,7 +144,8 @@ fn manual_requests_are_parsed() {
         [Request::Branch {
             repository: repository.clone(),
             branch: branch.clone(),
-            commit: None
+            commit: None,
+            again: false,
         }]
     );
     assert_eq!(
@@ -112,6 +154,36 @@ fn manual_requests_are_parsed() {
             repository: repository.clone(),
             branch,
             commit: Some(CommitId::new(A).expect("it is valid")),
+            again: false,
+        }]
+    );
+    assert_eq!(
+        requests(&file("manual-again")),
+        [Request::Branch {
+            repository: repository.clone(),
+            branch: BranchName::new("main").expect("it is valid"),
+            commit: None,
+            again: true,
+        }]
+    );
+    for name in ["v1.0", "refs/tags/v1.0"] {
+        let mut event = file("manual-tag");
+        event["tag"] = json!(name);
+        assert_eq!(
+            requests(&event),
+            [Request::Tag {
+                repository: repository.clone(),
+                tag: TagName::new("v1.0").expect("it is valid"),
+                again: false,
+            }]
+        );
+    }
+    assert_eq!(
+        requests(&file("manual-commit")),
+        [Request::Commit {
+            repository: repository.clone(),
+            commit: CommitId::new(A).expect("it is valid"),
+            again: false,
         }]
     );
     assert_eq!(
@@ -226,7 +298,17 @@ fn a_malformed_field_is_named() {
             json!({"repository": "r", "branch": "b", "commit": "xyz"}),
             "commit",
         ),
-        (json!({"repository": "r", "commit": A}), "commit"),
+        (json!({"repository": "r", "tag": "a..b"}), "tag"),
+        (json!({"repository": "r", "tag": "t", "branch": "b"}), "tag"),
+        (
+            json!({"repository": "r", "tag": "t", "commit": A}),
+            "commit",
+        ),
+        (json!({"repository": "r", "again": true}), "again"),
+        (
+            json!({"repository": "r", "branch": "b", "again": 1}),
+            "again",
+        ),
         (json!({"schedule": false}), "schedule"),
         (json!({"schedule": true, "repository": "r"}), "schedule"),
         (json!({"schedule": true, "plan": "yes"}), "plan"),

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// AWS Lambda of one account and region.
 #[derive(Debug, Clone)]
 pub struct SdkFunctions {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl SdkFunctions {
@@ -51,7 +51,7 @@ impl Functions for SdkFunctions {
 }
 
 /// Converts Lambda's errors (API reference, `Invoke`).
-fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
+pub(super) fn convert(failure: SdkFailure, call: &ApiCall) -> Error {
     let subject = &call.subject;
     match failure.code() {
         "ResourceNotFoundException" => failure

@@ -1,8 +1,11 @@
-//! Invocations of Lambda functions, as a trait in plain types. [`client`] calls the service;
-//! the testkit has an implementation in memory.
+//! Lambda functions as traits in plain types: their invocations, and those that are deployed.
+//! [`client`] calls the service; the testkit has invocations in memory.
 
 #[cfg(feature = "invoke")]
 pub mod client;
+#[cfg(feature = "invoke")]
+mod client_inventory;
+mod deployed;
 mod retrying;
 
 use std::fmt;
@@ -10,6 +13,7 @@ use std::str::FromStr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use deployed::{DeployedFunction, FunctionInventory, FunctionPage, all_functions};
 
 use crate::arn::ArnParts;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,7 +84,8 @@ impl FunctionArn {
         Self::new(other).is_ok_and(|other| other.unqualified() == self.unqualified())
     }
 
-    fn unqualified(&self) -> &str {
+    /// Returns the ARN without version and alias.
+    pub fn unqualified(&self) -> &str {
         let mut colons = self.text.match_indices(':').map(|(at, _)| at);
         // `arn:<partition>:lambda:<region>:<account>:function:<name>` has six colons.
         colons.nth(6).map_or(&self.text, |end| &self.text[..end])

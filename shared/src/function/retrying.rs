@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{FunctionArn, Functions};
+use super::{FunctionArn, FunctionInventory, FunctionPage, Functions};
 use crate::error::Result;
 use crate::retry::Retrying;
 
@@ -15,5 +15,16 @@ impl<F: Functions> Functions for Retrying<F> {
         self.policy
             .run(|| self.inner.invoke_async(function, payload.clone()))
             .await
+    }
+}
+
+#[async_trait]
+impl<F: FunctionInventory> FunctionInventory for Retrying<F> {
+    async fn list_functions(&self, next: Option<&str>) -> Result<FunctionPage> {
+        self.policy.run(|| self.inner.list_functions(next)).await
+    }
+
+    async fn stack_of(&self, function: &FunctionArn) -> Result<Option<String>> {
+        self.policy.run(|| self.inner.stack_of(function)).await
     }
 }

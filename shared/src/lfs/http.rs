@@ -82,6 +82,19 @@ impl HttpLfs {
         })
     }
 
+    /// Makes the store of an LFS server at the URL of `client`, as `lfs.url` names it.
+    ///
+    /// # Errors
+    /// `Config` when the URL of the batch API is invalid.
+    pub fn at_server(client: SmartHttp) -> Result<Self> {
+        Ok(Self {
+            batch: Address::new(&format!("{}/objects/batch", client.url()))?,
+            client,
+            downloads: Mutex::default(),
+            uploads: Mutex::default(),
+        })
+    }
+
     async fn request_batch(
         &self,
         operation: Operation,
@@ -279,19 +292,23 @@ impl LfsStore for HttpLfs {
         Ok(missing)
     }
 
-    async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
+    async fn prepare(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
         debug_assert!(pointers.len() <= BATCH, "servers accept no more");
         let offers = self.request_batch(Operation::Download, pointers).await?;
+        let mut refused = Vec::new();
         let offers = pointers.iter().zip(offers).map(|(pointer, offer)| {
             let offer = offer.map_err(|error| match error.kind() {
                 // Of this object only, so that it does not end the run.
                 ErrorKind::AccessDenied => missing_object(pointer, self).with_source(error),
                 _ => self.with_object(pointer, error),
             });
+            if matches!(&offer, Err(error) if error.kind() == ErrorKind::NotFound) {
+                refused.push(pointer.clone());
+            }
             (pointer.oid.clone(), offer)
         });
         lock(&self.downloads).extend(offers);
-        Ok(())
+        Ok(refused)
     }
 
     async fn read(&self, pointer: &Pointer) -> Result<LfsBody> {

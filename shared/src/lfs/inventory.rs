@@ -12,8 +12,8 @@ use crate::storage::ETag;
 /// Maximum number of writes of a change, while other clients write too.
 const MAX_WRITES: usize = 5;
 
-/// The store of a target, and its record. Where the store keeps none, the record lives as long
-/// as the run.
+/// The store of a target, and its record. Where the store keeps none, or the target refuses it, the
+/// record lives as long as the run.
 pub(super) struct Inventory {
     pub(super) store: Arc<dyn LfsStore>,
     state: Mutex<Option<State>>,
@@ -31,8 +31,9 @@ impl State {
         let (bytes, etag) = match records.read_record().await {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(Self::default()),
-            // S3 answers so for a missing object if its reader may not list the bucket.
-            Err(error) if error.kind() == ErrorKind::AccessDenied => {
+            // S3 answers so for a missing object if its reader may not list the bucket; a git
+            // server, if the ref was deleted meanwhile.
+            Err(error) if matches!(error.kind(), ErrorKind::AccessDenied | ErrorKind::NotFound) => {
                 tracing::warn!(
                     error = %error.report(),
                     "the record of LFS objects of {store} cannot be read: missing objects are not \
@@ -92,6 +93,19 @@ impl Inventory {
         Ok(state.as_mut().expect("because it was just set"))
     }
 
+    /// Returns what the target keeps of a record: a store that cannot list its objects does not
+    /// remember them, nor how far they were verified.
+    fn kept(&self, record: &LfsRecord) -> LfsRecord {
+        if self.store.listed().is_some() {
+            return record.clone();
+        }
+        LfsRecord {
+            missing: record.missing.clone(),
+            unscanned: record.unscanned.clone(),
+            ..LfsRecord::default()
+        }
+    }
+
     /// Makes a change, which must have the same effect when it is repeated, and writes the record
     /// if the change has an effect.
     pub(super) async fn update(&self, change: impl Fn(&mut LfsRecord)) -> Result<()> {
@@ -104,23 +118,37 @@ impl Inventory {
             if changed == loaded.record {
                 return Ok(());
             }
-            let Some(records) = self.store.records() else {
+            let kept = self.kept(&changed);
+            let is_kept_unchanged = kept == self.kept(&loaded.record);
+            let Some(records) = self.store.records().filter(|_| !is_kept_unchanged) else {
                 loaded.record = changed;
                 return Ok(());
             };
-            let bytes: Bytes = changed.to_bytes();
+            let bytes: Bytes = kept.to_bytes();
             writes += 1;
             match records.write_record(bytes, loaded.etag.as_ref()).await {
                 Ok(etag) => {
                     *loaded = State {
                         record: changed,
-                        etag: Some(etag),
+                        etag,
                     };
                     return Ok(());
                 }
                 // Another client wrote it: its facts are kept.
                 Err(error) if error.kind() == ErrorKind::Conflict && writes < MAX_WRITES => {
                     *state = None;
+                }
+                Err(error)
+                    if error.kind() == ErrorKind::AccessDenied && self.store.listed().is_none() =>
+                {
+                    tracing::warn!(
+                        error = %error.report(),
+                        "{} refuses the record of missing LFS objects: `\"lfs\": \"verify\"` finds \
+                         them",
+                        self.store
+                    );
+                    loaded.record = changed;
+                    return Ok(());
                 }
                 Err(error) => {
                     let message = format!("writing the record of LFS objects of {}", self.store);

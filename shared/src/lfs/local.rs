@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 
 use super::pointer::parse_oid;
-use super::{LfsBody, LfsStore, Pointer, RecordStore, StoredObjects, missing_object};
+use super::{LfsBody, LfsStore, ListedStore, Pointer, RecordStore, StoredObjects, missing_object};
 use crate::blocking::try_run;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::ETag;
@@ -131,6 +131,10 @@ impl LfsStore for LocalLfs {
     fn records(&self) -> Option<&dyn RecordStore> {
         Some(self)
     }
+
+    fn listed(&self) -> Option<&dyn ListedStore> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -140,7 +144,7 @@ impl RecordStore for LocalLfs {
         try_run(move || read_record(&path)).await
     }
 
-    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<ETag> {
+    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<Option<ETag>> {
         let path = self.record_path();
         let random: u128 = rand::random();
         let temp_path = self.directory.join("tmp");
@@ -154,11 +158,14 @@ impl RecordStore for LocalLfs {
             }
             let etag = content_tag(&record)?;
             TempFile::create(temp_path)?.push(&record)?.publish(&path)?;
-            Ok(etag)
+            Ok(Some(etag))
         })
         .await
     }
+}
 
+#[async_trait]
+impl ListedStore for LocalLfs {
     async fn list(&self, digits: &str) -> Result<StoredObjects> {
         let (folder, digits) = (self.directory.join("objects"), digits.to_owned());
         try_run(move || {

@@ -11,13 +11,11 @@
 //! | `agent` | lines of git-lfs's protocol for transfer agents |
 //! | `download` | one object into a file, resumed if it is large |
 //! | `part_reader`, `resumable` | uploads to S3 in parts, also over several runs |
+//! | `config` | the place of objects that a repository's `.lfsconfig` names (pure) |
 //! | `record` | the objects of a mirror, as remembered at its target (pure) |
 //! | `inventory` | the record of one target, read once and written after each change |
 //! | `transfer` | copies the objects that new pointers name |
 //! | `restore` | copies objects that were missing, have vanished, or were never copied |
-//!
-//! A repository's own settings (`.lfsconfig`) are not read: servers are called at git-lfs's
-//! default URL.
 //!
 //! # Missing objects
 //! An object that the source cannot provide does not stop the others, nor the refs. The target
@@ -25,6 +23,7 @@
 
 pub mod agent;
 mod batch;
+mod config;
 mod download;
 mod http;
 mod inventory;
@@ -47,6 +46,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
+pub use config::{CONFIG_FILE, configured_url};
 pub use download::download;
 pub use http::HttpLfs;
 pub use local::{LocalLfs, read_file};
@@ -76,12 +76,19 @@ pub trait LfsStore: fmt::Display + Send + Sync {
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>>;
 
     /// Prepares reading these objects, at most [`BATCH`], in a store that is queried in
-    /// batches. The failure of a single object is returned when it is read.
+    /// batches; returns those that the store reports not to have. The failure of a single object
+    /// is returned when it is read.
     ///
     /// # Errors
     /// `NotFound` if the store serves no objects at all.
-    async fn prepare(&self, _pointers: &[Pointer]) -> Result<()> {
-        Ok(())
+    async fn prepare(&self, _pointers: &[Pointer]) -> Result<Vec<Pointer>> {
+        Ok(Vec::new())
+    }
+
+    /// Returns false if the repository has no place of LFS objects, which may take requests to
+    /// find.
+    async fn has_place(&self) -> Result<bool> {
+        Ok(true)
     }
 
     /// Reads an object, without verifying its content.
@@ -125,6 +132,12 @@ pub trait LfsStore: fmt::Display + Send + Sync {
     fn records(&self) -> Option<&dyn RecordStore> {
         None
     }
+
+    /// Returns the access to the list of this store's objects; `None` if it cannot list them. The
+    /// record of a store without a list does not name the objects that it has.
+    fn listed(&self) -> Option<&dyn ListedStore> {
+        None
+    }
 }
 
 /// Upload of an object that keeps the bytes it has sent, also when it is dropped.
@@ -141,18 +154,23 @@ pub trait ResumableUpload: Send {
     async fn write(self: Box<Self>, content: LfsBody, count: &(dyn Fn(u64) + Sync)) -> Result<()>;
 }
 
-/// Store of LFS objects that keeps a record of them, and lists them.
+/// Store of LFS objects that keeps a record of them.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
     /// Reads the record; `None` if there is none yet. One request.
     async fn read_record(&self) -> Result<Option<(Bytes, ETag)>>;
 
-    /// Writes the record if the stored one is still `read`. One request.
+    /// Writes the record if the stored one is still `read`; returns its new tag, or `None` if a
+    /// record without facts was deleted.
     ///
     /// # Errors
     /// `Conflict` if another client wrote it since.
-    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<ETag>;
+    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<Option<ETag>>;
+}
 
+/// Store of LFS objects that lists them.
+#[async_trait]
+pub trait ListedStore: Send + Sync {
     /// Lists the objects whose ids start with `digits` (at most 3), in the order of their ids. One
     /// request, which may end early.
     async fn list(&self, digits: &str) -> Result<StoredObjects>;

@@ -68,19 +68,19 @@ impl LfsTransfer {
         let Some(target) = &self.target else {
             return Ok(());
         };
-        let Some(source) = &self.source else {
+        if self.source.is_none() {
             // Read for the count of objects left out.
             return target.with(|_| ()).await;
-        };
+        }
         let (mut wanted, stored_count) = target
             .with(|record| (record.missing.clone(), record.stored.len()))
             .await?;
         let mut is_whole_store_listed = false;
-        if let Some(records) = target.store.records()
+        if let Some(store) = target.store.listed()
             && stored_count > 0
         {
             let digits = slice(stored_count, rand::random());
-            let listed = self.retry.run(|| records.list(&digits)).await?;
+            let listed = self.retry.run(|| store.list(&digits)).await?;
             is_whole_store_listed = digits.is_empty() && listed.is_complete;
             let vanished = target
                 .with(|record| vanished(record, &digits, &listed))
@@ -110,6 +110,9 @@ impl LfsTransfer {
         if !is_whole_store_listed {
             return self.copy(&wanted).await;
         }
+        let Some(source) = self.source().await? else {
+            return self.leave_out(wanted).await;
+        };
         let unavailable = self.replace(source, &*target.store, &wanted).await?;
         self.settle(target, &wanted, &unavailable).await
     }
@@ -139,7 +142,7 @@ impl LfsTransfer {
     /// # Errors
     /// As [`copy`](Self::copy).
     pub async fn verify(&self, pointers: &[Pointer], is_all: bool) -> Result<()> {
-        let (Some(source), Some(target)) = (&self.source, &self.target) else {
+        let (Some(source), Some(target)) = (self.source().await?, &self.target) else {
             return self.copy(pointers).await;
         };
         let pointers: BTreeSet<Pointer> = pointers
@@ -173,7 +176,7 @@ impl LfsTransfer {
         let (mut read_bytes, mut read_objects) = (0, 0);
         for batch in unverified.chunks(BATCH) {
             let (missing, wrong) = self.find_wrong(&*target.store, batch).await?;
-            if let (None, Some(first)) = (target.store.records(), wrong.first()) {
+            if let (None, Some(first)) = (target.store.listed(), wrong.first()) {
                 return Err(irreplaceable(first, &wrong, &*target.store));
             }
             let wrong: Vec<Pointer> = missing.into_iter().chain(wrong).collect();
@@ -319,9 +322,10 @@ pub struct SkippedScan {
 }
 
 impl SkippedScan {
-    /// Makes the hook of a run without LFS objects; `None` if the target keeps no record.
+    /// Makes the hook of a run without LFS objects; `None` if the target keeps no record of all
+    /// objects.
     pub fn new(target: Option<Arc<dyn LfsStore>>) -> Option<Self> {
-        let target = target.filter(|target| target.records().is_some())?;
+        let target = target.filter(|target| target.listed().is_some())?;
         Some(Self {
             target: Inventory::new(target),
             scanned: Mutex::default(),

@@ -13,7 +13,8 @@ use super::part_reader::PartReader;
 use super::pointer::parse_oid;
 use super::resumable::{MIN_RESUMABLE_BYTES, S3Upload, UploadPlace};
 use super::{
-    LfsBody, LfsStore, Pointer, RecordStore, ResumableUpload, StoredObjects, missing_object,
+    LfsBody, LfsStore, ListedStore, Pointer, RecordStore, ResumableUpload, StoredObjects,
+    missing_object,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{BucketName, KeyPrefix, ObjectKey};
@@ -248,6 +249,10 @@ impl LfsStore for S3Lfs {
     fn records(&self) -> Option<&dyn RecordStore> {
         Some(self)
     }
+
+    fn listed(&self) -> Option<&dyn ListedStore> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -257,7 +262,7 @@ impl RecordStore for S3Lfs {
         self.store.get_with_etag(&self.bucket, &key).await
     }
 
-    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<ETag> {
+    async fn write_record(&self, record: Bytes, read: Option<&ETag>) -> Result<Option<ETag>> {
         let options = PutOptions {
             metadata: ObjectMetadata {
                 content_type: Some("text/plain; charset=utf-8".into()),
@@ -272,7 +277,7 @@ impl RecordStore for S3Lfs {
         let key = self.record_key()?;
         let written = self.store.put(&self.bucket, &key, record, &options).await;
         match written {
-            Ok(written) => Ok(written.etag),
+            Ok(written) => Ok(Some(written.etag)),
             // It was deleted since it was read.
             Err(error) if error.kind() == ErrorKind::NotFound && read.is_some() => {
                 let message = format!("the record of LFS objects of {self} has vanished");
@@ -281,7 +286,10 @@ impl RecordStore for S3Lfs {
             Err(error) => Err(error),
         }
     }
+}
 
+#[async_trait]
+impl ListedStore for S3Lfs {
     async fn list(&self, digits: &str) -> Result<StoredObjects> {
         let start = self.start_of_keys(digits);
         let page = self.store.list(&self.bucket, &start, None, None).await?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::inventory::Inventory;
@@ -51,6 +51,7 @@ pub struct TransferReport {
 /// provide are recorded at the target.
 pub struct LfsTransfer {
     pub(super) source: Option<Arc<dyn LfsStore>>,
+    has_place: OnceCell<bool>,
     pub(super) target: Option<Inventory>,
     is_required: bool,
     // In units of `MEMORY_UNIT_BYTES`.
@@ -94,6 +95,7 @@ impl LfsTransfer {
         let memory_units = u32::try_from(units).unwrap_or(u32::MAX).clamp(1, 1 << 16);
         Self {
             source,
+            has_place: OnceCell::new(),
             target: target.map(Inventory::new),
             is_required: false,
             memory: Semaphore::new(memory_units as usize),
@@ -119,8 +121,24 @@ impl LfsTransfer {
         }
     }
 
+    /// Returns the store of the source; `None` if the source has no place of LFS objects.
+    pub(super) async fn source(&self) -> Result<Option<&Arc<dyn LfsStore>>> {
+        let Some(source) = &self.source else {
+            return Ok(None);
+        };
+        let find = || self.retry.run(|| source.has_place());
+        let has_place = *self.has_place.get_or_try_init(find).await?;
+        Ok(has_place.then_some(source))
+    }
+
     fn left_out(&self) -> MutexGuard<'_, BTreeSet<Pointer>> {
         self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the numbers of objects and bytes that were copied so far.
+    pub fn copied(&self) -> (u64, u64) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (of(&self.objects), of(&self.bytes))
     }
 
     /// Returns the counts so far.
@@ -139,10 +157,11 @@ impl LfsTransfer {
             let named = named.map(|pointer| pointer.oid.clone()).collect();
             (record.missing.len() as u64, named)
         });
-        match (missing.await, &self.source) {
+        let has_source = self.source.is_some() && self.has_place.get() != Some(&false);
+        match (missing.await, has_source) {
             (None, _) => {}
-            (Some((count, _)), None) => report.left_out = count,
-            (Some((count, named)), Some(_)) => {
+            (Some((count, _)), false) => report.left_out = count,
+            (Some((count, named)), true) => {
                 (report.missing, report.missing_oids) = (count, named);
             }
         }
@@ -165,7 +184,7 @@ impl LfsTransfer {
         if pointers.is_empty() {
             return Ok(());
         }
-        let (Some(source), Some(target)) = (&self.source, &self.target) else {
+        let (Some(source), Some(target)) = (self.source().await?, &self.target) else {
             return self.leave_out(pointers).await;
         };
         let unavailable = match self.lacking(target, &pointers).await? {
@@ -210,7 +229,7 @@ impl LfsTransfer {
 
     /// Leaves objects out, because one side cannot store LFS objects. The target records them, so
     /// that a later run copies them if the source can provide them then.
-    async fn leave_out(&self, pointers: Vec<Pointer>) -> Result<()> {
+    pub(super) async fn leave_out(&self, pointers: Vec<Pointer>) -> Result<()> {
         tracing::warn!(
             lfs.left_out = pointers.len(),
             "LFS objects are left out, because one side (such as CodeCommit) cannot store them"
@@ -236,13 +255,13 @@ impl LfsTransfer {
         target: &Inventory,
         pointers: &[Pointer],
     ) -> Result<Option<Vec<Pointer>>> {
-        let Some(records) = target.store.records() else {
+        let Some(store) = target.store.listed() else {
             return Ok(None);
         };
         if pointers.len() < MIN_LISTED {
             return Ok(None);
         }
-        let listed = self.retry.run(|| records.list("")).await?;
+        let listed = self.retry.run(|| store.list("")).await?;
         if !listed.is_complete {
             return Ok(None);
         }
@@ -299,7 +318,7 @@ impl LfsTransfer {
             return Ok(batch);
         }
         match self.retry.run(|| source.prepare(&batch)).await {
-            Ok(()) => Ok(batch),
+            Ok(_) => Ok(batch),
             // The source serves no LFS objects at all.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let reason = error.report();

@@ -25,8 +25,8 @@ impl Attempt for Cleaning<'_> {
         batch::delete(&mut *target, progress, true).await?;
         target.delete_leftovers(Leftovers::All).await?;
         let lfs = self.0.lfs();
-        match lfs.as_ref().and_then(|lfs| lfs.records()) {
-            Some(records) => records.delete_unfinished().await,
+        match lfs.as_ref().and_then(|lfs| lfs.listed()) {
+            Some(listed) => listed.delete_unfinished().await,
             None => Ok(()),
         }
     }

@@ -13,7 +13,8 @@ use crate::git::ObjectId;
 use crate::git::pack::PackLimits;
 use crate::lfs::{LfsTransfer, Pointer, PointerScanner, SkippedScan, TransferReport};
 use crate::remote::{
-    IncomingOptions, IncomingPack, PackRequest, PublishHook, ReceivedObjects, Remote, Snapshot,
+    IncomingOptions, IncomingPack, LFS_RECORD_REF, PackRequest, PublishHook, ReceivedObjects,
+    Remote, Snapshot,
 };
 
 /// Options of the transfer of git LFS objects.
@@ -175,6 +176,7 @@ async fn scan_all(
         .refs
         .iter()
         .filter(|(name, _)| !temporary_tag::is_temporary(name.as_ref()))
+        .filter(|(name, _)| *name != LFS_RECORD_REF)
         .all(|(name, found)| is_mirrored(name, found.id));
     let wants = selected_tips(source.snapshot(), options);
     let pointers = scan(&*source, options.limits, wants, Vec::new()).await?;

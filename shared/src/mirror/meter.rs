@@ -1,12 +1,13 @@
 //! Counters of a mirroring in progress.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bstr::BString;
 use futures_util::StreamExt as _;
 
+use crate::lfs::LfsTransfer;
 use crate::remote::PackBody;
 
 /// Counters of a mirroring in progress, which another task reads. They only inform: what was done
@@ -20,6 +21,8 @@ pub struct MirrorMeter {
     pushes: AtomicU64,
     objects: AtomicU64,
     bytes: AtomicU64,
+    // Counts its objects itself.
+    lfs: Mutex<Option<Arc<LfsTransfer>>>,
     observer: Option<PushObserver>,
 }
 
@@ -60,6 +63,10 @@ pub struct MeterReading {
     pub objects: u64,
     /// Bytes of packs that arrived from the source.
     pub bytes: u64,
+    /// LFS objects that were copied.
+    pub lfs_objects: u64,
+    /// Bytes of LFS objects that were copied.
+    pub lfs_bytes: u64,
 }
 
 impl MirrorMeter {
@@ -74,6 +81,8 @@ impl MirrorMeter {
     /// Returns the present values.
     pub fn read(&self) -> MeterReading {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let copied = self.lfs().as_ref().map(|transfer| transfer.copied());
+        let (lfs_objects, lfs_bytes) = copied.unwrap_or_default();
         MeterReading {
             refs_planned: of(&self.refs_planned),
             refs_done: of(&self.refs_done),
@@ -82,7 +91,18 @@ impl MirrorMeter {
             pushes: of(&self.pushes),
             objects: of(&self.objects),
             bytes: of(&self.bytes),
+            lfs_objects,
+            lfs_bytes,
         }
+    }
+
+    fn lfs(&self) -> MutexGuard<'_, Option<Arc<LfsTransfer>>> {
+        self.lfs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the LFS objects of `transfer` from now on.
+    pub(super) fn watch_lfs(&self, transfer: &Arc<LfsTransfer>) {
+        *self.lfs() = Some(Arc::clone(transfer));
     }
 
     /// Records that `count` refs remain to be changed.

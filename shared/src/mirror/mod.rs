@@ -217,6 +217,9 @@ pub async fn run(
     deadline: Option<Instant>,
 ) -> MirrorResult {
     let lfs = LfsWork::new(source, target, options.lfs);
+    if let (Some(meter), LfsWork::Transfer(transfer, _)) = (&options.meter, &lfs) {
+        meter.watch_lfs(transfer);
+    }
     let hooks: Vec<Arc<dyn PublishHook>> = options
         .publish_hook
         .iter()

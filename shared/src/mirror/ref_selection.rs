@@ -5,7 +5,7 @@ use bstr::{BStr, BString, ByteSlice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::mirror::stale_ref::is_stale;
-use crate::remote::STALE_PREFIX;
+use crate::remote::{LFS_RECORD_REF, STALE_PREFIX};
 
 /// Ref names and patterns with one `*`, as in git's refspecs: the star matches any characters,
 /// slashes too.
@@ -58,10 +58,12 @@ impl RefSelection {
         Ok(Self(parts))
     }
 
-    /// Returns true if a ref is selected.
+    /// Returns true if a ref is selected. The record of a server's LFS objects never is, because it
+    /// belongs to that server.
     pub fn selects(&self, name: &BStr) -> bool {
         let mut patterns = self.0.iter();
-        patterns.any(|(start, end)| pattern_selects(start, end.as_ref(), name))
+        name != LFS_RECORD_REF
+            && patterns.any(|(start, end)| pattern_selects(start, end.as_ref(), name))
     }
 
     /// Returns true if a ref may be deleted because the source does not have it: it is selected,

@@ -103,7 +103,7 @@ async fn open(
         return Ok((None, remotes.open(target, memory).await?));
     }
     let (source, target) = tokio::try_join!(
-        remotes.open(&task.source, memory),
+        remotes.open_source(&task.source, memory),
         remotes.open(target, memory)
     )?;
     Ok((Some(source), target))

@@ -24,6 +24,7 @@
 mod directory;
 mod manifest;
 mod peeled;
+mod received;
 mod segment;
 mod writer;
 
@@ -40,6 +41,7 @@ use tokio::sync::Semaphore;
 use self::directory::{CacheDir, MAX_PACKS};
 use self::manifest::{MAX_SEGMENTS, Manifest};
 pub(crate) use self::peeled::PeeledIds;
+pub(crate) use self::received::{PackCopy, PackCopyReader};
 use self::segment::{Segment, SegmentId, SegmentWriter, broken, is_transient};
 pub(crate) use self::writer::{EntryWriter, WrittenEntries};
 use crate::error::{Error, ErrorKind, Result};

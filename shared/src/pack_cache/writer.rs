@@ -1,6 +1,7 @@
 //! Writes pack entries to the disk while they are uploaded or read.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -123,6 +124,11 @@ impl WrittenEntries {
             directory: Arc::clone(directory),
             is_recorded: false,
         })
+    }
+
+    /// Returns the directory of the cache.
+    pub(super) fn directory_path(&self) -> &Path {
+        &self.directory.path
     }
 
     /// Returns the segment; `None` if there were no entries.

@@ -113,6 +113,8 @@ pub struct Garbage {
     pub leftovers: u64,
     /// Number of packs that were merged into one.
     pub merged_packs: usize,
+    /// Number of objects that no ref needs, and that are in no pack any more.
+    pub pruned_objects: usize,
     /// Number of packs that are listed now.
     pub packs: usize,
 }

@@ -11,16 +11,20 @@
 
 mod by_commits;
 pub mod codecommit;
+pub mod configured_lfs;
 mod dumb_files;
 mod dumb_http;
 #[cfg(feature = "connect")]
 mod layout;
 pub mod lfs_alias;
+#[cfg(feature = "connect")]
+mod lfs_places;
 pub mod local;
 pub mod maintenance;
 #[cfg(feature = "connect")]
 pub mod open;
 mod ref_conflict;
+mod root_file;
 pub mod s3_bundle;
 pub mod s3_dumb;
 pub mod serve;
@@ -34,6 +38,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bstr::BString;
+use bytes::Bytes;
 
 pub use crate::git::pack::incoming::{
     CommitTrace, IncomingOptions, IncomingPack, PublishHook, ReceivedObjects, VerifiedPack,
@@ -57,6 +62,10 @@ use crate::storage::MIN_LEFTOVER_AGE_SECONDS;
 
 /// Start of the names of refs that were set aside; `heads/a` or `tags/v1` follows.
 pub const STALE_PREFIX: &str = "refs/stale/";
+
+/// Ref under which a git server keeps the record of LFS objects that it lacks. No mirror copies or
+/// deletes the ref.
+pub const LFS_RECORD_REF: &str = "refs/branchline/lfs-record";
 
 /// Returns the rejection of a branch whose new value is a tag, tree or blob, with git's message.
 pub(crate) fn reject_non_commit(name: &BString, id: ObjectId) -> String {
@@ -232,6 +241,12 @@ pub trait Remote: fmt::Display + Send + Sync {
         None
     }
 
+    /// Returns the URL of LFS objects in the repository's own settings (`lfs.url`), which takes
+    /// precedence over the file `.lfsconfig`; `None` for a repository without such settings.
+    async fn lfs_url(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Returns the upkeep of the repository; `None` if others do it.
     fn maintenance(&self) -> Option<&dyn Maintenance> {
         None
@@ -258,6 +273,13 @@ pub trait Source: Send + Sync {
     /// `NotFound` if the source does not have, or does not send, the object.
     async fn fetch_without_history(&self, id: ObjectId) -> Result<Option<PackBody>> {
         let _ = id;
+        Ok(None)
+    }
+
+    /// Sends a pack of the commits that `wants` reach, and of tags among these, without trees and
+    /// files; `None` if the source cannot leave them out. The pack is not verified.
+    async fn fetch_commits(&self, wants: &[ObjectId]) -> Result<Option<PackBody>> {
+        let _ = wants;
         Ok(None)
     }
 
@@ -289,6 +311,15 @@ pub trait Source: Send + Sync {
     async fn objects(&self, ids: &[ObjectId]) -> Result<Option<Arc<Database>>> {
         let _ = ids;
         Ok(None)
+    }
+
+    /// Reads the file `name` in the root folder of the commit or tag `id`; `None` without such a
+    /// file, and if the source cannot send the file without the history.
+    async fn root_file(&self, id: ObjectId, name: &str) -> Result<Option<Bytes>> {
+        match self.objects(&[id]).await? {
+            Some(database) => root_file::read(&database, id, name).await,
+            None => Ok(None),
+        }
     }
 
     /// Lists the commits reachable from `want` and not from `have`, where that is cheap: a

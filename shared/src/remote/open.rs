@@ -10,9 +10,11 @@ use tokio::sync::Mutex;
 
 use super::Remote;
 use super::codecommit::{CloneUrlCache, CodeCommitRemote};
+use super::configured_lfs::ConfiguredLfs;
 use super::dumb_http::{HttpFiles, HttpFilesLfs};
 pub use super::layout::S3Layout;
 use super::layout::{self, ReadOnce};
+use super::lfs_places::OpenedPlaces;
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
 use super::s3_dumb::{self, DumbRemote};
@@ -84,6 +86,12 @@ impl RemoteSpec {
 pub trait OpenRemote: Send + Sync {
     /// Opens a remote that uses at most about `memory` bytes.
     async fn open(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>>;
+
+    /// Opens a remote to mirror from. LFS objects that the remote does not have are read from the
+    /// place that its `.lfsconfig` names, where the opener supports that.
+    async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        self.open(spec, memory).await
+    }
 }
 
 /// Settings for all remotes of a [`RemoteOpener`].
@@ -103,9 +111,10 @@ pub struct OpenerConfig {
     pub lock_lifetime: Option<Duration>,
 }
 
-/// Time to wait for another client's lock of a ref: twice the time after which the lock of a killed
-/// client is taken over. The deadline of a run may come first.
-const LOCK_WAIT: Duration = Duration::from_mins(2);
+/// Maximum time to wait for another client's lock of a ref. A shorter lifetime of locks bounds the
+/// wait to twice the time after which the lock of a killed client is taken over. The deadline of a
+/// run may come first.
+const MAX_LOCK_WAIT: Duration = Duration::from_mins(2);
 /// Maximum number of concurrent requests to S3.
 const CONCURRENT_S3_REQUESTS: usize = 64;
 /// Maximum number of concurrent requests to CodeCommit's API.
@@ -157,6 +166,7 @@ pub struct RemoteOpener {
     lock_lifetime: Option<Duration>,
     archiver: Option<Arc<dyn Archiver>>,
     http_credentials: Arc<dyn CredentialSource>,
+    trusts_lfs_configs: bool,
 }
 
 impl std::fmt::Debug for RemoteOpener {
@@ -198,6 +208,7 @@ impl RemoteOpener {
             s3: config.s3.clone(),
             encryption: config.encryption.clone(),
             http_credentials: Arc::new(NoCredentials),
+            trusts_lfs_configs: false,
             limiters,
             denied_deletions,
         })
@@ -218,6 +229,15 @@ impl RemoteOpener {
         self
     }
 
+    /// Reads LFS objects in S3 that a git server's repository names. Without it, only repositories
+    /// in the account or on this machine can name a bucket, because whoever writes to a foreign
+    /// server must not choose what the program's role reads.
+    #[must_use]
+    pub fn with_trusted_lfs_configs(mut self) -> Self {
+        self.trusts_lfs_configs = true;
+        self
+    }
+
     /// Returns the retry policies, with their limits, of S3 and of CodeCommit.
     pub fn limiters(&self) -> &[RetryPolicy; 2] {
         &self.limiters
@@ -228,13 +248,14 @@ impl RemoteOpener {
         &self.denied_deletions
     }
 
-    async fn http(
+    /// Returns the users and passwords for the server of `url`; those of a secret are for no other
+    /// server.
+    async fn credentials(
         &self,
         url: &RepositoryUrl,
         secret: Option<&SecretArn>,
-        memory: usize,
-    ) -> Result<HttpRemote> {
-        let credentials: Arc<dyn CredentialSource> = match secret {
+    ) -> Result<Arc<dyn CredentialSource>> {
+        Ok(match secret {
             None => Arc::clone(&self.http_credentials),
             Some(arn) => {
                 if !url.is_secure() && !url.is_loopback() {
@@ -255,9 +276,17 @@ impl RemoteOpener {
                     credentials,
                 })
             }
-        };
+        })
+    }
+
+    fn http(
+        &self,
+        url: &RepositoryUrl,
+        credentials: Arc<dyn CredentialSource>,
+        memory: usize,
+    ) -> HttpRemote {
         let client = SmartHttp::new(self.http.clone(), url.clone(), credentials);
-        Ok(HttpRemote::new(client).with_memory(memory))
+        HttpRemote::new(client).with_memory(memory)
     }
 
     /// Returns the access that `role` has; the program's own without one.
@@ -320,7 +349,8 @@ impl RemoteOpener {
     /// Opens the LFS objects that a web server serves as files below the URL of a repository, and
     /// makes no request.
     pub fn file_lfs(&self, url: &RepositoryUrl) -> Arc<dyn LfsStore> {
-        let client = SmartHttp::new(self.http.clone(), url.clone(), Arc::new(NoCredentials));
+        let credentials = Arc::clone(&self.http_credentials);
+        let client = SmartHttp::new(self.http.clone(), url.clone(), credentials);
         Arc::new(HttpFilesLfs(Arc::new(HttpFiles::new(client, 0))))
     }
 
@@ -360,11 +390,12 @@ impl RemoteOpener {
                     limits,
                     archiver,
                     pack_cache: self.pack_cache.clone(),
-                    lock_wait: LOCK_WAIT,
+                    lock_wait: MAX_LOCK_WAIT,
                     ..BundleOptions::default()
                 };
                 if let Some(lifetime) = self.lock_lifetime {
                     options.lock_lifetime = lifetime;
+                    options.lock_wait = MAX_LOCK_WAIT.min(lifetime * 2);
                 }
                 Arc::new(BundleRemote::new(store, bucket, prefix, options))
             }
@@ -391,7 +422,8 @@ impl OpenRemote for RemoteOpener {
                 Arc::new(self.codecommit(&access.await?, url, spec.create))
             }
             RemoteUrl::Http(url) => {
-                Arc::new(self.http(url, spec.credentials.as_ref(), memory).await?)
+                let credentials = self.credentials(url, spec.credentials.as_ref()).await?;
+                Arc::new(self.http(url, credentials, memory))
             }
             RemoteUrl::S3(url) => self.s3(access.await?, url, spec, memory).await?,
             RemoteUrl::Local(path) => {
@@ -399,6 +431,29 @@ impl OpenRemote for RemoteOpener {
                 Arc::new(LocalRepository::new(path, limits))
             }
         })
+    }
+
+    async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        let (remote, credentials): (Arc<dyn Remote>, _) = if let RemoteUrl::Http(url) = &spec.url {
+            let credentials = self.credentials(url, spec.credentials.as_ref()).await?;
+            let remote = self.http(url, Arc::clone(&credentials), memory);
+            (Arc::new(remote), credentials)
+        } else {
+            let remote = self.open(spec, memory).await?;
+            (remote, Arc::clone(&self.http_credentials))
+        };
+        let is_foreign = matches!(spec.url, RemoteUrl::Http(_));
+        let store = if is_foreign && !self.trusts_lfs_configs {
+            None
+        } else {
+            Some(self.access(spec.role_arn.as_ref()).await?.store)
+        };
+        let places = OpenedPlaces {
+            http: self.http.clone(),
+            credentials,
+            store,
+        };
+        Ok(Arc::new(ConfiguredLfs::new(remote, Arc::new(places))))
     }
 }
 

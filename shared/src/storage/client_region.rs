@@ -89,7 +89,7 @@ impl RegionalClients {
 
 /// Returns whether names of buckets are put into the path.
 fn path_style(aws: &Aws, settings: &S3Settings) -> bool {
-    let is_elsewhere = settings.endpoint_url.is_some() || aws.has_endpoint_override("S3");
+    let is_elsewhere = settings.endpoint_url.is_some() || aws.endpoint_override("S3").is_some();
     settings.path_style.unwrap_or(is_elsewhere)
 }
 

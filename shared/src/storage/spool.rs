@@ -72,6 +72,18 @@ impl SpoolWriter {
         }
     }
 
+    /// Returns what was received, if the pack is in memory until now and `more` bytes are too
+    /// many for it.
+    pub fn outgrown_by(&self, more: usize) -> Option<&[u8]> {
+        let size = self.buffer.len() + more;
+        let is_too_large = self.place.is_some() && size > self.max_bytes_in_memory();
+        (self.upload.is_none() && is_too_large).then_some(&self.buffer[..])
+    }
+
+    fn max_bytes_in_memory(&self) -> usize {
+        self.max_memory_bytes.max(part_bytes(1))
+    }
+
     /// Receives the next bytes.
     ///
     /// # Errors
@@ -79,7 +91,7 @@ impl SpoolWriter {
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(&bytes);
-        if self.upload.is_none() && self.buffer.len() > self.max_memory_bytes.max(part_bytes(1)) {
+        if self.upload.is_none() && self.buffer.len() > self.max_bytes_in_memory() {
             let Some(place) = &self.place else {
                 let limit = self.max_memory_bytes >> 20;
                 let message = format!("a pack is larger than {limit} MiB");

@@ -7,14 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::call_log::CallLog;
+use super::pull_request_store::MemoryPullRequests;
 use super::repository::{CommitText, Entry, MemoryRepository};
 use crate::codecommit::{
     self, BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
-    MAX_TRIGGERS, Page, Trigger, TriggerEvent, TriggerSet,
+    MAX_TRIGGERS, Page, PullRequest, Trigger, TriggerEvent, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{Commit, TreeListing};
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
+use crate::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName};
 
 /// Limits of a [`MemoryCodeCommit`] in which services may differ.
 #[derive(Debug, Clone)]
@@ -48,6 +49,7 @@ impl Default for CodeCommitOptions {
 pub struct MemoryCodeCommit {
     options: CodeCommitOptions,
     repositories: Mutex<BTreeMap<RepositoryName, MemoryRepository>>,
+    pub(super) pull_requests: MemoryPullRequests,
     traffic: CallLog,
 }
 
@@ -165,7 +167,7 @@ impl MemoryCodeCommit {
         repository.configuration += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RepositoryName, MemoryRepository>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<RepositoryName, MemoryRepository>> {
         self.repositories
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -353,6 +355,18 @@ impl CodeCommit for MemoryCodeCommit {
         })
     }
 
+    async fn get_tag(&self, name: &RepositoryName, tag: &TagName) -> Result<CommitId> {
+        let _call = self.traffic.enter("get_tag").await?;
+        self.read(name, |repository| {
+            repository.tags.get(tag).copied().ok_or_else(|| {
+                missing(
+                    "CommitDoesNotExistException",
+                    format!("tag `{tag}` of repository `{name}`"),
+                )
+            })
+        })
+    }
+
     async fn get_commit(&self, name: &RepositoryName, commit: CommitId) -> Result<Commit> {
         let _call = self.traffic.enter("get_commit").await?;
         self.read(name, |repository| {
@@ -440,6 +454,35 @@ impl CodeCommit for MemoryCodeCommit {
             Ok(repository.differences(find(before)?, find(after)?))
         })?;
         self.page(differences, next)
+    }
+
+    async fn get_merge_base(
+        &self,
+        name: &RepositoryName,
+        commit: CommitId,
+        branch: &BranchName,
+    ) -> Result<Option<CommitId>> {
+        let _call = self.traffic.enter("get_merge_base").await?;
+        self.read(name, |repository| {
+            let tip = repository.branches.get(branch).copied();
+            match tip.filter(|_| repository.find_commit(commit).is_some()) {
+                Some(tip) => Ok(repository.merge_base(commit, tip)),
+                None => Err(missing(
+                    "CommitDoesNotExistException",
+                    format!("commit {commit} or branch `{branch}` of repository `{name}`"),
+                )),
+            }
+        })
+    }
+
+    async fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest> {
+        let _call = self.traffic.enter("get_pull_request").await?;
+        self.pull_request(id).ok_or_else(|| {
+            missing(
+                "PullRequestDoesNotExistException",
+                format!("pull request {id}"),
+            )
+        })
     }
 
     async fn get_triggers(&self, name: &RepositoryName) -> Result<TriggerSet> {

@@ -8,13 +8,20 @@ use bytes::Bytes;
 
 use super::call_log::CallPlan;
 use crate::codecommit::{
-    BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet,
+    ApprovalState, BlobAdmission, CodeCommit, Difference, Page, PullRequest, Repository, Review,
+    ReviewComment, Reviews, Trigger, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_bus::{Announcement, EventBus};
 use crate::function::{FunctionArn, Functions};
 use crate::git::object::{Commit, TreeListing};
-use crate::name::{BlobId, BranchName, CommitId, RepositoryName};
-use crate::pipeline::{Pipelines, StartRequest};
+use crate::name::{
+    BlobId, BranchName, CommitId, PipelineName, PullRequestId, RepositoryName, TagName,
+};
+use crate::pipeline::{
+    ExecutionStatus, Executions, FailedAction, PipelineDeclaration, PipelineExecution, Pipelines,
+    StartRequest,
+};
 
 /// Time at which a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +160,7 @@ forward! { CodeCommit
         repository: &RepositoryName,
         branch: &BranchName,
     ) -> Result<CommitId>;
+    fn get_tag(&self, repository: &RepositoryName, tag: &TagName) -> Result<CommitId>;
     fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit>;
     fn get_folder(
         &self,
@@ -173,6 +181,13 @@ forward! { CodeCommit
         after: CommitId,
         next: Option<&str>,
     ) -> Result<Page<Difference>>;
+    fn get_merge_base(
+        &self,
+        repository: &RepositoryName,
+        commit: CommitId,
+        branch: &BranchName,
+    ) -> Result<Option<CommitId>>;
+    fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest>;
     fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet>;
     fn put_triggers(
         &self,
@@ -183,8 +198,44 @@ forward! { CodeCommit
 
 forward! { Pipelines
     fn start(&self, request: &StartRequest) -> Result<String>;
+    fn declaration(&self, pipeline: &PipelineName) -> Result<PipelineDeclaration>;
+    fn execution_status(&self, pipeline: &PipelineName, id: &str) -> Result<ExecutionStatus>;
 }
 
 forward! { Functions
     fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()>;
+}
+
+forward! { Executions
+    fn get_execution(
+        &self,
+        pipeline: &PipelineName,
+        execution_id: &str,
+    ) -> Result<PipelineExecution>;
+    fn failed_action(
+        &self,
+        pipeline: &PipelineName,
+        execution_id: &str,
+    ) -> Result<Option<FailedAction>>;
+}
+
+forward! { Reviews
+    fn get_review(&self, pull_request: u64) -> Result<Review>;
+    fn list_comments(
+        &self,
+        pull_request: u64,
+        next: Option<&str>,
+    ) -> Result<Page<ReviewComment>>;
+    fn post_comment(
+        &self,
+        review: &Review,
+        client_request_token: &str,
+        content: &str,
+    ) -> Result<()>;
+    fn update_comment(&self, comment_id: &str, content: &str) -> Result<()>;
+    fn set_approval(&self, review: &Review, state: ApprovalState) -> Result<()>;
+}
+
+forward! { EventBus
+    fn put(&self, events: &[Announcement]) -> Result<()>;
 }

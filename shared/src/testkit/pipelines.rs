@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use super::call_log::CallLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::PipelineName;
-use crate::pipeline::{Pipelines, StartRequest};
+use crate::pipeline::{
+    ExecutionStatus, PipelineDeclaration, Pipelines, SourceAction, StartRequest,
+};
 
-/// Definition of a pipeline, as far as its start depends on it.
+/// Definition of a pipeline of type V2 with an S3 source, as far as its start depends on it.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
     /// Name of the source action.
@@ -21,6 +23,8 @@ pub struct PipelineOptions {
     pub busy: bool,
     /// Maximum number of executions.
     pub max_executions: usize,
+    /// Further configuration of the source action, which only `declaration` returns.
+    pub configuration: BTreeMap<String, String>,
 }
 
 impl Default for PipelineOptions {
@@ -30,6 +34,7 @@ impl Default for PipelineOptions {
             allow_key_override: true,
             busy: false,
             max_executions: usize::MAX,
+            configuration: [("PollForSourceChanges".to_owned(), "false".to_owned())].into(),
         }
     }
 }
@@ -95,11 +100,7 @@ impl Pipelines for MemoryPipelines {
         let mut state = self.lock();
         let name = &request.pipeline;
         let Some(pipeline) = state.pipelines.get(name) else {
-            return Err(refused(
-                ErrorKind::NotFound,
-                "PipelineNotFoundException",
-                format!("pipeline `{name}` does not exist"),
-            ));
+            return Err(missing_pipeline(name));
         };
         check(pipeline, request)?;
         let token = (name.clone(), request.client_request_token.clone());
@@ -129,6 +130,59 @@ impl Pipelines for MemoryPipelines {
         });
         Ok(id)
     }
+
+    async fn declaration(&self, pipeline: &PipelineName) -> Result<PipelineDeclaration> {
+        let _call = self.traffic.enter("declaration").await?;
+        let state = self.lock();
+        let found = state.pipelines.get(pipeline);
+        let found = found.ok_or_else(|| missing_pipeline(pipeline))?;
+        let mut configuration = found.configuration.clone();
+        if found.allow_key_override {
+            configuration.insert("AllowOverrideForS3ObjectKey".into(), "true".into());
+        }
+        Ok(PipelineDeclaration {
+            role_arn: "arn:aws:iam::111122223333:role/pipeline".into(),
+            is_v2: true,
+            variables: ["REPOSITORY_NAME", "BRANCH_NAME", "COMMIT_ID"]
+                .map(str::to_owned)
+                .into(),
+            sources: vec![SourceAction {
+                name: found.source_action.clone(),
+                provider: "S3".into(),
+                role_arn: None,
+                configuration,
+            }],
+        })
+    }
+
+    async fn execution_status(&self, pipeline: &PipelineName, id: &str) -> Result<ExecutionStatus> {
+        let _call = self.traffic.enter("execution_status").await?;
+        let state = self.lock();
+        if !state.pipelines.contains_key(pipeline) {
+            return Err(missing_pipeline(pipeline));
+        }
+        let is_same =
+            |execution: &Execution| execution.id == id && execution.request.pipeline == *pipeline;
+        if !state.executions.iter().any(is_same) {
+            return Err(refused(
+                ErrorKind::NotFound,
+                "PipelineExecutionNotFoundException",
+                format!("pipeline `{pipeline}` has no such execution"),
+            ));
+        }
+        Ok(ExecutionStatus {
+            status: "Succeeded".into(),
+            summary: None,
+        })
+    }
+}
+
+fn missing_pipeline(name: &PipelineName) -> Error {
+    refused(
+        ErrorKind::NotFound,
+        "PipelineNotFoundException",
+        format!("pipeline `{name}` does not exist"),
+    )
 }
 
 /// Checks the limits of `StartPipelineExecution` (API reference).

@@ -7,7 +7,7 @@ use gix_hash::{Kind, ObjectId};
 
 use crate::codecommit::{Difference, DifferenceSide, Trigger};
 use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
-use crate::name::{BlobId, BranchName, CommitId};
+use crate::name::{BlobId, BranchName, CommitId, TagName};
 
 /// Change of a commit at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +76,7 @@ pub(super) struct MemoryRepository {
     trees: HashMap<ObjectId, Tree>,
     commits: HashMap<ObjectId, Commit>,
     pub(super) branches: BTreeMap<BranchName, CommitId>,
+    pub(super) tags: BTreeMap<TagName, CommitId>,
     pub(super) odd_branches: Vec<String>,
     pub(super) default_branch: Option<BranchName>,
     pub(super) triggers: Vec<Trigger>,
@@ -139,6 +140,31 @@ impl MemoryRepository {
 
     pub(super) fn find_commit(&self, id: CommitId) -> Option<&Commit> {
         self.commits.get(&id.object_id())
+    }
+
+    /// Returns a common ancestor that no other common ancestor follows.
+    pub(super) fn merge_base(&self, one: CommitId, other: CommitId) -> Option<CommitId> {
+        let (mine, theirs) = (self.ancestors(one), self.ancestors(other));
+        let common: BTreeSet<CommitId> = mine.intersection(&theirs).copied().collect();
+        let is_best = |candidate: &&CommitId| {
+            let mut others = common.iter().filter(|other| other != candidate);
+            !others.any(|other| self.ancestors(*other).contains(*candidate))
+        };
+        common.iter().find(is_best).copied()
+    }
+
+    /// Returns a commit and all that it follows.
+    fn ancestors(&self, commit: CommitId) -> BTreeSet<CommitId> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![commit];
+        while let Some(commit) = open.pop() {
+            if found.insert(commit)
+                && let Some(commit) = self.find_commit(commit)
+            {
+                open.extend(commit.parents.iter().map(|&parent| CommitId::from(parent)));
+            }
+        }
+        found
     }
 
     pub(super) fn find_blob(&self, id: BlobId) -> Option<&Bytes> {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::naming::TriggerPrefix;
 use crate::codecommit::{MAX_BRANCHES_PER_TRIGGER, MAX_TRIGGERS, Trigger, TriggerEvent};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::{PipelineTrigger, parse_triggers};
 use crate::function::FunctionArn;
 use crate::name::{BranchName, RepositoryName};
 use crate::pattern::BranchPatterns;
@@ -58,6 +59,9 @@ pub struct Policy {
     pub destination: FunctionArn,
     /// Custom data of owned triggers.
     pub custom_data: Option<CustomData>,
+    /// Filters of pipelines. Where one is of tags, one trigger covers all branches and tags,
+    /// because a trigger that names branches does not fire for tags.
+    pub filters: Vec<PipelineTrigger>,
 }
 
 /// Division of branches among triggers; each mode needs fewer triggers than the one before.
@@ -115,8 +119,8 @@ pub struct DesiredTriggers {
 }
 
 impl Policy {
-    /// Reads `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`, `TRIGGER_PREFIX`, `UPDATE_FUNCTION_ARN` and
-    /// `TRIGGER_CUSTOM_DATA`.
+    /// Reads `BRANCHES_INCLUDE`, `BRANCHES_EXCLUDE`, `TRIGGER_PREFIX`, `UPDATE_FUNCTION_ARN`,
+    /// `TRIGGER_CUSTOM_DATA` and `TRIGGERS`.
     ///
     /// # Errors
     /// `Config`, naming the variable.
@@ -132,6 +136,9 @@ impl Policy {
                 FunctionArn::new,
             )?,
             custom_data: settings.optional("TRIGGER_CUSTOM_DATA", CustomData::new)?,
+            filters: settings
+                .optional("TRIGGERS", parse_triggers)?
+                .unwrap_or_default(),
         })
     }
 
@@ -165,13 +172,19 @@ impl Policy {
             return Err(no_slot_error(repository, limits, foreign));
         }
         let packable = slots.saturating_mul(limits.branches_per_trigger);
+        let mut filters = self.filters.iter();
+        let first_mode = if filters.any(|filter| filter.serves_tags(repository)) {
+            TriggerMode::AllBranches
+        } else {
+            limits.first_mode
+        };
         let (mode, mut triggers) =
-            if limits.first_mode == TriggerMode::PerBranch && branches.len() <= slots {
+            if first_mode == TriggerMode::PerBranch && branches.len() <= slots {
                 (
                     TriggerMode::PerBranch,
                     self.one_trigger_per_branch(branches),
                 )
-            } else if limits.first_mode <= TriggerMode::Packed && branches.len() <= packable {
+            } else if first_mode <= TriggerMode::Packed && branches.len() <= packable {
                 let groups = pack(
                     branches,
                     &self.groups(ours, limits),

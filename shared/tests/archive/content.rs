@@ -135,7 +135,52 @@ const SAME: &[&str] = &[
     "%D",
     "x% d",
     "%w(40",
-    "%(describexx)",
+    "%w()%s",
+    "%w(0)%b",
+    "%w(12)%s%w(20,3,5) and %b",
+    "%w(10,2,4)%B%w()|%B",
+    "%w(0,2,4)%B",
+    "a word %w(8,1)%an %ae",
+    "%w(8,1,)%B",
+    "%w(8,1,2,3)%B",
+    "%w( 8 )%B",
+    "%w(+9,-0)%B",
+    "%w(-1)%B",
+    "%w(99999)%B",
+    "%w(x)%B",
+    "%w(10)tab\tand %x1b[31mred%x1b[m words \u{65e5}\u{672c}\u{8a9e} %x01 x",
+    "%w(10)not UTF-8 %xff%xfe words that are long",
+    "%w(10)zero %x00 byte and words",
+    "%<(30)%w(5)%s|",
+    "%<|(-60)%h]",
+    "%<|(-80)%h]",
+    "%<|(-81)%h]",
+    "%(trailers)",
+    "[%(trailers:)]",
+    "[%(trailers:only)]",
+    "[%(trailers:only=no)]",
+    "[%(trailers:only=maybe)]",
+    "[%(trailers:only=maybe,unfold)]",
+    "[%(trailers:only=yes,unfold=on)]",
+    "[%(trailers:unfold)]",
+    "[%(trailers:keyonly)]",
+    "[%(trailers:valueonly,only)]",
+    "[%(trailers:key=Acked-by)]",
+    "[%(trailers:key=acked-BY:,separator=%x2C )]",
+    "[%(trailers:key=Signed-off-by,key=Key,valueonly,separator=%n)]",
+    "[%(trailers:key=Key,only=no)]",
+    "[%(trailers:key)]",
+    "[%(trailers:key=)]",
+    "[%(trailers:separator)]",
+    "[%(trailers:separator=;,key_value_separator=%%=)]",
+    "[%(trailers:key_value_separator=,unfold)]",
+    "[%(trailers:other)]",
+    "[%(trailers",
+    "[%<(10,trunc)%(trailers:only,separator=;)]",
+    "%w(20,1,3)%(trailers:only)%w()",
+    "a%+(trailers:key=None)b%-(trailers:key=Key)",
+    "%(decorate)",
+    "%(count",
 ];
 
 fn file(placeholders: &[&str]) -> Vec<u8> {
@@ -157,6 +202,16 @@ async fn placeholders_of_the_commit_expand_as_by_git() {
         "",
         "trailing dots and dashes ---...\n\n\n\n",
         "a \u{65e5}\u{672c}\u{8a9e} subject\n\nKey: value\n",
+        "s\n\nbody\n\nSigned-off-by: A <a@b>\nAcked-by: B\n  more of it\n and more\nKey : v\nlast-key:\n",
+        "s\n\nbody\n\nnot a trailer\nnor this\nSigned-off-by: A <a@b>\nKey: x\n\n",
+        "s\n\nnone\nSigned-off-by: A\nb\nc\nd\n",
+        "s\n\nKey: value\n# comment\nAcked-by: x\n\n# at the end\n\n",
+        "s\n\n(cherry picked from commit abc)\nfoo\n\nConflicts:\n\ta/b\n\tc\n",
+        "Key: only a title\nAcked-by: y\n",
+        "s\n\nKey: v\n---\nAcked-by: z\n",
+        "s\n\nKey: v\n\n# ------------------------ >8 ------------------------\nAcked-by: z\n",
+        "s\n\n  indented: x\nKey: v\n\tfolded\n\n \n",
+        "a subject of many words that are longer than a line\n\nA paragraph\nthat has lines.\n\n* item\n* item\n\tand tab\n",
     ] {
         let repo = Repo::new();
         repo.files(&[("first", b"1")]);
@@ -220,8 +275,6 @@ async fn placeholders_beyond_the_commit_expand_as_documented() {
         ("%ch", "Fri Jul 14 08:10:01 2017 +0530"),
         ("%(describe)", ""),
         ("%(describe:tags=true)", ""),
-        ("%(trailers)", "%(trailers)"),
-        ("%w(40,1,2)", ""),
         ("%d", ""),
     ];
     let placeholders: Vec<_> = cases.iter().map(|(placeholder, _)| *placeholder).collect();
@@ -240,5 +293,107 @@ async fn placeholders_beyond_the_commit_expand_as_documented() {
             line == format!("{name} = <{expected}>") || line.contains(&format!("<{expected}>")),
             "{placeholder}: {line}"
         );
+    }
+}
+
+/// Pieces of random formats.
+const PIECES: &[&str] = &[
+    "%h",
+    "%H",
+    "%s",
+    "%b",
+    "%B",
+    "%an",
+    "%cI",
+    "%n",
+    "%%",
+    "%x20",
+    "%x41",
+    "%x01",
+    "%d",
+    "%e",
+    "%m",
+    "%f",
+    "%w(",
+    "%w()",
+    "%w(12)",
+    "%w(20,2)",
+    "%w(9,1,3)",
+    "%w(0,3,1)",
+    "%w(40,0,8)",
+    "%<(12)",
+    "%>(9)",
+    "%><(14)",
+    "%>>(5)",
+    "%<|(30)",
+    "%>|(25)",
+    "%<(8,trunc)",
+    "%<(9,ltrunc)",
+    "%<(10,mtrunc)",
+    "%<|(-70)",
+    "%+",
+    "%-",
+    "% ",
+    "%+b",
+    "%-e",
+    "% s",
+    "%+d",
+    "%Cred",
+    "%C(bold)",
+    "%(trailers)",
+    "%(trailers:only)",
+    "%(trailers:unfold,separator=;)",
+    "%(trailers:key=Key,valueonly)",
+    "%(trailers:keyonly,only=no)",
+    "%(trailers:key_value_separator==,only)",
+    "%(",
+    "%",
+    "word",
+    "two words ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "gr\u{fc}\u{df}e \u{65e5}\u{672c} ",
+    "a-long-word-that-does-not-fit",
+    ".",
+    "e\u{301}",
+    "\u{1f600}",
+];
+
+/// Messages of random formats.
+const MESSAGES: &[&str] = &[
+    "subject\n",
+    "A subject that has two\nlines and some words\n\nA body of several words\nin lines.\n\n\nKey: value\n\
+     Acked-by: B\n  folded\nNo trailer\nSigned-off-by: C <c@d>\n",
+    "\u{65e5}\u{672c}\u{8a9e} \u{1f600} subject\n\n\ttab\n* item\n\nKey: v\nkey-2 : w\n\n\n",
+    "s\n\n# no comment\n\n(cherry picked from commit 1)\nKey: v\nother\n",
+];
+
+#[tokio::test]
+async fn random_formats_expand_as_by_git() {
+    let mut random = super::history::Random::new(7);
+    for message in MESSAGES {
+        let repo = Repo::new();
+        let files: Vec<(String, String)> = (0..400)
+            .map(|number| {
+                let mut text = "text before <$Format:".to_owned();
+                for _ in 0..=random.below(9) {
+                    text.push_str(PIECES[random.below(PIECES.len())]);
+                }
+                text.push_str("$> after\n$Format:%h %s$\n");
+                (format!("f{number:03}"), text)
+            })
+            .collect();
+        let mut items: Vec<_> = files
+            .iter()
+            .map(|(name, text)| (name.as_bytes(), super::git::Item::File(text.as_bytes())))
+            .collect();
+        let attributes = super::git::Item::File(b"f* export-subst\n");
+        items.push((b".gitattributes", attributes));
+        let commit = repo.commit(message.as_bytes(), &items);
+        // Without refs git prints no decorations.
+        repo.git(["update-ref", "-d", "refs/heads/main"], b"");
+        agree(&repo, &commit).await;
     }
 }

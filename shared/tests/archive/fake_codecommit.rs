@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, PullRequest, Repository, Trigger,
+    TriggerSet,
 };
 use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
-use branchline_core::name::{BlobId, BranchName, BucketName, CommitId, ObjectKey, RepositoryName};
+use branchline_core::name::{
+    BlobId, BranchName, BucketName, CommitId, ObjectKey, PullRequestId, RepositoryName, TagName,
+};
 use branchline_core::storage::{
     CopySource, Deletion, ETag, GetOptions, ListPage, MultipartUpload, Object, ObjectHead,
     ObjectStore, Part, Precondition, PutOptions, PutResult, Tags, UploadId, UploadStart, VersionId,
@@ -252,8 +255,26 @@ impl CodeCommit for Disk {
         panic!("an archive reads no branches")
     }
 
-    async fn get_commit(&self, _: &RepositoryName, _: CommitId) -> Result<Commit> {
-        panic!("an archive is given its commit")
+    async fn get_tag(&self, _: &RepositoryName, _: &TagName) -> Result<CommitId> {
+        panic!("an archive reads no tags")
+    }
+
+    async fn get_merge_base(
+        &self,
+        _: &RepositoryName,
+        _: CommitId,
+        _: &BranchName,
+    ) -> Result<Option<CommitId>> {
+        panic!("an archive merges nothing")
+    }
+
+    async fn get_pull_request(&self, _: &PullRequestId) -> Result<PullRequest> {
+        panic!("an archive reads no pull requests")
+    }
+
+    async fn get_commit(&self, _: &RepositoryName, id: CommitId) -> Result<Commit> {
+        let _guard = self.call(format!("commit {id}")).await?;
+        Ok(self.commit(&id.to_string()))
     }
 
     async fn get_folder(

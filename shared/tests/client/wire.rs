@@ -151,6 +151,7 @@ async fn an_execution_is_pinned_to_key_and_version() {
             action_name: "Source".into(),
             object_key: Some("repo/main.zip".into()),
             object_version_id: Some("v1".into()),
+            commit_id: None,
         }),
         variables: vec![("BRANCH_NAME".into(), "main".into())],
     };

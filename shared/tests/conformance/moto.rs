@@ -190,6 +190,7 @@ impl PipelinesSetup for MotoPipelines {
             let action = ActionDeclaration::builder()
                 .name(name)
                 .action_type_id(kind)
+                .configuration("AllowOverrideForS3ObjectKey", "true")
                 .build()
                 .unwrap();
             let stage = StageDeclaration::builder().name(name).actions(action);

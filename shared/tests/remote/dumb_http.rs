@@ -24,6 +24,7 @@ const NO_RANGES: FileServerOptions = FileServerOptions {
     missing: 404,
     fails: |_| None,
     headers: "",
+    authorization: None,
 };
 
 fn source(server: &FileServer) -> HttpRemote {

@@ -33,7 +33,7 @@ enum Layout {
 const LAYOUTS: [Layout; 3] = [Layout::Bundle, Layout::Dumb, Layout::Loose];
 
 /// A source with LFS objects on a server, and a target in a bucket.
-struct World {
+struct BucketMirror {
     repo: Repo,
     lfs: LfsServer,
     server: GitServer,
@@ -41,7 +41,7 @@ struct World {
     layout: Layout,
 }
 
-impl World {
+impl BucketMirror {
     fn new(layout: Layout) -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
@@ -170,32 +170,32 @@ fn copied(contents: &[&[u8]]) -> TransferReport {
 #[tokio::test]
 async fn a_missing_object_stops_no_ref_and_is_copied_by_the_first_run_that_finds_it() {
     for layout in LAYOUTS {
-        let world = World::new(layout);
-        let there = world.grow(1, true);
-        let gone = world.grow(2, false);
-        let last = world.grow(3, true);
-        let stats = world.run(LfsPolicy::Copy).await;
+        let mirrored = BucketMirror::new(layout);
+        let there = mirrored.grow(1, true);
+        let gone = mirrored.grow(2, false);
+        let last = mirrored.grow(3, true);
+        let stats = mirrored.run(LfsPolicy::Copy).await;
         let expected = TransferReport {
             missing: 1,
             missing_oids: vec![oid(&gone)],
             ..copied(&[&there, &last])
         };
         assert_eq!((stats.complete, stats.lfs), (true, expected), "{layout:?}");
-        world.assert_refs_equal().await;
+        mirrored.assert_refs_equal().await;
         // Each run tries again, also when refs move.
-        assert_eq!(world.run(LfsPolicy::Copy).await.lfs, missing(&[&gone]));
-        let next = world.grow(4, true);
+        assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, missing(&[&gone]));
+        let next = mirrored.grow(4, true);
         let expected = TransferReport {
             missing: 1,
             missing_oids: vec![oid(&gone)],
             ..copied(&[&next])
         };
-        assert_eq!(world.run(LfsPolicy::Copy).await.lfs, expected);
-        world.lfs.put(&oid(&gone), &gone);
-        assert_eq!(world.run(LfsPolicy::Copy).await.lfs, copied(&[&gone]));
-        assert_eq!(world.stored(&gone).await.unwrap(), gone);
+        assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, expected);
+        mirrored.lfs.put(&oid(&gone), &gone);
+        assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, copied(&[&gone]));
+        assert_eq!(mirrored.stored(&gone).await.unwrap(), gone);
         assert_eq!(
-            world.run(LfsPolicy::Copy).await.lfs,
+            mirrored.run(LfsPolicy::Copy).await.lfs,
             TransferReport::default()
         );
     }
@@ -203,63 +203,69 @@ async fn a_missing_object_stops_no_ref_and_is_copied_by_the_first_run_that_finds
 
 #[tokio::test]
 async fn an_object_with_wrong_content_counts_as_missing() {
-    let world = World::new(Layout::Dumb);
-    let content = world.grow(1, false);
+    let mirrored = BucketMirror::new(Layout::Dumb);
+    let content = mirrored.grow(1, false);
     let wrong = vec![b'x'; content.len()];
-    world.lfs.put(&oid(&content), &wrong);
-    assert_eq!(world.run(LfsPolicy::Copy).await.lfs, missing(&[&content]));
+    mirrored.lfs.put(&oid(&content), &wrong);
     assert_eq!(
-        world.stored(&content).await,
+        mirrored.run(LfsPolicy::Copy).await.lfs,
+        missing(&[&content])
+    );
+    assert_eq!(
+        mirrored.stored(&content).await,
         None,
         "wrong content is not stored"
     );
-    world.assert_refs_equal().await;
+    mirrored.assert_refs_equal().await;
 }
 
 #[tokio::test]
 async fn only_twenty_missing_objects_are_named() {
-    let world = World::new(Layout::Bundle);
+    let mirrored = BucketMirror::new(Layout::Bundle);
     for number in 0..30 {
-        world.grow(number, false);
+        mirrored.grow(number, false);
     }
-    let stats = world.run(LfsPolicy::Copy).await;
+    let stats = mirrored.run(LfsPolicy::Copy).await;
     assert_eq!((stats.lfs.missing, stats.lfs.missing_oids.len()), (30, 20));
 }
 
 #[tokio::test]
 async fn a_source_without_an_lfs_server_stops_no_ref() {
-    let world = World::new(Layout::Bundle);
-    let content = world.grow(1, true);
-    world
+    let mirrored = BucketMirror::new(Layout::Bundle);
+    let content = mirrored.grow(1, true);
+    mirrored
         .lfs
         .rule(|_, _| Some(Fault::Answer(404, Vec::new(), Vec::new())));
-    assert_eq!(world.run(LfsPolicy::Copy).await.lfs, missing(&[&content]));
-    world.assert_refs_equal().await;
-    world.lfs.rule(|_, _| None);
-    assert_eq!(world.run(LfsPolicy::Copy).await.lfs, copied(&[&content]));
+    assert_eq!(
+        mirrored.run(LfsPolicy::Copy).await.lfs,
+        missing(&[&content])
+    );
+    mirrored.assert_refs_equal().await;
+    mirrored.lfs.rule(|_, _| None);
+    assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, copied(&[&content]));
 }
 
 #[tokio::test]
 async fn refused_credentials_fail_the_mapping() {
-    let world = World::new(Layout::Dumb);
-    world.grow(1, true);
-    world
+    let mirrored = BucketMirror::new(Layout::Dumb);
+    mirrored.grow(1, true);
+    mirrored
         .lfs
         .rule(|_, _| Some(Fault::Answer(401, Vec::new(), Vec::new())));
-    let target = world.target();
+    let target = mirrored.target();
     let options = with_policy(LfsPolicy::Copy);
-    let error = mirror(&world.source(), &*target, &options, None).await;
+    let error = mirror(&mirrored.source(), &*target, &options, None).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AccessDenied, "{}", error.report());
-    assert_eq!(world.refs().await, "");
+    assert_eq!(mirrored.refs().await, "");
 }
 
 #[tokio::test]
 async fn an_object_that_the_server_refuses_stops_no_other() {
-    let world = World::new(Layout::Dumb);
-    let refused = world.grow(1, true);
-    let there = world.grow(2, true);
-    world.lfs.rule(|_, seen| {
+    let mirrored = BucketMirror::new(Layout::Dumb);
+    let refused = mirrored.grow(1, true);
+    let there = mirrored.grow(2, true);
+    mirrored.lfs.rule(|_, seen| {
         seen.is_batch().then_some(Fault::Changed(|answer| {
             for object in answer["objects"].as_array_mut().unwrap() {
                 if object["oid"] == oid(&version(1)) {
@@ -269,75 +275,80 @@ async fn an_object_that_the_server_refuses_stops_no_other() {
             }
         }))
     });
-    let stats = world.run(LfsPolicy::Copy).await;
+    let stats = mirrored.run(LfsPolicy::Copy).await;
     assert_eq!((stats.lfs.objects, stats.lfs.missing), (1, 1));
     assert_eq!(stats.lfs.missing_oids, [oid(&refused)]);
-    assert!(world.stored(&there).await.is_some());
-    world.assert_refs_equal().await;
+    assert!(mirrored.stored(&there).await.is_some());
+    mirrored.assert_refs_equal().await;
 }
 
 #[tokio::test]
 async fn required_objects_that_are_missing_fail_the_mapping_before_refs_move() {
     for layout in LAYOUTS {
-        let world = World::new(layout);
-        let gone = world.grow(1, false);
-        let target = world.target();
+        let mirrored = BucketMirror::new(layout);
+        let gone = mirrored.grow(1, false);
+        let target = mirrored.target();
         let options = with_policy(LfsPolicy::Required);
-        let outcome = mirror(&world.source(), &*target, &options, None).await;
+        let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
         assert!(error.report().contains(&oid(&gone)), "{}", error.report());
-        assert_eq!(world.refs().await, "", "{layout:?}");
+        assert_eq!(mirrored.refs().await, "", "{layout:?}");
         // Refs of an earlier run, whose objects are missing.
-        world.run(LfsPolicy::Copy).await;
-        let outcome = mirror(&world.source(), &*target, &options, None).await;
+        mirrored.run(LfsPolicy::Copy).await;
+        let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
         let error = outcome.unwrap_err();
         assert!(error.report().contains(&oid(&gone)), "{}", error.report());
-        world.lfs.put(&oid(&gone), &gone);
-        assert_eq!(world.run(LfsPolicy::Required).await.lfs, copied(&[&gone]));
+        mirrored.lfs.put(&oid(&gone), &gone);
+        assert_eq!(
+            mirrored.run(LfsPolicy::Required).await.lfs,
+            copied(&[&gone])
+        );
     }
 }
 
 #[tokio::test]
 async fn an_object_that_vanished_from_the_target_is_copied_by_a_run_without_news() {
     for layout in LAYOUTS {
-        let world = World::new(layout);
-        let contents: Vec<Vec<u8>> = (0..5).map(|number| world.grow(number, true)).collect();
-        world.run(LfsPolicy::Copy).await;
-        world.delete(&contents[1]).await;
-        world.put(world.key(&contents[3]).as_str(), b"cut").await;
-        let restored = world.run(LfsPolicy::Copy).await;
+        let mirrored = BucketMirror::new(layout);
+        let contents: Vec<Vec<u8>> = (0..5).map(|number| mirrored.grow(number, true)).collect();
+        mirrored.run(LfsPolicy::Copy).await;
+        mirrored.delete(&contents[1]).await;
+        mirrored
+            .put(mirrored.key(&contents[3]).as_str(), b"cut")
+            .await;
+        let restored = mirrored.run(LfsPolicy::Copy).await;
         let expected = copied(&[&contents[1], &contents[3]]);
         assert_eq!(restored.lfs, expected, "{layout:?}");
-        assert_eq!(world.stored(&contents[1]).await.unwrap(), contents[1]);
-        assert_eq!(world.stored(&contents[3]).await.unwrap(), contents[3]);
+        assert_eq!(mirrored.stored(&contents[1]).await.unwrap(), contents[1]);
+        assert_eq!(mirrored.stored(&contents[3]).await.unwrap(), contents[3]);
     }
 }
 
 #[tokio::test]
 async fn objects_of_a_run_without_lfs_are_copied_by_the_next_run_with_lfs() {
     for layout in LAYOUTS {
-        let world = World::new(layout);
-        let first = world.grow(1, true);
-        world.run(LfsPolicy::Copy).await;
-        let skipped = [world.grow(2, true), world.grow(3, true)];
-        world.run(LfsPolicy::Skip).await;
-        let later = world.grow(4, true);
-        world.run(LfsPolicy::Skip).await;
-        assert_eq!(world.stored(&later).await, None);
-        let requests = world.lfs.requests().len();
-        let stats = world.run(LfsPolicy::Copy).await;
+        let mirrored = BucketMirror::new(layout);
+        let first = mirrored.grow(1, true);
+        mirrored.run(LfsPolicy::Copy).await;
+        let skipped = [mirrored.grow(2, true), mirrored.grow(3, true)];
+        mirrored.run(LfsPolicy::Skip).await;
+        let later = mirrored.grow(4, true);
+        mirrored.run(LfsPolicy::Skip).await;
+        assert_eq!(mirrored.stored(&later).await, None);
+        let requests = mirrored.lfs.requests().len();
+        let stats = mirrored.run(LfsPolicy::Copy).await;
         let expected = copied(&[&skipped[0], &skipped[1], &later]);
         assert_eq!(stats.lfs, expected, "{layout:?}");
-        assert!(world.lfs.requests().len() > requests);
-        assert_eq!(world.stored(&first).await.unwrap(), first);
+        assert!(mirrored.lfs.requests().len() > requests);
+        assert_eq!(mirrored.stored(&first).await.unwrap(), first);
         // The history is scanned once.
-        let before = world.server.requests().len();
+        let before = mirrored.server.requests().len();
         assert_eq!(
-            world.run(LfsPolicy::Copy).await.lfs,
+            mirrored.run(LfsPolicy::Copy).await.lfs,
             TransferReport::default()
         );
-        let later = world.server.requests().split_off(before);
+        let later = mirrored.server.requests().split_off(before);
         assert!(
             later
                 .iter()
@@ -351,21 +362,21 @@ async fn objects_of_a_run_without_lfs_are_copied_by_the_next_run_with_lfs() {
 async fn a_run_with_nothing_to_do_makes_at_most_four_requests_to_s3() {
     for layout in LAYOUTS {
         for with_objects in [false, true] {
-            let world = World::new(layout);
+            let mirrored = BucketMirror::new(layout);
             if with_objects {
                 for number in 0..5 {
-                    world.grow(number, true);
+                    mirrored.grow(number, true);
                 }
             } else {
-                point(&world.repo, "small", b"");
+                point(&mirrored.repo, "small", b"");
             }
-            world.run(LfsPolicy::Copy).await;
-            let before = world.store.traffic().calls().len();
+            mirrored.run(LfsPolicy::Copy).await;
+            let before = mirrored.store.traffic().calls().len();
             assert_eq!(
-                world.run(LfsPolicy::Copy).await.lfs,
+                mirrored.run(LfsPolicy::Copy).await.lfs,
                 TransferReport::default()
             );
-            let calls = world.store.traffic().calls().split_off(before);
+            let calls = mirrored.store.traffic().calls().split_off(before);
             assert!(calls.len() <= 4, "{layout:?} {with_objects}: {calls:?}");
         }
     }
@@ -374,18 +385,20 @@ async fn a_run_with_nothing_to_do_makes_at_most_four_requests_to_s3() {
 #[tokio::test]
 async fn verification_replaces_wrong_content_of_the_right_size() {
     for layout in LAYOUTS {
-        let world = World::new(layout);
-        let contents: Vec<Vec<u8>> = (0..5).map(|number| world.grow(number, true)).collect();
-        world.run(LfsPolicy::Copy).await;
+        let mirrored = BucketMirror::new(layout);
+        let contents: Vec<Vec<u8>> = (0..5).map(|number| mirrored.grow(number, true)).collect();
+        mirrored.run(LfsPolicy::Copy).await;
         let wrong = vec![b'x'; contents[2].len()];
-        world.put(world.key(&contents[2]).as_str(), &wrong).await;
-        world.delete(&contents[4]).await;
-        let repaired = world.run(LfsPolicy::Verify).await;
+        mirrored
+            .put(mirrored.key(&contents[2]).as_str(), &wrong)
+            .await;
+        mirrored.delete(&contents[4]).await;
+        let repaired = mirrored.run(LfsPolicy::Verify).await;
         let expected = copied(&[&contents[2], &contents[4]]);
         assert_eq!(repaired.lfs, expected, "{layout:?}");
-        assert_eq!(world.stored(&contents[2]).await.unwrap(), contents[2]);
+        assert_eq!(mirrored.stored(&contents[2]).await.unwrap(), contents[2]);
         assert_eq!(
-            world.run(LfsPolicy::Verify).await.lfs,
+            mirrored.run(LfsPolicy::Verify).await.lfs,
             TransferReport::default()
         );
     }
@@ -393,32 +406,35 @@ async fn verification_replaces_wrong_content_of_the_right_size() {
 
 #[tokio::test]
 async fn verification_finds_objects_without_a_record() {
-    let world = World::new(Layout::Bundle);
-    let content = world.grow(1, true);
-    world.run(LfsPolicy::Skip).await;
-    world.delete_key("r/branchline/lfs-record").await;
+    let mirrored = BucketMirror::new(Layout::Bundle);
+    let content = mirrored.grow(1, true);
+    mirrored.run(LfsPolicy::Skip).await;
+    mirrored.delete_key("r/branchline/lfs-record").await;
     assert_eq!(
-        world.run(LfsPolicy::Copy).await.lfs,
+        mirrored.run(LfsPolicy::Copy).await.lfs,
         TransferReport::default()
     );
-    assert_eq!(world.run(LfsPolicy::Verify).await.lfs, copied(&[&content]));
+    assert_eq!(
+        mirrored.run(LfsPolicy::Verify).await.lfs,
+        copied(&[&content])
+    );
 }
 
 #[tokio::test]
 async fn a_damaged_record_is_replaced_and_all_history_is_scanned() {
-    let world = World::new(Layout::Dumb);
-    let content = world.grow(1, true);
-    let gone = world.grow(2, false);
-    world.run(LfsPolicy::Copy).await;
-    world.delete(&content).await;
-    world.put("r/branchline/lfs-record", b"\xff\0").await;
+    let mirrored = BucketMirror::new(Layout::Dumb);
+    let content = mirrored.grow(1, true);
+    let gone = mirrored.grow(2, false);
+    mirrored.run(LfsPolicy::Copy).await;
+    mirrored.delete(&content).await;
+    mirrored.put("r/branchline/lfs-record", b"\xff\0").await;
     let expected = TransferReport {
         missing: 1,
         missing_oids: vec![oid(&gone)],
         ..copied(&[&content])
     };
-    assert_eq!(world.run(LfsPolicy::Copy).await.lfs, expected);
-    assert_eq!(world.run(LfsPolicy::Copy).await.lfs, missing(&[&gone]));
+    assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, expected);
+    assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, missing(&[&gone]));
 }
 
 #[tokio::test]
@@ -456,16 +472,16 @@ async fn a_server_stores_the_objects_that_a_verification_finds_missing() {
 
 #[tokio::test]
 async fn objects_left_out_for_want_of_a_store_are_copied_once_the_source_has_one() {
-    let world = World::new(Layout::Dumb);
-    let content = world.grow(1, true);
-    let target = world.target();
+    let mirrored = BucketMirror::new(Layout::Dumb);
+    let content = mirrored.grow(1, true);
+    let target = mirrored.target();
     let options = with_policy(LfsPolicy::Copy);
-    let source = NoLfs(remote(&world.server.url(), Version::V2));
+    let source = NoLfs(remote(&mirrored.server.url(), Version::V2));
     for _ in 0..2 {
         let stats = mirror(&source, &*target, &options, None).await.unwrap();
         assert_eq!((stats.lfs.left_out, stats.lfs.missing), (1, 0));
     }
-    assert_eq!(world.run(LfsPolicy::Copy).await.lfs, copied(&[&content]));
+    assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, copied(&[&content]));
 }
 
 /// A repository without LFS objects, as in CodeCommit.
@@ -493,22 +509,22 @@ impl Remote for NoLfs {
 
 #[tokio::test]
 async fn a_server_that_compresses_unasked_is_asked_not_to_and_named() {
-    let world = World::new(Layout::Dumb);
-    let content = world.grow(1, true);
+    let mirrored = BucketMirror::new(Layout::Dumb);
+    let content = mirrored.grow(1, true);
     let zipped = content.clone();
-    world.lfs.rule(move |_, seen| {
+    mirrored.lfs.rule(move |_, seen| {
         let headers = vec![("Content-Encoding", "gzip".to_owned())];
         (!seen.is_batch()).then(|| Fault::Answer(200, headers, zipped.clone()))
     });
-    let target = world.target();
+    let target = mirrored.target();
     let options = with_policy(LfsPolicy::Required);
-    let outcome = mirror(&world.source(), &*target, &options, None).await;
+    let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
     let report = outcome.unwrap_err().report();
     assert!(
-        report.contains(&world.lfs.base()) && report.contains("gzip"),
+        report.contains(&mirrored.lfs.base()) && report.contains("gzip"),
         "{report}"
     );
-    for seen in world.lfs.requests() {
+    for seen in mirrored.lfs.requests() {
         let accepted = seen.headers.get("accept-encoding").map(String::as_str);
         assert_eq!(accepted, Some("identity"), "{}", seen.target);
     }
@@ -520,22 +536,22 @@ async fn a_run_that_fails_at_any_request_loses_no_missing_object() {
         let mut nth = 0;
         loop {
             nth += 1;
-            let world = World::new(layout);
-            let gone = world.grow(1, false);
-            let there = world.grow(2, true);
+            let mirrored = BucketMirror::new(layout);
+            let gone = mirrored.grow(1, false);
+            let there = mirrored.grow(2, true);
             let plan = FaultPlan::new();
-            let failing = Failing::new(Arc::clone(&world.store), &plan);
+            let failing = Failing::new(Arc::clone(&mirrored.store), &plan);
             plan.fail(nth, ErrorKind::AccessDenied, When::Before);
-            let target = world.target_over(Arc::new(failing));
+            let target = mirrored.target_over(Arc::new(failing));
             let options = with_policy(LfsPolicy::Copy);
-            let outcome = mirror(&world.source(), &*target, &options, None).await;
+            let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
             let calls = plan.calls().len();
-            world.lfs.put(&oid(&gone), &gone);
+            mirrored.lfs.put(&oid(&gone), &gone);
             // In one run or two: what was recorded is found without news.
-            world.run(LfsPolicy::Copy).await;
-            world.assert_refs_equal().await;
+            mirrored.run(LfsPolicy::Copy).await;
+            mirrored.assert_refs_equal().await;
             for content in [&gone, &there] {
-                let stored = world.stored(content).await;
+                let stored = mirrored.stored(content).await;
                 assert!(
                     stored.is_some_and(|body| body == *content),
                     "{layout:?} {nth}"
@@ -555,18 +571,18 @@ async fn a_large_store_is_compared_in_slices() {
         page: 1000,
         ..MemoryStoreOptions::default()
     });
-    store.create_bucket(&World::bucket(), false);
+    store.create_bucket(&BucketMirror::bucket(), false);
     let store = Arc::new(store);
     for keys in [KeyScheme::Flat, KeyScheme::Fanned] {
         let prefix = KeyPrefix::new(&format!("{keys:?}")).unwrap();
         let place = S3Lfs::new(
             Arc::<MemoryStore>::clone(&store),
-            World::bucket(),
+            BucketMirror::bucket(),
             prefix,
             keys,
             None,
         );
-        let records = place.records().unwrap();
+        let records = place.listed().unwrap();
         let mut expected = Vec::new();
         for number in 0..300 {
             let content = version(number);

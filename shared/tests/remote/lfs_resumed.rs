@@ -24,14 +24,15 @@ use branchline_test_support::repo::Repo;
 /// Size of the object: 20 parts and a byte.
 const SIZE: usize = (100 << 20) + 1;
 
-struct World {
+/// An object that a server has, and the store that receives it.
+struct LargeObject {
     server: LfsServer,
     store: Arc<MemoryStore>,
     content: Vec<u8>,
     pointer: Pointer,
 }
 
-impl World {
+impl LargeObject {
     fn new() -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
@@ -119,35 +120,35 @@ impl World {
 
 #[tokio::test]
 async fn an_object_that_takes_longer_than_one_run_is_resumed_by_the_next() {
-    let world = World::new();
+    let object = LargeObject::new();
     // When the upload begins, and after eight parts.
-    let first = world.stop_after(2).await;
+    let first = object.stop_after(2).await;
     assert!(first > 0, "what was sent counts");
-    let second = world.stop_after(1).await;
+    let second = object.stop_after(1).await;
     assert!(second > 0, "what was sent counts");
-    let transfer = world.transfer();
-    let copied = transfer.copy(std::slice::from_ref(&world.pointer)).await;
+    let transfer = object.transfer();
+    let copied = transfer.copy(std::slice::from_ref(&object.pointer)).await;
     copied.unwrap();
-    world.assert_copied().await;
-    let starts = world.starts();
+    object.assert_copied().await;
+    let starts = object.starts();
     assert_eq!(starts[0], 0);
     assert!(0 < starts[1] && starts[1] < starts[2], "{starts:?}");
-    world.server.assert_content();
+    object.server.assert_content();
 }
 
 #[tokio::test]
 async fn clean_deletes_unfinished_uploads() {
-    let world = World::new();
-    world.stop_after(2).await;
-    assert_eq!(world.store.uploads().len(), 1);
+    let object = LargeObject::new();
+    object.stop_after(2).await;
+    assert_eq!(object.store.uploads().len(), 1);
     let prefix = KeyPrefix::new("r").unwrap();
-    let store = Arc::<MemoryStore>::clone(&world.store);
+    let store = Arc::<MemoryStore>::clone(&object.store);
     let options = BundleOptions::default();
-    let remote = BundleRemote::new(store, World::bucket(), prefix, options);
+    let remote = BundleRemote::new(store, LargeObject::bucket(), prefix, options);
     let cleaned = mirror::clean(&remote, None).await;
     assert!(cleaned.stats.complete, "{:?}", cleaned.error);
-    assert_eq!(world.keys().await, [""; 0]);
-    assert!(world.store.uploads().is_empty());
+    assert_eq!(object.keys().await, [""; 0]);
+    assert!(object.store.uploads().is_empty());
 }
 
 /// "it is resumed [..], or an error names it."
@@ -186,23 +187,23 @@ async fn an_object_that_never_arrives_in_one_run_is_named_by_an_error() {
 
 #[tokio::test]
 async fn a_broken_connection_is_resumed_within_a_run() {
-    let world = World::new();
+    let object = LargeObject::new();
     // Each download ends after four parts.
-    world
+    object
         .server
         .rule(|_, seen| (!seen.is_batch()).then_some(Fault::Cut(20 << 20)));
     let mut runs = 0;
-    while world
+    while object
         .transfer()
-        .copy(std::slice::from_ref(&world.pointer))
+        .copy(std::slice::from_ref(&object.pointer))
         .await
         .is_err()
     {
         runs += 1;
         assert!(runs < 10, "each run makes progress");
     }
-    world.assert_copied().await;
-    let starts = world.starts();
+    object.assert_copied().await;
+    let starts = object.starts();
     assert!(
         starts.is_sorted(),
         "nothing that was sent is sent again: {starts:?}"
@@ -211,51 +212,51 @@ async fn a_broken_connection_is_resumed_within_a_run() {
 
 #[tokio::test]
 async fn a_resumed_object_with_wrong_content_starts_anew() {
-    let world = World::new();
-    world.stop_after(2).await;
+    let object = LargeObject::new();
+    object.stop_after(2).await;
     // The source changes meanwhile.
-    let mut wrong = world.content.clone();
+    let mut wrong = object.content.clone();
     *wrong.last_mut().unwrap() ^= 1;
-    world.server.put(&world.pointer.oid, &wrong);
-    let transfer = world.transfer().with_required(true);
-    let error = transfer.copy(std::slice::from_ref(&world.pointer)).await;
+    object.server.put(&object.pointer.oid, &wrong);
+    let transfer = object.transfer().with_required(true);
+    let error = transfer.copy(std::slice::from_ref(&object.pointer)).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Corrupt);
-    assert!(world.store.uploads().is_empty());
+    assert!(object.store.uploads().is_empty());
     assert!(
-        world
+        object
             .keys()
             .await
             .iter()
             .all(|key| !key.contains("lfs-upload"))
     );
-    world.server.put(&oid(&world.content), &world.content);
-    let copied = world
+    object.server.put(&oid(&object.content), &object.content);
+    let copied = object
         .transfer()
-        .copy(std::slice::from_ref(&world.pointer))
+        .copy(std::slice::from_ref(&object.pointer))
         .await;
     copied.unwrap();
-    world.assert_copied().await;
+    object.assert_copied().await;
 }
 
 #[tokio::test]
 async fn an_upload_whose_parts_were_removed_starts_anew() {
-    let world = World::new();
-    world.stop_after(2).await;
+    let object = LargeObject::new();
+    object.stop_after(2).await;
     // As the bucket's lifecycle rule does.
-    let key = ObjectKey::new(&format!("r/lfs/{}", world.pointer.oid)).unwrap();
-    let progress = format!("r/branchline/lfs-upload-{}", world.pointer.oid);
+    let key = ObjectKey::new(&format!("r/lfs/{}", object.pointer.oid)).unwrap();
+    let progress = format!("r/branchline/lfs-upload-{}", object.pointer.oid);
     let progress = ObjectKey::new(&progress).unwrap();
-    let bucket = World::bucket();
-    let progress = world.store.get(&bucket, &progress, None, None).await;
+    let bucket = LargeObject::bucket();
+    let progress = object.store.get(&bucket, &progress, None, None).await;
     let progress: serde_json::Value = serde_json::from_slice(&progress.unwrap()).unwrap();
     let id = UploadId(progress["upload"].as_str().unwrap().to_owned());
-    let aborted = world.store.abort_upload(&bucket, &key, &id).await;
+    let aborted = object.store.abort_upload(&bucket, &key, &id).await;
     aborted.unwrap();
-    assert!(world.store.uploads().is_empty());
-    let copied = world
+    assert!(object.store.uploads().is_empty());
+    let copied = object
         .transfer()
-        .copy(std::slice::from_ref(&world.pointer))
+        .copy(std::slice::from_ref(&object.pointer))
         .await;
     copied.unwrap();
-    world.assert_copied().await;
+    object.assert_copied().await;
 }

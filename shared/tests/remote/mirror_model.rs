@@ -7,23 +7,30 @@
 //! - `HEAD` names the source's default branch, else a branch that is there;
 //! - without `prune`, no ref of the target vanishes: each is under its name or was set aside;
 //! - with `prune`, the clone has the source's refs, and those that were set aside before;
+//! - LFS objects that the source has, the target has, and the others are counted as missing;
 //! - an equal run changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
-use branchline_core::mirror::{MirrorOptions, mirror};
-use branchline_core::remote::STALE_PREFIX;
+use branchline_core::lfs::LocalLfs;
+use branchline_core::mirror::{LfsOptions, MirrorOptions, mirror};
+use branchline_core::remote::{LFS_RECORD_REF, STALE_PREFIX};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use branchline_test_support::git_server::GitServer;
+use branchline_test_support::lfs_server::LfsServer;
 use branchline_test_support::repo::Repo;
 
 use crate::remote::http::{remote, strict};
+use crate::remote::lfs::MEMORY;
+use crate::remote::lfs_mirror::{Beside, serve};
+use crate::remote::lfs_model::LargeFiles;
 use crate::remote::ref_layouts::{Cloned, Layout, Mirrored, read_refs};
 
 /// Names that are in each other's way, and names with characters that need care.
@@ -46,6 +53,10 @@ enum Change {
     Commit(usize),
     /// A commit without a parent, by force.
     Force(usize),
+    /// A commit with the pointer to an LFS object, which the source has or not.
+    LargeFile(usize, bool),
+    /// The source gets all LFS objects that were missing.
+    ProvideLargeFiles,
     Delete(usize),
     /// The default branch gets another name.
     RenameDefault(usize),
@@ -64,6 +75,8 @@ struct Step {
     prune_all: bool,
     /// Number of the first request that fails.
     kill: Option<usize>,
+    /// Number of an LFS object that vanishes from a target in S3 before the run.
+    loses: Option<usize>,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -71,6 +84,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let change = prop_oneof![
         4 => branch.clone().prop_map(Change::Commit),
         1 => (0..10_usize).prop_map(Change::Force),
+        3 => (0..4_usize, any::<bool>()).prop_map(|(at, is_there)| Change::LargeFile(at, is_there)),
+        1 => Just(Change::ProvideLargeFiles),
         2 => (0..10_usize).prop_map(Change::Delete),
         2 => branch.prop_map(Change::RenameDefault),
         2 => (7..10_usize).prop_map(Change::Tag),
@@ -82,12 +97,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<bool>(),
         any::<bool>(),
         prop::option::of(1..40_usize),
+        prop::option::weighted(0.3, 0..10_usize),
     );
-    let step = step.prop_map(|(changes, prune, prune_all, kill)| Step {
+    let step = step.prop_map(|(changes, prune, prune_all, kill, loses)| Step {
         changes,
         prune,
         prune_all,
         kill,
+        loses,
     });
     prop::collection::vec(step, 1..6)
 }
@@ -96,12 +113,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Source {
     repo: Repo,
     commits: usize,
+    large_files: LargeFiles,
 }
 
 impl Source {
     fn new() -> Self {
-        let repo = Repo::new(HashKind::Sha1);
-        Self { repo, commits: 0 }
+        Self {
+            repo: Repo::new(HashKind::Sha1),
+            commits: 0,
+            large_files: LargeFiles::default(),
+        }
     }
 
     fn refs(&self) -> BTreeMap<String, String> {
@@ -130,7 +151,7 @@ impl Source {
         }
     }
 
-    fn commit(&mut self, name: &str, parent: Option<&str>) {
+    fn commit(&mut self, name: &str, parent: Option<&str>, pointer: Option<&str>) {
         self.make_way(name);
         self.commits += 1;
         let number = self.commits;
@@ -148,6 +169,13 @@ impl Source {
             input,
             "M 100644 inline file-{number}\ndata 6\n{number:06}\n"
         );
+        if let Some(pointer) = pointer {
+            let _ = write!(
+                input,
+                "M 100644 inline large.bin\ndata {}\n{pointer}\n",
+                pointer.len()
+            );
+        }
         let arguments = ["fast-import", "--quiet", "--force"];
         self.repo.input(&arguments, input.as_bytes());
         let id = self.repo.id("refs/model/new").to_string();
@@ -158,14 +186,20 @@ impl Source {
     fn apply(&mut self, change: Change) {
         let refs = self.refs();
         match change {
-            Change::Commit(at) => {
+            Change::Commit(at) | Change::LargeFile(at, _) => {
                 let other = refs
                     .iter()
                     .find(|(name, _)| name.starts_with("refs/heads/"));
                 let parent = refs.get(NAMES[at]).or(other.map(|(_, id)| id));
-                self.commit(NAMES[at], parent.map(String::as_str));
+                let pointer = if let Change::LargeFile(_, is_there) = change {
+                    Some(self.large_files.add(&self.repo, is_there))
+                } else {
+                    None
+                };
+                self.commit(NAMES[at], parent.map(String::as_str), pointer.as_deref());
             }
-            Change::Force(at) => self.commit(NAMES[at], None),
+            Change::Force(at) => self.commit(NAMES[at], None, None),
+            Change::ProvideLargeFiles => self.large_files.provide_all(&self.repo),
             Change::Delete(at) => {
                 if refs.contains_key(NAMES[at]) {
                     self.repo.git(&["update-ref", "-d", NAMES[at]]);
@@ -259,8 +293,12 @@ async fn play(layout: Layout, steps: &[Step]) -> TestCaseResult {
         let options = MirrorOptions {
             prune: step.prune,
             prune_all: step.prune_all,
+            lfs: Some(LfsOptions::new(MEMORY)),
             ..MirrorOptions::default()
         };
+        if let Some(number) = step.loses {
+            source.large_files.lose(&place, number).await;
+        }
         if step.kill.is_some() {
             place.run(&source.repo, &options, step.kill).await;
         }
@@ -285,9 +323,17 @@ async fn play(layout: Layout, steps: &[Step]) -> TestCaseResult {
         );
         let now = place.clone().await;
         check_complete(&source, &before, &now, step)?;
+        let Source {
+            repo, large_files, ..
+        } = &mut source;
+        large_files.check_mirror(repo, &place, &stats.lfs)?;
         let writes = place.store().journal().len();
         let again = place.mirror(&source.repo, &options).await;
         prop_assert_eq!((again.created, again.updated, again.deleted), (0, 0, 0));
+        prop_assert_eq!(
+            (again.lfs.objects, again.lfs.missing),
+            (0, stats.lfs.missing)
+        );
         prop_assert!(again.set_aside.is_empty() && again.rejected.is_empty());
         prop_assert_eq!(
             place.store().journal().len(),
@@ -304,8 +350,10 @@ async fn play_at_server(steps: &[Step]) -> TestCaseResult {
     let target = strict(HashKind::Sha1);
     target.git(&["config", "receive.denyDeleteCurrent", "ignore"]);
     let mut source = Source::new();
-    let (from, to) = (GitServer::new(&source.repo), GitServer::new(&target));
-    let from = remote(&from.url(), Version::V2);
+    let lfs = LfsServer::new(&[]);
+    let (from, to) = (GitServer::new(&source.repo), serve(&target, &lfs));
+    let stored = Arc::new(LocalLfs::new(&source.repo.path));
+    let from = Beside(remote(&from.url(), Version::V2), stored);
     let to = remote(&to.url(), Version::V2);
     for step in steps {
         for change in &step.changes {
@@ -314,11 +362,18 @@ async fn play_at_server(steps: &[Step]) -> TestCaseResult {
         let options = MirrorOptions {
             prune: step.prune,
             prune_all: true,
+            lfs: Some(LfsOptions::new(MEMORY)),
             ..MirrorOptions::default()
         };
         let stats = mirror(&from, &to, &options, None).await;
         let stats = stats.map_err(|error| TestCaseError::fail(error.report()))?;
-        let found = read_refs(&target.path);
+        let mut found = read_refs(&target.path);
+        let record = found.remove(LFS_RECORD_REF);
+        prop_assert_eq!(record.is_some(), stats.lfs.missing > 0, "{:?}", stats.lfs);
+        let stored = lfs.objects().into_keys().collect();
+        source
+            .large_files
+            .check_server(&source.repo, &target, &stored, &stats.lfs)?;
         for (name, id) in source.refs() {
             let rejected = stats.rejected.get(bstr::BStr::new(&name));
             if let Some(reason) = rejected {
@@ -390,6 +445,7 @@ fn a_forced_push_that_is_killed_at_any_request_leaves_one_bundle_after_the_next_
         prune: false,
         prune_all: false,
         kill,
+        loses: None,
     };
     for kill in 5..16 {
         let steps = [
@@ -409,6 +465,7 @@ fn head_is_settled_in_the_run_that_prunes_the_last_branch() {
         prune,
         prune_all: false,
         kill: None,
+        loses: None,
     };
     let steps = [
         step(&[Change::Commit(2), Change::Tag(7)], false),

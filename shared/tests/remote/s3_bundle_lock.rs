@@ -76,7 +76,9 @@ async fn an_error_about_a_lock_says_how_old_it_is() {
         report.contains(LOCK) && report.contains(" seconds old"),
         "{report}"
     );
-    assert!(report.contains("older than 60 seconds"), "{report}");
+    for remedy in ["older than 60 seconds", "is taken over", "--fix=locks"] {
+        assert!(report.contains(remedy), "`{remedy}` is not in {report}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

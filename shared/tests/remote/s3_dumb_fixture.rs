@@ -98,6 +98,7 @@ impl World {
 
     pub(crate) fn advance(&self, seconds: i64) {
         self.clock.fetch_add(seconds, Ordering::SeqCst);
+        self.store.advance(seconds);
     }
 
     /// Returns a file of the repository.

@@ -43,6 +43,24 @@ const ARCHIVES: &[&str] = &[
     "--format=zip main d0",
     "--list",
     "--what main",
+    "-9 main",
+    "--format=zip -0 main",
+    "--format=zip -1 main",
+    "--format=zip -9 main",
+    "--format=zip -10 main",
+    "--format=zip -v9 main",
+    "--form=zip --pre=p/ main",
+    "--format=tgz -0 main",
+    "--format=tgz -6 main",
+    "--format=zip --no-format --prefix=p/ --no-prefix main",
+    "--list main",
+    "-lv",
+    "-x main",
+    "--verbose=1 main",
+    "--mtime=2020-02-29T12:34:56+01:00 main",
+    "--format=zip --mtime=20200229T123456Z main",
+    "--add-virtual-file=a:b main",
+    "--add-file=a main",
 ];
 
 const ATTRIBUTES: &str =
@@ -154,5 +172,45 @@ async fn git_archives_a_served_remote_as_the_repository_itself() {
             );
         }
     }
-    assert_eq!(made, 22, "git makes the other archives, too");
+    assert_eq!(made, 33, "git makes the other archives, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_level_of_compression_has_the_effect_that_it_has_in_git() {
+    let repo = Repo::new(HashKind::Sha1);
+    let lines: Vec<String> = (0..20_000).map(|n| format!("line {}\n", n * n)).collect();
+    let text = lines.concat();
+    let stream = format!(
+        "commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\ndata 1\nx\n\
+         M 100644 inline text\ndata {}\n{text}\n",
+        text.len()
+    );
+    repo.input(&["fast-import", "--quiet"], stream.as_bytes());
+    let daemon = Daemon::start(Arc::new(local(&repo.path))).await;
+    let file = format!("file://{}", repo.path.display());
+    for format in ["zip", "tgz"] {
+        let mut last = usize::MAX / 2;
+        for level in [0, 1, 6, 9] {
+            let size = async |url: &str| {
+                let client = Client::new();
+                let mut command = git::command(&client.path());
+                command.args(["archive", &format!("--remote={url}")]);
+                command.args([&format!("--format={format}"), &format!("-{level}"), "main"]);
+                let made = tokio::task::spawn_blocking(move || git::run_bytes(&mut command));
+                made.await.unwrap().unwrap().len()
+            };
+            let (ours, theirs) = (size(&daemon.url()).await, size(&file).await);
+            // The libraries differ, above all at the fastest level.
+            let tolerance = theirs / if level == 1 { 2 } else { 10 };
+            assert!(
+                ours.abs_diff(theirs) <= tolerance,
+                "{format} -{level}: {ours} bytes, by git {theirs}"
+            );
+            assert!(
+                ours <= last + last / 50,
+                "{format} -{level}: {ours} bytes after {last}"
+            );
+            last = ours;
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use branchline_core::archive::ServedArchives;
+use branchline_core::git::date::LocalTime;
 use branchline_core::git::server::{
     ProtocolVersion, ReceivePackOptions, UploadPackOptions, receive_pack, upload_archive,
     upload_pack,
@@ -97,7 +98,7 @@ async fn serve(remote: Arc<dyn Remote>, mut stream: TcpStream) -> branchline_cor
             receive_pack(&repository, version, reader, writer, &options).await
         }
         "git-upload-archive" => {
-            let archiver = ServedArchives::new(NOW);
+            let archiver = ServedArchives::new(LocalTime::utc(NOW));
             upload_archive(&repository, &archiver, reader, writer).await
         }
         _ => panic!("{service} is not a service"),

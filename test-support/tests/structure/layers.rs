@@ -13,6 +13,7 @@ const LAYERS: [&[&str]; 6] = [
         "background",
         "blocking",
         "error",
+        "filter",
         "git",
         "log",
         "metrics",
@@ -25,7 +26,9 @@ const LAYERS: [&[&str]; 6] = [
         "aws",
         "codecommit",
         "event",
+        "event_bus",
         "function",
+        "kms",
         "pipeline",
         "role",
         "secret",
@@ -50,6 +53,9 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
     "trigger",
     "the command previews the plan that the lifecycle function makes",
 )];
+
+/// Functions whose decisions the command line shows, and makes at a terminal.
+const SHOWN_FUNCTIONS: [&str; 2] = ["branchline_lifecycle", "branchline_update"];
 
 /// Returns true if `file` may use types of AWS SDKs.
 pub(crate) fn is_sdk_adapter(file: &str) -> bool {
@@ -123,6 +129,7 @@ fn into_core(package: &str, file: &str, to: &str) -> Option<String> {
 
 fn between_crates(from: &str, to: &str, from_tests: bool) -> Option<String> {
     let same = from == to;
-    let allowed = same || from_tests || to == "branchline_git";
+    let is_shown = from == "branchline" && SHOWN_FUNCTIONS.contains(&to);
+    let allowed = same || from_tests || is_shown || to == "branchline_git";
     (!allowed).then(|| format!("`{from}` does not know `{to}`"))
 }

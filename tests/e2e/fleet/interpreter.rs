@@ -12,6 +12,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// The bucket of the fleets' lists and results: that of the artifacts.
 pub(super) use branchline_tests::environment::BUCKET;
+/// Substitutions by the ARN of another machine.
+const OPEN: [&str; 2] = ["MirrorRepositoryArn", "MirrorFleetArn"];
 /// The function that the state machines call.
 pub(super) const MIGRATION: &str = "migration";
 
@@ -46,7 +48,7 @@ fn definition(deployment: &ResolvedTemplate<'_>, machine: &str) -> Result<String
     for (name, value) in substitutions.context("it fills in its definition")? {
         let place = format!("${{{name}}}");
         ensure!(text.contains(&place), "{file} has no use for {name}");
-        if name != "MirrorRepositoryArn" {
+        if !OPEN.contains(&name.as_str()) {
             let filled = value
                 .as_str()
                 .map_or_else(|| value.to_string(), str::to_owned);
@@ -74,7 +76,7 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Starts it with both state machines, for the repositories of a pattern; `None` when
+    /// Starts it with all state machines, for the repositories of a pattern; `None` when
     /// there is no environment for it.
     pub(super) async fn start(stage: &TestEnvironment, pattern: &str) -> Result<Option<Self>> {
         let Some(environment) = environment() else {
@@ -100,6 +102,7 @@ impl Interpreter {
         let definitions = json!({
             "mirror-repository": definition(&deployment, "MirrorRepository")?,
             "mirror-fleet": definition(&deployment, "MirrorFleet")?,
+            "backup-watch": definition(&deployment, "BackupWatch")?,
         });
         let ready = interpreter
             .ask(&json!({ "definitions": definitions }))

@@ -31,10 +31,11 @@ fn the_state_machines_roles_name_what_they_allow() -> Result<()> {
     let deployment = deployment(&template, "*")?;
     let knows_no_resource = |action: &String| {
         action == "codecommit:ListRepositories"
+            || action == "cloudwatch:PutMetricData"
             || action.starts_with("logs:")
             || action.starts_with("xray:")
     };
-    for role in ["MirrorFleetRole", "MirrorRepositoryRole"] {
+    for role in ["MirrorFleetRole", "MirrorRepositoryRole", "BackupWatchRole"] {
         for statement in deployment.statements_of_role(role)? {
             let actions = &statement.actions;
             assert!(

@@ -115,7 +115,7 @@ impl Terminal {
         for name in NAMES {
             symlink(&program, bin.join(name))?;
         }
-        let path = std::env::var("PATH").unwrap_or_default();
+        let path = git::search_path().to_string_lossy().into_owned();
         let mut environment = vec![
             ("PATH".to_owned(), format!("{}:{path}", bin.display())),
             ("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()),

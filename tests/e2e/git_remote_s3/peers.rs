@@ -8,27 +8,27 @@ use branchline_test_support::git;
 use super::environment::{Outcome, Terminal, url};
 
 /// Git that finds the Python client; `None` without the Python environment.
-struct Python<'a> {
+pub(super) struct Python<'a> {
     terminal: &'a Terminal,
     path: String,
 }
 
 impl<'a> Python<'a> {
-    fn of(terminal: &'a Terminal) -> Option<Self> {
+    pub(super) fn of(terminal: &'a Terminal) -> Option<Self> {
         let Ok(environment) = std::env::var("BRANCHLINE_VENV") else {
             eprintln!(
                 "skipped: BRANCHLINE_VENV is not set; `cargo xtask test` makes that environment"
             );
             return None;
         };
-        let path = std::env::var("PATH").unwrap_or_default();
+        let path = git::search_path().to_string_lossy().into_owned();
         Some(Self {
             terminal,
             path: format!("{environment}/bin:{path}"),
         })
     }
 
-    async fn git(&self, arguments: &[&str]) -> Result<Outcome> {
+    pub(super) async fn git(&self, arguments: &[&str]) -> Result<Outcome> {
         self.run(self.terminal.command("git", arguments)).await
     }
 

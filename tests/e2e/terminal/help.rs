@@ -5,14 +5,18 @@ use anyhow::Result;
 use super::super::git_remote_s3::environment::Terminal;
 
 /// The commands that have examples.
-const COMMANDS: [&[&str]; 7] = [
+const COMMANDS: [&[&str]; 11] = [
     &["archive"],
     &["completions"],
+    &["doctor", "stack"],
     &["install"],
     &["man"],
     &["migrate"],
     &["mirror"],
     &["remote", "init"],
+    &["status"],
+    &["triggers"],
+    &["template"],
 ];
 
 #[tokio::test]

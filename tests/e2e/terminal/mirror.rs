@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Result;
 use branchline_core::git::HashKind;
+use branchline_dev::s3::store::PutOptions;
 use branchline_test_support::git;
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::Repo;
@@ -30,6 +32,38 @@ async fn mirror(terminal: &Terminal, arguments: &[&str]) -> Result<Outcome> {
     terminal
         .run("branchline", &[&["mirror"], arguments].concat())
         .await
+}
+
+/// "An error names the remedy."
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_stays_is_named_with_the_time_after_which_it_is_taken_over() -> Result<()> {
+    const LOCK: &str = "locked/refs/heads/main/LOCK#.lock";
+    let mut terminal = Terminal::start().await?;
+    terminal.set("GIT_REMOTE_S3_LOCK_TTL_SECONDS", Some("1"));
+    terminal.repository("work", 3)?;
+    let target = format!("s3://{BUCKET}/locked");
+    let arguments = ["work", &target, "--layout=bundle"];
+    let store = terminal.server().store();
+    let lock = || store.put(BUCKET, LOCK, b"", PutOptions::default());
+    // A client that pushes for long renews its lock.
+    let renew = async {
+        loop {
+            lock().expect("the bucket is there");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let printed = tokio::select! {
+        printed = mirror(&terminal, &arguments) => printed?,
+        () = renew => unreachable!("because it ends with the mirror"),
+    };
+    let printed = printed.failed(3);
+    for remedy in [LOCK, "seconds old", "older than 1 seconds", "--fix=locks"] {
+        assert!(printed.contains(remedy), "`{remedy}` is not in {printed}");
+    }
+    // A killed client does not; the other refs had no lock.
+    let printed = mirror(&terminal, &arguments).await?.done();
+    assert!(printed.contains("refs 1 created"), "{printed}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

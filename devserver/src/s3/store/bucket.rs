@@ -13,7 +13,7 @@ use super::blob::{Pins, Reader, Sealed, Staged};
 use super::checksum::{Algorithm, Checksum, Kind, base64};
 use super::durability::Durability;
 use super::error::{Context as _, Error, Result};
-use super::event::{Event, Observers};
+use super::event::{BucketEvent, Observers};
 use super::index::Index;
 use super::journal::{Journal, Record, snapshot};
 use super::list::{self, Page, Query};
@@ -223,7 +223,7 @@ impl Bucket {
     /// caller holds the writer's lock, so no other write happened in between.
     pub(super) fn written(&self, key: &str) -> Result<Head> {
         let head = self.head(key, None)?;
-        self.observers.notify(&Event::Written {
+        self.observers.notify(&BucketEvent::Written {
             bucket: self.name.clone(),
             key: key.to_owned(),
             version_id: head.version_id.clone(),
@@ -277,7 +277,7 @@ impl Bucket {
         };
         if let Some(record) = record {
             self.commit(&mut writer, vec![record])?;
-            self.observers.notify(&Event::Removed {
+            self.observers.notify(&BucketEvent::Removed {
                 bucket: self.name.clone(),
                 key: key.to_owned(),
                 version_id: deleted.version_id.clone(),

@@ -4,7 +4,7 @@ use std::sync::{PoisonError, RwLock};
 
 /// A change that has happened and is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum BucketEvent {
     /// A key has a new current object.
     Written {
         /// The bucket.
@@ -31,7 +31,7 @@ pub enum Event {
     },
 }
 
-type Observer = Box<dyn Fn(&Event) + Send + Sync>;
+type Observer = Box<dyn Fn(&BucketEvent) + Send + Sync>;
 
 /// All registered observers.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Observers {
             .push(observer);
     }
 
-    pub(super) fn notify(&self, event: &Event) {
+    pub(super) fn notify(&self, event: &BucketEvent) {
         for observer in &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
             observer(event);
         }

@@ -39,7 +39,7 @@ pub use self::bucket::Bucket;
 pub use self::checksum::{Algorithm, Checksum, Kind};
 pub use self::durability::Durability;
 pub use self::error::{Error, Result};
-pub use self::event::Event;
+pub use self::event::BucketEvent;
 pub use self::list::{ListedObject, ListedVersion, Page, Query};
 pub use self::object::{
     Attributes, Condition, Deleted, Encryption, Head, Precondition, PutOptions, Tags, Versioning,
@@ -136,7 +136,7 @@ impl Store {
 
     /// Calls `observer` after each change, from the thread that made it and while the
     /// bucket's other writers wait: it must be quick, and must not write to the bucket.
-    pub fn on_event(&self, observer: impl Fn(&Event) + Send + Sync + 'static) {
+    pub fn on_event(&self, observer: impl Fn(&BucketEvent) + Send + Sync + 'static) {
         self.inner.observers.add(Box::new(observer));
     }
 

@@ -449,14 +449,14 @@ fn observers_are_notified_of_each_change_once() {
     let bucket = store.bucket(BUCKET).unwrap();
     bucket.delete("a", None, &Precondition::default()).unwrap();
     bucket.delete("a", None, &Precondition::default()).unwrap();
-    let written = Event::Written {
+    let written = BucketEvent::Written {
         bucket: BUCKET.into(),
         key: "a".into(),
         version_id: None,
         etag: head.etag,
         size: 1,
     };
-    let removed = Event::Removed {
+    let removed = BucketEvent::Removed {
         bucket: BUCKET.into(),
         key: "a".into(),
         version_id: None,

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use branchline_core::codecommit::{
-    BlobAdmission, CodeCommit, Difference, Page, Repository, Trigger, TriggerSet,
+    BlobAdmission, CodeCommit, Difference, Page, PullRequest, Repository, Trigger, TriggerSet,
 };
 use branchline_core::event::{self, Request};
 use branchline_core::function::{FunctionArn, Functions};
 use branchline_core::git::object::{Commit, TreeListing};
 use branchline_core::lambda::InvocationError;
-use branchline_core::name::{BlobId, BranchName, CommitId, RepositoryName};
+use branchline_core::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName};
 use branchline_core::testkit::MemoryCodeCommit;
 use branchline_core::trigger::{TriggerLimits, TriggerMode, preview};
 use branchline_core::{Error, ErrorKind, Result};
@@ -150,6 +150,23 @@ impl CodeCommit for Port {
     }
 
     async fn get_branch(&self, _: &RepositoryName, _: &BranchName) -> Result<CommitId> {
+        unreachable!("lifecycle does not call it")
+    }
+
+    async fn get_tag(&self, _: &RepositoryName, _: &TagName) -> Result<CommitId> {
+        unreachable!("lifecycle does not call it")
+    }
+
+    async fn get_merge_base(
+        &self,
+        _: &RepositoryName,
+        _: CommitId,
+        _: &BranchName,
+    ) -> Result<Option<CommitId>> {
+        unreachable!("lifecycle does not call it")
+    }
+
+    async fn get_pull_request(&self, _: &PullRequestId) -> Result<PullRequest> {
         unreachable!("lifecycle does not call it")
     }
 

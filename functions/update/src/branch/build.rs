@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use branchline_core::archive::large_files_over_git::GitLargeFiles;
 use branchline_core::archive::{
-    self, ArchiveDestination, ArchiveRequest, ExtraFile, LargeFiles, PreviousArchive,
+    self, ArchiveDestination, ArchiveRequest, CodeCommitHistory, CodeCommitSubmodules, ExtraFile,
+    History, LargeFiles, PreviousArchive, SubmoduleRepositories,
 };
 use branchline_core::git::object::{Commit, Signature};
+use branchline_core::lfs::LfsStore;
 use branchline_core::metrics::Metric;
-use branchline_core::name::{BranchName, RepositoryName};
+use branchline_core::name::RepositoryName;
 use branchline_core::storage::spool::SpoolConfig;
 use branchline_core::storage::{ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
@@ -17,10 +19,16 @@ use serde_json::json;
 
 use super::{Attempt, reuse};
 use crate::artifact::{self, ArtifactIdentity, Provenance, S3Location};
+use crate::config::PipelineSource;
+use crate::lfs::LfsServices;
 use crate::request::ArtifactAnswer;
 
 impl Attempt<'_> {
-    /// Archives `commit` as the object at `location`.
+    /// Archives `commit` as the object at `location`, for the pipelines with these marks.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is read once, in this one place"
+    )]
     pub(super) async fn build(
         &self,
         commit: &Commit,
@@ -28,13 +36,26 @@ impl Attempt<'_> {
         identity: &ArtifactIdentity,
         precondition: Precondition,
         provenance: Provenance,
+        pipelines: Option<&str>,
         previous: Option<Arc<PreviousArchive>>,
     ) -> Result<ArtifactAnswer> {
         let context = self.context;
         let config = &context.config;
+        if config.source == PipelineSource::CodeCommit {
+            return self
+                .mark(
+                    commit,
+                    location,
+                    identity,
+                    precondition,
+                    provenance,
+                    pipelines,
+                )
+                .await;
+        }
         let mut extra_files = Vec::new();
         if config.commit_info {
-            extra_files.push(commit_info(commit, self.repository(), self.branch())?);
+            extra_files.push(commit_info(commit, self.repository(), &self.task.label())?);
         }
         let request = ArchiveRequest {
             prefix: config.prefix.clone(),
@@ -42,6 +63,10 @@ impl Attempt<'_> {
             concurrency: config.concurrency as usize,
             deadline: Some(self.deadline),
             large_files: self.large_files(commit, location)?,
+            history: self.history(),
+            export_ignore: config.export_ignore,
+            lfs: self.lfs(self.repository())?,
+            submodules: self.submodules(),
             previous,
             ..ArchiveRequest::new(commit.clone())
         };
@@ -51,7 +76,7 @@ impl Attempt<'_> {
             options: PutOptions {
                 metadata: ObjectMetadata {
                     content_type: Some("application/zip".to_owned()),
-                    user: identity.metadata(commit, provenance),
+                    user: identity.metadata(commit, provenance, pipelines),
                     ..ObjectMetadata::default()
                 },
                 precondition,
@@ -90,14 +115,61 @@ impl Attempt<'_> {
             duration_ms,
             "archived"
         );
-        Ok(ArtifactAnswer {
+        let artifact = ArtifactAnswer {
             bucket: location.bucket.to_string(),
             key: location.key.to_string(),
             version_id: built.written.version_id.map(String::from),
             etag: built.written.etag.to_string(),
             size_bytes: summary.size_bytes,
             files: Some(summary.files),
-        })
+        };
+        context.announce_artifact(self.task, commit.id.into(), &artifact);
+        Ok(artifact)
+    }
+
+    /// Returns the store of a repository's LFS objects, if archives contain them.
+    fn lfs(&self, repository: &RepositoryName) -> Result<Option<Arc<dyn LfsStore>>> {
+        let Some(location) = &self.context.config.lfs else {
+            return Ok(None);
+        };
+        let services = LfsServices {
+            store: &self.context.store,
+            http: self.context.git.as_ref().map(|git| &git.http),
+        };
+        location.open(repository, &services).map(Some)
+    }
+
+    /// Returns the repositories of submodules, if archives contain these.
+    fn submodules(&self) -> Option<Arc<dyn SubmoduleRepositories>> {
+        let context = self.context;
+        if !context.config.submodules {
+            return None;
+        }
+        let service = Arc::clone(&context.codecommit);
+        let repository = self.repository().clone();
+        let submodules = CodeCommitSubmodules::new(service, repository, context.git.clone());
+        let submodules = match context.config.lfs.clone() {
+            Some(location) => {
+                let store = Arc::clone(&context.store);
+                let http = context.git.as_ref().map(|git| git.http.clone());
+                submodules.with_lfs(move |repository| {
+                    let services = LfsServices {
+                        store: &store,
+                        http: http.as_ref(),
+                    };
+                    location.open(repository, &services)
+                })
+            }
+            None => submodules,
+        };
+        Some(Arc::new(submodules))
+    }
+
+    /// Returns the refs and the history of the repository.
+    pub(super) fn history(&self) -> Option<Arc<dyn History>> {
+        let git = self.context.git.clone()?;
+        let history = CodeCommitHistory::new(git, self.repository().clone());
+        Some(Arc::new(history))
     }
 
     /// Returns the source of files that the API refuses: git, with a temporary object near the
@@ -129,11 +201,7 @@ impl Attempt<'_> {
 const COMMIT_INFO_PATH: &str = "commit_info.json";
 
 /// Encodes the commit in the format of `GetCommit`, with `branchName` and `RepositoryName`.
-fn commit_info(
-    commit: &Commit,
-    repository: &RepositoryName,
-    branch: &BranchName,
-) -> Result<ExtraFile> {
+fn commit_info(commit: &Commit, repository: &RepositoryName, branch: &str) -> Result<ExtraFile> {
     let signature = |signature: &Signature| {
         json!({
             "name": signature.name,
@@ -150,7 +218,7 @@ fn commit_info(
         "author": signature(&commit.author),
         "committer": signature(&commit.committer),
         "additionalData": commit.extra_headers,
-        "branchName": branch.as_str(),
+        "branchName": branch,
         "RepositoryName": repository.as_str(),
     });
     let mut bytes = serde_json::to_vec_pretty(&info).map_err(|error| {

@@ -10,7 +10,9 @@ use branchline_core::{Error, ErrorKind, Result};
 
 use super::Attempt;
 use crate::artifact::{self, ArtifactIdentity, S3Location};
+use crate::config::PipelineSource;
 use crate::key_template::TemplateValues;
+use crate::ref_kind::RefKind;
 
 /// User metadata of an artifact with the record of its listing.
 pub(super) const RECORD: &str = "branchline-listing";
@@ -25,6 +27,9 @@ impl Attempt<'_> {
         identity: &ArtifactIdentity,
         replaced: Option<&ObjectHead>,
     ) -> Result<Option<Arc<PreviousArchive>>> {
+        if self.context.config.source == PipelineSource::CodeCommit {
+            return Ok(None);
+        }
         let found = |location: &S3Location, head: &ObjectHead| {
             let commit = identity.commit_of(head)?;
             Some(Arc::new(PreviousArchive {
@@ -83,6 +88,7 @@ impl Attempt<'_> {
         let key = self.key.key_of(&TemplateValues {
             repository: self.repository(),
             branch: &branch,
+            kind: &RefKind::Branch,
             commit,
             origin: origin.as_ref(),
         })?;

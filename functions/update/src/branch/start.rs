@@ -8,9 +8,11 @@ use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 
 use super::Attempt;
-use crate::artifact::{EXECUTION_TAG, PIPELINE_TAG, S3Location};
-use crate::config::{MissingPipeline, RevisionPin};
+use crate::artifact::S3Location;
+use crate::config::{MissingPipeline, PipelineSource, RevisionPin};
+use crate::filters::StartTarget;
 use crate::request::{ArtifactAnswer, BranchAnswer, Outcome};
+use crate::started;
 
 impl Attempt<'_> {
     /// Starts the pipeline on the artifact, and tags the artifact with the execution's id.
@@ -20,45 +22,44 @@ impl Attempt<'_> {
     pub(super) async fn start(
         &self,
         tip: CommitId,
-        pipeline: &PipelineName,
+        target: &StartTarget,
         location: &S3Location,
         artifact: ArtifactAnswer,
     ) -> Result<BranchAnswer> {
         let config = &self.context.config;
+        let pipeline = &target.pipeline;
         let source = match config.pin_for(self.key) {
+            _ if config.source == PipelineSource::CodeCommit => Some(SourceRevision {
+                action_name: target.source_action.clone(),
+                commit_id: Some(tip.to_string()),
+                ..SourceRevision::default()
+            }),
             RevisionPin::None => None,
             pin => {
                 let Some(version) = artifact.version_id.clone() else {
                     return Err(not_versioned(&location.bucket, pipeline));
                 };
                 Some(SourceRevision {
-                    action_name: config.source_action.clone(),
+                    action_name: target.source_action.clone(),
                     object_key: (pin == RevisionPin::KeyAndVersion).then(|| artifact.key.clone()),
                     object_version_id: Some(version),
+                    commit_id: None,
                 })
             }
         };
-        let mut variables = Vec::new();
-        if config.variables {
-            variables = vec![
-                ("REPOSITORY_NAME".to_owned(), self.repository().to_string()),
-                ("BRANCH_NAME".to_owned(), self.branch().to_string()),
-                ("COMMIT_ID".to_owned(), tip.to_string()),
-            ];
-        }
         if self.plan.is_some() {
             return Ok(self.done(tip, Outcome::Started, artifact, None));
         }
-        let execution = self
-            .context
-            .pipelines
-            .start(&StartRequest {
-                pipeline: pipeline.clone(),
-                client_request_token: token(pipeline, location, &artifact),
-                source,
-                variables,
-            })
-            .await;
+        let variables = self.variables(tip).await?;
+        let request = StartRequest {
+            pipeline: pipeline.clone(),
+            client_request_token: token(target, location, &artifact, self.task.again),
+            source,
+            variables,
+        };
+        let start = self.context.pipelines.start(&request);
+        let check = self.check_pipeline(target, location);
+        let (execution, _) = futures_util::future::join(start, check).await;
         let execution = match execution {
             Ok(execution) => execution,
             Err(error)
@@ -80,19 +81,27 @@ impl Attempt<'_> {
             pipeline.name = %pipeline, execution.id = execution, "started"
         );
         self.context.metrics.add(Metric::ExecutionsStarted, 1);
+        let context = self.context;
+        context.announce_start(self.task, tip, pipeline.as_str(), &execution, &artifact);
         let version = artifact.version_id.as_deref();
         let store = &self.context.store;
         let mut tags = store
             .get_tags(&location.bucket, &location.key, version)
             .await?;
-        tags.insert(EXECUTION_TAG.to_owned(), execution.clone());
-        tags.insert(PIPELINE_TAG.to_owned(), pipeline.to_string());
+        started::record(&mut tags, target, &execution)?;
         store
             .put_tags(&location.bucket, &location.key, version, &tags)
             .await?;
-        Ok(self.done(tip, Outcome::Started, artifact, Some(execution)))
+        let again = self.task.again.then(|| AGAIN.to_owned());
+        Ok(BranchAnswer {
+            reason: again,
+            ..self.done(tip, Outcome::Started, artifact, Some(execution))
+        })
     }
 }
+
+/// Reason in the answer of an artifact that is started although it may have been before.
+const AGAIN: &str = "started once more, as `again` asks for";
 
 /// Returns the error for a pin to a version in a bucket without versions.
 pub(crate) fn not_versioned(bucket: &impl std::fmt::Display, pipeline: &PipelineName) -> Error {
@@ -108,14 +117,23 @@ pub(crate) fn not_versioned(bucket: &impl std::fmt::Display, pipeline: &Pipeline
 }
 
 /// Returns the request token of an execution, which is unique for a pipeline and a version of
-/// an object.
-fn token(pipeline: &PipelineName, location: &S3Location, artifact: &ArtifactAnswer) -> String {
+/// an object; with `again`, for this start alone.
+fn token(
+    target: &StartTarget,
+    location: &S3Location,
+    artifact: &ArtifactAnswer,
+    again: bool,
+) -> String {
     let version = artifact.version_id.as_deref().unwrap_or(&artifact.etag);
     let identity = [
-        pipeline.as_str(),
+        target.label.as_str(),
         location.bucket.as_str(),
         location.key.as_str(),
         version,
     ];
-    hex::encode(Sha256::digest(identity.join("\0")))
+    let mut digest = Sha256::new_with_prefix(identity.join("\0"));
+    if again {
+        digest.update(rand::random::<[u8; 16]>());
+    }
+    hex::encode(digest.finalize())
 }

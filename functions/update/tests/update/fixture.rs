@@ -9,10 +9,10 @@ use branchline_core::Result;
 use branchline_core::lambda::InvocationError;
 use branchline_core::name::{BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::testkit::{
-    CommitText, Entry, Execution, Failing, FaultPlan, MemoryCodeCommit, MemoryPipelines,
-    MemoryStore, PipelineOptions, StoredVersion,
+    CommitText, Entry, Execution, Failing, FaultPlan, MemoryCodeCommit, MemoryEventBus,
+    MemoryExecutions, MemoryPipelines, MemoryReviews, MemoryStore, PipelineOptions, StoredVersion,
 };
-use branchline_update::{Answer, Config, Context, handle};
+use branchline_update::{Answer, Config, Context, ResultServices, handle};
 use serde_json::{Value, json};
 
 /// The services and settings of the update function.
@@ -20,6 +20,9 @@ pub(crate) struct UpdateFixture {
     pub(crate) codecommit: Arc<MemoryCodeCommit>,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) pipelines: Arc<MemoryPipelines>,
+    pub(crate) executions_state: Arc<MemoryExecutions>,
+    pub(crate) reviews: Arc<MemoryReviews>,
+    pub(crate) bus: Arc<MemoryEventBus>,
     pub(crate) settings: BTreeMap<&'static str, &'static str>,
 }
 
@@ -41,6 +44,9 @@ impl UpdateFixture {
             codecommit: Arc::default(),
             store: Arc::default(),
             pipelines: Arc::default(),
+            executions_state: Arc::default(),
+            reviews: Arc::default(),
+            bus: Arc::default(),
             settings: [
                 ("ARTIFACT_BUCKET", "artifacts"),
                 ("PIPELINE_NAME", "deploy"),
@@ -83,23 +89,28 @@ impl UpdateFixture {
     pub(crate) fn context(&self) -> Arc<Context> {
         let config = self.config().expect("the settings are valid");
         let (codecommit, store) = (self.codecommit.clone(), self.store.clone());
-        Arc::new(Context::new(
-            config,
-            codecommit,
-            store,
-            self.pipelines.clone(),
-        ))
+        let context = Context::new(config, codecommit, store, self.pipelines.clone());
+        let context = context.with_bus(Some(self.bus.clone()));
+        Arc::new(context.with_results(ResultServices {
+            executions: self.executions_state.clone(),
+            reviews: self.reviews.clone(),
+        }))
     }
 
     /// Makes a context whose calls fail by `faults`.
     pub(crate) fn failing_context(&self, faults: &FaultPlan) -> Arc<Context> {
         let config = self.config().expect("the settings are valid");
-        Arc::new(Context::new(
+        let context = Context::new(
             config,
             Arc::new(Failing::new(Arc::clone(&self.codecommit), faults)),
             Arc::new(Failing::new(Arc::clone(&self.store), faults)),
             Arc::new(Failing::new(Arc::clone(&self.pipelines), faults)),
-        ))
+        );
+        let context = context.with_bus(Some(self.bus.clone()));
+        Arc::new(context.with_results(ResultServices {
+            executions: Arc::new(Failing::new(Arc::clone(&self.executions_state), faults)),
+            reviews: Arc::new(Failing::new(Arc::clone(&self.reviews), faults)),
+        }))
     }
 
     pub(crate) async fn send(&self, event: Value) -> Result<Answer, InvocationError> {

@@ -36,6 +36,7 @@ async fn a_moved_branch_is_archived_and_the_pipeline_started_on_exactly_this_ver
             action_name: "Source".into(),
             object_key: Some("demo/feature/login.zip".into()),
             object_version_id: zip.id.as_deref().map(str::to_owned),
+            commit_id: None,
         })
     );
     let variables = [

@@ -77,6 +77,7 @@ fn invalid_settings_are_explained() {
         ("ARCHIVE_COMMIT_INFO", "yes"),
         ("BRANCHES_INCLUDE", "a[b"),
         ("PIPELINE_NAME", "a/b"),
+        ("TRIGGERS", "{}"),
         ("PIPELINE_PIN", "latest"),
         ("PIPELINE_MISSING", "create"),
         ("CUSTOM_DATA", "all"),
@@ -90,12 +91,13 @@ fn invalid_settings_are_explained() {
     }
     assert_snapshot!(messages, @r"
     `ARTIFACT_BUCKET` is not valid: `a/b` is not a valid bucket name: only letters, digits, `.`, `_` and `-` are allowed
-    `ARTIFACT_KEY` is not valid: `{branch}/{what}.zip` has a placeholder other than `{repository}`, `{branch}`, `{commit}`, `{account}`, `{region}`
+    `ARTIFACT_KEY` is not valid: `{branch}/{what}.zip` has a placeholder other than `{repository}`, `{branch}`, `{tag}`, `{ref}`, `{commit}`, `{account}`, `{region}`
     `ARTIFACT_KEY` is not valid: `../x.zip` is not a valid object key: `.` and `..` are not allowed as path segments
     `ARCHIVE_PREFIX` is not valid: `/etc/` must be a relative path
     `ARCHIVE_COMMIT_INFO` is not valid: `yes`: it must be `true` or `false`
     `BRANCHES_INCLUDE` is not valid: `a[b` is not a valid glob: a `[` has no `]`
     `PIPELINE_NAME` is not valid: `a/b` is not a valid pipeline name: only letters, digits, `.`, `@`, `_` and `-` are allowed
+    `TRIGGERS` is not valid: the list of pipelines: invalid type: map, expected a sequence at line 1 column 0
     `PIPELINE_PIN` is not valid: `latest` is not `key-and-version`, `version` or `none`
     `PIPELINE_MISSING` is not valid: `create` is not `fail` or `skip`
     `CUSTOM_DATA` is not valid: `all` is not `own`, `ignore` or `trust`

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::archive_arguments::{ARCHIVE_FORMATS, ArchiveArguments, ArchiveFormat};
 use super::connection::{PacketReader, PacketWriter, RequestSize, SideBand};
 use super::needs::refused;
-use super::repository::Repository;
+use super::repository::{RefSnapshot, Repository};
 use crate::error::Result;
 use crate::object::{ObjectKind, Reference, references, tree_entries};
 use crate::odb::Database;
@@ -30,14 +30,16 @@ pub struct ArchiveOptions {
     pub prefix: String,
     /// The level of compression, 0 to 9.
     pub level: Option<u32>,
-    /// The time of the entries, in seconds since 1970; that of the commit if `None`.
-    pub time: Option<i64>,
+    /// The time of the entries, as git's options take dates; that of the commit if `None`.
+    pub mtime: Option<String>,
     /// The commit; `None` for a tree without a commit, as of `main:directory`.
     pub commit: Option<ObjectId>,
     /// The tree to archive.
     pub tree: ObjectId,
     /// Pathspecs, of which one must match each path; none for all paths.
     pub paths: Vec<String>,
+    /// The refs of the repository.
+    pub refs: RefSnapshot,
 }
 
 /// A piece of an archive while it is made.
@@ -207,10 +209,11 @@ async fn resolve(
         format: arguments.format,
         prefix: arguments.prefix.clone(),
         level: arguments.level,
-        time: arguments.time,
+        mtime: arguments.mtime.clone(),
         commit,
         tree,
         paths: arguments.paths.clone(),
+        refs: snapshot,
     };
     Ok((database, options))
 }

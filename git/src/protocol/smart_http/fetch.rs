@@ -32,8 +32,27 @@ pub struct FetchRequest {
     pub thin: bool,
     /// Allows deltas that name their bases by distance (`ofs-delta`), which is shorter.
     pub offset_deltas: bool,
-    /// Requests commits and tags only (`filter tree:0`).
-    pub without_trees: bool,
+    /// Leaves objects out (`filter`), except for wanted ones.
+    pub filter: Option<FetchFilter>,
+}
+
+/// Objects that a fetch leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchFilter {
+    /// Trees and blobs: commits and tags only.
+    WithoutTrees,
+    /// Blobs.
+    WithoutBlobs,
+}
+
+impl FetchFilter {
+    /// Returns the filter as the protocol names it.
+    fn specification(self) -> &'static str {
+        match self {
+            Self::WithoutTrees => "tree:0",
+            Self::WithoutBlobs => "blob:none",
+        }
+    }
 }
 
 /// Yields the `have` lines of a negotiation.
@@ -146,7 +165,7 @@ impl UploadPack {
                 format!("{} does not support shallow fetches", self.client.url),
             ));
         }
-        if request.without_trees && !self.can_filter() {
+        if request.filter.is_some() && !self.can_filter() {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!("{} does not support filters", self.client.url),
@@ -250,8 +269,8 @@ impl Negotiation<'_> {
         if let Some(depth) = self.request.depth {
             out.line(format!("deepen {depth}\n"))?;
         }
-        if self.request.without_trees {
-            out.line("filter tree:0\n")?;
+        if let Some(filter) = self.request.filter {
+            out.line(format!("filter {}\n", filter.specification()))?;
         }
         Ok(())
     }
@@ -278,7 +297,7 @@ impl Negotiation<'_> {
         word(true, side_band(self.server).unwrap_or_default());
         word(self.request.thin, "thin-pack");
         word(self.request.offset_deltas, "ofs-delta");
-        word(self.request.without_trees, "filter");
+        word(self.request.filter.is_some(), "filter");
         word(true, "no-progress");
         words.push_str(&capabilities_with_values(self.server));
         for id in &self.request.wants {

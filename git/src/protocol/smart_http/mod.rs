@@ -35,7 +35,7 @@ pub use call::{Address, CallBody, HttpRequestSpec, HttpResponse};
 pub use connector::{ConnectError, Http, HttpConnector, HttpTimeouts, ResponseStream};
 pub use credential_source::{CredentialSource, NoCredentials};
 pub use credentials::Credentials;
-pub use fetch::{FetchRequest, FetchResponse, Negotiator, TipNegotiator};
+pub use fetch::{FetchFilter, FetchRequest, FetchResponse, Negotiator, TipNegotiator};
 pub use push::{PushRequest, RefCommand, ReportStatus};
 pub use upload::RequestBody;
 pub use url::RepositoryUrl;

@@ -3,6 +3,12 @@
 use jiff::Timestamp;
 use jiff::tz::Offset;
 
+/// Formats the date of a [`Signature`](crate::git::object::Signature) as ISO 8601, as git's `%cI`;
+/// `None` when the date is not valid.
+pub fn strict_iso_date(date: &str) -> Option<String> {
+    format_date(date, b'I')
+}
+
 /// Formats `text` (`1484167798 -0800`) as the placeholder `form` (`%ad`: `d`); `None` when the
 /// date is not valid.
 pub(super) fn format_date(text: &str, form: u8) -> Option<String> {

@@ -5,6 +5,9 @@ use bstr::ByteSlice as _;
 /// Maximum width that git accepts, in columns.
 const MAX_WIDTH: i64 = 16 * 1024;
 
+/// Width of git's output without a terminal, in columns.
+const TERMINAL_COLUMNS: i64 = 80;
+
 /// Padding of the next placeholder.
 #[derive(Clone, Copy)]
 pub(super) struct Padding {
@@ -48,8 +51,18 @@ impl Padding {
         }
         let rest = rest.strip_prefix(b"(")?;
         let end = rest.find_byteset(b",)")?;
-        // A negative width counts from the right edge of the terminal, which an archive lacks.
-        let width = leading_number(&rest[..end]).filter(|width| (1..=MAX_WIDTH).contains(width))?;
+        let limits = -MAX_WIDTH..=MAX_WIDTH;
+        let mut width = leading_number(&rest[..end]).filter(|width| limits.contains(width))?;
+        // A negative column counts from the right edge of the terminal.
+        if width < 0 && to_column {
+            width += TERMINAL_COLUMNS;
+            to_column = width != 0;
+        } else if width == 0 {
+            return None;
+        }
+        if width < 0 {
+            return None;
+        }
         let mut close = end;
         let mut cut = Cut::No;
         if rest[end] == b',' {
@@ -70,13 +83,17 @@ impl Padding {
         Some((padding, format.len() - rest.len() + close + 1))
     }
 
-    /// Appends `text` to `out`, padded.
-    pub(super) fn append(self, out: &mut Vec<u8>, text: &[u8]) {
-        let mut columns = self.width;
-        if self.to_column {
-            let line = out.rfind_byte(b'\n').map_or(0, |feed| feed + 1);
-            columns -= width(&out[line..]);
+    /// Returns the number of columns for a text at the end of `out`.
+    pub(super) fn columns(self, out: &[u8]) -> i64 {
+        if !self.to_column {
+            return self.width;
         }
+        let line = out.rfind_byte(b'\n').map_or(0, |feed| feed + 1);
+        self.width - width(&out[line..])
+    }
+
+    /// Appends `text` to `out`, padded to a number of columns.
+    pub(super) fn append(self, out: &mut Vec<u8>, text: &[u8], mut columns: i64) {
         let text_width = width(text);
         if self.side == Side::LeftAndSteal {
             while text_width > columns && out.len() > 1 && out.last() == Some(&b' ') {
@@ -123,7 +140,8 @@ fn width(text: &[u8]) -> i64 {
     text.to_str_lossy().chars().map(columns).sum()
 }
 
-fn columns(letter: char) -> i64 {
+/// Returns the columns of a letter on a terminal.
+pub(super) fn columns(letter: char) -> i64 {
     match u32::from(letter) {
         0..0x20 | 0x7f..0xa0 | 0x300..=0x36f | 0x200b..=0x200f | 0xfe00..=0xfe0f => 0,
         0x1100..=0x115f
@@ -147,7 +165,8 @@ fn replaced(text: &[u8], from: i64, cut: i64) -> Vec<u8> {
     let mut at = 0;
     let mut marked = false;
     for letter in text.to_str_lossy().chars() {
-        if at >= from && at < from + cut {
+        // Letters without a width, such as line feeds, are never cut.
+        if columns(letter) > 0 && at >= from && at < from + cut {
             if !marked {
                 out.push_str("..");
                 marked = true;

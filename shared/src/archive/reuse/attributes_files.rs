@@ -56,7 +56,7 @@ impl ReadRules {
             let file = |(folder, id): (&String, &ObjectId)| {
                 Some((folder.clone(), contents.get(id)?.clone()))
             };
-            TreeRules::new(files.iter().filter_map(file).collect())
+            TreeRules::new(files.iter().filter_map(file).collect(), comparison.request)
         };
         let mut rules_after = None;
         if after != before {

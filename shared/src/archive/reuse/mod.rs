@@ -45,11 +45,11 @@ use self::attributes_files::ReadRules;
 use self::directory::ZipDirectory;
 use self::listing::{NewEntry, NewListing, merge};
 use self::record::writer_of;
+use super::listed_tree::Tree;
 use super::pathspec::PathSelection;
 use super::plan::{ArchivePlan, check_names};
 use super::previous_archive::PreviousArchive;
 use super::request::ArchiveRequest;
-use super::walk::Tree;
 use crate::codecommit::{CodeCommit, Difference, differences_up_to};
 use crate::git::ObjectId;
 use crate::name::RepositoryName;
@@ -147,6 +147,11 @@ impl Comparison<'_> {
         if request.paths != PathSelection::default() || request.time.is_some() || request.tree_only
         {
             return Err(FullRun::because("the archive is not of a whole commit"));
+        }
+        if request.submodules.is_some() {
+            return Err(FullRun::because(
+                "the differences do not show the content of submodules",
+            ));
         }
         let text = self.previous.record.as_deref();
         let record = text.and_then(ListingRecord::parse);

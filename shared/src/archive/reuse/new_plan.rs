@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::full_run::FullRun;
 use super::listing::{NewEntry, NewListing, odd_differences};
 use crate::archive::convert::{Conversion, UNCHANGED};
+use crate::archive::listed_tree::{Entry, Tree, WalkedEntry};
 use crate::archive::plan::{ArchiveItem, ArchivePlan, PlannedContent, Planner, count};
 use crate::archive::request::ArchiveRequest;
-use crate::archive::walk::{Entry, Tree, WalkedEntry};
 use crate::git::ObjectId;
 use crate::git::object::EntryMode;
 
@@ -36,7 +36,8 @@ pub(super) fn new_plan(
         match entry {
             NewEntry::BareFolder | NewEntry::Hidden => {}
             NewEntry::Submodule => {
-                let number = builder.add_entry(folder, name, WalkedEntry::Submodule);
+                let node = WalkedEntry::Submodule(unknown(request));
+                let number = builder.add_entry(folder, name, node);
                 let submodule = ArchiveItem::Submodule(folder, number);
                 builder.planner.plan.items.push(submodule);
             }
@@ -123,6 +124,7 @@ impl PlanBuilder {
             blob,
             mode,
             conversion,
+            source: 0,
         };
         self.planner.add_file(folder, number, content);
     }

@@ -14,9 +14,9 @@ use super::directory::{RANGE_BYTES, StoredEntry, ZipDirectory, header_length, re
 use super::full_run::{FullRun, damaged};
 use super::record::EntrySum;
 use super::tree_check::root_id;
+use crate::archive::listed_tree::Tree;
 use crate::archive::plan::ArchivePlan;
 use crate::archive::previous_archive::PreviousArchive;
-use crate::archive::walk::Tree;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{Commit, ObjectHasher, ObjectKind};
 use crate::git::{HashKind, ObjectId};

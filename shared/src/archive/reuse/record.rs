@@ -12,9 +12,9 @@ use flate2::write::DeflateEncoder;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
+use crate::archive::listed_tree::{Tree, WalkedEntry};
 use crate::archive::plan::{ArchiveItem, ArchivePlan};
 use crate::archive::request::ArchiveRequest;
-use crate::archive::walk::{Tree, WalkedEntry};
 use crate::archive::zip::DEFLATE_LEVEL;
 use crate::git::ObjectId;
 use crate::git::object::EntryMode;
@@ -139,7 +139,7 @@ impl ListingRecord {
                     {
                         attributes.push((folder.path.to_string(), id));
                     }
-                    WalkedEntry::Blob(..) | WalkedEntry::Submodule => {}
+                    WalkedEntry::Blob(..) | WalkedEntry::Submodule(_) => {}
                 }
                 leaves += 1;
             }
@@ -258,6 +258,15 @@ pub(super) fn writer_of(request: &ArchiveRequest) -> String {
     for file in &request.extra_files {
         digest.update(&file.path);
         digest.update(b"\0");
+    }
+    if !request.export_ignore {
+        digest.update(b"\0export-ignore=false\0");
+    }
+    if request.submodules.is_some() {
+        digest.update(b"\0submodules=true\0");
+    }
+    if request.lfs.is_some() {
+        digest.update(b"\0lfs=true\0");
     }
     digest.update(deflate_sample());
     hex::encode(&digest.finalize()[..8])

@@ -1,8 +1,8 @@
 //! Computes the id of the tree that an archive contains, from the blobs that were copied and
 //! fetched. It equals that of the commit only if no file is missing, outdated or too many.
 
+use crate::archive::listed_tree::{Tree, WalkedEntry};
 use crate::archive::plan::{ArchiveItem, ArchivePlan};
-use crate::archive::walk::{Tree, WalkedEntry};
 use crate::error::Result;
 use crate::git::object::{EntryMode, ListedEntry, tree_id};
 use crate::git::{HashKind, ObjectId};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::archive::attributes::{Attributes, Rules};
 use crate::archive::convert::Conversion;
+use crate::archive::request::ArchiveRequest;
 use crate::error::Result;
 use crate::git::object::EntryMode;
 
@@ -29,17 +30,24 @@ pub(super) struct TreeRules {
     files: HashMap<String, Bytes>,
     // Rules of the folders so far; `None` for one that is not archived.
     folders: HashMap<String, Option<Arc<Rules>>>,
+    // Entries with the attribute `export-ignore` are left out.
+    export_ignore: bool,
+    // Pointers of git LFS become their objects.
+    with_lfs: bool,
 }
 
 impl TreeRules {
-    /// Makes the rules of a tree from its `.gitattributes`, by the paths of their folders.
-    pub(super) fn new(files: HashMap<String, Bytes>) -> Result<Self> {
+    /// Makes the rules of a tree from its `.gitattributes`, by the paths of their folders, for
+    /// an archive of `request`.
+    pub(super) fn new(files: HashMap<String, Bytes>, request: &ArchiveRequest) -> Result<Self> {
         let (attributes, built_in) = Attributes::new()?;
         let mut rules = Self {
             attributes,
             built_in: Arc::clone(&built_in),
             files,
             folders: HashMap::new(),
+            export_ignore: request.export_ignore,
+            with_lfs: request.lfs.is_some(),
         };
         let root = rules.with_file(built_in, "")?;
         rules.folders.insert(String::new(), Some(root));
@@ -60,11 +68,13 @@ impl TreeRules {
         };
         let is_folder = mode == EntryMode::Commit;
         let found = self.attributes.find(&rules, path, is_folder);
-        if found.export_ignore {
+        if found.export_ignore && self.export_ignore {
             return Ok(Treatment::Ignored);
         }
         Ok(Treatment::Archived(match mode {
-            EntryMode::Blob | EntryMode::BlobExecutable => Conversion::new(&found, path)?,
+            EntryMode::Blob | EntryMode::BlobExecutable => {
+                Conversion::new(&found, path, self.with_lfs)?
+            }
             EntryMode::Link | EntryMode::Commit | EntryMode::Tree => Conversion::NONE,
         }))
     }
@@ -93,7 +103,7 @@ impl TreeRules {
                 continue;
             }
             if let Some(above) = rules.take()
-                && !self.attributes.find(&above, path, true).export_ignore
+                && !(self.export_ignore && self.attributes.find(&above, path, true).export_ignore)
             {
                 rules = Some(self.with_file(above, path)?);
             }
@@ -104,7 +114,9 @@ impl TreeRules {
 
     fn with_file(&mut self, above: Arc<Rules>, folder: &str) -> Result<Arc<Rules>> {
         match self.files.get(folder) {
-            Some(bytes) => self.attributes.add(&above, folder, bytes),
+            Some(bytes) => self
+                .attributes
+                .add(&above, folder, folder.is_empty(), bytes),
             None => Ok(above),
         }
     }

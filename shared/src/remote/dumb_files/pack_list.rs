@@ -10,6 +10,9 @@
 //! | `N <objects> <bytes> pack-<id>.pack` | number of objects and bytes of that pack |
 //! | `S <seconds> pack-<id>.pack` | superseded since then: its objects are in listed packs |
 //! | `D <seconds> pack-<id>.pack` | superseded, and its files were deleted then |
+//! | `G <seconds> pack-<id>.pack` | pruned since then: objects that no ref needed are in no listed pack |
+//! | `X <seconds> pack-<id>.pack` | pruned, and its files were deleted then |
+//! | `U <seconds>` | a push then depended on stored objects that need not be reachable |
 //!
 //! Times are seconds since the epoch. A pack without `N` was written by another program and
 //! is never merged.
@@ -48,6 +51,11 @@ pub(in crate::remote) struct PackList {
     pub(in crate::remote) sizes: BTreeMap<ObjectId, PackSize>,
     /// Packs whose objects are all in listed packs.
     pub(in crate::remote) superseded: BTreeMap<ObjectId, SupersededPack>,
+    /// Packs with objects that are in no listed pack, because no ref needed them.
+    pub(in crate::remote) pruned: BTreeMap<ObjectId, SupersededPack>,
+    /// Time of the last push that depended on stored objects without knowing that they are
+    /// reachable.
+    pub(in crate::remote) used: Option<i64>,
 }
 
 impl PackList {
@@ -65,9 +73,12 @@ impl PackList {
             packs,
             sizes,
             superseded,
+            pruned,
+            used: _,
         } = &mut list;
         sizes.retain(|id, _| packs.contains(id));
         superseded.retain(|id, _| !packs.contains(id));
+        pruned.retain(|id, _| !packs.contains(id) && !superseded.contains_key(id));
         Ok(list)
     }
 
@@ -82,15 +93,19 @@ impl PackList {
                 let id = pack_id(words.next()?)?;
                 self.sizes.insert(id, PackSize { objects, bytes });
             }
-            "S" | "D" => {
+            "S" | "D" | "G" | "X" => {
                 let time = first.parse().ok()?;
                 let id = pack_id(words.next()?)?;
                 let state = match kind {
-                    "S" => SupersededPack::Kept(time),
+                    "S" | "G" => SupersededPack::Kept(time),
                     _ => SupersededPack::Deleted(time),
                 };
-                self.superseded.insert(id, state);
+                match kind {
+                    "S" | "D" => self.superseded.insert(id, state),
+                    _ => self.pruned.insert(id, state),
+                };
             }
+            "U" => self.used = Some(first.parse().ok()?),
             _ => {}
         }
         Some(())
@@ -104,12 +119,17 @@ impl PackList {
         for (id, PackSize { objects, bytes }) in &self.sizes {
             let _ = writeln!(out, "N {objects} {bytes} {}", pack_name(*id));
         }
-        for (id, state) in &self.superseded {
-            let (kind, time) = match state {
-                SupersededPack::Kept(time) => ('S', time),
-                SupersededPack::Deleted(time) => ('D', time),
-            };
-            let _ = writeln!(out, "{kind} {time} {}", pack_name(*id));
+        for (packs, kept, deleted) in [(&self.superseded, 'S', 'D'), (&self.pruned, 'G', 'X')] {
+            for (id, state) in packs {
+                let (kind, time) = match state {
+                    SupersededPack::Kept(time) => (kept, time),
+                    SupersededPack::Deleted(time) => (deleted, time),
+                };
+                let _ = writeln!(out, "{kind} {time} {}", pack_name(*id));
+            }
+        }
+        if let Some(time) = self.used {
+            let _ = writeln!(out, "U {time}");
         }
         out.push('\n');
         out.into_bytes()
@@ -141,35 +161,78 @@ impl PackList {
         if !self.covers(id) {
             self.packs.insert(0, id);
             self.sizes.insert(id, size);
+            self.pruned.remove(&id);
         }
     }
 
-    /// Returns packs superseded longer ago than `grace`, in seconds.
+    /// Lists a pack, if there is one, in place of `old`, some of whose objects it does not have.
+    pub(in crate::remote) fn prune(
+        &mut self,
+        new: Option<(ObjectId, PackSize)>,
+        old: &[ObjectId],
+        now: i64,
+    ) {
+        let kept = new.map(|(id, _)| id);
+        for id in old.iter().filter(|id| Some(**id) != kept) {
+            self.packs.retain(|listed| listed != id);
+            self.sizes.remove(id);
+            self.pruned.insert(*id, SupersededPack::Kept(now));
+        }
+        // Their objects were in `old`, which need not be in listed packs now.
+        let superseded = std::mem::take(&mut self.superseded);
+        self.pruned.extend(superseded);
+        if let Some((id, size)) = new {
+            self.pruned.remove(&id);
+            self.add(id, size, &[], now);
+        }
+    }
+
+    /// Records that a pack was written, and is not listed.
+    pub(in crate::remote) fn prune_unlisted(&mut self, id: ObjectId, now: i64) {
+        self.pruned.insert(id, SupersededPack::Kept(now));
+    }
+
+    /// Returns whether files of this pack may be deleted at any time, so that a pack of this id
+    /// must not be listed. `grace` is in seconds.
+    pub(in crate::remote) fn is_being_deleted(&self, id: ObjectId, now: i64, grace: i64) -> bool {
+        self.pruned.get(&id).is_some_and(|state| match state {
+            // By a client with this list, which may be as old as half of the time.
+            SupersededPack::Kept(since) => now.saturating_sub(*since) > grace / 2,
+            SupersededPack::Deleted(_) => true,
+        })
+    }
+
+    /// Returns packs superseded or pruned longer ago than `grace`, in seconds.
     pub(in crate::remote) fn expired(&self, now: i64, grace: i64) -> Vec<ObjectId> {
         let is_expired = |state: &SupersededPack| match state {
             SupersededPack::Kept(since) => now.saturating_sub(*since) > grace,
             SupersededPack::Deleted(_) => false,
         };
-        let found = self
-            .superseded
-            .iter()
-            .filter(|(_, state)| is_expired(state));
+        let found = self.superseded.iter().chain(&self.pruned);
+        let found = found.filter(|(_, state)| is_expired(state));
         found.map(|(id, _)| *id).collect()
     }
 
     /// Records that the files of a pack are deleted.
     pub(in crate::remote) fn mark_deleted(&mut self, id: ObjectId, now: i64) {
-        if let Some(state) = self.superseded.get_mut(&id) {
-            *state = SupersededPack::Deleted(now);
+        for packs in [&mut self.superseded, &mut self.pruned] {
+            if let Some(state) = packs.get_mut(&id) {
+                *state = SupersededPack::Deleted(now);
+            }
         }
     }
 
     /// Removes packs whose files were deleted longer ago than `grace`, in seconds.
     pub(in crate::remote) fn drop_deleted(&mut self, now: i64, grace: i64) {
-        self.superseded.retain(|_, state| match state {
-            SupersededPack::Kept(_) => true,
-            SupersededPack::Deleted(since) => now.saturating_sub(*since) <= grace,
-        });
+        for packs in [&mut self.superseded, &mut self.pruned] {
+            packs.retain(|_, state| match state {
+                SupersededPack::Kept(_) => true,
+                SupersededPack::Deleted(since) => now.saturating_sub(*since) <= grace,
+            });
+        }
+        self.used = self
+            .used
+            .filter(|since| now.saturating_sub(*since) <= grace);
     }
 }
 
@@ -238,6 +301,44 @@ mod tests {
         );
         list.drop_deleted(1202, 100);
         assert!(!list.covers(id(1)));
+    }
+
+    #[test]
+    fn a_pruned_pack_covers_nothing_and_is_not_reused_while_it_is_deleted() {
+        let mut list = PackList::default();
+        list.add(id(1), size(1), &[], 0);
+        list.add(id(2), size(2), &[], 0);
+        list.add(id(3), size(3), &[id(1)], 5);
+        list.prune(Some((id(4), size(1))), &[id(2), id(3)], 1000);
+        assert_eq!(list.packs, [id(4)]);
+        list.used = Some(1000);
+        assert_eq!(PackList::parse(&list.write()).unwrap(), list);
+        for old in [1, 2, 3] {
+            assert!(!list.covers(id(old)), "its objects need not be stored");
+        }
+        assert_eq!(list.expired(1050, 100), [id(1)]);
+        assert!(!list.is_being_deleted(id(2), 1050, 100));
+        assert!(list.is_being_deleted(id(2), 1051, 100));
+        let mut again = list.clone();
+        again.add(id(2), size(2), &[], 1050);
+        assert!(again.packs.contains(&id(2)) && !again.pruned.contains_key(&id(2)));
+        list.mark_deleted(id(2), 1101);
+        assert!(list.is_being_deleted(id(2), 1102, 100));
+        list.drop_deleted(1202, 100);
+        assert!(!list.is_being_deleted(id(2), 1202, 100));
+        assert_eq!(list.used, None, "a use is forgotten after the grace period");
+        list.prune(None, &[id(4)], 2000);
+        assert!(list.packs.is_empty() && list.sizes.is_empty());
+    }
+
+    #[test]
+    fn a_pack_that_is_kept_whole_stays_listed() {
+        let mut list = PackList::default();
+        list.add(id(1), size(1), &[], 0);
+        list.add(id(2), size(2), &[], 0);
+        list.prune(Some((id(1), size(1))), &[id(1), id(2)], 5);
+        assert_eq!(list.packs, [id(1)]);
+        assert_eq!(list.pruned.keys().copied().collect::<Vec<_>>(), [id(2)]);
     }
 
     #[test]

@@ -75,6 +75,13 @@ impl RepositoryConfig {
             })
     }
 
+    /// Returns `lfs.url`, the place of the LFS objects of all remotes; `None` if not set.
+    pub(super) fn lfs_url(&self) -> Option<String> {
+        let url = self.file.string("lfs.url")?;
+        let url = String::from_utf8(url.into()).ok()?;
+        Some(url).filter(|url| !url.is_empty())
+    }
+
     /// Returns the hash function of the object ids.
     ///
     /// # Errors

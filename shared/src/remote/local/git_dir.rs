@@ -89,6 +89,12 @@ impl GitDir {
         }))
     }
 
+    /// Reads `lfs.url` of the repository's configuration.
+    pub(super) fn lfs_url(&self) -> Result<Option<String>> {
+        let config = RepositoryConfig::read(&self.git, &self.common.join("config"))?;
+        Ok(config.lfs_url())
+    }
+
     /// The directory that new objects are written to.
     pub(super) fn own_objects(&self) -> PathBuf {
         self.common.join("objects")

@@ -110,6 +110,15 @@ impl Remote for LocalRepository {
         Some(Arc::new(LocalLfs::new(directory)))
     }
 
+    async fn lfs_url(&self) -> Result<Option<String>> {
+        let path = self.path.clone();
+        blocking(move || match GitDir::find(&path)? {
+            Some(git_dir) => git_dir.lfs_url(),
+            None => Ok(None),
+        })
+        .await
+    }
+
     async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
         let path = self.path.clone();
         let limits = self.limits;

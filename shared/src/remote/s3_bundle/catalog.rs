@@ -1,6 +1,6 @@
 //! The bundles of a remote, read as far as their objects are needed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use super::bundle_reader::{OpenBundle, pieces};
+use super::bundle_reader::{OpenBundle, pieces, replaced};
 use super::completed_pack::Overlay;
 use super::indexed_bundle::{IndexedBundle, ObjectIdSet, pack_bytes};
 use super::keys::BundleFile;
@@ -18,8 +18,10 @@ use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, DatabaseOptions, StoredPack};
 use crate::git::pack::{Bases, Index, NoBases, PackBytes, PackIndexer};
 use crate::git::{HashKind, ObjectId};
+use crate::name::ObjectKey;
 use crate::pack_cache::{CachedPack, PackExtension};
 use crate::remote::PackBody;
+use crate::storage::ETag;
 
 /// Maximum number of bundles whose indexes stay in memory.
 const MAX_INDEXED_BUNDLES: usize = 16;
@@ -152,7 +154,8 @@ impl BundleCatalog {
     /// Finds the bundles that contain these objects, with their prerequisites.
     ///
     /// # Errors
-    /// `Corrupt`, naming an object that is not in any bundle.
+    /// `Corrupt`, naming an object that is not in any bundle; `Conflict` when bundles were replaced
+    /// since they were listed, because the object may be in a newer one.
     pub(super) async fn find(&self, ids: &[ObjectId]) -> Result<Vec<Arc<IndexedBundle>>> {
         let mut search = BundleSearch::new(ids);
         let mut indexed: Vec<_> = self.lock().iter().cloned().collect();
@@ -189,6 +192,7 @@ impl BundleCatalog {
             } else if let Some(bundle) = guesses.pop_front() {
                 search.add_waiting(bundle);
             } else {
+                self.ensure_current().await?;
                 let missing = search.first_missing(ids).map(|id| id.to_string());
                 return Err(corrupt(format!(
                     "no bundle of `{}` has {}, which is needed",
@@ -196,6 +200,24 @@ impl BundleCatalog {
                     missing.unwrap_or_default()
                 )));
             }
+        }
+    }
+
+    /// Checks that none of the bundles was deleted or replaced since they were listed.
+    async fn ensure_current(&self) -> Result<()> {
+        let folders = self.location.folders("refs/".into()).await?;
+        let present: HashSet<(&ObjectKey, &ETag)> = folders
+            .values()
+            .flat_map(|folder| &folder.bundles)
+            .map(|file| (&file.key, &file.etag))
+            .collect();
+        match self
+            .files
+            .iter()
+            .find(|file| !present.contains(&(&file.key, &file.etag)))
+        {
+            Some(file) => Err(replaced(file, "read")),
+            None => Ok(()),
         }
     }
 

@@ -9,6 +9,9 @@
 //! entries as that takes; then parts are copied; the new entries are the last part, which may
 //! be short. Where nothing would be left to copy, everything is sent. Parts are sent and copied
 //! while the next parts are made.
+//!
+//! A bundle without an old one whose pack is the received one, as it is, is copied from the
+//! temporary object of the latter ([`super::spooled_pack`]).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +26,8 @@ use super::indexed_bundle::{IndexedBundle, ObjectIdSet};
 use super::keys::BundleFile;
 use super::lock::LockCheck;
 use super::options::{BundleLocation, BundleOptions};
-use super::parts::{FIRST_PART, Parts, copied_parts, copy, send_parts};
+use super::parts::{FIRST_PART, Parts, copied_parts, copy, copy_range, send_parts};
+use super::spooled_pack::SpooledPack;
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::odb::{Database, PackOptions, ReceiverObjects, indexed_pack};
@@ -121,11 +125,16 @@ pub(super) struct Composition {
     pub(super) database: Arc<Database>,
     /// Objects of `base` that deltas may depend on.
     pub(super) known: Option<Arc<ReceiverObjects>>,
+    /// Pack of exactly `objects`, without a `base`, that is copied inside S3.
+    pub(super) spooled: Option<Arc<SpooledPack>>,
     pub(super) options: BundleOptions,
 }
 
 impl Composition {
     fn object_ids(&self) -> ObjectIdSet {
+        if let Some(spooled) = &self.spooled {
+            return ObjectIdSet::of_index(spooled.index.clone());
+        }
         let base = self.base.as_ref().map(|base| base.objects.clone());
         base.unwrap_or_default().with(&self.objects)
     }
@@ -141,7 +150,41 @@ impl Composition {
         Ok(header)
     }
 
+    /// Sends the header and the start of the spooled pack, and copies the rest.
+    async fn send_spooled(
+        &self,
+        spooled: &SpooledPack,
+        upload: &MultipartWriter,
+        check: LockCheck<'_>,
+    ) -> Result<BodySent> {
+        let mut part = self.header.write()?;
+        // With those that were sent to the temporary object.
+        let bytes = part.len() as u64 + spooled.size_bytes;
+        let missing = self.options.min_part_bytes.saturating_sub(part.len()) as u64;
+        let rest = missing.min(spooled.size_bytes)..spooled.size_bytes;
+        part.extend_from_slice(&spooled.start(rest.start).await?);
+        let first = async {
+            check()?;
+            upload.part(FIRST_PART, part.into()).await
+        };
+        let copies = async {
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let source = (&spooled.place.bucket, &spooled.place.key, None);
+            copy_range(upload, &self.options, source, rest, FIRST_PART + 1, check).await
+        };
+        try_join(first, copies).await?;
+        Ok(BodySent {
+            bytes,
+            extension: spooled.extension(),
+        })
+    }
+
     async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<BodySent> {
+        if let Some(spooled) = &self.spooled {
+            return self.send_spooled(spooled, upload, check).await;
+        }
         let (sender, parts) = mpsc::channel(1);
         let sending = send_parts(upload, parts, &self.options, check);
         let mut parts = Parts::new(sender, &self.options, self.header.write()?.as_slice());

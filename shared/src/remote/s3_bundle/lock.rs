@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -195,19 +195,19 @@ impl Lock {
     /// logged, because the lock expires with its lifetime.
     pub(super) async fn release(mut self) {
         self.is_released = true;
-        self.renewing.abort();
-        let held = Arc::clone(&self.held);
-        background::complete(async move { held.release().await }).await;
+        let (held, renewing) = (Arc::clone(&self.held), self.renewing.abort_handle());
+        background::complete(async move { held.release(&renewing).await }).await;
     }
 
     /// Releases the lock in the background, if `before` returns true: for destructors.
     pub(super) fn release_later(mut self, before: impl Future<Output = bool> + Send + 'static) {
         self.is_released = true;
-        self.renewing.abort();
-        let held = Arc::clone(&self.held);
+        let (held, renewing) = (Arc::clone(&self.held), self.renewing.abort_handle());
         background::spawn(async move {
             if before.await {
-                held.release().await;
+                held.release(&renewing).await;
+            } else {
+                renewing.abort();
             }
         });
     }
@@ -215,16 +215,16 @@ impl Lock {
     /// Leaves the lock to its lifetime.
     pub(super) fn expire(mut self) {
         self.is_released = true;
+        self.renewing.abort();
     }
 }
 
 impl Drop for Lock {
     /// Releases the lock of a cancelled caller.
     fn drop(&mut self) {
-        self.renewing.abort();
         if !self.is_released {
-            let held = Arc::clone(&self.held);
-            background::spawn(async move { held.release().await });
+            let (held, renewing) = (Arc::clone(&self.held), self.renewing.abort_handle());
+            background::spawn(async move { held.release(&renewing).await });
         }
     }
 }
@@ -352,8 +352,12 @@ impl LockState {
         lost(&self.key, why)
     }
 
-    async fn release(&self) {
+    /// Ends the renewal, and deletes the lock if it is still ours. A renewal that is under way
+    /// holds the state and is awaited, because it may be written although it is cancelled, and the
+    /// lock then has another entity tag.
+    async fn release(&self, renewing: &AbortHandle) {
         let state = self.state.lock().await;
+        renewing.abort();
         if self.lost().is_some() {
             return;
         }
@@ -511,7 +515,8 @@ fn lock_taken_error(location: &BundleLocation, key: &ObjectKey, age_seconds: i64
     )
     .with_hint(format!(
         "fetch, and push again; a lock that is older than {lifetime} seconds was left by a killed \
-         client, and is taken over"
+         client, and is taken over; if that client is gone for certain, `branchline remote doctor \
+         --fix=locks --lock-ttl=1` with the remote deletes its lock at once"
     ))
 }
 

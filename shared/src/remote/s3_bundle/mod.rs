@@ -20,7 +20,7 @@
 //! | `bundle_reader`, `cached_pack`, `completed_pack`, `indexed_bundle` | one bundle, its pack and its objects |
 //! | `peel` | the objects that tags peel to |
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
-//! | `parts`, `compose` | content of a new bundle |
+//! | `spooled_pack`, `parts`, `compose` | content of a new bundle |
 //! | `archive`, `delete`, `publish`, `repair` | changes of one ref, under its lock |
 //! | `receive`, `plan`, `change_order`, `ref_change`, `atomic`, `stored_copies`, `target` | pushes |
 //! | `examine`, `maintain` | problems of the remote, and their fixes |
@@ -51,6 +51,7 @@ mod receive;
 mod ref_change;
 mod repair;
 mod source;
+mod spooled_pack;
 mod stored_copies;
 mod target;
 

@@ -10,6 +10,7 @@ use super::bundle_reader::{OpenBundle, replaced};
 use super::lock::LockCheck;
 use super::options::{BundleLocation, BundleOptions};
 use crate::error::{Error, ErrorKind, Result, corrupt};
+use crate::storage::CopySource;
 use crate::storage::multipart::{MultipartWriter, part_bytes};
 
 /// Maximum number of parts that are sent at once, if the memory limit allows.
@@ -132,6 +133,26 @@ pub(super) async fn copy(
     let BundleLocation {
         bucket, options, ..
     } = &*bundle.location;
+    let source = (bucket, &bundle.file.key, None);
+    let copied = copy_range(upload, options, source, range, number, check).await;
+    copied.map_err(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            return replaced(&bundle.file, "copied").with_source(error);
+        }
+        error
+    })?;
+    bundle.location.ensure_unchanged(&bundle.file).await
+}
+
+/// Copies a range of an object, in equal parts from `number` on.
+pub(super) async fn copy_range(
+    upload: &MultipartWriter,
+    options: &BundleOptions,
+    source: CopySource<'_>,
+    range: Range<u64>,
+    number: u32,
+    check: LockCheck<'_>,
+) -> Result<()> {
     let count = copied_parts(options, &range)?;
     let size = (range.end - range.start).div_ceil(count.into());
     let copies = (0..count).map(|at| {
@@ -139,21 +160,12 @@ pub(super) async fn copy(
         let to = range.end.min(from + size);
         async move {
             check()?;
-            let source = (bucket, &bundle.file.key, None);
-            upload
-                .copy(number + at, source, from..to)
-                .await
-                .map_err(|error| {
-                    if error.kind() == ErrorKind::NotFound {
-                        return replaced(&bundle.file, "copied").with_source(error);
-                    }
-                    error
-                })
+            upload.copy(number + at, source, from..to).await
         }
     });
     let mut copies = futures_util::stream::iter(copies).buffer_unordered(CONCURRENT_COPIES);
     while let Some(done) = copies.next().await {
         done?;
     }
-    bundle.location.ensure_unchanged(&bundle.file).await
+    Ok(())
 }

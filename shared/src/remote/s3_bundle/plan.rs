@@ -70,7 +70,7 @@ pub(super) async fn plan(
         Some(old) => Some(old),
         None => find_base(available, recent, &database, found.is_none(), new).await?,
     };
-    let body = compose(catalog, &database, base, name, new).await?;
+    let body = compose(catalog, Some(available), &database, base, name, new).await?;
     Ok(BundlePlan {
         body,
         database,
@@ -90,7 +90,7 @@ async fn plan_renamed(
     let is_base =
         |bundle: &&Arc<IndexedBundle>| bundle.bundle.file.id == new && bundle.bundle.is_full();
     let base = bundles.iter().find(is_base).cloned();
-    let body = compose(catalog, &database, base, name, new).await?;
+    let body = compose(catalog, None, &database, base, name, new).await?;
     Ok(BundlePlan {
         body,
         database,
@@ -101,11 +101,37 @@ async fn plan_renamed(
 /// Composes the bundle of `new` of `base`, if any, and of the objects that `base` does not have.
 async fn compose(
     catalog: &BundleCatalog,
+    available: Option<&AvailableObjects>,
     database: &Arc<Database>,
     base: Option<Arc<IndexedBundle>>,
     name: &BString,
     new: ObjectId,
 ) -> Result<BundleBody> {
+    let mut header = Header::new(catalog.hash());
+    header.refs.push((new, name.clone()));
+    let composition = Composition {
+        hash: catalog.hash(),
+        header,
+        base: None,
+        objects: Vec::new(),
+        known: None,
+        spooled: None,
+        database: Arc::clone(database),
+        options: catalog.location().options.clone(),
+    };
+    let available = available.filter(|_| base.is_none());
+    let spooled = available.and_then(|available| available.spooled.clone());
+    // The pack has everything that its only root needs, which was checked as it was received.
+    if let Some(spooled) = &spooled
+        && available.is_some_and(|available| available.has_one_root)
+        && spooled.index.find(new).is_some()
+    {
+        return Ok(BundleBody::Compose(Box::new(Composition {
+            objects: spooled.index.ids().collect(),
+            spooled: Some(Arc::clone(spooled)),
+            ..composition
+        })));
+    }
     let tip: Vec<_> = base.iter().map(|base| base.bundle.file.id).collect();
     // Fails if an object that the new commit needs is missing.
     let closure = reachable_objects(database, &[new], &tip).await?;
@@ -113,16 +139,12 @@ async fn compose(
     if let Some(base) = &base {
         objects.retain(|id| !base.objects.contains(*id));
     }
-    let mut header = Header::new(catalog.hash());
-    header.refs.push((new, name.clone()));
     Ok(BundleBody::Compose(Box::new(Composition {
-        hash: catalog.hash(),
-        header,
         known: base.is_some().then_some(closure.known),
         base,
+        spooled: spooled.filter(|spooled| spooled.consists_of(&objects)),
         objects,
-        database: Arc::clone(database),
-        options: catalog.location().options.clone(),
+        ..composition
     })))
 }
 

@@ -1,15 +1,19 @@
 //! Receives the pack of a push, and locates the objects that the new refs need.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
 
 use super::catalog::BundleCatalog;
 use super::completed_pack::Overlay;
 use super::indexed_bundle::IndexedBundle;
+use super::spooled_pack::{ReceivedBytes, SpooledPack};
 use crate::error::Result;
 use crate::git::ObjectId;
 use crate::git::odb::{Database, StoredPack};
 use crate::git::pack::PackBytes;
 use crate::name::ObjectKey;
+use crate::pack_cache::PackCopy;
 use crate::remote::{IncomingPack, PublishHook, Spool, SpoolConfig, SpoolWriter};
 use crate::storage::PutOptions;
 
@@ -20,6 +24,10 @@ pub(super) struct AvailableObjects {
     pub(super) bundles: Vec<Arc<IndexedBundle>>,
     /// Number of objects in the received pack.
     pub(super) received_objects: u64,
+    /// The received pack, if S3 can copy it as a bundle.
+    pub(super) spooled: Option<Arc<SpooledPack>>,
+    /// Whether the refs of the push have one new value, so that the received pack is its.
+    pub(super) has_one_root: bool,
     spool: Option<Arc<Spool>>,
 }
 
@@ -56,28 +64,64 @@ impl AvailableObjects {
             },
         };
         let mut writer = SpoolWriter::new(config, location.options.limits.memory / 4);
+        let mut copy: Option<PackCopy> = None;
         while let Some(bytes) = incoming.chunk().await? {
+            if let Some(cache) = &location.options.pack_cache
+                && let Some(start) = writer.outgrown_by(bytes.len())
+            {
+                let start = Bytes::copy_from_slice(start);
+                let copy = copy.insert(PackCopy::new(cache, catalog.hash()));
+                copy.push(start).await;
+            }
+            if let Some(copy) = &mut copy {
+                copy.push(bytes.clone()).await;
+            }
             writer.push(bytes).await?;
         }
         let arrived = incoming.finish()?;
         let size_bytes = arrived.received.size_bytes();
         let received_objects = arrived.received.objects() as u64;
         let spool = Arc::new(writer.finish().await?);
+        let (written, copy) = match copy {
+            Some(copy) => copy.finish().await.unzip(),
+            None => (None, None),
+        };
+        let received = ReceivedBytes {
+            spool: Arc::clone(&spool),
+            copy,
+        };
+        let bytes: Arc<dyn PackBytes> = Arc::new(received);
         let resolve = async {
-            let (resolved, watch, missing) = arrived.resolve(&*spool, catalog, new).await?;
+            let (resolved, watch, missing) = arrived.resolve(&*bytes, catalog, new).await?;
             let bundles = catalog.find(&missing).await?;
             if let Some(publish_hook) = publish_hook {
                 publish_hook.before_publish(&watch).await?;
             }
-            let bytes: Arc<dyn PackBytes> = spool.clone();
+            let is_whole = missing.is_empty() && resolved.completed.is_none();
+            let place = spool.place().filter(|_| is_whole).cloned();
+            let spooled = place.map(|place| {
+                Arc::new(SpooledPack {
+                    place,
+                    size_bytes,
+                    index: resolved.index.clone(),
+                    bytes: Arc::clone(&bytes),
+                    written: Mutex::new(written),
+                })
+            });
+            let bytes = Arc::clone(&bytes);
             let pack = Overlay::completed_thin_pack(bytes, size_bytes, &resolved);
-            Ok((pack, bundles))
+            Ok((pack, bundles, spooled))
         };
-        match resolve.await {
-            Ok((pack, bundles)) => Ok(Self {
+        let resolved = resolve.await;
+        // The received pack and the spooled one hold the bytes, which hold the spool.
+        drop(bytes);
+        match resolved {
+            Ok((pack, bundles, spooled)) => Ok(Self {
                 received: Some(pack),
                 bundles,
                 received_objects,
+                spooled,
+                has_one_root: new.iter().all(|id| Some(id) == new.first()),
                 spool: Some(spool),
             }),
             Err(error) => {
@@ -110,6 +154,7 @@ impl AvailableObjects {
     pub(super) async fn remove_spool(mut self) {
         // The pack holds a reference to the spool.
         self.received = None;
+        self.spooled = None;
         if let Some(spool) = self.spool.take().and_then(Arc::into_inner) {
             spool.remove().await;
         }

@@ -7,7 +7,8 @@ use super::merge::{MergeInput, merge};
 use super::publish::{PackToPublish, upload_staged};
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::git::pack::Index;
+use crate::git::object::{ObjectKind, id_of};
+use crate::git::pack::{Index, PackWriter};
 use crate::remote::dumb_files::odb::{Indexes, PackFile};
 use crate::remote::dumb_files::pack_list::{PackList, PackSize};
 use crate::storage::spool::Spool;
@@ -65,7 +66,32 @@ pub(super) async fn merge_packs(
     merge(hash, &packs, upload_staged(keys, options.memory / 2)?).await
 }
 
-/// Deletes packs that were superseded longer ago than the grace period. A failure is only
+/// Makes a pack of the objects of `packed` and one of random content, and so of another id: the files
+/// of `packed` may be deleted at any time.
+pub(super) async fn with_other_id(
+    keys: &RepositoryKeys,
+    options: &DumbOptions,
+    packed: PackToPublish<'_>,
+) -> Result<(Index, Spool)> {
+    let hash = packed.index.hash();
+    let content = format!("branchline {:032x}\n", rand::random::<u128>());
+    let id = id_of(hash, ObjectKind::Blob, content.as_bytes())?;
+    let mut pack = PackWriter::new(hash, 1);
+    pack.object(id, ObjectKind::Blob, content.as_bytes());
+    let (bytes, index) = pack.finish()?;
+    let mut added = upload_staged(keys, options.memory / 2)?;
+    added.push(bytes).await?;
+    let added = added.finish().await?;
+    let packs = [(packed.index, packed.spool), (&index, &added)];
+    let packs = packs.map(|(index, spool)| MergeInput {
+        index,
+        size: spool.size_bytes(),
+        bytes: spool,
+    });
+    merge(hash, &packs, upload_staged(keys, options.memory / 2)?).await
+}
+
+/// Deletes packs that were superseded or pruned longer ago than the grace period. A failure is only
 /// logged, because the next run retries.
 pub(super) async fn delete_superseded(
     keys: &RepositoryKeys,
@@ -73,7 +99,7 @@ pub(super) async fn delete_superseded(
     list: &mut PackList,
 ) {
     let now = (options.clock)();
-    let grace = i64::try_from(options.grace.as_secs()).unwrap_or(i64::MAX);
+    let grace = options.grace_seconds();
     list.drop_deleted(now, grace);
     for id in list.expired(now, grace) {
         let (index, pack) = (ObjectRole::Index(id), ObjectRole::Pack(id));

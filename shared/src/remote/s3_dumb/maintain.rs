@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use bstr::{BStr, BString, ByteSlice as _};
 
-use super::consolidate::delete_superseded;
+use super::consolidate::{delete_superseded, with_other_id};
 use super::keys::{ObjectRole, RepositoryKeys};
 use super::merge::{MergeInput, merge};
+use super::prune::{Abandoned, Pruned, prune};
 use super::publish::{PackToPublish, upload_staged};
 use super::{DumbRemote, DumbSnapshot, parse};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +24,8 @@ use crate::remote::stale_ref::stale_name;
 use crate::remote::{Head, Leftovers, Push, RefOutcome, RefUpdate, Refs, Remote as _};
 use crate::storage::{ETag, delete_leftovers};
 
+/// Maximum number of attempts to prune while other clients push.
+const MAX_PRUNINGS: u32 = 3;
 /// Maximum number of times that the list of packs is read while other clients change it.
 const MAX_LIST_READS: u32 = 10;
 
@@ -118,10 +121,19 @@ impl Maintenance for DumbRemote {
         let prefix = keys.staged_prefix();
         let leftovers = delete_leftovers(&*keys.store, &keys.bucket, &prefix, written_before);
         let leftovers = leftovers.await?;
+        if let Some(pruned) = self.prune().await? {
+            return Ok(Garbage {
+                leftovers,
+                merged_packs: pruned.replaced,
+                pruned_objects: pruned.objects,
+                packs: pruned.packs,
+            });
+        }
         let (merged_packs, packs) = self.repack().await?;
         Ok(Garbage {
             leftovers,
             merged_packs,
+            pruned_objects: 0,
             packs,
         })
     }
@@ -250,6 +262,21 @@ impl DumbRemote {
         Ok(format!("set aside {}", done.join(", ")))
     }
 
+    /// Prunes objects, again from the start if other clients push meanwhile.
+    async fn prune(&self) -> Result<Option<Pruned>> {
+        let mut abandoned = Abandoned::default();
+        for attempt in 1.. {
+            let Some((list, etag)) = self.pack_list().await? else {
+                break;
+            };
+            match prune(self, &list, &etag, &mut abandoned).await {
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt < MAX_PRUNINGS => {}
+                pruned => return pruned,
+            }
+        }
+        Ok(None)
+    }
+
     /// Merges all packs that are not too large; returns the number of merged packs, and of
     /// listed ones afterwards.
     async fn repack(&self) -> Result<(usize, usize)> {
@@ -293,14 +320,20 @@ impl DumbRemote {
                 bytes,
             })
             .collect();
-        let (index, spool) = merge(hash, &inputs, upload_staged(keys, options.memory / 2)?).await?;
+        let merged = merge(hash, &inputs, upload_staged(keys, options.memory / 2)?).await?;
+        let (index, spool) = &merged;
         let old: Vec<ObjectId> = sizes.iter().map(|(_, _, id)| *id).collect();
-        let packed = PackToPublish {
-            index: &index,
-            spool: &spool,
-        };
+        let mut packed = PackToPublish { index, spool };
+        let mut other = None;
+        let (now, grace) = ((options.clock)(), options.grace_seconds());
+        if list.is_being_deleted(packed.id(), now, grace) {
+            let (index, spool) = other.insert(with_other_id(keys, options, packed).await?);
+            packed = PackToPublish { index, spool };
+        }
         let listed = self.list_merged(packed, &old).await;
-        spool.remove().await;
+        for (_, spool) in std::iter::once(merged).chain(other) {
+            spool.remove().await;
+        }
         Ok((old.len(), listed?))
     }
 

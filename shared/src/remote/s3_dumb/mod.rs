@@ -13,7 +13,7 @@
 //! | `publish` | writes a pack and its index to the bucket |
 //! | `loose` | writes a pack as loose objects |
 //! | `target`, `refs` | receive a push |
-//! | `maintain` | examines, fixes and repacks a repository |
+//! | `maintain`, `prune` | examine, fix and repack a repository; remove objects that no ref needs |
 //!
 //! Packs are sent by `dumb_files`.
 
@@ -24,6 +24,7 @@ mod keys;
 mod loose;
 mod maintain;
 mod merge;
+mod prune;
 mod publish;
 mod refs;
 mod target;
@@ -64,7 +65,7 @@ pub struct DumbOptions {
     /// Limits of reading packs.
     pub limits: PackLimits,
     /// Time after which merged packs are deleted; until then readers of an older list use
-    /// them. Longer than any run takes.
+    /// them. Objects that no ref needs are kept as long. Longer than any run takes.
     pub grace: Duration,
     /// Packs larger than this, in bytes, are never merged.
     pub largest_merged: u64,
@@ -87,6 +88,11 @@ impl Default for DumbOptions {
 }
 
 impl DumbOptions {
+    /// Returns the time after which merged and pruned packs are deleted, in seconds.
+    fn grace_seconds(&self) -> i64 {
+        i64::try_from(self.grace.as_secs()).unwrap_or(i64::MAX)
+    }
+
     /// Returns the limits of reading stored objects.
     fn read_limits(&self) -> PackLimits {
         self.limits.with_memory(self.limits.memory.min(self.memory))

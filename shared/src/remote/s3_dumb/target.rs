@@ -40,6 +40,8 @@ pub(super) struct DumbTarget {
     indexes: Indexes,
     // Packs that contain objects which the new ones reference.
     required_packs: Vec<ObjectId>,
+    // Whether refs get stored objects that no ref need have named until now.
+    uses_stored: bool,
     // Index of the last pack that was pushed.
     pushed_index: Option<Index>,
     // New ids of refs that the pack contains and that are tags, trees and blobs.
@@ -112,14 +114,19 @@ impl Target for DumbTarget {
         roots.dedup();
         self.pushed_index = None;
         self.pushed_non_commits = Vec::new();
+        self.uses_stored = false;
         let mut report = PushReport::default();
         let watch = match push.pack {
             None => {
+                self.uses_stored = self.has_other_than_tips(&roots);
                 self.require(roots).await?;
                 None
             }
             Some(incoming) => Some(self.receive_pack(incoming, &roots, &mut report).await?),
         };
+        if self.uses_stored {
+            self.record_use().await?;
+        }
         if let (Some(publish_hook), Some(watch)) = (&push.publish_hook, &watch) {
             publish_hook.before_publish(watch).await?;
         }
@@ -172,6 +179,7 @@ impl DumbTarget {
             listed: None,
             indexes: Indexes::default(),
             required_packs: Vec::new(),
+            uses_stored: false,
             pushed_index: None,
             pushed_non_commits: Vec::new(),
         }
@@ -304,6 +312,9 @@ impl DumbTarget {
     ) -> Result<ReceivedObjects> {
         let (resolved, watch, missing) = verified.resolve(spool, &NoBases, roots).await?;
         self.require(missing).await?;
+        let is_sent = |id: &ObjectId| resolved.index.find(*id).is_some();
+        let stored = roots.iter().copied().filter(|id| !is_sent(id));
+        self.uses_stored = self.has_other_than_tips(&stored.collect::<Vec<_>>());
         self.pushed_index = Some(resolved.index.clone());
         let is_commit = |at: usize| resolved.kinds.get(at) == Some(&ObjectKind::Commit);
         let non_commits = roots.iter().copied().filter(|id| {
@@ -332,23 +343,16 @@ impl DumbTarget {
         let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
         let list = self.listed().await?.list.clone();
         if list.covers(new.id()) {
+            self.uses_stored = true;
+            self.required_packs.push(new.id());
             return Ok(());
         }
         let old = consolidate::select_packs(&list, new.size(), options.largest_merged);
+        let mut merged = None;
         if !old.is_empty() {
             let indexes = &mut self.indexes;
-            let merged = consolidate::merge_packs(&keys, &options, &list, indexes, &old, new).await;
-            match merged {
-                Ok((index, spool)) => {
-                    let packed = PackToPublish {
-                        index: &index,
-                        spool: &spool,
-                    };
-                    let listed = self.list(packed, &old).await;
-                    spool.remove().await;
-                    listed?;
-                    return Ok(());
-                }
+            match consolidate::merge_packs(&keys, &options, &list, indexes, &old, new).await {
+                Ok(made) => merged = Some(made),
                 // Not an error, because many packs are only slower to read.
                 Err(error) => tracing::warn!(
                     remote = %keys,
@@ -357,7 +361,80 @@ impl DumbTarget {
                 ),
             }
         }
-        self.list(new, &[]).await
+        let (packed, old) = match &merged {
+            Some((index, spool)) => (PackToPublish { index, spool }, old),
+            None => (new, Vec::new()),
+        };
+        let (now, grace) = ((options.clock)(), options.grace_seconds());
+        let other = if list.is_being_deleted(packed.id(), now, grace) {
+            Some(consolidate::with_other_id(&keys, &options, packed).await?)
+        } else {
+            None
+        };
+        let packed = match &other {
+            Some((index, spool)) => PackToPublish { index, spool },
+            None => packed,
+        };
+        let listed = self.list(packed, &old).await;
+        for (_, spool) in merged.into_iter().chain(other) {
+            spool.remove().await;
+        }
+        listed
+    }
+
+    fn has_other_than_tips(&self, ids: &[ObjectId]) -> bool {
+        let tips = self.snapshot.tips();
+        ids.iter().any(|id| tips.binary_search(id).is_err())
+    }
+
+    /// Checks that no other client has removed packs on which the push depends.
+    fn check_required_packs(&self, list: &PackList) -> Result<()> {
+        if self.required_packs.iter().all(|pack| list.covers(*pack)) {
+            return Ok(());
+        }
+        let message = format!("another client removed packs of {}", self.keys);
+        Err(Error::new(ErrorKind::Conflict, message).with_hint("push again"))
+    }
+
+    /// Records in the list of packs that stored objects are used which need not be reachable, so
+    /// that they are not pruned before the refs are written.
+    async fn record_use(&mut self) -> Result<()> {
+        let (now, grace) = ((self.options.clock)(), self.options.grace_seconds());
+        for _ in 0..MAX_LIST_RETRIES {
+            let read = self.listed().await?.clone();
+            self.check_required_packs(&read.list)?;
+            let is_recorded = read
+                .list
+                .used
+                .is_some_and(|since| now.saturating_sub(since) < grace / 2);
+            let Some(etag) = read.etag.filter(|_| !is_recorded) else {
+                return Ok(());
+            };
+            let mut list = read.list;
+            list.used = Some(now);
+            let bytes = list.write();
+            match (self.keys)
+                .replace(&ObjectRole::Packs, bytes, Some(&etag))
+                .await
+            {
+                Ok(etag) => {
+                    let etag = Some(etag);
+                    self.listed = Some(Listed { list, etag });
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Conflict => self.listed = None,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(self.list_changed_error())
+    }
+
+    fn list_changed_error(&self) -> Error {
+        let message = format!(
+            "the pack list of {} was changed by other clients in each of {MAX_LIST_RETRIES} tries",
+            self.keys
+        );
+        Error::new(ErrorKind::Conflict, message)
     }
 
     /// Writes a pack and lists it in place of the packs `old`.
@@ -367,13 +444,11 @@ impl DumbTarget {
         self.indexes.insert(id, packed.index.clone());
         for _ in 0..MAX_LIST_RETRIES {
             let read = self.listed().await?.clone();
-            if self
-                .required_packs
-                .iter()
-                .any(|pack| !read.list.covers(*pack))
-            {
-                let message = format!("another client removed packs of {}", self.keys);
-                return Err(Error::new(ErrorKind::Conflict, message));
+            self.check_required_packs(&read.list)?;
+            let (now, grace) = ((self.options.clock)(), self.options.grace_seconds());
+            if read.list.is_being_deleted(id, now, grace) {
+                let message = format!("another client deletes pack {id} of {}", self.keys);
+                return Err(Error::new(ErrorKind::Conflict, message).with_hint("push again"));
             }
             if let Some(etag) = self.write_list(&read, id, size, old).await? {
                 let listed = self.listed().await?;
@@ -382,11 +457,7 @@ impl DumbTarget {
             }
             self.listed = None;
         }
-        let message = format!(
-            "the pack list of {} was changed by other clients in each of {MAX_LIST_RETRIES} tries",
-            self.keys
-        );
-        Err(Error::new(ErrorKind::Conflict, message))
+        Err(self.list_changed_error())
     }
 
     /// Writes the list of packs; `None` when another client changed it since it was read.
@@ -398,7 +469,11 @@ impl DumbTarget {
         old: &[ObjectId],
     ) -> Result<Option<ETag>> {
         let mut list = read.list.clone();
-        list.add(id, size, old, (self.options.clock)());
+        let now = (self.options.clock)();
+        list.add(id, size, old, now);
+        if self.uses_stored {
+            list.used = Some(now);
+        }
         consolidate::delete_superseded(&self.keys, &self.options, &mut list).await;
         if let Some(etag) = &read.etag
             && list == read.list

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::git::advertisement::Version;
 use crate::git::object::{ObjectKind, Reference, references};
 use crate::git::pack::{NoBases, PackIndexer, PackLimits, PackObject, Visitor};
-use crate::git::smart_http::{FetchRequest, TipNegotiator, UploadPack};
+use crate::git::smart_http::{FetchFilter, FetchRequest, TipNegotiator, UploadPack};
 use crate::git::{HashKind, ObjectId};
 use crate::remote::CommitGraph;
 
@@ -74,7 +74,7 @@ pub(super) async fn read(
         offset_deltas: true,
         // Without haves there is no base that the pack could leave out.
         thin: is_demanding && haves.is_empty(),
-        without_trees: filters,
+        filter: filters.then_some(FetchFilter::WithoutTrees),
         ..FetchRequest::default()
     };
     let mut tips = TipNegotiator::new(haves.iter().copied());

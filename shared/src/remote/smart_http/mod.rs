@@ -6,6 +6,8 @@
 
 mod commit_graph;
 mod demanding;
+mod lfs_record;
+mod small_pack;
 mod without_history;
 
 use std::fmt;
@@ -14,8 +16,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bstr::BString;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 
+use self::lfs_record::RecordRef;
 use super::dumb_http::{self, HttpFiles, HttpFilesLfs};
 use super::{
     BatchPolicy, CommitGraph, PackBody, PackRequest, Push, PushReport, RefOutcome, RefUpdate,
@@ -25,11 +29,11 @@ use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
 use crate::git::pack::{PackLimits, PackWriter};
 use crate::git::smart_http::{
-    DumbHttp, FetchRequest, FetchResponse, FetchSource, PushRequest, ReceivePack, RefCommand,
-    SmartHttp, TipNegotiator, UploadPack,
+    DumbHttp, FetchFilter, FetchRequest, FetchResponse, FetchSource, PushRequest, ReceivePack,
+    RefCommand, SmartHttp, TipNegotiator, UploadPack,
 };
 use crate::git::{HashKind, ObjectId, escaped_excerpt, foreign_message};
-use crate::lfs::{HttpLfs, LfsBody, LfsStore, Pointer};
+use crate::lfs::{HttpLfs, LfsBody, LfsStore, Pointer, RecordStore};
 
 /// Maximum number of refs in one push: CodeCommit's limit.
 pub const MAX_CHANGES: usize = 4000;
@@ -49,6 +53,7 @@ pub struct HttpRemote {
     memory: usize,
     // Set when the repository was opened and its server serves files.
     files: Arc<OnceLock<Arc<HttpFiles>>>,
+    lfs_record: RecordRef,
 }
 
 impl fmt::Debug for HttpRemote {
@@ -63,6 +68,7 @@ impl HttpRemote {
     /// Names the repository of `client`.
     pub fn new(client: SmartHttp) -> Self {
         Self {
+            lfs_record: RecordRef::new(client.clone()),
             client,
             memory: DEFAULT_MEMORY_BYTES,
             files: Arc::default(),
@@ -100,7 +106,9 @@ impl Remote for HttpRemote {
     }
 
     async fn target(&self) -> Result<Box<dyn Target>> {
-        Ok(Box::new(HttpTarget::open(&self.client).await?))
+        let target = HttpTarget::open(&self.client).await?;
+        self.lfs_record.note(&target.snapshot);
+        Ok(Box::new(target))
     }
 
     fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
@@ -109,6 +117,7 @@ impl Remote for HttpRemote {
         Some(Arc::new(ServedLfs {
             batches,
             files: Arc::clone(&self.files),
+            record: self.lfs_record.clone(),
         }))
     }
 }
@@ -141,6 +150,7 @@ fn with_head(prefixes: &[BString]) -> Vec<BString> {
 struct ServedLfs {
     batches: Arc<HttpLfs>,
     files: Arc<OnceLock<Arc<HttpFiles>>>,
+    record: RecordRef,
 }
 
 impl ServedLfs {
@@ -167,7 +177,7 @@ impl LfsStore for ServedLfs {
         self.store().missing(pointers).await
     }
 
-    async fn prepare(&self, pointers: &[Pointer]) -> Result<()> {
+    async fn prepare(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
         self.store().prepare(pointers).await
     }
 
@@ -181,6 +191,10 @@ impl LfsStore for ServedLfs {
 
     async fn write(&self, pointer: &Pointer, content: LfsBody) -> Result<()> {
         self.store().write(pointer, content).await
+    }
+
+    fn records(&self) -> Option<&dyn RecordStore> {
+        Some(&self.record)
     }
 }
 
@@ -301,6 +315,21 @@ impl Source for HttpSource {
         without_history::fetch(&self.server, id).await
     }
 
+    async fn fetch_commits(&self, wants: &[ObjectId]) -> Result<Option<PackBody>> {
+        if !self.server.can_filter() {
+            return Ok(None);
+        }
+        let request = FetchRequest {
+            wants: wants.to_vec(),
+            offset_deltas: true,
+            filter: Some(FetchFilter::WithoutTrees),
+            ..FetchRequest::default()
+        };
+        let mut no_haves = TipNegotiator::default();
+        let fetched = self.server.fetch(&request, &mut no_haves).await?;
+        Ok(Some(fetched.pack.into_stream().boxed()))
+    }
+
     fn has_cheap_history(&self) -> bool {
         self.server.can_filter()
     }
@@ -326,6 +355,10 @@ impl Source for HttpSource {
             return Ok(None);
         }
         commit_graph::read(server, hash, wants, haves, true).await
+    }
+
+    async fn root_file(&self, id: ObjectId, name: &str) -> Result<Option<Bytes>> {
+        small_pack::root_file(&self.server, self.snapshot.hash, id, name).await
     }
 
     async fn commits_since(&self, want: ObjectId, have: ObjectId) -> Result<Option<CommitGraph>> {

@@ -36,6 +36,8 @@ pub async fn pipelines(setup: &dyn PipelinesSetup) {
             one_token_starts_one_execution,
             a_missing_pipeline_is_not_found,
             an_unknown_source_action_is_refused,
+            a_declaration_has_the_source_action_and_its_configuration,
+            the_state_of_an_execution_is_read_by_its_id,
         ]
     );
 }
@@ -48,6 +50,7 @@ fn request(pipeline: &PipelineName, token: &str) -> StartRequest {
             action_name: "Source".into(),
             object_key: Some("repo/main.zip".into()),
             object_version_id: Some("3HL4kqtJvjVBH40Nrjfkd".into()),
+            commit_id: None,
         }),
         variables: Vec::new(),
     }
@@ -93,4 +96,32 @@ async fn an_unknown_source_action_is_refused(setup: &dyn PipelinesSetup) {
     let started = setup.pipelines().start(&request).await;
     assert_fails(started, ErrorKind::Config, pipeline.as_str());
     assert!(setup.executions(&pipeline).await.is_empty());
+}
+
+async fn a_declaration_has_the_source_action_and_its_configuration(setup: &dyn PipelinesSetup) {
+    let pipeline = setup.pipeline().await;
+    let declaration = setup.pipelines().declaration(&pipeline).await;
+    let declaration = declaration.expect("the pipeline is there");
+    let [source] = declaration.sources.as_slice() else {
+        panic!("there is one source action: {declaration:?}");
+    };
+    assert_eq!(source.name, "Source");
+    assert_eq!(source.provider, "S3");
+    let allowed = source.configuration.get("AllowOverrideForS3ObjectKey");
+    assert_eq!(allowed.map(String::as_str), Some("true"));
+    let missing = PipelineName::new("no-such-pipeline").expect("a legal name");
+    let missing = setup.pipelines().declaration(&missing).await;
+    assert_fails(missing, ErrorKind::NotFound, "no-such-pipeline");
+}
+
+async fn the_state_of_an_execution_is_read_by_its_id(setup: &dyn PipelinesSetup) {
+    let pipeline = setup.pipeline().await;
+    let id = setup.pipelines().start(&request(&pipeline, "a")).await;
+    let id = id.expect("the pipeline starts");
+    let state = setup.pipelines().execution_status(&pipeline, &id).await;
+    let state = state.expect("the execution is there");
+    assert!(!state.status.is_empty(), "{state:?}");
+    let other = "00000000-0000-4000-8000-00000000ffff";
+    let other = setup.pipelines().execution_status(&pipeline, other).await;
+    assert_fails(other, ErrorKind::NotFound, pipeline.as_str());
 }

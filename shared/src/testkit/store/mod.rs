@@ -95,6 +95,11 @@ impl MemoryStore {
         self.lock().buckets.remove(bucket);
     }
 
+    /// Advances the clock that dates the objects; each write advances it by a second, too.
+    pub fn advance(&self, seconds: i64) {
+        self.lock().advance(seconds);
+    }
+
     /// Returns the versions of an object, oldest first.
     pub fn versions(&self, bucket: &BucketName, key: &str) -> Vec<StoredVersion> {
         let state = self.lock();

@@ -46,6 +46,10 @@ impl State {
         })
     }
 
+    pub(super) fn advance(&mut self, seconds: i64) {
+        self.clock += seconds;
+    }
+
     /// Adds a version, or replaces the only one.
     pub(super) fn add(
         &mut self,

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use branchline_core::git::HashKind;
 use branchline_dev::s3::store::PublicAccess;
+use branchline_test_support::file_server::{FileServer, FileServerOptions};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::lfs_server::LfsServer;
 use branchline_test_support::repo::Repo;
@@ -213,6 +214,66 @@ async fn the_lfs_objects_of_a_dumb_mirror_are_read_in_s3_and_over_https() -> Res
         said.stderr.contains("cannot be uploaded to the web server"),
         "{said:?}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mirror_at_a_private_web_server_is_read_with_gits_credentials() -> Result<()> {
+    let Some(terminal) = terminal().await? else {
+        return Ok(());
+    };
+    let url = url("site");
+    terminal.init_remote("dumb", &url).await?;
+    repository(&terminal, "work", &url).await?;
+    let ids = commit(&terminal, "work", &[("a.bin", 1000), ("b.bin", 2000)]).await?;
+    git_in(&terminal, "work", &["push", "--quiet", "origin", "main"]).await?;
+    let store = terminal.server().store().clone();
+    let options = FileServerOptions {
+        // `user:secret`
+        authorization: Some("Basic dXNlcjpzZWNyZXQ="),
+        ..FileServerOptions::default()
+    };
+    let server = FileServer::new(options, move |path| {
+        let key = format!("team/site/{path}");
+        let (_, bytes) = store.get_bytes(BUCKET, &key, None).ok()?;
+        Some(bytes.to_vec())
+    });
+    let verify = ["lfs", "verify", "--content", "--json", &server.url()];
+    let said = terminal.run("branchline", &verify).await?.failed(1);
+    assert!(
+        said.contains("requires a user and a password") && said.contains("credential helper"),
+        "{said}"
+    );
+    let helper = "!printf 'username=user\\npassword=secret\\n'";
+    let set = ["config", "--global", "credential.helper", helper];
+    terminal.git(&set).await?.done();
+    let report = terminal.run("branchline", &verify).await?;
+    assert!(!format!("{report:?}").contains("secret"), "{report:?}");
+    let report: serde_json::Value = serde_json::from_str(&report.done())?;
+    assert_eq!(report["objects"], 2, "{report}");
+    assert_eq!(report["missing"], serde_json::json!([]), "{report}");
+    // A clone of the mirror by stock git, and its LFS files by the agent.
+    let install = ["lfs", "install", "--global", "--url", &server.url()];
+    terminal.run("branchline", &install).await?.done();
+    let clone = ["clone", "--quiet", &server.url(), "private"];
+    terminal.git(&clone).await?.done();
+    for (name, size) in [("a.bin", 1000), ("b.bin", 2000)] {
+        let found = std::fs::read(terminal.path("private").join(name))?;
+        assert!(found == content(&format!("work/{name}"), size), "{name}");
+    }
+    delete(
+        &terminal,
+        &format!(
+            "team/site/lfs/objects/{}/{}/{}",
+            &ids[0][..2],
+            &ids[0][2..4],
+            ids[0]
+        ),
+    )?;
+    let report = terminal.run("branchline", &verify).await?;
+    assert_eq!(report.status, Some(1), "{report:?}");
+    let report: serde_json::Value = serde_json::from_str(&report.stdout)?;
+    assert_eq!(report["missing"][0]["oid"], ids[0], "{report}");
     Ok(())
 }
 

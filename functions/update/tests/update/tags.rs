@@ -1,0 +1,270 @@
+//! Tags, commits, and requests that start once more.
+
+use branchline_core::ErrorKind;
+use branchline_core::name::CommitId;
+use branchline_core::testkit::{FaultPlan, PipelineOptions, When};
+use branchline_update::handle;
+use serde_json::{Value, json};
+
+use crate::filters::{fixture, started};
+use crate::fixture::*;
+
+const RELEASES: &str = r#"[
+  {"pipeline": "test", "gitConfiguration": {"sourceActionName": "Source",
+    "push": [{"branches": {"includes": ["main", "tag/*"]}}]}},
+  {"pipeline": "release", "gitConfiguration": {"sourceActionName": "Source",
+    "push": [{"tags": {"includes": ["v*"], "excludes": ["*-rc*"]}}]}}]"#;
+
+fn releases() -> UpdateFixture {
+    let mut fixture = fixture(RELEASES, &[("test", "Source"), ("release", "Source")]);
+    fixture.settings.insert("PIPELINE_VARIABLES", "true");
+    fixture
+}
+
+/// The event of a pushed tag, which may name the object of an annotated tag.
+fn tagged(tag: &str, named: CommitId) -> Value {
+    records(&[
+        json!({"ref": format!("refs/tags/{tag}"), "commit": named.to_string(), "created": true}),
+    ])
+}
+
+#[tokio::test]
+async fn a_tag_is_archived_under_its_own_key_and_started_once() {
+    let fixture = releases();
+    let tip = fixture.push("main", "one");
+    fixture.codecommit.set_tag(&repository(), "v1.0", tip);
+    let annotated = CommitId::new(&"ab".repeat(20)).expect("it is valid");
+    let results = fixture.results(tagged("v1.0", annotated)).await;
+    assert_eq!(outcomes(&results), [("refs/tags/v1.0", "started")]);
+    assert_eq!(results[0]["commit"], tip.to_string(), "it is peeled");
+    let zip = fixture.latest("demo/tag/v1.0.zip");
+    assert_eq!(files(&zip)["README"], "one");
+    assert_eq!(zip.metadata.user["branchline-ref"], "refs/tags/v1.0");
+    assert!(!zip.metadata.user.contains_key("branchline-branch"));
+    let executions = fixture.executions();
+    let [execution] = executions.as_slice() else {
+        panic!("one pipeline is for tags: {executions:?}");
+    };
+    assert_eq!(execution.request.pipeline.as_str(), "release");
+    let source = execution.request.source.clone().expect("it is pinned");
+    assert_eq!(source.object_key.as_deref(), Some("demo/tag/v1.0.zip"));
+    assert_eq!(source.object_version_id.as_deref(), zip.id.as_deref());
+    let variables = [
+        ("REPOSITORY_NAME", "demo"),
+        ("TAG_NAME", "v1.0"),
+        ("COMMIT_ID", &tip.to_string()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(execution.request.variables, variables);
+
+    for event in [
+        tagged("v1.0", tip),
+        json!({"repository": "demo", "tag": "v1.0"}),
+    ] {
+        let results = fixture.results(event).await;
+        assert_eq!(outcomes(&results), [("refs/tags/v1.0", "unchanged")]);
+    }
+    assert_eq!(started(&fixture), ["release"]);
+    fixture.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn a_moved_tag_is_archived_and_started_again_and_a_deleted_one_is_skipped() {
+    let fixture = releases();
+    let first = fixture.push("main", "one");
+    fixture.codecommit.set_tag(&repository(), "v1", first);
+    fixture.results(tagged("v1", first)).await;
+    let second = fixture.push("main", "two");
+    fixture.codecommit.set_tag(&repository(), "v1", second);
+    // Late and doubled events of the first position see the second one.
+    for (named, outcome) in [
+        (first, "started"),
+        (second, "unchanged"),
+        (first, "unchanged"),
+    ] {
+        let results = fixture.results(tagged("v1", named)).await;
+        assert_eq!(outcomes(&results), [("refs/tags/v1", outcome)]);
+    }
+    assert_eq!(files(&fixture.latest("demo/tag/v1.zip"))["README"], "two");
+    assert_eq!(started(&fixture), ["release", "release"]);
+    fixture.codecommit.delete_tag(&repository(), "v1");
+    let results = fixture.results(tagged("v1", second)).await;
+    assert_eq!(outcomes(&results), [("refs/tags/v1", "skipped")]);
+    assert_eq!(results[0]["reason"], "the tag is gone");
+    let failure = fixture
+        .failure(json!({"repository": "demo", "tag": "v1"}))
+        .await;
+    assert_eq!(failure.kind(), ErrorKind::NotFound);
+    assert!(failure.message().contains("`v1`"), "{}", failure.message());
+}
+
+#[tokio::test]
+async fn tags_that_no_filter_matches_cost_no_request() {
+    let fixture = releases();
+    let tip = fixture.push("main", "one");
+    for tag in ["v1-rc1", "other"] {
+        fixture.codecommit.set_tag(&repository(), tag, tip);
+        let results = fixture.results(tagged(tag, tip)).await;
+        assert_eq!(results[0]["outcome"], "skipped");
+        assert_eq!(
+            results[0]["reason"],
+            "no filter of `TRIGGERS` matches the tag"
+        );
+    }
+    assert_eq!(fixture.codecommit.traffic().calls(), [""; 0]);
+    let without = UpdateFixture::new(&[]);
+    let results = without.results(tagged("v1", tip)).await;
+    assert_eq!(results[0]["outcome"], "skipped");
+}
+
+/// A branch `tag/v1` and a tag `v1` have one key by default.
+#[tokio::test]
+async fn a_branch_and_a_tag_never_replace_each_other() {
+    let fixture = releases();
+    let tip = fixture.push("main", "one");
+    fixture.codecommit.set_branch(&repository(), "tag/v1", tip);
+    fixture.codecommit.set_tag(&repository(), "v1", tip);
+    fixture.results(moved("tag/v1", tip)).await;
+    let failure = fixture.failure(tagged("v1", tip)).await;
+    assert_eq!(failure.kind(), ErrorKind::Config);
+    for part in ["`tag/v1`", "`{ref}`"] {
+        assert!(failure.message().contains(part), "{}", failure.message());
+    }
+    assert_eq!(fixture.versions("demo/tag/v1.zip").len(), 1);
+
+    let mut fixture = releases();
+    fixture
+        .settings
+        .insert("ARTIFACT_KEY", "{repository}/{ref}.zip");
+    let tip = fixture.push("main", "one");
+    fixture.codecommit.set_branch(&repository(), "tag/v1", tip);
+    fixture.codecommit.set_tag(&repository(), "v1", tip);
+    fixture.results(moved("tag/v1", tip)).await;
+    fixture.results(tagged("v1", tip)).await;
+    assert_eq!(fixture.versions("demo/heads/tag/v1.zip").len(), 1);
+    assert_eq!(fixture.versions("demo/tags/v1.zip").len(), 1);
+}
+
+#[tokio::test]
+async fn the_schedule_deletes_no_artifact_of_a_tag() {
+    let mut fixture = releases();
+    fixture.settings.insert("DELETE_ARTIFACTS", "true");
+    let tip = fixture.push("main", "one");
+    fixture.codecommit.set_tag(&repository(), "v1", tip);
+    fixture.results(tagged("v1", tip)).await;
+    fixture.results(json!({"schedule": true})).await;
+    assert!(fixture.latest("demo/tag/v1.zip").body.is_some());
+}
+
+#[tokio::test]
+async fn a_commit_without_a_branch_is_archived_by_hand() {
+    let fixture = UpdateFixture::new(&[]);
+    let first = fixture.push("main", "one");
+    fixture.push("main", "two");
+    let request = json!({"repository": "demo", "commit": first.to_string()});
+    let results = fixture.results(request.clone()).await;
+    let name = format!("commit/{first}");
+    assert_eq!(outcomes(&results), [(name.as_str(), "started")]);
+    let zip = fixture.latest(&format!("demo/{name}.zip"));
+    assert_eq!(files(&zip)["README"], "one");
+    let results = fixture.results(request).await;
+    assert_eq!(outcomes(&results), [(name.as_str(), "unchanged")]);
+    let missing = json!({"repository": "demo", "commit": "ab".repeat(20)});
+    let failure = fixture.failure(missing).await;
+    assert_eq!(failure.kind(), ErrorKind::NotFound);
+
+    let filtered = releases();
+    let tip = filtered.push("main", "one");
+    let request = json!({"repository": "demo", "commit": tip.to_string()});
+    let results = filtered.results(request).await;
+    assert_eq!(results[0]["outcome"], "uploaded");
+    assert_eq!(started(&filtered), [""; 0]);
+}
+
+#[tokio::test]
+async fn again_starts_the_same_artifact_once_more_and_says_so() {
+    for filtered in [false, true] {
+        let fixture = if filtered {
+            releases()
+        } else {
+            UpdateFixture::new(&[])
+        };
+        let tip = fixture.push("main", "one");
+        fixture.results(moved("main", tip)).await;
+        let request = json!({"repository": "demo", "branch": "main", "again": true});
+        for count in 2..4 {
+            let results = fixture.results(request.clone()).await;
+            assert_eq!(outcomes(&results), [("main", "started")]);
+            assert_eq!(
+                results[0]["reason"],
+                "started once more, as `again` asks for"
+            );
+            let executions = fixture.executions();
+            assert_eq!(executions.len(), count);
+            assert_eq!(results[0]["execution_id"], executions[count - 1].id);
+            assert_eq!(
+                executions[count - 1].request.source,
+                executions[0].request.source,
+                "it is the same artifact"
+            );
+        }
+        let results = fixture.results(moved("main", tip)).await;
+        assert_eq!(outcomes(&results), [("main", "unchanged")]);
+        assert_eq!(fixture.versions("demo/main.zip").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_at_any_call_of_a_tag_is_repaired_by_the_retry() {
+    let calls = {
+        let fixture = releases();
+        let tip = fixture.push("main", "one");
+        fixture.codecommit.set_tag(&repository(), "v1", tip);
+        let plan = FaultPlan::new();
+        handle(fixture.failing_context(&plan), tagged("v1", tip), soon())
+            .await
+            .expect("nothing fails");
+        plan.calls()
+    };
+    assert!(calls.contains(&"get_tag"), "{calls:?}");
+    for nth in 1..=calls.len() {
+        for when in [When::Before, When::After] {
+            let fixture = releases();
+            let tip = fixture.push("main", "one");
+            fixture.codecommit.set_tag(&repository(), "v1", tip);
+            let plan = FaultPlan::new();
+            plan.fail(nth, ErrorKind::Internal, when);
+            let run = handle(fixture.failing_context(&plan), tagged("v1", tip), soon()).await;
+            // The check of the pipeline only warns.
+            if calls[nth - 1] != "declaration" {
+                run.expect_err("the failure is not swallowed");
+            }
+            fixture
+                .send(tagged("v1", tip))
+                .await
+                .expect("the retry succeeds");
+            let what = format!("call {nth} ({}), {when:?}", calls[nth - 1]);
+            assert_eq!(fixture.versions("demo/tag/v1.zip").len(), 1, "{what}");
+            assert_eq!(started(&fixture), ["release"], "{what}");
+            fixture.assert_no_upload_is_left();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pipeline_of_tags_that_is_missing_is_named() {
+    let fixture = releases();
+    fixture.pipelines.delete_pipeline(&pipeline("release"));
+    let tip = fixture.push("main", "one");
+    fixture.codecommit.set_tag(&repository(), "v1", tip);
+    let failure = fixture.failure(tagged("v1", tip)).await;
+    assert_eq!(failure.kind(), ErrorKind::NotFound);
+    for part in ["tag `refs/tags/v1`", "`release`"] {
+        assert!(failure.message().contains(part), "{}", failure.message());
+    }
+    fixture
+        .pipelines
+        .set_pipeline(&pipeline("release"), PipelineOptions::default());
+    fixture.results(tagged("v1", tip)).await;
+    assert_eq!(started(&fixture), ["release"]);
+}

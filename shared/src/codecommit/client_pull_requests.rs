@@ -1,0 +1,88 @@
+//! `GetPullRequest` over the AWS SDK.
+
+use aws_sdk_codecommit::Client;
+use aws_sdk_codecommit::types::{PullRequestStatusEnum, PullRequestTarget as SdkTarget};
+
+use super::client_error::convert;
+use super::client_fields::{parse, required};
+use super::{PullRequest, PullRequestTarget};
+use crate::aws::{ApiCall, corrupt};
+use crate::error::Result;
+use crate::name::{CommitId, PullRequestId, RefName, RepositoryName};
+
+/// Describes a pull request.
+pub(super) async fn get_pull_request(client: &Client, id: &PullRequestId) -> Result<PullRequest> {
+    let call = || ApiCall {
+        service: "CodeCommit",
+        operation: "GetPullRequest",
+        permission: "codecommit:GetPullRequest",
+        subject: format!("pull request {id}"),
+        resource: "the repository of the pull request".to_owned(),
+    };
+    let answer = client
+        .get_pull_request()
+        .pull_request_id(id.as_str())
+        .send()
+        .await
+        .map_err(|error| convert(&error, &call()))?;
+    let pull = required(&call, "pullRequest", answer.pull_request)?;
+    let is_open = match pull.pull_request_status {
+        Some(PullRequestStatusEnum::Open) => true,
+        Some(PullRequestStatusEnum::Closed) => false,
+        status => {
+            let status = status
+                .as_ref()
+                .map_or("no status", |status| status.as_str());
+            return Err(corrupt(&call(), format!("the status `{status}`")));
+        }
+    };
+    let targets = pull.pull_request_targets.unwrap_or_default();
+    Ok(PullRequest {
+        id: id.clone(),
+        is_open,
+        targets: targets
+            .into_iter()
+            .map(|target| parse_target(&call, target))
+            .collect::<Result<_>>()?,
+    })
+}
+
+fn parse_target(call: &impl Fn() -> ApiCall, target: SdkTarget) -> Result<PullRequestTarget> {
+    let merge_base = target.merge_base.filter(|id| !id.is_empty());
+    Ok(PullRequestTarget {
+        repository: parse(
+            call,
+            "repositoryName",
+            target.repository_name,
+            RepositoryName::new,
+        )?,
+        source: parse(call, "sourceReference", target.source_reference, full_name)?,
+        destination: parse(
+            call,
+            "destinationReference",
+            target.destination_reference,
+            full_name,
+        )?,
+        source_commit: parse(call, "sourceCommit", target.source_commit, CommitId::new)?,
+        destination_commit: parse(
+            call,
+            "destinationCommit",
+            target.destination_commit,
+            CommitId::new,
+        )?,
+        merge_base: merge_base
+            .map(|id| parse(call, "mergeBase", Some(id), CommitId::new))
+            .transpose()?,
+        is_merged: target
+            .merge_metadata
+            .is_some_and(|metadata| metadata.is_merged),
+    })
+}
+
+/// Reads a branch's name, which may be short or full.
+fn full_name(name: &str) -> Result<RefName> {
+    if name.starts_with("refs/") {
+        return RefName::new(name);
+    }
+    RefName::new(&format!("refs/heads/{name}"))
+}
