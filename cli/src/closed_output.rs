@@ -14,7 +14,7 @@ use crate::exit::ExitStatus;
 
 /// Start of the message of a panic of `println!`, which ends with the system's error.
 const STDOUT_PANIC: &str = "failed printing to stdout: ";
-/// The same of `eprintln!`.
+/// Start of the message of a panic of `eprintln!`, which ends with the system's error.
 const STDERR_PANIC: &str = "failed printing to stderr: ";
 /// The system's error for a reader that has gone away.
 const CLOSED: &str = "Broken pipe";

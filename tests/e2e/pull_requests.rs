@@ -327,7 +327,7 @@ async fn own_events_arrive_on_the_bus_and_a_missing_bus_stops_nothing() -> Resul
     let failed = stage
         .call(MIGRATION, &json!({ "mappings": [failing] }))
         .await;
-    ensure!(failed.is_err(), "there is no such repository");
+    ensure!(failed.is_err(), "the repository does not exist");
     let found = own_events(&stage, "absent");
     ensure!(found == ["Mirror Completed", "Mirror Failed"], "{found:?}");
     Ok(())

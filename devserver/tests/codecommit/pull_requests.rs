@@ -396,7 +396,7 @@ async fn comments_are_posted_once_answered_and_changed_by_their_author_only() {
         .await;
     assert_eq!(error.code, "IdempotencyParameterMismatchException");
     let events = review.heard.take();
-    assert_eq!(events.len(), 1, "a repeated request is no event");
+    assert_eq!(events.len(), 1, "a repeated request sends no event");
     assert_eq!(events[0].detail_type, "CodeCommit Comment on Pull Request");
     assert_eq!(events[0].detail["event"], "commentOnPullRequestCreated");
     assert_eq!(events[0].detail["pullRequestId"], id);
@@ -466,7 +466,7 @@ async fn an_approval_is_of_one_revision_and_never_of_the_author() {
     let expected = json!([{ "userArn": REVIEWER, "approvalState": "APPROVE" }]);
     assert_eq!(approved["approvals"], expected);
     let events = review.heard.take();
-    assert_eq!(events.len(), 1, "an equal state is no change");
+    assert_eq!(events.len(), 1, "an equal state sends no event");
     assert_eq!(events[0].detail["event"], "pullRequestApprovalStateChanged");
     assert_eq!(events[0].detail["approvalStatus"], "APPROVE");
     review.commit("feature", &[("b", "newer\n")]);

@@ -18,7 +18,7 @@ pub enum RefKind {
     Commit(CommitId),
     /// The source of a pull request.
     PullRequest {
-        /// Its id.
+        /// Number of the pull request.
         id: PullRequestId,
         /// The change that the event names.
         event: PullRequestEvent,

@@ -8,6 +8,7 @@ use super::client_fields::{parse, required};
 use super::{PullRequest, PullRequestTarget};
 use crate::aws::{ApiCall, corrupt};
 use crate::error::Result;
+use crate::git::escaped_excerpt;
 use crate::name::{CommitId, PullRequestId, RefName, RepositoryName};
 
 /// Describes a pull request.
@@ -26,16 +27,7 @@ pub(super) async fn get_pull_request(client: &Client, id: &PullRequestId) -> Res
         .await
         .map_err(|error| convert(&error, &call()))?;
     let pull = required(&call, "pullRequest", answer.pull_request)?;
-    let is_open = match pull.pull_request_status {
-        Some(PullRequestStatusEnum::Open) => true,
-        Some(PullRequestStatusEnum::Closed) => false,
-        status => {
-            let status = status
-                .as_ref()
-                .map_or("no status", |status| status.as_str());
-            return Err(corrupt(&call(), format!("the status `{status}`")));
-        }
-    };
+    let is_open = is_open(&call, pull.pull_request_status)?;
     let targets = pull.pull_request_targets.unwrap_or_default();
     Ok(PullRequest {
         id: id.clone(),
@@ -45,6 +37,22 @@ pub(super) async fn get_pull_request(client: &Client, id: &PullRequestId) -> Res
             .map(|target| parse_target(&call, target))
             .collect::<Result<_>>()?,
     })
+}
+
+/// Returns whether the status of a pull request is open.
+pub(super) fn is_open(
+    call: &impl Fn() -> ApiCall,
+    status: Option<PullRequestStatusEnum>,
+) -> Result<bool> {
+    match status {
+        Some(PullRequestStatusEnum::Open) => Ok(true),
+        Some(PullRequestStatusEnum::Closed) => Ok(false),
+        status => {
+            let status = status.as_ref().map_or("", PullRequestStatusEnum::as_str);
+            let status = escaped_excerpt(status.as_bytes());
+            Err(corrupt(&call(), format!("the status `{status}`")))
+        }
+    }
 }
 
 fn parse_target(call: &impl Fn() -> ApiCall, target: SdkTarget) -> Result<PullRequestTarget> {

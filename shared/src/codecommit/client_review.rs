@@ -2,16 +2,15 @@
 
 use async_trait::async_trait;
 use aws_sdk_codecommit::error::SdkError;
-use aws_sdk_codecommit::types::{
-    ApprovalState as SdkApprovalState, Comment, PullRequest, PullRequestStatusEnum,
-};
+use aws_sdk_codecommit::types::{ApprovalState as SdkApprovalState, Comment, PullRequest};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::client::SdkCodeCommit;
 use super::client_fields::{parse, required};
+use super::client_pull_requests::is_open;
 use super::{ApprovalState, Page, Review, ReviewComment, Reviews};
-use crate::aws::{ApiCall, SdkFailure, corrupt};
+use crate::aws::{ApiCall, SdkFailure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::name::{BranchName, CommitId, RepositoryName};
@@ -174,15 +173,7 @@ impl Reviews for SdkCodeCommit {
 }
 
 fn review(call: &impl Fn() -> ApiCall, pull_request: u64, found: PullRequest) -> Result<Review> {
-    let is_open = match found.pull_request_status {
-        Some(PullRequestStatusEnum::Open) => true,
-        Some(PullRequestStatusEnum::Closed) => false,
-        status => {
-            let status = status.as_ref().map_or("", PullRequestStatusEnum::as_str);
-            let status = escaped_excerpt(status.as_bytes());
-            return Err(corrupt(&call(), format!("the status `{status}`")));
-        }
-    };
+    let is_open = is_open(call, found.pull_request_status)?;
     // A pull request has one target.
     let target = found
         .pull_request_targets

@@ -79,7 +79,7 @@ pub struct PullRequestFilter {
 pub enum PullRequestEvent {
     /// The pull request was created.
     Open,
-    /// Its source branch moved.
+    /// The source branch of a pull request moved.
     Updated,
     /// It was merged, or closed without a merge.
     Closed,

@@ -230,8 +230,8 @@ impl RemoteOpener {
     }
 
     /// Reads LFS objects in S3 that a git server's repository names. Without it, only repositories
-    /// in the account or on this machine can name a bucket, because whoever writes to a foreign
-    /// server must not choose what the program's role reads.
+    /// in the account or on this machine can name a bucket, because writers of a foreign server
+    /// must not choose buckets that the program's role reads.
     #[must_use]
     pub fn with_trusted_lfs_configs(mut self) -> Self {
         self.trusts_lfs_configs = true;
