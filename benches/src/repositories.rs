@@ -119,6 +119,31 @@ pub fn blobs(out: &mut dyn Write, sizes: &[usize]) -> Result<()> {
     Ok(())
 }
 
+/// Writes one commit on `main` that sets the first `count` text files to `version`, a compressible
+/// text of up to 5 KB each; version 0 is the first commit.
+pub fn text_files(out: &mut dyn Write, count: usize, version: usize) -> Result<()> {
+    let date = START + version;
+    write!(
+        out,
+        "commit refs/heads/main\ncommitter C <c@x> {date} +0000\ndata 1\nx\n"
+    )?;
+    if version > 0 {
+        out.write_all(b"from refs/heads/main^0\n")?;
+    }
+    for file in 0..count {
+        let line = format!("line {file} of version {version} of a source file\n");
+        let text = line.repeat(10 + file % 90);
+        let path = text_path(file);
+        write!(out, "M 100644 inline {path}\ndata {}\n{text}\n", text.len())?;
+    }
+    Ok(())
+}
+
+/// Returns the path of a text file: ten are in a folder, and ten folders in an area.
+fn text_path(file: usize) -> String {
+    format!("area-{}/part-{}/file-{file}.txt", file / 100, file / 10)
+}
+
 /// Adds a commit of one file of two bytes to `branch`.
 pub fn change(folder: &Path, branch: &str, number: usize) -> Result<()> {
     import(folder, |out| {

@@ -1,4 +1,4 @@
-//! Runs of the migration function and of its peers, and what each cost.
+//! Runs of the migration function, of the command line and of their peers, and what each cost.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,10 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use branchline_dev::faults::Service;
-use branchline_dev::lambda::Outcome;
+use branchline_dev::lambda::{Outcome, peak_memory};
 use branchline_test_support::git;
 use branchline_tests::environment::{MIGRATION, TestEnvironment};
 use serde_json::Value;
+
+use crate::results::{self, Row};
+
+/// Interval at which the memory of a program is read.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Cost of one run.
 #[derive(Debug, Clone)]
@@ -43,6 +48,13 @@ impl Measurement {
             0 => "-".to_owned(),
             bytes => bytes.to_string(),
         };
+        results::record(Row {
+            name: name.to_owned(),
+            requests: Some(self.requests),
+            wall: self.wall,
+            peak_bytes: (self.peak > 0).then_some(self.peak),
+            bytes: (self.sent > 0).then_some(self.sent),
+        });
         let wall = self.wall.as_millis();
         let requests = self.requests;
         println!("{name:<44}{requests:>10}{wall:>9} ms{peak:>14}{sent:>16}");
@@ -98,24 +110,68 @@ pub async fn migrate(
 /// Runs a program that knows the stage's credentials; requests to `service` are counted.
 pub async fn program(
     stage: &TestEnvironment,
-    mut command: Command,
+    command: Command,
     service: Service,
 ) -> Result<Measurement> {
+    Ok(printed(stage, command, service).await?.0)
+}
+
+/// Runs `branchline`, which is in the folder `programs`, with `words` and `--json`; requests to
+/// `service` are counted.
+pub async fn command_line(
+    stage: &TestEnvironment,
+    programs: &Path,
+    words: &[&str],
+    service: Service,
+) -> Result<Measurement> {
+    let home = tempfile::tempdir()?;
+    let mut command = Command::new(programs.join("branchline").canonicalize()?);
+    git::make_hermetic(&mut command, home.path());
+    command.args(words).arg("--json").current_dir(home.path());
+    let (measured, stdout) = printed(stage, command, service).await?;
+    let events = stdout.split(|byte| *byte == b'\n');
+    let events = events.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let results = events.filter(|event| event["event"] == "result");
+    Ok(Measurement {
+        sent: results.filter_map(|one| one["bytes"].as_u64()).sum(),
+        ..measured
+    })
+}
+
+/// Runs a program; returns also its standard output.
+async fn printed(
+    stage: &TestEnvironment,
+    mut command: Command,
+    service: Service,
+) -> Result<(Measurement, Vec<u8>)> {
     stage.sign_in(&mut command);
-    command.stdin(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let name = command.get_program().to_string_lossy().into_owned();
     let (before, begin) = (requests(stage, service), Instant::now());
+    let child = command.spawn()?;
+    let id = child.id();
     // The server runs on this very runtime.
-    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let mut ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let mut peak = None;
+    let output = loop {
+        tokio::select! {
+            output = &mut ended => break output??,
+            () = tokio::time::sleep(MEMORY_INTERVAL) => peak = peak.max(peak_memory(id)),
+        }
+    };
     let wall = begin.elapsed();
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{name}: {text}");
-    Ok(Measurement {
+    let measured = Measurement {
         requests: requests(stage, service) - before,
         wall,
-        peak: 0,
+        peak: peak.unwrap_or(0),
         sent: 0,
-    })
+    };
+    Ok((measured, output.stdout))
 }
 
 /// git that finds the programs of a Python environment, such as its remote helpers.

@@ -51,7 +51,7 @@ struct Carried {
 
 /// State of a link that its connections share.
 #[derive(Debug)]
-struct Link {
+struct LinkState {
     speed: Arc<Mutex<Option<Speed>>>,
     lanes: [Arc<Direction>; 2],
     carried: Arc<Carried>,
@@ -112,7 +112,7 @@ impl ThrottledProxy {
             Arc::new(Direction::new(&speed)),
             Arc::new(Direction::new(&speed)),
         ];
-        let link = Link {
+        let link = LinkState {
             speed: Arc::clone(&speed),
             lanes,
             carried: Arc::clone(&carried),
@@ -162,9 +162,9 @@ impl Drop for ThrottledProxy {
 async fn accept(
     listener: TcpListener,
     mut server: watch::Receiver<Option<SocketAddr>>,
-    link: Link,
+    link: LinkState,
 ) {
-    let Link {
+    let LinkState {
         speed,
         lanes,
         carried,

@@ -1,20 +1,20 @@
 //! Opens the remote of an S3 URL, as git's configuration, the environment and AWS's files say.
 
 use std::num::ParseIntError;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{Aws, AwsOverrides, HttpSettings};
+use branchline_core::os;
 use branchline_core::remote::Remote;
 use branchline_core::remote::open::{
     OpenRemote as _, OpenerConfig, RemoteOpener, RemoteSpec, S3Layout,
 };
 use branchline_core::remote::url::{RemoteUrl, S3Url};
 use branchline_core::settings::Settings;
-use branchline_core::storage::S3Settings;
+use branchline_core::storage::{Encryption, S3Settings};
 use branchline_core::{Error, ErrorKind, Result};
 
 use crate::invocation::Invocation;
@@ -40,6 +40,8 @@ pub(crate) struct RemoteSettings {
     region: Option<String>,
     /// `remote.<name>.s3-endpoint` and `remote.<name>.s3-path-style`.
     s3: S3Settings,
+    /// `remote.<name>.s3-sse` and `remote.<name>.s3-kms-key`.
+    encryption: Option<Encryption>,
     /// `branchline.layout`: the layout of a new repository.
     new_layout: Option<S3Layout>,
 }
@@ -71,6 +73,16 @@ impl RemoteSettings {
             S3Layout::new(value)
                 .map_err(|error| error.context("`branchline.layout` in git's configuration"))
         });
+        let (sse, key) = (of_remote("sse"), of_remote("kms-key"));
+        let first = sse.as_ref().or(key.as_ref());
+        let encryption = first.map(|(name, _)| {
+            let value = |found: &Option<(String, String)>| {
+                let value = found.as_ref().map(|(_, value)| value.clone());
+                value.filter(|value| !value.is_empty())
+            };
+            Encryption::new(value(&sse).as_deref(), value(&key))
+                .map_err(|error| error.context(format!("`{name}` in git's configuration")))
+        });
         Ok(Self {
             profile: value("profile"),
             region: value("region"),
@@ -78,6 +90,7 @@ impl RemoteSettings {
                 endpoint_url: value("endpoint"),
                 path_style: path_style.transpose()?,
             },
+            encryption: encryption.transpose()?,
             new_layout: new_layout.transpose()?,
         })
     }
@@ -103,6 +116,12 @@ impl RemoteSettings {
     /// Returns the endpoint of S3 and the form of its URLs.
     pub(crate) fn s3(&self) -> &S3Settings {
         &self.s3
+    }
+
+    /// Returns the encryption that the remote's own settings name; that of the environment is used
+    /// if `None`.
+    pub(crate) fn own_encryption(&self) -> Option<&Encryption> {
+        self.encryption.as_ref()
     }
 
     /// Returns the profile whose credentials sign the requests: that of the URL takes precedence.
@@ -164,9 +183,17 @@ pub(crate) async fn opener(
     })
     .await?;
     let (pack_cache, pack_cache_max_bytes) = pack_cache(invocation)?.unzip();
+    let dumb_remotes = pack_cache
+        .as_ref()
+        .map(|packs| packs.with_file_name("dumb-remotes"));
     let config = OpenerConfig {
+        encryption: match settings.own_encryption() {
+            Some(encryption) => encryption.clone(),
+            None => encryption(invocation)?,
+        },
         pack_cache,
         pack_cache_max_bytes,
+        dumb_remotes,
         s3: settings.s3.clone(),
         lock_lifetime: Some(lock_lifetime(invocation)),
         ..OpenerConfig::default()
@@ -214,16 +241,22 @@ pub(crate) fn pack_cache(invocation: &Invocation) -> Result<Option<(PathBuf, u64
         return Ok(None);
     };
     let directory = base.join("branchline");
-    let created = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory);
-    if let Err(error) = created {
+    if let Err(error) = os::create_private_dirs(&directory) {
         // For example a home directory that does not exist: not needed for the work itself.
         tracing::info!(%error, "packs are not cached");
         return Ok(None);
     }
     Ok(Some((directory.join("packs"), u64::from(mib) << 20)))
+}
+
+/// Reads `BRANCHLINE_SSE` and `BRANCHLINE_KMS_KEY_ID`: the encryption that writes to S3 request.
+///
+/// # Errors
+/// `Config`, naming the variables.
+pub(crate) fn encryption(invocation: &Invocation) -> Result<Encryption> {
+    let key = invocation.text("BRANCHLINE_KMS_KEY_ID").map(str::to_owned);
+    Encryption::new(invocation.text("BRANCHLINE_SSE"), key)
+        .map_err(|error| error.context("`BRANCHLINE_SSE` and `BRANCHLINE_KMS_KEY_ID`"))
 }
 
 /// Reads `GIT_REMOTE_S3_LOCK_TTL_SECONDS` as the Python client does: 60 unless it is a number.
@@ -242,7 +275,7 @@ mod tests {
         let config = GitConfig::parse(
             b"remote.a.b.s3-profile\nwork\0remote.a.b.s3-path-style\nfalse\0\
               remote.other.s3-region\neu-west-1\0branchline.layout\ndumb\0\
-              remote.a.b.s3-endpoint\nhttp://x\0",
+              remote.a.b.s3-endpoint\nhttp://x\0remote.a.b.s3-kms-key\nkey-1\0",
         );
         let read = RemoteSettings::read(&config, Some("a.b")).expect("it is valid");
         let expected = RemoteSettings {
@@ -252,6 +285,7 @@ mod tests {
                 endpoint_url: Some("http://x".to_owned()),
                 path_style: Some(false),
             },
+            encryption: Some(Encryption::Kms(Some("key-1".to_owned()))),
             new_layout: Some(S3Layout::Dumb),
         };
         assert_eq!(read, expected);
@@ -268,6 +302,7 @@ mod tests {
         for (config, name) in [
             (&b"branchline.layout\nflat\0"[..], "branchline.layout"),
             (b"remote.o.s3-path-style\nmaybe\0", "remote.o.s3-path-style"),
+            (b"remote.o.s3-sse\naes\0", "remote.o.s3-sse"),
         ] {
             let error = RemoteSettings::read(&GitConfig::parse(config), Some("o")).unwrap_err();
             assert!(error.report().contains(name), "{}", error.report());

@@ -5,17 +5,17 @@ use std::process::ExitCode;
 /// Result of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// All is done.
+    /// Everything succeeded.
     Done,
-    /// Nothing, or not everything, is done; the reason is on standard error.
+    /// Failed; the reason is on standard error.
     Failed,
     /// The arguments are not valid.
     Usage,
-    /// A part is done, and the same command does the rest.
+    /// Partly done; the same command resumes.
     Partial,
     /// The user interrupted.
     Interrupted,
-    /// A program that did the work has failed with this status, and has said why.
+    /// A program that did the work failed with this status, and printed the reason.
     FailedChild(u8),
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn one_line(error: &Error) -> String {
 
 /// Prints why arguments were not accepted, or the help that they ask for.
 pub(crate) fn usage(error: &clap::Error) -> ExitStatus {
-    // Help and version go to standard output, and are no failure.
+    // Help and version go to standard output, and are not failures.
     let _ = error.print();
     if error.use_stderr() {
         ExitStatus::Usage

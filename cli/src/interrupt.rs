@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use branchline_core::background;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::exit::ExitStatus;
+use crate::system::Signals;
 
 /// Time after a signal in which another one is the same interruption: on Ctrl-C, the terminal
 /// signals git and the helper, and git then signals its helper once more.
@@ -32,7 +32,7 @@ pub(crate) async fn run_or_interrupt(
     };
     tokio::select! {
         _ = background::finished(limit) => {}
-        () = signals.next_interruption() => {}
+        () = next_interruption(&mut signals) => {}
     }
     status
 }
@@ -59,36 +59,13 @@ impl Drop for Resumable {
 /// Set before the work is dropped by an interruption.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// SIGINT and SIGTERM.
-struct Signals(Vec<Signal>);
-
-impl Signals {
-    fn new() -> Self {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-        Self(
-            kinds
-                .into_iter()
-                .filter_map(|kind| signal(kind).ok())
-                .collect(),
-        )
-    }
-
-    /// Waits for a signal that is not a repetition of one that was just received.
-    async fn next_interruption(&mut self) {
-        let last = Instant::now();
-        loop {
-            self.next().await;
-            if last.elapsed() >= SAME_INTERRUPTION {
-                return;
-            }
+/// Waits for a signal that is not a repetition of one that was just received.
+async fn next_interruption(signals: &mut Signals) {
+    let last = Instant::now();
+    loop {
+        signals.next().await;
+        if last.elapsed() >= SAME_INTERRUPTION {
+            return;
         }
-    }
-
-    async fn next(&mut self) {
-        let each = self.0.iter_mut().map(|signal| Box::pin(signal.recv()));
-        if each.len() == 0 {
-            std::future::pending::<()>().await;
-        }
-        futures_util::future::select_all(each).await;
     }
 }

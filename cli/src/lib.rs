@@ -26,6 +26,7 @@
 //! | `failure`, `exit`, `log` | errors, exit statuses and log lines, as a user sees them |
 //! | `closed_output` | outputs that cannot be written |
 //! | `interrupt` | Ctrl-C, and the requests that clean up |
+//! | `system` | signals, links and terminals, which each system has in its own way |
 //!
 //! Decisions about remotes are in the core crate, which neither reads the environment nor writes
 //! to the terminal.
@@ -54,6 +55,7 @@ mod progress;
 mod remotes;
 mod stack;
 mod status;
+mod system;
 mod template;
 
 use std::time::Duration;

@@ -12,6 +12,7 @@ use branchline_core::mirror::{MeterReading, MirrorMeter};
 use serde_json::{Value, json};
 
 use crate::invocation::Invocation;
+use crate::system;
 
 /// Time before the first line is drawn.
 const DELAY: Duration = Duration::from_millis(250);
@@ -238,13 +239,7 @@ impl Meter for MirrorMeter {
 }
 
 fn columns() -> usize {
-    let size = rustix::termios::tcgetwinsize(std::io::stderr());
-    let columns = size.map_or(0, |size| usize::from(size.ws_col));
-    if columns == 0 {
-        DEFAULT_COLUMNS
-    } else {
-        columns
-    }
+    system::columns_of_stderr().unwrap_or(DEFAULT_COLUMNS)
 }
 
 /// Describes the values of a mirroring that has run for `time`.

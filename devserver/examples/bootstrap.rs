@@ -29,8 +29,8 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
     let number = |name: &str| payload[name].as_u64().unwrap_or_default();
     let text = |name: &str| payload[name].as_str().unwrap_or_default();
     match text("do") {
-        "fail" => Err("it was told to fail".into()),
-        "panic" => panic!("it was told to panic"),
+        "fail" => Err("it was asked to fail".into()),
+        "panic" => panic!("it was asked to panic"),
         "sleep" => {
             tokio::time::sleep(std::time::Duration::from_millis(number("ms"))).await;
             Ok(json!({ "pid": std::process::id() }))

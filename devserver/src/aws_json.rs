@@ -1,5 +1,6 @@
 //! The protocol `awsJson1_1` from the server's side: bodies in, bodies and errors out.
 
+use branchline_core::git::escaped_excerpt;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -41,7 +42,7 @@ pub fn unknown_operation<'a>(
     offered: impl IntoIterator<Item = &'a str>,
 ) -> ApiError {
     let offered: Vec<&str> = offered.into_iter().collect();
-    let shown: String = operation.chars().take(80).collect();
+    let shown = escaped_excerpt(operation.as_bytes());
     ApiError::new(
         "UnknownOperationException",
         format!(

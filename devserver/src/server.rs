@@ -301,8 +301,8 @@ impl Server {
 
     /// Waits until no event, invocation or execution is running; returns whether that happened
     /// within `limit`.
-    pub async fn settle(&self, limit: Duration) -> bool {
-        let settled = async {
+    pub async fn wait_until_idle(&self, limit: Duration) -> bool {
+        let idle = async {
             // Each stage can feed the next, so two checks in a row must agree.
             let mut quiet = 0;
             while quiet < 2 {
@@ -312,7 +312,7 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(limit, settled).await.is_ok()
+        tokio::time::timeout(limit, idle).await.is_ok()
     }
 
     /// Stops the server: first the sources of work, then the functions (which may still call the

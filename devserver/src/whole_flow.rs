@@ -1,5 +1,5 @@
-//! Everything that a push flows through: the three functions, and the buckets and the pipeline
-//! that they use.
+//! Everything that a push or a pull request flows through: the three functions, the rules that call
+//! them, and the buckets and the pipeline that they use.
 
 use std::path::Path;
 
@@ -31,8 +31,14 @@ pub fn functions(programs: &Path, account: &Account) -> Vec<FunctionConfig> {
         ..FunctionConfig::new(name, programs.join(name))
     };
     let mut update = function(UPDATE);
-    let settings = [("ARTIFACT_BUCKET", ARTIFACTS), ("PIPELINE_NAME", PIPELINE)];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = [
+        ("ARTIFACT_BUCKET", ARTIFACTS.to_owned()),
+        ("TRIGGERS", triggers().to_string()),
+        ("PIPELINE_VARIABLES", "true".to_owned()),
+        ("PULL_REQUEST_COMMENT", "true".to_owned()),
+        ("PULL_REQUEST_APPROVAL", "true".to_owned()),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value));
     update.environment.extend(settings);
     let mut lifecycle = function(LIFECYCLE);
     let setting = "UPDATE_FUNCTION_ARN".to_owned();
@@ -43,20 +49,43 @@ pub fn functions(programs: &Path, account: &Account) -> Vec<FunctionConfig> {
     vec![update, lifecycle, function(MIGRATION)]
 }
 
-/// Returns the rule that tells lifecycle of new and deleted branches.
-pub fn rule() -> EventRule {
-    EventRule {
-        function: LIFECYCLE.to_owned(),
-        events: ["referenceCreated", "referenceDeleted"]
-            .map(str::to_owned)
-            .into(),
-    }
+/// Returns the value of `TRIGGERS`: the pipeline for every branch, and for every pull request that is
+/// created or updated.
+fn triggers() -> Value {
+    json!([{
+        "pipeline": PIPELINE,
+        "gitConfiguration": {
+            "sourceActionName": "Source",
+            "push": [{ "branches": { "includes": ["**"] } }],
+            "pullRequest": [{ "events": ["OPEN", "UPDATED"] }],
+        },
+    }])
 }
 
-/// Creates the buckets and the pipeline that a server does not have yet.
+/// Returns the rules that call lifecycle for new and deleted branches, and update for pull requests.
+pub fn rules() -> Vec<EventRule> {
+    let rule = |function: &str, events: &[&str]| EventRule {
+        function: function.to_owned(),
+        events: events.iter().map(|event| (*event).to_owned()).collect(),
+    };
+    vec![
+        rule(LIFECYCLE, &["referenceCreated", "referenceDeleted"]),
+        rule(
+            UPDATE,
+            &[
+                "pullRequestCreated",
+                "pullRequestSourceBranchUpdated",
+                "pullRequestStatusChanged",
+                "pullRequestMergeStatusUpdated",
+            ],
+        ),
+    ]
+}
+
+/// Creates the buckets, the pipeline and the rule for its ends that a server does not have yet.
 ///
 /// # Errors
-/// A bucket or the pipeline cannot be created; the message names it.
+/// A bucket, the pipeline or the rule cannot be created; the message names it.
 pub fn create(server: &Server) -> anyhow::Result<()> {
     let (store, region) = (server.store(), &server.account().region);
     if store.bucket(ARTIFACTS).is_err() {
@@ -81,6 +110,29 @@ pub fn create(server: &Server) -> anyhow::Result<()> {
         let role = format!("arn:aws:iam::{}:role/pipeline", server.account().id);
         call("CreatePipeline", &pipeline(PIPELINE, ARTIFACTS, &role))?;
     }
+    create_rule_of_ends(server)
+}
+
+/// Creates the rule that calls update at the end of an execution, which becomes a comment on the
+/// pull request.
+fn create_rule_of_ends(server: &Server) -> anyhow::Result<()> {
+    const RULE: &str = "pipeline-ends";
+    let call = |operation: &str, input: &Value| {
+        let called = server.delivery().call(operation, input);
+        called.map_err(|error| anyhow::anyhow!("rule `{RULE}`: {}", error.message))
+    };
+    let pattern = json!({
+        "source": ["aws.codepipeline"],
+        "detail-type": ["CodePipeline Pipeline Execution State Change"],
+        "detail": { "state": ["SUCCEEDED", "FAILED", "STOPPED"], "pipeline": [PIPELINE] },
+    });
+    call(
+        "PutRule",
+        &json!({ "Name": RULE, "EventPattern": pattern.to_string() }),
+    )?;
+    let target = json!({ "Id": UPDATE, "Arn": server.account().function_arn(UPDATE) });
+    let put = call("PutTargets", &json!({ "Rule": RULE, "Targets": [target] }))?;
+    anyhow::ensure!(put["FailedEntryCount"] == 0, "rule `{RULE}`: {put}");
     Ok(())
 }
 
@@ -102,8 +154,16 @@ pub fn pipeline(name: &str, bucket: &str, role_arn: &str) -> Value {
         "PollForSourceChanges": "false",
         "AllowOverrideForS3ObjectKey": "true",
     });
-    let variables = ["REPOSITORY_NAME", "BRANCH_NAME", "COMMIT_ID"]
-        .map(|name| json!({ "name": name, "defaultValue": "-" }));
+    let variables = [
+        "REPOSITORY_NAME",
+        "BRANCH_NAME",
+        "COMMIT_ID",
+        "TAG_NAME",
+        "PULL_REQUEST_ID",
+        "DESTINATION_BRANCH_NAME",
+        "MERGE_BASE",
+    ];
+    let variables = variables.map(|name| json!({ "name": name, "defaultValue": "-" }));
     json!({ "pipeline": {
         "name": name,
         "roleArn": role_arn,

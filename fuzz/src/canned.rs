@@ -29,7 +29,7 @@ pub(crate) enum CannedResponse {
 
 /// A received request.
 #[derive(Debug, Clone)]
-pub(crate) struct ReceivedRequest {
+pub(crate) struct CannedRequest {
     pub(crate) uri: String,
     pub(crate) authorized: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) struct ReceivedRequest {
 #[derive(Debug, Default)]
 struct State {
     answers: VecDeque<CannedResponse>,
-    asked: Vec<ReceivedRequest>,
+    asked: Vec<CannedRequest>,
 }
 
 /// The server; it returns empty bodies after its last canned response.
@@ -53,7 +53,7 @@ impl Canned {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    pub(crate) fn asked(&self) -> Vec<ReceivedRequest> {
+    pub(crate) fn asked(&self) -> Vec<CannedRequest> {
         self.state().asked.clone()
     }
 
@@ -92,7 +92,7 @@ impl HttpConnector for Canned {
         let media_type = format!("application/x-{service}-{kind}");
         let authorized = request.headers().contains_key(header::AUTHORIZATION);
         let mut state = self.state();
-        state.asked.push(ReceivedRequest { uri, authorized });
+        state.asked.push(CannedRequest { uri, authorized });
         let answer = state.answers.pop_front();
         let mut response = Response::builder().header("content-type", media_type);
         let body = match answer.unwrap_or(CannedResponse::Git(Bytes::new())) {

@@ -17,7 +17,7 @@ pub fn bundle(bytes: &[u8]) {
     let Ok(Some((header, length))) = Header::parse(bytes) else {
         return;
     };
-    assert!(length <= bytes.len(), "a header lies within the bytes");
+    assert!(length <= bytes.len(), "a header is within the bytes");
     assert!(
         matches!(Header::parse(&bytes[..length - 1]), Ok(None)),
         "a header that is not whole asks for more"

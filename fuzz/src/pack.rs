@@ -81,7 +81,7 @@ fn completed(resolved: &Resolved, bytes: &Bytes) -> Bytes {
     let Some(completed) = &resolved.completed else {
         return bytes.clone();
     };
-    let range = |at: u64| usize::try_from(at).expect("because it lies in memory");
+    let range = |at: u64| usize::try_from(at).expect("because it is in memory");
     let body = range(completed.body.start)..range(completed.body.end);
     [&completed.header[..], &bytes[body], &completed.tail]
         .concat()

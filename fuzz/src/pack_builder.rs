@@ -136,7 +136,7 @@ pub(crate) fn make(mut choices: ByteSource<'_>, outside: &ExternalBase) -> Built
             }
         };
         let size = match what >> 3 {
-            // Sizes that lie.
+            // Sizes that are not those of the content.
             31 => content.len() as u64 + 1,
             30 => (content.len() as u64).saturating_sub(1),
             29 => u64::MAX >> 1,

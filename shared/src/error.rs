@@ -162,6 +162,11 @@ impl Error {
         )
     }
 
+    /// Returns whether CodeCommit reported that the pull request is missing.
+    pub fn is_pull_request_missing(&self) -> bool {
+        self.aws_code() == Some("PullRequestDoesNotExistException")
+    }
+
     /// Returns whether CodePipeline reported that the pipeline is missing.
     pub fn is_pipeline_missing(&self) -> bool {
         self.aws_code() == Some("PipelineNotFoundException")

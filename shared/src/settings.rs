@@ -40,11 +40,11 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Settings {
 impl Settings {
     /// Returns the trimmed text of a variable; `None` if missing or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.known().insert(name.to_owned());
+        self.lock().insert(name.to_owned());
         self.value(name)
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,7 +145,7 @@ impl Settings {
     /// Returns the variables that were read and are set, with their values. Lambda's own variables
     /// are left out, and so are the values of proxies, which may contain passwords.
     pub fn in_force(&self) -> BTreeMap<String, String> {
-        let known = self.known();
+        let known = self.lock();
         let is_shown = |name: &&String| !name.starts_with("AWS_LAMBDA_");
         let set = known.iter().filter(is_shown).filter_map(|name| {
             let value = self.value(name)?;
@@ -159,7 +159,7 @@ impl Settings {
     /// Returns the variables that nothing has read and whose names are close to one that was,
     /// together with that one.
     pub fn misspelled(&self) -> Vec<(String, String)> {
-        let known = self.known();
+        let known = self.lock();
         let unknown = self.variables.keys().filter(|name| {
             // Lambda and the SDK have variables of their own.
             !known.contains(*name) && !name.starts_with("AWS_") && !name.starts_with("LAMBDA_")

@@ -106,6 +106,18 @@ impl CodeCommit for GeneratedFolder {
         panic!("an archive does not call this")
     }
 
+    async fn list_open_pull_requests(
+        &self,
+        _: &RepositoryName,
+        _: Option<&str>,
+    ) -> Result<Page<PullRequestId>> {
+        panic!("an archive does not call this")
+    }
+
+    async fn get_commits(&self, _: &RepositoryName, _: &[CommitId]) -> Result<Vec<Commit>> {
+        panic!("an archive does not call this")
+    }
+
     async fn get_pull_request(&self, _: &PullRequestId) -> Result<PullRequest> {
         panic!("an archive does not call this")
     }

@@ -1,9 +1,10 @@
-//! Git in one hermetic environment: that of `PATH`, or that of the path `BRANCHLINE_GIT`.
+//! Git in one hermetic environment: that of `PATH`, or that of `BRANCHLINE_GIT`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,21 +14,38 @@ const EMPTY_CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/empty.
 /// Author date and committer date of each commit: seconds since the epoch, and the zone.
 const DATE: &str = "1700000000 +0000";
 
-/// The variable with the path of a git to test with.
+/// The variable with a git to test with: its path, or the folder of its programs.
 const CHOSEN_GIT: &str = "BRANCHLINE_GIT";
 
-/// Returns whether `BRANCHLINE_GIT` names a git, which may be older than the tests.
-pub fn is_chosen() -> bool {
-    std::env::var_os(CHOSEN_GIT).is_some()
+/// Returns whether git has this version or a later one.
+pub fn is_at_least(version: (u32, u32)) -> bool {
+    *VERSION >= version
 }
+
+/// The first two numbers of git's version.
+static VERSION: LazyLock<(u32, u32)> = LazyLock::new(|| {
+    let printed = git(&std::env::temp_dir(), ["version"]).expect("because the tests need git");
+    let numbers = printed.split(' ').nth(2).unwrap_or_default();
+    let mut numbers = numbers.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => panic!("`{printed}` does not name a version"),
+    }
+});
 
 /// Returns the `PATH` of commands, on which the git of `BRANCHLINE_GIT` comes first.
 pub fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let chosen = std::env::var_os(CHOSEN_GIT);
-    let Some(folder) = chosen.as_deref().map(Path::new).and_then(Path::parent) else {
+    let Some(chosen) = chosen.as_deref().map(Path::new) else {
         return path;
     };
+    let folder = if chosen.is_dir() {
+        Some(chosen)
+    } else {
+        chosen.parent()
+    };
+    let folder = folder.expect("because a program is in a folder");
     let mut all = folder.as_os_str().to_owned();
     all.push(":");
     all.push(path);
@@ -135,8 +153,21 @@ pub fn output(command: &mut Command, input: &[u8]) -> Result<Output> {
 /// # Errors
 /// The folder cannot be created, or git fails.
 pub fn init(folder: &Path) -> Result<()> {
+    init_with(folder, &[])
+}
+
+/// Creates a bare repository in `folder` whose `HEAD` is the unborn branch `main`.
+///
+/// # Errors
+/// The folder cannot be created, or git fails.
+pub fn init_bare(folder: &Path) -> Result<()> {
+    init_with(folder, &["--bare"])
+}
+
+fn init_with(folder: &Path, options: &[&str]) -> Result<()> {
     std::fs::create_dir_all(folder)?;
-    git(folder, ["init", "--quiet", "--initial-branch=main"]).map(drop)
+    git(folder, [&["init", "--quiet"], options].concat())?;
+    git(folder, ["symbolic-ref", "HEAD", "refs/heads/main"]).map(drop)
 }
 
 /// Writes `files` (paths and texts), commits all changes and returns the commit's id.

@@ -1,7 +1,7 @@
 //! A repository on disk as a source of core's, read by git itself.
 
 use std::fmt::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use branchline_core::git::{HashKind, ObjectId};
@@ -99,21 +99,7 @@ impl Source for GitSource {
     }
 
     async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
-        let mut revisions = String::new();
-        for id in &wanted.wants {
-            let _ = writeln!(revisions, "{id}");
-        }
-        for id in &wanted.haves {
-            if git(&self.path, ["cat-file", "-e", &id.to_string()]).is_ok() {
-                let _ = writeln!(revisions, "^{id}");
-            }
-        }
-        let mut pack_objects = command(&self.path);
-        pack_objects.args(["pack-objects", "-q", "--revs", "--stdout", "--threads=1"]);
-        pack_objects.args(wanted.thin.then_some("--thin"));
-        pack_objects.args(wanted.offset_deltas.then_some("--delta-base-offset"));
-        let pack = run_with_input(&mut pack_objects, revisions.as_bytes())
-            .map_err(|error| git_error(&error))?;
+        let pack = pack_objects(&self.path, wanted).map_err(|error| git_error(&error))?;
         let pack = Bytes::from(pack);
         let pieces: Vec<branchline_core::git::Result<Bytes>> = (0..pack.len())
             .step_by(100_000)
@@ -121,4 +107,25 @@ impl Source for GitSource {
             .collect();
         Ok(Box::pin(futures_util::stream::iter(pieces)))
     }
+}
+
+/// Returns the pack that git makes for a request to the repository at `path`.
+///
+/// # Errors
+/// git fails, because an object of the request is missing.
+pub fn pack_objects(path: &Path, request: &PackRequest) -> anyhow::Result<Vec<u8>> {
+    let mut revisions = String::new();
+    for id in &request.wants {
+        let _ = writeln!(revisions, "{id}");
+    }
+    for id in &request.haves {
+        if git(path, ["cat-file", "-e", &id.to_string()]).is_ok() {
+            let _ = writeln!(revisions, "^{id}");
+        }
+    }
+    let mut pack_objects = command(path);
+    pack_objects.args(["pack-objects", "-q", "--revs", "--stdout", "--threads=1"]);
+    pack_objects.args(request.thin.then_some("--thin"));
+    pack_objects.args(request.offset_deltas.then_some("--delta-base-offset"));
+    run_with_input(&mut pack_objects, revisions.as_bytes())
 }

@@ -11,6 +11,8 @@
 //! | [`git_server`] | `git http-backend` with a log of requests and with faults |
 //! | [`lfs_server`] | a strict LFS server with faults |
 //! | [`git_remote`] | a repository as a source of core's, read by git itself (feature `remote`) |
+//! | [`wrapped_remote`] | remotes and credentials that are changed or recorded (feature `remote`) |
+//! | [`running_program`] | a program that runs beside a test |
 //! | [`moto`] | moto's S3, Secrets Manager and SSM |
 //!
 //! Helpers panic where a test would have to fail; what programs use returns an error.
@@ -25,3 +27,6 @@ pub mod http_backend;
 pub mod lfs_server;
 pub mod moto;
 pub mod repo;
+pub mod running_program;
+#[cfg(feature = "remote")]
+pub mod wrapped_remote;

@@ -41,9 +41,9 @@ async fn any_rejected_ref_does_not_stop_the_others_and_the_next_run_completes() 
             .server
             .codecommit()
             .repository_dir(&target);
-        let told = place.context("the repository is missing")?.join("refused");
+        let refused_file = place.context("the repository is missing")?.join("refused");
         let result = environment.migrate(&target, COMMITS).await;
-        let Ok(refused) = std::fs::read_to_string(told) else {
+        let Ok(refused) = std::fs::read_to_string(refused_file) else {
             assert_eq!(
                 result.map_err(|error| anyhow::anyhow!("{error}"))?["status"],
                 "complete"

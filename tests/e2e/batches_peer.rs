@@ -132,12 +132,12 @@ impl Run {
             .args(clean.then_some("-c"))
             .envs(self.sign_in.iter().cloned());
         let output = command.output()?;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned()
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
-        println!("{told}");
+        println!("{printed}");
         Ok(if output.status.success() {
             Finish::Success
-        } else if pushes.is_some() && told.contains("failed to push some refs") {
+        } else if pushes.is_some() && printed.contains("failed to push some refs") {
             Finish::Stopped
         } else {
             Finish::Failure

@@ -27,7 +27,7 @@ pub(super) const BUCKET: &str = "bundles";
 /// The prefix that most tests use.
 pub(super) const PREFIX: &str = "team/repo1";
 
-/// Whose S3 it is.
+/// The program that provides S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum On {
     DevelopmentServer,

@@ -246,7 +246,7 @@ impl Race {
         if writer.program == Program::Python {
             running.fetch_sub(1, Ordering::Relaxed);
         }
-        told(writer, &output, killed)
+        reported(writer, &output, killed)
     }
 
     /// Waits until nothing is under way: what a writer sent before it was killed may still
@@ -301,11 +301,11 @@ impl Race {
             let command = self.command(*writer, &prefix, scenario.lock_seconds())?;
             pushes.push(self.write(*writer, command, before, &running));
         }
-        let told = futures_util::future::try_join_all(pushes).await?;
+        let reported = futures_util::future::try_join_all(pushes).await?;
         faults.clear();
         self.quiet().await;
-        let what = format!("round {number}, {scenario:?}, seed {seed}, {rules:?}: {told:?}");
-        self.judge(&prefix, scenario, &told)
+        let what = format!("round {number}, {scenario:?}, seed {seed}, {rules:?}: {reported:?}");
+        self.judge(&prefix, scenario, &reported)
             .await
             .with_context(|| what)
     }
@@ -324,9 +324,9 @@ impl Race {
         &self,
         prefix: &str,
         scenario: Scenario,
-        told: &[WriterResult],
+        reported: &[WriterResult],
     ) -> Result<Tally> {
-        let mut tally = Tally::of(told);
+        let mut tally = Tally::of(reported);
         let all = tally.ours + tally.python;
         ensure!(tally.ours <= 1, "at most one of ours wins");
         match scenario {
@@ -342,17 +342,17 @@ impl Race {
                 .peers
                 .our_clone(&remote, &format!("{name}-{step}"))
                 .await?;
-            for (writer, told) in told.iter().enumerate() {
+            for (writer, reported) in reported.iter().enumerate() {
                 let commit = self.commits[writer].to_string();
                 ensure!(
-                    *told != WriterResult::Ok || cloned.contains(&commit),
+                    *reported != WriterResult::Ok || cloned.contains(&commit),
                     "{commit} of writer {writer} was acknowledged, and is lost when {step}: \
                      {cloned}"
                 );
             }
             ensure!(cloned.contains(&format!(" {NAME}\n")) || cloned.ends_with(NAME));
             if step == "raced" {
-                tally.twins += cloned.lines().count() as u64 - 1;
+                tally.orphans += cloned.lines().count() as u64 - 1;
             }
             remote.repair().await?;
         }
@@ -402,7 +402,7 @@ impl Race {
     }
 }
 
-fn told(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
+fn reported(writer: Writer, output: &Output, killed: bool) -> Result<WriterResult> {
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let (stdout, stderr) = (said(&output.stdout), said(&output.stderr));
     let is_mirroring = writer.program == Program::Mirroring;
@@ -436,17 +436,17 @@ struct Tally {
     refused: u64,
     killed: u64,
     /// Bundles that had lost the ref.
-    twins: u64,
+    orphans: u64,
 }
 
 impl Tally {
-    fn of(told: &[WriterResult]) -> Self {
+    fn of(reported: &[WriterResult]) -> Self {
         let mut tally = Self {
             rounds: 1,
             ..Self::default()
         };
-        for (writer, told) in told.iter().enumerate() {
-            match told {
+        for (writer, reported) in reported.iter().enumerate() {
+            match reported {
                 WriterResult::Ok if Program::of(writer) == Program::Python => tally.python += 1,
                 WriterResult::Ok => tally.ours += 1,
                 WriterResult::Refused(_) => tally.refused += 1,
@@ -462,7 +462,7 @@ impl Tally {
         self.python += other.python;
         self.refused += other.refused;
         self.killed += other.killed;
-        self.twins += other.twins;
+        self.orphans += other.orphans;
     }
 }
 
@@ -483,7 +483,7 @@ async fn sixteen_writers_of_both_clients_lose_nothing_that_was_acknowledged() ->
     let mut all = Tally::default();
     for round in 0..usize::try_from(rounds)? {
         let scenario = Scenario::ALL[round % Scenario::ALL.len()];
-        let tally = race.round(round, scenario, seed).await?;
+        let tally = Box::pin(race.round(round, scenario, seed)).await?;
         println!("round {round}, {scenario:?}: {tally:?}");
         all.add(&tally);
     }

@@ -41,14 +41,14 @@ fn a_shallow_clone_is_shown_without_its_history() -> Result<()> {
     assert!(text.contains("the clone is shallow"), "{text}");
     assert!(text.contains("4 entries"), "{text}");
     // The feature branch.
-    for told in [
+    for expected in [
         "1 refs created, 0 unchanged",
         "the same as in CodeCommit",
         "0 refs created, 1 unchanged; 0 objects in 0 bytes",
         "git clone --depth=1 s3://repositories/demo shallow",
         "the archive equals git's",
     ] {
-        assert!(text.contains(told), "{told}: {text}");
+        assert!(text.contains(expected), "{expected}: {text}");
     }
     // The folder of an earlier demo is used again.
     let output = demo(&whole, &data).output()?;

@@ -109,7 +109,7 @@ async fn with_eventbridge_pushes_are_archived_without_triggers() -> Result<()> {
         for (branches, text) in [(&["main"][..], "1"), (&["main", "main:new"], "2")] {
             git::commit(work.path(), &[("a.txt", &format!("{way} {text}"))], text)?;
             stage.push(work.path(), "demo", branches).await?;
-            stage.settle().await?;
+            stage.wait_until_idle().await?;
         }
         // An event that comes by both ways starts nothing twice.
         assert_eq!(stage.executions().len() - before, 3, "{way}");
@@ -250,6 +250,9 @@ fn timeouts_move_the_alarms_and_the_state_machine_waits_for_the_longest() -> Res
         }
         let alarm_properties = deployment.properties("UpdateDuration")?;
         assert_eq!(alarm_properties["Threshold"], alarm, "{seconds} s");
+        let overrun = deployment.properties("MigrationDuration")?;
+        let timeout: u64 = seconds.parse()?;
+        assert_eq!(overrun["Threshold"], timeout * 1000 - 5000);
     }
     let lifecycle = template.resolve(&[])?.properties("LifecycleFunction")?;
     assert!(
@@ -263,6 +266,43 @@ fn timeouts_move_the_alarms_and_the_state_machine_waits_for_the_longest() -> Res
         wait.is_some_and(|wait| wait > 1800),
         "Lambda ends a run first: {wait:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn concurrency_and_temporary_storage_are_those_of_the_parameters() -> Result<()> {
+    let template = Template::load()?;
+    let defaults = template.resolve(&[])?;
+    let update = defaults.properties("UpdateFunction")?;
+    assert!(update["ReservedConcurrentExecutions"].is_null(), "{update}");
+    let parameters = [
+        ("UpdateReservedConcurrency", "7"),
+        ("MigrationEphemeralStorage", "2048"),
+    ];
+    let deployment = template.resolve(&parameters)?;
+    let update = deployment.properties("UpdateFunction")?;
+    assert_eq!(update["ReservedConcurrentExecutions"], "7");
+    let migration = deployment.properties("MigrationFunction")?;
+    assert_eq!(migration["EphemeralStorage"]["Size"], "2048");
+    Ok(())
+}
+
+#[test]
+fn update_never_writes_lists_and_results_of_fleets() -> Result<()> {
+    let template = Template::load()?;
+    for custom_data in ["own", "ignore", "trust"] {
+        let parameters = [("CustomData", custom_data), ("ArtifactBucket", "artifacts")];
+        let denials = template
+            .resolve(&parameters)?
+            .denials_of_role("UpdateRole")?;
+        let [denied] = denials.as_slice() else {
+            anyhow::bail!("one statement denies: {denials:?}");
+        };
+        assert_eq!(denied.actions, ["s3:DeleteObject", "s3:PutObject"]);
+        let keys = ["*.csv", "*.json", "runs/*"];
+        let resources = keys.map(|key| format!("arn:aws:s3:::artifacts/fleets/{key}"));
+        assert_eq!(denied.resources, resources);
+    }
     Ok(())
 }
 

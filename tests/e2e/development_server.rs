@@ -1,42 +1,19 @@
 //! `branchline-dev serve --all`, as a user starts it.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use branchline_test_support::git;
+use branchline_test_support::running_program::RunningProgram;
 use branchline_tests::environment::built_programs;
 use serde_json::Value;
 
-/// A running program; killed if a test fails before it ends it.
-struct Running {
-    child: Child,
-    /// The first line of the printed text.
-    banner: String,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(data: &Path) -> Result<Running> {
-    let mut child = Command::new(built_programs().join("branchline-dev"))
-        .args(["serve", "--all", "--data"])
-        .arg(data)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let out = child.stdout.take().context("it is piped")?;
-    let mut lines = BufReader::new(out).lines();
-    let banner = lines.next().context("it prints its endpoint")??;
-    // The rest is read, so that the program never waits for a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    Ok(Running { child, banner })
+fn serve(data: &Path) -> Result<RunningProgram> {
+    let mut command = Command::new(built_programs().join("branchline-dev"));
+    command.args(["serve", "--all", "--data"]).arg(data);
+    RunningProgram::start(command.stderr(Stdio::null()))
 }
 
 /// Runs a script in a shell that has read the printed variables.
@@ -87,9 +64,9 @@ fn one_command_starts_everything_that_a_push_flows_through() -> Result<()> {
     let (data, work) = (folder.path().join("data"), folder.path().join("work"));
     let server = serve(&data)?;
     ensure!(
-        server.banner.contains("http://127.0.0.1:"),
+        server.banner().contains("http://127.0.0.1:"),
         "{}",
-        server.banner
+        server.banner()
     );
     git::init(&work)?;
     git::commit(&work, &[("a", "1\n")], "First")?;
@@ -132,4 +109,59 @@ fn one_command_starts_everything_that_a_push_flows_through() -> Result<()> {
         "{error:#}"
     );
     Ok(())
+}
+
+/// "A pull request that is made against it is archived, started, and commented on."
+#[test]
+fn a_pull_request_made_by_the_aws_cli_is_archived_started_commented_on_and_approved() -> Result<()>
+{
+    if aws().is_none() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let (data, work) = (folder.path().join("data"), folder.path().join("work"));
+    let _server = serve(&data)?;
+    git::init(&work)?;
+    git::commit(&work, &[("a", "1\n")], "First")?;
+    let script = "\"$AWS\" codecommit create-repository --repository-name demo
+        git push --quiet $AWS_ENDPOINT_URL/v1/repos/demo HEAD:refs/heads/main";
+    shell(&data, &work, script)?;
+    wait_for(&data, "executions", "executions", 1)?;
+    git::commit(&work, &[("b", "2\n")], "A feature")?;
+    let script = "git push --quiet $AWS_ENDPOINT_URL/v1/repos/demo HEAD:refs/heads/feature
+        \"$AWS\" codecommit create-pull-request --title Feature \\
+          --targets repositoryName=demo,sourceReference=feature,destinationReference=main";
+    shell(&data, &work, script)?;
+    // That of the branch `feature`, and that of the pull request.
+    wait_for(&data, "executions", "executions", 3)?;
+    let table = shell(&data, &work, "\"$DEV\" executions")?;
+    ensure!(table.contains("s3://artifacts/demo/pull/1.zip"), "{table}");
+    let comments = "\"$AWS\" codecommit get-comments-for-pull-request --pull-request-id 1";
+    let begin = Instant::now();
+    loop {
+        let found: Value = serde_json::from_str(&shell(&data, &work, comments)?)?;
+        let comment = &found["commentsForPullRequestData"][0]["comments"][0]["content"];
+        if let Some(comment) = comment.as_str() {
+            ensure!(
+                comment.contains("**Pipeline `deploy` succeeded**"),
+                "{comment}"
+            );
+            break;
+        }
+        ensure!(begin.elapsed() < Duration::from_mins(1), "{found}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let script = "revision=$(\"$AWS\" codecommit get-pull-request --pull-request-id 1 \\
+          --query pullRequest.revisionId --output text)
+        \"$AWS\" codecommit get-pull-request-approval-states --pull-request-id 1 \\
+          --revision-id \"$revision\"";
+    let begin = Instant::now();
+    loop {
+        let found: Value = serde_json::from_str(&shell(&data, &work, script)?)?;
+        if found["approvals"][0]["approvalState"] == "APPROVE" {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < Duration::from_mins(1), "{found}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

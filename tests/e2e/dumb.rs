@@ -256,7 +256,7 @@ async fn mirror_git_to_s3_publishes_the_same_and_its_mirrors_are_taken_over() ->
     assert_eq!(
         s3.loose("theirs").await?,
         s3.loose("ours").await?,
-        "the same objects lie in the same places"
+        "the same objects are at the same keys"
     );
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use branchline_dev::faults::{Rule, Service};
 use branchline_test_support::git;
 use branchline_tests::compare;
@@ -16,9 +16,10 @@ fn rules(texts: &[&str]) -> Vec<Rule> {
 }
 
 /// Pushes 60 files under faults, and sees that the branch ends as one execution of it.
-async fn survives(faults: &[&str]) -> Result<TestEnvironment> {
+async fn survives(faults: &[&str], source: &str) -> Result<TestEnvironment> {
     let stage = TestEnvironment::start(Setup {
         faults: rules(faults),
+        update: vec![("ARCHIVE_SOURCE", source.to_owned())],
         ..Setup::default()
     })
     .await?;
@@ -34,7 +35,7 @@ async fn survives(faults: &[&str]) -> Result<TestEnvironment> {
         .collect();
     let tip = git::commit(work.path(), &files, "Sixty files")?;
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let executions = stage.executions();
     assert_eq!(
         executions.len(),
@@ -58,7 +59,7 @@ async fn survives(faults: &[&str]) -> Result<TestEnvironment> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throttled_api_receives_fewer_requests() -> Result<()> {
-    let stage = survives(&["codecommit:throttle,every=3"]).await?;
+    let stage = survives(&["codecommit:throttle,every=3"], "api").await?;
     let blobs = stage
         .server
         .requests()
@@ -69,17 +70,20 @@ async fn a_throttled_api_receives_fewer_requests() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_of_every_service_are_retried() -> Result<()> {
-    survives(&[
+    let faults = [
         "codecommit:error,every=7",
         "s3:error,every=3",
         "codepipeline:error,nth=1",
-    ])
-    .await?;
+    ];
+    for source in ["api", "git"] {
+        let survived = survives(&faults, source).await;
+        survived.context(source)?;
+    }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_come_twice_start_one_execution() -> Result<()> {
-    survives(&["events:double,rate=1.0"]).await?;
+    survives(&["events:double,rate=1.0"], "auto").await?;
     Ok(())
 }

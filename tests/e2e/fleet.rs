@@ -105,13 +105,14 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
     let slow = "script:slow/moved-5,moved-7,idle,moved-7,complete";
     let throttled = "script:throttled/branchline.Throttled,branchline.Transport,complete";
     let missing = "script:missing/branchline.NotFound,complete";
+    let refused = "script:refused/branchline.Rejected,complete";
     let stuck = "script:stuck/moved-3,idle,idle,idle,complete";
     let circling = "script:circling/moved-4,moved-4,moved-4,moved-4,complete";
     let large = "script:large/lfs-1000,lfs-1000,lfs-1000,lfs-1000,lfs-1000,complete";
     let late = "script:late/branchline.Deadline,branchline.Deadline,branchline.Deadline,complete";
     let crashed = "script:crashed/crash,complete";
     let sources = [
-        steady, slow, throttled, missing, stuck, circling, large, late, crashed,
+        steady, slow, throttled, missing, refused, stuck, circling, large, late, crashed,
     ];
     put(&fleet.stage, "list.json", &json_list(&sources))?;
     fleet.stage.server.requests().reset();
@@ -140,6 +141,11 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
         "others are not"
     );
     assert_eq!(
+        run.item(refused),
+        Err("branchline.Rejected"),
+        "a target that refuses a ref does so again"
+    );
+    assert_eq!(
         run.item(stuck),
         Err("Fleet.NoProgress"),
         "nothing moved thrice"
@@ -165,10 +171,10 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
     );
     assert_eq!(run.0["error"], "Fleet.SomeFailed");
     let cause = run.0["cause"].as_str().expect("there is a cause");
-    assert!(cause.starts_with("4 of 9 mappings failed"), "{cause}");
+    assert!(cause.starts_with("5 of 10 mappings failed"), "{cause}");
     let map = &run.0["mapRuns"][0];
     assert_eq!(map["itemCounts"]["succeeded"], 5, "{map}");
-    assert_eq!(map["itemCounts"]["failed"], 4, "{map}");
+    assert_eq!(map["itemCounts"]["failed"], 5, "{map}");
     assert_eq!(map["maxConcurrency"], 2, "the input's bound is the map's");
     assert_eq!(map["toleratedFailurePercentage"], 90.0);
     let requests = fleet.stage.server.requests();
@@ -177,9 +183,9 @@ async fn every_mapping_of_a_list_has_its_own_outcome() -> Result<()> {
         most <= 2,
         "no more mappings at a time than asked for: {most}"
     );
-    // 1 steady, 5 slow, 3 throttled, 1 missing, 4 stuck, 4 circling, 6 large, 3 late, 2 crashed.
-    assert_eq!(requests.count(Service::Lambda, "Invoke"), 29);
-    let waits = run.0["waits"].as_array().expect("they are told");
+    // 1 steady, 5 slow, 3 throttled, 1 missing, 1 refused, 4 stuck, 4 circling, 6 large, 3 late, 2 crashed.
+    assert_eq!(requests.count(Service::Lambda, "Invoke"), 30);
+    let waits = run.0["waits"].as_array().expect("they are logged");
     assert_eq!(waits.len(), 5, "each retry has waited: {waits:?}");
     let results = keys(&fleet.stage, "fleets/runs/run-1/")?;
     assert!(
@@ -235,7 +241,7 @@ async fn a_list_may_be_csv() -> Result<()> {
         run.item("script:two/moved-1,complete").expect("done")["rounds"],
         2
     );
-    let items = run.0["items"].as_array().expect("they are told");
+    let items = run.0["items"].as_array().expect("they are logged");
     let of_one = |item: &&Value| item["input"]["mapping"]["target"] == "s3://mirrors/one";
     let one = items.iter().find(of_one).expect("it was started");
     let wanted = json!({
@@ -285,7 +291,7 @@ async fn all_repositories_are_mirrored_page_by_page() -> Result<()> {
         Some(3),
         "a map for each page"
     );
-    let items = run.0["items"].as_array().expect("they are told");
+    let items = run.0["items"].as_array().expect("they are logged");
     let of_d = |item: &&Value| item["input"]["mapping"]["source"] == "codecommit://d";
     let wanted = json!({
         "source": "codecommit://d", "target": "s3://mirrors/backup/d", "layout": "dumb",
@@ -431,7 +437,11 @@ async fn lambdas_own_throttling_is_waited_out() -> Result<()> {
     let input = json!({ "mapping": mapping("script:one/complete") });
     let run = fleet.interpreter.run("mirror-repository", &input).await?;
     assert_eq!(run.0["status"], "SUCCEEDED", "{run:?}");
-    let [wait] = run.0["waits"].as_array().expect("they are told").as_slice() else {
+    let [wait] = run.0["waits"]
+        .as_array()
+        .expect("they are logged")
+        .as_slice()
+    else {
         panic!("one retry is enough: {run:?}");
     };
     let wait = wait.as_f64().expect("seconds");

@@ -8,8 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use branchline_core::git::HashKind;
 use branchline_test_support::git;
-use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
+use branchline_test_support::git_server::GitServer;
+use branchline_test_support::repo::Repo;
+use branchline_tests::environment::{MIGRATION, Setup, TestEnvironment, UPDATE};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -139,7 +142,7 @@ async fn a_function_uses_no_connection_that_died_while_it_was_frozen() -> Result
     }
     git::commit(work, &[], "First")?;
     stage.push(work, "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     assert_eq!(stage.executions().len(), 1);
     let pooled = router.connections.load(Ordering::SeqCst);
     assert!(pooled > 4, "{pooled} connections were made");
@@ -156,7 +159,7 @@ async fn a_function_uses_no_connection_that_died_while_it_was_frozen() -> Result
         tokio::time::sleep(Duration::from_millis(5_500)).await;
         signal("-CONT", &functions)?;
         let begin = Instant::now();
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         let duration = begin.elapsed();
         assert!(
             duration < Duration::from_secs(30),
@@ -172,5 +175,57 @@ async fn a_function_uses_no_connection_that_died_while_it_was_frozen() -> Result
     let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
     assert_eq!(answer["results"][0]["outcome"], "unchanged");
     assert!(stage.server.queue().dead_letters().is_empty());
+    Ok(())
+}
+
+/// The same of connections to S3 and to a git server.
+#[tokio::test(flavor = "multi_thread")]
+async fn migration_uses_no_connection_that_died_while_it_was_frozen() -> Result<()> {
+    let (aws, git_http) = (Router::start().await?, Router::start().await?);
+    let stage = TestEnvironment::start(Setup {
+        migration: Some(vec![(
+            "AWS_ENDPOINT_URL",
+            format!("http://{}", aws.address),
+        )]),
+        ..Setup::default()
+    })
+    .await?;
+    let server = stage.server.endpoint();
+    let server = server.strip_prefix("http://").context("it is http")?;
+    let _ = aws.server.set(server.parse()?);
+    stage.create_public_bucket("mirrors")?;
+    let repo = Repo::with_history(HashKind::Sha1, 3, 2);
+    let source = GitServer::new(&repo);
+    let _ = git_http.server.set(source.address());
+    let url = source
+        .url()
+        .replace(&source.address().to_string(), &git_http.address.to_string());
+    let request = json!({"mappings": [
+        {"source": url, "target": "s3://mirrors/demo", "layout": "dumb"}
+    ]});
+    for round in 0..3 {
+        if round > 0 {
+            let functions = processes(MIGRATION)?;
+            ensure!(!functions.is_empty(), "a process of the function is idle");
+            signal("-STOP", &functions)?;
+            aws.forget();
+            git_http.forget();
+            // Lambda freezes for longer.
+            tokio::time::sleep(Duration::from_millis(5_500)).await;
+            signal("-CONT", &functions)?;
+            let message = format!("Round {round}");
+            let commit = repo.git(&["commit-tree", "main^{tree}", "-p", "main", "-m", &message]);
+            repo.git(&["update-ref", "refs/heads/main", commit.trim()]);
+        }
+        let begin = Instant::now();
+        let answer = stage.call(MIGRATION, &request).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+        assert_eq!(answer["mappings"][0]["status"], "complete", "{answer}");
+        let duration = begin.elapsed();
+        assert!(
+            duration < Duration::from_secs(30),
+            "no request waits for a dead connection: {duration:?}"
+        );
+    }
     Ok(())
 }

@@ -21,7 +21,7 @@ async fn stage(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
 
 async fn push(stage: &TestEnvironment, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
-    stage.settle().await
+    stage.wait_until_idle().await
 }
 
 fn watched(triggers: &[Trigger]) -> BTreeSet<String> {
@@ -153,7 +153,7 @@ async fn lost_events_are_recovered_by_the_two_schedules() -> Result<()> {
         answer["repositories"][0]["created"],
         json!(["feature/x", "main"])
     );
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     assert_eq!(
         stage.executions().len(),
         2,

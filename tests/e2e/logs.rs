@@ -129,7 +129,7 @@ async fn busy(folder: &Path) -> Result<TestEnvironment> {
     git::commit(work.path(), &[("a.txt", "1"), ("b/c.txt", "2")], "First")?;
     let refs = ["main", "main:refs/heads/feature/x"];
     stage.push(work.path(), "demo", &refs).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     stage
         .update(&json!({"schedule": true}))
         .await
@@ -163,7 +163,10 @@ async fn each_line_is_json_with_its_requests_id_and_no_secret() -> Result<()> {
             assert!(!text(line, "level").is_empty(), "{line}");
             let shown = line.to_string();
             for secret in &secrets {
-                assert!(!shown.contains(secret.as_str()), "a secret is told: {line}");
+                assert!(
+                    !shown.contains(secret.as_str()),
+                    "a secret is logged: {line}"
+                );
             }
         }
         // Names are those of the answers.
@@ -190,9 +193,9 @@ async fn one_line_for_each_invocation_has_its_numbers() -> Result<()> {
     let stage = busy(folder.path()).await?;
     let update = lines(&stage, UPDATE)?;
     let metrics_of_update = metrics(&update);
-    let told: BTreeSet<&str> = update.iter().map(|line| text(line, "request.id")).collect();
+    let logged: BTreeSet<&str> = update.iter().map(|line| text(line, "request.id")).collect();
     assert!(
-        told.iter().copied().eq(metrics_of_update.keys().copied()),
+        logged.iter().copied().eq(metrics_of_update.keys().copied()),
         "each invocation has its line"
     );
     // Both branches as lifecycle found them, the second one once more by its own event, a schedule,
@@ -443,7 +446,7 @@ async fn a_run_at_its_deadline_logs_its_request() -> Result<()> {
         assert_eq!(
             numbers.len(),
             1,
-            "{function} has told its numbers: {lines:?}"
+            "{function} has logged its numbers: {lines:?}"
         );
         if function == MIGRATION {
             // To be short of time is its daily business.
@@ -457,8 +460,8 @@ async fn a_run_at_its_deadline_logs_its_request() -> Result<()> {
             error["errorType"], "branchline.Deadline",
             "{function}: {error}"
         );
-        let told = lines.iter().filter(|line| line["error.kind"] == "Deadline");
-        assert_eq!(told.count(), 1, "{function}: {lines:?}");
+        let logged = lines.iter().filter(|line| line["error.kind"] == "Deadline");
+        assert_eq!(logged.count(), 1, "{function}: {lines:?}");
         assert_eq!(sum(&numbers, "FailuresDeadline"), 1, "{function}");
     }
     Ok(())
@@ -489,15 +492,19 @@ async fn a_panic_is_logged_with_its_request_and_the_next_event_is_answered() -> 
         .filter(|line| !line["panic.location"].is_null());
     let panicked: Vec<&Value> = panicked.collect();
     assert_eq!(panicked.len(), 2, "each panic is one line: {lines:?}");
-    let told = metrics(&lines);
-    assert_eq!(told.len(), 3, "each invocation has its numbers: {lines:?}");
+    let logged = metrics(&lines);
+    assert_eq!(
+        logged.len(),
+        3,
+        "each invocation has its numbers: {lines:?}"
+    );
     for line in &panicked {
         assert_eq!(line["level"], "ERROR");
         assert!(
             text(line, "panic.location").contains("panics.rs:"),
             "{line}"
         );
-        let numbers = told.get(text(line, "request.id"));
+        let numbers = logged.get(text(line, "request.id"));
         let numbers = numbers.with_context(|| format!("it names its request: {line}"))?;
         assert_eq!(numbers["FailuresInternal"], 1);
     }

@@ -14,7 +14,7 @@ use branchline_core::codecommit::Trigger;
 use branchline_core::git::HashKind;
 use branchline_test_support::git;
 use branchline_tests::environment::{
-    BUCKET, LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, pipeline,
+    BUCKET, LIFECYCLE, MIGRATION, Setup, TestEnvironment, UPDATE, built_programs, pipeline,
 };
 use serde_json::{Value, json};
 
@@ -39,6 +39,60 @@ fn requests(heading: &str) -> Result<Vec<Value>> {
 fn request(heading: &str) -> Result<Value> {
     let first = requests(heading)?.into_iter().next();
     first.context("it shows a request")
+}
+
+/// The name of the source's server in the document.
+const SOURCE: &str = "https://git.example.com/team/project.git";
+
+/// Replaces the name of the source's server, and nothing else, in a request of the document.
+fn with_source(request: &Value, url: &str) -> Result<Value> {
+    let text = request.to_string();
+    ensure!(text.contains(SOURCE), "{text}");
+    Ok(serde_json::from_str(&text.replace(SOURCE, url))?)
+}
+
+/// The commands of the document's section in which `git ls-remote` lists URLs.
+fn listed_urls(heading: &str) -> Result<Vec<&'static str>> {
+    let (_, section) = MOVING.split_once(heading).context("the section is there")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let lines = section.lines();
+    Ok(lines
+        .filter_map(|line| line.strip_prefix("git ls-remote "))
+        .collect())
+}
+
+/// Runs `git ls-remote` as a user does; returns the branches and tags. `codecommit://` is read by
+/// branchline's helper, `s3://` by the first helper in `programs`.
+async fn ls_remote(
+    stage: &TestEnvironment,
+    programs: Option<&Path>,
+    url: &str,
+) -> Result<Vec<String>> {
+    let folder = tempfile::tempdir()?;
+    let helper = folder.path().join("git-remote-codecommit");
+    std::os::unix::fs::symlink(built_programs().join("branchline"), helper)?;
+    let mut command = git::command(folder.path());
+    command.args(["ls-remote", url]);
+    stage.sign_in(&mut command);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let programs = programs.map(|programs| programs.join("bin"));
+    let programs = programs.map_or(String::new(), |programs| format!("{}:", programs.display()));
+    command
+        .env(
+            "PATH",
+            format!("{programs}{}:{path}", folder.path().display()),
+        )
+        .env("CODE_COMMIT_ENDPOINT", stage.server.endpoint())
+        .env("HOME", folder.path());
+    let printed = tokio::task::spawn_blocking(move || git::run(&mut command)).await??;
+    let mut lines: Vec<String> = printed
+        .lines()
+        .filter(|line| line.contains("\trefs/heads/") || line.contains("\trefs/tags/"))
+        .filter(|line| !line.ends_with("^{}"))
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    Ok(lines)
 }
 
 async fn call(stage: &TestEnvironment, function: &str, event: &Value) -> Result<Value> {
@@ -119,7 +173,7 @@ async fn the_python_librarys_lambdas_are_replaced_trigger_by_trigger() -> Result
 
     // Step 2: with 9 old triggers in the way, one of ours watches all branches but master.
     call(&stage, LIFECYCLE, &json!({ "schedule": true })).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let both = stage.triggers("demo");
     let of_ours = ours(&both);
     assert_eq!(of_ours.len(), 1, "{both:#?}");
@@ -143,7 +197,7 @@ async fn the_python_librarys_lambdas_are_replaced_trigger_by_trigger() -> Result
     });
     put_triggers(&stage, triggers).await?;
     call(&stage, LIFECYCLE, &json!({ "schedule": true })).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let alone = stage.triggers("demo");
     assert_eq!(
         alone.len(),
@@ -159,7 +213,7 @@ async fn the_python_librarys_lambdas_are_replaced_trigger_by_trigger() -> Result
         new
     };
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let executions = stage.executions();
     let newest = executions.last().context("the push starts it")?;
     assert_eq!(newest.sources[0].key, "artifacts/deploy");
@@ -170,6 +224,22 @@ async fn the_python_librarys_lambdas_are_replaced_trigger_by_trigger() -> Result
     assert_eq!(info["commitId"], tip.as_str(), "{info}");
     assert_eq!(info["branchName"], "main");
     assert_eq!(info["RepositoryName"], "demo");
+
+    // "Compare the id that `git ls-remote origin refs/heads/main` prints with `commitId` [..], or
+    // with the comment of the zip (`unzip -z`)."
+    let listed = ls_remote(&stage, None, "codecommit://demo").await?;
+    ensure!(
+        listed.contains(&format!("{tip}\trefs/heads/main")),
+        "{listed:?}"
+    );
+    let archive = work.path().join("artifact.zip");
+    std::fs::write(&archive, stage.source_of(newest)?)?;
+    let unzip = std::process::Command::new("unzip")
+        .arg("-z")
+        .arg(&archive)
+        .output();
+    let comment = String::from_utf8(unzip.context("unzip is installed")?.stdout)?;
+    ensure!(comment.lines().any(|line| line == tip), "{comment}");
     Ok(())
 }
 
@@ -194,7 +264,7 @@ async fn custom_data_of_an_old_trigger_is_heeded_by_update() -> Result<()> {
     put_triggers(&stage, &[trigger]).await?;
     git::commit(work.path(), &[("a.txt", "2")], "Second")?;
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let executions = stage.executions();
     let [execution] = executions.as_slice() else {
         panic!("one push, one execution: {executions:?}");
@@ -294,6 +364,50 @@ async fn developers_go_on_with_git_remote_s3_beside_the_function() -> Result<()>
     let answer = call(&stage, MIGRATION, &backup).await?;
     assert_eq!(answer["mappings"][0]["objects"], 0, "{answer}");
     assert_eq!(answer["mappings"][0]["refs"]["unchanged"], 1, "{answer}");
+
+    // "`git ls-remote` of both URLs prints the same ids, here with the Python client."
+    let section = "## From awslabs git-remote-s3";
+    let urls = listed_urls(section)?;
+    let [source, copy] = urls.as_slice() else {
+        panic!("two URLs are listed: {urls:?}");
+    };
+    let programs = Some(environment.as_path());
+    let listed = ls_remote(&stage, programs, source).await?;
+    ensure!(
+        listed == [format!("{theirs}\trefs/heads/main")],
+        "{listed:?}"
+    );
+    assert_eq!(ls_remote(&stage, programs, copy).await?, listed);
+
+    // A commit that only CodeCommit has is listed by the plan, and kept by `"force": false`.
+    let requests = requests(section)?;
+    let [_, _, look, zip] = requests.as_slice() else {
+        panic!("the section has four requests");
+    };
+    let ours = git::commit(&work, &[("b.txt", "1")], "On another branch of history")?;
+    let forced = format!("+{ours}:refs/heads/main");
+    stage.push(&work, "MyDemoRepo", &[&forced]).await?;
+    let answer = call(&stage, MIGRATION, look).await?;
+    let plan = &answer["mappings"][0]["plan"];
+    ensure!(
+        plan["rejected"].get("refs/heads/main").is_some(),
+        "{answer}"
+    );
+    assert_eq!(
+        stage.refs("MyDemoRepo")?,
+        format!("{ours} refs/heads/main"),
+        "a plan changes nothing"
+    );
+
+    // The scheme with an archive for each ref.
+    let target = zip["mappings"][0]["target"].as_str().context("a target")?;
+    let place = target.trim_start_matches("s3+zip://");
+    let (bucket, prefix) = place.split_once('/').context("it has a prefix")?;
+    stage.create_public_bucket(bucket)?;
+    let answer = call(&stage, MIGRATION, zip).await?;
+    assert_eq!(answer["status"], "complete", "{answer}");
+    let key = format!("{prefix}/refs/heads/main/repo.zip");
+    stage.server.store().get_bytes(bucket, &key, None)?;
     Ok(())
 }
 
@@ -305,7 +419,7 @@ async fn the_request_for_mirror_git_to_s3_makes_a_mirror_that_git_lists() -> Res
         ..Setup::default()
     })
     .await?;
-    let mut event = request("## From mirror-git-to-s3")?;
+    let event = request("## From mirror-git-to-s3")?;
     let target = event["mappings"][0]["target"].as_str();
     let target = target.context("it has a target")?.to_owned();
     let (bucket, prefix) = target
@@ -315,21 +429,42 @@ async fn the_request_for_mirror_git_to_s3_makes_a_mirror_that_git_lists() -> Res
     stage.create_public_bucket(bucket)?;
     let source = Repo::with_history(HashKind::Sha1, 12, 4);
     let server = GitServer::new(&source);
-    event["mappings"][0]["source"] = json!(server.url());
-    event["mappings"][0]["refs"] = json!(["refs/*"]);
+    let event = with_source(&event, &server.url())?;
     let answer = call(&stage, MIGRATION, &event).await?;
     assert_eq!(answer["status"], "complete", "{answer}");
     // "`git ls-remote` of the source and of the mirror's own address print the same ids"
+    let urls = listed_urls("## From mirror-git-to-s3")?;
+    assert_eq!(urls[0], SOURCE);
     let mirror = format!("{}/{bucket}/{prefix}", stage.server.endpoint());
-    let [ours, theirs] = [mirror, server.url()].map(|url| {
-        let folder = source.path.clone();
-        tokio::task::spawn_blocking(move || git::git(&folder, ["ls-remote", &url]))
-    });
-    let without_head = |text: String| -> Vec<String> {
-        let lines = text.lines().filter(|line| !line.ends_with("\tHEAD"));
-        lines.map(str::to_owned).collect()
+    let theirs = ls_remote(&stage, None, &server.url()).await?;
+    assert_eq!(ls_remote(&stage, None, &mirror).await?, theirs);
+    ensure!(theirs.len() > 2, "{theirs:?}");
+    Ok(())
+}
+
+/// "`git ls-remote` through the new program prints the ids of the branches that CodeCommit's own API
+/// names."
+#[tokio::test(flavor = "multi_thread")]
+async fn the_helper_lists_what_codecommits_api_names() -> Result<()> {
+    let stage = TestEnvironment::start(Setup {
+        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    stage.create_repository("MyDemoRepo").await?;
+    let work = tempfile::tempdir()?;
+    git::init(work.path())?;
+    let tip = git::commit(work.path(), &[("a.txt", "1")], "First")?;
+    stage.push(work.path(), "MyDemoRepo", &["main"]).await?;
+    let urls = listed_urls("## From git-remote-codecommit")?;
+    let [url] = urls.as_slice() else {
+        panic!("one URL is listed: {urls:?}");
     };
-    assert_eq!(without_head(ours.await??), without_head(theirs.await??));
+    let listed = ls_remote(&stage, None, url).await?;
+    assert_eq!(listed, [format!("{tip}\trefs/heads/main")]);
+    let input = json!({ "repositoryName": "MyDemoRepo", "branchName": "main" });
+    let branch = stage.codecommit("GetBranch", input).await?;
+    assert_eq!(branch["branch"]["commitId"], tip.as_str(), "{branch}");
     Ok(())
 }
 
@@ -368,14 +503,13 @@ async fn a_migration_begun_by_the_script_is_finished() -> Result<()> {
         let tag = format!("{commit}:refs/tags/codecommit_migration_{number}");
         stage.push(&source.path, "project", &[&tag]).await?;
     }
-    let mut event = request("## From `incremental-repo-migration.py`")?;
+    let event = request("## From `incremental-repo-migration.py`")?;
     ensure!(
         event["mappings"][0]["create"] == true,
         "an existing repository is accepted"
     );
-    event["mappings"][0]["source"] = json!(server.url());
-    event["batch"]["commits"] = json!(10);
-    let answer = call(&stage, MIGRATION, &event).await?;
+    // The script had `-b 10`: "a number that differs from the script's is supported".
+    let answer = call(&stage, MIGRATION, &with_source(&event, &server.url())?).await?;
     assert_eq!(answer["status"], "complete", "{answer}");
     let refs = stage.refs("project")?;
     assert!(
@@ -389,13 +523,17 @@ async fn a_migration_begun_by_the_script_is_finished() -> Result<()> {
         "refs/tags",
     ]);
     assert_eq!(refs, wanted.trim_end(), "every branch and tag is there");
+    // "`git ls-remote` prints the same ids for both"
+    let urls = listed_urls("## From `incremental-repo-migration.py`")?;
+    assert_eq!(urls[0], SOURCE);
+    let ours = ls_remote(&stage, None, urls[1]).await?;
+    assert_eq!(ours, ls_remote(&stage, None, &server.url()).await?);
 
     // A migration that is not to be finished is cleaned of the script's tags alone.
     let tag = format!("{}:refs/tags/codecommit_migration_1", commits[0]);
     stage.push(&source.path, "project", &[&tag]).await?;
-    let mut clean = requests("## From `incremental-repo-migration.py`")?.swap_remove(1);
-    clean["mappings"][0]["source"] = json!(server.url());
-    call(&stage, MIGRATION, &clean).await?;
+    let clean = requests("## From `incremental-repo-migration.py`")?.swap_remove(1);
+    call(&stage, MIGRATION, &with_source(&clean, &server.url())?).await?;
     assert_eq!(stage.refs("project")?, wanted.trim_end());
     Ok(())
 }

@@ -32,6 +32,8 @@ enum Kind {
     CodeCommit,
     S3Dumb,
     S3Bundle,
+    /// Files of a repository that a web server serves, which can only be read.
+    Files,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             Self::CodeCommit => "CodeCommit",
             Self::S3Dumb => "S3, `dumb`",
             Self::S3Bundle => "S3, `bundle`",
+            Self::Files => "files at `https://`",
         }
     }
 }
@@ -60,7 +63,14 @@ macro_rules! cells {
     };
 }
 
-const KINDS: [Kind; 4] = [Kind::Https, Kind::CodeCommit, Kind::S3Dumb, Kind::S3Bundle];
+const TARGETS: [Kind; 4] = [Kind::Https, Kind::CodeCommit, Kind::S3Dumb, Kind::S3Bundle];
+const SOURCES: [Kind; 5] = [
+    Kind::Https,
+    Kind::CodeCommit,
+    Kind::S3Dumb,
+    Kind::S3Bundle,
+    Kind::Files,
+];
 
 cells! {
     https_to_https: Https to Https,
@@ -79,19 +89,23 @@ cells! {
     bundle_to_codecommit: S3Bundle to CodeCommit,
     bundle_to_dumb: S3Bundle to S3Dumb,
     bundle_to_bundle: S3Bundle to S3Bundle,
+    files_to_https: Files to Https,
+    files_to_codecommit: Files to CodeCommit,
+    files_to_dumb: Files to S3Dumb,
+    files_to_bundle: Files to S3Bundle,
 }
 
 #[test]
 fn the_references_table_names_every_cell() {
     let mut table = super::reference::table(super::reference::REFERENCE, "### Tested combinations");
-    for source in KINDS {
+    for source in SOURCES {
         let mut row = table.remove(0);
         assert_eq!(row.remove(0), source.title(), "the kinds are in order");
         let cells = CELLS.iter().filter(|(_, from, _)| *from == source);
         let (names, targets): (Vec<_>, Vec<_>) = cells
             .map(|(name, _, to)| (format!("`{name}`"), *to))
             .unzip();
-        assert_eq!(targets, KINDS, "each target has a test");
+        assert_eq!(targets, TARGETS, "each target has a test");
         assert_eq!(row, names);
     }
     assert!(table.is_empty(), "no row is left: {table:?}");
@@ -145,12 +159,13 @@ impl Origin {
         Self { kind, repo, server }
     }
 
-    fn url(&self) -> String {
+    fn url(&self, stage: &TestEnvironment) -> String {
         match self.kind {
             Kind::Https => self.server.url(),
             Kind::CodeCommit => "codecommit://from".to_owned(),
             Kind::S3Dumb => format!("s3://{BUCKET}/from.git"),
             Kind::S3Bundle => format!("s3://{BUCKET}/from"),
+            Kind::Files => format!("{}/{BUCKET}/from.git", stage.server.endpoint()),
         }
     }
 
@@ -164,7 +179,7 @@ impl Origin {
                 }
                 stage.push(&self.repo.path, "from", &["--mirror"]).await
             }
-            Kind::S3Dumb => {
+            Kind::S3Dumb | Kind::Files => {
                 self.repo.git(&["repack", "-adq"]);
                 self.repo.git(&["update-server-info"]);
                 for folder in ["", "info", "objects/info", "objects/pack"] {
@@ -275,6 +290,7 @@ impl To {
             Kind::CodeCommit => "codecommit://to".to_owned(),
             Kind::S3Dumb => format!("s3://{BUCKET}/to.git"),
             Kind::S3Bundle => format!("s3://{BUCKET}/to"),
+            Kind::Files => unreachable!("because files are a source only"),
         }
     }
 
@@ -283,7 +299,7 @@ impl To {
             "source": from, "target": self.url(), "refs": ["refs/*"], "prune": true,
         });
         match self.kind {
-            Kind::Https => {}
+            Kind::Https | Kind::Files => {}
             Kind::CodeCommit => mapping["create"] = json!(true),
             Kind::S3Dumb => mapping["layout"] = json!("dumb"),
             Kind::S3Bundle => mapping["layout"] = json!("bundle"),
@@ -295,7 +311,7 @@ impl To {
     async fn check(&self, stage: &TestEnvironment, wanted: &Repo) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let place = match self.kind {
-            Kind::Https => self.repo.path.clone(),
+            Kind::Https | Kind::Files => self.repo.path.clone(),
             Kind::CodeCommit => {
                 let place = stage.server.codecommit().repository_dir("to");
                 place.context("the repository is created")?
@@ -341,12 +357,12 @@ async fn cell(source: Kind, target: Kind) -> Result<()> {
     let stage = stage().await?;
     let (from, to) = (Origin::new(source), To::new(target));
     from.publish(&stage).await?;
-    let mapping = to.mapping(&from.url());
+    let mapping = to.mapping(&from.url(&stage));
     let first = call(&stage, &mapping).await?;
     let all = from.repo.refs().lines().count() as u64;
     assert_eq!(counts(&first), [all, 0, 0, 0]);
     let did = &first["mappings"][0];
-    assert_eq!(did["source"], json!(from.url()));
+    assert_eq!(did["source"], json!(from.url(&stage)));
     assert_eq!(did["target"], json!(to.url()));
     assert_eq!(did["objects"], json!(from.repo.objects().len()));
     ensure!(
@@ -467,7 +483,7 @@ async fn a_trigger_carries_the_mapping_and_each_push_is_mirrored() -> Result<()>
     let repo = repository();
     for _ in 0..2 {
         stage.push(&repo.path, "demo", &["--mirror"]).await?;
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         let letters = stage.server.queue().dead_letters();
         assert!(letters.is_empty(), "no event failed: {letters:?}");
         to.check(&stage, &repo).await?;
@@ -495,7 +511,7 @@ async fn failed_mappings_are_completed_by_lambdas_retry() -> Result<()> {
     let event = json!({ "mappings": [to.mapping(&late_server.url()), other] });
     let payload = event.to_string().into_bytes().into();
     stage.server.queue().submit(MIGRATION, &payload)?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let asked = late_server.requests();
     let refs = asked
         .iter()
@@ -567,7 +583,7 @@ async fn a_password_in_a_url_is_refused_and_never_logged() -> Result<()> {
     let to = To::new(Kind::S3Dumb);
     let plain = server.url();
     let with = |user: &str| plain.replace("http://", &format!("http://{user}@"));
-    let mut told = String::new();
+    let mut logged = String::new();
     for (url, kind, hint) in [
         (plain.clone(), "AccessDenied", "provide credentials"),
         (with("user:hunter2"), "InvalidEvent", "`credentials`"),
@@ -578,7 +594,7 @@ async fn a_password_in_a_url_is_refused_and_never_logged() -> Result<()> {
         let error = error.expect_err("the server lets nobody in without a password");
         assert_eq!(error["errorType"], format!("branchline.{kind}"), "{error}");
         assert!(error.to_string().contains(hint), "{error}");
-        told += &error.to_string();
+        logged += &error.to_string();
     }
     assert!(
         server
@@ -589,15 +605,15 @@ async fn a_password_in_a_url_is_refused_and_never_logged() -> Result<()> {
     );
     let no_list = json!({ "mappings": with("user:hunter2") });
     let error = stage.call(MIGRATION, &no_list).await;
-    told += &error.expect_err("the mappings are not a list").to_string();
+    logged += &error.expect_err("the mappings are not a list").to_string();
     // A target that the function cannot read: nothing of it is repeated.
     let bad = json!({ "mappings": [to.mapping("https://user:hunter2@/r.git?x=hunter2")] });
     let error = stage.call(MIGRATION, &bad).await;
-    told += &error.expect_err("the text is not a URL").to_string();
-    told += &log(&stage)?;
-    assert!(told.contains(&plain), "the log tells where it went");
+    logged += &error.expect_err("the text is not a URL").to_string();
+    logged += &log(&stage)?;
+    assert!(logged.contains(&plain), "the log names the target");
     for secret in ["hunter", "dXNlcjpodW50ZXI"] {
-        assert!(!told.contains(secret), "`{secret}` is told: {told}");
+        assert!(!logged.contains(secret), "`{secret}` is logged: {logged}");
     }
     Ok(())
 }

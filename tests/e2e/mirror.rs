@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -30,6 +30,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::repo::{Repo, history};
+use branchline_test_support::wrapped_remote::CountingCredentials;
 
 /// An account whose repositories are reached by the SDK and by git.
 pub(super) struct Account {
@@ -341,34 +342,18 @@ async fn more_refs_than_one_push_may_change_go_in_several() -> Result<()> {
     account.fsck("demo")
 }
 
-/// Counts what it is asked.
-struct Counting(CodeCommitCredentials, AtomicU64);
-
-#[async_trait]
-impl CredentialSource for Counting {
-    async fn credentials(
-        &self,
-        repository: &RepositoryUrl,
-    ) -> branchline_core::git::Result<Option<Credentials>> {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        self.0.credentials(repository).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_has_a_password_of_its_own_and_an_old_one_is_refused() -> Result<()> {
     let account = Account::new().await?;
     let source = source();
     let server = GitServer::new(&source);
     let from = https(&server)?;
-    let counting = Arc::new(Counting(
-        CodeCommitCredentials::new(&account.aws),
-        AtomicU64::new(0),
-    ));
+    let credentials = CodeCommitCredentials::new(&account.aws);
+    let counting = Arc::new(CountingCredentials::new(credentials));
     let to = account.with("demo", counting.clone())?.with_create(true);
     mirror(&from, &to, &exactly()?, None).await?;
     let requests = account.count(Service::Git, "git-receive-pack");
-    assert_eq!(counting.1.load(Ordering::SeqCst), requests);
+    assert_eq!(counting.requests().len() as u64, requests);
     assert_eq!(requests, 2, "the refs, and the push");
 
     // A clock that falls behind in the middle of a run: as if one password were kept.

@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 type Function = (&'static str, fn(&Settings) -> Result<(), String>);
 
 const UPDATE: Function = ("UpdateFunction", |settings| {
-    told(branchline_update::Config::read(settings))
+    message_of(branchline_update::Config::read(settings))
 });
 const LIFECYCLE: Function = ("LifecycleFunction", |settings| {
-    told(branchline_lifecycle::Config::read(settings))
+    message_of(branchline_lifecycle::Config::read(settings))
 });
 const MIGRATION: Function = ("MigrationFunction", |settings| {
-    told(branchline_migration::Config::read(settings))
+    message_of(branchline_migration::Config::read(settings))
 });
 
-fn told<T>(read: branchline_core::Result<T>) -> Result<(), String> {
+fn message_of<T>(read: branchline_core::Result<T>) -> Result<(), String> {
     read.map(drop).map_err(|error| error.report())
 }
 
@@ -170,7 +170,7 @@ fn rules_refuse_contradicting_parameters_by_name() -> Result<()> {
 #[test]
 fn rules_accept_valid_parameters() -> Result<()> {
     let template = Template::load()?;
-    let accepted: [&[(&str, &str)]; 21] = [
+    let accepted: [&[(&str, &str)]; 22] = [
         &[],
         &[SAMPLE],
         &[SAMPLE, ("PipelineVariables", "true")],
@@ -199,6 +199,7 @@ fn rules_accept_valid_parameters() -> Result<()> {
             ("PipelinePin", "version"),
         ],
         &[("Triggers", "[]"), ("PipelineNamePattern", "team-*")],
+        &[("Triggers", "[]"), SAMPLE],
         &[("DeleteArtifacts", "true")],
         &[("UpdateSchedule", ""), ("LifecycleSchedule", "")],
         &[

@@ -29,7 +29,7 @@ async fn stage() -> Result<TestEnvironment> {
         "First",
     )?;
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     Ok(stage)
 }
 

@@ -231,7 +231,7 @@ fn all_are_encrypted(stage: &TestEnvironment, bucket: &str) -> Result<()> {
 
 async fn push(stage: &TestEnvironment, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let letters = stage.server.queue().dead_letters();
     ensure!(letters.is_empty(), "no event failed: {letters:?}");
     Ok(())
@@ -320,6 +320,54 @@ async fn results() -> Result<(TestEnvironment, Used)> {
         }
         git::commit(work, &[("b.txt", content)], content)?;
         push(&stage, work, &["main:pull/1"]).await?;
+    }
+    let used = used(&stage, UPDATE);
+    Ok((stage, used))
+}
+
+/// Filters of changed files, of tags and of pull requests.
+const TRIGGERS: &str = r#"[{"pipeline": "deploy", "gitConfiguration": {"sourceActionName": "Source",
+    "push": [{"branches": {"includes": ["**"]}, "filePaths": {"includes": ["**"]}},
+             {"tags": {"includes": ["v*"]}}],
+    "pullRequest": [{}]}}]"#;
+
+/// Branches, tags and pull requests that filters choose, whose later events are lost.
+async fn filtered() -> Result<(TestEnvironment, Used)> {
+    let (stage, work) = demo(Setup {
+        update: vec![
+            ("TRIGGERS", TRIGGERS.to_owned()),
+            ("PIPELINE_NAME", String::new()),
+            ("KMS_KEY_ID", KEY.to_owned()),
+            ("EXISTING_BRANCHES", "archive".to_owned()),
+        ],
+        lifecycle: vec![("TRIGGERS", TRIGGERS.to_owned())],
+        ..Setup::default()
+    })
+    .await?;
+    let work = work.path();
+    stage.create_repository("demo").await?;
+    push(&stage, work, &["main"]).await?;
+    git::commit(work, &[("b.txt", "1")], "Second")?;
+    push(&stage, work, &["main:feature", "main:refs/tags/v1"]).await?;
+    let lost = "events:lose,rate=1.0".parse();
+    stage.server.faults().add(lost.expect("it is well formed"));
+    push(&stage, work, &["main:refs/tags/v2"]).await?;
+    let target = json!({ "repositoryName": "demo", "sourceReference": "feature" });
+    let input = json!({ "title": "Second", "targets": [target] });
+    stage.codecommit("CreatePullRequest", input).await?;
+    let close = json!({ "pullRequestId": "1", "pullRequestStatus": "CLOSED" });
+    for outcome in ["uploaded", "deleted"] {
+        if outcome == "deleted" {
+            stage
+                .codecommit("UpdatePullRequestStatus", close.clone())
+                .await?;
+        }
+        let answer = stage.update(&json!({"schedule": true})).await;
+        let answer = answer.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let results = answer["results"].as_array().into_iter().flatten();
+        let pull = results.clone().find(|result| result["branch"] == "pull/1");
+        let found = pull.map(|result| &result["outcome"]);
+        ensure!(found == Some(&json!(outcome)), "{outcome}: {answer}");
     }
     let used = used(&stage, UPDATE);
     Ok((stage, used))
@@ -425,6 +473,22 @@ async fn update_may_do_what_its_flows_do_and_no_more() -> Result<()> {
     ];
     let statements = [&with("true")[..], &everything].concat();
     let statements = granted(&stage, "UpdateFunction", &statements)?;
+    all_is_granted(UPDATE, &statements, &more);
+    for (action, used) in more {
+        let entry = all.entry(action).or_default();
+        entry.well |= used.well;
+        entry.resources.extend(used.resources);
+    }
+    all_was_used(UPDATE, &statements, &all);
+    drop(stage);
+    let (stage, more) = filtered().await?;
+    let filters = [
+        ("ArtifactBucket", "artifacts"),
+        ("KmsKeyId", KEY),
+        ("Triggers", TRIGGERS),
+        ("PipelineNamePattern", PIPELINE),
+    ];
+    let statements = granted(&stage, "UpdateFunction", &filters)?;
     all_is_granted(UPDATE, &statements, &more);
     for (action, used) in more {
         let entry = all.entry(action).or_default();

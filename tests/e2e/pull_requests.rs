@@ -38,7 +38,7 @@ pub(super) async fn repository(stage: &TestEnvironment, work: &Path) -> Result<(
     stage.push(work, "demo", &["main"]).await?;
     git::commit(work, &[("b.txt", "two\n")], "Second")?;
     stage.push(work, "demo", &["main:pull/1"]).await?;
-    stage.settle().await
+    stage.wait_until_idle().await
 }
 
 pub(super) async fn create(stage: &TestEnvironment) -> Result<Value> {
@@ -115,8 +115,9 @@ pub(super) async fn with_results(settings: &[(&'static str, &str)]) -> Result<Te
     // Executions know their pull request.
     let mut declared = stage.pipelines("GetPipeline", &json!({ "name": PIPELINE }))?;
     let variables = declared["pipeline"]["variables"].as_array_mut();
-    let variable = json!({ "name": "PULL_REQUEST_ID", "defaultValue": "1" });
-    variables.context("it has variables")?.push(variable);
+    let mut variables = variables.context("it has variables")?.iter_mut();
+    let variable = variables.find(|variable| variable["name"] == "PULL_REQUEST_ID");
+    variable.context("it declares the variable")?["defaultValue"] = "1".into();
     stage.pipelines(
         "UpdatePipeline",
         &json!({ "pipeline": declared["pipeline"] }),
@@ -186,7 +187,7 @@ async fn the_end_of_a_pipeline_becomes_a_comment_and_an_approval() -> Result<()>
     for (content, number) in [("three\n", 1), ("four\n", 2)] {
         git::commit(work, &[("b.txt", content)], content)?;
         stage.push(work, "demo", &["main:pull/1"]).await?;
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         let letters = stage.server.queue().dead_letters();
         ensure!(letters.is_empty(), "{letters:?}");
         let comments = comments(&stage).await?;
@@ -201,7 +202,7 @@ async fn the_end_of_a_pipeline_becomes_a_comment_and_an_approval() -> Result<()>
     break_pipeline(&stage)?;
     git::commit(work, &[("b.txt", "five\n")], "Fifth")?;
     stage.push(work, "demo", &["main:pull/1"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let comments = comments(&stage).await?;
     ensure!(comments.len() == 1, "{comments:?}");
     ensure!(comments[0].contains("failed** for"), "{}", comments[0]);

@@ -17,7 +17,7 @@ pub(super) const REFERENCE: &str = include_str!("../../docs/reference.md");
 pub(super) fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("this crate lies in the workspace")
+        .expect("this crate is in the workspace")
 }
 
 /// The rows of the table of a document under a heading, as cells.
@@ -83,10 +83,10 @@ fn every_setting_is_in_its_functions_table_and_none_else() {
     ] {
         let rows = table(REFERENCE, heading);
         let names = rows.iter().flat_map(|row| row[0].split(", "));
-        let told: BTreeSet<String> = names
+        let documented: BTreeSet<String> = names
             .map(|name| name.trim_matches('`').to_owned())
             .collect();
-        assert_eq!(told, settings(files), "{heading}");
+        assert_eq!(documented, settings(files), "{heading}");
     }
 }
 
@@ -137,6 +137,6 @@ fn the_development_server_starts_by_the_command_that_is_given() {
     assert!(endpoint.is_some(), "it tells where it listens");
     assert!(
         folder.path().join("dev").is_dir(),
-        "it keeps its data where it was told to"
+        "it keeps its data in the folder that was named"
     );
 }

@@ -28,7 +28,7 @@ async fn stage(allowed: &str) -> Result<TestEnvironment> {
     git::init(work.path())?;
     git::commit(work.path(), &[("a.txt", "1")], "First")?;
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     stage.server.requests().reset();
     Ok(stage)
 }

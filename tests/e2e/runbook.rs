@@ -53,11 +53,11 @@ fn the_table_of_metrics_is_the_list_of_metrics() {
     let (_, below) = RUNBOOK.split_once("### The metrics").expect("it is there");
     let rows = below.lines().skip_while(|line| !line.starts_with("| `"));
     let rows = rows.take_while(|line| line.starts_with("| `"));
-    let mut told: Vec<(&str, &str)> = Vec::new();
+    let mut documented: Vec<(&str, &str)> = Vec::new();
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         let names = cells[0].split(", ");
-        told.extend(names.map(|name| (name.trim_matches('`'), cells[1])));
+        documented.extend(names.map(|name| (name.trim_matches('`'), cells[1])));
     }
     let is: Vec<(&str, &str)> = Metric::all()
         .map(|metric| {
@@ -69,7 +69,7 @@ fn the_table_of_metrics_is_the_list_of_metrics() {
             (metric.name(), unit)
         })
         .collect();
-    assert_eq!(told, is);
+    assert_eq!(documented, is);
 }
 
 #[test]
@@ -165,10 +165,10 @@ fn the_dashboard_shows_every_alarm_and_every_metric() {
         }
     }
     assert_eq!(shown, alarms());
-    let told: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
-    assert!(seen.is_subset(&told), "{seen:?}");
+    let declared: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
+    assert!(seen.is_subset(&declared), "{seen:?}");
     let failures = dashboard.to_string().contains("Failures FunctionName=");
-    let missing: Vec<&&str> = told
+    let missing: Vec<&&str> = declared
         .difference(&seen)
         .filter(|name| !(failures && name.starts_with("Failures")))
         .collect();
@@ -186,7 +186,7 @@ fn a_stack_without_alarms_has_a_dashboard_without_them() {
 
 #[test]
 fn alarms_watch_metrics_that_there_are() {
-    let told: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
+    let declared: BTreeSet<&str> = Metric::all().map(Metric::name).collect();
     let mut own = 0;
     let mut rest = TEMPLATE;
     while let Some((_, below)) = rest.split_once("Namespace: branchline\n") {
@@ -194,7 +194,7 @@ fn alarms_watch_metrics_that_there_are() {
         let name = line.trim().strip_prefix("MetricName: ");
         let is_sent = |name: &str| {
             let by_state_machine = format!("\"MetricName\": \"{name}\"");
-            told.contains(name) || BACKUP_WATCH.contains(&by_state_machine)
+            declared.contains(name) || BACKUP_WATCH.contains(&by_state_machine)
         };
         assert!(name.is_some_and(is_sent), "{line}");
         own += 1;

@@ -294,6 +294,43 @@ fn migration_reaches_the_regions_that_are_named() -> Result<()> {
     Ok(())
 }
 
+/// Triggers that name pull requests, and triggers that name tags.
+const PULLS: &str = r#"[{"pipeline": "a", "gitConfiguration": {"sourceActionName": "Source",
+    "pullRequest": [{}]}}]"#;
+const TAGS: &str = r#"[{"pipeline": "a", "gitConfiguration": {"sourceActionName": "Source",
+    "push": [{"tags": {"includes": ["v*"]}}]}}]"#;
+
+#[test]
+fn tags_and_pull_requests_reach_update_only_where_triggers_name_them() -> Result<()> {
+    let template = Template::load()?;
+    let states = |triggers: &str| -> Result<(Value, Value, Vec<bool>)> {
+        let deployment = template.resolve(&[("Triggers", triggers)])?;
+        let events = &deployment.properties("UpdateFunction")?["Events"];
+        let rule = &events["PullRequests"]["Properties"]["State"];
+        let types = &events["Pushes"]["Properties"]["Pattern"]["detail"]["referenceType"];
+        let granted = ["ReadPullRequests", "DeletePullRequests", "ReadTags"];
+        let granted = granted
+            .iter()
+            .map(|sid| Ok(statement(&deployment, UPDATE, sid)?.is_some()))
+            .collect::<Result<_>>()?;
+        Ok((rule.clone(), types.clone(), granted))
+    };
+    let branch = json!(["branch"]);
+    let both = json!(["branch", "tag"]);
+    for (triggers, rule, types, granted) in [
+        ("", "DISABLED", &branch, [false; 3]),
+        ("[]", "DISABLED", &branch, [false; 3]),
+        (PULLS, "ENABLED", &branch, [true, true, false]),
+        (TAGS, "DISABLED", &both, [false, false, true]),
+    ] {
+        let (found_rule, found_types, found_granted) = states(triggers)?;
+        assert_eq!(found_rule, rule, "{triggers}");
+        assert_eq!(found_types, *types, "{triggers}");
+        assert_eq!(found_granted, granted, "{triggers}");
+    }
+    Ok(())
+}
+
 #[test]
 fn optional_features_are_granted_only_when_enabled() -> Result<()> {
     let template = Template::load()?;
@@ -303,7 +340,9 @@ fn optional_features_are_granted_only_when_enabled() -> Result<()> {
     for (function, sid, parameters) in [
         (UPDATE, "DeleteArtifacts", ("DeleteArtifacts", "true")),
         (UPDATE, "FindMergeBases", ("Triggers", "[]")),
-        (UPDATE, "DeletePullRequests", ("Triggers", "[]")),
+        (UPDATE, "DeletePullRequests", ("Triggers", PULLS)),
+        (UPDATE, "ReadPullRequests", ("Triggers", PULLS)),
+        (UPDATE, "ReadTags", ("Triggers", TAGS)),
         (UPDATE, "UseKey", ("KmsKeyId", key)),
         (LIFECYCLE, "EncryptDeadLetters", ("KmsKeyId", key)),
         (MIGRATION, "EncryptDeadLetters", ("KmsKeyId", key)),
@@ -536,7 +575,7 @@ async fn the_deployed_template_archives_a_branch_and_starts_the_sample_pipeline(
     git::init(work.path())?;
     git::commit(work.path(), &[("a.txt", "one\n")], "First")?;
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let started = || {
         let mut executions = stage.executions();
         executions.retain(|execution| execution.pipeline == "branchline-sample");

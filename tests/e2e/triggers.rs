@@ -84,7 +84,7 @@ async fn a_monorepo_starts_the_pipelines_of_the_services_that_a_push_changes() -
     ];
     git::commit(work.path(), &files, "First")?;
     stage.push(work.path(), "shop", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let of = |names: &[&str]| -> Vec<(String, String)> {
         let key = "shop/main.zip".to_owned();
         names
@@ -102,7 +102,7 @@ async fn a_monorepo_starts_the_pipelines_of_the_services_that_a_push_changes() -
     ] {
         git::commit(work.path(), &[(path, "2")], path)?;
         stage.push(work.path(), "shop", &["main"]).await?;
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         assert_eq!(started(&stage, seen), of(names), "{path}");
         seen += names.len();
     }
@@ -114,7 +114,7 @@ async fn a_monorepo_starts_the_pipelines_of_the_services_that_a_push_changes() -
     }
     git::commit(work.path(), &[("docs/x", "1")], "Nothing to build")?;
     stage.push(work.path(), "shop", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let request = json!({"schedule": true});
     let answer = stage.update(&request).await;
     let answer = answer.map_err(|error| anyhow!("{error}"))?;
@@ -131,7 +131,7 @@ async fn a_tag_is_released_once_from_its_own_key() -> Result<()> {
     git::git(work.path(), ["tag", "v1.3.0-rc1"])?;
     // The first push of a repository comes before its trigger, which lifecycle then creates.
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let triggers = stage.triggers("demo");
     assert_eq!(
         triggers.len(),
@@ -141,7 +141,7 @@ async fn a_tag_is_released_once_from_its_own_key() -> Result<()> {
     assert_eq!(triggers[0].branches, Vec::<String>::new());
     let tags = ["v1.2.0", "v1.3.0-rc1"];
     stage.push(work.path(), "demo", &tags).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let release = ("release".to_owned(), "demo/tag/v1.2.0.zip".to_owned());
     let test = ("test".to_owned(), "demo/main.zip".to_owned());
     assert_eq!(started(&stage, 0), [release.clone(), test.clone()]);
@@ -160,7 +160,7 @@ async fn a_tag_is_released_once_from_its_own_key() -> Result<()> {
     let answer = stage.update(&again).await;
     let answer: Value = answer.map_err(|error| anyhow!("{error}"))?;
     assert_eq!(answer["results"][0]["outcome"], "started");
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     assert_eq!(
         started(&stage, 0),
         [release.clone(), release, test],
@@ -181,7 +181,7 @@ async fn a_pull_request_is_checked_and_cleaned_up_after_at_its_end() -> Result<(
     git::git(work.path(), ["switch", "-q", "-c", "feature"])?;
     git::commit(work.path(), &[("src/b", "1")], "A feature")?;
     stage.push(work.path(), "demo", &["feature"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     assert_eq!(started(&stage, 0), [], "pushes alone start nothing");
 
     let target = json!({
@@ -193,19 +193,19 @@ async fn a_pull_request_is_checked_and_cleaned_up_after_at_its_end() -> Result<(
     let created = stage.codecommit("CreatePullRequest", request).await?;
     let id = created["pullRequest"]["pullRequestId"].clone();
     let id = id.as_str().context("an id")?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let key = format!("demo/pull/{id}.zip");
     let of = |name: &str| (name.to_owned(), key.clone());
     assert_eq!(started(&stage, 0), [of("check")]);
     git::commit(work.path(), &[("docs/b", "1")], "Its description")?;
     stage.push(work.path(), "demo", &["feature"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     assert_eq!(started(&stage, 1), [of("check")], "all of it is checked");
 
     let merge = json!({"pullRequestId": id, "repositoryName": "demo"});
     let merged = stage.codecommit("MergePullRequestByFastForward", merge);
     merged.await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     assert_eq!(started(&stage, 2), [of("clean-up")]);
     let last = stage.executions().pop().context("an execution")?;
     assert!(

@@ -24,7 +24,7 @@ async fn stage(setup: Setup) -> Result<(TestEnvironment, tempfile::TempDir)> {
 
 async fn push(stage: &TestEnvironment, work: &Path, refspecs: &[&str]) -> Result<()> {
     stage.push(work, "demo", refspecs).await?;
-    stage.settle().await
+    stage.wait_until_idle().await
 }
 
 /// Bytes that do not shrink.
@@ -89,7 +89,7 @@ async fn this_repository_is_archived_as_git_archives_it() -> Result<()> {
     stage
         .push(&own, "branchline", &["HEAD:refs/heads/main"])
         .await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let executions = stage.executions();
     let [execution] = executions.as_slice() else {
         panic!(

@@ -12,7 +12,16 @@ use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
 use serde_json::json;
 
 async fn stage() -> Result<(TestEnvironment, tempfile::TempDir)> {
-    let stage = TestEnvironment::start(Setup::default()).await?;
+    stage_with("api").await
+}
+
+/// Starts an environment whose function reads whole commits by `source`.
+async fn stage_with(source: &str) -> Result<(TestEnvironment, tempfile::TempDir)> {
+    let stage = TestEnvironment::start(Setup {
+        update: vec![("ARCHIVE_SOURCE", source.to_owned())],
+        ..Setup::default()
+    })
+    .await?;
     stage.create_repository("demo").await?;
     let work = tempfile::tempdir()?;
     git::init(work.path())?;
@@ -23,7 +32,7 @@ async fn stage() -> Result<(TestEnvironment, tempfile::TempDir)> {
 async fn push(stage: &TestEnvironment, work: &Path, refspec: &str, tip: &str) -> Result<()> {
     let before = stage.executions().len();
     stage.push(work, "demo", &[refspec]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let executions = stage.executions();
     assert_eq!(executions.len(), before + 1, "{refspec} is archived");
     let last = executions.last().context("it is there")?;
@@ -128,6 +137,43 @@ async fn reading_an_artifact_takes_no_more_memory_than_a_full_run() -> Result<()
     let peak = peak.context("the system reports it")?;
     let bound = (64 << 20) + 3 * LARGEST as u64;
     assert!(peak <= bound, "{peak} bytes are more than {bound}");
+    stage.server.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_many_files_is_fetched_by_git_and_the_next_push_reuses_it() -> Result<()> {
+    let (stage, work) = stage_with("auto").await?;
+    let work = work.path();
+    let names: Vec<String> = (0..600).map(|n| format!("d{}/f{n}", n % 200)).collect();
+    let mut files: Vec<_> = names.iter().map(|name| (name.as_str(), &**name)).collect();
+    files.push((".gitattributes", "*.crlf text eol=crlf\n"));
+    files.push(("a.crlf", "1\n2\n"));
+    let first = git::commit(work, &files, "First")?;
+    push(&stage, work, "main", &first).await?;
+    assert_eq!(count(&stage, "GetBlob"), 1, "the attributes of the root");
+    let folders = count(&stage, "GetFolder");
+    assert!(folders <= 33, "the walk ends early: {folders}");
+    let by_git = stage.requests_of(UPDATE, Service::Git);
+    assert_eq!(by_git, 2, "the refs, and the pack");
+    let by_api = stage.requests_of(UPDATE, Service::CodeCommit);
+    assert_eq!(
+        by_api,
+        3 + folders + 1,
+        "the tip, its commit, the repository"
+    );
+
+    let second = git::commit(work, &[("d0/f0", "changed")], "Second")?;
+    push(&stage, work, "main", &second).await?;
+    assert_eq!(count(&stage, "GetDifferences"), 1, "the artifact is reused");
+    assert_eq!(count(&stage, "GetFolder"), folders);
+    assert_eq!(stage.requests_of(UPDATE, Service::Git), by_git);
+    let requests = stage.requests_of(UPDATE, Service::CodeCommit) - by_api;
+    assert_eq!(requests, 6, "those of the change");
+    let event = json!({"repository": "demo", "branch": "main"});
+    let peak = stage.invoke(UPDATE, &event).await?.max_memory_bytes;
+    let peak = peak.context("the system reports it")?;
+    assert!(peak <= 64 << 20, "{peak} bytes for a small commit");
     stage.server.shutdown().await;
     Ok(())
 }

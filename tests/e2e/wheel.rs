@@ -162,6 +162,65 @@ async fn the_package_mirrors_clones_and_archives_without_rust() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_launchers_run_the_program_and_are_all_that_install_would_link() -> Result<()> {
+    let Some(machine) = Machine::start().await? else {
+        return Ok(());
+    };
+    let install = [
+        "install",
+        "--no-index",
+        "--find-links",
+        "dist",
+        "branchline[launchers]",
+    ];
+    machine.run("pip", &install).await?.done();
+    let bin = machine.environment.join("bin");
+    let launcher = bin.join("git-remote-s3+zip");
+    assert!(launcher.is_file() && !launcher.is_symlink());
+
+    // git finds it on PATH, without `branchline install`.
+    let repo = Repo::with_history(HashKind::Sha1, 6, 4);
+    let path = repo.path.display().to_string();
+    let target = format!("s3+zip://{BUCKET}/launched");
+    let push = ["-C", &path, "push", "--quiet", &target, "main"];
+    machine.terminal.git(&push).await?.done();
+    let clone = ["clone", "--quiet", &target, "clone"];
+    machine.terminal.git(&clone).await?.done();
+    let head = ["-C", "clone", "rev-parse", "HEAD"];
+    let head = machine.terminal.git(&head).await?.done();
+    assert_eq!(head.trim(), repo.git(&["rev-parse", "main"]).trim());
+    let usage = machine.run("git-s3", &["--help"]).await?.done();
+    assert!(usage.contains("delete-branch"), "{usage}");
+
+    // Through a link in another directory, as uv and pipx make it.
+    let linked = machine.terminal.path("linked");
+    std::fs::create_dir(&linked)?;
+    for name in ["branchline", "git-s3"] {
+        symlink(bin.join(name), linked.join(name))?;
+    }
+    let link = linked.join("git-s3").display().to_string();
+    let link = machine.terminal.run(&link, &["--help"]).await?.done();
+    assert_eq!(link, usage);
+
+    // All names of the program are there.
+    std::fs::write(machine.terminal.path("gitconfig"), "")?;
+    let installed = machine.run("branchline", &["install", "--json"]).await?;
+    let installed: Value = serde_json::from_str(&installed.done())?;
+    let links = installed["links"].as_array().context("links")?;
+    assert_eq!(links.len(), 7, "{installed}");
+    for link in links {
+        assert_eq!(link["result"], "unchanged", "{link}");
+        assert_eq!(link["git_runs"], link["path"], "{link}");
+    }
+
+    let remove = ["uninstall", "--yes", "branchline-launchers"];
+    machine.run("pip", &remove).await?.done();
+    assert!(!launcher.exists(), "pip removes what it installed");
+    machine.run("branchline", &["--version"]).await?.done();
+    Ok(())
+}
+
 /// "`branchline template` writes a stack that AWS SAM and CloudFormation accept, with the functions in it."
 #[tokio::test(flavor = "multi_thread")]
 async fn the_written_stack_is_valid_and_has_its_functions() -> Result<()> {

@@ -122,7 +122,7 @@ async fn a_pipeline_reads_the_archive_that_migration_keeps_beside_a_ref() -> Res
         }],
     });
     stage.pipelines("StartPipelineExecution", &start)?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     let executions = stage.executions();
     let [execution] = executions.as_slice() else {
         panic!("one execution: {executions:?}");

@@ -255,6 +255,15 @@ impl TestEnvironment {
         command
     }
 
+    /// Returns a command that runs `branchline` in a folder, with the server's credentials.
+    pub fn branchline(&self, home: &Path) -> Command {
+        let mut command = Command::new(self.programs.join("branchline"));
+        git::make_hermetic(&mut command, home);
+        command.current_dir(home);
+        self.sign_in(&mut command);
+        command
+    }
+
     /// Gives a command the server's credentials, for AWS clients and for git.
     pub fn sign_in(&self, command: &mut Command) {
         let credentials = self.server.credentials();
@@ -320,8 +329,8 @@ impl TestEnvironment {
     }
 
     /// Waits until no event and no execution is pending.
-    pub async fn settle(&self) -> Result<()> {
-        if !self.server.settle(Duration::from_mins(2)).await {
+    pub async fn wait_until_idle(&self) -> Result<()> {
+        if !self.server.wait_until_idle(Duration::from_mins(2)).await {
             bail!("events or executions are still under way after two minutes");
         }
         Ok(())

@@ -85,7 +85,7 @@ impl Template {
 pub struct Statement {
     /// Statement id (`Sid`).
     pub sid: String,
-    /// Allowed actions.
+    /// Actions that are allowed or denied.
     pub actions: Vec<String>,
     /// ARNs or patterns of resources.
     pub resources: Vec<String>,
@@ -177,14 +177,27 @@ impl ResolvedTemplate<'_> {
         self.statements_of_role(role.with_context(|| format!("`{function}` names its role"))?)
     }
 
-    /// Returns the statements of the policies of the role with this logical id.
+    /// Returns the statements that allow something to the role with this logical id.
     pub fn statements_of_role(&self, role: &str) -> Result<Vec<Statement>> {
+        self.statements_with_effect(role, "Allow")
+    }
+
+    /// Returns the statements that deny something to the role with this logical id.
+    pub fn denials_of_role(&self, role: &str) -> Result<Vec<Statement>> {
+        self.statements_with_effect(role, "Deny")
+    }
+
+    fn statements_with_effect(&self, role: &str, effect: &str) -> Result<Vec<Statement>> {
         let properties = self.properties(role)?;
         let policies = properties["Policies"].as_array();
         let mut statements = Vec::new();
         for policy in policies.with_context(|| format!("`{role}` has policies"))? {
             let list = policy["PolicyDocument"]["Statement"].as_array();
-            for statement in list.context("a policy has statements")? {
+            let list = list.context("a policy has statements")?;
+            for statement in list
+                .iter()
+                .filter(|statement| statement["Effect"] == effect)
+            {
                 statements.push(read_statement(statement).with_context(|| role.to_owned())?);
             }
         }
@@ -201,8 +214,8 @@ impl ResolvedTemplate<'_> {
 }
 
 fn read_statement(statement: &Value) -> Result<Statement> {
-    if statement["Effect"] != "Allow" || !statement["NotAction"].is_null() {
-        bail!("a function's policies allow, and name what: {statement}");
+    if !statement["NotAction"].is_null() {
+        bail!("a function's policies name their actions: {statement}");
     }
     let list = |value: &Value| -> Result<Vec<String>> {
         let texts = match value {

@@ -29,12 +29,16 @@ pub(crate) fn debian_packages() -> Result<()> {
 /// A file of Debian's `libjgit-java`.
 const JGIT: &str = "/usr/share/java/org.eclipse.jgit.http.server.jar";
 
-/// Installs `JGit`, an independent git server for tests, where there is a Java compiler.
-pub(crate) fn jgit() -> Result<()> {
-    if is_installed("javac") && !Path::new(JGIT).exists() {
+/// Installs `JGit`, an independent git server for tests, and returns its file; `None` where there is no
+/// Java compiler.
+pub(crate) fn jgit() -> Result<Option<PathBuf>> {
+    if !is_installed("javac") {
+        return Ok(None);
+    }
+    if !Path::new(JGIT).exists() {
         install(&["libjetty9-java", "libjgit-java"])?;
     }
-    Ok(())
+    Ok(Some(JGIT.into()))
 }
 
 /// Installs Debian packages, or fails with the command that installs them.

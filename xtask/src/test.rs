@@ -34,7 +34,7 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let mut variables = Vec::new();
     step("set up", || {
         setup::debian_packages()?;
-        setup::jgit()?;
+        variables.extend(setup::jgit()?.map(|file| ("BRANCHLINE_JGIT", file)));
         variables.push(("BRANCHLINE_VENV", setup::PythonEnv::Peers.create()?));
         Ok(())
     })?;

@@ -7,14 +7,15 @@
 //! | `history` | the history of the revision, where a file asks for it |
 //! | `submodules` | the repositories of submodules |
 //! | `output` | the file or pipe that the archive is written to |
+//! | `working_tree` | the `.gitattributes` of a working tree |
 
 mod history;
 mod objects;
 mod output;
 mod revision;
 mod submodules;
+mod working_tree;
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,9 +28,10 @@ use branchline_core::git::ObjectId;
 use branchline_core::git::pack::PackLimits;
 use branchline_core::git::server::{ARCHIVE_FORMATS, ArchiveFormat, ArchivePiece, tree_of};
 use branchline_core::lfs::LfsStore;
+use branchline_core::os;
+use branchline_core::remote::Source;
 use branchline_core::remote::open::{OpenRemote as _, RemoteSpec};
 use branchline_core::remote::url::RemoteUrl;
-use branchline_core::remote::{Remote, Source};
 use branchline_core::{Error, ErrorKind, Result};
 use clap::Args;
 use futures_util::StreamExt as _;
@@ -40,6 +42,7 @@ use self::history::SourceHistory;
 use self::output::Output;
 use self::revision::Revision;
 use self::submodules::TerminalSubmodules;
+use self::working_tree::WorkingTreeAttributes;
 use crate::connection::MEMORY_BYTES;
 use crate::exit::ExitStatus;
 use crate::invocation::Invocation;
@@ -112,6 +115,9 @@ pub(crate) struct ArchiveArgs {
     /// Archives files with the attribute `export-ignore` as well.
     #[arg(long)]
     no_export_ignore: bool,
+    /// Reads `.gitattributes` from the working tree of a local repository instead of the revision.
+    #[arg(long)]
+    worktree_attributes: bool,
     /// Prints the formats.
     #[arg(long, short)]
     list: bool,
@@ -296,6 +302,11 @@ async fn write_archive(
         Some(text) => Some(seconds(text).await?),
         None => None,
     };
+    let attributes = if args.worktree_attributes {
+        Some(Arc::new(WorkingTreeAttributes::of(url)?) as _)
+    } else {
+        None
+    };
     let mut output = Output::open(args.output.as_deref())?;
     let progress = Progress::start(ProgressForm::of(invocation, args.json, args.quiet));
     let meter = Arc::<ArchiveMeter>::default();
@@ -329,13 +340,14 @@ async fn write_archive(
     let request = ArchiveRequest {
         submodules: submodules.map(|submodules| Arc::new(submodules) as _),
         history: history.map(|history| Arc::new(history) as _),
+        attributes,
         export_ignore: !args.no_export_ignore,
         prefix: args.prefix.clone(),
         extra_files,
         paths,
         time,
         level: args.level.or_else(|| args.levels.level()),
-        lfs: lfs_store(remotes, args.lfs.as_deref(), url, &*remote).await?,
+        lfs: lfs_store(remotes, args.lfs.as_deref(), url, commit).await?,
         ..stored_archive(&objects, commit, tree, now()).await?
     };
     let format = args
@@ -367,21 +379,30 @@ fn absolute(url: &RemoteUrl) -> String {
     }
 }
 
-/// Opens the objects of git LFS that `text` names: those of `remote` if it is empty.
+/// Opens the objects of git LFS that `text` names; if it is empty those of the remote at `url`, and of
+/// the place that the `.lfsconfig` of `commit` names.
 async fn lfs_store(
     remotes: &TerminalRemotes,
     text: Option<&str>,
     url: &RemoteUrl,
-    remote: &dyn Remote,
+    commit: Option<ObjectId>,
 ) -> Result<Option<Arc<dyn LfsStore>>> {
     let Some(text) = text else {
         return Ok(None);
     };
-    let store = if text.is_empty() {
-        remote.lfs()
+    let remote = if text.is_empty() {
+        let spec = RemoteSpec::new(url.clone());
+        match commit {
+            Some(commit) => remotes.open_archived(&spec, MEMORY_BYTES, commit).await?,
+            None => remotes.open(&spec, MEMORY_BYTES).await?,
+        }
     } else {
         let spec = RemoteSpec::new(RemoteUrl::new(&remotes.resolve(text).await?)?);
-        remotes.open(&spec, MEMORY_BYTES).await?.lfs()
+        remotes.open(&spec, MEMORY_BYTES).await?
+    };
+    let store = match remote.lfs() {
+        Some(store) if store.has_place().await? => Some(store),
+        _ => None,
     };
     let Some(store) = store else {
         let shown = if text.is_empty() {
@@ -390,8 +411,10 @@ async fn lfs_store(
             text.to_owned()
         };
         return Err(
-            Error::new(ErrorKind::Config, format!("`{shown}` has no LFS objects"))
-                .with_hint("name the remote that has them, as in `--lfs=s3://bucket/prefix`"),
+            Error::new(ErrorKind::Config, format!("`{shown}` has no LFS objects")).with_hint(
+                "name the remote that has them, as in `--lfs=s3://bucket/prefix`, or in \
+                     `.lfsconfig`",
+            ),
         );
     };
     Ok(Some(store))
@@ -423,10 +446,7 @@ fn extra_files(prefix: &str, paths: &[PathBuf]) -> Result<Vec<ExtraFile>> {
             Error::new(ErrorKind::Config, message).with_source(error)
         };
         let bytes = std::fs::read(path).map_err(failed)?;
-        let mode = std::fs::metadata(path)
-            .map_err(failed)?
-            .permissions()
-            .mode();
+        let found = std::fs::metadata(path).map_err(failed)?;
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| {
             let message = format!("the name of `{}` is not UTF-8", path.display());
@@ -435,7 +455,7 @@ fn extra_files(prefix: &str, paths: &[PathBuf]) -> Result<Vec<ExtraFile>> {
         Ok(ExtraFile {
             path: format!("{prefix}{name}"),
             bytes: bytes.into(),
-            executable: mode & 0o100 != 0,
+            executable: os::is_executable(&found),
         })
     };
     paths.iter().map(read).collect()

@@ -1,9 +1,8 @@
 //! The objects of one revision: read where the remote has them, or fetched into a temporary file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +13,7 @@ use branchline_core::git::pack::{
     NoBases, PackBody, PackBytes, PackIndexer, PackLimits, PackObject,
 };
 use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::os;
 use branchline_core::remote::Source;
 use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -105,16 +105,7 @@ fn unnamed_file(directory: &Path) -> Result<File> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = directory.join(format!("branchline-{}-{number}.pack", std::process::id()));
-    let failed = |error| file_error(directory, error);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    std::fs::remove_file(&path).map_err(failed)?;
-    Ok(file)
+    os::unnamed_file(&path).map_err(|error| file_error(directory, error))
 }
 
 fn file_error(directory: &Path, error: std::io::Error) -> Error {
@@ -127,9 +118,8 @@ fn file_error(directory: &Path, error: std::io::Error) -> Error {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    let done = branchline_core::blocking::run(work).await;
+    done.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
 /// The bytes of the temporary file.
@@ -142,7 +132,7 @@ impl PackBytes for StoredFile {
         let read = blocking(move || {
             let length = usize::try_from(range.end.saturating_sub(range.start));
             let mut bytes = vec![0; length.unwrap_or(usize::MAX)];
-            file.read_exact_at(&mut bytes, range.start)?;
+            os::read_exact_at(&file, &mut bytes, range.start)?;
             Ok(Bytes::from(bytes))
         });
         read.await.map_err(|error| {

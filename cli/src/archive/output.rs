@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use branchline_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
+
+use crate::system;
 
 /// A file or a pipe. A file that is not finished is removed, and what it replaces stays.
 pub(super) struct Output {
@@ -62,11 +63,11 @@ impl Output {
             return Err(Error::new(ErrorKind::Config, message)
                 .with_hint("name a file with `--output`, or redirect the output"));
         }
-        let file = output.as_fd().try_clone_to_owned().map_err(|error| {
+        let file = system::file_of(&output).map_err(|error| {
             Error::new(ErrorKind::Internal, "standard output is not open").with_source(error)
         })?;
         Ok(Self {
-            file: Some(file.into()),
+            file: Some(file),
             shown: "standard output".to_owned(),
             names: None,
         })
@@ -80,13 +81,11 @@ impl Output {
         let Some(mut file) = self.file.take() else {
             return Err(Error::new(ErrorKind::Internal, "the archive was closed"));
         };
-        let written = tokio::task::spawn_blocking(move || {
+        let written = branchline_core::blocking::run(move || {
             let written = file.write_all(&bytes);
             (file, written)
         });
-        let (file, written) = written.await.map_err(|error| {
-            Error::new(ErrorKind::Internal, "writing failed").with_source(error)
-        })?;
+        let (file, written) = written.await?;
         self.file = Some(file);
         written.map_err(|error| self.failed(error))
     }

@@ -9,10 +9,13 @@ use branchline_core::archive::{SubmoduleCommit, SubmoduleRepositories};
 use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, ObjectKind};
 use branchline_core::git::pack::PackLimits;
+use branchline_core::remote::Source;
 use branchline_core::remote::open::{OpenRemote as _, RemoteSpec};
 use branchline_core::remote::url::RemoteUrl;
 use branchline_core::{Error, ErrorKind, Result};
+use tokio::sync::OnceCell;
 
+use super::history::SourceHistory;
 use super::{ArchiveMeter, objects};
 use crate::connection::MEMORY_BYTES;
 use crate::remotes::TerminalRemotes;
@@ -44,17 +47,31 @@ impl SubmoduleRepositories for TerminalSubmodules {
         let name = resolved(parent, url)?;
         let url = RemoteUrl::new(&name)?;
         let read = async {
+            let spec = RemoteSpec::new(url.clone());
             let remote = self
                 .remotes
-                .open(&RemoteSpec::new(url.clone()), MEMORY_BYTES)
+                .open_archived(&spec, MEMORY_BYTES, commit)
                 .await?;
-            let source = remote.source(&[]).await?;
+            let source: Arc<dyn Source> = Arc::from(remote.source(&[]).await?);
             let (limits, temporary) = (self.limits, &self.temporary);
             let objects = objects::open(&*source, commit, limits, temporary, &self.meter).await?;
+            let history = SourceHistory {
+                source,
+                id: commit,
+                limits,
+                temporary: temporary.clone(),
+                meter: Arc::clone(&self.meter),
+                opened: OnceCell::new(),
+                listed: OnceCell::new(),
+            };
             let content = objects.read_kind(commit, ObjectKind::Commit).await?;
             let commit = Commit::decode(commit, &content)?;
-            let lfs = if self.with_lfs { remote.lfs() } else { None };
-            Ok::<_, Error>(SubmoduleCommit::in_database(name, &objects, commit).with_lfs(lfs))
+            let lfs = match remote.lfs().filter(|_| self.with_lfs) {
+                Some(store) if store.has_place().await? => Some(store),
+                _ => None,
+            };
+            let opened = SubmoduleCommit::in_database(name, &objects, commit);
+            Ok::<_, Error>(opened.with_lfs(lfs).with_history(Some(Arc::new(history))))
         };
         let read = read.await;
         read.map_err(|error| error.context(format!("reading commit {commit} of `{url}`")))

@@ -44,6 +44,7 @@ pub(super) async fn open(
         credentials: Arc::new(CodeCommitCredentials::new(&aws)),
         clone_url: Some(location.server.clone()),
         memory_bytes: GIT_MEMORY_BYTES,
+        costs: Arc::default(),
     };
     let repository = location.url.repository.clone();
     Ok(CodeCommitArchives::new(access, repository, now))

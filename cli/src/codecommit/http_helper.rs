@@ -94,7 +94,7 @@ impl HttpHelper {
         let mut input = BufReader::new(stdin());
         let passed = tokio::select! {
             status = child.wait() => return exit_status(status),
-            passed = pass_on(&mut input, to_child, offers_connect) => passed?,
+            passed = forward(&mut input, to_child, offers_connect) => passed?,
         };
         match passed {
             Passed::End => exit_status(child.wait().await),
@@ -114,8 +114,8 @@ impl HttpHelper {
     }
 }
 
-/// Passes on commands, and all that follows `stateless-connect`.
-async fn pass_on(
+/// Forwards commands, and all that follows `stateless-connect`.
+async fn forward(
     input: &mut BufReader<Stdin>,
     mut to_child: ChildStdin,
     offers_connect: bool,

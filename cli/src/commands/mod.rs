@@ -21,6 +21,7 @@ use crate::invocation::Invocation;
 use crate::lfs::LfsCommand;
 use crate::migrate::{MigrateArgs, migrate};
 use crate::mirror::{MirrorArgs, mirror};
+use crate::stack::start::{StartArgs, start};
 use crate::stack::triggers::{TriggersArgs, triggers};
 use crate::status::{StatusArgs, status};
 use crate::template::{TemplateArgs, write_stack};
@@ -61,6 +62,7 @@ Examples:
 
   The branches, artifacts and pipelines of a deployed stack:
     branchline status
+    branchline start demo v1.0
     branchline doctor stack";
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +88,8 @@ enum Command {
     /// Manages repositories in S3.
     #[command(subcommand)]
     Remote(RemoteCommand),
+    /// Archives a branch, tag or commit and starts its pipelines, by the stack's function.
+    Start(Box<StartArgs>),
     /// Shows branches, artifacts, pipelines and mirrors of a stack, and what is behind.
     Status(Box<StatusArgs>),
     /// Shows the triggers that a repository's branches need, and writes them by `--apply`.
@@ -111,6 +115,7 @@ pub(crate) async fn run(invocation: Invocation) -> ExitStatus {
         Command::Migrate(args) => Box::pin(migrate(&invocation, args)).await,
         Command::Mirror(args) => Box::pin(mirror(&invocation, *args)).await,
         Command::Remote(command) => Box::pin(command.run(&invocation)).await,
+        Command::Start(args) => Box::pin(start(&invocation, *args)).await,
         Command::Status(args) => Box::pin(status(&invocation, *args)).await,
         Command::Triggers(args) => Box::pin(triggers(&invocation, *args)).await,
         Command::Template(args) => done(write_stack(&invocation, &args)),

@@ -1,4 +1,4 @@
-//! Reads what surrounds the functions of a stack, and makes findings.
+//! Checks the pipelines, triggers, bucket and key of a stack, and returns findings.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ const MAX_NAMED_BRANCHES: usize = 10;
 ///
 /// # Errors
 /// Failures of listing the repositories.
-pub(super) async fn all(stack: &Stack, repositories: &[String]) -> Result<Vec<Finding>> {
+pub(super) async fn check_stack(stack: &Stack, repositories: &[String]) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let policy = match stack.policy() {
         Ok(policy) => Some(policy),
@@ -112,7 +112,7 @@ async fn check_repository(
         codecommit.get_triggers(repository),
     )
     .await?;
-    let mut findings = gone_functions(stack, repository, &set.triggers);
+    let mut findings = triggers_of_missing_functions(stack, repository, &set.triggers);
     let uncovered = list
         .branches
         .iter()
@@ -178,7 +178,7 @@ async fn bucket(stack: &Stack, config: &Config) -> Option<Finding> {
 }
 
 /// Finds triggers that call functions which are not deployed.
-fn gone_functions(
+fn triggers_of_missing_functions(
     stack: &Stack,
     repository: &RepositoryName,
     triggers: &[Trigger],

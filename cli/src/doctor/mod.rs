@@ -72,7 +72,7 @@ impl DoctorCommand {
         let remotes = TerminalRemotes::new(invocation)?;
         let opened = Stack::open(&remotes, args.stack.as_deref(), &args.account).await;
         let stack = explained(opened, &args.account).await?;
-        let findings = checks::all(&stack, &args.repositories).await;
+        let findings = checks::check_stack(&stack, &args.repositories).await;
         let findings = explained(findings, &args.account).await?;
         let text = if args.json {
             let report = json!({

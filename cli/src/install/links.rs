@@ -1,7 +1,8 @@
 //! Symbolic links to the program, and the programs that they are in the way of.
 
-use std::io;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::env::consts::EXE_SUFFIX;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -13,6 +14,7 @@ use super::io_error;
 use super::record::{Record, RecordedLink};
 use crate::invocation::Invocation;
 use crate::names::NAMES;
+use crate::system;
 
 /// Name of the program itself.
 pub(super) const PROGRAM: &str = "branchline";
@@ -77,9 +79,26 @@ impl LinkReport {
 /// State of the place of a link.
 enum Found {
     Nothing,
-    /// A link to the program.
+    /// A link to the program, or its launcher.
     Ours,
     Other,
+}
+
+/// Maximum length of a launcher in bytes.
+const MAX_LAUNCHER_BYTES: u64 = 1024;
+
+/// Returns whether a file is the launcher of a name, which the Python package `branchline-launchers`
+/// has, and runs `program` beside it.
+fn is_launcher(path: &Path, name: &str, program: &Path) -> bool {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| {
+        let mut file = file.take(MAX_LAUNCHER_BYTES);
+        file.read_to_string(&mut text)
+    });
+    let beside = path.with_file_name(file_name(PROGRAM));
+    read.is_ok()
+        && text == format!("#!/bin/sh\nexec \"${{0%/*}}/branchline\" --as {name} \"$@\"\n")
+        && beside.canonicalize().is_ok_and(|found| found == program)
 }
 
 fn find(path: &Path, program: &Path) -> Result<Found> {
@@ -88,7 +107,9 @@ fn find(path: &Path, program: &Path) -> Result<Found> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(io_error("reading", path, error)),
     }
-    let is_ours = path.canonicalize().is_ok_and(|path| path == program);
+    let is_ours = system::is_link_to(path, program);
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_ours = is_ours || name.is_some_and(|name| is_launcher(path, name, program));
     Ok(if is_ours { Found::Ours } else { Found::Other })
 }
 
@@ -100,13 +121,18 @@ fn names(directory: &Path, program: &Path) -> impl Iterator<Item = &'static str>
     applets.chain(is_elsewhere.then_some(PROGRAM))
 }
 
+/// Returns the name of the file of a program.
+pub(super) fn file_name(name: &str) -> String {
+    format!("{name}{EXE_SUFFIX}")
+}
+
 /// Checks all places before anything is written.
 ///
 /// # Errors
 /// `Config` for another program in the place of a link, unless `force`; never for a directory.
 pub(super) fn check(directory: &Path, program: &Path, force: bool) -> Result<()> {
     for name in names(directory, program) {
-        let path = directory.join(name);
+        let path = directory.join(file_name(name));
         let shown = path.display();
         if path.is_dir() {
             let message = format!("`{shown}` is a directory");
@@ -132,7 +158,7 @@ pub(super) fn create(
 ) -> Result<Vec<LinkReport>> {
     let mut reports = Vec::new();
     for name in names(directory, program) {
-        let path = directory.join(name);
+        let path = directory.join(file_name(name));
         let result = match find(&path, program)? {
             Found::Ours => LinkResult::Unchanged,
             Found::Nothing => LinkResult::Created,
@@ -171,7 +197,7 @@ fn link(target: &Path, path: &Path) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
-    symlink(target, &temporary).map_err(|error| io_error("creating", &temporary, error))?;
+    system::link(target, &temporary).map_err(|error| io_error("creating", &temporary, error))?;
     std::fs::rename(&temporary, path).map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
         io_error("creating", path, error)
@@ -183,8 +209,8 @@ pub(super) fn remove(record: &mut Record) -> Result<Vec<LinkReport>> {
     let mut reports = Vec::new();
     for link in std::mem::take(&mut record.links) {
         let RecordedLink { path, target } = &link;
-        let result = match std::fs::read_link(path) {
-            Ok(found) if found == *target => {
+        let result = match system::is_unchanged_link(path, target) {
+            Ok(true) => {
                 std::fs::remove_file(path).map_err(|error| io_error("removing", path, error))?;
                 LinkResult::Removed
             }
@@ -193,6 +219,7 @@ pub(super) fn remove(record: &mut Record) -> Result<Vec<LinkReport>> {
             _ => LinkResult::Kept,
         };
         let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.and_then(|name| name.strip_suffix(EXE_SUFFIX));
         let mut known = NAMES.iter().map(|(known, ..)| *known);
         let known = known.find(|known| Some(*known) == name);
         reports.push(LinkReport {
@@ -230,11 +257,8 @@ fn programs(name: &str, search: &[PathBuf]) -> Vec<PathBuf> {
         let directory = directory
             .canonicalize()
             .unwrap_or_else(|_| directory.clone());
-        let path = directory.join(name);
-        let metadata = path.metadata();
-        let runs =
-            metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
-        if runs && !found.contains(&path) {
+        let path = directory.join(file_name(name));
+        if path.metadata().is_ok_and(|file| system::runs(&file)) && !found.contains(&path) {
             found.push(path);
         }
     }

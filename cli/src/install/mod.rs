@@ -137,7 +137,7 @@ fn usual_directory(invocation: &Invocation, program: &Path) -> PathBuf {
         return own.to_owned();
     }
     searched.retain(|directory| {
-        let link = directory.join(links::PROGRAM);
+        let link = directory.join(links::file_name(links::PROGRAM));
         link.canonicalize().is_ok_and(|found| found == program)
     });
     let linked = searched.into_iter().next();

@@ -14,7 +14,7 @@ use branchline_core::{Error, ErrorKind, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::location::{Location, PARALLEL_PARTS, common_directory, place_of_remote};
+use super::location::{LfsLocation, PARALLEL_PARTS, common_directory, place_of_remote};
 use crate::connection::{self, MEMORY_BYTES, RemoteSettings, s3_url};
 use crate::exit::ExitStatus;
 use crate::failure::{explain, one_line};
@@ -222,10 +222,10 @@ impl OpenRepository {
         let config = GitConfig::read().await?;
         let (name, url, place) = if text.contains("://") {
             if let RemoteUrl::Http(url) = RemoteUrl::new(text)? {
-                (None, RemoteUrl::Http(url.clone()), Location::Files(url))
+                (None, RemoteUrl::Http(url.clone()), LfsLocation::Files(url))
             } else {
                 let url = s3_url(text)?;
-                (None, RemoteUrl::S3(url.clone()), Location::S3(url))
+                (None, RemoteUrl::S3(url.clone()), LfsLocation::S3(url))
             }
         } else {
             let url = local_git::remote_url(text).await?;
@@ -234,15 +234,15 @@ impl OpenRepository {
         };
         let settings = RemoteSettings::read(&config, name)?;
         let profile = match &place {
-            Location::S3(url) => settings.profile(url).map(str::to_owned),
-            Location::Files(_) => None,
+            LfsLocation::S3(url) => settings.profile(url).map(str::to_owned),
+            LfsLocation::Files(_) => None,
         };
         let opener = connection::opener(invocation, profile.as_deref(), &settings).await?;
         // With the users and passwords of git's credential helpers.
         let terminal = TerminalRemotes::new(invocation)?;
         let lfs = match &place {
-            Location::S3(url) => opener.s3_lfs(url, settings.new_layout(), PARALLEL_PARTS)?,
-            Location::Files(url) => terminal.file_lfs(url).await?,
+            LfsLocation::S3(url) => opener.s3_lfs(url, settings.new_layout(), PARALLEL_PARTS)?,
+            LfsLocation::Files(url) => terminal.file_lfs(url).await?,
         };
         // A location without a repository is an error here.
         let spec = RemoteSpec::new(url);
@@ -259,7 +259,7 @@ impl OpenRepository {
         Ok(Self {
             remote,
             lfs,
-            is_in_s3: matches!(place, Location::S3(_)),
+            is_in_s3: matches!(place, LfsLocation::S3(_)),
             profile,
         })
     }

@@ -32,7 +32,7 @@ pub(super) struct OpenStore {
 
 /// Place of LFS objects.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Location {
+pub(super) enum LfsLocation {
     /// Beside a repository in S3, or alone below a prefix.
     S3(S3Url),
     /// Beside a `dumb` mirror on a web server, for reading.
@@ -71,13 +71,13 @@ impl OpenStore {
         location.check(remote, is_upload, is_for_all)?;
         let of_remote = RemoteSettings::read(&config, name)?;
         let profile = match &location {
-            Location::S3(url) => of_remote.profile(url).map(str::to_owned),
-            Location::Files(_) => None,
+            LfsLocation::S3(url) => of_remote.profile(url).map(str::to_owned),
+            LfsLocation::Files(_) => None,
         };
         let opener = connection::opener(invocation, profile.as_deref(), &of_remote).await?;
         let store = match &location {
-            Location::S3(url) => opener.s3_lfs(url, of_remote.new_layout(), PARALLEL_PARTS)?,
-            Location::Files(url) => TerminalRemotes::new(invocation)?.file_lfs(url).await?,
+            LfsLocation::S3(url) => opener.s3_lfs(url, of_remote.new_layout(), PARALLEL_PARTS)?,
+            LfsLocation::Files(url) => TerminalRemotes::new(invocation)?.file_lfs(url).await?,
         };
         let lfs = config.get("lfs.storage").filter(|path| !path.is_empty());
         Ok(Self {
@@ -93,7 +93,11 @@ impl OpenStore {
 ///
 /// # Errors
 /// `Config` for a remote without a place that the agent knows.
-pub(super) async fn place_of_remote(config: &GitConfig, name: &str, url: &str) -> Result<Location> {
+pub(super) async fn place_of_remote(
+    config: &GitConfig,
+    name: &str,
+    url: &str,
+) -> Result<LfsLocation> {
     let shared_url = shared_lfs_url().await;
     let configured = configured_url(config, false, Some(name), shared_url.as_deref());
     locate(configured, Some(url), name)
@@ -140,15 +144,15 @@ fn configured_url<'a>(
 
 /// Returns the place of LFS objects, from the URL that is configured for them and the one of the
 /// remote itself.
-fn locate(configured: Option<&str>, own: Option<&str>, remote: &str) -> Result<Location> {
+fn locate(configured: Option<&str>, own: Option<&str>, remote: &str) -> Result<LfsLocation> {
     let own = own.map(RemoteUrl::new);
     match (configured, own) {
         // An alias stands for the remote itself, whose URL also names a profile.
         (Some(alias), Some(Ok(RemoteUrl::S3(url)))) if parse_lfs_alias(alias).is_some() => {
-            Ok(Location::S3(url))
+            Ok(LfsLocation::S3(url))
         }
         (Some(configured), _) => match parse_lfs_alias(configured) {
-            Some(url) => Ok(Location::S3(url?)),
+            Some(url) => Ok(LfsLocation::S3(url?)),
             None => of_url(RemoteUrl::new(configured)?, remote),
         },
         (None, Some(own)) => of_url(own?, remote),
@@ -159,15 +163,15 @@ fn locate(configured: Option<&str>, own: Option<&str>, remote: &str) -> Result<L
     }
 }
 
-fn of_url(url: RemoteUrl, remote: &str) -> Result<Location> {
+fn of_url(url: RemoteUrl, remote: &str) -> Result<LfsLocation> {
     match url {
-        RemoteUrl::S3(url) => Ok(Location::S3(url)),
-        RemoteUrl::Http(url) => Ok(Location::Files(url)),
+        RemoteUrl::S3(url) => Ok(LfsLocation::S3(url)),
+        RemoteUrl::Http(url) => Ok(LfsLocation::Files(url)),
         url => Err(not_in_s3(&url, remote)),
     }
 }
 
-impl Location {
+impl LfsLocation {
     /// Refuses uploads to a web server, and a server that git-lfs names only because the agent is
     /// set for all remotes.
     fn check(&self, remote: &str, is_upload: bool, is_for_all: bool) -> Result<()> {
@@ -201,8 +205,8 @@ mod tests {
         let location = locate(configured, Some(own), "origin")?;
         location.check("origin", is_upload, false)?;
         Ok(match location {
-            Location::S3(url) => format!("{url} {}", url.profile.as_deref().unwrap_or("-")),
-            Location::Files(url) => url.to_string(),
+            LfsLocation::S3(url) => format!("{url} {}", url.profile.as_deref().unwrap_or("-")),
+            LfsLocation::Files(url) => url.to_string(),
         })
     }
 

@@ -27,9 +27,9 @@ pub(crate) const GLOBAL_SETTINGS: [(&str, &str); 2] = [(PROGRAM, AGENT), (AGENT_
 /// File of git's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// That of the repository, which its work trees share.
+    /// The repository's configuration, which its work trees share.
     Repository,
-    /// That of the user.
+    /// The user's configuration.
     Global,
 }
 

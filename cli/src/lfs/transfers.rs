@@ -106,7 +106,7 @@ async fn is_stored(store: &dyn LfsStore, pointer: &Pointer) -> Result<bool> {
 /// Waits before the next try of a transfer that was cut off.
 ///
 /// # Errors
-/// `error`, if it is another failure, or the last try was made.
+/// `error`, if it does not say that the transfer was cut off, or after the last try.
 async fn wait_for_retry(error: Error, tries: &mut u32) -> Result<()> {
     if error.kind() != ErrorKind::Transport || *tries == MAX_TRIES {
         return Err(error);

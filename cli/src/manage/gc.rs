@@ -11,9 +11,10 @@ use crate::invocation::Invocation;
 
 pub(crate) const EXAMPLES: &str = "\
 In the layout `bundle`, packs that killed pushes left are deleted. In the layout `dumb`, all packs
-up to 1 GiB are also merged into one, without objects that no ref needs; merged packs are deleted by
-a later push or `gc`, after a day, because readers may still use them. What is younger than a day is
-kept. With `--all`, temporary objects are not: a push that is running then fails, and can be repeated.
+up to 1 GiB are also merged into one, without objects that no ref needs; a larger pack is rewritten
+only if it has such objects. Merged packs are deleted by a later push or `gc`, after a day, because
+readers may still use them. What is younger than a day is kept. With `--all`, temporary objects are
+not: a push that is running then fails, and can be repeated. Loose objects are kept.
 
 Examples:
   branchline remote gc origin

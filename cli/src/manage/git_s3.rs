@@ -77,7 +77,7 @@ pub(crate) async fn run(invocation: &Invocation) -> ExitStatus {
     let cli = match Cli::try_parse_from(&invocation.arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to standard output, and are no failure.
+            // Help and version go to standard output, and are not failures.
             let _ = error.print();
             return if error.use_stderr() {
                 ExitStatus::Usage
@@ -107,7 +107,7 @@ async fn carry_out(invocation: &Invocation, command: Command) -> Result<()> {
                     Some(fixes) => fixes.push(Fix::Locks),
                 }
             }
-            // As there, problems are no failure.
+            // As in the Python client, problems are not a failure.
             let examined = doctor::examine(invocation, &args.remote, &options).await;
             examined.map(drop)
         }

@@ -43,8 +43,8 @@ Examples:
   branchline migrate --local project --batch 500
   branchline migrate --local https://example.org/project.git --remote codecommit://project
 
-Exit status: 0 all is migrated, 1 nothing is, 2 the arguments are not valid, 3 a part is migrated and
-the same command does the rest, 130 interrupted.";
+Exit status: 0 everything is migrated, 1 nothing was migrated, 2 the arguments are not valid,
+3 partly migrated: the same command resumes, 130 interrupted.";
 
 /// Arguments of `branchline migrate`.
 #[derive(Debug, Args)]

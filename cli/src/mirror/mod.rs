@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use branchline_core::mirror::{
     self, BatchLimits, Mapping, MappingAnswer, MappingLimits, MappingRun, MappingStatus,
-    MirrorMeter, RequestOrigin,
+    MirrorMeter, ReleaseLimit, RequestOrigin, TableMemory,
 };
 use branchline_core::remote::open::{OpenRemote, S3Layout};
 use branchline_core::{Error, ErrorKind, Result};
@@ -53,8 +53,8 @@ Examples:
 A file has `{\"mappings\":[{\"source\":\"..\",\"target\":\"..\"}]}`, as an event of the function
 `migration` has; standard input has one mapping a line.
 
-Exit status: 0 all is mirrored, 1 nothing is, 2 the arguments are not valid, 3 a part is mirrored
-and the same command does the rest, 130 interrupted.";
+Exit status: 0 everything is mirrored, 1 nothing was mirrored, 2 the arguments are not valid,
+3 partly mirrored: the same command resumes, 130 interrupted.";
 
 /// Arguments of `branchline mirror`.
 #[derive(Debug, Args)]
@@ -296,7 +296,9 @@ pub(crate) async fn run_one(
     let limits = MappingLimits {
         batch: options.batch,
         memory,
+        tables: TableMemory::default(),
         stop: None,
+        release: ReleaseLimit::default(),
         meter: Some(Arc::clone(meter)),
     };
     let MappingRun { result, preview } = match &mapping.task {

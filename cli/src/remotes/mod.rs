@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use branchline_core::archive::ZipArchiver;
 use branchline_core::aws::{Aws, AwsOverrides, HttpSettings};
+use branchline_core::git::ObjectId;
 use branchline_core::git::smart_http::RepositoryUrl;
 use branchline_core::lfs::LfsStore;
 use branchline_core::remote::Remote;
@@ -69,6 +70,7 @@ impl TerminalRemotes {
         let (pack_cache, pack_cache_max_bytes) = connection::pack_cache(invocation)?.unzip();
         let config = OpenerConfig {
             http: http.clone(),
+            encryption: connection::encryption(invocation)?,
             pack_cache,
             pack_cache_max_bytes,
             lock_lifetime: Some(connection::lock_lifetime(invocation)),
@@ -170,8 +172,10 @@ impl TerminalRemotes {
         } else {
             self.aws_of_bucket(profile, settings.region()).await?
         };
+        let encryption = settings.own_encryption();
         let config = OpenerConfig {
             s3: settings.s3().clone(),
+            encryption: encryption.unwrap_or(&self.config.encryption).clone(),
             ..self.config.clone()
         };
         let archiver = Arc::new(ZipArchiver::new(ARCHIVE_MEMORY_BYTES));
@@ -197,6 +201,17 @@ impl OpenRemote for TerminalRemotes {
     async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
         let opener = self.opener(&spec.url).await?;
         let remote = opener.open_source(spec, memory).await?;
+        Ok(self.with_login(spec, remote))
+    }
+
+    async fn open_archived(
+        &self,
+        spec: &RemoteSpec,
+        memory: usize,
+        commit: ObjectId,
+    ) -> Result<Arc<dyn Remote>> {
+        let opener = self.opener(&spec.url).await?;
+        let remote = opener.open_archived(spec, memory, commit).await?;
         Ok(self.with_login(spec, remote))
     }
 }

@@ -4,9 +4,11 @@
 //! | module | job |
 //! |---|---|
 //! | `find` | finds the functions among those of the account |
+//! | `start` | `branchline start` |
 //! | `triggers` | `branchline triggers` |
 
 mod find;
+pub(crate) mod start;
 pub(crate) mod triggers;
 
 use std::collections::BTreeMap;
@@ -124,6 +126,11 @@ impl Stack {
     /// Returns the name of the stack; `None` for settings in place of one.
     pub(crate) fn name(&self) -> Option<&str> {
         self.functions.name()
+    }
+
+    /// Returns the configuration of AWS.
+    fn aws(&self) -> &Aws {
+        &self.aws
     }
 
     /// Returns the region.

@@ -87,19 +87,19 @@ pub(crate) struct ArtifactReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ArtifactState {
-    /// It is that of the tip.
+    /// Built from the tip.
     Current,
-    /// It is that of another commit.
+    /// Built from another commit.
     OtherCommit,
-    /// It is that of the tip, made with other settings.
+    /// Built from the tip with other settings.
     OtherSettings,
     /// The key holds the artifact of another branch.
     OtherBranch,
     /// The key holds an object of another writer.
     Foreign,
-    /// There is none.
+    /// The artifact does not exist.
     Missing,
-    /// None is made, for the reason that is given.
+    /// The artifact is not made, for the reason in the answer.
     Skipped,
     /// The settings do not select the branch.
     NotSelected,
@@ -167,7 +167,7 @@ pub(super) async fn read(
             }
         }
     }
-    // Branches whose names cannot be used.
+    // Branches whose names cannot be used, tags and pull requests.
     for left in planned.into_values().flatten() {
         let trigger = TriggerReport {
             state: TriggerState::NotNeeded,

@@ -5,7 +5,7 @@ use std::path::Path;
 use branchline_core::git::escaped_excerpt;
 use branchline_core::mirror::{
     self, BatchLimits, Mapping, MappingLimits, MirrorPreview, MirrorRequest, MirrorTask,
-    RequestOrigin,
+    ReleaseLimit, RequestOrigin, TableMemory,
 };
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
 use branchline_core::remote::Head;
@@ -231,7 +231,9 @@ async fn compare(remotes: &TerminalRemotes, mapping: &Mapping) -> MirrorReport {
     let limits = MappingLimits {
         batch: BatchLimits::default(),
         memory: MEMORY_BYTES / CONCURRENT_MAPPINGS,
+        tables: TableMemory::default(),
         stop: None,
+        release: ReleaseLimit::default(),
         meter: None,
     };
     let run = mirror::run_mapping(remotes, task, &limits).await;

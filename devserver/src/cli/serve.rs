@@ -169,7 +169,7 @@ impl ServeArgs {
             // A link to the program is not where the functions are.
             let programs = installed_functions::folder(&program.canonicalize()?)?;
             functions = whole_flow::functions(&programs, &account);
-            event_rules.push(whole_flow::rule());
+            event_rules.extend(whole_flow::rules());
         }
         if let Some(path) = &self.config {
             let config = read_config(path)?;

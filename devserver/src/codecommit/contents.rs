@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use branchline_core::codecommit::MAX_BLOB_BYTES;
+use branchline_core::git::escaped_excerpt;
 use branchline_core::name::RefName;
 use serde_json::{Value, json};
 
@@ -191,7 +192,7 @@ pub(super) async fn resolve(
     for candidate in &candidates {
         // Git's revision syntax (`main~1`, `@{1}`) cannot occur in a valid ref name.
         if !is_object_id(candidate) && RefName::new(candidate).is_err() {
-            let shown: String = specifier.unwrap_or_default().chars().take(80).collect();
+            let shown = escaped_excerpt(specifier.unwrap_or_default().as_bytes());
             return Err(ApiError::new(
                 "InvalidCommitException",
                 format!("{shown} names no commit, branch or tag"),

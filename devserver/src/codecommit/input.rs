@@ -1,6 +1,7 @@
 //! Reading an operation's input: members by name, with the error that CodeCommit gives
 //! for each that is missing or malformed.
 
+use branchline_core::git::escaped_excerpt;
 use branchline_core::name::{BranchName, RepositoryName};
 use serde_json::{Map, Value};
 
@@ -100,7 +101,7 @@ pub(crate) fn object_id(text: &str, code: &str) -> Result<String, ApiError> {
     if is_object_id(text) {
         return Ok(text.to_ascii_lowercase());
     }
-    let shown: String = text.chars().take(80).collect();
+    let shown = escaped_excerpt(text.as_bytes());
     Err(ApiError::new(
         code,
         format!("{shown} is not a full object id of 40 hexadecimal digits"),
@@ -117,7 +118,7 @@ pub(crate) fn path(text: &str, file: bool) -> Result<&str, ApiError> {
         return Ok("");
     }
     let invalid = |rule: &str| {
-        let shown: String = text.chars().take(80).collect();
+        let shown = escaped_excerpt(text.as_bytes());
         Err(ApiError::new(
             "InvalidPathException",
             format!("The path {shown} is not valid: {rule}"),

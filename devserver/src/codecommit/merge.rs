@@ -33,7 +33,7 @@ pub(super) enum ConflictLevel {
 
 /// One version of a conflicting file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Version {
+pub(super) struct FileVersion {
     /// Octal mode, `100644`.
     pub(super) mode: String,
     /// Id of the blob or commit.
@@ -43,9 +43,9 @@ pub(super) struct Version {
 /// A file that both sides changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Conflict {
-    pub(super) base: Option<Version>,
-    pub(super) destination: Option<Version>,
-    pub(super) source: Option<Version>,
+    pub(super) base: Option<FileVersion>,
+    pub(super) destination: Option<FileVersion>,
+    pub(super) source: Option<FileVersion>,
 }
 
 /// Result of a merge.
@@ -135,7 +135,7 @@ async fn add_files_of_both(
             Some((path, (before, after)))
         })
         .collect();
-    let version = |side: differences::Side| Version {
+    let version = |side: differences::Side| FileVersion {
         mode: side.mode,
         id: side.id,
     };
@@ -176,7 +176,7 @@ fn parse_merge(output: &[u8]) -> Option<Merged> {
         let [mode, id, stage] = words.as_slice() else {
             return None;
         };
-        let version = Some(Version {
+        let version = Some(FileVersion {
             mode: (*mode).to_owned(),
             id: (*id).to_owned(),
         });

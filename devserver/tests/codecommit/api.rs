@@ -266,7 +266,7 @@ async fn branches_created_and_deleted_by_the_api_are_reported_like_pushes() {
     }
     assert!(
         server.observer.take().is_empty(),
-        "what is refused is not told"
+        "what is refused is not reported"
     );
     let delete = |name: &str| {
         let delete = sdk.delete_branch().repository_name("demo");

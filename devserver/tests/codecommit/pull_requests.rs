@@ -297,11 +297,12 @@ async fn each_way_of_merging_makes_the_commit_that_git_would_make() {
         assert_eq!(events[0].detail["isMerged"], "True");
         assert_eq!(events[0].detail["pullRequestStatus"], "Closed");
         assert_eq!(events[0].detail["mergeOption"], option);
-        let told = review.server.observer.take();
+        let reported = review.server.observer.take();
         assert!(
-            told.iter()
+            reported
+                .iter()
                 .any(|line| line.contains("refs/heads/main") && line.contains(&tip[..7])),
-            "the change of the branch is reported: {told:?}"
+            "the change of the branch is reported: {reported:?}"
         );
         let error = review.server.error(operation, input).await;
         assert_eq!(error.code, "PullRequestAlreadyClosedException");

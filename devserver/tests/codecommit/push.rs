@@ -94,7 +94,7 @@ async fn each_push_is_reported_once_with_exactly_the_refs_that_changed() {
     run(&local, &["push", "--quiet", url, "main"]);
     assert!(
         server.observer.take().is_empty(),
-        "nothing changed, nothing is told"
+        "nothing changed, nothing is reported"
     );
 
     let two = commit(&local, "2\n");
@@ -193,13 +193,13 @@ async fn concurrent_pushes_are_each_reported_with_their_own_refs() {
     for push in pushes {
         push.join().unwrap();
     }
-    let mut told = server.observer.take();
-    told.sort();
+    let mut reported = server.observer.take();
+    reported.sort();
     let name = |kind: char, n: u32| format!("demo refs/heads/{kind}{n} -..{}", &id[..7]);
     let expected = (0..6)
         .map(|n| name('b', n))
         .chain((0..6).map(|n| name('c', n)));
-    assert_eq!(told, expected.collect::<Vec<_>>());
+    assert_eq!(reported, expected.collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,9 +226,9 @@ async fn four_thousand_refs_are_taken_and_one_more_is_refused() {
         &local,
         &["push", "--quiet", url, "refs/heads/b/*:refs/heads/b/*"],
     );
-    let told = server.observer.take();
-    assert_eq!(told.len(), 1, "one push is one call");
-    assert_eq!(told[0].matches(" refs/heads/b/").count(), 4000);
+    let reported = server.observer.take();
+    assert_eq!(reported.len(), 1, "one push is one call");
+    assert_eq!(reported[0].matches(" refs/heads/b/").count(), 4000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

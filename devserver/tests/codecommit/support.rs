@@ -30,12 +30,12 @@ pub(crate) struct Recorder(Mutex<Vec<(String, String, Vec<RefUpdate>)>>);
 
 impl RefObserver for Recorder {
     fn refs_changed(&self, repository: &str, principal_arn: &str, updates: &[RefUpdate]) {
-        let told = (
+        let reported = (
             repository.to_owned(),
             principal_arn.to_owned(),
             updates.to_vec(),
         );
-        self.0.lock().unwrap().push(told);
+        self.0.lock().unwrap().push(reported);
     }
 }
 
@@ -43,8 +43,9 @@ impl Recorder {
     /// Takes the notifications since the last call, a line each.
     pub(crate) fn take(&self) -> Vec<String> {
         let short = |id: &Option<String>| id.as_deref().map_or("-".into(), |id| id[..7].to_owned());
-        let told = std::mem::take(&mut *self.0.lock().unwrap());
-        told.iter()
+        let reported = std::mem::take(&mut *self.0.lock().unwrap());
+        reported
+            .iter()
             .map(|(repository, principal, updates)| {
                 assert_eq!(principal, PRINCIPAL, "the caller is named");
                 let mut line = repository.clone();
@@ -107,9 +108,10 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let (account, credentials) = account();
         let observer = Arc::new(Recorder::default());
-        let told: Arc<dyn RefObserver> = Arc::<Recorder>::clone(&observer);
+        let reported: Arc<dyn RefObserver> = Arc::<Recorder>::clone(&observer);
         let home = dir.path().join("repositories");
-        let service = CodeCommitService::open_with(home, account.clone(), told, limits).unwrap();
+        let service =
+            CodeCommitService::open_with(home, account.clone(), reported, limits).unwrap();
         let git = GitHttp::new(service.clone(), account);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -247,14 +247,14 @@ async fn tests_of_triggers_go_to_the_tester_with_the_last_commit() {
         &["push", "--quiet", &server.git_url("demo"), "main:dev"],
     );
     server.call("TestRepositoryTriggers", input).await.unwrap();
-    let told = tester.0.lock().unwrap();
+    let sent = tester.0.lock().unwrap();
     assert_eq!(
-        told[0].commit, ZERO,
+        sent[0].commit, ZERO,
         "an empty repository has no last commit"
     );
-    assert_eq!(told[2].commit, run(&local, &["rev-parse", "main"]));
-    assert_eq!(told[2].reference, "refs/heads/dev");
-    assert_eq!(told[2].principal_arn, PRINCIPAL);
+    assert_eq!(sent[2].commit, run(&local, &["rev-parse", "main"]));
+    assert_eq!(sent[2].reference, "refs/heads/dev");
+    assert_eq!(sent[2].principal_arn, PRINCIPAL);
     let stored = server.service.triggers("demo").unwrap();
     assert!(stored.triggers.is_empty(), "a test stores nothing");
 }

@@ -113,7 +113,7 @@ async fn keys_of_every_form_are_just_keys() {
             .filter(|path| path.contains("blobs/"))
             .count(),
         keys.len(),
-        "every object lies in the bucket's folder"
+        "every object is in the bucket's folder"
     );
     let listed = server
         .client

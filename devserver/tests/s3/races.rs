@@ -139,7 +139,7 @@ async fn one_winner<T, E>(
         assert_eq!(
             refusal(lost),
             code(412, "PreconditionFailed"),
-            "the others are told"
+            "the others get an error"
         );
     }
     assert_eq!(

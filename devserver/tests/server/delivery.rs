@@ -57,7 +57,7 @@ impl Heard {
 
     /// Waits until the server is idle, and returns the events of the function.
     async fn events(&self) -> Vec<Value> {
-        assert!(self.server.settle(Duration::from_secs(20)).await);
+        assert!(self.server.wait_until_idle(Duration::from_secs(20)).await);
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())

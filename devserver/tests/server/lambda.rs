@@ -95,8 +95,8 @@ async fn an_invocation_gets_its_deadline_request_id_and_arn() {
 async fn errors_panics_and_exits_are_function_errors() {
     let server = Server::start(quick(vec![function("f")])).await.unwrap();
     for (payload, error_type, message) in [
-        (json!({ "do": "fail" }), None, "it was told to fail"),
-        (json!({ "do": "panic" }), None, "it was told to panic"),
+        (json!({ "do": "fail" }), None, "it was asked to fail"),
+        (json!({ "do": "panic" }), None, "it was asked to panic"),
         (
             json!({ "do": "exit", "code": 3 }),
             Some("Runtime.ExitError"),

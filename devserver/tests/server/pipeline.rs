@@ -60,7 +60,7 @@ fn revision(kind: SourceRevisionType, value: &str) -> SourceRevisionOverride {
 }
 
 async fn finished(server: &Server, name: &str, id: &str) -> PipelineExecution {
-    assert!(server.settle(Duration::from_secs(20)).await);
+    assert!(server.wait_until_idle(Duration::from_secs(20)).await);
     codepipeline(server)
         .get_pipeline_execution()
         .pipeline_name(name)
@@ -185,7 +185,7 @@ async fn a_token_starts_one_execution_only() {
         (status, &error["__type"]),
         (400, &json!("ValidationException"))
     );
-    assert!(server.settle(Duration::from_secs(20)).await);
+    assert!(server.wait_until_idle(Duration::from_secs(20)).await);
     assert_eq!(server.pipelines().executions().len(), 2);
     server.shutdown().await;
 }
@@ -359,7 +359,7 @@ async fn executions_are_listed_newest_first_in_pages() {
         let started = client.start_pipeline_execution().name("demo").send();
         ids.push(started.await.unwrap().pipeline_execution_id.unwrap());
     }
-    assert!(server.settle(Duration::from_secs(20)).await);
+    assert!(server.wait_until_idle(Duration::from_secs(20)).await);
     ids.reverse();
     let mut pages = client
         .list_pipeline_executions()

@@ -1,55 +1,38 @@
 //! The program `branchline-dev`, as a process.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use branchline_test_support::running_program::RunningProgram;
 use serde_json::{Value, json};
 
 use crate::support::{bootstrap, git, is_running};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_branchline-dev");
 
-/// A running program; killed if a test fails before it ends it.
-struct Running {
-    child: Child,
+/// The running server, with the URL that it printed.
+struct RunningServer {
+    program: RunningProgram,
     endpoint: String,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(data: &Path, arguments: &[&str]) -> Running {
-    let mut child = Command::new(PROGRAM)
-        .args(["serve", "--data"])
-        .arg(data)
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(data.join("stderr")).unwrap())
-        .spawn()
-        .unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    let endpoint = line
-        .split_whitespace()
+fn serve(data: &Path, arguments: &[&str]) -> RunningServer {
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--data"]).arg(data).args(arguments);
+    command.env_remove("RUST_LOG");
+    command.stderr(std::fs::File::create(data.join("stderr")).unwrap());
+    let started = RunningProgram::start(&mut command);
+    let stderr = || std::fs::read_to_string(data.join("stderr")).unwrap();
+    let program = started.unwrap_or_else(|error| panic!("{error:#}: {}", stderr()));
+    let mut words = program.banner().split_whitespace();
+    let endpoint = words
         .find(|word| word.starts_with("http://"))
-        .unwrap_or_else(|| {
-            let stderr = std::fs::read_to_string(data.join("stderr")).unwrap();
-            panic!("it names its endpoint first: {line}{stderr}")
-        })
+        .unwrap_or_else(|| panic!("it names its endpoint first: {}", program.banner()))
         .to_owned();
-    // The banner is written at once, so the rest need not be read.
-    std::mem::forget(out);
-    Running { child, endpoint }
+    RunningServer { program, endpoint }
 }
 
-impl Running {
+impl RunningServer {
     fn ask(&self, arguments: &[&str]) -> Value {
         let output = Command::new(PROGRAM)
             .args(arguments)
@@ -64,11 +47,8 @@ impl Running {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    fn stop(mut self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
-        assert!(sent.success());
-        let status = self.child.wait().unwrap();
+    fn stop(self, signal: &str) {
+        let status = self.program.stop(signal).unwrap();
         assert_eq!(status.code(), Some(0), "{signal} is a clean end");
     }
 }

@@ -71,7 +71,7 @@ async fn an_event_that_fails_three_times_is_a_dead_letter_and_stays_one() {
     );
     assert_eq!(letter["attempts"], 3);
     assert_eq!(letter["condition"], "RetriesExhausted");
-    assert_eq!(letter["error_message"], "it was told to fail");
+    assert_eq!(letter["error_message"], "it was asked to fail");
     assert_eq!(server.queue().pending(), 0, "it is not tried again");
     dev(&server, "DELETE", "dead-letters", Value::Null).await;
     assert!(server.queue().dead_letters().is_empty());

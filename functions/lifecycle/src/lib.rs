@@ -293,9 +293,11 @@ pub async fn handle(
     // Repositories that only a pattern selects.
     let mut matched = BTreeMap::new();
     let mut kind = AnswerKind::Repositories;
-    for task in request::tasks(&event, &context.config.policy.destination)? {
+    let own = context.config.policy.destination.origin();
+    for task in request::tasks(&event, own.as_ref())? {
         match task {
             Err(error) => results.push(Err(error)),
+            Ok(Task::Skip(answer)) => results.push(Ok(*answer)),
             Ok(Task::Repository { repository, branch }) => {
                 let work = repositories.entry(repository).or_default();
                 work.named.extend(branch);

@@ -1,14 +1,12 @@
 //! The tasks of an event, and the answer.
 
+use branchline_core::Result;
 use branchline_core::answer;
-use branchline_core::arn::ArnParts;
+use branchline_core::arn::Origin;
 use branchline_core::codecommit::LeftOutBranch;
-use branchline_core::event::{self, Change, Request};
-use branchline_core::function::FunctionArn;
-use branchline_core::git::escaped_excerpt;
+use branchline_core::event::{self, Change, RefEvent, Request};
 use branchline_core::name::{BranchName, RepositoryName};
 use branchline_core::trigger::{Reconciled, TriggerMode};
-use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,6 +20,8 @@ pub enum Task {
         /// The branch that the event or request names, unless it was deleted.
         branch: Option<BranchName>,
     },
+    /// Nothing, for the reason of the answer.
+    Skip(Box<RepositoryAnswer>),
     /// All repositories that the settings select.
     Schedule {
         /// Whether the answer only says what would be done.
@@ -29,57 +29,30 @@ pub enum Task {
     },
 }
 
-/// Reads the tasks of an event; an invalid record does not hide the others.
+/// Reads the tasks of an event; an invalid record does not hide the others. Items of another
+/// account or region than `own` are skipped.
 ///
 /// # Errors
-/// `Config` for an event from another region than `function`'s, because a repository of that
-/// name in this region is a different one; `InvalidEvent`, naming the field.
-pub(crate) fn tasks(event: &Value, function: &FunctionArn) -> Result<Vec<Result<Task>>> {
-    let mut all = Vec::new();
+/// `InvalidEvent`, naming the field.
+pub(crate) fn tasks(event: &Value, own: Option<&Origin>) -> Result<Vec<Result<Task>>> {
+    let mut tasks = Vec::new();
     let events = event::unwrapped(event);
     let is_single = events.len() == 1;
     for event in events {
-        match event.and_then(|event| tasks_of(&event, function)) {
+        match event.and_then(|event| event::parse(&event)) {
             Err(error) if is_single => return Err(error),
-            Err(error) => all.push(Err(error)),
-            Ok(tasks) => all.extend(tasks),
+            Err(error) => tasks.push(Err(error)),
+            Ok(requests) => tasks.extend(
+                requests
+                    .into_iter()
+                    .filter_map(|request| request.map(|request| task(request, own)).transpose()),
+            ),
         }
     }
-    Ok(all)
-}
-
-fn tasks_of(event: &Value, function: &FunctionArn) -> Result<Vec<Result<Task>>> {
-    let check = |arn: &str| check_region(arn, function);
-    let mut event = event.clone();
-    let mut tasks = Vec::new();
-    if let Some(records) = event.get_mut("Records").and_then(Value::as_array_mut) {
-        let arn = |record: &Value| Some(record.get("eventSourceARN")?.as_str()?.to_owned());
-        records.retain(|record| match arn(record).map(|arn| check(&arn)) {
-            Some(Err(error)) => {
-                tasks.push(Err(error));
-                false
-            }
-            _ => true,
-        });
-        if records.is_empty() && !tasks.is_empty() {
-            return Ok(tasks);
-        }
-    } else if let Some(resources) = event.get("resources").and_then(Value::as_array) {
-        resources
-            .iter()
-            .filter_map(Value::as_str)
-            .try_for_each(check)?;
-    }
-    let requests = event::parse(&event)?;
-    tasks.extend(
-        requests
-            .into_iter()
-            .filter_map(|request| request.map(task).transpose()),
-    );
     Ok(tasks)
 }
 
-fn task(request: Request) -> Option<Task> {
+fn task(request: Request, own: Option<&Origin>) -> Option<Task> {
     Some(match request {
         Request::PullRequest(change) => {
             tracing::info!(
@@ -112,29 +85,22 @@ fn task(request: Request) -> Option<Task> {
             repository,
             branch: Some(branch),
         },
-        Request::RefEvent(change) => Task::Repository {
-            branch: change
-                .reference
-                .branch()
-                .filter(|_| change.change != Change::Deleted),
-            repository: change.repository,
-        },
+        Request::RefEvent(change) => ref_event_task(change, own),
     })
 }
 
-/// Rejects a CodeCommit ARN of another region than the function's. Other ARNs are left to the
-/// event parser.
-fn check_region(arn: &str, function: &FunctionArn) -> Result<()> {
-    match ArnParts::split(arn) {
-        Some(parts) if parts.service == "codecommit" && parts.region != function.region() => {}
-        _ => return Ok(()),
+fn ref_event_task(change: RefEvent, own: Option<&Origin>) -> Task {
+    if let Some(reason) = event::foreign_reason(change.origin.as_ref(), own) {
+        let answer = RepositoryAnswer::skipped(&change.repository, &reason);
+        return Task::Skip(Box::new(answer));
     }
-    let shown = escaped_excerpt(arn.as_bytes());
-    Err(Error::new(
-        ErrorKind::Config,
-        format!("repository `{shown}` is not in the region of `UPDATE_FUNCTION_ARN`, `{function}`"),
-    )
-    .with_hint("a trigger calls only its own region: deploy branchline in each"))
+    Task::Repository {
+        branch: change
+            .reference
+            .branch()
+            .filter(|_| change.change != Change::Deleted),
+        repository: change.repository,
+    }
 }
 
 /// Answer to an event.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use branchline_core::aws::HttpSettings;
 use branchline_core::event_bus::BusName;
+use branchline_core::mirror::{ReleaseLimit, TableMemory};
 use branchline_core::name::KmsKey;
 use branchline_core::role::RolePatterns;
 use branchline_core::settings::Settings;
@@ -17,11 +18,17 @@ const MIN_MEMORY_MIB: u32 = 32;
 /// of packs, in MiB.
 const PROGRAM_MEMORY_MIB: u32 = 64;
 
+/// Memory of the program and its connections, in MiB; what is left beside that and the pack data is
+/// for refs and the tables of packs.
+const CODE_MEMORY_MIB: u32 = 32;
+
 /// Settings of the function.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `MIGRATION_MEMORY_MIB`, in bytes: limit of the pack data in memory.
     pub memory: usize,
+    /// Memory for refs and the tables of packs; unlimited if the function's memory is unknown.
+    pub tables: TableMemory,
     /// `DEADLINE_MARGIN_SECONDS`: time before the deadline at which mirroring stops.
     pub margin: Duration,
     /// `SSE` and `KMS_KEY_ID`: encryption of the objects in S3.
@@ -62,8 +69,12 @@ impl Config {
             Ok(key.to_string())
         })?;
         let margin = settings.number("DEADLINE_MARGIN_SECONDS", 30, 1..=600)?;
+        let tables = function.saturating_sub(memory + CODE_MEMORY_MIB);
         Ok(Self {
             memory: memory as usize * 1024 * 1024,
+            tables: TableMemory {
+                max_bytes: known.then_some(tables as usize * 1024 * 1024),
+            },
             margin: Duration::from_secs(margin.into()),
             encryption: Encryption::new(settings.get("SSE"), kms_key_id)?,
             roles: settings
@@ -73,6 +84,15 @@ impl Config {
             temporary: settings.get("TMPDIR").unwrap_or("/tmp").into(),
             http: HttpSettings::read(settings),
         })
+    }
+}
+
+impl Config {
+    /// Returns the wait for the release of locks after mirroring has stopped, which leaves the rest
+    /// of the margin to the answer.
+    pub fn release_limit(&self) -> ReleaseLimit {
+        let ReleaseLimit(longest) = ReleaseLimit::default();
+        ReleaseLimit(longest.min(self.margin * 3 / 4))
     }
 }
 
@@ -140,6 +160,16 @@ mod tests {
         let here = read(&[("KMS_KEY_ID", key), ("AWS_REGION", "eu-west-1")]);
         let expected = Encryption::Kms(Some(key.to_owned()));
         assert_eq!(here.expect("it is valid").encryption, expected);
+    }
+
+    #[test]
+    fn locks_are_released_within_the_margin_before_the_timeout() {
+        for (margin, expected_ms) in [("1", 750), ("8", 6000), ("30", 10_000)] {
+            let config = read(&[("DEADLINE_MARGIN_SECONDS", margin)]).expect("it is valid");
+            let ReleaseLimit(limit) = config.release_limit();
+            assert_eq!(limit.as_millis(), expected_ms, "of {margin} seconds");
+            assert!(limit < config.margin);
+        }
     }
 
     #[test]

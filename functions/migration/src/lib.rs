@@ -1,8 +1,8 @@
 //! The `migration` function: mirrors git remotes, in any direction.
 //!
 //! One invocation goes event -> [`Request`] -> [`Mapping`] -> two opened remotes ->
-//! [`mirror::run`] -> [`Answer`]. Progress is read from the target itself, so an equal request
-//! resumes where an earlier one stopped.
+//! [`mirror::run_mapping`] -> [`Answer`]. Progress is read from the target itself, so an equal
+//! request resumes where an earlier one stopped.
 
 mod answer;
 mod config;
@@ -163,7 +163,9 @@ async fn run_mappings(
     let limits = MappingLimits {
         batch: request.batch,
         memory: context.config.memory / concurrent,
+        tables: context.config.tables,
         stop: Some(stop),
+        release: context.config.release_limit(),
         meter: None,
     };
     mirror::run_in_turns(
@@ -184,7 +186,7 @@ async fn run_mapping(
     let started = Instant::now();
     let plan = mapping.task.as_ref().is_ok_and(|task| task.plan);
     let task = mapping.task.as_ref().map_err(MappingError::error);
-    let task = task.and_then(|task| allowed_roles(&context.config, task));
+    let task = task.and_then(|task| check_roles(&context.config, task));
     let MappingRun { result, preview } = match task {
         Err(invalid) => MappingRun::failed(invalid),
         Ok(task) => mirror::run_mapping(&*context.remotes, task, limits).await,
@@ -217,6 +219,13 @@ async fn run_mapping(
                 "{warning}"
             );
         }
+        for warning in mirror::unanswered_ref_warnings(&stats) {
+            tracing::warn!(
+                source.url = answer.source,
+                target.url = answer.target,
+                "{warning}"
+            );
+        }
     }
     tracing::info!(
         source.url = answer.source,
@@ -237,7 +246,7 @@ async fn run_mapping(
         lfs.missing = stats.lfs.missing,
         lfs.left_out = stats.lfs.left_out,
         duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "worked on a mapping"
+        "processed a mapping"
     );
     let error = error.map(|error| error.context(mirror::describe(&answer, &stats)));
     (answer, error)
@@ -276,7 +285,7 @@ fn denied_deletion(context: &Context, mapping: &Mapping) -> Option<String> {
 }
 
 /// Returns the task, unless it names a role that the settings do not allow.
-fn allowed_roles<'a>(config: &Config, task: &'a MirrorTask) -> Result<&'a MirrorTask> {
+fn check_roles<'a>(config: &Config, task: &'a MirrorTask) -> Result<&'a MirrorTask> {
     let mut roles = task.roles();
     match roles.find(|role| !config.roles.allow(role)) {
         None => Ok(task),
@@ -291,10 +300,15 @@ fn allowed_roles<'a>(config: &Config, task: &'a MirrorTask) -> Result<&'a Mirror
 /// Names the stack's parameter that grants access to a bucket.
 fn with_stack_hint(error: Error) -> Error {
     let is_of_s3 = |hint: &str| hint.contains("`s3:");
-    match error.hint().filter(|hint| is_of_s3(hint)) {
-        Some(hint) if error.kind() == ErrorKind::AccessDenied => {
+    let is_of_memory = |hint: &str| hint.starts_with("raise the memory limit");
+    match error.hint() {
+        Some(hint) if error.kind() == ErrorKind::AccessDenied && is_of_s3(hint) => {
             let hint =
                 format!("{hint}; a stack grants access to the bucket of `MirrorBucket` only");
+            error.with_hint(hint)
+        }
+        Some(hint) if error.kind() == ErrorKind::FileTooLarge && is_of_memory(hint) => {
+            let hint = format!("{hint}: that of a stack is `MigrationMemorySize`");
             error.with_hint(hint)
         }
         _ => error,

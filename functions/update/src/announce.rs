@@ -1,14 +1,14 @@
 //! The function's own events on the bus of `EVENT_BUS_NAME`.
 
 use branchline_core::Error;
-use branchline_core::event_bus::{Announcement, ArchivedArtifact, Work};
+use branchline_core::event_bus::{Announcement, ArchivedArtifact, BranchCommit};
 use branchline_core::name::CommitId;
 
 use crate::Context;
 use crate::request::{ArtifactAnswer, BranchTask};
 
-fn work(task: &BranchTask, commit: Option<CommitId>) -> Work {
-    Work {
+fn work(task: &BranchTask, commit: Option<CommitId>) -> BranchCommit {
+    BranchCommit {
         repository: task.repository.to_string(),
         branch: task.branch.to_string(),
         commit: commit.map(|commit| commit.to_string()),

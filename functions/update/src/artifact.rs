@@ -20,7 +20,7 @@ pub(crate) const EXECUTION_TAG: &str = "branchline-execution";
 /// The tag with the pipeline whose execution was started on an artifact.
 pub(crate) const PIPELINE_TAG: &str = "branchline-pipeline";
 
-/// Metadata and tag with the marks of the pipelines that are to be started on an artifact.
+/// Metadata and tag with the hashes of the pipelines that are to be started on an artifact.
 pub(crate) const PIPELINES: &str = "branchline-pipelines";
 
 const REPOSITORY: &str = "branchline-repository";
@@ -134,10 +134,7 @@ impl ArtifactIdentity {
         Self {
             any_branch: key.has_commit() && !key.has_branch(),
             repository: repository.to_string(),
-            name_of: match kind {
-                RefKind::Branch => BRANCH,
-                RefKind::Tag(_) | RefKind::Commit(_) | RefKind::PullRequest { .. } => REFERENCE,
-            },
+            name_of: name_of(kind),
             branch: name_text(&kind.label(branch)),
             commit: commit.to_string(),
             settings: hex::encode(&Sha256::digest(settings)[..8]),
@@ -194,6 +191,11 @@ impl ArtifactIdentity {
         self.any_branch
     }
 
+    /// Returns true when `head` describes an artifact that was made with the same settings.
+    pub(crate) fn has_settings_of(&self, head: &ObjectHead) -> bool {
+        head.metadata.user.get(SETTINGS) == Some(&self.settings)
+    }
+
     /// Returns the commit of `head` when it describes an artifact of the same branch at another
     /// commit.
     pub(crate) fn previous_commit(&self, head: &ObjectHead) -> Option<CommitId> {
@@ -215,7 +217,7 @@ impl ArtifactIdentity {
     }
 
     /// Returns the user metadata of a new artifact, with room for [`FILES`]; `pipelines` are the
-    /// marks of the pipelines that it is made for.
+    /// hashes of the pipelines that it is made for.
     pub(crate) fn metadata(
         &self,
         commit: &Commit,
@@ -239,7 +241,7 @@ impl ArtifactIdentity {
                 .clone()
                 .map(|origin| (ORIGIN.to_owned(), origin)),
         );
-        user.extend(pipelines.map(|marks| (PIPELINES.to_owned(), marks.to_owned())));
+        user.extend(pipelines.map(|hashes| (PIPELINES.to_owned(), hashes.to_owned())));
         let used_bytes: usize = user
             .iter()
             .map(|(name, value)| name.len() + value.len())
@@ -291,6 +293,34 @@ pub(crate) fn branch_of(head: &ObjectHead) -> Option<(RepositoryName, BranchName
     let repository = RepositoryName::new(user.get(REPOSITORY)?).ok()?;
     let branch = decode_branch(user.get(BRANCH)?)?;
     Some((repository, branch))
+}
+
+/// Returns whether an artifact, of whatever kind, is of `repository`.
+pub(crate) fn is_of_repository(head: &ObjectHead, repository: &RepositoryName) -> bool {
+    let recorded = head.metadata.user.get(REPOSITORY);
+    recorded.is_some_and(|recorded| recorded == repository.as_str())
+}
+
+/// Returns the label of what an artifact was made of, if that is not a branch: `refs/tags/v1.0`,
+/// `commit/<id>`, `pull/12`.
+pub(crate) fn reference_of(head: &ObjectHead) -> Option<String> {
+    let text = head.metadata.user.get(REFERENCE)?;
+    let name = percent_decode_str(text).decode_utf8().ok()?;
+    Some(name.into_owned())
+}
+
+/// Returns whether an artifact was made of what a task with this kind and label is about.
+pub(crate) fn is_made_of(head: &ObjectHead, kind: &RefKind, label: &str) -> bool {
+    let recorded = head.metadata.user.get(name_of(kind));
+    recorded.is_some_and(|recorded| *recorded == name_text(label))
+}
+
+/// Returns the name of the metadata that name something of `kind`.
+fn name_of(kind: &RefKind) -> &'static str {
+    match kind {
+        RefKind::Branch => BRANCH,
+        RefKind::Tag(_) | RefKind::Commit(_) | RefKind::PullRequest { .. } => REFERENCE,
+    }
 }
 
 /// Returns the number of files of an artifact from its metadata.

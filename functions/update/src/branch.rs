@@ -4,6 +4,7 @@
 //! | file | job |
 //! |---|---|
 //! | this one | compares branch and artifact, and decides |
+//! | `ahead` | reads the commit, and beside it what its archive begins with |
 //! | `chosen` | chooses the pipelines by the filters of `TRIGGERS` |
 //! | `build` | archives the tip |
 //! | `observe` | records the state for a plan, and checks the pipeline |
@@ -11,8 +12,10 @@
 //! | `marker` | writes a marker instead, for pipelines that read CodeCommit |
 //! | `reuse` | finds the artifact that the archive is made from |
 //! | `start` | starts the pipeline and records the execution |
+//! | `tip` | reads the commit that is to be archived |
 //! | `variables` | values of the execution's variables |
 
+mod ahead;
 mod build;
 mod chosen;
 mod marker;
@@ -20,6 +23,7 @@ mod observe;
 mod pull;
 mod reuse;
 mod start;
+mod tip;
 mod variables;
 
 use std::sync::OnceLock;
@@ -28,7 +32,9 @@ use std::time::{Duration, Instant};
 use branchline_core::name::{BranchName, CommitId, RepositoryName};
 use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{Error, ErrorKind, Result};
+use futures_util::future::join;
 
+use self::ahead::ReadCommit;
 use self::chosen::Choice;
 use self::pull::PullState;
 pub(crate) use self::start::not_versioned;
@@ -47,7 +53,7 @@ use crate::started;
 const MAX_CONFLICTS: u32 = 5;
 
 /// Reason in the answer of an artifact that is made for later events.
-const STARTS_NOTHING: &str = "`TRIGGERS` starts no pipeline on it now";
+const STARTS_NOTHING: &str = "no pipeline of `TRIGGERS` is to be started yet";
 
 /// Time before the function's deadline that is kept for an orderly failure.
 pub(crate) const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
@@ -69,7 +75,7 @@ pub(crate) async fn update_branch(
     }
     if let Some(triggers) = &context.config.triggers
         && task.overrides.pipeline.is_none()
-        && !triggers.serve(repository, branch, &task.kind)
+        && !triggers.can_start(repository, branch, &task.kind)
     {
         let why = format!("no filter of `TRIGGERS` matches the {}", task.kind.noun());
         return Ok(answer(task, task.commit, Outcome::Skipped, Some(&why)));
@@ -82,8 +88,8 @@ pub(crate) async fn update_branch(
         tries += 1;
         match result {
             // No other event will fix this: the newer event already saw the old artifact.
-            Ok(AttemptOutcome::WentBack) if tries < MAX_CONFLICTS => expected = None,
-            Ok(AttemptOutcome::WentBack) => {
+            Ok(AttemptOutcome::TipMovedBack) if tries < MAX_CONFLICTS => expected = None,
+            Ok(AttemptOutcome::TipMovedBack) => {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!(
@@ -110,7 +116,7 @@ pub(crate) async fn update_branch(
 enum AttemptOutcome {
     Answer(Box<BranchAnswer>),
     /// The branch moved back to the commit whose artifact was just replaced.
-    WentBack,
+    TipMovedBack,
 }
 
 impl From<BranchAnswer> for AttemptOutcome {
@@ -135,6 +141,18 @@ fn answer(
         execution_id: None,
         executions: Vec::new(),
     }
+}
+
+/// Fails if `deadline` is over.
+pub(crate) fn check_time(deadline: Instant) -> Result<()> {
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Deadline,
+        "no time is left before the function's deadline",
+    )
+    .with_hint("raise the function's timeout or its memory"))
 }
 
 /// One attempt: reads branch and artifact, then acts.
@@ -193,13 +211,16 @@ impl<'a> Attempt<'a> {
             let location = self.location(None)?;
             found = self.head(&location).await?;
         }
-        let Some(tip) = self.tip().await? else {
-            let why = format!("the {} is gone", self.task.kind.noun());
+        let found_head = found.as_ref();
+        let (tip, read) = join(self.tip(found_head), self.read_expected(found_head)).await;
+        let Some(tip) = tip? else {
+            let why = format!("the {} does not exist any more", self.task.kind.noun());
             return Ok(answer(self.task, None, Outcome::Skipped, Some(&why)).into());
         };
         if let Some(expected) = self.expected.filter(|expected| *expected != tip) {
-            self.check_existence(expected).await?;
-            let reason = format!("the tip is {tip} by now");
+            let read = read.map(|read| read.commit);
+            self.check_existence(expected, read).await?;
+            let reason = format!("the tip is now {tip}");
             return Ok(answer(
                 self.task,
                 Some(expected),
@@ -212,17 +233,7 @@ impl<'a> Attempt<'a> {
         if self.key.has_commit() {
             found = self.head(&location).await?;
         }
-        let config = &self.context.config;
-        let origin = self.context.origin();
-        let identity = ArtifactIdentity::new(
-            config,
-            self.key,
-            self.repository(),
-            self.branch(),
-            &self.task.kind,
-            tip,
-            origin.as_ref(),
-        );
+        let identity = self.identity(tip);
         if let Some(other) = found.as_ref().and_then(|head| identity.other_kind(head)) {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -247,9 +258,9 @@ impl<'a> Attempt<'a> {
                 "put `{account}` and `{region}` into `ARTIFACT_KEY` where stacks share a bucket",
             ));
         }
-        if self.is_finished() {
+        if self.is_closed_pull_request() {
             return self
-                .finish_pull_request(tip, &location, &identity, found.as_ref())
+                .finish_pull_request(tip, &location, &identity, found.as_ref(), read)
                 .await;
         }
         self.observe(tip, &location, &identity, found.as_ref())
@@ -260,48 +271,10 @@ impl<'a> Attempt<'a> {
                 .await
                 .map(AttemptOutcome::from),
             found => {
-                self.rebuild(tip, &location, &identity, found.as_ref())
+                self.rebuild(tip, &location, &identity, found.as_ref(), read)
                     .await
             }
         }
-    }
-
-    /// Reads the commit that is to be archived; `None` for a branch or tag that is gone, unless a
-    /// request by hand names it.
-    async fn tip(&self) -> Result<Option<CommitId>> {
-        let codecommit = &self.context.codecommit;
-        let (tip, is_gone): (_, fn(&Error) -> bool) = match &self.task.kind {
-            RefKind::Branch => (
-                codecommit
-                    .get_branch(self.repository(), self.branch())
-                    .await,
-                Error::is_branch_missing,
-            ),
-            RefKind::Tag(tag) => (
-                codecommit.get_tag(self.repository(), tag).await,
-                Error::is_commit_missing,
-            ),
-            RefKind::Commit(commit) => return Ok(Some(*commit)),
-            RefKind::PullRequest { id, .. } => return self.pull_request_tip(id).await,
-        };
-        match tip {
-            Ok(tip) => Ok(Some(tip)),
-            Err(error) if is_gone(&error) && self.task.requester != Requester::ByHand => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Fails for a commit that the repository does not have, as in an event made by hand.
-    async fn check_existence(&self, commit: CommitId) -> Result<()> {
-        let codecommit = &self.context.codecommit;
-        let found = codecommit.get_commit(self.repository(), commit).await;
-        found.map(drop).map_err(|error| {
-            if error.kind() == ErrorKind::NotFound && !error.is_repository_missing() {
-                error.with_hint("name a commit that was pushed, or none for the branch's tip")
-            } else {
-                error
-            }
-        })
     }
 
     /// Returns false for an object that a pipeline must be pinned to and that has no version,
@@ -313,6 +286,20 @@ impl<'a> Attempt<'a> {
                 .version_id
                 .as_deref()
                 .is_some_and(|version| version != "null")
+    }
+
+    /// Returns the identity of the artifact of `tip`.
+    fn identity(&self, tip: CommitId) -> ArtifactIdentity {
+        let origin = self.context.origin();
+        ArtifactIdentity::new(
+            &self.context.config,
+            self.key,
+            self.repository(),
+            self.branch(),
+            &self.task.kind,
+            tip,
+            origin.as_ref(),
+        )
     }
 
     fn starts_pipelines(&self) -> bool {
@@ -332,14 +319,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn check_time(&self) -> Result<()> {
-        if Instant::now() < self.deadline {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Deadline,
-            "no time is left before the function's deadline",
-        )
-        .with_hint("raise the function's timeout or its memory"))
+        check_time(self.deadline)
     }
 
     /// The artifact is current: ensures that its execution was started.
@@ -363,21 +343,21 @@ impl<'a> Attempt<'a> {
                 .await;
         }
         let Some(target) = self.target(tip)? else {
-            return Ok(self.done(tip, Outcome::Unchanged, artifact, None));
+            return Ok(self.answer_with_artifact(tip, Outcome::Unchanged, artifact, None));
         };
         let store = &self.context.store;
         let tags = store
             .get_tags(&location.bucket, &location.key, head.version_id.as_deref())
             .await?;
         let is_held_back = artifact::is_existing(head)
-            && !existing::is_proof(self.task.requester)
+            && !existing::names_branch(self.task.requester)
             && self.context.config.existing_branches != ExistingBranches::Start;
         match (tags.get(EXECUTION_TAG), tags.get(PIPELINE_TAG)) {
             // A request by name writes the pipeline's tag first, so that the next schedule
             // completes a start that failed.
             (None, None) if is_held_back => Ok(BranchAnswer {
-                reason: Some(existing::NOT_STARTED.to_owned()),
-                ..self.done(tip, Outcome::Unchanged, artifact, None)
+                reason: Some(existing::not_started(&self.task.kind)),
+                ..self.answer_with_artifact(tip, Outcome::Unchanged, artifact, None)
             }),
             (Some(id), started)
                 if !self.task.again
@@ -385,7 +365,7 @@ impl<'a> Attempt<'a> {
                         || started.is_some_and(|started| started == target.pipeline.as_str())) =>
             {
                 let id = id.clone();
-                Ok(self.done(tip, Outcome::Unchanged, artifact, Some(id)))
+                Ok(self.answer_with_artifact(tip, Outcome::Unchanged, artifact, Some(id)))
             }
             (None, None) if artifact::is_existing(head) && self.plan.is_none() => {
                 let mut tags = tags;
@@ -400,44 +380,42 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Archives the tip, replacing the `found` artifact, and starts the pipeline.
+    /// Archives the tip, replacing the `found` artifact, and starts the pipeline. The commit may
+    /// have been `read`.
     async fn rebuild(
         &self,
         tip: CommitId,
         location: &S3Location,
         identity: &ArtifactIdentity,
         found: Option<&ObjectHead>,
+        read: Option<ReadCommit<'a>>,
     ) -> Result<AttemptOutcome> {
         let filters = self.filters();
         let mut targets = self.possible_targets(tip)?;
-        let versions = async {
-            match targets.first() {
-                Some(target) if self.context.config.pin_for(self.key) != RevisionPin::None => {
-                    self.context
-                        .require_versions(&location.bucket, &target.pipeline)
-                        .await
-                }
-                _ => Ok(()),
-            }
+        let near = (location, identity, found);
+        let read = if let Some(read) = read {
+            read
+        } else {
+            let pipeline = targets.first().map(|target| &target.pipeline);
+            self.read_commit(tip, near, pipeline).await
         };
-        // Concurrent, because neither depends on the other's result.
-        let commit = self.context.codecommit.get_commit(self.repository(), tip);
-        let ((), commit) = futures_util::try_join!(versions, commit)?;
+        read.versions?;
+        let (commit, base, slot) = (read.commit?, read.base?, read.slot);
         let provenance =
             existing::provenance(self.context, self.task, &commit, identity, found).await?;
         let is_ignored = provenance.is_existing
             && self.context.config.existing_branches == ExistingBranches::Ignore;
         if is_ignored {
-            let reason = Some(existing::IGNORED);
-            return Ok(answer(self.task, Some(tip), Outcome::Skipped, reason).into());
+            let why = existing::ignored(&self.task.kind);
+            return Ok(answer(self.task, Some(tip), Outcome::Skipped, Some(&why)).into());
         }
         // A branch that is older than the stack is not started.
         let held_back = provenance.is_existing && !targets.is_empty();
-        let reason = held_back.then_some(existing::NOT_STARTED);
+        let reason = held_back.then(|| existing::not_started(&self.task.kind));
         if held_back {
             targets.clear();
         } else if let Some(filters) = filters {
-            let choice = self.choose(filters, tip, location, identity, found);
+            let choice = self.choose_targets(filters, tip, location, identity, found);
             match choice.await? {
                 Choice::Start(chosen) => targets = chosen,
                 Choice::Skip(why) => {
@@ -445,6 +423,8 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
+        let starts_nothing = filters.is_some() && targets.is_empty();
+        let reason = reason.or_else(|| starts_nothing.then(|| STARTS_NOTHING.to_owned()));
         if let Some(plan) = self.plan {
             let outcome = if identity.is_of_any_branch() && !plan.add(location) {
                 Outcome::Unchanged
@@ -453,9 +433,12 @@ impl<'a> Attempt<'a> {
             } else {
                 Outcome::Uploaded
             };
-            return Ok(answer(self.task, Some(tip), outcome, reason).into());
+            return Ok(answer(self.task, Some(tip), outcome, reason.as_deref()).into());
         }
-        let _slot = self.context.build_slot.acquire().await;
+        let _slot = match slot {
+            Some(slot) => Ok(slot),
+            None => self.context.build_slot.acquire().await,
+        };
         self.check_time()?;
         if identity.is_of_any_branch()
             && let Some(head) = self.head(location).await?
@@ -472,8 +455,12 @@ impl<'a> Attempt<'a> {
             Some(head) => Precondition::Matches(head.etag.clone()),
             None => Precondition::Absent,
         };
-        let previous = self.previous(&commit, location, identity, found).await?;
-        let marks = filters.map(|_| started::marks(&targets));
+        let base = if let Some(base) = base {
+            base
+        } else {
+            self.base_of(&commit, near).await?
+        };
+        let hashes = filters.map(|_| started::pipeline_hashes(&targets));
         let artifact = self
             .build(
                 &commit,
@@ -481,8 +468,8 @@ impl<'a> Attempt<'a> {
                 identity,
                 precondition,
                 provenance,
-                marks.as_deref(),
-                previous,
+                hashes.as_deref(),
+                base,
             )
             .await?;
         let denied = self.context.denied_deletions.take(&location.bucket);
@@ -490,29 +477,18 @@ impl<'a> Attempt<'a> {
         if let Some(replaced) = found.and_then(|head| identity.previous_commit(head))
             && self.is_tip(replaced).await?
         {
-            return Ok(AttemptOutcome::WentBack);
+            return Ok(AttemptOutcome::TipMovedBack);
         }
-        let reason = reason.or((filters.is_some() && targets.is_empty()).then_some(STARTS_NOTHING));
         let mut answer = match targets.as_slice() {
             [] => BranchAnswer {
-                reason: reason.map(str::to_owned),
-                ..self.done(tip, Outcome::Uploaded, artifact, None)
+                reason,
+                ..self.answer_with_artifact(tip, Outcome::Uploaded, artifact, None)
             },
             [target] if filters.is_none() => self.start(tip, target, location, artifact).await?,
             targets => self.start_all(tip, targets, location, artifact).await?,
         };
         answer.reason = answer.reason.or(denied);
         Ok(answer.into())
-    }
-
-    /// Returns true when the tip is `commit` now. The precondition does not detect a branch that
-    /// moved forward and back meanwhile, because equal bytes have equal `ETag`s.
-    async fn is_tip(&self, commit: CommitId) -> Result<bool> {
-        match self.tip().await {
-            Ok(tip) => Ok(tip == Some(commit)),
-            Err(error) if error.is_branch_missing() || error.is_commit_missing() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Returns the pipelines that a push can start, whatever it changes.
@@ -546,7 +522,7 @@ impl<'a> Attempt<'a> {
         self.pipeline.map(target).transpose()
     }
 
-    fn done(
+    fn answer_with_artifact(
         &self,
         tip: CommitId,
         outcome: Outcome,

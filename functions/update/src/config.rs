@@ -1,7 +1,9 @@
 //! The settings of the `update` function, read once at init.
 
+use branchline_core::archive::ReadMethod;
 use branchline_core::aws::HttpSettings;
 use branchline_core::event_bus::BusName;
+use branchline_core::git::escaped_excerpt;
 use branchline_core::name::{BucketName, KmsKey, PipelineName};
 use branchline_core::pattern::{BranchPatterns, RepositoryPatterns};
 use branchline_core::settings::Settings;
@@ -25,7 +27,7 @@ const DEFAULT_CONCURRENCY: u32 = 32;
 pub struct ResultSettings {
     /// `PULL_REQUEST_COMMENT`: whether a comment says how the pipeline ended.
     pub comment: bool,
-    /// `PULL_REQUEST_APPROVAL`: whether success approves, and failure takes that back.
+    /// `PULL_REQUEST_APPROVAL`: whether success approves, and failure revokes the approval.
     pub approval: bool,
 }
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub lfs: Option<LfsLocation>,
     /// `ARCHIVE_SUBMODULES`: whether the content of submodules is archived.
     pub submodules: bool,
+    /// `ARCHIVE_SOURCE`: the way to read a commit that is archived in full.
+    pub read_method: ReadMethod,
     /// `PIPELINE_NAME`: the pipeline to start; `None` starts nothing.
     pub pipeline: Option<KeyTemplate>,
     /// `TRIGGERS`: the pipelines to start, chosen by filters.
@@ -137,6 +141,9 @@ impl Config {
             export_ignore: settings.flag("ARCHIVE_EXPORT_IGNORE", true)?,
             lfs: settings.optional("ARCHIVE_LFS", LfsLocation::new)?,
             submodules: settings.flag("ARCHIVE_SUBMODULES", false)?,
+            read_method: settings
+                .optional("ARCHIVE_SOURCE", ReadMethod::new)?
+                .unwrap_or_default(),
             pipeline: settings.optional("PIPELINE_NAME", KeyTemplate::parse_pipeline_name)?,
             triggers: settings.optional("TRIGGERS", PipelineFilters::parse)?,
             source: settings
@@ -225,7 +232,7 @@ impl Config {
             )
             .with_hint("move the pipeline of `PIPELINE_NAME` into `TRIGGERS`, or leave one out"));
         }
-        if triggers.have_paths() && self.key.has_commit() {
+        if triggers.any_file_paths() && self.key.has_commit() {
             return Err(Error::new(
                 ErrorKind::Config,
                 "`TRIGGERS` has `filePaths`, but `ARTIFACT_KEY` has `{commit}`: a push is compared \
@@ -391,7 +398,7 @@ fn action_name(text: &str) -> Result<&str> {
             ErrorKind::Config,
             format!(
                 "`{}` must be an action name: 1 to 100 letters, digits, `.`, `@`, `_` and `-`",
-                text.chars().take(80).collect::<String>().escape_debug()
+                escaped_excerpt(text.as_bytes())
             ),
         )
     })

@@ -8,6 +8,10 @@
 //!
 //! An artifact of an older branch is marked (`branchline-existing`), so that no later schedule
 //! starts it. The next push, or a request by name, starts a pipeline and leaves no mark.
+//!
+//! The same holds for pull requests. Of tags only those are archived by a schedule whose commit is
+//! not older than the first artifact of a tag, because a filter that is set later must not release
+//! everything again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use branchline_core::Result;
 use branchline_core::git::object::Commit;
-use branchline_core::name::RepositoryName;
-use branchline_core::storage::ObjectHead;
+use branchline_core::name::{BucketName, RepositoryName};
+use branchline_core::storage::{ObjectHead, ObjectSummary};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::OnceCell;
 
@@ -24,6 +28,7 @@ use crate::Context;
 use crate::artifact::{self, ArtifactIdentity, Provenance};
 use crate::config::ExistingBranches;
 use crate::key_template::KeyMatch;
+use crate::ref_kind::RefKind;
 use crate::request::{BranchTask, Requester};
 
 /// Maximum number of artifacts of a repository that are read for the time when it was first seen:
@@ -49,8 +54,9 @@ impl FirstSeen {
     }
 }
 
-/// Returns true if the branch's event or request proves that its pipeline is to be started.
-pub(crate) fn is_proof(requester: Requester) -> bool {
+/// Returns true if an event or a request names the branch, which proves that its pipeline is to be
+/// started.
+pub(crate) fn names_branch(requester: Requester) -> bool {
     match requester {
         Requester::ByEvent | Requester::ByHand => true,
         Requester::ByLifecycle | Requester::BySchedule => false,
@@ -65,20 +71,21 @@ pub(crate) async fn provenance(
     identity: &ArtifactIdentity,
     found: Option<&ObjectHead>,
 ) -> Result<Provenance> {
-    let is_proof = is_proof(task.requester);
+    // A schedule names no older tags, because it does not archive them.
+    let names_branch = names_branch(task.requester) || matches!(task.kind, RefKind::Tag(_));
     if let Some(head) = found.filter(|head| identity.is_of_branch(head)) {
         // The branch moved since, or the settings changed.
         let has_moved = identity.previous_commit(head).is_some();
         return Ok(Provenance {
             since: artifact::since(head),
-            is_existing: artifact::is_existing(head) && !is_proof && !has_moved,
+            is_existing: artifact::is_existing(head) && !names_branch && !has_moved,
         });
     }
     let never = Provenance {
         since: now(),
         is_existing: false,
     };
-    if is_proof || context.config.existing_branches == ExistingBranches::Start {
+    if names_branch || context.config.existing_branches == ExistingBranches::Start {
         return Ok(never);
     }
     let since = context.first_seen.since(context, task).await?;
@@ -97,16 +104,33 @@ async fn read_since(context: &Context, task: &BranchTask) -> Result<Option<i64>>
     Ok(heads.iter().map(artifact::since).min())
 }
 
+/// Returns the earliest time that artifacts of tags of `repository` among `objects` record; `None`
+/// if there are none.
+pub(crate) async fn since_of_tags(
+    context: &Context,
+    bucket: &BucketName,
+    objects: Vec<ObjectSummary>,
+    repository: &RepositoryName,
+) -> Result<Option<i64>> {
+    let heads = read_oldest(context, bucket, objects, repository).await?;
+    let is_of_tag = |head: &&ObjectHead| {
+        artifact::reference_of(head).is_some_and(|name| name.starts_with("refs/tags/"))
+    };
+    Ok(heads.iter().filter(is_of_tag).map(artifact::since).min())
+}
+
 /// Returns true if there is an artifact of the branch at another commit, whose key has the commit.
 async fn has_older_artifact(context: &Context, task: &BranchTask) -> Result<bool> {
     let (_, template) = context.location_of(task);
     if !template.has_commit() || !template.has_branch() {
         return Ok(false);
     }
-    let pattern = template.pattern_of(&task.repository, &task.branch, context.origin().as_ref());
+    let origin = context.origin();
+    let pattern = template.pattern_of(&task.repository, &task.branch, &task.kind, origin.as_ref());
     let start = pattern.split("{commit}").next().unwrap_or_default();
     let heads = oldest_artifacts(context, task, start).await?;
-    let is_own = |head| artifact::branch_of(head).is_some_and(|(_, branch)| branch == task.branch);
+    let label = task.label();
+    let is_own = |head| artifact::is_made_of(head, &task.kind, &label);
     Ok(heads.iter().any(is_own))
 }
 
@@ -127,6 +151,17 @@ async fn oldest_artifacts(
             KeyMatch::OfAny => true,
         },
     );
+    read_oldest(context, bucket, objects, &task.repository).await
+}
+
+/// Reads the oldest of `objects` that are artifacts of `repository`.
+async fn read_oldest(
+    context: &Context,
+    bucket: &BucketName,
+    mut objects: Vec<ObjectSummary>,
+    repository: &RepositoryName,
+) -> Result<Vec<ObjectHead>> {
+    let origin = context.origin();
     objects.sort_by_key(|object| object.last_modified);
     objects.truncate(MAX_READ_ARTIFACTS);
     let heads = stream::iter(objects).map(|object| async move {
@@ -135,14 +170,14 @@ async fn oldest_artifacts(
     });
     let heads: Vec<_> = heads.buffered(CONCURRENT_READS).try_collect().await?;
     let is_own = |head: &ObjectHead| {
-        artifact::branch_of(head).is_some_and(|(repository, _)| repository == task.repository)
+        artifact::is_of_repository(head, repository)
             && !artifact::is_of_other_origin(head, origin.as_ref())
     };
     Ok(heads.into_iter().flatten().filter(is_own).collect())
 }
 
 /// Returns the committer's time in seconds since the epoch; `None` if it cannot be read.
-fn committed_at(commit: &Commit) -> Option<i64> {
+pub(crate) fn committed_at(commit: &Commit) -> Option<i64> {
     commit.committer.date.split(' ').next()?.parse().ok()
 }
 
@@ -151,10 +186,14 @@ fn now() -> i64 {
     now.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Reason in the answer of a branch whose pipeline is not started.
-pub(crate) const NOT_STARTED: &str =
-    "the branch is older than the stack: its next push starts a pipeline";
+/// Returns the reason in the answer of something whose pipeline is not started.
+pub(crate) fn not_started(kind: &RefKind) -> String {
+    let noun = kind.noun();
+    format!("the {noun} is older than the stack: its next push starts a pipeline")
+}
 
-/// Reason in the answer of a branch that is not archived.
-pub(crate) const IGNORED: &str =
-    "the branch is older than the stack: its next push is archived (`EXISTING_BRANCHES`)";
+/// Returns the reason in the answer of something that is not archived.
+pub(crate) fn ignored(kind: &RefKind) -> String {
+    let noun = kind.noun();
+    format!("the {noun} is older than the stack: its next push is archived (`EXISTING_BRANCHES`)")
+}

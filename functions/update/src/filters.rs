@@ -10,10 +10,10 @@ use sha2::{Digest as _, Sha256};
 use crate::key_template::{KeyTemplate, TemplateValues};
 use crate::ref_kind::RefKind;
 
-/// Maximum number of pipelines for one artifact: their marks fit into the value of one tag.
+/// Maximum number of pipelines for one artifact: their hashes fit into the value of one tag.
 const MAX_PIPELINES: usize = 28;
 
-/// Number of hexadecimal digits of a mark, and of the digest of all filters.
+/// Number of hexadecimal digits of a pipeline's hash, and of the digest of all filters.
 const HASH_DIGITS: usize = 8;
 
 /// Pipelines with their filters.
@@ -36,17 +36,17 @@ pub(crate) struct StartTarget {
     pub(crate) pipeline: PipelineName,
     pub(crate) source_action: String,
     /// Short hash of the pipeline's name, by which an artifact's metadata name the pipeline.
-    pub(crate) mark: String,
-    /// Name in the tags of the artifact: the pipeline's, with `:closed` for the start at the end of
-    /// a pull request, which is another one than that at its beginning.
-    pub(crate) label: String,
+    pub(crate) pipeline_hash: String,
+    /// Name in the tags of the artifact: the pipeline's name, with `:closed` for the start at the
+    /// end of a pull request, which differs from the start at its beginning.
+    pub(crate) tag_name: String,
 }
 
 impl StartTarget {
     pub(crate) fn new(pipeline: PipelineName, source_action: &str) -> Self {
         Self {
-            mark: short_hash(pipeline.as_str()),
-            label: pipeline.to_string(),
+            pipeline_hash: short_hash(pipeline.as_str()),
+            tag_name: pipeline.to_string(),
             pipeline,
             source_action: source_action.to_owned(),
         }
@@ -54,10 +54,10 @@ impl StartTarget {
 
     /// Returns the start of the same pipeline at the end of a pull request.
     pub(crate) fn at_end(&self) -> Self {
-        let label = format!("{}:closed", self.pipeline);
+        let tag_name = format!("{}:closed", self.pipeline);
         Self {
-            mark: short_hash(&label),
-            label,
+            pipeline_hash: short_hash(&tag_name),
+            tag_name,
             ..self.clone()
         }
     }
@@ -91,8 +91,8 @@ impl PipelineFilters {
         &self.digest
     }
 
-    /// Returns whether a push is compared by the paths that it changes.
-    pub(crate) fn have_paths(&self) -> bool {
+    /// Returns whether any filter has file paths, so that the changes of a push are read.
+    pub(crate) fn any_file_paths(&self) -> bool {
         let mut filters = self.list.iter().flat_map(|filter| &filter.trigger.push);
         filters.any(|filter| {
             matches!(
@@ -105,37 +105,55 @@ impl PipelineFilters {
         })
     }
 
-    /// Returns whether a push of what `kind` says can start a pipeline. A commit, which is only
-    /// named by hand, is archived without one.
-    pub(crate) fn serve(
+    /// Returns whether an event of this `kind` can start a pipeline. A commit is named only by
+    /// hand, and is archived without a pipeline.
+    pub(crate) fn can_start(
         &self,
         repository: &RepositoryName,
         branch: &BranchName,
         kind: &RefKind,
     ) -> bool {
         match kind {
-            RefKind::Branch => self.serve_branch(repository, branch),
+            RefKind::Branch => self.can_start_branch(repository, branch),
             RefKind::Tag(tag) => self
                 .list
                 .iter()
                 .any(|filter| filter.trigger.matches_tag(repository, tag.as_str())),
             RefKind::Commit(_) => true,
-            RefKind::PullRequest { .. } => self.list.iter().any(|filter| {
-                let trigger = &filter.trigger;
-                trigger.repositories.matches(repository) && !trigger.pull_request.is_empty()
-            }),
+            RefKind::PullRequest { .. } => self.serve_pull_requests(repository),
         }
     }
 
+    /// Returns whether a tag of the repository can start a pipeline.
+    pub(crate) fn serve_tags(&self, repository: &RepositoryName) -> bool {
+        let mut list = self.list.iter();
+        list.any(|filter| filter.trigger.has_tag_filter(repository))
+    }
+
+    /// Returns whether a pull request in the repository can start a pipeline.
+    pub(crate) fn serve_pull_requests(&self, repository: &RepositoryName) -> bool {
+        self.list.iter().any(|filter| {
+            let trigger = &filter.trigger;
+            trigger.repositories.matches(repository) && !trigger.pull_request.is_empty()
+        })
+    }
+
     /// Returns whether a push to the branch can start a pipeline.
-    pub(crate) fn serve_branch(&self, repository: &RepositoryName, branch: &BranchName) -> bool {
+    pub(crate) fn can_start_branch(
+        &self,
+        repository: &RepositoryName,
+        branch: &BranchName,
+    ) -> bool {
         self.list.iter().any(|filter| {
             filter.trigger.match_branch(repository, branch.as_str()) != PathMatch::Never
         })
     }
 
-    /// Returns the pipelines that a push of the branch or tag of `values` can start, each once.
-    pub(crate) fn of_ref(&self, values: &TemplateValues<'_>) -> Result<Vec<Candidate<'_>>> {
+    /// Returns each pipeline once that a push of the branch or tag in `values` can start.
+    pub(crate) fn candidates_of_ref(
+        &self,
+        values: &TemplateValues<'_>,
+    ) -> Result<Vec<Candidate<'_>>> {
         let branch = values.branch.as_str();
         let repository = values.repository;
         self.candidates(values, |trigger| match values.kind {
@@ -147,7 +165,7 @@ impl PipelineFilters {
 
     /// Returns the pipelines that an event of a pull request into the branch `destination` can
     /// start, each once; of any event without `event`.
-    pub(crate) fn of_pull_request(
+    pub(crate) fn candidates_of_pull_request(
         &self,
         values: &TemplateValues<'_>,
         destination: &str,
@@ -170,9 +188,9 @@ impl PipelineFilters {
                 continue;
             }
             let pipeline = filter.name.pipeline_name(values)?;
-            let mut known = candidates.iter_mut();
-            match known.find(|candidate| candidate.target.pipeline == pipeline) {
-                Some(candidate) => candidate.paths = either(&candidate.paths, paths),
+            let mut earlier = candidates.iter_mut();
+            match earlier.find(|candidate| candidate.target.pipeline == pipeline) {
+                Some(candidate) => candidate.paths = combine(&candidate.paths, paths),
                 None => candidates.push(Candidate {
                     target: StartTarget::new(pipeline, &filter.trigger.source_action),
                     paths,
@@ -196,8 +214,8 @@ impl PipelineFilters {
     }
 }
 
-/// Combines two decisions over one pipeline, of which one suffices.
-fn either<'a>(one: &PathMatch<'a>, other: PathMatch<'a>) -> PathMatch<'a> {
+/// Combines the decisions of two filters over one pipeline: one filter suffices.
+fn combine<'a>(one: &PathMatch<'a>, other: PathMatch<'a>) -> PathMatch<'a> {
     match (one, other) {
         (PathMatch::Always, _) | (_, PathMatch::Always) => PathMatch::Always,
         (PathMatch::Never, other) => other,

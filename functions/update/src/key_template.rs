@@ -5,7 +5,7 @@ use branchline_core::name::{BranchName, CommitId, ObjectKey, PipelineName, Repos
 use branchline_core::{Error, ErrorKind, Result};
 use sha2::{Digest as _, Sha256};
 
-use crate::ref_kind::RefKind;
+use crate::ref_kind::{NamedKind, RefKind};
 
 /// A text with placeholders, such as `{repository}/{branch}.zip`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +169,18 @@ impl KeyTemplate {
         self.0.split('{').next().unwrap_or_default()
     }
 
+    /// Returns the text before the repository's name, if the name is the first thing that
+    /// differs between keys and a folder of its own; else `None`.
+    pub(crate) fn above_repositories(&self, origin: Option<&Origin>) -> Option<String> {
+        let (above, below) = self.0.split_once(REPOSITORY)?;
+        let mut above = above.to_owned();
+        if let Some(origin) = origin {
+            above = above.replace(ACCOUNT, &origin.account);
+            above = above.replace(REGION, &origin.region);
+        }
+        (below.starts_with('/') && !above.contains('{')).then_some(above)
+    }
+
     /// Returns the text that the keys of all branches of `repository` begin with.
     pub(crate) fn start_of_repository(
         &self,
@@ -180,6 +192,29 @@ impl KeyTemplate {
         let end = ends.min().unwrap_or(self.0.len());
         let start = Self(self.0[..end].to_owned());
         start.fill(repository.as_str(), "", &RefKind::Branch, "", origin)
+    }
+
+    /// Returns the text that the keys of everything of a kind in `repository` begin with, before
+    /// its name; `None` if the name is not the first part of a key that varies in a repository.
+    pub(crate) fn start_of_kind(
+        &self,
+        repository: &RepositoryName,
+        kind: NamedKind,
+        origin: Option<&Origin>,
+    ) -> Option<String> {
+        let variable = [BRANCH, TAG, REF, COMMIT];
+        let found = variable
+            .iter()
+            .filter_map(|name| Some((self.0.find(name)?, *name)));
+        let (_, first) = found.min()?;
+        let folder = match first {
+            BRANCH => kind.folder_of_names(),
+            REF => kind.folder_of_refs(),
+            TAG => kind.folder_of_tags(),
+            _ => return None,
+        };
+        let start = self.start_of_repository(repository, origin);
+        Some(format!("{start}{folder}"))
     }
 
     fn check_origin(&self, origin: Option<&Origin>) -> Result<()> {
@@ -217,15 +252,16 @@ impl KeyTemplate {
         })
     }
 
-    /// Returns the key for any commit of `branch`, with `{commit}` in place of the id.
+    /// Returns the key for any commit of something of `kind` whose name is `branch`, with
+    /// `{commit}` in place of the id.
     pub fn pattern_of(
         &self,
         repository: &RepositoryName,
         branch: &BranchName,
+        kind: &RefKind,
         origin: Option<&Origin>,
     ) -> String {
-        let kind = RefKind::Branch;
-        self.fill(repository.as_str(), branch.as_str(), &kind, COMMIT, origin)
+        self.fill(repository.as_str(), branch.as_str(), kind, COMMIT, origin)
     }
 
     /// Compares `key` with the keys that this template can make.
@@ -370,7 +406,7 @@ mod tests {
     #[test]
     fn a_tag_has_a_key_and_a_pipeline_of_its_own() {
         let tag = RefKind::Tag(TagName::new("v1/{branch}").expect("it is valid"));
-        let name = tag.stand_in().expect("it is valid");
+        let name = tag.placeholder_branch().expect("it is valid");
         let values = TemplateValues {
             repository: &repository(),
             branch: &name,

@@ -8,6 +8,7 @@ mod announce;
 mod artifact;
 mod branch;
 mod config;
+mod deletion_state;
 mod existing;
 mod filters;
 mod key_template;
@@ -21,37 +22,41 @@ mod result;
 mod schedule;
 mod started;
 mod status;
+mod tag_lists;
 mod variable;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use branchline_core::Result;
+use branchline_core::archive::ReadCosts;
 use branchline_core::archive::large_files_over_git::GitAccess;
 use branchline_core::arn::Origin;
 use branchline_core::aws::{self, Aws};
-use branchline_core::codecommit::CodeCommit;
 use branchline_core::codecommit::client::SdkCodeCommit;
 use branchline_core::codecommit::git_credential_source::CodeCommitCredentials;
+use branchline_core::codecommit::{CodeCommit, Repository};
 use branchline_core::event_bus::client::SdkEventBus;
 use branchline_core::event_bus::{EventBus, Outbox};
 use branchline_core::function::FunctionArn;
-use branchline_core::git::smart_http::{CredentialSource, Http};
+use branchline_core::git::smart_http::{CredentialSource, Http, RepositoryUrl};
 use branchline_core::lambda::{self, FunctionContext, InvocationError};
 use branchline_core::metrics::{HasMetrics, Metrics};
-use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName};
+use branchline_core::name::{BucketName, CommitId, ObjectKey, PipelineName, RepositoryName};
 use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::pipeline::{PipelineFinding, Pipelines};
 use branchline_core::retry::{RetryPolicy, Retrying};
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{DeniedDeletions, ObjectStore, RecordingStore};
+use deletion_state::DeletionState;
 use existing::FirstSeen;
 use futures_util::{StreamExt as _, stream};
 use pipeline_check::PipelineChecks;
 use plan::{Plan, Run};
 use schedule::Scope;
 use serde_json::Value;
+use tag_lists::GitTagLists;
 use tokio::sync::Semaphore;
 
 pub use config::{
@@ -69,6 +74,7 @@ pub use request::{
 };
 pub use result::ResultServices;
 pub use status::{BranchStatus, RepositoryStatus, repository_status};
+pub use tag_lists::TagLists;
 pub use variable::PipelineVariable;
 
 /// Maximum number of concurrent branches; archives are built one at a time.
@@ -77,11 +83,11 @@ const CONCURRENT_BRANCHES: usize = 8;
 /// Maximum number of concurrent requests to S3 and CodePipeline.
 const CONCURRENT_OTHER_REQUESTS: usize = 16;
 
-/// Account of the ARN that AWS's Runtime Interface Emulator makes up.
-const EMULATED_ACCOUNT: &str = "012345678912";
-
 /// Minimum memory for reading by git, in bytes.
 const MIN_GIT_MEMORY_BYTES: usize = 64 * 1024 * 1024;
+
+/// Maximum number of remembered clone URLs.
+const MAX_CLONE_URLS: usize = 10_000;
 
 /// State that all invocations of an execution environment share.
 pub struct Context {
@@ -89,14 +95,19 @@ pub struct Context {
     codecommit: Arc<dyn CodeCommit>,
     store: Arc<dyn ObjectStore>,
     pipelines: Arc<dyn Pipelines>,
-    // Reads files that CodeCommit's API does not serve.
+    // Reads files that CodeCommit's API does not serve, and whole commits.
     git: Option<GitAccess>,
+    // Clone URLs that GetRepository returned; a repository keeps its own as long as its name.
+    clone_urls: Mutex<HashMap<RepositoryName, RepositoryUrl>>,
+    // Lists tags for schedules.
+    tag_lists: Option<Arc<dyn TagLists>>,
     // One archive at a time, because the memory limit is per archive.
     build_slot: Semaphore,
     versioned: Mutex<HashSet<BucketName>>,
     first_seen: FirstSeen,
     pipeline_checks: PipelineChecks,
     denied_deletions: DeniedDeletions,
+    deletions: DeletionState,
     // Reads executions and answers pull requests.
     results: Option<ResultServices>,
     outbox: Outbox,
@@ -125,6 +136,7 @@ impl Context {
         let others = RetryPolicy::new(CONCURRENT_OTHER_REQUESTS);
         let metrics = Metrics::with_limiters([&codecommit, &others]);
         let http = aws::git_http(&config.http)?;
+        let costs = ReadCosts::new(Arc::clone(codecommit.limiter()));
         let store = SdkObjectStore::new(&aws).with_encryption(config.encryption.clone());
         let store = Retrying::new(store, others.clone());
         let denied_deletions = DeniedDeletions::default();
@@ -141,10 +153,13 @@ impl Context {
             Arc::new(RecordingStore::new(store, denied_deletions.clone())),
             Arc::new(Retrying::new(SdkPipelines::new(&aws), others)),
         );
-        let context = context
+        let mut context = context
             .with_git(http, Arc::new(CodeCommitCredentials::new(&aws)))
             .with_results(results)
             .with_bus(bus);
+        if let Some(git) = &mut context.git {
+            git.costs = Arc::new(costs);
+        }
         Ok(Self {
             denied_deletions,
             metrics,
@@ -152,17 +167,27 @@ impl Context {
         })
     }
 
-    /// Enables reading by git for files that CodeCommit's API does not serve, with half of the
-    /// function's memory.
+    /// Enables reading by git, for files that CodeCommit's API does not serve and for whole
+    /// commits, with half of the function's memory.
     #[must_use]
     pub fn with_git(mut self, http: Http, credentials: Arc<dyn CredentialSource>) -> Self {
-        self.git = Some(GitAccess {
+        let git = GitAccess {
             service: Arc::clone(&self.codecommit),
             http,
             credentials,
             clone_url: None,
             memory_bytes: (self.config.function_memory / 2).max(MIN_GIT_MEMORY_BYTES),
-        });
+            costs: Arc::default(),
+        };
+        self.tag_lists = Some(Arc::new(GitTagLists(git.clone())));
+        self.git = Some(git);
+        self
+    }
+
+    /// Sets the lists of tags that a schedule reads; by default those of git, where it is enabled.
+    #[must_use]
+    pub fn with_tag_lists(mut self, tag_lists: Arc<dyn TagLists>) -> Self {
+        self.tag_lists = Some(tag_lists);
         self
     }
 
@@ -193,6 +218,8 @@ impl Context {
             store,
             pipelines,
             git: None,
+            clone_urls: Mutex::default(),
+            tag_lists: None,
             results: None,
             outbox: Outbox::default(),
             build_slot: Semaphore::new(1),
@@ -200,8 +227,36 @@ impl Context {
             first_seen: FirstSeen::default(),
             pipeline_checks: PipelineChecks::default(),
             denied_deletions: DeniedDeletions::default(),
+            deletions: DeletionState::default(),
             function: OnceLock::new(),
             metrics: Metrics::default(),
+        }
+    }
+
+    /// Returns the access to `repository` by git; `None` if reading by git is not enabled.
+    fn git_access(&self, repository: &RepositoryName) -> Option<GitAccess> {
+        let known = self
+            .clone_urls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(GitAccess {
+            clone_url: known.get(repository).cloned(),
+            ..self.git.clone()?
+        })
+    }
+
+    /// Remembers the clone URL of a repository, which saves a request.
+    fn remember_clone_url(&self, repository: &Repository) {
+        // An invalid one is reported where it is needed.
+        if let Ok(url) = repository.clone_url() {
+            let mut known = self
+                .clone_urls
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= MAX_CLONE_URLS {
+                known.clear();
+            }
+            known.insert(repository.name.clone(), url);
         }
     }
 
@@ -212,9 +267,7 @@ impl Context {
 
     /// Returns the account and region of the function; `None` if they are not known.
     fn origin(&self) -> Option<Origin> {
-        self.function()
-            .filter(|function| function.account() != EMULATED_ACCOUNT)
-            .and_then(|function| Origin::of_arn(function.as_str()))
+        self.function().and_then(FunctionArn::origin)
     }
 
     /// Returns the bucket and the template of the keys of a branch's artifacts.
@@ -268,7 +321,10 @@ impl Context {
         let is_shared = !tasks.iter().all(|task| {
             let (bucket, key) = self.location_of(task);
             key.has_commit()
-                || locations.insert((bucket, key.pattern_of(&task.repository, &task.branch, None)))
+                || locations.insert((
+                    bucket,
+                    key.pattern_of(&task.repository, &task.branch, &task.kind, None),
+                ))
         });
         let concurrency = if is_shared { 1 } else { CONCURRENT_BRANCHES };
         let updates = stream::iter(tasks).map(|task| async move {

@@ -15,8 +15,10 @@ use crate::artifact::{self, ArtifactIdentity, EXECUTION_TAG, PIPELINE_TAG, S3Loc
 pub struct ObservedBranch {
     /// The repository.
     pub repository: RepositoryName,
-    /// The branch.
+    /// The branch, or the name that stands for a tag or pull request.
     pub branch: BranchName,
+    /// Name in answers: the branch's, `refs/tags/v1.0`, `pull/12`.
+    pub label: String,
     /// Commit of the branch.
     pub tip: CommitId,
     /// Bucket of the artifact.
@@ -79,6 +81,7 @@ impl ObservedBranch {
     /// Makes the state of a branch whose artifact is at `location`.
     pub(crate) fn new(
         (repository, branch, tip): (&RepositoryName, &BranchName, CommitId),
+        label: String,
         location: &S3Location,
         artifact: Option<ObservedArtifact>,
         pipelines: Vec<PipelineName>,
@@ -86,6 +89,7 @@ impl ObservedBranch {
         Self {
             repository: repository.clone(),
             branch: branch.clone(),
+            label,
             tip,
             bucket: location.bucket.clone(),
             key: location.key.clone(),

@@ -25,9 +25,45 @@ pub enum RefKind {
     },
 }
 
+/// Kind of what has names of its own beside the branches of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NamedKind {
+    /// Tags.
+    Tag,
+    /// Pull requests.
+    PullRequest,
+}
+
+impl NamedKind {
+    /// Returns the start of the names that stand for things of the kind
+    /// ([`RefKind::placeholder_branch`]).
+    pub(crate) fn folder_of_names(self) -> &'static str {
+        match self {
+            Self::Tag => "tag/",
+            Self::PullRequest => "pull/",
+        }
+    }
+
+    /// Returns the start of what replaces `{ref}` ([`RefKind::path`]).
+    pub(crate) fn folder_of_refs(self) -> &'static str {
+        match self {
+            Self::Tag => "tags/",
+            Self::PullRequest => "pull/",
+        }
+    }
+
+    /// Returns the start of what replaces `{tag}` ([`RefKind::tag_or`]).
+    pub(crate) fn folder_of_tags(self) -> &'static str {
+        match self {
+            Self::Tag => "",
+            Self::PullRequest => "pull/",
+        }
+    }
+}
+
 impl RefKind {
-    /// Returns the name of anything but a branch, in place of a branch's.
-    pub(crate) fn stand_in(&self) -> Result<BranchName> {
+    /// Returns a name in place of a branch's, for what is not a branch.
+    pub(crate) fn placeholder_branch(&self) -> Result<BranchName> {
         match self {
             Self::Tag(tag) => BranchName::new(&format!("tag/{tag}")),
             Self::Commit(commit) => BranchName::new(&format!("commit/{commit}")),

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use branchline_core::answer;
 use branchline_core::arn::Origin;
 use branchline_core::event::{self, Change, PullRequestChange, RefEvent, Request};
-use branchline_core::git::escaped_excerpt;
 use branchline_core::name::{BranchName, BucketName, CommitId, PipelineName, RepositoryName};
 use branchline_core::{Error, ErrorKind, Result};
 use serde::Serialize;
@@ -252,7 +251,7 @@ fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Op
             let kind = RefKind::Tag(tag);
             UpdateTask::Branch(BranchTask {
                 again,
-                ..BranchTask::by_hand(repository, kind.stand_in()?, kind, None)
+                ..BranchTask::by_hand(repository, kind.placeholder_branch()?, kind, None)
             })
         }
         Request::Commit {
@@ -263,7 +262,7 @@ fn task(request: Request, config: &Config, origin: Option<&Origin>) -> Result<Op
             let kind = RefKind::Commit(commit);
             UpdateTask::Branch(BranchTask {
                 again,
-                ..BranchTask::by_hand(repository, kind.stand_in()?, kind, Some(commit))
+                ..BranchTask::by_hand(repository, kind.placeholder_branch()?, kind, Some(commit))
             })
         }
         Request::PullRequest(change) => pull_request_task(change, config, origin)?,
@@ -290,7 +289,7 @@ fn ref_event_task(
             executions: Vec::new(),
         })
     };
-    if let Some(why) = foreign_event(change.origin.as_ref(), origin) {
+    if let Some(why) = event::foreign_reason(change.origin.as_ref(), origin) {
         return Ok(skip(&why));
     }
     Ok(match change.reference.branch() {
@@ -303,7 +302,7 @@ fn ref_event_task(
             Some(tag) => {
                 let kind = RefKind::Tag(tag);
                 UpdateTask::Branch(BranchTask {
-                    branch: kind.stand_in()?,
+                    branch: kind.placeholder_branch()?,
                     kind,
                     again: false,
                     // An event may name the object of an annotated tag.
@@ -337,22 +336,6 @@ fn ref_event_task(
     })
 }
 
-/// Returns why an event of another account or region is skipped.
-fn foreign_event(theirs: Option<&Origin>, own: Option<&Origin>) -> Option<String> {
-    let (Some(theirs), Some(own)) = (theirs, own) else {
-        return None;
-    };
-    (theirs != own).then(|| {
-        format!(
-            "the event is of account {} in region {}, and this function is in {} in {}",
-            escaped_excerpt(theirs.account.as_bytes()),
-            escaped_excerpt(theirs.region.as_bytes()),
-            own.account,
-            own.region
-        )
-    })
-}
-
 fn pull_request_task(
     change: PullRequestChange,
     config: &Config,
@@ -370,7 +353,7 @@ fn pull_request_task(
             executions: Vec::new(),
         })
     };
-    if let Some(why) = foreign_event(change.origin.as_ref(), origin) {
+    if let Some(why) = event::foreign_reason(change.origin.as_ref(), origin) {
         return Ok(skip(why));
     }
     let Some(event) = change.change else {
@@ -387,7 +370,7 @@ fn pull_request_task(
         event,
     };
     Ok(UpdateTask::Branch(BranchTask {
-        branch: kind.stand_in()?,
+        branch: kind.placeholder_branch()?,
         kind,
         again: false,
         commit: None,

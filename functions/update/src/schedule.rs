@@ -1,23 +1,30 @@
-//! The schedule: updates every branch that the settings cover, and marks the artifacts of missing
-//! branches deleted. This repairs the effects of lost events.
+//! The schedule: updates every branch, tag and pull request that the settings cover, and marks the
+//! artifacts of missing branches deleted. This repairs the effects of lost events.
 //!
 //! | file | job |
 //! |---|---|
 //! | this one | lists repositories and branches, and makes their tasks |
+//! | `tags` | the tags that filters choose and that are not older than the first archived one |
+//! | `pull_requests` | open pull requests, and closed ones whose artifacts are left |
 //! | `triggers` | the keys and pipelines that triggers choose for their branches |
+//! | `shared_keys` | skips what shares a key with something else |
 //! | `deletion` | marks the artifacts of missing branches deleted |
 
 mod deletion;
+mod pull_requests;
+mod shared_keys;
+mod tags;
 mod triggers;
 
 use branchline_core::codecommit::{BranchList, PassedOver, all_branches, all_repositories};
-use branchline_core::name::{BranchName, ObjectKey, RepositoryName};
+use branchline_core::name::{BranchName, BucketName, RepositoryName};
+use branchline_core::storage::ObjectSummary;
 use branchline_core::{ErrorKind, Result};
 use futures_util::{StreamExt as _, stream};
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::Context;
-use crate::artifact;
 use crate::plan::Run;
 use crate::ref_kind::RefKind;
 use crate::request::{BranchAnswer, BranchTask, Outcome, Requester};
@@ -64,43 +71,20 @@ pub(crate) async fn run(context: &Context, scope: Scope, run: Run<'_>) -> Schedu
             return done;
         }
     };
-    let results = &mut done.results;
     let mut tasks = Vec::new();
-    for (repository, listed) in &repositories {
-        let Some(listed) = listed else { continue };
-        for left_out in &listed.list.left_out {
-            results.push(Ok(skipped(
-                repository,
-                &left_out.branch,
-                left_out.reason.clone(),
-            )));
-        }
-        let matching = listed.list.branches.iter();
-        let triggers = context.config.triggers.as_ref();
-        let is_selected = |branch: &&BranchName| {
-            context.config.branches.matches(branch)
-                && triggers.is_none_or(|triggers| triggers.serve_branch(repository, branch))
-        };
-        for branch in matching.filter(is_selected) {
-            for overrides in listed.overrides.of_branch(branch) {
-                match overrides {
-                    Ok(overrides) => tasks.push(BranchTask {
-                        repository: repository.clone(),
-                        branch: branch.clone(),
-                        kind: RefKind::Branch,
-                        again: false,
-                        commit: None,
-                        overrides,
-                        requester: Requester::BySchedule,
-                    }),
-                    Err(reason) => {
-                        results.push(Ok(skipped(repository, branch.as_str(), reason)));
-                    }
-                }
-            }
-        }
+    let listed = repositories.iter();
+    let listed = listed.filter_map(|(name, listed)| Some((name, listed.as_ref()?)));
+    let reads = stream::iter(listed.clone()).map(|(repository, listed)| async {
+        tasks_without_branches(context, repository, listed, run.deadline).await
+    });
+    let others: Vec<_> = reads.buffered(CONCURRENT_CHECKS).collect().await;
+    for ((repository, listed), mut others) in listed.zip(others) {
+        tasks_of_branches(context, repository, listed, &mut tasks, &mut done.results);
+        tasks.append(&mut others.tasks);
+        done.results.append(&mut others.results);
     }
-    let (tasks, others) = skip_shared_keys(context, tasks).await;
+    let results = &mut done.results;
+    let (tasks, others) = shared_keys::skip(context, tasks).await;
     results.extend(others);
     results.extend(context.update_branches(&tasks, run).await);
     if context.config.delete_artifacts && is_whole {
@@ -112,6 +96,112 @@ pub(crate) async fn run(context: &Context, scope: Scope, run: Run<'_>) -> Schedu
         }
     }
     done
+}
+
+/// Tasks of a repository, and results that need no task.
+#[derive(Debug, Default)]
+struct FoundTasks {
+    tasks: Vec<BranchTask>,
+    results: Vec<Result<BranchAnswer>>,
+}
+
+/// Makes the tasks of the branches of a repository.
+fn tasks_of_branches(
+    context: &Context,
+    repository: &RepositoryName,
+    listed: &ListedRepository,
+    tasks: &mut Vec<BranchTask>,
+    results: &mut Vec<Result<BranchAnswer>>,
+) {
+    for left_out in &listed.list.left_out {
+        let reason = left_out.reason.clone();
+        results.push(Ok(skipped(repository, &left_out.branch, reason)));
+    }
+    let triggers = context.config.triggers.as_ref();
+    let is_selected = |branch: &&BranchName| {
+        context.config.branches.matches(branch)
+            && triggers.is_none_or(|triggers| triggers.can_start_branch(repository, branch))
+    };
+    for branch in listed.list.branches.iter().filter(is_selected) {
+        for overrides in listed.overrides.of_branch(branch) {
+            match overrides {
+                Ok(overrides) => tasks.push(BranchTask {
+                    repository: repository.clone(),
+                    branch: branch.clone(),
+                    kind: RefKind::Branch,
+                    again: false,
+                    commit: None,
+                    overrides,
+                    requester: Requester::BySchedule,
+                }),
+                Err(reason) => {
+                    results.push(Ok(skipped(repository, branch.as_str(), reason)));
+                }
+            }
+        }
+    }
+}
+
+/// Makes the tasks of the tags and pull requests of a repository, as far as filters choose any.
+async fn tasks_without_branches(
+    context: &Context,
+    repository: &RepositoryName,
+    listed: &ListedRepository,
+    deadline: Instant,
+) -> FoundTasks {
+    let mut found = FoundTasks::default();
+    let Some(filters) = &context.config.triggers else {
+        return found;
+    };
+    if filters.serve_tags(repository) {
+        let tags = tags::find(context, filters, repository, &listed.overrides, deadline).await;
+        let tags = tags.unwrap_or_else(|error| failed(error, repository, "tags"));
+        found.extend(tags);
+    }
+    if filters.serve_pull_requests(repository) {
+        let pulls = pull_requests::find(context, repository, deadline).await;
+        found.extend(pulls.unwrap_or_else(|error| failed(error, repository, "pull requests")));
+    }
+    found
+}
+
+impl FoundTasks {
+    fn extend(&mut self, other: Self) {
+        self.tasks.extend(other.tasks);
+        self.results.extend(other.results);
+    }
+}
+
+fn failed(error: branchline_core::Error, repository: &RepositoryName, what: &str) -> FoundTasks {
+    FoundTasks {
+        tasks: Vec::new(),
+        results: vec![Err(
+            error.context(format!("{what} of repository `{repository}`"))
+        )],
+    }
+}
+
+/// Lists the objects below `start`, until the deadline.
+async fn listed_objects(
+    context: &Context,
+    bucket: &BucketName,
+    start: &str,
+    deadline: Instant,
+) -> Result<Vec<ObjectSummary>> {
+    let mut objects = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let page = context
+            .store
+            .list(bucket, start, None, next.as_deref())
+            .await?;
+        objects.extend(page.objects);
+        next = page.next;
+        if next.is_none() {
+            return Ok(objects);
+        }
+        crate::branch::check_time(deadline)?;
+    }
 }
 
 fn skipped(repository: &RepositoryName, branch: &str, reason: String) -> BranchAnswer {
@@ -176,77 +266,4 @@ async fn list_one(context: &Context, repository: &RepositoryName) -> Result<List
     )
     .map_err(|error| error.context(format!("branches of repository `{repository}`")))?;
     Ok(ListedRepository { list, overrides })
-}
-
-/// Skips the branches of a shared key, except the branch whose artifact is stored there. Events
-/// decide which branch that is; otherwise each schedule would archive all of them in turn.
-///
-/// Returns the tasks to run, and the results of the others.
-async fn skip_shared_keys(
-    context: &Context,
-    tasks: Vec<BranchTask>,
-) -> (Vec<BranchTask>, Vec<Result<BranchAnswer>>) {
-    let mut results = Vec::new();
-    let mut kept = Vec::new();
-    let mut tasks_by_location: BTreeMap<_, Vec<BranchTask>> = BTreeMap::new();
-    for task in tasks {
-        let (bucket, template) = context.location_of(&task);
-        if template.has_commit() {
-            kept.push(task);
-            continue;
-        }
-        match context.key_of(&task, None) {
-            Ok(key) => tasks_by_location
-                .entry((bucket.clone(), key))
-                .or_default()
-                .push(task),
-            // The branch alone fails, for instance because its key is too long.
-            Err(error) => results.push(Err(error.context(format!(
-                "branch `{}` of repository `{}`",
-                task.branch, task.repository
-            )))),
-        }
-    }
-    for ((bucket, key), tasks) in tasks_by_location {
-        if tasks.len() == 1 {
-            kept.extend(tasks);
-            continue;
-        }
-        let stored = match context.store.head(&bucket, &key).await {
-            Ok(head) => head.as_ref().and_then(artifact::branch_of),
-            Err(error) => {
-                results.push(Err(error.context("checking a key that branches share")));
-                continue;
-            }
-        };
-        let (stored, others) = split_by_stored(tasks, stored.as_ref());
-        kept.extend(stored);
-        results.extend(others.into_iter().map(|task| {
-            let reason = shared_key(&key);
-            Ok(skipped(&task.repository, task.branch.as_str(), reason))
-        }));
-    }
-    (kept, results)
-}
-
-fn shared_key(key: &ObjectKey) -> String {
-    format!("`{key}` is shared, and holds another branch now")
-}
-
-/// Splits off the tasks of other branches than the `stored` one; keeps all of them if none is
-/// stored.
-fn split_by_stored(
-    tasks: Vec<BranchTask>,
-    stored: Option<&(RepositoryName, BranchName)>,
-) -> (Vec<BranchTask>, Vec<BranchTask>) {
-    let is_stored = |task: &BranchTask| {
-        stored.is_some_and(|(repository, branch)| {
-            *repository == task.repository && *branch == task.branch
-        })
-    };
-    if tasks.iter().any(is_stored) {
-        tasks.into_iter().partition(is_stored)
-    } else {
-        (tasks, Vec::new())
-    }
 }

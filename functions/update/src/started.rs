@@ -5,7 +5,7 @@
 //! | `branchline-execution` | id of the newest execution |
 //! | `branchline-pipeline` | pipeline of that execution |
 //! | `branchline-started`, `branchline-started-2`, .. | other pipelines that were started, with spaces between them |
-//! | `branchline-pipelines` | marks of the pipelines to start, where the artifact's metadata do not have them |
+//! | `branchline-pipelines` | hashes of the pipelines to start, where the artifact's metadata do not have them |
 //! | `branchline-compared` | commit up to which no change matched a filter, and the digest of the filters |
 
 use std::collections::BTreeSet;
@@ -17,8 +17,8 @@ use branchline_core::{Error, ErrorKind, Result};
 use crate::artifact::{EXECUTION_TAG, PIPELINE_TAG, PIPELINES};
 use crate::filters::StartTarget;
 
-const STARTED: &str = "branchline-started";
-const COMPARED: &str = "branchline-compared";
+const STARTED_TAG: &str = "branchline-started";
+const COMPARED_TAG: &str = "branchline-compared";
 
 /// Maximum length of a tag's value in characters (S3 user guide, "Categorizing your storage
 /// using tags").
@@ -31,7 +31,7 @@ const MAX_TAGS: usize = 10;
 const NONE: &str = "none";
 
 /// Returns the names of the pipelines that were started.
-pub(crate) fn pipelines(tags: &Tags) -> BTreeSet<String> {
+pub(crate) fn started_pipelines(tags: &Tags) -> BTreeSet<String> {
     let others = tags.iter().filter(|(name, _)| is_started_tag(name));
     let words = others.flat_map(|(_, value)| value.split(' '));
     let newest = tags.get(PIPELINE_TAG).map(String::as_str);
@@ -41,7 +41,7 @@ pub(crate) fn pipelines(tags: &Tags) -> BTreeSet<String> {
 }
 
 fn is_started_tag(name: &str) -> bool {
-    name.strip_prefix(STARTED).is_some_and(|rest| {
+    name.strip_prefix(STARTED_TAG).is_some_and(|rest| {
         rest.is_empty()
             || rest
                 .strip_prefix('-')
@@ -53,12 +53,16 @@ fn is_started_tag(name: &str) -> bool {
 ///
 /// # Errors
 /// `Config` if the names of all started pipelines do not fit into ten tags.
-pub(crate) fn record(tags: &mut Tags, target: &StartTarget, execution: &str) -> Result<()> {
-    let mut others = pipelines(tags);
-    others.remove(target.label.as_str());
+pub(crate) fn record_execution(
+    tags: &mut Tags,
+    target: &StartTarget,
+    execution: &str,
+) -> Result<()> {
+    let mut others = started_pipelines(tags);
+    others.remove(target.tag_name.as_str());
     tags.retain(|name, _| !is_started_tag(name));
     tags.insert(EXECUTION_TAG.to_owned(), execution.to_owned());
-    tags.insert(PIPELINE_TAG.to_owned(), target.label.clone());
+    tags.insert(PIPELINE_TAG.to_owned(), target.tag_name.clone());
     let mut values: Vec<String> = Vec::new();
     for name in others {
         match values.last_mut() {
@@ -71,8 +75,8 @@ pub(crate) fn record(tags: &mut Tags, target: &StartTarget, execution: &str) -> 
     }
     for (at, value) in values.into_iter().enumerate() {
         let name = match at {
-            0 => STARTED.to_owned(),
-            at => format!("{STARTED}-{}", at + 1),
+            0 => STARTED_TAG.to_owned(),
+            at => format!("{STARTED_TAG}-{}", at + 1),
         };
         tags.insert(name, value);
     }
@@ -91,32 +95,32 @@ pub(crate) fn record(tags: &mut Tags, target: &StartTarget, execution: &str) -> 
 }
 
 /// Returns the value of [`PIPELINES`] for these pipelines.
-pub(crate) fn marks<'a>(targets: impl IntoIterator<Item = &'a StartTarget>) -> String {
-    let marks: Vec<&str> = targets
+pub(crate) fn pipeline_hashes<'a>(targets: impl IntoIterator<Item = &'a StartTarget>) -> String {
+    let hashes: Vec<&str> = targets
         .into_iter()
-        .map(|target| target.mark.as_str())
+        .map(|target| target.pipeline_hash.as_str())
         .collect();
-    if marks.is_empty() {
+    if hashes.is_empty() {
         return NONE.to_owned();
     }
-    marks.join(" ")
+    hashes.join(" ")
 }
 
 /// Returns whether the artifact was made, or chosen later, for this pipeline.
-pub(crate) fn is_wanted(head: &ObjectHead, tags: &Tags, target: &StartTarget) -> bool {
-    let marks = tags.get(PIPELINES).or(head.metadata.user.get(PIPELINES));
-    marks.is_some_and(|marks| marks.split(' ').any(|mark| mark == target.mark))
+pub(crate) fn is_made_for(head: &ObjectHead, tags: &Tags, target: &StartTarget) -> bool {
+    let hashes = tags.get(PIPELINES).or(head.metadata.user.get(PIPELINES));
+    hashes.is_some_and(|hashes| hashes.split(' ').any(|hash| hash == target.pipeline_hash))
 }
 
 /// Returns the commit up to which no change matched the filters with this digest.
-pub(crate) fn compared(tags: &Tags, digest: &str) -> Option<CommitId> {
-    let (commit, of) = tags.get(COMPARED)?.split_once(' ')?;
+pub(crate) fn compared_commit(tags: &Tags, digest: &str) -> Option<CommitId> {
+    let (commit, of) = tags.get(COMPARED_TAG)?.split_once(' ')?;
     (of == digest).then(|| CommitId::new(commit).ok()).flatten()
 }
 
 /// Records that no change up to `commit` matched the filters with this digest.
-pub(crate) fn set_compared(tags: &mut Tags, commit: CommitId, digest: &str) {
-    tags.insert(COMPARED.to_owned(), format!("{commit} {digest}"));
+pub(crate) fn set_compared_commit(tags: &mut Tags, commit: CommitId, digest: &str) {
+    tags.insert(COMPARED_TAG.to_owned(), format!("{commit} {digest}"));
 }
 
 #[cfg(test)]
@@ -136,16 +140,17 @@ mod tests {
             .map(|n| format!("service-{n:02}-{}", "x".repeat(20)))
             .collect();
         for (at, text) in names.iter().enumerate() {
-            assert!(!pipelines(&tags).contains(text));
-            record(&mut tags, &name(text), &format!("execution-{at}")).expect("there is room");
+            assert!(!started_pipelines(&tags).contains(text));
+            record_execution(&mut tags, &name(text), &format!("execution-{at}"))
+                .expect("there is room");
             assert_eq!(tags[EXECUTION_TAG], format!("execution-{at}"));
             assert_eq!(tags[PIPELINE_TAG], *text);
         }
-        assert_eq!(pipelines(&tags), names.iter().cloned().collect());
+        assert_eq!(started_pipelines(&tags), names.iter().cloned().collect());
         assert_eq!(tags["team"], "a");
         assert!(tags.values().all(|value| value.len() <= MAX_VALUE_CHARS));
         let before = tags.clone();
-        record(&mut tags, &name(&names[11]), "execution-11").expect("there is room");
+        record_execution(&mut tags, &name(&names[11]), "execution-11").expect("there is room");
         assert_eq!(tags, before, "a repeated start changes nothing");
     }
 
@@ -153,7 +158,7 @@ mod tests {
     fn names_that_do_not_fit_into_ten_tags_are_refused() {
         let mut tags = Tags::new();
         let long = |n: usize| name(&format!("{n:03}{}", "x".repeat(97)));
-        let failed = (0..40).find_map(|n| record(&mut tags, &long(n), "e").err());
+        let failed = (0..40).find_map(|n| record_execution(&mut tags, &long(n), "e").err());
         let error = failed.expect("the room is limited");
         assert_eq!(error.kind(), ErrorKind::Config);
     }
@@ -162,8 +167,8 @@ mod tests {
     fn a_compared_commit_counts_for_its_own_filters_only() {
         let mut tags = Tags::new();
         let commit = CommitId::new(&"ab".repeat(20)).expect("it is valid");
-        set_compared(&mut tags, commit, "one");
-        assert_eq!(compared(&tags, "one"), Some(commit));
-        assert_eq!(compared(&tags, "two"), None);
+        set_compared_commit(&mut tags, commit, "one");
+        assert_eq!(compared_commit(&tags, "one"), Some(commit));
+        assert_eq!(compared_commit(&tags, "two"), None);
     }
 }

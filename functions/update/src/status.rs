@@ -61,7 +61,7 @@ pub async fn repository_status(
             Ok(planned) => {
                 // A branch has several artifacts if triggers choose several keys.
                 let is_same = |observed: &ObservedBranch| {
-                    observed.branch.as_str() == planned.branch
+                    observed.label == planned.branch
                         && planned
                             .artifact
                             .as_ref()

@@ -1,5 +1,6 @@
 //! Variables that a pipeline may declare (`PIPELINE_VARIABLES`).
 
+use branchline_core::git::escaped_excerpt;
 use branchline_core::{Error, ErrorKind, Result};
 
 /// Variable of a pipeline execution.
@@ -36,14 +37,14 @@ const VARIABLES: [(&str, PipelineVariable); 8] = [
 ];
 
 /// Number of variables that `true` stands for.
-const COMMON: usize = 3;
+const COMMON_VARIABLES: usize = 3;
 
 impl PipelineVariable {
     /// Parses `true`, `false` or a list of names.
     pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>> {
         let names = VARIABLES.map(|(name, _)| name);
         match text {
-            "true" => return Self::parse_list(&names[..COMMON].join(",")),
+            "true" => return Self::parse_list(&names[..COMMON_VARIABLES].join(",")),
             "false" => return Ok(Vec::new()),
             _ => {}
         }
@@ -51,12 +52,11 @@ impl PipelineVariable {
         for name in text.split(',').map(str::trim) {
             let known = VARIABLES.iter().find(|(known, _)| *known == name);
             let Some((_, variable)) = known else {
-                let shown = name.chars().take(80).collect::<String>();
+                let shown = escaped_excerpt(name.as_bytes());
                 return Err(Error::new(
                     ErrorKind::Config,
                     format!(
-                        "`{}` is not `true`, `false`, or one of {}",
-                        shown.escape_debug(),
+                        "`{shown}` is not `true`, `false`, or one of {}",
                         names.join(", ")
                     ),
                 ));

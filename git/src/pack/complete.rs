@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use super::content::{missing_base, read_base};
 use super::index::Entry;
-use super::receive::UnresolvedPack;
+use super::unresolved::UnresolvedPack;
 use super::{Bases, EntryHeader, EntryKind, FileHasher, PACK_HEADER_BYTES, PackBytes, pack_header};
 use crate::error::Result;
 use crate::{ObjectId, corrupt};

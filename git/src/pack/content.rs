@@ -35,6 +35,8 @@ pub(super) struct EntryReader<'a> {
     pub(super) cache: &'a mut Cache,
     /// Added to the pack's keys, because several packs may share the cache.
     pub(super) prefix: Key,
+    /// Bytes of the memory limit that others use.
+    pub(super) reserved: usize,
     pub(super) inflater: Inflater,
 }
 
@@ -51,6 +53,7 @@ impl EntryReader<'_> {
     pub(super) fn evict_for(&mut self, need: u64) -> Result<()> {
         let free = usize::try_from(need)
             .ok()
+            .and_then(|need| need.checked_add(self.reserved))
             .and_then(|need| self.limits.memory.checked_sub(need))
             .ok_or_else(|| self.limits.too_little_memory(need))?;
         self.cache.shrink(free);

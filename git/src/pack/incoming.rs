@@ -172,7 +172,7 @@ pub trait PublishHook: Send + Sync {
 pub struct IncomingPack {
     body: PackBody,
     receiver: PackIndexer,
-    watch: ReceivedObjects,
+    objects: ReceivedObjects,
     /// Chunks that were read ahead.
     held: VecDeque<Result<Bytes>>,
     has_ended: bool,
@@ -193,7 +193,7 @@ pub struct VerifiedPack {
     /// The entries of the pack.
     pub received: UnresolvedPack,
     /// Facts about the objects that are resolved.
-    pub watch: ReceivedObjects,
+    pub objects: ReceivedObjects,
 }
 
 impl IncomingPack {
@@ -202,7 +202,7 @@ impl IncomingPack {
         Self {
             body,
             receiver: PackIndexer::new(options.hash, options.limits),
-            watch: ReceivedObjects::new(options),
+            objects: ReceivedObjects::new(options),
             held: VecDeque::new(),
             has_ended: false,
             ends_with_trailer: false,
@@ -253,7 +253,7 @@ impl IncomingPack {
             return Ok(None);
         };
         let bytes = bytes.inspect_err(|_| self.has_ended = true)?;
-        let verified = self.receiver.push(&bytes, &mut self.watch);
+        let verified = self.receiver.push(&bytes, &mut self.objects);
         verified.inspect_err(|_| self.has_ended = true)?;
         Ok(Some(bytes))
     }
@@ -265,7 +265,7 @@ impl IncomingPack {
     pub fn finish(self) -> Result<VerifiedPack> {
         Ok(VerifiedPack {
             received: self.receiver.finish()?,
-            watch: self.watch,
+            objects: self.objects,
         })
     }
 
@@ -311,15 +311,15 @@ impl HeldBackChunks {
         let Some(incoming) = self.incoming.take() else {
             return Ok(None);
         };
-        let VerifiedPack { received, watch } = incoming.finish()?;
+        let VerifiedPack { received, objects } = incoming.finish()?;
         let unseen = received.small_blobs_pending();
-        if let Some(scanner) = watch.scanner.as_deref().filter(|_| unseen > 0)
+        if let Some(scanner) = objects.scanner.as_deref().filter(|_| unseen > 0)
             && self.publish_hook.is_some()
         {
             scanner.check_unscanned(unseen)?;
         }
         if let Some(publish_hook) = &self.publish_hook {
-            publish_hook.before_publish(&watch).await?;
+            publish_hook.before_publish(&objects).await?;
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) =
             (received.objects() as u64, received.size_bytes());
@@ -337,12 +337,12 @@ impl VerifiedPack {
         bases: &dyn Bases,
         roots: &[ObjectId],
     ) -> Result<(Resolved, ReceivedObjects, Vec<ObjectId>)> {
-        let watch = &mut self.watch;
-        let resolved = self.received.resolve(bytes, bases, watch).await?;
-        let fresh = Connectivity::new(watch.hash, []);
-        let connectivity = std::mem::replace(&mut watch.connectivity, fresh);
+        let objects = &mut self.objects;
+        let resolved = self.received.resolve(bytes, bases, objects).await?;
+        let fresh = Connectivity::new(objects.hash, []);
+        let connectivity = std::mem::replace(&mut objects.connectivity, fresh);
         let missing = connectivity.missing_objects(&resolved, roots)?;
-        Ok((resolved, self.watch, missing))
+        Ok((resolved, self.objects, missing))
     }
 }
 

@@ -9,9 +9,11 @@
 //! [`Visitor`], such as [`Connectivity`].
 //!
 //! Memory: [`PackLimits::memory`] bounds all content in memory (cached bases, the current
-//! object and the current delta). In addition there are about 80 bytes for each object of the
-//! pack, and 80 more where deltas name their bases by id. An undeltified blob is never held in
-//! memory, except a small one.
+//! object and the current delta, those of other threads included). In addition there are at most
+//! 150 bytes for each object of the pack. An undeltified blob is never held in memory, except a
+//! small one.
+//!
+//! Ids are computed by several threads if the machine has several processors (`workers`).
 
 mod block_cache;
 mod cache;
@@ -19,13 +21,17 @@ mod complete;
 mod connectivity;
 mod content;
 mod delta;
+mod delta_graph;
 mod entry;
+mod id_map;
 pub mod incoming;
 mod index;
 mod inflate;
 mod read;
 mod receive;
 mod resolve;
+mod unresolved;
+mod workers;
 mod write;
 
 use std::ops::Range;
@@ -36,7 +42,6 @@ use futures_util::stream::BoxStream;
 
 pub(crate) use block_cache::BlockCache;
 pub use block_cache::Blocks;
-use cache::Cache;
 pub use complete::Completed;
 pub use connectivity::Connectivity;
 pub use delta::apply as apply_delta;
@@ -44,8 +49,9 @@ pub use entry::{EntryHeader, EntryKind};
 pub use index::Index;
 pub(crate) use index::IndexBuilder;
 pub use read::{ContentCache, EntryEncoding, Pack, PackLayout};
-pub use receive::{PackIndexer, SMALL_BLOB, UnresolvedPack};
+pub use receive::PackIndexer;
 pub use resolve::Resolved;
+pub use unresolved::{SMALL_BLOB, UnresolvedPack};
 pub use write::PackWriter;
 
 use crate::error::{Error, ErrorKind, Result};

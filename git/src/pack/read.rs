@@ -226,6 +226,7 @@ impl PackLayout {
             bases: &NoBases,
             cache: &mut cache.0,
             prefix: Key::from(number) * 2 * EXTERNAL,
+            reserved: 0,
             inflater: Inflater::new(),
         };
         let (kind, content) = contents.content(self, Key::from(entry)).await?;

@@ -1,13 +1,11 @@
 //! First pass over a pack: reads its bytes as they arrive.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use bytes::Bytes;
 
-use super::cache::{Cache, Key};
-use super::index::Entry;
+use super::cache::Key;
 use super::inflate::Inflater;
+use super::unresolved::{BaseRef, UnresolvedPack, number};
+use super::workers::{Finished, Job, JobContent, Workers};
 use super::{
     EntryHeader, EntryKind, FileHasher, PACK_HEADER_BYTES, PackLimits, PackObject, SIGNATURE,
     Visitor, delta as deltas,
@@ -16,8 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectHasher, ObjectKind, id_of};
 use crate::{HashKind, ObjectId, corrupt};
 
-/// The largest blob in bytes that [`UnresolvedPack::small_blobs_pending`] counts.
-pub const SMALL_BLOB: u64 = 1024;
+/// Finished jobs of other threads that are collected together.
+const COLLECTED_JOBS: usize = 32;
 
 /// Verifies a pack as it arrives, and computes the ids of its objects.
 ///
@@ -46,17 +44,18 @@ enum State {
 
 /// The work for the content of the entry that is arriving.
 enum Work {
-    /// An undeltified object; `held` unless it is a large blob.
+    /// An undeltified object, which is hashed as it arrives; `held` unless it is a large blob.
     Whole {
         kind: ObjectKind,
         size: u64,
         hasher: ObjectHasher,
         held: Option<Vec<u8>>,
     },
+    /// An undeltified object that is hashed by another thread.
+    Held { kind: ObjectKind, content: Vec<u8> },
     /// A delta whose base is in memory.
     Delta {
-        kind: ObjectKind,
-        base: Bytes,
+        base: Base,
         reference: BaseRef,
         delta: Vec<u8>,
     },
@@ -64,136 +63,11 @@ enum Work {
     Later(BaseRef, Vec<u8>),
 }
 
-/// The base of a delta.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum BaseRef {
-    /// An earlier entry.
-    Entry(u32),
-    /// An object in this pack or outside of it.
-    Id(ObjectId),
-}
-
-/// A pack that has arrived with a valid trailer, whose deltas may be unresolved.
-pub struct UnresolvedPack {
-    pub(super) hash: HashKind,
-    pub(super) limits: PackLimits,
-    /// In the order of the pack.
-    pub(super) entries: Vec<Entry>,
-    /// Unresolved entries, in the order of the pack.
-    pub(super) pending: Vec<(u32, BaseRef)>,
-    /// Unresolved entries of at most [`SMALL_BLOB`] bytes, in the order of the pack.
-    small: Vec<u32>,
-    pub(super) cache: Cache,
-    pub(super) by_id: Option<ById>,
-    pub(super) size: u64,
-    pub(super) trailer: ObjectId,
-    pub(super) made: u64,
-}
-
-impl std::fmt::Debug for UnresolvedPack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UnresolvedPack")
-            .field("objects", &self.entries.len())
-            .field("pending", &self.pending.len())
-            .field("size", &self.size)
-            .finish_non_exhaustive()
-    }
-}
-
-impl UnresolvedPack {
-    /// Returns the number of objects in the pack.
-    pub fn objects(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Returns the number of deltas that [`resolve`](Self::resolve) has to resolve.
-    pub fn pending(&self) -> usize {
-        self.pending.len()
-    }
-
-    /// Returns how many unresolved deltas may be blobs of at most [`SMALL_BLOB`] bytes. No
-    /// visitor has received those yet.
-    pub fn small_blobs_pending(&self) -> usize {
-        let small = self.small.iter();
-        small.filter(|entry| self.may_be_blob(**entry)).count()
-    }
-
-    fn may_be_blob(&self, entry: u32) -> bool {
-        let mut at = entry;
-        loop {
-            if let Some(kind) = self.entries[at as usize].kind {
-                return kind == ObjectKind::Blob;
-            }
-            let found = self.pending.binary_search_by_key(&at, |(entry, _)| *entry);
-            // A base by distance is before its delta, so this ends.
-            match found.map(|found| self.pending[found].1) {
-                Ok(BaseRef::Entry(base)) => at = base,
-                Ok(BaseRef::Id(id)) => {
-                    let base = self.by_id.as_ref().and_then(|ids| ids.get(&id));
-                    let kind = base.and_then(|base| self.entries[*base as usize].kind);
-                    return kind.is_none_or(|kind| kind == ObjectKind::Blob);
-                }
-                Err(_) => return true,
-            }
-        }
-    }
-
-    /// Returns the length of the pack in bytes, trailer included.
-    pub fn size_bytes(&self) -> u64 {
-        self.size
-    }
-
-    /// Returns the trailer, which is the id of the pack.
-    pub fn pack_id(&self) -> ObjectId {
-        self.trailer
-    }
-
-    pub(super) fn at_offset(&self, offset: u64) -> Option<u32> {
-        let at = self
-            .entries
-            .binary_search_by_key(&offset, |entry| entry.offset)
-            .ok()?;
-        u32::try_from(at).ok()
-    }
-
-    /// Returns the entries of resolved objects by id.
-    pub(super) fn ids(&mut self) -> &mut ById {
-        self.by_id.get_or_insert_with(|| {
-            let known = self.entries.iter().enumerate();
-            known
-                .filter(|(_, entry)| entry.kind.is_some())
-                .map(|(at, entry)| (entry.id, number(at)))
-                .collect()
-        })
-    }
-
-    /// Records the type and id of a resolved entry.
-    pub(super) fn resolved(&mut self, entry: u32, kind: ObjectKind, id: ObjectId) {
-        let known = &mut self.entries[entry as usize];
-        known.kind = Some(kind);
-        known.id = id;
-        if let Some(ids) = &mut self.by_id {
-            ids.entry(id).or_insert(entry);
-        }
-    }
-
-    /// Counts the expanded bytes, as a guard against delta bombs.
-    pub(super) fn add_expanded_bytes(&mut self, bytes: u64, position: u64) -> Result<()> {
-        self.made = self.made.saturating_add(bytes);
-        let allowed = position
-            .saturating_mul(self.limits.expansion)
-            .saturating_add(1 << 30);
-        if self.made <= allowed {
-            return Ok(());
-        }
-        Err(corrupt(format!(
-            "the deltas of a pack make more than {allowed} bytes"
-        )))
-    }
-}
-
-fn number(at: usize) -> u32 {
-    u32::try_from(at).expect("because a pack has at most 2^32 objects")
+/// The base of a delta that is arriving.
+enum Base {
+    Known(ObjectKind, Bytes),
+    /// The object of an entry that another thread makes.
+    InProgress(u32),
 }
 
 impl PackIndexer {
@@ -207,18 +81,7 @@ impl PackIndexer {
             file: FileHasher::new(hash),
             crc: crc32fast::Hasher::new(),
             inflater: Inflater::new(),
-            received: UnresolvedPack {
-                hash,
-                limits,
-                entries: Vec::new(),
-                pending: Vec::new(),
-                small: Vec::new(),
-                cache: Cache::new(limits.memory / 8 * 3),
-                by_id: None,
-                size: 0,
-                trailer: ObjectId::null(hash),
-                made: 0,
-            },
+            received: UnresolvedPack::new(hash, limits),
             left: 0,
         }
     }
@@ -243,7 +106,7 @@ impl PackIndexer {
         while !rest.is_empty() {
             let used = match &mut self.state {
                 State::Header => self.header(rest)?,
-                State::Entry => self.entry(rest)?,
+                State::Entry => self.entry(rest, visitor)?,
                 State::Data(work) => {
                     let (used, ended) = self.inflater.push(rest, |piece| match work {
                         Work::Whole { hasher, held, .. } => {
@@ -252,6 +115,7 @@ impl PackIndexer {
                                 held.extend_from_slice(piece);
                             }
                         }
+                        Work::Held { content, .. } => content.extend_from_slice(piece),
                         Work::Delta { delta, .. } => delta.extend_from_slice(piece),
                         Work::Later(_, start) => {
                             let room = deltas::MAX_SIZES - start.len();
@@ -266,7 +130,7 @@ impl PackIndexer {
                     }
                     used
                 }
-                State::Trailer => self.trailer(rest)?,
+                State::Trailer => self.trailer(rest, visitor)?,
                 State::Done => return Err(corrupt("bytes follow the trailer of a pack")),
             };
             rest = &rest[used..];
@@ -315,8 +179,11 @@ impl PackIndexer {
                         "a pack has {} objects, and {} are allowed",
                         self.left, self.limits.objects
                     ),
-                ));
+                )
+                .with_hint("raise the memory limit, which bounds the number of objects"));
             }
+            self.received.reserve(self.left);
+            self.received.workers = Workers::start(self.hash, self.left, self.limits.memory);
             self.file.update(&self.small);
             self.small.clear();
             self.next_entry();
@@ -332,9 +199,10 @@ impl PackIndexer {
         };
     }
 
-    fn trailer(&mut self, rest: &[u8]) -> Result<usize> {
+    fn trailer(&mut self, rest: &[u8], visitor: &mut dyn Visitor) -> Result<usize> {
         let (used, whole) = self.field(rest, self.hash.len_in_bytes());
         if whole {
+            self.collect_all(None, visitor)?;
             let computed = std::mem::replace(&mut self.file, FileHasher::new(self.hash)).finish();
             if computed.as_slice() != self.small {
                 return Err(corrupt("the trailer of a pack does not match its content"));
@@ -346,7 +214,7 @@ impl PackIndexer {
     }
 
     /// Reads the header of an entry.
-    fn entry(&mut self, rest: &[u8]) -> Result<usize> {
+    fn entry(&mut self, rest: &[u8], visitor: &mut dyn Visitor) -> Result<usize> {
         let before = self.small.len();
         let room = EntryHeader::MAX_BYTES - before;
         let (header, length) = if before == 0 {
@@ -369,65 +237,84 @@ impl PackIndexer {
         self.small.clear();
         let offset = self.received.size;
         self.received.size += length as u64;
-        let work = self.start(header, offset)?;
-        self.received.entries.push(Entry {
-            offset,
-            crc: 0,
-            kind: None,
-            id: ObjectId::null(self.hash),
-        });
+        let work = self.start(header, offset, visitor)?;
+        self.received.add_entry(offset);
         self.inflater.start(header.size);
         self.state = State::Data(work);
         Ok(used)
     }
 
-    fn start(&mut self, header: EntryHeader, offset: u64) -> Result<Work> {
+    fn start(
+        &mut self,
+        header: EntryHeader,
+        offset: u64,
+        visitor: &mut dyn Visitor,
+    ) -> Result<Work> {
         let size = header.size;
         self.limits.check_object(size)?;
         let reference = match header.kind {
-            EntryKind::Whole(kind) => {
-                let hold = if kind == ObjectKind::Blob {
-                    size <= (self.limits.memory / 8) as u64
-                } else if size <= (self.limits.memory / 4) as u64 {
-                    true
-                } else {
-                    return Err(self.limits.too_little_memory(size.saturating_mul(4)));
-                };
-                return Ok(Work::Whole {
-                    kind,
-                    size,
-                    hasher: ObjectHasher::new(self.hash, kind, size),
-                    held: hold.then(|| Vec::with_capacity(capacity(size))),
-                });
-            }
+            EntryKind::Whole(kind) => return self.start_whole(kind, size),
             EntryKind::OffsetDelta(distance) => offset
                 .checked_sub(distance)
                 .and_then(|base| self.received.at_offset(base))
                 .map(BaseRef::Entry)
                 .ok_or_else(|| corrupt("no entry starts at the position of a delta's base"))?,
             EntryKind::IdDelta(id) => {
-                self.received.ids();
+                if !self.received.ids().contains(id) {
+                    // The base may be among the objects whose ids are being computed.
+                    self.collect_all(None, visitor)?;
+                }
                 BaseRef::Id(id)
             }
         };
-        let key = match reference {
-            BaseRef::Entry(entry) => Some(entry),
-            BaseRef::Id(id) => self.received.ids().get(&id).copied(),
-        };
         let base = if size <= (self.limits.memory / 8) as u64 {
-            key.and_then(|key| self.received.cache.get(Key::from(key)))
+            self.base_in_memory(reference)
         } else {
             None
         };
         Ok(match base {
-            Some((kind, base)) => Work::Delta {
-                kind,
+            Some(base) => Work::Delta {
                 base,
                 reference,
                 delta: Vec::with_capacity(capacity(size)),
             },
             None => Work::Later(reference, Vec::with_capacity(deltas::MAX_SIZES)),
         })
+    }
+
+    fn start_whole(&self, kind: ObjectKind, size: u64) -> Result<Work> {
+        let hold = if kind == ObjectKind::Blob {
+            size <= (self.limits.memory / 8) as u64
+        } else if size <= (self.limits.memory / 4) as u64 {
+            true
+        } else {
+            return Err(self.limits.too_little_memory(size.saturating_mul(4)));
+        };
+        let workers = self.received.workers.as_ref();
+        if hold && workers.is_some_and(|workers| workers.admits(Workers::cost(size))) {
+            let content = Vec::with_capacity(capacity(size));
+            return Ok(Work::Held { kind, content });
+        }
+        Ok(Work::Whole {
+            kind,
+            size,
+            hasher: ObjectHasher::new(self.hash, kind, size),
+            held: hold.then(|| Vec::with_capacity(capacity(size))),
+        })
+    }
+
+    fn base_in_memory(&mut self, reference: BaseRef) -> Option<Base> {
+        let received = &mut self.received;
+        let entry = match reference {
+            BaseRef::Entry(entry) => entry,
+            BaseRef::Id(id) => received.ids().get(id).copied()?,
+        };
+        if let Some((kind, base)) = received.cache.get(Key::from(entry)) {
+            return Some(Base::Known(kind, base));
+        }
+        let workers = received.workers.as_ref();
+        let is_in_progress = workers.is_some_and(|workers| workers.has(entry));
+        is_in_progress.then_some(Base::InProgress(entry))
     }
 
     fn entry_ended(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
@@ -446,35 +333,146 @@ impl PackIndexer {
                 held,
             } => {
                 let id = hasher.finish()?;
-                self.visit(entry, kind, id, size, held, visitor)?;
+                let content = held.map(Bytes::from);
+                self.visit(entry, kind, id, size, content, visitor)?;
+            }
+            Work::Held { kind, content } => {
+                let cost = Workers::cost(content.len() as u64);
+                self.make_room(cost, None, visitor)?;
+                let content = JobContent::Whole(content);
+                self.submit(
+                    Job {
+                        entry,
+                        kind,
+                        content,
+                    },
+                    cost,
+                    visitor,
+                )?;
             }
             Work::Delta {
-                kind,
                 base,
                 reference,
                 delta,
-            } => {
-                let (_, size, _) = deltas::sizes(&delta)?;
-                self.limits.check_object(size)?;
-                if size <= (self.limits.memory / 4) as u64 {
-                    self.received.add_expanded_bytes(size, self.received.size)?;
-                    let mut content = Vec::with_capacity(capacity(size));
-                    deltas::apply(&base, &delta, |piece| content.extend_from_slice(piece))?;
-                    let id = id_of(self.hash, kind, &content)?;
-                    self.visit(entry, kind, id, size, Some(content), visitor)?;
-                } else {
-                    self.received.pending.push((entry, reference));
-                }
-            }
+            } => self.delta_ended(entry, base, reference, delta, visitor)?,
             Work::Later(reference, start) => {
                 // A delta without sizes is reported when it is resolved.
-                if deltas::sizes(&start).is_ok_and(|(_, size, _)| size <= SMALL_BLOB) {
-                    self.received.small.push(entry);
-                }
-                self.received.pending.push((entry, reference));
+                let size = deltas::sizes(&start).ok().map(|(_, size, _)| size);
+                self.received.add_pending(entry, reference, size);
             }
         }
         self.next_entry();
+        Ok(())
+    }
+
+    fn delta_ended(
+        &mut self,
+        entry: u32,
+        mut base: Base,
+        reference: BaseRef,
+        delta: Vec<u8>,
+        visitor: &mut dyn Visitor,
+    ) -> Result<()> {
+        let (base_size, size, _) = deltas::sizes(&delta)?;
+        self.limits.check_object(size)?;
+        if size > (self.limits.memory / 4) as u64 {
+            self.received.add_pending(entry, reference, Some(size));
+            return Ok(());
+        }
+        self.received.add_expanded_bytes(size, self.received.size)?;
+        let bytes = (delta.len() as u64).saturating_add(size);
+        let cost = Workers::cost(bytes.saturating_add(base_size));
+        let workers = self.received.workers.as_ref();
+        if !workers.is_some_and(|workers| workers.admits(cost)) {
+            self.collect_all(Some(&mut base), visitor)?;
+            let Base::Known(kind, base) = base else {
+                return Err(lost_base());
+            };
+            let mut content = Vec::with_capacity(capacity(size));
+            deltas::apply(&base, &delta, |piece| content.extend_from_slice(piece))?;
+            let id = id_of(self.hash, kind, &content)?;
+            return self.visit(entry, kind, id, size, Some(content.into()), visitor);
+        }
+        self.make_room(cost, Some(&mut base), visitor)?;
+        let mut delta = delta;
+        if let (Base::InProgress(of), Some(workers)) = (&base, &mut self.received.workers) {
+            match workers.submit_waiting(entry, *of, (delta, size), cost) {
+                Ok(()) => return Ok(()),
+                Err(unsubmitted) => delta = unsubmitted,
+            }
+            self.collect(Some(&mut base), visitor)?;
+        }
+        let Base::Known(kind, base) = base else {
+            return Err(lost_base());
+        };
+        let content = JobContent::Delta { base, delta, size };
+        let job = Job {
+            entry,
+            kind,
+            content,
+        };
+        self.submit(job, cost, visitor)
+    }
+
+    fn submit(&mut self, job: Job, cost: usize, visitor: &mut dyn Visitor) -> Result<()> {
+        let workers = self.received.workers.as_mut();
+        let finished = workers.map_or(0, |workers| workers.submit(job, cost));
+        if finished < COLLECTED_JOBS {
+            return Ok(());
+        }
+        self.collect(None, visitor)
+    }
+
+    /// Waits until a job of this cost can be submitted.
+    fn make_room(
+        &mut self,
+        cost: usize,
+        mut base: Option<&mut Base>,
+        visitor: &mut dyn Visitor,
+    ) -> Result<()> {
+        while let Some(workers) = &self.received.workers
+            && !workers.has_room(cost)
+        {
+            workers.advance();
+            self.collect(base.as_deref_mut(), visitor)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all jobs.
+    fn collect_all(
+        &mut self,
+        mut base: Option<&mut Base>,
+        visitor: &mut dyn Visitor,
+    ) -> Result<()> {
+        while let Some(workers) = &self.received.workers
+            && workers.len() > 0
+        {
+            workers.advance();
+            self.collect(base.as_deref_mut(), visitor)?;
+        }
+        Ok(())
+    }
+
+    /// Passes the objects of finished jobs to `visitor`. If `base` is one of them, it becomes
+    /// known.
+    fn collect(&mut self, mut base: Option<&mut Base>, visitor: &mut dyn Visitor) -> Result<()> {
+        let workers = self.received.workers.as_mut();
+        for done in workers.map(Workers::collect).unwrap_or_default() {
+            let Finished {
+                entry,
+                kind,
+                result,
+            } = done;
+            let (id, content) = result?;
+            if let Some(base) = &mut base
+                && matches!(base, Base::InProgress(of) if *of == entry)
+            {
+                **base = Base::Known(kind, content.clone());
+            }
+            let size = content.len() as u64;
+            self.visit(entry, kind, id, size, Some(content), visitor)?;
+        }
         Ok(())
     }
 
@@ -484,7 +482,7 @@ impl PackIndexer {
         kind: ObjectKind,
         id: ObjectId,
         size: u64,
-        content: Option<Vec<u8>>,
+        content: Option<Bytes>,
         visitor: &mut dyn Visitor,
     ) -> Result<()> {
         visitor.object(PackObject {
@@ -495,37 +493,18 @@ impl PackIndexer {
         })?;
         self.received.resolved(entry, kind, id);
         if let Some(content) = content {
-            let content = Bytes::from(content);
             self.received.cache.insert(Key::from(entry), kind, content);
         }
         Ok(())
     }
 }
 
+fn lost_base() -> Error {
+    let message = "the base of a delta was neither kept nor passed on by the thread that made it";
+    Error::new(ErrorKind::Internal, message)
+}
+
 /// Returns the capacity reserved for content whose size is not verified yet.
 fn capacity(size: u64) -> usize {
     usize::try_from(size.min(1 << 20)).expect("because it is at most 1 MiB")
-}
-
-/// Entries by id.
-pub(super) type ById = HashMap<ObjectId, u32, BuildHasherDefault<IdHasher>>;
-
-/// A hasher that uses the first bytes of an id, because an id is a hash already.
-#[derive(Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Discriminants and lengths are shorter than any id.
-        if bytes.len() >= 20 {
-            let first = bytes
-                .first_chunk()
-                .expect("because there are at least twenty bytes");
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
 }

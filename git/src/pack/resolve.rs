@@ -1,19 +1,26 @@
 //! Second pass over a pack: resolves deltas whose bases were not in memory.
 
-use std::collections::HashSet;
-use std::ops::Range;
+use bytes::Bytes;
 
-use super::cache::{EXTERNAL, Key};
-use super::content::{EntryLookup, EntryReader, missing_base, read_base};
+use super::cache::{Cache, EXTERNAL, Key};
+use super::content::{EntryLookup as _, EntryReader, missing_base, read_base};
+use super::delta_graph::DeltaGraph;
 use super::index::Entry;
 use super::inflate::Inflater;
-use super::receive::{BaseRef, UnresolvedPack};
-use super::{
-    Bases, Cache, Completed, Index, PackBytes, PackObject, Visitor, complete, delta as deltas,
-};
-use crate::error::{Error, Result};
+use super::unresolved::{BaseRef, UnresolvedPack};
+use super::workers::{Finished, Job, JobContent, Workers};
+use super::{Bases, Completed, Index, PackBytes, PackObject, Visitor, complete, delta as deltas};
+use crate::error::{Error, ErrorKind, Result};
 use crate::object::{ObjectHasher, ObjectKind, id_of};
 use crate::{ObjectId, corrupt};
+
+/// The most deltas that other threads resolve at a time: few, so that a base is used while it is
+/// cached.
+const MAX_JOBS: usize = 128;
+
+/// Deltas after which other tasks get their turn, because this one computes a lot and rarely
+/// waits.
+const DELTAS_PER_TURN: u32 = 64;
 
 /// A pack whose objects are all verified.
 #[derive(Debug)]
@@ -24,88 +31,6 @@ pub struct Resolved {
     pub kinds: Vec<ObjectKind>,
     /// The parts that complete a thin pack; `None` for a pack that is not thin.
     pub completed: Option<Completed>,
-}
-
-/// The deltas of a pack while they are resolved.
-struct DeltaGraph {
-    received: UnresolvedPack,
-    // Deltas by their bases, sorted.
-    children: Vec<(BaseRef, u32)>,
-    externals: Vec<ObjectId>,
-}
-
-impl EntryLookup for DeltaGraph {
-    fn range(&self, entry: u32) -> Result<Range<u64>> {
-        let at = entry as usize;
-        let start = self.received.entries[at].offset;
-        let end = match self.received.entries.get(at + 1) {
-            Some(next) => next.offset,
-            None => self.received.size - self.received.hash.len_in_bytes() as u64,
-        };
-        Ok(start..end)
-    }
-
-    fn at_offset(&self, offset: u64) -> Option<u32> {
-        self.received.at_offset(offset)
-    }
-
-    fn by_id(&self, id: ObjectId) -> Option<Key> {
-        let ids = self.received.by_id.as_ref()?;
-        ids.get(&id).copied().map(Key::from).or_else(|| {
-            let at = self.externals.iter().position(|other| *other == id)?;
-            Some(EXTERNAL + at as u64)
-        })
-    }
-
-    fn external(&self, key: Key) -> Option<ObjectId> {
-        let at = usize::try_from(key.checked_sub(EXTERNAL)?).ok()?;
-        self.externals.get(at).copied()
-    }
-}
-
-impl DeltaGraph {
-    fn children_of(&self, reference: BaseRef) -> &[(BaseRef, u32)] {
-        let start = self.children.partition_point(|(base, _)| *base < reference);
-        let length = self.children[start..].partition_point(|(base, _)| *base == reference);
-        &self.children[start..start + length]
-    }
-
-    /// Pushes all deltas with the base `key` onto the stack, the first one on top.
-    fn push_children(&self, key: Key, stack: &mut Vec<(u32, Key)>) {
-        let id = match u32::try_from(key) {
-            Ok(entry) => {
-                let by_entry = self.children_of(BaseRef::Entry(entry));
-                stack.extend(by_entry.iter().rev().map(|(_, child)| (*child, key)));
-                self.received.entries[entry as usize].id
-            }
-            Err(_) => self.externals[external_number(key)],
-        };
-        let by_id = self.children_of(BaseRef::Id(id));
-        stack.extend(by_id.iter().rev().map(|(_, child)| (*child, key)));
-    }
-
-    fn is_resolved(&self, entry: u32) -> bool {
-        self.received.entries[entry as usize].kind.is_some()
-    }
-
-    /// Returns resolved objects with pending deltas.
-    fn roots(&self) -> Vec<Key> {
-        let mut roots: Vec<Key> = self
-            .children
-            .iter()
-            .filter_map(|(base, _)| match base {
-                BaseRef::Entry(entry) => self.is_resolved(*entry).then(|| Key::from(*entry)),
-                BaseRef::Id(id) => self.by_id(*id),
-            })
-            .collect();
-        roots.sort_unstable();
-        roots.dedup();
-        roots
-    }
-}
-
-fn external_number(key: Key) -> usize {
-    usize::try_from(key - EXTERNAL).expect("because keys are made from positions in the list")
 }
 
 impl UnresolvedPack {
@@ -124,81 +49,36 @@ impl UnresolvedPack {
         visitor: &mut dyn Visitor,
     ) -> Result<Resolved> {
         let mut cache = std::mem::replace(&mut self.cache, Cache::new(0));
-        let mut contents = EntryReader {
+        let contents = EntryReader {
             hash: self.hash,
             limits: self.limits,
             bytes,
             bases,
             cache: &mut cache,
             prefix: 0,
+            reserved: 0,
             inflater: Inflater::new(),
         };
-        let mut children: Vec<_> = self.pending.iter().map(|(at, base)| (*base, *at)).collect();
-        children.sort_unstable();
-        let mut table = DeltaGraph {
-            received: self,
-            children,
-            externals: Vec::new(),
+        let workers = self.workers.take();
+        let mut resolver = Resolver {
+            table: DeltaGraph::new(self),
+            contents,
+            workers,
+            visitor,
         };
-        for root in table.roots() {
-            descend(&mut table, &mut contents, root, visitor).await?;
-        }
-        let pending = std::mem::take(&mut table.received.pending);
-        for (entry, base) in &pending {
-            let BaseRef::Id(id) = *base else { continue };
-            if table.is_resolved(*entry) || table.by_id(id).is_some() {
-                continue;
-            }
-            let Some((kind, content)) = read_base(contents.hash, bases, id).await? else {
-                continue;
-            };
-            contents.evict_for(content.len() as u64)?;
-            let key = EXTERNAL + table.externals.len() as u64;
-            table.externals.push(id);
-            contents.cache.insert(key, kind, content);
-            descend(&mut table, &mut contents, key, visitor).await?;
-        }
-        for (entry, base) in &pending {
-            if !table.is_resolved(*entry) {
-                return Err(unresolved(*base));
+        let roots = resolver.table.roots();
+        resolver.descend(roots).await?;
+        resolver.descend_from_externals().await?;
+        let Resolver { table, .. } = resolver;
+        for pending in &table.received.pending {
+            if !table.is_resolved(pending.entry) {
+                return Err(unresolved(table.received.base_of(pending)));
             }
         }
-        check_circles(&table, &pending)?;
+        table.check_circles()?;
         drop(cache);
         finish(table, bytes, bases).await
     }
-}
-
-/// Refuses circles of deltas through an external base. An external base that is in the pack
-/// as well is not added to the pack, so a delta chain from that base to itself would have no
-/// undeltified object.
-fn check_circles(table: &DeltaGraph, pending: &[(u32, BaseRef)]) -> Result<()> {
-    let Some(ids) = &table.received.by_id else {
-        return Ok(());
-    };
-    // Each entry is visited once, however many chains contain it.
-    let mut sound = HashSet::new();
-    for id in &table.externals {
-        let mut next = ids.get(id).copied();
-        let mut path = HashSet::new();
-        while let Some(entry) = next.filter(|entry| !sound.contains(entry)) {
-            if !path.insert(entry) {
-                return Err(corrupt(format!(
-                    "the deltas of a pack build {id} out of itself"
-                )));
-            }
-            // An entry that is not pending was resolved without an external base.
-            next = match pending.binary_search_by_key(&entry, |(at, _)| *at) {
-                Err(_) => None,
-                Ok(at) => match pending[at].1 {
-                    BaseRef::Entry(base) => Some(base),
-                    BaseRef::Id(base) => ids.get(&base).copied(),
-                },
-            };
-        }
-        sound.extend(path);
-    }
-    Ok(())
 }
 
 fn unresolved(base: BaseRef) -> Error {
@@ -208,75 +88,251 @@ fn unresolved(base: BaseRef) -> Error {
     }
 }
 
-/// Resolves all deltas above an object, depth first, so that each base is used while it is
-/// cached.
-async fn descend(
-    table: &mut DeltaGraph,
-    contents: &mut EntryReader<'_>,
-    root: Key,
-    visitor: &mut dyn Visitor,
-) -> Result<()> {
-    let mut stack = Vec::new();
-    table.push_children(root, &mut stack);
-    let mut steps = 0_u32;
-    while let Some((entry, base)) = stack.pop() {
-        // A delta whose result is its own base is not its own child.
-        if table.is_resolved(entry) {
-            continue;
-        }
-        step(table, contents, entry, base, visitor).await?;
-        table.push_children(Key::from(entry), &mut stack);
-        steps += 1;
-        if steps.is_multiple_of(64) {
-            // Other tasks get their turn, because this one computes a lot and rarely waits.
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(())
+/// The resolution of a pack's deltas.
+struct Resolver<'a> {
+    table: DeltaGraph,
+    contents: EntryReader<'a>,
+    workers: Option<Workers>,
+    visitor: &'a mut dyn Visitor,
 }
 
-async fn step(
-    table: &mut DeltaGraph,
-    contents: &mut EntryReader<'_>,
-    entry: u32,
-    base: Key,
-    visitor: &mut dyn Visitor,
-) -> Result<()> {
-    let (kind, base) = contents.content(table, base).await?;
-    let delta = contents.delta(table, entry, base.len() as u64).await?;
-    let (_, size, _) = deltas::sizes(&delta)?;
-    contents.limits.check_object(size)?;
-    let received = &mut table.received;
-    received.add_expanded_bytes(size, received.size)?;
-    let hash = received.hash;
-    let hold = kind != ObjectKind::Blob
-        || size <= (contents.limits.memory / 8) as u64
-        || !table.children_of(BaseRef::Entry(entry)).is_empty();
-    let in_use = base.len() as u64 + delta.len() as u64;
-    let (id, content) = if hold {
-        contents.evict_for(in_use.saturating_add(size))?;
-        let room = usize::try_from(size).expect("because there is room for it");
-        let mut content = Vec::with_capacity(room);
-        deltas::apply(&base, &delta, |piece| content.extend_from_slice(piece))?;
-        (id_of(hash, kind, &content)?, Some(content))
-    } else {
-        contents.evict_for(in_use)?;
-        let mut hasher = ObjectHasher::new(hash, kind, size);
-        deltas::apply(&base, &delta, |piece| hasher.update(piece))?;
-        (hasher.finish()?, None)
-    };
-    drop((base, delta));
-    visitor.object(PackObject {
-        id,
-        kind,
-        size,
-        content: content.as_deref(),
-    })?;
-    table.received.resolved(entry, kind, id);
-    if let Some(content) = content {
-        contents.cache.insert(entry.into(), kind, content.into());
+/// A delta in memory, with its base.
+struct LoadedDelta {
+    kind: ObjectKind,
+    base: Bytes,
+    delta: Vec<u8>,
+    /// The size of the result in bytes.
+    size: u64,
+}
+
+impl LoadedDelta {
+    fn held_bytes(&self) -> u64 {
+        self.base.len() as u64 + self.delta.len() as u64
     }
-    Ok(())
+}
+
+impl Resolver<'_> {
+    /// Resolves the deltas whose bases are outside of the pack.
+    async fn descend_from_externals(&mut self) -> Result<()> {
+        for at in 0..self.table.received.pending.len() {
+            let pending = self.table.received.pending[at];
+            let BaseRef::Id(id) = self.table.received.base_of(&pending) else {
+                continue;
+            };
+            if self.table.is_resolved(pending.entry) || self.is_known(id) {
+                continue;
+            }
+            let contents = &mut self.contents;
+            let Some((kind, content)) = read_base(contents.hash, contents.bases, id).await? else {
+                continue;
+            };
+            contents.evict_for(content.len() as u64)?;
+            let key = EXTERNAL + self.table.externals.len() as u64;
+            self.table.externals.push(id);
+            contents.cache.insert(key, kind, content);
+            self.descend(vec![key]).await?;
+        }
+        Ok(())
+    }
+
+    fn is_known(&self, id: ObjectId) -> bool {
+        self.table.by_id(id).is_some()
+    }
+
+    /// Resolves all deltas above `roots`, depth first, so that each base is used while it is
+    /// cached.
+    async fn descend(&mut self, roots: Vec<Key>) -> Result<()> {
+        let mut roots = roots.into_iter();
+        let mut stack = Vec::new();
+        let mut steps = 0_u32;
+        loop {
+            if self.jobs() >= MAX_JOBS {
+                self.advance(&mut stack)?;
+            }
+            if let Some((entry, base)) = stack.pop() {
+                // A delta whose result is its own base is not its own child.
+                if !self.table.is_resolved(entry) && !self.is_in_progress(entry) {
+                    self.step(entry, base, &mut stack).await?;
+                }
+            } else if let Some(root) = roots.next() {
+                self.table.push_children(root, &mut stack);
+            } else if self.jobs() > 0 {
+                self.advance(&mut stack)?;
+            } else {
+                return Ok(());
+            }
+            steps += 1;
+            if steps.is_multiple_of(DELTAS_PER_TURN) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn jobs(&self) -> usize {
+        self.workers.as_ref().map_or(0, Workers::len)
+    }
+
+    fn is_in_progress(&self, entry: u32) -> bool {
+        let workers = self.workers.as_ref();
+        workers.is_some_and(|workers| workers.has(entry))
+    }
+
+    /// Does a job, or waits for one, and records those that are finished.
+    fn advance(&mut self, stack: &mut Vec<(u32, Key)>) -> Result<()> {
+        let Some(workers) = &mut self.workers else {
+            return Ok(());
+        };
+        workers.advance();
+        let finished = workers.collect();
+        self.contents.reserved = workers.held_bytes();
+        for done in finished {
+            let Finished {
+                entry,
+                kind,
+                result,
+            } = done;
+            let (id, content) = result?;
+            let size = content.len() as u64;
+            self.record(entry, (kind, id, size), Some(content), stack)?;
+        }
+        Ok(())
+    }
+
+    fn finish_jobs(&mut self, stack: &mut Vec<(u32, Key)>) -> Result<()> {
+        while self.jobs() > 0 {
+            self.advance(stack)?;
+        }
+        Ok(())
+    }
+
+    /// Records a resolved delta, and pushes the deltas above it onto the stack.
+    fn record(
+        &mut self,
+        entry: u32,
+        (kind, id, size): (ObjectKind, ObjectId, u64),
+        content: Option<Bytes>,
+        stack: &mut Vec<(u32, Key)>,
+    ) -> Result<()> {
+        self.visitor.object(PackObject {
+            id,
+            kind,
+            size,
+            content: content.as_deref(),
+        })?;
+        self.table.received.resolved(entry, kind, id);
+        if let Some(content) = content {
+            self.contents.cache.insert(entry.into(), kind, content);
+        }
+        self.table.push_children(Key::from(entry), stack);
+        Ok(())
+    }
+
+    /// Reads a delta and its base. Finishes all jobs first if they take the memory for that.
+    async fn load(
+        &mut self,
+        entry: u32,
+        base: Key,
+        stack: &mut Vec<(u32, Key)>,
+    ) -> Result<LoadedDelta> {
+        match self.try_load(entry, base).await {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge && self.jobs() > 0 => {
+                self.finish_jobs(stack)?;
+                self.try_load(entry, base).await
+            }
+            result => result,
+        }
+    }
+
+    async fn try_load(&mut self, entry: u32, base: Key) -> Result<LoadedDelta> {
+        let (table, contents) = (&self.table, &mut self.contents);
+        let (kind, base) = contents.content(table, base).await?;
+        let delta = contents.delta(table, entry, base.len() as u64).await?;
+        let (_, size, _) = deltas::sizes(&delta)?;
+        contents.limits.check_object(size)?;
+        Ok(LoadedDelta {
+            kind,
+            base,
+            delta,
+            size,
+        })
+    }
+
+    /// Resolves a delta, or submits it to another thread.
+    async fn step(&mut self, entry: u32, base: Key, stack: &mut Vec<(u32, Key)>) -> Result<()> {
+        let loaded = self.load(entry, base, stack).await?;
+        let received = &mut self.table.received;
+        received.add_expanded_bytes(loaded.size, received.size)?;
+        let is_base = self
+            .table
+            .children_of(BaseRef::Entry(entry))
+            .next()
+            .is_some();
+        let hold = loaded.kind != ObjectKind::Blob
+            || loaded.size <= (self.contents.limits.memory / 8) as u64
+            || is_base;
+        let bytes = loaded.held_bytes().saturating_add(loaded.size);
+        let cost = Workers::cost(bytes);
+        let admits = |workers: &Workers| hold && workers.admits(cost);
+        if self.workers.as_ref().is_some_and(admits) {
+            while self
+                .workers
+                .as_ref()
+                .is_some_and(|workers| !workers.has_room(cost))
+            {
+                self.advance(stack)?;
+            }
+            // The jobs take a quarter of the memory, and the cache has less than the rest.
+            self.contents.evict_for(bytes)?;
+            let LoadedDelta {
+                kind,
+                base,
+                delta,
+                size,
+            } = loaded;
+            if let Some(workers) = &mut self.workers {
+                let content = JobContent::Delta { base, delta, size };
+                workers.submit(
+                    Job {
+                        entry,
+                        kind,
+                        content,
+                    },
+                    cost,
+                );
+                self.contents.reserved = workers.held_bytes();
+            }
+            return Ok(());
+        }
+        self.finish_jobs(stack)?;
+        let (id, content) = self.apply(&loaded, hold)?;
+        let (kind, size) = (loaded.kind, loaded.size);
+        drop(loaded);
+        self.record(entry, (kind, id, size), content, stack)
+    }
+
+    /// Applies a delta; returns the content if it is to be held.
+    fn apply(&mut self, loaded: &LoadedDelta, hold: bool) -> Result<(ObjectId, Option<Bytes>)> {
+        let LoadedDelta {
+            kind,
+            base,
+            delta,
+            size,
+        } = loaded;
+        let (contents, in_use) = (&mut self.contents, loaded.held_bytes());
+        let hash = contents.hash;
+        if hold {
+            contents.evict_for(in_use.saturating_add(*size))?;
+            let room = usize::try_from(*size).expect("because there is room for it");
+            let mut content = Vec::with_capacity(room);
+            deltas::apply(base, delta, |piece| content.extend_from_slice(piece))?;
+            Ok((id_of(hash, *kind, &content)?, Some(content.into())))
+        } else {
+            contents.evict_for(in_use)?;
+            let mut hasher = ObjectHasher::new(hash, *kind, *size);
+            deltas::apply(base, delta, |piece| hasher.update(piece))?;
+            Ok((hasher.finish()?, None))
+        }
+    }
 }
 
 async fn finish(table: DeltaGraph, bytes: &dyn PackBytes, bases: &dyn Bases) -> Result<Resolved> {
@@ -285,11 +341,12 @@ async fn finish(table: DeltaGraph, bytes: &dyn PackBytes, bases: &dyn Bases) -> 
         externals,
         ..
     } = table;
+    received.pending = Vec::new();
     // An external base that is in the pack as well needs no second copy.
     let added: Vec<ObjectId> = match &received.by_id {
         Some(ids) => externals
             .into_iter()
-            .filter(|id| !ids.contains_key(id))
+            .filter(|id| !ids.contains(*id))
             .collect(),
         None => Vec::new(),
     };

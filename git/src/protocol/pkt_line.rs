@@ -112,14 +112,30 @@ fn parse_length(digits: [u8; 4]) -> Result<usize> {
     Ok(length)
 }
 
-/// Returns the failure that an `ERR` line reports; `None` for any other line.
+/// Words by which servers refuse a client for good, in lower case.
+const REFUSALS: [&str; 5] = [
+    "access denied",
+    "permission denied",
+    "not authorized",
+    "unauthorized",
+    "forbidden",
+];
+
+/// Words by which servers report that they do not have a repository, in lower case.
+const MISSING: [&str; 3] = ["not found", "does not exist", "no such repository"];
+
+/// Returns the failure that an `ERR` line reports; `None` for any other line. The failure is
+/// `AccessDenied` or `NotFound` if the server says so, which a retry does not change.
 pub fn server_error(line: &[u8]) -> Option<Error> {
     let message = line.strip_prefix(b"ERR ")?;
     let message = message.strip_suffix(b"\n").unwrap_or(message);
-    // Git's protocol has no error codes. This text is matched because the caller then reads
-    // the refs again.
-    let kind = if message.contains_str("not our ref") {
+    // Git's protocol has no error codes. After `not our ref` the caller reads the refs again.
+    let words = message.to_ascii_lowercase();
+    let says = |any: &[&str]| any.iter().any(|text| words.contains_str(text));
+    let kind = if says(&["not our ref"]) || says(&["repository"]) && says(&MISSING) {
         ErrorKind::NotFound
+    } else if says(&REFUSALS) {
+        ErrorKind::AccessDenied
     } else {
         ErrorKind::Transport
     };

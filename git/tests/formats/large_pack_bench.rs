@@ -106,6 +106,60 @@ fn large(repo: &Repo) -> std::path::PathBuf {
         .unwrap()
 }
 
+/// Prints the duration of reading the pack that `BRANCHLINE_PACK` names, as it arrives and
+/// afterwards, beside that of `git index-pack`.
+#[tokio::test]
+#[ignore = "reads a pack that `BRANCHLINE_PACK` names"]
+async fn a_named_pack_is_read_beside_git() {
+    let path = std::path::PathBuf::from(std::env::var_os("BRANCHLINE_PACK").unwrap());
+    let repo = Repo::new(HashKind::Sha1);
+    for _ in 0..2 {
+        let start = Instant::now();
+        let pack = path.to_str().unwrap();
+        repo.git(&["index-pack", "-o", "other.idx", pack]);
+        println!("git index-pack: {:?}", start.elapsed());
+        for memory_mib in [32, 128, 512] {
+            let peak_before = {
+                reset_peak();
+                memory("VmRSS:")
+            };
+            let start = Instant::now();
+            let (first, pending, index) = read(&path, memory_mib << 20).await;
+            println!(
+                "{memory_mib} MiB: {first:?} as it arrives, {pending} deltas left, {:?} in all, \
+                 {} MiB at most over {peak_before}",
+                start.elapsed(),
+                memory("VmHWM:") - peak_before,
+            );
+            assert_eq!(index, std::fs::read(repo.path.join("other.idx")).unwrap());
+        }
+    }
+}
+
+async fn read(path: &std::path::Path, memory: usize) -> (std::time::Duration, usize, Bytes) {
+    let start = Instant::now();
+    let limits = PackLimits::default().with_memory(memory);
+    let mut connectivity = Connectivity::new(HashKind::Sha1, []);
+    let mut receiver = PackIndexer::new(HashKind::Sha1, limits);
+    let mut file = File::open(path).unwrap();
+    let size = file.metadata().unwrap().len();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = file.read(&mut buffer).unwrap();
+        if read == 0 {
+            break;
+        }
+        receiver.push(&buffer[..read], &mut connectivity).unwrap();
+    }
+    let arrived = receiver.finish().unwrap();
+    let (first, pending) = (start.elapsed(), arrived.pending());
+    let bytes = Blocks::new(InFile(file), size, 1 << 20, 16);
+    let resolved = arrived.resolve(&bytes, &NoBases, &mut connectivity);
+    let resolved = resolved.await.unwrap();
+    connectivity.missing_objects(&resolved, &[]).unwrap();
+    (first, pending, resolved.index.bytes().clone())
+}
+
 #[tokio::test]
 #[ignore = "makes a pack of 200 MB"]
 async fn a_large_pack_is_read_within_its_memory() {

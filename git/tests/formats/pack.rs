@@ -186,7 +186,7 @@ async fn a_pack_written_in_pieces_is_gits() {
         ErrorKind::Internal,
         "no offset delta is ever written"
     );
-    assert!(writer.finish().is_err(), "one object is owed");
+    assert!(writer.finish().is_err(), "one object is missing");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
 use super::fetch::{Fetcher, NextContent};
+use super::fetched_commit::FetchedCommit;
 use super::lfs_files::LfsFiles;
 use super::listed_tree::Tree;
 use super::plan::{ArchiveItem, ArchivePlan, plan};
@@ -43,7 +44,12 @@ pub(super) async fn full(
 ) -> Result<(Tree, ArchivePlan)> {
     // Checked first, because the listing takes many requests.
     request.seconds()?;
-    let mut tree = walk(files, request).await?;
+    let tree = walk(files, request).await?;
+    planned(tree, request)
+}
+
+/// Plans a listed commit.
+pub(super) fn planned(mut tree: Tree, request: &ArchiveRequest) -> Result<(Tree, ArchivePlan)> {
     if request.tree_only {
         tree.conversions.remove_subst();
     }
@@ -69,6 +75,8 @@ pub(super) struct PreparedArchive {
     pub(super) record: ListingRecord,
     /// The entries that the plan copies.
     pub(super) reused: Option<ReusedEntries>,
+    /// The commit, if it was fetched by git.
+    pub(super) fetched: Option<FetchedCommit>,
 }
 
 impl PreparedArchive {
@@ -80,6 +88,7 @@ impl PreparedArchive {
         sink: &dyn PartSink,
     ) -> Result<(Summary, u32, Bytes)> {
         let (tree, plan) = (&self.tree, &self.plan);
+        let files = self.fetched.as_ref().map_or(files, |fetched| fetched as _);
         stream_plan(files, request, sink, tree, plan, self.reused).await
     }
 }

@@ -32,7 +32,7 @@ const SELECTED: [&str; 8] = [
 
 /// State of an attribute for a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum AttributeState {
     Unspecified,
     Set,
     Unset,
@@ -44,12 +44,12 @@ pub(super) enum State {
 pub(super) struct AttributeMatch {
     pub(super) export_ignore: bool,
     pub(super) export_subst: bool,
-    pub(super) text: State,
-    pub(super) crlf: State,
-    pub(super) eol: State,
+    pub(super) text: AttributeState,
+    pub(super) crlf: AttributeState,
+    pub(super) eol: AttributeState,
     pub(super) ident: bool,
-    pub(super) encoding: State,
-    pub(super) filter: State,
+    pub(super) encoding: AttributeState,
+    pub(super) filter: AttributeState,
 }
 
 /// The rules of one folder's `.gitattributes`, over those of the folders above it.
@@ -151,19 +151,19 @@ impl Attributes {
             .outcome
             .iter_selected()
             .map(|found| match found.assignment.state {
-                StateRef::Unspecified => State::Unspecified,
-                StateRef::Set => State::Set,
-                StateRef::Unset => State::Unset,
-                StateRef::Value(value) => State::Value(value.as_bstr().to_owned()),
+                StateRef::Unspecified => AttributeState::Unspecified,
+                StateRef::Set => AttributeState::Set,
+                StateRef::Unset => AttributeState::Unset,
+                StateRef::Value(value) => AttributeState::Value(value.as_bstr().to_owned()),
             });
-        let mut state = || states.next().unwrap_or(State::Unspecified);
+        let mut state = || states.next().unwrap_or(AttributeState::Unspecified);
         AttributeMatch {
-            export_ignore: state() == State::Set,
-            export_subst: state() == State::Set,
+            export_ignore: state() == AttributeState::Set,
+            export_subst: state() == AttributeState::Set,
             text: state(),
             crlf: state(),
             eol: state(),
-            ident: state() == State::Set,
+            ident: state() == AttributeState::Set,
             encoding: state(),
             filter: state(),
         }
@@ -221,7 +221,7 @@ mod tests {
         assert!(!attributes.find(&nested, "sub/x.d", false).export_ignore);
         assert_eq!(
             attributes.find(&nested, "sub/x.b", false).text,
-            State::Unset
+            AttributeState::Unset
         );
     }
 }

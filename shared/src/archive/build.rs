@@ -3,10 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use super::archive_stream::{PreparedArchive, Summary, full, stream};
+use super::archive_stream::{PreparedArchive, Summary, stream};
+use super::full_read::FullRead;
+use super::large_files_over_git::GitLargeFiles;
 use super::previous_archive::PreviousArchive;
 use super::request::ArchiveRequest;
-use super::reuse::{Comparison, Fault, ListingRecord, READER_BYTES, Stop};
+use super::reuse::{ArchiveComparison, Fault, READER_BYTES, Stop};
+use super::streamed_entry::LargeFiles as _;
 use super::tree_source::CodeCommitTree;
 use super::upload::{ArchiveDestination, CountedUpload, PartSink};
 use crate::codecommit::CodeCommit;
@@ -22,6 +25,8 @@ pub struct Built {
     pub written: PutResult,
     /// Counts of the archive.
     pub summary: Summary,
+    /// The files were read from one fetch by git.
+    pub by_git: bool,
     /// Requests made to the object store to write the archive.
     pub store_requests: u64,
     /// Reason for which nothing of [`ArchiveRequest::previous`] was reused.
@@ -52,7 +57,7 @@ pub async fn build(
         destination,
         requests: AtomicU64::new(0),
     };
-    let built = job.run().await;
+    let built = Box::pin(job.run()).await;
     close(request).await;
     built.map_err(|error| {
         let commit = request.commit.id;
@@ -95,7 +100,7 @@ impl Build<'_> {
     async fn run(&self) -> Result<Built> {
         let mut full_run = None;
         if let Some(previous) = &self.request.previous {
-            match self.reuse(previous).await {
+            match Box::pin(self.reuse(previous)).await {
                 Ok(built) => return Ok(built),
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::FullRun(reason)) => {
@@ -105,23 +110,17 @@ impl Build<'_> {
             }
         }
         let built = self.upload(self.request, async {
-            let files = codecommit_tree(self.codecommit, self.repository, self.request);
-            let (mut tree, plan) = full(&files, self.request).await?;
-            tree.requests += self.requests.load(Ordering::Relaxed);
-            Ok(PreparedArchive {
-                record: ListingRecord::of_plan(&tree, &plan, self.request),
-                tree,
-                plan,
-                reused: None,
-            })
+            let mut prepared = Box::pin(self.full_read(self.request).prepare()).await?;
+            prepared.tree.requests += self.requests.load(Ordering::Relaxed);
+            Ok(prepared)
         });
-        let built = built.await?;
+        let built = Box::pin(built).await?;
         Ok(Built { full_run, ..built })
     }
 
     /// Builds the archive from `previous`.
     async fn reuse(&self, previous: &Arc<PreviousArchive>) -> Result<Built, Stop> {
-        let comparison = Comparison {
+        let comparison = ArchiveComparison {
             codecommit: self.codecommit,
             repository: self.repository,
             store: self.store,
@@ -130,7 +129,8 @@ impl Build<'_> {
             requests: &self.requests,
         };
         let fault = Fault::default();
-        let prepared = in_time(self.request, async { Ok(comparison.prepare(&fault).await) });
+        let prepared = Box::pin(comparison.prepare(&fault));
+        let prepared = in_time(self.request, async { Ok(prepared.await) });
         let reuse = prepared.await??;
         // The previous archive is read within the memory of the request.
         let memory_bytes = self.request.memory_bytes;
@@ -141,17 +141,26 @@ impl Build<'_> {
             ..self.request.clone()
         };
         let built = self.upload(&request, async {
+            let files = reuse.plan.contents.len();
             Ok(PreparedArchive {
+                fetched: Box::pin(self.full_read(&request).fetch_for(files)).await?,
                 tree: reuse.tree,
                 plan: reuse.plan,
                 record: reuse.record,
                 reused: Some(reuse.entries),
             })
         });
-        built.await.map_err(|error| {
+        Box::pin(built).await.map_err(|error| {
             let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
             fault.take().map_or(Stop::Failed(error), Stop::FullRun)
         })
+    }
+
+    fn full_read<'a>(&'a self, request: &'a ArchiveRequest) -> FullRead<'a> {
+        FullRead {
+            api: codecommit_tree(self.codecommit, self.repository, request),
+            request,
+        }
     }
 
     async fn upload(
@@ -164,6 +173,7 @@ impl Build<'_> {
         let mut writer = MultipartWriter::new(Arc::clone(self.store), bucket, key);
         let written = in_time(request, async {
             let prepared = prepared.await?;
+            let by_git = prepared.fetched.is_some();
             let files = codecommit_tree(self.codecommit, self.repository, request);
             let record = prepared.record.clone();
             let sink = CountedUpload {
@@ -174,14 +184,15 @@ impl Build<'_> {
             let streamed = Box::pin(prepared.stream(&files, request, &sink));
             let (summary, last, rest) = streamed.await?;
             let written = writer.complete(last, rest).await?;
-            Ok((written, summary))
+            Ok((written, summary, by_git))
         });
         match written.await {
-            Ok((written, summary)) => {
+            Ok((written, summary, by_git)) => {
                 writer.disarm();
                 Ok(Built {
                     written,
                     summary,
+                    by_git,
                     store_requests: writer.requests(),
                     full_run: None,
                 })
@@ -208,6 +219,9 @@ async fn close(request: &ArchiveRequest) {
     if let Some(large_files) = &request.large_files {
         large_files.close().await;
     }
+    if let Some(over_git) = &request.over_git {
+        over_git.close().await;
+    }
 }
 
 fn deadline_error() -> Error {
@@ -218,11 +232,13 @@ fn deadline_error() -> Error {
 fn codecommit_tree<'a>(
     service: &'a dyn CodeCommit,
     repository: &'a RepositoryName,
-    request: &ArchiveRequest,
+    request: &'a ArchiveRequest,
 ) -> CodeCommitTree<'a> {
     CodeCommitTree {
         service,
         repository,
         commit: request.commit.id.into(),
+        costs: request.over_git.as_deref().map(GitLargeFiles::costs),
+        head_start: request.head_start.as_deref(),
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use gix_filter::eol;
 
-use super::attributes::{AttributeMatch, State};
+use super::attributes::{AttributeMatch, AttributeState};
 use super::encoding::{Encoding, encode, encoding_named};
 use super::export_subst::{self, SubstitutionContext};
 use crate::error::{Error, ErrorKind, Result};
@@ -61,7 +61,8 @@ impl Conversion {
             ident: found.ident,
             eol: line_ends(found),
             encoding: encoding(found, path)?,
-            lfs: with_lfs && matches!(&found.filter, State::Value(filter) if filter == "lfs"),
+            lfs: with_lfs
+                && matches!(&found.filter, AttributeState::Value(filter) if filter == "lfs"),
             subst: found.export_subst,
         })
     }
@@ -193,16 +194,16 @@ impl Conversions {
 /// Combines `text`, `crlf` and `eol` by git's rules for an empty configuration.
 fn line_ends(found: &AttributeMatch) -> eol::AttributesDigest {
     use eol::AttributesDigest as Digest;
-    let text = |state: &State| match state {
-        State::Set => Some(Digest::Text),
-        State::Unset => Some(Digest::Binary),
-        State::Value(value) if value == "input" => Some(Digest::TextInput),
-        State::Value(value) if value == "auto" => Some(Digest::TextAuto),
-        State::Value(_) | State::Unspecified => None,
+    let text = |state: &AttributeState| match state {
+        AttributeState::Set => Some(Digest::Text),
+        AttributeState::Unset => Some(Digest::Binary),
+        AttributeState::Value(value) if value == "input" => Some(Digest::TextInput),
+        AttributeState::Value(value) if value == "auto" => Some(Digest::TextAuto),
+        AttributeState::Value(_) | AttributeState::Unspecified => None,
     };
     let crlf = match &found.eol {
-        State::Value(value) if value == "crlf" => Some(true),
-        State::Value(value) if value == "lf" => Some(false),
+        AttributeState::Value(value) if value == "crlf" => Some(true),
+        AttributeState::Value(value) if value == "lf" => Some(false),
         _ => None,
     };
     match (text(&found.text).or_else(|| text(&found.crlf)), crlf) {
@@ -217,13 +218,13 @@ fn line_ends(found: &AttributeMatch) -> eol::AttributesDigest {
 
 fn encoding(found: &AttributeMatch, path: &str) -> Result<Option<Encoding>> {
     match &found.encoding {
-        State::Unspecified | State::Unset => Ok(None),
-        State::Set => Err(Error::new(
+        AttributeState::Unspecified | AttributeState::Unset => Ok(None),
+        AttributeState::Set => Err(Error::new(
             ErrorKind::Config,
             format!("`{path}` has the attribute `working-tree-encoding` without a value"),
         )
         .with_hint("name an encoding in .gitattributes: `working-tree-encoding=UTF-16`")),
-        State::Value(name) => Ok(encoding_named(&name.to_string())),
+        AttributeState::Value(name) => Ok(encoding_named(&name.to_string())),
     }
 }
 

@@ -30,6 +30,7 @@ use super::streamed_entry::{
 use super::substitutions::Substitutions;
 use super::tree_source::TreeSource;
 use super::zip::{EntryDefaults, PackedEntry};
+use crate::blocking;
 use crate::codecommit::{BlobAdmission as _, MAX_BLOB_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -113,7 +114,7 @@ pub(super) struct Fetcher<'a> {
     substitutions: Substitutions,
     lfs: LfsFiles,
     // The content of the item with the first `%(describe)`.
-    describing: Option<PackedEntry>,
+    describing: HashMap<u32, PackedEntry>,
     uses_left: Vec<u32>,
     cursor: usize,
     fetches_started: u64,
@@ -151,7 +152,7 @@ impl<'a> Fetcher<'a> {
             requests: substitutions.requests + lfs.requests,
             substitutions,
             lfs,
-            describing: None,
+            describing: HashMap::new(),
             uses_left: plan.uses.clone(),
             cursor: 0,
             fetches_started: 0,
@@ -171,8 +172,8 @@ impl<'a> Fetcher<'a> {
     /// Returns the `content` of `item` when it is ready, and counts the use.
     pub(super) fn take(&mut self, item: usize, content: u32) -> Option<NextContent> {
         let at = content as usize;
-        if self.substitutions.describing_item == Some(item) {
-            let describing = self.describing.take()?;
+        if self.substitutions.describes(item) {
+            let describing = self.describing.remove(&content)?;
             self.uses_left[at] -= 1;
             if self.uses_left[at] == 0 {
                 self.ready.remove(&content);
@@ -285,9 +286,9 @@ impl<'a> Fetcher<'a> {
             self.compress(item, content, bytes, reservation);
             return;
         }
-        self.requests += 1;
         let repository = self.plan.contents[content as usize].source;
         let files = self.tree.files(repository, self.files);
+        self.requests += u64::from(!files.is_local());
         let large_files = match self.tree.submodule(repository) {
             None => self.large_files,
             Some(submodule) => submodule.large_files.as_deref(),
@@ -382,14 +383,6 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    /// Returns the content of the item with the first `%(describe)`.
-    fn describing_content(&self) -> Option<u32> {
-        match self.plan.items[self.substitutions.describing_item?] {
-            ArchiveItem::File(_, _, content) => Some(content),
-            _ => None,
-        }
-    }
-
     /// Adds the path of the file to an error.
     fn with_path(&self, item: usize, error: Error) -> Error {
         let ArchiveItem::File(folder, entry, _) = self.plan.items[item] else {
@@ -405,7 +398,6 @@ impl<'a> Fetcher<'a> {
         let blob = self.plan.contents[content as usize].blob;
         let source = self.source(content);
         let is_large = self.opened.contains_key(&source);
-        let describing_content = self.describing_content();
         let mut recipes = vec![];
         let mut sibling = content;
         loop {
@@ -421,7 +413,7 @@ impl<'a> Fetcher<'a> {
                     content: sibling,
                     mode: wanted.mode,
                     conversion: self.conversion(sibling),
-                    describes: describing_content == Some(sibling),
+                    describes: self.substitutions.describe_content(sibling),
                     source: wanted.source,
                 });
             }
@@ -440,13 +432,7 @@ impl<'a> Fetcher<'a> {
                 work()
             } else {
                 let _permit = processors.acquire_owned().await;
-                let span = tracing::Span::current();
-                tokio::task::spawn_blocking(move || span.in_scope(work))
-                    .await
-                    .unwrap_or_else(|error| {
-                        Err(Error::new(ErrorKind::Internal, "compressing failed")
-                            .with_source(error))
-                    })
+                blocking::try_run(work).await
             };
             let result = result.map(|packed| {
                 reservation.shrink(packed.len() as u64);
@@ -480,9 +466,7 @@ impl<'a> Fetcher<'a> {
             contents: packed,
             describing,
         } = packed;
-        if describing.is_some() {
-            self.describing = describing;
-        }
+        self.describing.extend(describing);
         // The awaited content is never dropped, even if another content of the blob was the
         // reason for the fetch.
         let first = match awaited {

@@ -1,8 +1,8 @@
-//! Reads files of one commit that CodeCommit's API does not serve by git over HTTPS.
+//! Reads one commit by git over HTTPS: the files that CodeCommit's API does not serve, or all.
 //!
 //! The first file that is opened causes one shallow fetch of the commit by its id. The pack is
-//! verified as it arrives and stored in a [`Spool`]. A file that is stored whole in the pack is
-//! then inflated in pieces; one that is stored as a delta is read into memory.
+//! verified as it arrives and stored in a [`Spool`]. A large file that is stored whole in the
+//! pack is then inflated in pieces; other objects are read into memory.
 //!
 //! Memory: of [`GitAccess::memory_bytes`], a quarter is for a small pack, and half is for deltas
 //! and their bases. Not included are the parts of a larger pack that are being sent to S3
@@ -11,6 +11,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
+use super::read_method::ReadCosts;
 use super::{FileBody, LargeFile, LargeFiles};
 use crate::codecommit::{CodeCommit, Repository, git_client};
 use crate::error::{Error, ErrorKind, Result, corrupt};
@@ -32,7 +34,15 @@ use crate::git::smart_http::{
 };
 use crate::git::{HashKind, ObjectId};
 use crate::name::{CommitId, RepositoryName};
+use crate::retry::Backoff;
 use crate::storage::spool::{Spool, SpoolConfig, SpoolWriter};
+
+/// Maximum number of requests for a pack, including the first one. A pack that began to arrive is
+/// not requested again.
+const MAX_TRIES: u32 = 5;
+
+/// Maximum size of the contents that are kept as bases of deltas, in bytes.
+const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 
 /// Access to the repositories of CodeCommit by git.
 #[derive(Clone)]
@@ -47,6 +57,8 @@ pub struct GitAccess {
     pub clone_url: Option<RepositoryUrl>,
     /// Approximate limit of memory, in bytes; the module lists what it includes.
     pub memory_bytes: usize,
+    /// Measured times of the API and of git.
+    pub costs: Arc<ReadCosts>,
 }
 
 impl GitAccess {
@@ -78,7 +90,7 @@ impl fmt::Debug for GitAccess {
     }
 }
 
-/// Reads the large files of one commit.
+/// Reads the large files of one commit, or the whole commit.
 pub struct GitLargeFiles {
     access: GitAccess,
     repository: RepositoryName,
@@ -125,18 +137,78 @@ impl GitLargeFiles {
         self.requests.fetch_add(requests, Ordering::Relaxed);
     }
 
-    async fn fetched(&self) -> Result<Arc<FetchedPack>> {
+    /// Returns the repository.
+    pub(super) fn repository(&self) -> &RepositoryName {
+        &self.repository
+    }
+
+    /// Returns the measured times of the API and of git.
+    pub(super) fn costs(&self) -> &ReadCosts {
+        &self.access.costs
+    }
+
+    /// Fetches the whole commit, unless that was done before. Fails if no pack begins to arrive
+    /// within `patience`.
+    pub(super) async fn commit(&self, patience: Option<Duration>) -> Result<Arc<FetchedPack>> {
+        let fetched = self.fetched(patience).await;
+        fetched.map_err(|error| error.context("fetching the commit by git"))
+    }
+
+    async fn fetched(&self, patience: Option<Duration>) -> Result<Arc<FetchedPack>> {
         let mut fetched = self.fetched.lock().await;
         if let Some(fetched) = &*fetched {
             return Ok(Arc::clone(fetched));
         }
-        let pack = Arc::new(self.fetch().await?);
+        let pack = Arc::new(self.fetch(patience).await?);
         *fetched = Some(Arc::clone(&pack));
         Ok(pack)
     }
 
-    async fn fetch(&self) -> Result<FetchedPack> {
+    async fn fetch(&self, patience: Option<Duration>) -> Result<FetchedPack> {
+        let (hash, pack) = match patience {
+            None => self.start().await?,
+            Some(patience) => tokio::time::timeout(patience, self.start())
+                .await
+                .unwrap_or_else(|_| Err(no_pack_within(patience)))?,
+        };
+        let fetched = self.receive(hash, pack).await?;
+        tracing::info!(
+            repository.name = %self.repository,
+            commit.id = %self.commit,
+            size_bytes = fetched.pack.spool.size_bytes(),
+            objects = fetched.layout.len(),
+            staged = fetched.pack.spool.place().is_some(),
+            "fetched the commit by git"
+        );
+        Ok(fetched)
+    }
+
+    /// Requests the pack until its first bytes arrive.
+    async fn start(&self) -> Result<(HashKind, PackStream)> {
+        let mut tries = 0;
+        loop {
+            let error = match self.request().await {
+                Ok(started) => return Ok(started),
+                Err(error) => error,
+            };
+            tries += 1;
+            match Backoff::for_kind(error.kind()) {
+                Some(backoff) if tries < backoff.tries.min(MAX_TRIES) => {
+                    tracing::debug!(
+                        repository.name = %self.repository, tries, error = %error,
+                        "retrying to fetch the commit by git"
+                    );
+                    tokio::time::sleep(backoff.wait(tries, rand::random())).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Requests the pack once; returns when its first bytes arrive.
+    async fn request(&self) -> Result<(HashKind, PackStream)> {
         let access = &self.access;
+        let begin = Instant::now();
         self.count(u64::from(access.clone_url.is_none()));
         // Protocol v2 would list the refs in a separate request, and they are not needed here.
         let client = access.client(&self.repository).await?;
@@ -154,17 +226,8 @@ impl GitLargeFiles {
         let mut no_haves = TipNegotiator::default();
         let answer = server.fetch(&request, &mut no_haves).await;
         let answer = answer.map_err(|error| may_pull(error.into()))?;
-        let hash = server.advertisement.hash;
-        let fetched = self.receive(hash, answer.pack).await?;
-        tracing::info!(
-            repository.name = %self.repository,
-            commit.id = %self.commit,
-            size_bytes = fetched.pack.spool.size_bytes(),
-            objects = fetched.layout.len(),
-            staged = fetched.pack.spool.place().is_some(),
-            "fetched the commit by git for files that the API does not serve"
-        );
-        Ok(fetched)
+        access.costs.record_git(begin.elapsed());
+        Ok((server.advertisement.hash, answer.pack))
     }
 
     async fn receive(&self, hash: HashKind, mut pack: PackStream) -> Result<FetchedPack> {
@@ -188,7 +251,7 @@ impl GitLargeFiles {
         Ok(FetchedPack {
             layout: PackLayout::new(index, pack.spool.size_bytes())?,
             limits,
-            cache: Mutex::new(ContentCache::new(limits.memory / 4)),
+            cache: Mutex::new(ContentCache::new(MAX_CACHED_BYTES.min(limits.memory / 4))),
             pack,
         })
     }
@@ -206,6 +269,15 @@ impl GitLargeFiles {
     }
 }
 
+fn no_pack_within(patience: Duration) -> Error {
+    let seconds = patience.as_secs();
+    Error::new(
+        ErrorKind::Transport,
+        format!("no pack began to arrive within {seconds} s"),
+    )
+    .with_hint("in a VPC without a way to the internet, add an endpoint for `git-codecommit`")
+}
+
 /// Adds the missing permission to an error of git.
 pub(super) fn may_pull(error: Error) -> Error {
     if error.kind() == ErrorKind::AccessDenied {
@@ -218,7 +290,7 @@ pub(super) fn may_pull(error: Error) -> Error {
 impl LargeFiles for GitLargeFiles {
     async fn open(&self, id: ObjectId) -> Result<Arc<dyn LargeFile>> {
         let opened = async {
-            let fetched = self.fetched().await?;
+            let fetched = self.fetched(None).await?;
             fetched
                 .open(id)
                 .await
@@ -269,7 +341,7 @@ impl Drop for StagedPack {
 }
 
 /// The pack of the commit.
-struct FetchedPack {
+pub(super) struct FetchedPack {
     layout: PackLayout,
     limits: PackLimits,
     cache: Mutex<ContentCache>,
@@ -278,12 +350,7 @@ struct FetchedPack {
 
 impl FetchedPack {
     async fn open(self: Arc<Self>, id: ObjectId) -> Result<Arc<dyn LargeFile>> {
-        let missing = || {
-            corrupt(format!(
-                "object {id} of the commit is missing in the fetched pack"
-            ))
-        };
-        let entry = self.layout.find(id).ok_or_else(missing)?;
+        let entry = self.find(id)?;
         let stored = self.layout.stored(&self.pack.spool, entry).await?;
         match stored {
             EntryEncoding::Whole { kind, .. } if kind != ObjectKind::Blob => {
@@ -291,7 +358,7 @@ impl FetchedPack {
             }
             EntryEncoding::Whole { .. } => {}
             // Read now, because a lack of memory must fail before the header is written.
-            EntryEncoding::Delta { .. } => drop(self.read(entry).await?),
+            EntryEncoding::Delta { .. } => drop(self.read(entry, ObjectKind::Blob).await?),
         }
         Ok(Arc::new(PackedFile {
             id,
@@ -301,18 +368,38 @@ impl FetchedPack {
         }))
     }
 
-    /// Reads a whole blob into memory.
-    async fn read(&self, entry: u32) -> Result<Bytes> {
+    fn find(&self, id: ObjectId) -> Result<u32> {
+        self.layout.find(id).ok_or_else(|| {
+            corrupt(format!(
+                "object {id} of the commit is missing in the fetched pack"
+            ))
+        })
+    }
+
+    /// Returns the size of an object in bytes, without reading its content.
+    pub(super) async fn size_of(&self, id: ObjectId) -> Result<u64> {
+        let entry = self.find(id)?;
+        Ok(self.layout.stored(&self.pack.spool, entry).await?.size())
+    }
+
+    /// Reads an object into memory.
+    pub(super) async fn object(&self, id: ObjectId, kind: ObjectKind) -> Result<Bytes> {
+        self.read(self.find(id)?, kind).await
+    }
+
+    /// Reads an entry into memory, whose object must be a `kind`.
+    async fn read(&self, entry: u32, kind: ObjectKind) -> Result<Bytes> {
         let mut cache = self.cache.lock().await;
         let spool = &self.pack.spool;
-        let read = self
-            .layout
-            .read(spool, entry, self.limits, &mut cache, 0)
-            .await?;
-        match read {
-            (ObjectKind::Blob, content) => Ok(content),
-            (kind, _) => Err(corrupt(format!("a file of the commit is a {kind}"))),
+        let read = self.layout.read(spool, entry, self.limits, &mut cache, 0);
+        let (stored, content) = read.await?;
+        if stored == kind {
+            return Ok(content);
         }
+        let id = self.layout.id(entry);
+        Err(corrupt(format!(
+            "{id} is a {stored}, and the commit uses it as a {kind}"
+        )))
     }
 }
 
@@ -331,7 +418,9 @@ impl LargeFile for PackedFile {
     fn content(self: Arc<Self>) -> FileBody {
         let (fetched, entry) = (Arc::clone(&self.fetched), self.entry);
         let content = match &self.stored {
-            EntryEncoding::Delta { .. } => in_pieces(async move { Ok(fetched.read(entry).await?) }),
+            EntryEncoding::Delta { .. } => {
+                in_pieces(async move { Ok(fetched.read(entry, ObjectKind::Blob).await?) })
+            }
             EntryEncoding::Whole { size, zlib, .. } => {
                 inflated(self.id, *size, zlib.clone(), move |range| {
                     let fetched = Arc::clone(&fetched);

@@ -19,7 +19,7 @@ use super::tree_source::TreeSource;
 use crate::codecommit::Unlimited;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::lfs::{BATCH, LfsStore, MAX_POINTER, Pointer, verify_stream};
+use crate::lfs::{LfsStore, MAX_BATCH_OBJECTS, MAX_POINTER, Pointer, verify_stream};
 
 /// Maximum number of blobs that are read ahead.
 const CONCURRENT_READS: usize = 16;
@@ -61,19 +61,18 @@ impl LfsFiles {
         });
         let candidates: Vec<_> = candidates.collect();
         let reads = stream::iter(candidates).map(|(number, content, blob, source)| async move {
-            let pointer = pointer(tree.files(source, files), blob)
-                .await
-                .map_err(|error| {
-                    let extra = &request.extra_files;
-                    let path = plan.path(number, tree, &request.prefix, extra);
-                    error.context(format!("file `{}`", path.escape_debug()))
-                })?;
+            let files = tree.files(source, files);
+            let pointer = pointer(files, blob).await.map_err(|error| {
+                let extra = &request.extra_files;
+                let path = plan.path(number, tree, &request.prefix, extra);
+                error.context(format!("file `{}`", path.escape_debug()))
+            })?;
             Ok::<_, Error>((content, source, pointer))
         });
         let concurrency = CONCURRENT_READS.min(request.concurrency.max(1));
         let mut reads = reads.buffered(concurrency);
         while let Some((content, source, pointer)) = reads.try_next().await? {
-            found.requests += 1;
+            found.requests += u64::from(!tree.files(source, files).is_local());
             let submodule = tree.submodule(source);
             // A submodule whose objects are not known keeps its pointers.
             let store = submodule.map(|submodule| submodule.lfs.clone());
@@ -85,7 +84,7 @@ impl LfsFiles {
         let own = found.pointers.values().filter(|(_, store)| store.is_none());
         let distinct: BTreeSet<&Pointer> = own.map(|(pointer, _)| pointer).collect();
         let distinct: Vec<Pointer> = distinct.into_iter().cloned().collect();
-        for batch in distinct.chunks(BATCH) {
+        for batch in distinct.chunks(MAX_BATCH_OBJECTS) {
             let prepared = store.prepare(batch).await;
             prepared.map_err(|error| explained(error, &batch[0]))?;
         }

@@ -24,7 +24,7 @@ pub(super) enum WalkedEntry {
 
 /// An entry of a folder, in git's order.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct FolderEntry {
     pub(super) name: Box<str>,
     pub(super) node: WalkedEntry,
     // Left out by `export-ignore`.
@@ -36,7 +36,7 @@ pub(super) struct Entry {
 pub(super) struct WalkedFolder {
     /// Without slashes at its ends; empty for the root.
     pub(super) path: Box<str>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<FolderEntry>,
     /// Repository that has the folder, as in [`Tree::files`].
     pub(super) source: u32,
     pub(super) tree: ObjectId,

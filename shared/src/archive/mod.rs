@@ -13,9 +13,11 @@
 //! | `codecommit_archives` | the same for CodeCommit, over its API |
 //! | `request` | the commit and the options of an archive |
 //! | `previous_archive` | the archive of another commit that is reused |
+//! | `head_start` | reads ahead while the commit is read |
 //! | `build` | makes one archive, from a previous one where that is possible |
 //! | `archive_stream` | runs the steps below concurrently |
-//! | `tree_source`, `odb_source` | read trees and blobs: by the API, from an object database |
+//! | `tree_source`, `odb_source`, `fetched_commit` | read trees and blobs: by the API, from an object database, from a pack that git fetched |
+//! | `read_method`, `full_read` | choose between the API and git, and read a whole commit |
 //! | `walk`, `listed_tree` | lists the whole tree |
 //! | `attributes` | matches paths against `.gitattributes` |
 //! | `plan` | puts the entries in order |
@@ -27,7 +29,7 @@
 //! | `submodules` | content of submodules |
 //! | `substitutions` | finds the files that need refs or history |
 //! | `streamed_entry` | entries that are too large for memory |
-//! | `large_files_over_git` | reads by git what the API does not serve |
+//! | `large_files_over_git` | reads by git what the API does not serve, or everything |
 //! | `zip`, `tar` | encode the zip and the tar |
 //! | `pathspec` | limits an archive to paths |
 //! | `upload` | receives the parts |
@@ -47,6 +49,9 @@ mod convert;
 mod encoding;
 mod export_subst;
 mod fetch;
+mod fetched_commit;
+mod full_read;
+mod head_start;
 mod history;
 pub mod large_files_over_git;
 mod lfs_files;
@@ -57,6 +62,7 @@ mod packing;
 mod pathspec;
 mod plan;
 mod previous_archive;
+mod read_method;
 mod request;
 mod reuse;
 mod served_archives;
@@ -74,6 +80,7 @@ pub use build::{Built, build, write};
 pub use bundle_archives::ZipArchiver;
 pub use codecommit_archives::CodeCommitArchives;
 pub use export_subst::strict_iso_date;
+pub use head_start::HeadStart;
 pub use history::{
     Ancestor, AnnotatedTag, CodeCommitHistory, DatabaseHistory, DescribeOptions, History, describe,
     tag_of,
@@ -81,7 +88,8 @@ pub use history::{
 pub use pathspec::PathSelection;
 pub use plan::ExtraFile;
 pub use previous_archive::PreviousArchive;
-pub use request::ArchiveRequest;
+pub use read_method::{ReadCosts, ReadMethod};
+pub use request::{ArchiveRequest, AttributesFiles};
 pub use served_archives::{ServedArchives, archive_objects, stored_archive};
 pub use streamed_entry::{FileBody, LargeFile, LargeFiles};
 pub use submodules::{CodeCommitSubmodules, SubmoduleCommit, SubmoduleRepositories};

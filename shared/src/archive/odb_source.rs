@@ -57,6 +57,10 @@ impl TreeSource for DatabaseFiles {
         admission.admit(size).await;
         Ok(self.database.read_kind(id, ObjectKind::Blob).await?)
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]

@@ -15,7 +15,7 @@ pub(super) struct ContentRecipe {
     pub(super) content: u32,
     pub(super) mode: EntryMode,
     pub(super) conversion: Option<Conversion>,
-    /// The item with the first `%(describe)` has this content.
+    /// The item with the first `%(describe)` of its repository has this content.
     pub(super) describes: bool,
     /// Number of the repository.
     pub(super) source: u32,
@@ -24,15 +24,15 @@ pub(super) struct ContentRecipe {
 /// The contents that were made of a blob.
 pub(super) struct PackedContents {
     pub(super) contents: Vec<(u32, PackedEntry)>,
-    /// That of the item with the first `%(describe)`.
-    pub(super) describing: Option<PackedEntry>,
+    /// Those of items with the first `%(describe)` of their repositories.
+    pub(super) describing: Vec<(u32, PackedEntry)>,
 }
 
 impl PackedContents {
     /// Returns the size in memory, in bytes.
     pub(super) fn len(&self) -> usize {
-        let contents = self.contents.iter().map(|(_, packed)| packed.len());
-        contents.sum::<usize>() + self.describing.as_ref().map_or(0, PackedEntry::len)
+        let contents = self.contents.iter().chain(&self.describing);
+        contents.map(|(_, packed)| packed.len()).sum()
     }
 }
 
@@ -55,12 +55,13 @@ pub(super) fn pack(
     };
     let mut made = PackedContents {
         contents: Vec::with_capacity(recipes.len()),
-        describing: None,
+        describing: Vec::new(),
     };
     for recipe in recipes {
         made.contents.push((recipe.content, packed(recipe, false)?));
         if recipe.describes {
-            made.describing = Some(packed(recipe, true)?);
+            made.describing
+                .push((recipe.content, packed(recipe, true)?));
         }
     }
     Ok(made)

@@ -154,7 +154,7 @@ pub(super) fn plan(
 #[derive(Debug, Default)]
 pub(super) struct Planner {
     pub(super) plan: ArchivePlan,
-    known: HashMap<PlannedContent, u32>,
+    // The first content of each blob. The others follow in the ring of siblings.
     blobs: HashMap<ObjectId, u32>,
 }
 
@@ -165,17 +165,17 @@ impl Planner {
             content.conversion = UNCHANGED;
         }
         let plan = &mut self.plan;
-        let content = *self.known.entry(content).or_insert_with(|| {
-            let number = count(plan.contents.len());
+        let number = count(plan.contents.len());
+        let first = *self.blobs.entry(content.blob).or_insert(number);
+        let number = plan.find_sibling(first, content).unwrap_or_else(|| {
             plan.contents.push(content);
             plan.uses.push(0);
             plan.siblings.push(number);
-            let first = *self.blobs.entry(content.blob).or_insert(number) as usize;
-            plan.siblings.swap(first, number as usize);
+            plan.siblings.swap(first as usize, number as usize);
             number
         });
-        plan.uses[content as usize] += 1;
-        plan.items.push(ArchiveItem::File(folder, entry, content));
+        plan.uses[number as usize] += 1;
+        plan.items.push(ArchiveItem::File(folder, entry, number));
     }
 
     /// Adds the extra files.
@@ -187,6 +187,21 @@ impl Planner {
 }
 
 impl ArchivePlan {
+    /// Finds `content` in the ring of contents of one blob that begins at `first`, which may not
+    /// exist yet.
+    fn find_sibling(&self, first: u32, content: PlannedContent) -> Option<u32> {
+        let mut at = first;
+        loop {
+            if *self.contents.get(at as usize)? == content {
+                return Some(at);
+            }
+            at = self.siblings[at as usize];
+            if at == first {
+                return None;
+            }
+        }
+    }
+
     /// Returns the number of files and symbolic links.
     pub(super) fn files(&self) -> u64 {
         let is_file = |item: &&ArchiveItem| {

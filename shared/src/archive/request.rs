@@ -4,10 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
+use super::head_start::HeadStart;
 use super::history::History;
+use super::large_files_over_git::GitLargeFiles;
 use super::pathspec::PathSelection;
 use super::plan::ExtraFile;
 use super::previous_archive::PreviousArchive;
+use super::read_method::ReadMethod;
 use super::streamed_entry::LargeFiles;
 use super::submodules::SubmoduleRepositories;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +37,13 @@ pub struct ArchiveRequest {
     /// Reads files that the API refuses as too large. With `None` such a file ends the
     /// archive with `FileTooLarge`.
     pub large_files: Option<Arc<dyn LargeFiles>>,
+    /// Way in which [`build`](super::build()) reads a commit that it archives in full.
+    pub method: ReadMethod,
+    /// The commit by git, for [`ReadMethod::Auto`] and [`ReadMethod::Git`]; with `None` it is
+    /// read by the API. Its requests are counted if it is also the source of `large_files`.
+    pub over_git: Option<Arc<GitLargeFiles>>,
+    /// What was read while the commit was read.
+    pub head_start: Option<Arc<HeadStart>>,
     /// Paths that are archived.
     pub paths: PathSelection,
     /// Time of the entries, in seconds since the epoch; that of the commit if `None`.
@@ -43,6 +55,8 @@ pub struct ArchiveRequest {
     pub tree_only: bool,
     /// Entries with the attribute `export-ignore` are left out.
     pub export_ignore: bool,
+    /// The `.gitattributes` of the archived repository, in place of those of the commit.
+    pub attributes: Option<Arc<dyn AttributesFiles>>,
     /// Refs and history of the repository, for `%(describe)` and `%d` in files with the attribute
     /// `export-subst`, which become nothing with `None`.
     pub history: Option<Arc<dyn History>>,
@@ -54,6 +68,12 @@ pub struct ArchiveRequest {
     /// Archive of another commit of the repository, of which [`build`](super::build()) reuses
     /// what did not change.
     pub previous: Option<Arc<PreviousArchive>>,
+}
+
+/// `.gitattributes` from outside of the archived commit.
+pub trait AttributesFiles: Send + Sync {
+    /// Reads the `.gitattributes` of `folder`, which is empty for the root; `None` without one.
+    fn read(&self, folder: &str) -> Result<Option<Bytes>>;
 }
 
 impl fmt::Debug for ArchiveRequest {
@@ -78,11 +98,15 @@ impl ArchiveRequest {
             memory_bytes: 16 * 1024 * 1024,
             deadline: None,
             large_files: None,
+            method: ReadMethod::Auto,
+            over_git: None,
+            head_start: None,
             paths: PathSelection::default(),
             time: None,
             level: None,
             tree_only: false,
             export_ignore: true,
+            attributes: None,
             history: None,
             lfs: None,
             submodules: None,

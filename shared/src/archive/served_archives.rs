@@ -435,7 +435,7 @@ async fn tar(
             let converted = if is_unchanged {
                 Cow::Borrowed(&bytes[..])
             } else {
-                let describes = substitutions.describing_item == Some(number);
+                let describes = substitutions.describes(number);
                 let source = planned.source as usize;
                 let known = facts.context_of(&commits[source], source, describes);
                 conversion.apply(id, &bytes, known)?

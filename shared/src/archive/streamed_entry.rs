@@ -15,6 +15,7 @@ use futures_util::stream::{BoxStream, try_unfold};
 use gix_filter::eol;
 
 use super::zip::EntrySizes;
+use crate::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::object::EntryMode;
@@ -229,16 +230,11 @@ impl DeflateStream {
         let piece = self.content.next().await.transpose()?;
         self.ended = piece.is_none();
         let mut encoder = self.encoder;
-        let span = tracing::Span::current();
-        let done = tokio::task::spawn_blocking(move || {
-            span.in_scope(|| {
-                let packed = encoder.push(piece);
-                (packed, encoder)
-            })
+        let pushed = blocking::run(move || {
+            let packed = encoder.push(piece);
+            (packed, encoder)
         });
-        let (packed, encoder) = done.await.map_err(|error| {
-            Error::new(ErrorKind::Internal, "compressing failed").with_source(error)
-        })?;
+        let (packed, encoder) = pushed.await?;
         Ok((Some(packed), Self { encoder, ..self }))
     }
 

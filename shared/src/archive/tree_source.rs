@@ -1,10 +1,13 @@
 //! Source of the trees and blobs of an archive.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::head_start::HeadStart;
+use super::read_method::ReadCosts;
 use crate::codecommit::{BlobAdmission, CodeCommit};
 use crate::error::Result;
 use crate::git::ObjectId;
@@ -23,6 +26,12 @@ pub(super) trait TreeSource: Send + Sync {
     /// # Errors
     /// `FileTooLarge` for a file that only [`LargeFiles`](super::LargeFiles) can read.
     async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes>;
+
+    /// Returns whether the objects are at hand, so that reading them is no request to
+    /// CodeCommit.
+    fn is_local(&self) -> bool {
+        false
+    }
 }
 
 /// Reads a commit over CodeCommit's API.
@@ -30,13 +39,28 @@ pub(super) struct CodeCommitTree<'a> {
     pub(super) service: &'a dyn CodeCommit,
     pub(super) repository: &'a RepositoryName,
     pub(super) commit: CommitId,
+    /// Receives the times of listings.
+    pub(super) costs: Option<&'a ReadCosts>,
+    /// May have the listing of the root.
+    pub(super) head_start: Option<&'a HeadStart>,
 }
 
 #[async_trait]
 impl TreeSource for CodeCommitTree<'_> {
-    async fn folder(&self, path: &str, _tree: ObjectId) -> Result<TreeListing> {
+    async fn folder(&self, path: &str, tree: ObjectId) -> Result<TreeListing> {
+        if path.is_empty()
+            && let Some(ahead) = self.head_start
+            && let Some(root) = ahead.take_root(self.commit, tree)
+        {
+            return root;
+        }
+        let begin = Instant::now();
         let listing = self.service.get_folder(self.repository, self.commit, path);
-        listing.await
+        let listing = listing.await?;
+        if let Some(costs) = self.costs {
+            costs.record_api(begin.elapsed());
+        }
+        Ok(listing)
     }
 
     async fn file(&self, id: ObjectId, admission: &dyn BlobAdmission) -> Result<Bytes> {
@@ -62,6 +86,8 @@ impl CodeCommitFolder {
             service: &*self.service,
             repository: &self.repository,
             commit: self.commit,
+            costs: None,
+            head_start: None,
         }
     }
 }

@@ -16,9 +16,9 @@ use tokio::sync::OnceCell;
 
 use super::attributes::{Attributes, Rules};
 use super::convert::{Conversion, Conversions, UNCHANGED};
-use super::listed_tree::{Entry, ListedSubmodule, Tree, WalkedEntry, WalkedFolder, count};
+use super::listed_tree::{FolderEntry, ListedSubmodule, Tree, WalkedEntry, WalkedFolder, count};
 use super::memory_budget::{MemoryBudget, Reservation};
-use super::request::ArchiveRequest;
+use super::request::{ArchiveRequest, AttributesFiles};
 use super::submodules::{self, Modules, SubmoduleCommit, SubmoduleRepositories};
 use super::tree_source::TreeSource;
 use crate::codecommit::Unlimited;
@@ -87,6 +87,8 @@ struct Walk<'a> {
     budget: Arc<MemoryBudget>,
     // Numbers of the pending reservations for `.gitattributes`.
     reading: BTreeSet<u64>,
+    // The `.gitattributes` of the archived repository, in place of those of the commit.
+    outside: Option<&'a dyn AttributesFiles>,
     // Entries with the attribute `export-ignore` are left out.
     export_ignore: bool,
     // Pointers of git LFS become their objects.
@@ -96,6 +98,25 @@ struct Walk<'a> {
     modules: HashMap<u32, Arc<OnceCell<Modules>>>,
     // Rules without any `.gitattributes`.
     built_in: Arc<Rules>,
+    // Blobs of the archived repository that were found, if their number decides whether the walk
+    // goes on.
+    blobs: Option<HashSet<ObjectId>>,
+    // Number of folders of the archived repository, without submodules.
+    archived_folders: u64,
+    tasks_started: u64,
+}
+
+/// Result of a walk whose requests are limited.
+pub(super) enum Walked<'a> {
+    /// The whole tree.
+    Whole(Tree),
+    /// The tree, or its files, would take more requests than allowed.
+    TooMany {
+        /// Number of requests that were made.
+        requests: u64,
+        /// Waits for those that are in flight, because cancelled ones cost their connections.
+        rest: BoxFuture<'a, ()>,
+    },
 }
 
 /// Lists the tree of the commit of `request`.
@@ -103,6 +124,22 @@ pub(super) async fn walk<'a>(
     files: &'a dyn TreeSource,
     request: &'a ArchiveRequest,
 ) -> Result<Tree> {
+    match walk_within(files, request, None).await? {
+        Walked::Whole(tree) => Ok(tree),
+        Walked::TooMany { .. } => Err(Error::new(
+            ErrorKind::Internal,
+            "a walk ended although its requests are not limited",
+        )),
+    }
+}
+
+/// Lists the tree as [`walk`] does, unless its folders and distinct files are found to be more
+/// than `max_requests`. Those of submodules do not count.
+pub(super) async fn walk_within<'a>(
+    files: &'a dyn TreeSource,
+    request: &'a ArchiveRequest,
+    max_requests: Option<u64>,
+) -> Result<Walked<'a>> {
     let (attributes, built_in) = Attributes::new()?;
     let mut walk = Walk {
         files,
@@ -120,11 +157,15 @@ pub(super) async fn walk<'a>(
         kept_bytes: 0,
         budget: MemoryBudget::new(MAX_READING_BYTES),
         reading: BTreeSet::new(),
+        outside: request.attributes.as_deref(),
         export_ignore: request.export_ignore,
         with_lfs: request.lfs.is_some(),
         submodules: request.submodules.as_deref(),
         modules: HashMap::new(),
         built_in: Arc::clone(&built_in),
+        blobs: max_requests.map(|_| HashSet::new()),
+        archived_folders: 0,
+        tasks_started: 0,
     };
     let root = request.commit.tree;
     walk.add_folder(Box::default(), root, None, 0, built_in)?;
@@ -134,11 +175,12 @@ pub(super) async fn walk<'a>(
             let Some(task) = walk.tasks.pop_front() else {
                 break;
             };
-            walk.tree.requests += 1;
+            walk.tasks_started += 1;
+            walk.tree.requests += u64::from(!walk.is_local(task));
             running.push(walk.start(task));
         }
         match running.next().await {
-            None => return Ok(walk.finish()),
+            None => return Ok(Walked::Whole(walk.finish())),
             Some(WalkResult::Listed(index, folder)) => {
                 let path = &walk.tree.folders[index as usize].path;
                 let folder =
@@ -154,6 +196,12 @@ pub(super) async fn walk<'a>(
                 walk.opened(folder, entry, content)?;
             }
         }
+        if max_requests.is_some_and(|max| walk.expected_requests() > max) {
+            return Ok(Walked::TooMany {
+                requests: walk.tree.requests,
+                rest: Box::pin(async move { while running.next().await.is_some() {} }),
+            });
+        }
     }
 }
 
@@ -164,6 +212,17 @@ impl<'a> Walk<'a> {
             None => RepositoryFiles::Archived(self.files),
             Some(submodule) => RepositoryFiles::Submodule(submodule.clone()),
         }
+    }
+
+    /// Returns whether a task needs no request for the files of its repository.
+    fn is_local(&self, task: WalkTask) -> bool {
+        let source = match task {
+            WalkTask::List(index) | WalkTask::Open(index, ..) => {
+                self.tree.folders[index as usize].source
+            }
+            WalkTask::Read(_, source) => source,
+        };
+        self.files_of(source).get().is_local()
     }
 
     fn start(&mut self, task: WalkTask) -> BoxFuture<'a, WalkResult> {
@@ -181,7 +240,7 @@ impl<'a> Walk<'a> {
             WalkTask::Open(index, entry, commit) => self.open(index, entry, commit),
             WalkTask::Read(id, source) => {
                 let files = self.files_of(source);
-                let number = self.tree.requests;
+                let number = self.tasks_started;
                 let pending = self.budget.reserve(number);
                 self.reading.insert(number);
                 self.prioritize_first();
@@ -195,6 +254,12 @@ impl<'a> Walk<'a> {
                 })
             }
         }
+    }
+
+    /// Returns the number of folders and files of the archived repository that are known by now.
+    fn expected_requests(&self) -> u64 {
+        let blobs = self.blobs.as_ref().map_or(0, HashSet::len);
+        self.archived_folders + blobs as u64
     }
 
     /// Gives the oldest pending request priority over the budget.
@@ -239,6 +304,7 @@ impl<'a> Walk<'a> {
             depth,
         });
         self.rules.push(Some(rules));
+        self.archived_folders += u64::from(source == 0);
         self.tasks.push_back(WalkTask::List(index));
         Ok(index)
     }
@@ -253,6 +319,10 @@ impl<'a> Walk<'a> {
         });
         folder.entries = entries;
         let source = folder.source;
+        if let Some(outside) = self.outside.filter(|_| source == 0) {
+            let bytes = outside.read(&folder.path)?;
+            return self.descend(index, bytes.as_ref());
+        }
         let Some(id) = rules_file.filter(|id| !id.is_empty_blob()) else {
             return self.descend(index, None);
         };
@@ -312,6 +382,11 @@ impl<'a> Walk<'a> {
             entry.ignored = found.export_ignore && self.export_ignore;
             if entry.ignored {
                 continue;
+            }
+            if source == 0
+                && let (Some(blobs), WalkedEntry::Blob(_, id, _)) = (&mut self.blobs, &entry.node)
+            {
+                blobs.insert(*id);
             }
             match &mut entry.node {
                 WalkedEntry::Folder(tree, folder) => {
@@ -429,7 +504,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Checks the entries of a listing and returns them in git's order.
-fn sorted(path: &str, tree: ObjectId, listing: TreeListing) -> Result<Vec<Entry>> {
+fn sorted(path: &str, tree: ObjectId, listing: TreeListing) -> Result<Vec<FolderEntry>> {
     let mut listed = listing.entries;
     listed.sort_unstable_by(ListedEntry::git_order);
 
@@ -466,7 +541,7 @@ fn sorted(path: &str, tree: ObjectId, listing: TreeListing) -> Result<Vec<Entry>
     }
     let entries = listed
         .into_iter()
-        .map(|ListedEntry { name, mode, id }| Entry {
+        .map(|ListedEntry { name, mode, id }| FolderEntry {
             name: name.into(),
             node: match mode {
                 EntryMode::Tree => WalkedEntry::Folder(id, None),

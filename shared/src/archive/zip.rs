@@ -165,7 +165,8 @@ pub(super) struct ZipEntryWriter {
     writer: ZipWriter<Stream>,
     entries_of_writer: usize,
     entries: u64,
-    directory: Vec<u8>,
+    // The central directory, in pieces as long as they are.
+    directory: Vec<Box<[u8]>>,
     // Sizes of streamed entries, by number of the entry, which the writer does not know.
     streamed: Vec<(usize, EntrySizes)>,
     defaults: EntryDefaults,
@@ -283,11 +284,12 @@ impl ZipEntryWriter {
         self.close_writer()?;
         let start = self.stream.with(|state| state.position);
         let directory = std::mem::take(&mut self.directory);
-        let end = end_of_directory(self.entries, start, directory.len() as u64, comment);
-        let written = self
-            .stream
-            .write_all(&directory)
-            .and_then(|()| self.stream.write_all(&end));
+        let length = directory.iter().map(|piece| piece.len() as u64).sum();
+        let end = end_of_directory(self.entries, start, length, comment);
+        // Each piece is freed as it is written, because the buffer grows by it.
+        let pieces = directory.into_iter().map(<[u8]>::into_vec);
+        let mut pieces = pieces.chain([end]);
+        let written = pieces.try_for_each(|piece| self.stream.write_all(&piece));
         written.map_err(|error| defect(error.into()))?;
         Ok(self.stream.with(|state| state.position))
     }
@@ -327,7 +329,7 @@ impl ZipEntryWriter {
             }
             length += directory_record(record).ok_or_else(no_time)?;
         }
-        self.directory.extend_from_slice(&tail[..length]);
+        self.directory.push(tail[..length].into());
         Ok(())
     }
 }

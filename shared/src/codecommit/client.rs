@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use aws_sdk_codecommit::Client;
 use aws_sdk_codecommit::types::{
-    FileModeTypeEnum, RepositoryMetadata, RepositoryTrigger, RepositoryTriggerEventEnum, UserInfo,
+    FileModeTypeEnum, RepositoryMetadata, RepositoryTrigger, RepositoryTriggerEventEnum,
 };
 use bytes::Bytes;
 
@@ -11,11 +11,12 @@ use super::client_error::{convert, convert_in};
 use super::client_fields::{of_repository, parse, required};
 use super::{
     BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, Page, PullRequest, Repository, Trigger,
-    TriggerEvent, TriggerSet, client_differences, client_pull_requests, client_revisions,
+    TriggerEvent, TriggerSet, client_commits, client_differences, client_pull_requests,
+    client_revisions,
 };
 use crate::aws::{ApiCall, Aws, BodyGate, corrupt};
 use crate::error::Result;
-use crate::git::object::{Commit, EntryMode, ListedEntry, Signature, TreeListing};
+use crate::git::object::{Commit, EntryMode, ListedEntry, TreeListing};
 use crate::git::{ObjectId, escaped_excerpt};
 use crate::name::{BlobId, BranchName, CommitId, PullRequestId, RepositoryName, TagName, TreeId};
 
@@ -213,34 +214,15 @@ impl CodeCommit for SdkCodeCommit {
     }
 
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit> {
-        let call = || ApiCall {
-            subject: format!("commit {commit} of repository `{repository}`"),
-            ..of_repository("GetCommit", "codecommit:GetCommit", repository)
-        };
-        let answer = self
-            .client
-            .get_commit()
-            .repository_name(repository.as_str())
-            .commit_id(commit.to_string())
-            .send()
-            .await
-            .map_err(|error| convert_in(&error, &call(), repository))?
-            .commit
-            .ok_or_else(|| corrupt(&call(), "no `commit`"))?;
-        Ok(Commit {
-            id: parse(&call, "commitId", answer.commit_id, CommitId::new)?.object_id(),
-            tree: parse(&call, "treeId", answer.tree_id, TreeId::new)?.object_id(),
-            parents: answer
-                .parents
-                .unwrap_or_default()
-                .into_iter()
-                .map(|id| parse(&call, "parents", Some(id), CommitId::new).map(CommitId::object_id))
-                .collect::<Result<_>>()?,
-            message: answer.message.unwrap_or_default(),
-            author: signature(answer.author),
-            committer: signature(answer.committer),
-            extra_headers: answer.additional_data.unwrap_or_default(),
-        })
+        client_commits::get_commit(&self.client, repository, commit).await
+    }
+
+    async fn get_commits(
+        &self,
+        repository: &RepositoryName,
+        commits: &[CommitId],
+    ) -> Result<Vec<Commit>> {
+        client_commits::get_commits(&self.client, repository, commits).await
     }
 
     async fn get_folder(
@@ -369,6 +351,14 @@ impl CodeCommit for SdkCodeCommit {
         client_pull_requests::get_pull_request(&self.client, id).await
     }
 
+    async fn list_open_pull_requests(
+        &self,
+        repository: &RepositoryName,
+        next: Option<&str>,
+    ) -> Result<Page<PullRequestId>> {
+        client_pull_requests::list_open(&self.client, repository, next).await
+    }
+
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {
         let call = || ApiCall {
             subject: format!("the triggers of repository `{repository}`"),
@@ -484,17 +474,6 @@ fn entry_name(
         return Err(corrupt(&call(), format!("`{path}` is not a tree entry")));
     }
     Ok(name.to_owned())
-}
-
-fn signature(person: Option<UserInfo>) -> Signature {
-    let (name, email, date) = person.map_or((None, None, None), |person| {
-        (person.name, person.email, person.date)
-    });
-    Signature {
-        name: name.unwrap_or_default(),
-        email: email.unwrap_or_default(),
-        date: date.unwrap_or_default(),
-    }
 }
 
 fn event_from_sdk(event: &RepositoryTriggerEventEnum) -> Option<TriggerEvent> {

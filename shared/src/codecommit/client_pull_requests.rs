@@ -1,11 +1,11 @@
-//! `GetPullRequest` over the AWS SDK.
+//! `GetPullRequest` and `ListPullRequests` over the AWS SDK.
 
 use aws_sdk_codecommit::Client;
 use aws_sdk_codecommit::types::{PullRequestStatusEnum, PullRequestTarget as SdkTarget};
 
-use super::client_error::convert;
-use super::client_fields::{parse, required};
-use super::{PullRequest, PullRequestTarget};
+use super::client_error::{convert, convert_in};
+use super::client_fields::{of_repository, parse, required};
+use super::{Page, PullRequest, PullRequestTarget};
 use crate::aws::{ApiCall, corrupt};
 use crate::error::Result;
 use crate::git::escaped_excerpt;
@@ -36,6 +36,37 @@ pub(super) async fn get_pull_request(client: &Client, id: &PullRequestId) -> Res
             .into_iter()
             .map(|target| parse_target(&call, target))
             .collect::<Result<_>>()?,
+    })
+}
+
+/// Lists the ids of the open pull requests of a repository.
+pub(super) async fn list_open(
+    client: &Client,
+    repository: &RepositoryName,
+    next: Option<&str>,
+) -> Result<Page<PullRequestId>> {
+    let call = || ApiCall {
+        subject: format!("the pull requests of repository `{repository}`"),
+        ..of_repository(
+            "ListPullRequests",
+            "codecommit:ListPullRequests",
+            repository,
+        )
+    };
+    let answer = client
+        .list_pull_requests()
+        .repository_name(repository.as_str())
+        .pull_request_status(PullRequestStatusEnum::Open)
+        .set_next_token(next.map(str::to_owned))
+        .send()
+        .await
+        .map_err(|error| convert_in(&error, &call(), repository))?;
+    let ids = answer.pull_request_ids.into_iter();
+    Ok(Page {
+        items: ids
+            .map(|id| parse(&call, "pullRequestIds", Some(id), PullRequestId::new))
+            .collect::<Result<_>>()?,
+        next: answer.next_token.filter(|token| !token.is_empty()),
     })
 }
 

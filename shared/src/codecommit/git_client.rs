@@ -15,15 +15,25 @@ pub(crate) fn git_client(
     http: &Http,
     credentials: &Arc<dyn CredentialSource>,
 ) -> Result<SmartHttp> {
-    let url = RepositoryUrl::new(&repository.clone_url_http).map_err(|error| {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "`cloneUrlHttp` of repository `{}` is not a valid URL",
-                repository.name
-            ),
-        )
-        .with_source(error)
-    })?;
+    let url = repository.clone_url()?;
     Ok(SmartHttp::new(http.clone(), url, Arc::clone(credentials)))
+}
+
+impl Repository {
+    /// Returns `cloneUrlHttp`, the URL for git.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not a URL of a repository.
+    pub fn clone_url(&self) -> Result<RepositoryUrl> {
+        RepositoryUrl::new(&self.clone_url_http).map_err(|error| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "`cloneUrlHttp` of repository `{}` is not a valid URL",
+                    self.name
+                ),
+            )
+            .with_source(error)
+        })
+    }
 }

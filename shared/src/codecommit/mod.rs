@@ -6,6 +6,8 @@
 #[cfg(feature = "codecommit")]
 pub mod client;
 #[cfg(feature = "codecommit")]
+mod client_commits;
+#[cfg(feature = "codecommit")]
 mod client_differences;
 #[cfg(feature = "codecommit")]
 mod client_error;
@@ -13,6 +15,7 @@ mod client_error;
 mod client_fields;
 #[cfg(feature = "codecommit")]
 mod client_pull_requests;
+#[cfg(feature = "codecommit")]
 mod client_review;
 #[cfg(feature = "codecommit")]
 mod client_revisions;
@@ -25,6 +28,8 @@ mod pull_request;
 mod retrying;
 mod retrying_reviews;
 mod review;
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,6 +55,10 @@ pub const MAX_TRIGGERS: usize = 10;
 
 /// Maximum number of branches that one trigger can name.
 pub const MAX_BRANCHES_PER_TRIGGER: usize = 10;
+
+/// Maximum number of commits that [`CodeCommit::get_commits`] reads (API reference,
+/// `BatchGetCommits`).
+pub const MAX_COMMITS_PER_REQUEST: usize = 100;
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +186,14 @@ pub trait CodeCommit: Send + Sync {
     /// Reads a commit.
     async fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit>;
 
+    /// Reads at most [`MAX_COMMITS_PER_REQUEST`] commits, in any order; commits that the repository
+    /// does not have are left out.
+    async fn get_commits(
+        &self,
+        repository: &RepositoryName,
+        commits: &[CommitId],
+    ) -> Result<Vec<Commit>>;
+
     /// Lists one level of the tree of `commit`; `path` is empty for the root, and has no
     /// slash at its ends.
     async fn get_folder(
@@ -214,6 +231,13 @@ pub trait CodeCommit: Send + Sync {
 
     /// Describes a pull request. Errors: `NotFound` for a missing one.
     async fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest>;
+
+    /// Lists the ids of the open pull requests of a repository, one page from the token `next`.
+    async fn list_open_pull_requests(
+        &self,
+        repository: &RepositoryName,
+        next: Option<&str>,
+    ) -> Result<Page<PullRequestId>>;
 
     /// Reads the triggers.
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet>;
@@ -308,4 +332,23 @@ pub async fn all_repositories(codecommit: &dyn CodeCommit) -> Result<Vec<Reposit
     repositories.sort_unstable();
     repositories.dedup();
     Ok(repositories)
+}
+
+/// Reads all pages of [`CodeCommit::list_open_pull_requests`].
+pub async fn all_open_pull_requests(
+    codecommit: &dyn CodeCommit,
+    repository: &RepositoryName,
+) -> Result<BTreeSet<PullRequestId>> {
+    let mut ids = BTreeSet::new();
+    let mut next: Option<String> = None;
+    loop {
+        let page = codecommit
+            .list_open_pull_requests(repository, next.as_deref())
+            .await?;
+        ids.extend(page.items);
+        next = match page.next {
+            Some(token) if next.as_deref() != Some(token.as_str()) => Some(token),
+            _ => return Ok(ids),
+        };
+    }
 }

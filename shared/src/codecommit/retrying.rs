@@ -77,6 +77,16 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
             .await
     }
 
+    async fn get_commits(
+        &self,
+        repository: &RepositoryName,
+        commits: &[CommitId],
+    ) -> Result<Vec<Commit>> {
+        self.policy
+            .run(|| self.inner.get_commits(repository, commits))
+            .await
+    }
+
     async fn get_folder(
         &self,
         repository: &RepositoryName,
@@ -133,6 +143,16 @@ impl<C: CodeCommit> CodeCommit for Retrying<C> {
 
     async fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest> {
         self.policy.run(|| self.inner.get_pull_request(id)).await
+    }
+
+    async fn list_open_pull_requests(
+        &self,
+        repository: &RepositoryName,
+        next: Option<&str>,
+    ) -> Result<Page<PullRequestId>> {
+        self.policy
+            .run(|| self.inner.list_open_pull_requests(repository, next))
+            .await
     }
 
     async fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet> {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Request, invalid_field, unknown_shape};
 use crate::error::{Error, Result};
+use crate::git::escaped_excerpt;
 use crate::name::{BranchName, CommitId, RepositoryName, TagName};
 
 /// Parses `{"schedule":true}` with an optional `plan`, or `{"repository":".."}` with an optional
@@ -19,11 +20,8 @@ pub(super) fn parse(object: &Map<String, Value>) -> Result<Request> {
         "again",
     ];
     if let Some(field) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-        let field: String = field.chars().take(80).collect();
-        return Err(unknown_shape(&format!(
-            "field `{}` is unknown",
-            field.escape_debug()
-        )));
+        let field = escaped_excerpt(field.as_bytes());
+        return Err(unknown_shape(&format!("field `{field}` is unknown")));
     }
     if let Some(schedule) = object.get("schedule") {
         if schedule != &Value::Bool(true) {

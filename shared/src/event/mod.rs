@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::arn::Origin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::PullRequestEvent;
+use crate::git::escaped_excerpt;
 use crate::name::{BranchName, CommitId, PullRequestId, RefName, RepositoryName, TagName};
 
 /// Maximum number of references in one event; CodeCommit accepts 4,000 in a push.
@@ -69,6 +70,21 @@ pub struct PullRequestChange {
     pub id: PullRequestId,
     /// The change; `None` for one that concerns neither commits nor status.
     pub change: Option<PullRequestEvent>,
+}
+
+/// Returns why an event of `theirs` is skipped by a function of `own`, if they differ: a
+/// repository of the same name is a different one.
+pub fn foreign_reason(theirs: Option<&Origin>, own: Option<&Origin>) -> Option<String> {
+    let (theirs, own) = (theirs?, own?);
+    (theirs != own).then(|| {
+        format!(
+            "the event is of account {} in region {}, and this function is in {} in {}",
+            escaped_excerpt(theirs.account.as_bytes()),
+            escaped_excerpt(theirs.region.as_bytes()),
+            own.account,
+            own.region
+        )
+    })
 }
 
 /// One item of an event.

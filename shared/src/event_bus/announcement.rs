@@ -1,4 +1,4 @@
-//! The events themselves; `docs/events.md` has an example of each, which a test compares.
+//! Events of the functions; a test compares each with its example in `docs/events.md`.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,9 +14,9 @@ const VERSION: &str = "1";
 /// Maximum number of characters of an error's message.
 const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// Commit of a branch that was worked on.
+/// Commit of a branch that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Work {
+pub struct BranchCommit {
     /// The repository.
     pub repository: String,
     /// The branch's short name, or the full name of another ref.
@@ -60,14 +60,14 @@ pub enum Announcement {
     /// A commit was archived.
     ArtifactArchived {
         /// Archived commit.
-        work: Work,
+        work: BranchCommit,
         /// Location of the artifact.
         artifact: ArchivedArtifact,
     },
     /// A pipeline was started on an artifact.
     ExecutionStarted {
         /// Commit of the artifact.
-        work: Work,
+        work: BranchCommit,
         /// The pipeline.
         pipeline: String,
         /// The execution.
@@ -78,7 +78,7 @@ pub enum Announcement {
     /// No pipeline could be started for a branch.
     ExecutionFailed {
         /// Commit that was to be built.
-        work: Work,
+        work: BranchCommit,
         /// `branchline.Throttled`.
         error_type: String,
         /// The reason.
@@ -108,8 +108,8 @@ pub enum Announcement {
 
 impl Announcement {
     /// Makes the event of a branch that failed.
-    pub fn execution_failed(work: Work, error: &Error) -> Self {
-        let (error_type, message) = described(error);
+    pub fn execution_failed(work: BranchCommit, error: &Error) -> Self {
+        let (error_type, message) = error_fields(error);
         Self::ExecutionFailed {
             work,
             error_type,
@@ -119,7 +119,7 @@ impl Announcement {
 
     /// Makes the event of a mapping that failed.
     pub fn mirror_failed(source: String, target: String, error: &Error) -> Self {
-        let (error_type, message) = described(error);
+        let (error_type, message) = error_fields(error);
         Self::MirrorFailed {
             source,
             target,
@@ -143,14 +143,16 @@ impl Announcement {
     pub fn detail(&self) -> Value {
         let error = |error_type: &String, message: &String| json!({ "type": error_type, "message": message });
         let mut detail = match self {
-            Self::ArtifactArchived { work, artifact } => with(work, "artifact", json!(artifact)),
+            Self::ArtifactArchived { work, artifact } => {
+                detail_with(work, "artifact", json!(artifact))
+            }
             Self::ExecutionStarted {
                 work,
                 pipeline,
                 execution_id,
                 artifact,
             } => {
-                let mut detail = with(work, "artifact", json!(artifact));
+                let mut detail = detail_with(work, "artifact", json!(artifact));
                 detail["pipeline"] = pipeline.clone().into();
                 detail["execution_id"] = execution_id.clone().into();
                 detail
@@ -159,7 +161,7 @@ impl Announcement {
                 work,
                 error_type,
                 message,
-            } => with(work, "error", error(error_type, message)),
+            } => detail_with(work, "error", error(error_type, message)),
             Self::MirrorCompleted {
                 source,
                 target,
@@ -179,13 +181,13 @@ impl Announcement {
     }
 }
 
-fn with(work: &Work, member: &str, value: Value) -> Value {
+fn detail_with(work: &BranchCommit, member: &str, value: Value) -> Value {
     let mut detail = json!(work);
     detail[member] = value;
     detail
 }
 
-fn described(error: &Error) -> (String, String) {
+fn error_fields(error: &Error) -> (String, String) {
     let message = error.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
     (format!("branchline.{}", error.kind()), message)
 }
@@ -197,7 +199,7 @@ mod tests {
 
     /// One event of each kind, with the values of `docs/events.md`.
     fn examples() -> Vec<Announcement> {
-        let work = Work {
+        let work = BranchCommit {
             repository: "demo".into(),
             branch: "feature/x".into(),
             commit: Some("6b4ae12f0c4a5d7e8f90123456789abcdef01234".into()),

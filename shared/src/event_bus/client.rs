@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Announcement, BusName, EventBus, SOURCE};
 use crate::aws::{Aws, JsonEndpoint, JsonService};
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
 /// EventBridge of one account and region.
 #[derive(Debug)]
@@ -66,11 +67,8 @@ impl EventBus for SdkEventBus {
         match refused {
             None => Ok(()),
             Some(code) => {
-                let shown: String = code.chars().take(80).collect();
-                let message = format!(
-                    "event bus `{name}` refused an event: {}",
-                    shown.escape_debug()
-                );
+                let shown = escaped_excerpt(code.as_bytes());
+                let message = format!("event bus `{name}` refused an event: {shown}");
                 Err(Error::new(kind_of(200, code), message).with_aws(Some(code), None))
             }
         }

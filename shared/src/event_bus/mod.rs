@@ -1,4 +1,4 @@
-//! Own events on an event bus, which tell other programs what the functions did.
+//! The functions' events on an event bus, for other programs.
 //!
 //! | module | content |
 //! |---|---|
@@ -18,15 +18,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use announcement::{Announcement, ArchivedArtifact, MirrorCounts, SOURCE, Work};
+pub use announcement::{Announcement, ArchivedArtifact, BranchCommit, MirrorCounts, SOURCE};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::escaped_excerpt;
 
 /// Maximum number of events of one request (API reference, `PutEvents`).
-pub const MAX_BATCH: usize = 10;
+pub const MAX_BATCH_EVENTS: usize = 10;
 
 /// Longest time that the events of an invocation may take.
-const MAX_FLUSH: Duration = Duration::from_secs(4);
+const MAX_FLUSH_TIME: Duration = Duration::from_secs(4);
 
 /// Name or ARN of an event bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,13 +47,10 @@ impl BusName {
         if (1..=1600).contains(&text.len()) && text.chars().all(is_legal) {
             return Ok(Self(text.into()));
         }
-        let shown: String = text.chars().take(80).collect();
+        let shown = escaped_excerpt(text.as_bytes());
         Err(Error::new(
             ErrorKind::Config,
-            format!(
-                "`{}` is not the name or ARN of an event bus",
-                shown.escape_debug()
-            ),
+            format!("`{shown}` is not the name or ARN of an event bus"),
         ))
     }
 
@@ -71,7 +69,7 @@ impl std::fmt::Display for BusName {
 /// A bus that takes events.
 #[async_trait]
 pub trait EventBus: Send + Sync {
-    /// Puts at most [`MAX_BATCH`] events. After an error, some of them may be on the bus.
+    /// Puts at most [`MAX_BATCH_EVENTS`] events. After an error, some of them may be on the bus.
     async fn put(&self, events: &[Announcement]) -> Result<()>;
 }
 
@@ -105,18 +103,18 @@ impl Outbox {
             return;
         };
         let put = async {
-            for batch in events.chunks(MAX_BATCH) {
+            for batch in events.chunks(MAX_BATCH_EVENTS) {
                 bus.put(batch).await?;
             }
             Ok::<_, Error>(())
         };
-        let outcome = match tokio::time::timeout(MAX_FLUSH, put).await {
+        let outcome = match tokio::time::timeout(MAX_FLUSH_TIME, put).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Error::new(
                 ErrorKind::Transport,
                 format!(
                     "the event bus took longer than {} seconds",
-                    MAX_FLUSH.as_secs()
+                    MAX_FLUSH_TIME.as_secs()
                 ),
             )),
         };

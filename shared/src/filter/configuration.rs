@@ -11,24 +11,24 @@ use serde::Deserialize;
 use super::criteria::{Criteria, PathMatch};
 use super::glob::Glob;
 use crate::error::{Error, ErrorKind, Result};
-use crate::git::escaped_excerpt;
+use crate::git::{escaped_excerpt, foreign_message};
 use crate::name::RepositoryName;
 use crate::pattern::RepositoryPatterns;
 
-/// Number of filters for pushes, and of those for pull requests.
-const FILTERS: RangeInclusive<usize> = 1..=3;
+/// Allowed number of filters for pushes, and of filters for pull requests.
+const FILTER_COUNT: RangeInclusive<usize> = 1..=3;
 
-/// Number of patterns in `includes`, and in `excludes`.
-const PATTERNS: RangeInclusive<usize> = 1..=8;
+/// Allowed number of patterns in `includes`, and in `excludes`.
+const PATTERN_COUNT: RangeInclusive<usize> = 1..=8;
 
-/// Number of events of a filter for pull requests.
-const EVENTS: RangeInclusive<usize> = 1..=3;
+/// Allowed number of events of a filter for pull requests.
+const EVENT_COUNT: RangeInclusive<usize> = 1..=3;
 
-/// Number of pipelines in a list.
-const PIPELINES: RangeInclusive<usize> = 1..=100;
+/// Allowed number of pipelines in a list.
+const PIPELINE_COUNT: RangeInclusive<usize> = 1..=100;
 
-/// Number of patterns of repositories.
-const REPOSITORIES: RangeInclusive<usize> = 1..=100;
+/// Allowed number of patterns of repositories.
+const REPOSITORY_COUNT: RangeInclusive<usize> = 1..=100;
 
 /// Longest name of a source action.
 const MAX_ACTION_CHARS: usize = 100;
@@ -92,7 +92,7 @@ impl PullRequestEvent {
 
 impl PipelineTrigger {
     /// Returns whether pushes of tags can start the pipeline.
-    pub fn serves_tags(&self, repository: &RepositoryName) -> bool {
+    pub fn has_tag_filter(&self, repository: &RepositoryName) -> bool {
         let mut push = self.push.iter();
         self.repositories.matches(repository)
             && push.any(|filter| matches!(filter, PushFilter::Tags(_)))
@@ -194,7 +194,7 @@ pub fn parse_triggers(json: &str) -> Result<Vec<PipelineTrigger>> {
             wrong(at.strip_prefix('.').unwrap_or(&at), error.inner())
         })?;
     json.end().map_err(|error| wrong(".", error))?;
-    check_length(".", fields.len(), &PIPELINES, "pipelines")?;
+    check_length(".", fields.len(), &PIPELINE_COUNT, "pipelines")?;
     let triggers = fields.into_iter().enumerate();
     triggers
         .map(|(at, fields)| trigger(&format!("[{at}]"), fields))
@@ -233,7 +233,7 @@ fn repositories(at: &str, globs: Option<Vec<String>>) -> Result<RepositoryPatter
     let Some(globs) = globs else {
         return Ok(RepositoryPatterns::default());
     };
-    check_length(at, globs.len(), &REPOSITORIES, "patterns")?;
+    check_length(at, globs.len(), &REPOSITORY_COUNT, "patterns")?;
     for (nth, glob) in globs.iter().enumerate() {
         let is_one = !glob.trim().is_empty() && !glob.contains(',');
         let valid = if is_one {
@@ -257,7 +257,7 @@ fn filters<F, T>(
     let Some(fields) = fields else {
         return Ok(Vec::new());
     };
-    check_length(at, fields.len(), &FILTERS, "filters")?;
+    check_length(at, fields.len(), &FILTER_COUNT, "filters")?;
     let numbered = fields.into_iter().enumerate();
     numbered
         .map(|(nth, fields)| read(&format!("{at}[{nth}]"), fields))
@@ -289,7 +289,12 @@ fn pull_request_filter(at: &str, fields: PullRequestFields) -> Result<PullReques
     let events = match fields.events {
         None => PullRequestEvent::ALL.to_vec(),
         Some(events) => {
-            check_length(&format!("{at}.events"), events.len(), &EVENTS, "events")?;
+            check_length(
+                &format!("{at}.events"),
+                events.len(),
+                &EVENT_COUNT,
+                "events",
+            )?;
             events
         }
     };
@@ -318,7 +323,7 @@ fn globs(at: &str, patterns: Option<Vec<String>>) -> Result<Vec<Glob>> {
     let Some(patterns) = patterns else {
         return Ok(Vec::new());
     };
-    check_length(at, patterns.len(), &PATTERNS, "patterns")?;
+    check_length(at, patterns.len(), &PATTERN_COUNT, "patterns")?;
     let numbered = patterns.iter().enumerate();
     let globs = numbered.map(|(nth, pattern)| {
         Glob::new(pattern).map_err(|error| wrong(&format!("{at}[{nth}]"), error))
@@ -346,21 +351,11 @@ fn check_length(
 }
 
 fn wrong(at: &str, why: impl std::fmt::Display) -> Error {
-    let why = printable(&why.to_string());
+    let why = foreign_message(why.to_string().as_bytes());
     let message = if matches!(at, "" | ".") {
         format!("the list of pipelines: {why}")
     } else {
         format!("`{}`: {why}", escaped_excerpt(at.as_bytes()))
     };
     Error::new(ErrorKind::Config, message)
-}
-
-/// Bounds a message that may repeat text of the input, and replaces control characters.
-fn printable(why: &str) -> String {
-    /// Maximum length of a message in characters.
-    const MAX_CHARS: usize = 400;
-    let bounded = why.chars().take(MAX_CHARS);
-    bounded
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

@@ -1,14 +1,20 @@
 //! [`Functions`] over the AWS SDK.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::types::InvocationType;
 use aws_smithy_types::Blob;
+use aws_smithy_types::timeout::TimeoutConfig;
 use bytes::Bytes;
 
-use super::{FunctionArn, Functions};
+use super::{FunctionArn, Functions, Invocation};
 use crate::aws::{ApiCall, Aws, SdkFailure};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Maximum time until a function answers: longer than Lambda lets one run.
+const RUN_TIMEOUT: Duration = Duration::from_mins(16);
 
 /// AWS Lambda of one account and region.
 #[derive(Debug, Clone)]
@@ -26,18 +32,47 @@ impl SdkFunctions {
             client: Client::from_conf(config),
         }
     }
+
+    /// Runs a function with `payload`, a JSON text, and waits for its answer. Is not retried,
+    /// because a run may do more than an earlier one whose answer was lost.
+    ///
+    /// # Errors
+    /// `NotFound` for a missing function; the failure of a run is part of the answer.
+    pub async fn invoke(&self, function: &FunctionArn, payload: Bytes) -> Result<Invocation> {
+        let timeouts = TimeoutConfig::builder().read_timeout(RUN_TIMEOUT).build();
+        let config = aws_sdk_lambda::config::Builder::new().timeout_config(timeouts);
+        let answer = self
+            .client
+            .invoke()
+            .function_name(function.as_str())
+            .invocation_type(InvocationType::RequestResponse)
+            .payload(Blob::new(payload))
+            .customize()
+            .config_override(config)
+            .send()
+            .await
+            .map_err(|error| convert(SdkFailure::of(&error), &invocation_of(function)))?;
+        let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
+        Ok(Invocation {
+            payload: payload.into(),
+            has_failed: answer.function_error.is_some(),
+        })
+    }
+}
+
+fn invocation_of(function: &FunctionArn) -> ApiCall {
+    ApiCall {
+        service: "Lambda",
+        operation: "Invoke",
+        permission: "lambda:InvokeFunction",
+        subject: format!("function `{function}`"),
+        resource: format!("`{function}`"),
+    }
 }
 
 #[async_trait]
 impl Functions for SdkFunctions {
     async fn invoke_async(&self, function: &FunctionArn, payload: Bytes) -> Result<()> {
-        let call = || ApiCall {
-            service: "Lambda",
-            operation: "Invoke",
-            permission: "lambda:InvokeFunction",
-            subject: format!("function `{function}`"),
-            resource: format!("`{function}`"),
-        };
         self.client
             .invoke()
             .function_name(function.as_str())
@@ -45,7 +80,7 @@ impl Functions for SdkFunctions {
             .payload(Blob::new(payload))
             .send()
             .await
-            .map_err(|error| convert(SdkFailure::of(&error), &call()))?;
+            .map_err(|error| convert(SdkFailure::of(&error), &invocation_of(function)))?;
         Ok(())
     }
 }

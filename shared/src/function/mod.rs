@@ -15,9 +15,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 pub use deployed::{DeployedFunction, FunctionInventory, FunctionPage, all_functions};
 
-use crate::arn::ArnParts;
+use crate::arn::{ArnParts, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
+
+/// Account of the ARN that AWS's Runtime Interface Emulator makes up.
+const EMULATED_ACCOUNT: &str = "012345678912";
 
 /// ARN of a Lambda function, with or without a qualifier:
 /// `arn:<partition>:lambda:<region>:<account>:function:<name>[:<version or alias>]`.
@@ -105,6 +108,14 @@ impl FunctionArn {
     pub fn account(&self) -> &str {
         &self.parts[2]
     }
+
+    /// Returns account and region; `None` in AWS's Runtime Interface Emulator.
+    pub fn origin(&self) -> Option<Origin> {
+        (self.account() != EMULATED_ACCOUNT).then(|| Origin {
+            account: self.account().to_owned(),
+            region: self.region().to_owned(),
+        })
+    }
 }
 
 impl fmt::Display for FunctionArn {
@@ -118,6 +129,15 @@ impl FromStr for FunctionArn {
     fn from_str(text: &str) -> Result<Self> {
         Self::new(text)
     }
+}
+
+/// Answer of a run of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// JSON text: the function's answer, or `errorType` and `errorMessage`.
+    pub payload: Bytes,
+    /// Whether the run failed.
+    pub has_failed: bool,
 }
 
 /// Operations of Lambda that branchline uses.

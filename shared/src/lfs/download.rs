@@ -3,17 +3,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
-use rustix::fs::{FlockOperation, flock};
 
 use super::local::{TempFile, create_parent, failed, read_file};
 use super::resumable::{MIN_RESUMABLE_BYTES, skip};
 use super::{LfsBody, LfsStore, Pointer, verify_stream};
 use crate::blocking::try_run;
 use crate::error::{ErrorKind, Result};
+use crate::os;
 
 /// Downloads an object into a file of its own in `directory`/tmp, where `directory` is the
 /// repository's `lfs`; returns its path. `count` is called with the number of bytes that arrived.
@@ -77,19 +76,20 @@ impl PartialFile {
     /// Opens the file, and locks it as long as it is open; `None` if another process has it, or if
     /// the file system has no locks.
     async fn claim(path: PathBuf) -> Result<Option<Self>> {
+        if !os::HAS_ADVISORY_LOCKS {
+            return Ok(None);
+        }
         try_run(move || {
             create_parent(&path)?;
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false);
             let file = options.open(&path).map_err(|error| failed(&path, error))?;
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if file.try_lock().is_err() {
                 return Ok(None);
             }
             // Its last owner may have moved the file before the lock.
             let is_same = match (file.metadata(), fs::metadata(&path)) {
-                (Ok(opened), Ok(named)) => {
-                    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
-                }
+                (Ok(opened), Ok(named)) => os::is_same_file(&opened, &named),
                 _ => false,
             };
             Ok(is_same.then_some(Self {

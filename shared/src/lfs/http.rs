@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::batch::{self, Action, MEDIA_TYPE, ObjectResponse, Operation};
 use super::resumable::skip;
-use super::{BATCH, LfsBody, LfsStore, Pointer, missing_object};
+use super::{LfsBody, LfsStore, MAX_BATCH_OBJECTS, Pointer, missing_object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::smart_http::{
     Address, CallBody, HttpRequestSpec, HttpResponse, RepositoryUrl, SmartHttp,
@@ -276,7 +276,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[async_trait]
 impl LfsStore for HttpLfs {
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
-        debug_assert!(pointers.len() <= BATCH, "servers accept no more");
+        debug_assert!(
+            pointers.len() <= MAX_BATCH_OBJECTS,
+            "servers accept no more"
+        );
         let offers = self.request_batch(Operation::Upload, pointers).await?;
         let mut missing = Vec::new();
         let mut uploads = lock(&self.uploads);
@@ -293,7 +296,10 @@ impl LfsStore for HttpLfs {
     }
 
     async fn prepare(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>> {
-        debug_assert!(pointers.len() <= BATCH, "servers accept no more");
+        debug_assert!(
+            pointers.len() <= MAX_BATCH_OBJECTS,
+            "servers accept no more"
+        );
         let offers = self.request_batch(Operation::Download, pointers).await?;
         let mut refused = Vec::new();
         let offers = pointers.iter().zip(offers).map(|(pointer, offer)| {

@@ -16,17 +16,17 @@ const MAX_WRITES: usize = 5;
 /// record lives as long as the run.
 pub(super) struct Inventory {
     pub(super) store: Arc<dyn LfsStore>,
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<LoadedRecord>>,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct LoadedRecord {
     record: LfsRecord,
     /// Entity tag of the stored record; `None` if there is none.
     etag: Option<ETag>,
 }
 
-impl State {
+impl LoadedRecord {
     async fn read(records: &dyn RecordStore, store: &dyn LfsStore) -> Result<Self> {
         let (bytes, etag) = match records.read_record().await {
             Ok(Some(read)) => read,
@@ -68,26 +68,26 @@ impl Inventory {
         }
     }
 
-    /// Calls `look` with the record.
-    pub(super) async fn with<T>(&self, look: impl FnOnce(&LfsRecord) -> T) -> Result<T> {
+    /// Calls `read` with the record, which is read from the store first.
+    pub(super) async fn with_record<T>(&self, read: impl FnOnce(&LfsRecord) -> T) -> Result<T> {
         let mut state = self.state.lock().await;
-        Ok(look(&self.loaded(&mut state).await?.record))
+        Ok(read(&self.loaded(&mut state).await?.record))
     }
 
-    /// Returns the record if it was read before.
-    pub(super) async fn known<T>(&self, look: impl FnOnce(&LfsRecord) -> T) -> Option<T> {
+    /// Calls `read` with the record if it was loaded before.
+    pub(super) async fn if_loaded<T>(&self, read: impl FnOnce(&LfsRecord) -> T) -> Option<T> {
         let state = self.state.lock().await;
-        state.as_ref().map(|state| look(&state.record))
+        state.as_ref().map(|state| read(&state.record))
     }
 
     async fn loaded<'a>(
         &self,
-        state: &'a mut MutexGuard<'_, Option<State>>,
-    ) -> Result<&'a mut State> {
+        state: &'a mut MutexGuard<'_, Option<LoadedRecord>>,
+    ) -> Result<&'a mut LoadedRecord> {
         if state.is_none() {
             **state = Some(match self.store.records() {
-                None => State::default(),
-                Some(records) => State::read(records, &*self.store).await?,
+                None => LoadedRecord::default(),
+                Some(records) => LoadedRecord::read(records, &*self.store).await?,
             });
         }
         Ok(state.as_mut().expect("because it was just set"))
@@ -128,7 +128,7 @@ impl Inventory {
             writes += 1;
             match records.write_record(bytes, loaded.etag.as_ref()).await {
                 Ok(etag) => {
-                    *loaded = State {
+                    *loaded = LoadedRecord {
                         record: changed,
                         etag,
                     };

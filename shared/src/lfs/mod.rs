@@ -16,6 +16,7 @@
 //! | `inventory` | the record of one target, read once and written after each change |
 //! | `transfer` | copies the objects that new pointers name |
 //! | `restore` | copies objects that were missing, have vanished, or were never copied |
+//! | `skipped_scan` | remembers at the target that a run copies no objects |
 //!
 //! # Missing objects
 //! An object that the source cannot provide does not stop the others, nor the refs. The target
@@ -36,6 +37,7 @@ mod resumable;
 mod s3;
 mod s3_repository;
 mod scanner;
+mod skipped_scan;
 mod transfer;
 mod verify;
 
@@ -52,11 +54,12 @@ pub use http::HttpLfs;
 pub use local::{LocalLfs, read_file};
 pub use pointer::{MAX_POINTER, Pointer};
 pub use record::LfsRecord;
-pub use restore::{SkippedScan, read_all};
+pub use restore::read_all;
 pub(crate) use resumable::skip;
 pub use s3::{KeyScheme, S3Lfs};
 pub use s3_repository::S3RepositoryLfs;
 pub use scanner::PointerScanner;
+pub use skipped_scan::SkippedScan;
 pub use transfer::{LfsTransfer, MAX_NAMED_OBJECTS, TransferReport};
 pub use verify::verify_stream;
 
@@ -67,15 +70,16 @@ use crate::storage::ETag;
 pub type LfsBody = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// Maximum number of objects in a batch, because servers accept no more.
-pub const BATCH: usize = 100;
+pub const MAX_BATCH_OBJECTS: usize = 100;
 
 /// Store of LFS objects. `Display` shows its URL without secrets.
 #[async_trait]
 pub trait LfsStore: fmt::Display + Send + Sync {
-    /// Returns those of at most [`BATCH`] objects that are missing or have another size.
+    /// Returns those of at most [`MAX_BATCH_OBJECTS`] objects that are missing or have another
+    /// size.
     async fn missing(&self, pointers: &[Pointer]) -> Result<Vec<Pointer>>;
 
-    /// Prepares reading these objects, at most [`BATCH`], in a store that is queried in
+    /// Prepares reading these objects, at most [`MAX_BATCH_OBJECTS`], in a store that is queried in
     /// batches; returns those that the store reports not to have. The failure of a single object
     /// is returned when it is read.
     ///

@@ -5,17 +5,16 @@
 //! most 1,000 keys). Of a store with more objects, each run checks one slice, chosen at random.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::inventory::Inventory;
 use super::transfer::missing_error;
-use super::{BATCH, LfsRecord, LfsStore, LfsTransfer, Pointer, StoredObjects, verify_stream};
+use super::{
+    LfsRecord, LfsStore, LfsTransfer, MAX_BATCH_OBJECTS, Pointer, StoredObjects, verify_stream,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::pack::incoming::{PublishHook, ReceivedObjects};
 
 /// Maximum number of objects that one list returns with certainty: S3 lists 1,000 keys.
 const MAX_LISTED: usize = 900;
@@ -26,14 +25,14 @@ const CONCURRENT_READS: usize = 8;
 /// Bytes that a verification reads before its progress is recorded.
 const VERIFIED_BYTES_BETWEEN_RECORDS: u64 = 1 << 30;
 /// Objects that a verification reads before its progress is recorded.
-const VERIFIED_OBJECTS_BETWEEN_RECORDS: usize = 20 * BATCH;
+const VERIFIED_OBJECTS_BETWEEN_RECORDS: usize = 20 * MAX_BATCH_OBJECTS;
 
 impl LfsTransfer {
     /// Returns true if the target's record names stored objects, which
     /// [`restore`](Self::restore) compares with a list.
     pub async fn compares_stored_objects(&self) -> Result<bool> {
         match (&self.source, &self.target) {
-            (Some(_), Some(target)) => target.with(|record| !record.stored.is_empty()).await,
+            (Some(_), Some(target)) => target.with_record(|record| !record.stored.is_empty()).await,
             _ => Ok(false),
         }
     }
@@ -42,7 +41,7 @@ impl LfsTransfer {
     /// without LFS objects since.
     pub async fn unscanned_since(&self) -> Result<Option<Vec<ObjectId>>> {
         match (&self.source, &self.target) {
-            (Some(_), Some(target)) => target.with(|record| record.unscanned.clone()).await,
+            (Some(_), Some(target)) => target.with_record(|record| record.unscanned.clone()).await,
             _ => Ok(None),
         }
     }
@@ -70,20 +69,21 @@ impl LfsTransfer {
         };
         if self.source.is_none() {
             // Read for the count of objects left out.
-            return target.with(|_| ()).await;
+            return target.with_record(|_| ()).await;
         }
         let (mut wanted, stored_count) = target
-            .with(|record| (record.missing.clone(), record.stored.len()))
+            .with_record(|record| (record.missing.clone(), record.stored.len()))
             .await?;
         let mut is_whole_store_listed = false;
         if let Some(store) = target.store.listed()
             && stored_count > 0
+            && !self.skips_comparison()
         {
             let digits = slice(stored_count, rand::random());
             let listed = self.retry.run(|| store.list(&digits)).await?;
             is_whole_store_listed = digits.is_empty() && listed.is_complete;
             let vanished = target
-                .with(|record| vanished(record, &digits, &listed))
+                .with_record(|record| vanished(record, &digits, &listed))
                 .await?;
             if !vanished.is_empty() {
                 tracing::warn!(
@@ -114,7 +114,7 @@ impl LfsTransfer {
             return self.leave_out(wanted).await;
         };
         let unavailable = self.replace(source, &*target.store, &wanted).await?;
-        self.settle(target, &wanted, &unavailable).await
+        self.record_copies(target, &wanted, &unavailable).await
     }
 
     async fn set_stored(&self, target: &Inventory, pointers: &[Pointer]) -> Result<()> {
@@ -130,7 +130,7 @@ impl LfsTransfer {
     /// with the recorded objects.
     pub async fn has_begun_verification(&self) -> Result<bool> {
         match &self.target {
-            Some(target) => target.with(|record| record.verified.is_some()).await,
+            Some(target) => target.with_record(|record| record.verified.is_some()).await,
             None => Ok(false),
         }
     }
@@ -163,7 +163,7 @@ impl LfsTransfer {
         });
         update.await?;
         let unverified: Vec<Pointer> = target
-            .with(|record| {
+            .with_record(|record| {
                 let all = record.stored.iter().chain(&record.missing);
                 let is_left = |pointer: &&Pointer| {
                     let verified = record.verified.as_ref();
@@ -174,14 +174,14 @@ impl LfsTransfer {
             })
             .await?;
         let (mut read_bytes, mut read_objects) = (0, 0);
-        for batch in unverified.chunks(BATCH) {
+        for batch in unverified.chunks(MAX_BATCH_OBJECTS) {
             let (missing, wrong) = self.find_wrong(&*target.store, batch).await?;
             if let (None, Some(first)) = (target.store.listed(), wrong.first()) {
                 return Err(irreplaceable(first, &wrong, &*target.store));
             }
             let wrong: Vec<Pointer> = missing.into_iter().chain(wrong).collect();
             let unavailable = self.replace(source, &*target.store, &wrong).await?;
-            self.settle(target, &wrong, &unavailable).await?;
+            self.record_copies(target, &wrong, &unavailable).await?;
             read_bytes += batch.iter().map(|pointer| pointer.size_bytes).sum::<u64>();
             read_objects += batch.len();
             if (read_bytes >= VERIFIED_BYTES_BETWEEN_RECORDS
@@ -249,7 +249,7 @@ impl LfsTransfer {
         let (true, Some(target)) = (self.is_required(), &self.target) else {
             return Ok(());
         };
-        let missing = target.known(|record| {
+        let missing = target.if_loaded(|record| {
             let missing = record.missing.iter().map(|pointer| {
                 let error = Error::new(ErrorKind::NotFound, "an earlier run did not find them");
                 (pointer.clone(), error)
@@ -311,43 +311,6 @@ fn vanished(record: &LfsRecord, digits: &str, listed: &StoredObjects) -> Vec<Poi
         .filter(|pointer| !found.contains(pointer))
         .cloned()
         .collect()
-}
-
-/// Records at the target that refs move without their LFS objects, so that a later run with LFS
-/// objects scans their history.
-pub struct SkippedScan {
-    target: Inventory,
-    /// Tips of the target's refs before.
-    scanned: Mutex<Vec<ObjectId>>,
-}
-
-impl SkippedScan {
-    /// Makes the hook of a run without LFS objects; `None` if the target keeps no record of all
-    /// objects.
-    pub fn new(target: Option<Arc<dyn LfsStore>>) -> Option<Self> {
-        let target = target.filter(|target| target.listed().is_some())?;
-        Some(Self {
-            target: Inventory::new(target),
-            scanned: Mutex::default(),
-        })
-    }
-
-    /// Sets the tips of the target's refs before they move.
-    pub fn set_scanned(&self, tips: Vec<ObjectId>) {
-        *self.scanned.lock().unwrap_or_else(PoisonError::into_inner) = tips;
-    }
-}
-
-#[async_trait]
-impl PublishHook for SkippedScan {
-    async fn before_publish(&self, _: &ReceivedObjects) -> crate::git::Result<()> {
-        let scanned = {
-            let scanned = self.scanned.lock();
-            scanned.unwrap_or_else(PoisonError::into_inner).clone()
-        };
-        let update = self.target.update(|record| record.set_unscanned(&scanned));
-        Ok(update.await?)
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::inventory::Inventory;
-use super::{BATCH, LfsStore, Pointer, PointerScanner, verify_stream};
+use super::{LfsStore, MAX_BATCH_OBJECTS, Pointer, PointerScanner, verify_stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::pack::incoming::{PublishHook, ReceivedObjects};
 use crate::retry::RetryPolicy;
@@ -44,6 +44,8 @@ pub struct TransferReport {
     pub missing_oids: Vec<String>,
     /// Objects left out because one side cannot store LFS objects.
     pub left_out: u64,
+    /// Ids of the first [`MAX_NAMED_OBJECTS`] objects that were left out.
+    pub left_out_oids: Vec<String>,
 }
 
 /// Copies the objects that new pointers name, before refs move. Objects that the target has
@@ -62,6 +64,8 @@ pub struct LfsTransfer {
     bytes: AtomicU64,
     // Objects in work, with the begin of their transfers; also those of transfers that were dropped.
     in_work: Mutex<BTreeMap<Pointer, Instant>>,
+    // The target's objects are not compared with its record.
+    skips_comparison: AtomicBool,
     // Objects for which the target has no store. A set, because a push that is retried leaves the
     // same objects out.
     left_out: Mutex<BTreeSet<Pointer>>,
@@ -104,6 +108,7 @@ impl LfsTransfer {
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             in_work: Mutex::default(),
+            skips_comparison: AtomicBool::new(false),
             left_out: Mutex::default(),
         }
     }
@@ -119,6 +124,15 @@ impl LfsTransfer {
             is_required,
             ..self
         }
+    }
+
+    /// Leaves out the comparison of the target's objects with its record in this run.
+    pub fn skip_comparison(&self) {
+        self.skips_comparison.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn skips_comparison(&self) -> bool {
+        self.skips_comparison.load(Ordering::Relaxed)
     }
 
     /// Returns the store of the source; `None` if the source has no place of LFS objects.
@@ -146,21 +160,19 @@ impl LfsTransfer {
         let mut report = TransferReport {
             objects: self.objects.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-            left_out: self.left_out().len() as u64,
             ..TransferReport::default()
         };
         let Some(target) = &self.target else {
+            (report.left_out, report.left_out_oids) = named(&self.left_out());
             return report;
         };
-        let missing = target.known(|record| {
-            let named = record.missing.iter().take(MAX_NAMED_OBJECTS);
-            let named = named.map(|pointer| pointer.oid.clone()).collect();
-            (record.missing.len() as u64, named)
-        });
+        let missing = target.if_loaded(|record| named(&record.missing));
         let has_source = self.source.is_some() && self.has_place.get() != Some(&false);
         match (missing.await, has_source) {
             (None, _) => {}
-            (Some((count, _)), false) => report.left_out = count,
+            (Some((count, named)), false) => {
+                (report.left_out, report.left_out_oids) = (count, named);
+            }
             (Some((count, named)), true) => {
                 (report.missing, report.missing_oids) = (count, named);
             }
@@ -191,14 +203,14 @@ impl LfsTransfer {
             Some(lacking) => self.replace(source, &*target.store, &lacking).await?,
             None => self.copy_lacking(source, &*target.store, &pointers).await?,
         };
-        self.settle(target, &pointers, &unavailable).await
+        self.record_copies(target, &pointers, &unavailable).await
     }
 
     /// Records the result of copies.
     ///
     /// # Errors
     /// If objects are unavailable and required; nothing is recorded then, because no ref moves.
-    pub(super) async fn settle(
+    pub(super) async fn record_copies(
         &self,
         target: &Inventory,
         pointers: &[Pointer],
@@ -451,9 +463,19 @@ impl LfsTransfer {
     }
 }
 
+/// Returns the number of objects, and the ids of the first [`MAX_NAMED_OBJECTS`].
+fn named(objects: &BTreeSet<Pointer>) -> (u64, Vec<String>) {
+    let named = objects.iter().take(MAX_NAMED_OBJECTS);
+    let named = named.map(|pointer| pointer.oid.clone()).collect();
+    (objects.len() as u64, named)
+}
+
 /// Splits objects into batches that servers accept.
 fn batches(pointers: &[Pointer]) -> impl stream::Stream<Item = Vec<Pointer>> + use<> {
-    let batches: Vec<Vec<Pointer>> = pointers.chunks(BATCH).map(<[Pointer]>::to_vec).collect();
+    let batches: Vec<Vec<Pointer>> = pointers
+        .chunks(MAX_BATCH_OBJECTS)
+        .map(<[Pointer]>::to_vec)
+        .collect();
     stream::iter(batches)
 }
 
@@ -499,8 +521,8 @@ pub(super) fn missing_error(unavailable: &BTreeMap<Pointer, Error>) -> Error {
 
 #[async_trait]
 impl PublishHook for LfsTransfer {
-    async fn before_publish(&self, watch: &ReceivedObjects) -> crate::git::Result<()> {
-        let scanner = watch.scanner::<PointerScanner>();
+    async fn before_publish(&self, objects: &ReceivedObjects) -> crate::git::Result<()> {
+        let scanner = objects.scanner::<PointerScanner>();
         let pointers = scanner.map(PointerScanner::pointers).unwrap_or_default();
         Ok(self.copy(&pointers).await?)
     }

@@ -107,8 +107,8 @@ fn the_line_keeps_the_formats_specification_even_with_every_metric_in_it() {
     for (metric, value) in Metric::all().zip(1..) {
         assert_eq!(root[metric.name()], value, "{metric:?}");
     }
-    let told = root["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
-    assert_eq!(told.map(Vec::len), Some(Metric::all().count()));
+    let logged = root["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
+    assert_eq!(logged.map(Vec::len), Some(Metric::all().count()));
 }
 
 #[test]

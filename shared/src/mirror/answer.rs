@@ -68,7 +68,7 @@ pub struct RefCounts {
     pub created: u64,
     /// Refs that were moved.
     pub updated: u64,
-    /// Those of them that did not move forward.
+    /// Updated refs whose move was not a fast-forward.
     pub forced: u64,
     /// Refs that were deleted.
     pub deleted: u64,
@@ -94,6 +94,9 @@ pub struct LfsCounts {
     /// Ids of the first 20 missing objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_oids: Vec<String>,
+    /// Ids of the first 20 objects that were left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out_oids: Vec<String>,
 }
 
 /// The refs that would be changed; at most 100 names of each kind, while the
@@ -104,7 +107,7 @@ pub struct PlanAnswer {
     pub created: Vec<String>,
     /// Refs that would be moved.
     pub updated: Vec<String>,
-    /// Those of them that would not move forward, with their former and new ids.
+    /// Updates that are not fast-forwards, with former and new ids.
     pub forced: BTreeMap<String, String>,
     /// Refs that would be deleted.
     pub deleted: Vec<String>,
@@ -187,6 +190,7 @@ impl MappingAnswer {
                 missing: stats.lfs.missing,
                 left_out: stats.lfs.left_out,
                 missing_oids: stats.lfs.missing_oids.clone(),
+                left_out_oids: stats.lfs.left_out_oids.clone(),
             },
             warnings: warnings(stats),
             plan: None,
@@ -205,8 +209,27 @@ impl MappingAnswer {
     }
 }
 
-/// Describes the refs that a reader should know of, although the mapping did not fail.
+/// Describes the refs that a reader should know of, although the mapping did not fail: at most
+/// [`MAX_WARNINGS`] of them by name.
 fn warnings(stats: &MirrorStats) -> Vec<String> {
+    let mut all = ref_warnings(stats);
+    let mut warnings: Vec<String> = all.by_ref().take(MAX_WARNINGS).collect();
+    let more = all.count();
+    if more > 0 {
+        warnings.push(format!("and {more} more refs like these"));
+    }
+    warnings.extend(ignored_refs_warning(stats));
+    warnings
+}
+
+/// Describes the refs for which an answer has no place, for the log. An answer names the first
+/// `MAX_WARNINGS`.
+pub fn unanswered_ref_warnings(stats: &MirrorStats) -> impl Iterator<Item = String> {
+    ref_warnings(stats).skip(MAX_WARNINGS)
+}
+
+/// Describes the refs that were set aside, moved by force, or not deleted.
+fn ref_warnings(stats: &MirrorStats) -> impl Iterator<Item = String> {
     let set_aside = stats.set_aside.iter().map(|(name, kept)| {
         let (name, kept) = (escaped_excerpt(name), escaped_excerpt(kept));
         format!("`{name}` was in the way of another ref and is kept as `{kept}`")
@@ -223,14 +246,7 @@ fn warnings(stats: &MirrorStats) -> Vec<String> {
         let name = escaped_excerpt(name);
         format!("`{name}` was not deleted: {reason}")
     });
-    let mut all = set_aside.chain(forced).chain(undeleted);
-    let mut warnings: Vec<String> = all.by_ref().take(MAX_WARNINGS).collect();
-    let more = all.count();
-    if more > 0 {
-        warnings.push(format!("and {more} more refs like these"));
-    }
-    warnings.extend(ignored_refs_warning(stats));
-    warnings
+    set_aside.chain(forced).chain(undeleted)
 }
 
 fn ignored_refs_warning(stats: &MirrorStats) -> Option<String> {
@@ -318,7 +334,8 @@ mod tests {
                 bytes: 30,
                 missing: 1,
                 missing_oids: vec!["0a".repeat(32)],
-                left_out: 0,
+                left_out: 1,
+                left_out_oids: vec!["0b".repeat(32)],
             },
             ..MirrorStats::default()
         };
@@ -326,8 +343,8 @@ mod tests {
         assert_eq!(answer.status, MappingStatus::Complete);
         let json = serde_json::to_value(&answer.lfs).expect("because an answer is plain data");
         let expected = serde_json::json!({
-            "objects": 2, "bytes": 30, "missing": 1, "left_out": 0,
-            "missing_oids": ["0a".repeat(32)],
+            "objects": 2, "bytes": 30, "missing": 1, "left_out": 1,
+            "missing_oids": ["0a".repeat(32)], "left_out_oids": ["0b".repeat(32)],
         });
         assert_eq!(json, expected);
         assert_eq!(describe(&answer, &stats), "a -> b (copied 2 LFS objects)");

@@ -8,12 +8,20 @@ use tokio::time::Instant;
 use super::MirrorResult;
 use super::progress::RefProgress;
 use crate::background;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::remote::Remote;
 use crate::retry::Backoff;
 
-/// Maximum wait for the release of locks, which is less than the margin before a timeout.
-const MAX_RELEASE: Duration = Duration::from_secs(10);
+/// Maximum wait for the release of locks and uploads after a deadline. It must be shorter than the
+/// time that the caller has then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleaseLimit(pub Duration);
+
+impl Default for ReleaseLimit {
+    fn default() -> Self {
+        Self(Duration::from_secs(10))
+    }
+}
 
 /// Work that derives what remains from the target, so that it can be attempted again.
 #[async_trait]
@@ -67,11 +75,23 @@ pub(super) async fn run_until_done(
 }
 
 /// Waits until the locks and uploads of an unfinished mirroring are released: the caller's
-/// execution environment may freeze as soon as it has the result.
-pub(super) async fn release(result: &MirrorResult) {
-    if !result.stats.complete && !background::finished(MAX_RELEASE).await {
-        tracing::warn!("locks or uploads of a cancelled push are not released yet");
+/// execution environment may freeze as soon as it has the result. A mirroring that still holds a
+/// lock is not incomplete, but failed.
+pub(super) async fn release(result: &mut MirrorResult, limit: ReleaseLimit) {
+    if result.stats.complete || background::finished(limit.0).await {
+        return;
     }
+    let message = format!(
+        "locks or uploads were not released within {} ms after the deadline",
+        limit.0.as_millis()
+    );
+    if result.error.is_some() {
+        tracing::warn!("{message}");
+        return;
+    }
+    let hint = "repeat the run; a lock that stays is taken over after a minute. In a function, a \
+                larger `DEADLINE_MARGIN_SECONDS` leaves more time";
+    result.error = Some(Error::new(ErrorKind::Deadline, message).with_hint(hint));
 }
 
 /// Runs `work`; `None` if the deadline comes first.
@@ -82,5 +102,31 @@ pub(super) async fn before_deadline<T>(
     match deadline {
         None => Some(work.await),
         Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::MirrorStats;
+
+    fn unfinished() -> MirrorResult {
+        MirrorResult {
+            stats: MirrorStats::default(),
+            error: None,
+        }
+    }
+
+    /// "`incomplete` means that the function ran out of time, and holds no lock."
+    #[tokio::test(start_paused = true)]
+    async fn a_mirroring_that_holds_a_lock_longer_than_its_limit_is_not_incomplete() {
+        background::spawn(tokio::time::sleep(Duration::from_secs(2)));
+        let mut result = unfinished();
+        release(&mut result, ReleaseLimit(Duration::from_secs(1))).await;
+        let error = result.error.expect("the lock is held");
+        assert_eq!(error.kind(), ErrorKind::Deadline, "{}", error.report());
+        let mut result = unfinished();
+        release(&mut result, ReleaseLimit::default()).await;
+        assert!(result.error.is_none(), "the lock is released");
     }
 }

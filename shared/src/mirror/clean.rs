@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::MirrorResult;
-use super::attempt::{self, Attempt};
+use super::attempt::{self, Attempt, ReleaseLimit};
 use super::batch;
 use super::progress::RefProgress;
 use crate::error::Result;
@@ -47,9 +47,18 @@ pub(super) async fn delete_leftovers(target: &mut dyn Target) {
 /// temporary tags, which count as deleted refs, packs that were being received, and uploads of
 /// large LFS objects. A migration started afterwards pushes them again.
 pub async fn clean(target: &dyn Remote, deadline: Option<Instant>) -> MirrorResult {
+    clean_within(target, deadline, ReleaseLimit::default()).await
+}
+
+/// Deletes as [`clean`], with a limit of the wait for the release of locks.
+pub(super) async fn clean_within(
+    target: &dyn Remote,
+    deadline: Option<Instant>,
+    limit: ReleaseLimit,
+) -> MirrorResult {
     let mut result = attempt::run_until_done(&mut Cleaning(target), deadline).await;
     // The deletions are all that was requested.
     result.stats.undeleted.clear();
-    attempt::release(&result).await;
+    attempt::release(&mut result, limit).await;
     result
 }

@@ -11,15 +11,15 @@ use crate::remote::{CommitTrace, Source, is_ancestor};
 /// forced.
 const MAX_REQUESTS: usize = 64;
 
-/// Answers whether refs moved forward: from the commits of the packs that were sent, and else
-/// by a request to the source.
-pub(super) struct Ancestry<'a> {
+/// Ancestry test of moved refs: by the commits of the packs that were sent, else by a request to
+/// the source.
+pub(super) struct FastForwardCheck<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) commits: Option<&'a CommitTrace>,
     requests: usize,
 }
 
-impl<'a> Ancestry<'a> {
+impl<'a> FastForwardCheck<'a> {
     pub(super) fn new(source: &'a dyn Source, commits: Option<&'a CommitTrace>) -> Self {
         Self {
             source,
@@ -50,7 +50,7 @@ impl<'a> Ancestry<'a> {
                 tracing::debug!(
                     ref.name = %name.as_bstr(),
                     error = %error.report(),
-                    "it cannot be read whether a ref moved forward"
+                    "cannot determine whether a ref moved forward"
                 );
                 true
             }
@@ -88,7 +88,7 @@ fn rejection(moved: &MovedRef) -> String {
     let is_tag = name.starts_with(b"refs/tags/");
     let (what, remedy) = if is_tag {
         (
-            "is at the target a tag of a different object",
+            "names another object at the target than at the source",
             "delete one of the two tags",
         )
     } else {

@@ -4,8 +4,37 @@ use bstr::BString;
 
 use crate::remote::{Head, Refs};
 
+/// Start of the names of branches.
+const BRANCH_PREFIX: &str = "refs/heads/";
+
 /// Branches that `HEAD` names if neither the source's nor the target's own `HEAD` does.
 const USUAL_BRANCHES: [&str; 2] = ["refs/heads/main", "refs/heads/master"];
+
+/// The names of the refs that a target has.
+pub(super) trait BranchNames {
+    /// Returns whether there is a ref of this name.
+    fn has(&self, name: &BString) -> bool;
+
+    /// Returns the first branch by name.
+    fn first_branch(&self) -> Option<&BString>;
+}
+
+impl BranchNames for Refs {
+    fn has(&self, name: &BString) -> bool {
+        self.contains_key(name)
+    }
+
+    fn first_branch(&self) -> Option<&BString> {
+        branches(self).next()
+    }
+}
+
+/// Returns the names of all branches, sorted.
+pub(super) fn branches(refs: &Refs) -> impl Iterator<Item = &BString> {
+    refs.range(BString::from(BRANCH_PREFIX)..)
+        .map(|(name, _)| name)
+        .take_while(|name| name.starts_with(BRANCH_PREFIX.as_bytes()))
+}
 
 /// Returns the `HEAD` of a target with the refs `after`: the `source`'s if its branch is there,
 /// else the target's `current` one if its branch is there, `main`, `master`, or the first branch.
@@ -13,17 +42,17 @@ const USUAL_BRANCHES: [&str; 2] = ["refs/heads/main", "refs/heads/master"];
 /// Without any branch, `HEAD` is the source's, or stays.
 pub(super) fn wanted_head(
     source: Option<&Head>,
-    after: &Refs,
+    after: &dyn BranchNames,
     current: Option<&Head>,
 ) -> Option<Head> {
     let is_there = |head: &&Head| match head {
-        Head::Symbolic(name) => after.contains_key(name),
+        Head::Symbolic(name) => after.has(name),
         Head::Detached(_) => true,
     };
     let usual = || {
         let mut usual = USUAL_BRANCHES.into_iter().map(BString::from);
-        let first = || first_branch(after).cloned();
-        let name = usual.find(|name| after.contains_key(name)).or_else(first);
+        let first = || after.first_branch().cloned();
+        let name = usual.find(|name| after.has(name)).or_else(first);
         name.map(Head::Symbolic)
     };
     let unborn = || {
@@ -32,12 +61,6 @@ pub(super) fn wanted_head(
     };
     let is_born = source.filter(is_there).or(current.filter(is_there));
     is_born.cloned().or_else(usual).or_else(|| Some(unborn()))
-}
-
-/// Returns the first branch by name.
-fn first_branch(refs: &Refs) -> Option<&BString> {
-    let (name, _) = refs.range(BString::from("refs/heads/")..).next()?;
-    name.starts_with(b"refs/heads/").then_some(name)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{MirrorOptions, temporary_tag};
 use crate::error::{Error, Result};
 use crate::git::ObjectId;
 use crate::git::pack::PackLimits;
+use crate::git::pack::incoming::BlobScanner;
 use crate::lfs::{LfsTransfer, Pointer, PointerScanner, SkippedScan, TransferReport};
 use crate::remote::{
     IncomingOptions, IncomingPack, LFS_RECORD_REF, PackRequest, PublishHook, ReceivedObjects,
@@ -46,7 +47,7 @@ pub enum LfsPolicy {
     Required,
     /// Like `Copy`; and the content of all objects is read at the target and compared.
     Verify,
-    /// No objects are copied. A target in S3 remembers that, so that a later run copies them.
+    /// No objects are copied. The target remembers that, so that a later run copies them.
     Skip,
 }
 
@@ -83,6 +84,22 @@ impl LfsWork {
             Self::Transfer(transfer, _) => Some(Arc::clone(transfer) as _),
             Self::Skip(skipped) => Some(Arc::clone(skipped) as _),
             Self::None => None,
+        }
+    }
+
+    /// Returns the constructor of the scanner that packs pass, which collects pointers.
+    pub(super) fn scanner(&self) -> Option<fn() -> Box<dyn BlobScanner>> {
+        match self {
+            Self::Transfer(..) => Some(PointerScanner::boxed),
+            Self::Skip(skipped) => skipped.scanner(),
+            Self::None => None,
+        }
+    }
+
+    /// Leaves out the comparison of the target's objects with its record.
+    pub(super) fn skip_comparison(&self) {
+        if let Self::Transfer(transfer, _) = self {
+            transfer.skip_comparison();
         }
     }
 

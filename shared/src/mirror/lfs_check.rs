@@ -12,15 +12,15 @@ use crate::git::ObjectId;
 use crate::git::object::{ObjectKind, id_of, tree_entries};
 use crate::git::odb::{Database, commit_graph};
 use crate::git::pack::PackLimits;
-use crate::lfs::{BATCH, LfsStore, Pointer, read_all, verify_stream};
+use crate::lfs::{LfsStore, MAX_BATCH_OBJECTS, Pointer, read_all, verify_stream};
 use crate::remote::{Remote, Source};
 use crate::retry::RetryPolicy;
 
 /// Maximum number of objects that are read or copied at once.
 const CONCURRENT_OBJECTS: usize = 8;
-/// Bits of a mode that say what an entry is.
+/// Bits of a mode with an entry's kind.
 const KIND_BITS: u32 = 0o170_000;
-/// These bits of a directory.
+/// Kind bits of a directory.
 const DIRECTORY: u32 = 0o040_000;
 
 /// Commit and path by which a pointer came into a repository.
@@ -63,7 +63,7 @@ pub async fn check_lfs(
     objects.retain(|pointer| pointer.size_bytes > 0);
     let retry = RetryPolicy::new(CONCURRENT_OBJECTS);
     let mut missing = Vec::new();
-    for batch in objects.chunks(BATCH) {
+    for batch in objects.chunks(MAX_BATCH_OBJECTS) {
         missing.extend(retry.run(|| store.missing(batch)).await?);
     }
     let mut wrong = Vec::new();
@@ -71,7 +71,7 @@ pub async fn check_lfs(
         let absent: HashSet<&Pointer> = missing.iter().collect();
         let present = objects.iter().filter(|pointer| !absent.contains(pointer));
         let present: Vec<Pointer> = present.cloned().collect();
-        for batch in present.chunks(BATCH) {
+        for batch in present.chunks(MAX_BATCH_OBJECTS) {
             wrong.extend(wrong_ones(store, batch, &retry).await?);
         }
     }
@@ -181,7 +181,7 @@ pub async fn repair_lfs(
 ) -> Result<BTreeMap<Pointer, Error>> {
     let retry = RetryPolicy::new(CONCURRENT_OBJECTS);
     let mut unavailable = BTreeMap::new();
-    for batch in objects.chunks(BATCH) {
+    for batch in objects.chunks(MAX_BATCH_OBJECTS) {
         if let Err(error) = retry.run(|| from.prepare(batch)).await {
             if error.kind() != ErrorKind::NotFound {
                 return Err(error);

@@ -1,5 +1,6 @@
 //! One mirroring: reads both sides, plans, and pushes refs, then `HEAD`, then deletions.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,17 +10,17 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::batch::{self, BatchState};
 use super::clean;
-use super::forced::Ancestry;
+use super::forced::FastForwardCheck;
 use super::head::wanted_head;
 use super::lfs::LfsWork;
 use super::pack_limit::PushLimit;
 use super::progress::RefProgress;
 use super::stale_ref::is_stale;
 use super::transfer::{RefsToPush, Transfer};
-use super::{MirrorOptions, MirrorPlan, PlanRules, plan, temporary_tag};
+use super::{IdleList, MirrorOptions, MirrorPlan, PlanRules, plan, temporary_tag};
 use crate::error::Result;
 use crate::remote::{
-    BatchPolicy, CommitTrace, Head, RefUpdate, Refs, Remote, Snapshot, Source, Target,
+    BatchPolicy, CommitTrace, Head, RefUpdate, Remote, Snapshot, Source, Target,
     TargetCapabilities, has_branch,
 };
 
@@ -73,16 +74,15 @@ pub(super) fn can_set_head(target: &dyn Target, head: &Head, changes: &[RefUpdat
 }
 
 /// Returns true if a branch must not be deleted because `head` names it. A target in S3 or on disk
-/// may lose it with its last branch; the refs `after` are those that would remain.
+/// may lose it with its last branch: `leaves_branch` is whether a branch would remain.
 pub(super) fn is_kept_by_head(
     capabilities: TargetCapabilities,
     name: &BString,
     head: Option<&Head>,
-    after: &Refs,
+    leaves_branch: bool,
 ) -> bool {
     let may_be_empty = capabilities.unborn_head || capabilities.sets_aside;
-    matches!(head, Some(Head::Symbolic(named)) if named == name)
-        && (has_branch(after) || !may_be_empty)
+    matches!(head, Some(Head::Symbolic(named)) if named == name) && (leaves_branch || !may_be_empty)
 }
 
 impl<'a> Mirroring<'a> {
@@ -124,7 +124,7 @@ impl<'a> Mirroring<'a> {
             let is_last = rest.is_empty() && !progress.was_any_rejected(source_refs);
             let free_changes = capabilities.max_changes.saturating_sub(changes.len());
             let mut refs = RefsToPush {
-                changes,
+                changes: Arc::new(changes),
                 head,
                 ..RefsToPush::default()
             };
@@ -148,7 +148,7 @@ impl<'a> Mirroring<'a> {
                     .push_refs(&mut *target, &refs, unlimited, progress)
                     .await?;
             }
-            Ancestry::new(source, Some(&self.commits))
+            FastForwardCheck::new(source, Some(&self.commits))
                 .record(progress)
                 .await;
             deleted_tags = refs.deleted_tags;
@@ -173,7 +173,7 @@ async fn push_without_objects(
     let max_changes = target.capabilities().max_changes.max(1);
     for changes in refs.changes.chunks(max_changes) {
         let refs = RefsToPush {
-            changes: changes.to_vec(),
+            changes: Arc::new(changes.to_vec()),
             temporary: refs.temporary,
             ..RefsToPush::default()
         };
@@ -204,53 +204,53 @@ async fn push_head(
 /// Copies stale refs to their new names, and then deletes them and the pruned refs that are in
 /// the way of others. If `HEAD` names one of them, it is moved before: to a branch that stays,
 /// else to the commit.
-async fn make_way(
+async fn delete_conflicting_refs(
     transfer: &mut Transfer<'_>,
     target: &mut dyn Target,
     plan: &mut MirrorPlan,
     progress: &mut RefProgress,
 ) -> Result<()> {
-    if plan.clearing.is_empty() {
+    if plan.conflicting_deletions.is_empty() {
         return Ok(());
     }
     let copies = RefsToPush {
-        changes: std::mem::take(&mut plan.copies),
+        changes: Arc::new(std::mem::take(&mut plan.copies)),
         temporary: true,
         ..RefsToPush::default()
     };
     push_without_objects(transfer, target, copies, progress).await?;
-    let mut clearing = std::mem::take(&mut plan.clearing);
+    let mut conflicting_deletions = std::mem::take(&mut plan.conflicting_deletions);
     let refs = &target.snapshot().refs;
-    clearing.retain(|deletion| match plan.set_aside.get(&deletion.name) {
+    conflicting_deletions.retain(|deletion| match plan.set_aside.get(&deletion.name) {
         Some(kept) => refs.get(kept).map(|kept| kept.id) == deletion.old,
         None => true,
     });
     let current = target.snapshot().head.clone();
     if let Some(Head::Symbolic(current)) = &current
-        && let Some(at) = clearing
+        && let Some(at) = conflicting_deletions
             .iter()
             .position(|deletion| deletion.name == *current)
     {
         let mut staying = target.snapshot().refs.clone();
-        for deletion in clearing.iter().chain(&plan.deletions) {
+        for deletion in conflicting_deletions.iter().chain(&plan.deletions) {
             staying.remove(&deletion.name);
         }
         let other_branch = wanted_head(plan.head.as_ref(), &staying, None)
             .filter(|head| matches!(head, Head::Symbolic(name) if staying.contains_key(name)));
-        let detached = clearing[at].old.map(Head::Detached);
+        let detached = conflicting_deletions[at].old.map(Head::Detached);
         let mut candidates = other_branch.into_iter().chain(detached);
         if let Some(interim) = candidates.find(|head| can_set_head(target, head, &[])) {
             push_head(transfer, target, interim, progress).await?;
         } else if !target.capabilities().head {
-            let kept = clearing.remove(at);
+            let kept = conflicting_deletions.remove(at);
             progress.record_undeleted(kept.name, NAMED_BY_HEAD);
         }
     }
-    let clearing = RefsToPush {
-        changes: clearing,
+    let conflicting_deletions = RefsToPush {
+        changes: Arc::new(conflicting_deletions),
         ..RefsToPush::default()
     };
-    push_without_objects(transfer, target, clearing, progress).await
+    push_without_objects(transfer, target, conflicting_deletions, progress).await
 }
 
 #[async_trait]
@@ -266,33 +266,40 @@ impl Attempt for Mirroring<'_> {
             tokio::try_join!(self.source.source(&prefixes), self.target.target())?;
         let source: &dyn Source = &*source;
         let target = &mut *target;
+        let refs = source.snapshot().refs.len() + target.snapshot().refs.len();
+        let limits = options.tables.limit(options.limits, refs)?;
         let mut plan = plan_for(source.snapshot(), target, options)?;
         if options.fast_forward_only {
-            Ancestry::new(source, None).reject_forced(&mut plan).await;
+            FastForwardCheck::new(source, None)
+                .reject_forced(&mut plan)
+                .await;
         }
         progress.start_planned_attempt(&plan, source.snapshot(), target.snapshot());
         if let Some(meter) = &options.meter {
-            let changes = plan.changes.len() + plan.clearing.len() + plan.deletions.len();
+            let changes =
+                plan.changes.len() + plan.conflicting_deletions.len() + plan.deletions.len();
             meter.plan_refs(changes as u64);
         }
         self.lfs.start_attempt(target.snapshot());
-        Ancestry::new(source, Some(&self.commits))
+        FastForwardCheck::new(source, Some(&self.commits))
             .record(progress)
             .await;
         let capabilities = target.capabilities();
-        let is_idle = [&plan.changes, &plan.clearing, &plan.deletions]
+        let is_idle = [&plan.changes, &plan.conflicting_deletions, &plan.deletions]
             .iter()
             .all(|changes| changes.is_empty());
         let moves_refs = plan.changes.iter().any(|change| change.old.is_some());
         let mut transfer = Transfer {
             source,
             options,
+            limits,
             max_bytes: options.batch.bytes_for(capabilities.batches),
             deadline: self.deadline,
             commits: moves_refs.then(|| Arc::clone(&self.commits)),
+            scanner: self.lfs.scanner(),
             prefetch: None,
         };
-        make_way(&mut transfer, target, &mut plan, progress).await?;
+        delete_conflicting_refs(&mut transfer, target, &mut plan, progress).await?;
         if capabilities.batches == BatchPolicy::ByCommits {
             let batches = &mut self.batches;
             batches
@@ -304,7 +311,7 @@ impl Attempt for Mirroring<'_> {
             Some(Head::Symbolic(name)) => Some(name.clone()),
             _ => None,
         };
-        let (last, deletions): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.deletions)
+        let (former_default, deletions): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.deletions)
             .into_iter()
             .partition(|deletion| Some(&deletion.name) == current.as_ref());
         let mut changes = std::mem::take(&mut plan.changes);
@@ -313,12 +320,15 @@ impl Attempt for Mirroring<'_> {
         let head = head.filter(|head| can_set_head(target, head, &changes));
         self.push_changes(&mut transfer, target, (changes, head), progress)
             .await?;
-        self.settle_head(&mut transfer, target, last, progress)
+        self.finish_head(&mut transfer, target, former_default, progress)
             .await?;
-        // A run without changes makes few requests: if it lists LFS objects, the next run with
-        // changes deletes the leftovers.
-        if !(is_idle && self.lfs.lists_target().await?) {
+        // A run without changes makes few requests, and lists either LFS objects or leftovers.
+        let lists_lfs = is_idle && self.lfs.lists_target().await?;
+        if !lists_lfs || options.idle_list == IdleList::Leftovers {
             clean::delete_leftovers(target).await;
+        }
+        if lists_lfs && options.idle_list == IdleList::Leftovers {
+            self.lfs.skip_comparison();
         }
         let mirrored: Vec<BString> = target
             .snapshot()
@@ -336,16 +346,17 @@ impl Attempt for Mirroring<'_> {
 impl Mirroring<'_> {
     /// Sets `HEAD` again if the branch that it was to name was rejected, and deletes the branch
     /// that it named before.
-    async fn settle_head(
+    async fn finish_head(
         &self,
         transfer: &mut Transfer<'_>,
         target: &mut dyn Target,
-        last: Vec<RefUpdate>,
+        former_default: Vec<RefUpdate>,
         progress: &mut RefProgress,
     ) -> Result<()> {
-        let mut after = target.snapshot().refs.clone();
-        for deletion in &last {
-            after.remove(&deletion.name);
+        // Not copied if nothing is deleted, because names take much memory.
+        let mut after = Cow::Borrowed(&target.snapshot().refs);
+        for deletion in &former_default {
+            after.to_mut().remove(&deletion.name);
         }
         let selects = |head: &&Head| match head {
             Head::Symbolic(name) => self.options.refs.selects(name.as_ref()),
@@ -354,7 +365,8 @@ impl Mirroring<'_> {
         let source_head = transfer.source.snapshot().head.as_ref();
         let source_head = source_head.filter(|head| target.accepts_head(head));
         let current = target.snapshot().head.clone();
-        let wanted = wanted_head(source_head.filter(selects), &after, current.as_ref());
+        let wanted = wanted_head(source_head.filter(selects), &*after, current.as_ref());
+        let leaves_branch = has_branch(&after);
         if let Some(wanted) = wanted
             .clone()
             .filter(|wanted| Some(wanted) != current.as_ref())
@@ -363,16 +375,16 @@ impl Mirroring<'_> {
             push_head(transfer, target, wanted, progress).await?;
         }
         let mut deletions = Vec::new();
-        for deletion in last {
+        for deletion in former_default {
             let head = target.snapshot().head.as_ref();
-            if is_kept_by_head(target.capabilities(), &deletion.name, head, &after) {
+            if is_kept_by_head(target.capabilities(), &deletion.name, head, leaves_branch) {
                 progress.record_undeleted(deletion.name, NAMED_BY_HEAD);
             } else {
                 deletions.push(deletion);
             }
         }
         let refs = RefsToPush {
-            changes: deletions,
+            changes: Arc::new(deletions),
             ..RefsToPush::default()
         };
         push_without_objects(transfer, target, refs, progress).await?;

@@ -21,11 +21,13 @@
 //! | `lfs_check` | checks and repairs the LFS objects of one repository |
 //! | `pack_limit` | limits of bytes and time of a pack |
 //! | `progress` | ref outcomes over all attempts |
+//! | `pending_changes` | ref updates whose report has not arrived |
 //! | `lfs` | LFS objects, with each push and afterwards |
 //! | `meter` | counters of a mirroring in progress |
 //! | `compare` | compares both sides afterwards |
 //! | `request` | mappings and batch limits, as JSON |
 //! | `run_mapping` | one mapping of a request |
+//! | `table_memory` | memory for refs and objects |
 //! | `turns` | mappings side by side, and in turns where they have one target |
 //! | `answer` | the result of a mapping as plain data |
 //!
@@ -44,6 +46,7 @@ mod meter;
 mod mirroring;
 mod moved_ref;
 mod pack_limit;
+mod pending_changes;
 mod plan;
 mod prefetch;
 mod preview;
@@ -53,6 +56,7 @@ mod ref_selection;
 mod request;
 #[cfg(feature = "connect")]
 mod run_mapping;
+mod table_memory;
 mod temporary_tag;
 mod transfer;
 mod turns;
@@ -66,7 +70,9 @@ use tokio::time::Instant;
 
 pub use answer::{
     LfsCounts, MappingAnswer, MappingStatus, PlanAnswer, RefCounts, describe, rejected_refs_error,
+    unanswered_ref_warnings,
 };
+pub use attempt::ReleaseLimit;
 pub use batch::BatchLimits;
 pub use clean::clean;
 pub use compare::{Comparison, RefDifference, compare};
@@ -81,6 +87,7 @@ pub use ref_selection::RefSelection;
 pub use request::{Mapping, MappingError, MirrorRequest, MirrorTask, RequestOrigin, unknown_shape};
 #[cfg(feature = "connect")]
 pub use run_mapping::{MappingLimits, MappingRun, run_mapping};
+pub use table_memory::TableMemory;
 pub use turns::run_in_turns;
 
 use crate::error::{Error, Result};
@@ -104,6 +111,8 @@ pub struct MirrorOptions {
     pub fast_forward_only: bool,
     /// Limits of verifying packs.
     pub limits: PackLimits,
+    /// Memory for refs and for the objects of a pack.
+    pub tables: TableMemory,
     /// Transfers the git LFS objects that new pointers name; `None` ignores LFS. If a side has no
     /// LFS store (CodeCommit), they are left out with a warning.
     pub lfs: Option<LfsOptions>,
@@ -113,13 +122,10 @@ pub struct MirrorOptions {
     pub batch: BatchLimits,
     /// Counters that another task reads meanwhile.
     pub meter: Option<Arc<MirrorMeter>>,
-}
-
-impl MirrorOptions {
-    /// Returns true if packs are scanned for pointers of git LFS.
-    fn scans_pointers(&self) -> bool {
-        self.lfs.is_some_and(|lfs| lfs.policy != LfsPolicy::Skip)
-    }
+    /// List that a run without news requests of a target that has LFS objects.
+    pub idle_list: IdleList,
+    /// Maximum wait for the release of locks and uploads of an unfinished mirroring.
+    pub release_within: ReleaseLimit,
 }
 
 impl std::fmt::Debug for MirrorOptions {
@@ -135,6 +141,17 @@ impl std::fmt::Debug for MirrorOptions {
     }
 }
 
+/// List that a run without news requests of a target that has LFS objects: both lists would be one
+/// request more than such a run makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IdleList {
+    /// The LFS objects, which are compared with the record.
+    #[default]
+    LfsObjects,
+    /// Temporary objects that killed runs left.
+    Leftovers,
+}
+
 /// Counts of a mirroring.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MirrorStats {
@@ -145,7 +162,7 @@ pub struct MirrorStats {
     pub created: u64,
     /// Refs that were moved.
     pub updated: u64,
-    /// Those of them that did not move forward.
+    /// Updated refs whose move was not a fast-forward.
     pub forced: BTreeMap<BString, ForcedUpdate>,
     /// Refs that were deleted.
     pub deleted: u64,
@@ -153,7 +170,7 @@ pub struct MirrorStats {
     pub unchanged: u64,
     /// Refs that were not changed, with the reasons.
     pub rejected: BTreeMap<BString, String>,
-    /// Those of them that were to be deleted.
+    /// Rejected deletions.
     pub undeleted: BTreeSet<BString>,
     /// Refs that were set aside, because they were in the way of others, with their new names.
     pub set_aside: BTreeMap<BString, BString>,
@@ -206,11 +223,13 @@ pub async fn mirror(
     options: &MirrorOptions,
     deadline: Option<Instant>,
 ) -> Result<MirrorStats> {
-    run(source, target, options, deadline).await.into_result()
+    mirror_with_stats(source, target, options, deadline)
+        .await
+        .into_result()
 }
 
 /// Like [`mirror`], but also returns the counts of a failed mirroring.
-pub async fn run(
+pub async fn mirror_with_stats(
     source: &dyn Remote,
     target: &dyn Remote,
     options: &MirrorOptions,
@@ -245,7 +264,7 @@ pub async fn run(
         result.error = lfs.stuck_object_error(begin);
     }
     result.stats.lfs = lfs.report().await;
-    attempt::release(&result).await;
+    attempt::release(&mut result, options.release_within).await;
     result
 }
 

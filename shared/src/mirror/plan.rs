@@ -1,10 +1,11 @@
 //! The difference between two remotes, as ref updates. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bstr::{BStr, BString, ByteSlice as _};
 
-use super::head::wanted_head;
+use super::head::{BranchNames, branches, wanted_head};
 use super::stale_ref::{is_stale, stale_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mirror::RefSelection;
@@ -16,15 +17,15 @@ use crate::remote::{Head, RefUpdate, RefValue, Refs, Snapshot, conflicting_refs}
 pub struct MirrorPlan {
     /// New refs under which stale ones are kept, because these are in the way of others.
     pub copies: Vec<RefUpdate>,
-    /// Deletions of refs that are in the way of others: stale ones after they were copied, and
-    /// pruned ones.
-    pub clearing: Vec<RefUpdate>,
+    /// Deletions of refs whose names conflict with others (`a` and `a/b`): stale ones after they
+    /// were copied, and pruned ones.
+    pub conflicting_deletions: Vec<RefUpdate>,
     /// New and moved refs: the branch that the source's `HEAD` names first, then the others, by
     /// name.
     pub changes: Vec<RefUpdate>,
     /// New target of `HEAD`, if it differs.
     pub head: Option<Head>,
-    /// Deletions of pruned refs that are in no ref's way.
+    /// Deletions of pruned refs whose names conflict with no other.
     pub deletions: Vec<RefUpdate>,
     /// Refs that are set aside, with their new names.
     pub set_aside: BTreeMap<BString, BString>,
@@ -70,8 +71,11 @@ pub fn plan(
     }
     // Temporary tags of a migration are not mirrored, on either side.
     let selects = |name: &BStr| selection.selects(name) && !is_temporary(name);
-    let mut wanted = source.refs.clone();
-    wanted.retain(|name, _| selects(name.as_ref()));
+    // Names take much memory, and most mirrors select all that the source lists.
+    let mut wanted = Cow::Borrowed(&source.refs);
+    if !source.refs.keys().all(|name| selects(name.as_ref())) {
+        wanted.to_mut().retain(|name, _| selects(name.as_ref()));
+    }
     let mut pruned = BTreeSet::new();
     if rules.prune {
         pruned.extend(target.refs.keys().filter(|name| {
@@ -90,9 +94,13 @@ pub fn plan(
         selects: &selects,
         sets_aside: rules.sets_aside,
     };
-    let (in_the_way, mut stale, blocked) = conflicts.find();
+    let (conflicting, mut stale, blocked) = conflicts.find();
     stale.extend(conflicts.find_among_stale(&stale));
-    wanted.retain(|name, _| target.refs.contains_key(name) || !blocked.contains_key(name));
+    if !blocked.is_empty() {
+        wanted
+            .to_mut()
+            .retain(|name, _| target.refs.contains_key(name) || !blocked.contains_key(name));
+    }
     rejected.extend(blocked.into_iter().filter(|(name, _)| {
         // A ref that exists beside one in its way is only updated.
         !target.refs.contains_key(name)
@@ -102,9 +110,11 @@ pub fn plan(
         rejected,
         ..MirrorPlan::default()
     };
-    let mut after = target.refs.clone();
-    let mut taken: Refs = target.refs.clone();
-    taken.extend(wanted.iter().map(|(name, new)| (name.clone(), *new)));
+    let mut taken = Refs::new();
+    if !stale.is_empty() {
+        taken.clone_from(&target.refs);
+        taken.extend(wanted.iter().map(|(name, new)| (name.clone(), *new)));
+    }
     for name in stale {
         let was = target.refs[name];
         let kept = stale_name(&taken, name.as_ref(), was.id);
@@ -112,34 +122,37 @@ pub fn plan(
             plan.copies.push(update(&kept, None, Some(was)));
         }
         taken.insert(kept.clone(), was);
-        after.insert(kept.clone(), was);
-        plan.clearing.push(update(name, Some(was), None));
+        plan.conflicting_deletions
+            .push(update(name, Some(was), None));
         plan.set_aside.insert(name.clone(), kept);
     }
     for name in pruned {
         let deletion = update(name, Some(target.refs[name]), None);
-        if in_the_way.contains(name) {
-            plan.clearing.push(deletion);
+        if conflicting.contains(name) {
+            plan.conflicting_deletions.push(deletion);
         } else {
             plan.deletions.push(deletion);
         }
     }
-    for deletion in plan.clearing.iter().chain(&plan.deletions) {
-        after.remove(&deletion.name);
-    }
-    for (name, new) in &wanted {
+    for (name, new) in &*wanted {
         let old = target.refs.get(name).copied();
         if old.map(|old| old.id) == Some(new.id) {
             plan.unchanged += 1;
         } else {
             plan.changes.push(update(name, old, Some(*new)));
-            after.insert(name.clone(), *new);
         }
     }
     let source_head = rules.head.filter(|head| match head {
         Head::Symbolic(name) => selects(name.as_ref()),
         Head::Detached(_) => true,
     });
+    let deletions = plan.conflicting_deletions.iter().chain(&plan.deletions);
+    let after = RefsAfter {
+        target: &target.refs,
+        wanted: &wanted,
+        deleted: deletions.map(|deletion| &deletion.name).collect(),
+        set_aside: &plan.set_aside,
+    };
     let head = wanted_head(source_head, &after, target.head.as_ref());
     // A server may choose the first branch that it receives as its default branch.
     if let Some(Head::Symbolic(first)) = source.head.as_ref().or(head.as_ref()) {
@@ -160,6 +173,31 @@ fn update(name: &BString, old: Option<RefValue>, new: Option<RefValue>) -> RefUp
     }
 }
 
+/// The target's refs after a plan, without a copy of their names.
+struct RefsAfter<'a> {
+    target: &'a Refs,
+    wanted: &'a Refs,
+    deleted: HashSet<&'a BString>,
+    set_aside: &'a BTreeMap<BString, BString>,
+}
+
+impl BranchNames for RefsAfter<'_> {
+    fn has(&self, name: &BString) -> bool {
+        let is_copy = || self.set_aside.values().any(|kept| kept == name);
+        let stays = || self.target.contains_key(name) && !self.deleted.contains(name);
+        self.wanted.contains_key(name) || stays() || is_copy()
+    }
+
+    fn first_branch(&self) -> Option<&BString> {
+        let staying = branches(self.target).find(|name| !self.deleted.contains(name));
+        branches(self.wanted)
+            .next()
+            .into_iter()
+            .chain(staying)
+            .min()
+    }
+}
+
 fn prunes_everything_error(count: usize) -> Error {
     Error::new(
         ErrorKind::Rejected,
@@ -169,7 +207,7 @@ fn prunes_everything_error(count: usize) -> Error {
 }
 
 /// Removes the refs that a source cannot have beside its others; returns the reasons.
-fn reject_conflicts_of_source(wanted: &mut Refs) -> BTreeMap<BString, String> {
+fn reject_conflicts_of_source(wanted: &mut Cow<'_, Refs>) -> BTreeMap<BString, String> {
     let mut rejected = BTreeMap::new();
     for name in wanted.keys() {
         let other = conflicting_refs(wanted, name.as_ref()).last();
@@ -181,7 +219,11 @@ fn reject_conflicts_of_source(wanted: &mut Refs) -> BTreeMap<BString, String> {
             rejected.insert(name.clone(), reason);
         }
     }
-    wanted.retain(|name, _| !rejected.contains_key(name));
+    if !rejected.is_empty() {
+        wanted
+            .to_mut()
+            .retain(|name, _| !rejected.contains_key(name));
+    }
     rejected
 }
 
@@ -204,7 +246,7 @@ type FoundConflicts<'t> = (
 
 impl<'t> Conflicts<'t, '_> {
     fn find(&self) -> FoundConflicts<'t> {
-        let (mut in_the_way, mut stale, mut blocked) =
+        let (mut conflicting, mut stale, mut blocked) =
             (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
         for name in self.wanted.keys() {
             let (pruned, kept): (Vec<_>, Vec<_>) = conflicting_refs(self.target, name.as_ref())
@@ -215,11 +257,11 @@ impl<'t> Conflicts<'t, '_> {
             if let Some(other) = kept_refs.find(|other| !self.can_set_aside(other.as_bstr())) {
                 blocked.insert(name.clone(), self.reason(other));
             } else {
-                in_the_way.extend(pruned);
+                conflicting.extend(pruned);
                 stale.extend(kept);
             }
         }
-        (in_the_way, stale, blocked)
+        (conflicting, stale, blocked)
     }
 
     /// Finds refs that the source does not have and that are in each other's way, as concurrent

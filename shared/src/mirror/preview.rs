@@ -5,14 +5,14 @@ use bstr::BString;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, run_until_done};
-use super::forced::Ancestry;
+use super::forced::FastForwardCheck;
 use super::mirroring::{NAMED_BY_HEAD, can_set_head, is_kept_by_head, plan_for};
 use super::moved_ref::MovedRef;
 use super::plan::{MirrorPlan, PlanRules, plan};
 use super::progress::RefProgress;
 use super::{MirrorOptions, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
-use crate::remote::{Head, RefUpdate, Remote, Snapshot, Source, Target};
+use crate::remote::{Head, RefUpdate, Remote, Snapshot, Source, Target, has_branch};
 
 /// Refs by the change that a mirroring would make to them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -106,20 +106,20 @@ impl Previewing<'_> {
 
     async fn compare(&self, source: &dyn Source, target: &dyn Target) -> Result<MirrorPreview> {
         let mut plan = plan_for(source.snapshot(), target, self.options)?;
-        let mut ancestry = Ancestry::new(source, None);
+        let mut check = FastForwardCheck::new(source, None);
         if self.options.fast_forward_only {
-            ancestry.reject_forced(&mut plan).await;
+            check.reject_forced(&mut plan).await;
         }
         let head = plan.head.clone();
         let head = head.filter(|head| can_set_head(target, head, &plan.changes));
         let mut forced = Vec::new();
         for moved in plan.changes.iter().filter_map(MovedRef::of) {
-            if ancestry.is_forced(&moved).await {
+            if check.is_forced(&moved).await {
                 forced.push(moved);
             }
         }
         let mut after = target.snapshot().refs.clone();
-        for deletion in plan.clearing.iter().chain(&plan.deletions) {
+        for deletion in plan.conflicting_deletions.iter().chain(&plan.deletions) {
             after.remove(&deletion.name);
         }
         for change in plan.changes.iter().chain(&plan.copies) {
@@ -127,8 +127,10 @@ impl Previewing<'_> {
         }
         let current = head.as_ref().or(target.snapshot().head.as_ref()).cloned();
         let mut preview = preview_of(plan, source.snapshot(), head);
-        let is_kept =
-            |name: &BString| is_kept_by_head(target.capabilities(), name, current.as_ref(), &after);
+        let leaves_branch = has_branch(&after);
+        let is_kept = |name: &BString| {
+            is_kept_by_head(target.capabilities(), name, current.as_ref(), leaves_branch)
+        };
         if let Some(at) = preview.deleted.iter().position(is_kept) {
             let kept = preview.deleted.remove(at);
             preview.stats.undeleted.insert(kept.clone());
@@ -153,7 +155,7 @@ fn preview_of(plan: MirrorPlan, source: &Snapshot, head: Option<Head>) -> Mirror
         let names = updates.iter().filter(|update| is_of_kind(update));
         names.map(|update| update.name.clone()).collect::<Vec<_>>()
     };
-    let mut deleted = names(&plan.clearing, |_| true);
+    let mut deleted = names(&plan.conflicting_deletions, |_| true);
     deleted.retain(|name| !plan.set_aside.contains_key(name));
     deleted.extend(names(&plan.deletions, |_| true));
     let mut preview = MirrorPreview {

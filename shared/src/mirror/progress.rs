@@ -1,10 +1,12 @@
 //! Counts ref outcomes over all attempts of one mirroring.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use bstr::BString;
 
 use super::moved_ref::{ForcedUpdate, MovedRef};
+use super::pending_changes::{PendingChange, PendingChanges};
 use super::{MirrorPlan, MirrorResult, MirrorStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -26,8 +28,8 @@ enum RefChangeKind {
 }
 
 impl RefChangeKind {
-    fn of(change: &RefUpdate) -> Self {
-        match (change.old, change.new) {
+    fn of(old: Option<ObjectId>, new: Option<ObjectId>) -> Self {
+        match (old, new) {
             (None, _) => Self::Created,
             (Some(_), Some(_)) => Self::Updated,
             (Some(_), None) => Self::Deleted,
@@ -46,23 +48,12 @@ impl RefChangeKind {
     }
 }
 
-/// A requested update whose report has not arrived.
-#[derive(Debug, Clone, Copy)]
-struct PendingChange {
-    /// The count it adds to; `None` for a temporary tag, which is not counted.
-    kind: Option<RefChangeKind>,
-    /// Former id; `None` for a new ref.
-    old: Option<ObjectId>,
-    /// New id; `None` for a deletion.
-    new: Option<ObjectId>,
-}
-
 /// Counts each ref once, however often it was pushed, and also if its push took effect but the
 /// report was lost.
 #[derive(Debug, Default)]
 pub(super) struct RefProgress {
     // Requested updates without a report.
-    pending: BTreeMap<BString, PendingChange>,
+    pending: PendingChanges,
     done: BTreeMap<BString, RefChangeKind>,
     // Refs that have moved, until it is known whether forward.
     moved: Vec<MovedRef>,
@@ -105,33 +96,17 @@ impl RefProgress {
 
     /// Resolves pending updates against a new snapshot of the target.
     pub(super) fn reconcile_pending(&mut self, target: &Snapshot) {
-        for (name, pending) in std::mem::take(&mut self.pending) {
-            if target.refs.get(&name).map(|there| there.id) == pending.new {
-                self.record(name, pending);
+        let pending = std::mem::take(&mut self.pending);
+        for pending in pending.unreported() {
+            if target.refs.get(&pending.name).map(|there| there.id) == pending.new {
+                self.record(pending);
             }
         }
     }
 
     /// Records the updates about to be pushed. `temporary` refs are not counted.
-    pub(super) fn record_request(&mut self, changes: &[RefUpdate], temporary: &[RefUpdate]) {
-        let kind_of = |change: &RefUpdate| match RefChangeKind::of(change) {
-            RefChangeKind::Deleted if self.stale_names.contains_key(&change.name) => {
-                RefChangeKind::SetAside
-            }
-            kind => kind,
-        };
-        let counted = changes.iter().map(|change| (change, Some(kind_of(change))));
-        let uncounted = temporary.iter().map(|change| (change, None));
-        let pending = counted.chain(uncounted).map(|(change, kind)| {
-            let pending = PendingChange {
-                kind,
-                old: change.old,
-                new: change.new.map(|target| target.id),
-            };
-            (change.name.clone(), pending)
-        });
-        let pending = pending.collect();
-        self.pending = pending;
+    pub(super) fn record_request(&mut self, changes: Arc<Vec<RefUpdate>>, temporary: &[RefUpdate]) {
+        self.pending = PendingChanges::new(changes, temporary);
     }
 
     /// Returns true if an update was requested and no report has arrived.
@@ -150,15 +125,15 @@ impl RefProgress {
         for (name, outcome) in report.refs {
             match outcome {
                 RefOutcome::Done => {
-                    if let Some(pending) = self.pending.remove(&name) {
-                        self.record(name, pending);
+                    if let Some(pending) = self.pending.take(name) {
+                        self.record(pending);
                     }
                 }
                 RefOutcome::Rejected(reason) => {
-                    let pending = self.pending.remove(&name);
-                    let is_counted = |pending: &PendingChange| pending.kind.is_some();
-                    if pending.is_some_and(|pending| pending.new.is_none() && is_counted(&pending))
-                    {
+                    let pending = self.pending.take(name.clone());
+                    let is_counted_deletion =
+                        |pending: PendingChange| pending.new.is_none() && pending.is_counted;
+                    if pending.is_some_and(is_counted_deletion) {
                         let reason = format!("{reason}; hint: {UNDELETED_HINT}");
                         self.record_undeleted(name, reason);
                     } else {
@@ -202,7 +177,7 @@ impl RefProgress {
             if !temporary(name) {
                 return true;
             }
-            self.pending.remove(name);
+            self.pending.take(name.clone());
             rejected = Some(reason.clone());
             false
         });
@@ -238,12 +213,19 @@ impl RefProgress {
         rejected.any(|name| refs.contains_key(name))
     }
 
-    fn record(&mut self, name: BString, made: PendingChange) {
+    fn record(&mut self, made: PendingChange) {
         self.changes_made += 1;
-        let Some(kind) = made.kind else {
+        if !made.is_counted {
             return;
+        }
+        let PendingChange { name, old, new, .. } = made;
+        let kind = match RefChangeKind::of(old, new) {
+            RefChangeKind::Deleted if self.stale_names.contains_key(&name) => {
+                RefChangeKind::SetAside
+            }
+            kind => kind,
         };
-        if let (RefChangeKind::Updated, Some(old), Some(new)) = (kind, made.old, made.new) {
+        if let (RefChangeKind::Updated, Some(old), Some(new)) = (kind, old, new) {
             self.moved.push(MovedRef {
                 name: name.clone(),
                 old,
@@ -354,7 +336,7 @@ mod tests {
         let before = side(&[(MOVED, 1), (DELETED, 1), (SAME, 3)]);
         let mut progress = RefProgress::default();
         let plan = observe(&mut progress, &source, &before);
-        progress.record_request(&updates(&plan), &[]);
+        progress.record_request(Arc::new(updates(&plan)), &[]);
         assert_eq!(
             progress.changes_made(),
             0,
@@ -364,7 +346,7 @@ mod tests {
         let now = side(&[(NEW, 1), (MOVED, 1), (SAME, 3)]);
         let plan = observe(&mut progress, &source, &now);
         assert_eq!((updates(&plan).len(), progress.changes_made()), (1, 2));
-        progress.record_request(&updates(&plan), &[]);
+        progress.record_request(Arc::new(updates(&plan)), &[]);
         progress
             .record_report(report(&plan, &RefOutcome::Done))
             .unwrap();
@@ -378,11 +360,11 @@ mod tests {
         let before = side(&[(SAME, 3)]);
         let mut progress = RefProgress::default();
         let plan = observe(&mut progress, &source, &before);
-        progress.record_request(&updates(&plan), &[]);
+        progress.record_request(Arc::new(updates(&plan)), &[]);
         let error = progress.record_report(report(&plan, &RefOutcome::Unknown));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Transport);
         let plan = observe(&mut progress, &source, &before);
-        progress.record_request(&updates(&plan), &[]);
+        progress.record_request(Arc::new(updates(&plan)), &[]);
         let refused = RefOutcome::Rejected("no".into());
         progress.record_report(report(&plan, &refused)).unwrap();
         assert_eq!(
@@ -414,7 +396,7 @@ mod tests {
             let mut target = start.clone();
             for turn in &turns {
                 let plan = observe(&mut progress, &states[*turn], &target);
-                progress.record_request(&updates(&plan), &[]);
+                progress.record_request(Arc::new(updates(&plan)), &[]);
                 progress
                     .record_report(report(&plan, &RefOutcome::Done))
                     .unwrap();

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::attempt::before_deadline;
+use super::attempt::{ReleaseLimit, before_deadline};
+use super::clean::clean_within;
 use super::request::MirrorTask;
 use super::{
-    BatchLimits, LfsOptions, MirrorMeter, MirrorOptions, MirrorPreview, MirrorResult, MirrorStats,
-    clean, preview, run,
+    BatchLimits, IdleList, LfsOptions, MirrorMeter, MirrorOptions, MirrorPreview, MirrorResult,
+    MirrorStats, TableMemory, mirror_with_stats, preview,
 };
 use crate::error::{Error, Result};
 use crate::git::pack::PackLimits;
 use crate::remote::Remote;
 use crate::remote::open::{OpenRemote, RemoteSpec};
+
+/// Chance, of 256, that a run without news lists temporary objects in place of LFS objects.
+const LEFTOVER_CHANCE_OF_256: u8 = 16;
 
 /// Limits of the work on one mapping.
 #[derive(Debug, Clone)]
@@ -22,8 +26,12 @@ pub struct MappingLimits {
     pub batch: BatchLimits,
     /// Memory in bytes.
     pub memory: usize,
+    /// Memory for refs and objects, which is not divided among mappings.
+    pub tables: TableMemory,
     /// Time at which the mapping is left incomplete.
     pub stop: Option<Instant>,
+    /// Wait for the release of locks after `stop`.
+    pub release: ReleaseLimit,
     /// Counters that another task reads meanwhile.
     pub meter: Option<Arc<MirrorMeter>>,
 }
@@ -79,10 +87,10 @@ pub async fn run_mapping(
         None => return MappingRun::unopened(),
     };
     let result = match source {
-        None => clean(&*target, limits.stop).await,
+        None => clean_within(&*target, limits.stop, limits.release).await,
         Some(source) => {
             let options = options(task, limits);
-            run(&*source, &*target, &options, limits.stop).await
+            mirror_with_stats(&*source, &*target, &options, limits.stop).await
         }
     };
     MappingRun {
@@ -152,8 +160,15 @@ fn options(task: &MirrorTask, limits: &MappingLimits) -> MirrorOptions {
         }),
         // The last quarter is for upload parts in flight and for objects read back.
         limits: PackLimits::default().with_memory(memory / 2),
+        tables: limits.tables,
         batch: limits.batch,
         meter: limits.meter.clone(),
+        release_within: limits.release,
+        idle_list: if rand::random::<u8>() < LEFTOVER_CHANCE_OF_256 {
+            IdleList::Leftovers
+        } else {
+            IdleList::LfsObjects
+        },
         ..MirrorOptions::default()
     }
 }

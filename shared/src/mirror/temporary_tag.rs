@@ -4,8 +4,8 @@ use bstr::{BStr, BString};
 
 use crate::git::ObjectId;
 
-/// Start of the names of temporary tags. The script appends numbers from 1, and deletes all tags
-/// with this prefix.
+/// Start of the names of temporary tags. `incremental-repo-migration.py` of CodeCommit's user guide
+/// appends numbers from 1, and deletes all tags with this prefix.
 const TAG_PREFIX: &str = "refs/tags/codecommit_migration_";
 /// Continues the names of tags that the script does not make, for parts of its batches; the
 /// start of the commit id follows.

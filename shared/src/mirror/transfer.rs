@@ -13,7 +13,8 @@ use super::prefetch::{LimitedPack, Prefetch};
 use super::progress::RefProgress;
 use crate::error::Result;
 use crate::git::ObjectId;
-use crate::lfs::PointerScanner;
+use crate::git::pack::incoming::BlobScanner;
+use crate::git::pack::{Bases, PackLimits};
 use crate::remote::{
     CommitTrace, Head, IncomingOptions, IncomingPack, PackRequest, Push, PushReport, RefOutcome,
     RefUpdate, Source, Target,
@@ -22,7 +23,7 @@ use crate::remote::{
 /// Ref updates of one push.
 #[derive(Debug, Default)]
 pub(super) struct RefsToPush {
-    pub(super) changes: Vec<RefUpdate>,
+    pub(super) changes: Arc<Vec<RefUpdate>>,
     /// Deletions of temporary tags in the same push.
     pub(super) deleted_tags: Vec<RefUpdate>,
     pub(super) head: Option<Head>,
@@ -66,11 +67,15 @@ fn merge_sorted(mut ids: Vec<ObjectId>, more: impl Iterator<Item = ObjectId>) ->
 pub(super) struct Transfer<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) options: &'a MirrorOptions,
+    /// Limits of verifying packs.
+    pub(super) limits: PackLimits,
     /// Maximum bytes of a push that can be split.
     pub(super) max_bytes: u64,
     pub(super) deadline: Option<Instant>,
     /// Receives the commits of all packs, if refs move.
     pub(super) commits: Option<Arc<CommitTrace>>,
+    /// Makes the scanner of all packs, which collects pointers of git LFS.
+    pub(super) scanner: Option<fn() -> Box<dyn BlobScanner>>,
     /// Pack that the next push probably needs.
     pub(super) prefetch: Option<Prefetch<'a>>,
 }
@@ -102,9 +107,9 @@ impl<'a> Transfer<'a> {
         progress: &mut RefProgress,
     ) -> Result<Option<PackMeter>> {
         if refs.temporary {
-            progress.record_request(&[], &refs.changes);
+            progress.record_request(Arc::default(), &refs.changes);
         } else {
-            progress.record_request(&refs.changes, &refs.deleted_tags);
+            progress.record_request(Arc::clone(&refs.changes), &refs.deleted_tags);
         }
         match self.push(target, refs, limit, &[]).await? {
             PushResult::OverLimit(meter) => Ok(Some(meter)),
@@ -134,15 +139,16 @@ impl<'a> Transfer<'a> {
                 wants,
                 haves: target.haves().await?,
                 // Not thin with LFS: a pointer could not be read if its base is not sent.
-                thin: capabilities.thin && !self.options.scans_pointers(),
+                thin: capabilities.thin && self.scanner.is_none(),
                 offset_deltas: capabilities.offset_deltas,
             };
-            (pack, meter) = self.request_pack(&request, limit).await?;
+            let bases = target.bases();
+            (pack, meter) = self.request_pack(&request, limit, bases.clone()).await?;
             if pack.is_none() {
                 return Ok(PushResult::OverLimit(meter));
             }
             if !next.is_empty() {
-                prefetch = self.prefetch_for(refs, next, existing, request, &meter);
+                prefetch = self.prefetch_for(refs, next, existing, (request, bases), &meter);
             }
         }
         let changes = refs.changes.iter().chain(&refs.deleted_tags);
@@ -195,7 +201,7 @@ impl<'a> Transfer<'a> {
         refs: &RefsToPush,
         next: &[ObjectId],
         existing: Vec<ObjectId>,
-        request: PackRequest,
+        (request, bases): (PackRequest, Option<Arc<dyn Bases>>),
         meter: &PackMeter,
     ) -> Option<Prefetch<'a>> {
         let wants = missing_on_target(next.iter().copied(), &merge_sorted(existing, refs.ids()));
@@ -207,7 +213,7 @@ impl<'a> Transfer<'a> {
             haves: merge_sorted(request.haves, refs.ids()),
             ..request
         };
-        let fetch = self.fetch_pack(next.clone(), self.push_limit());
+        let fetch = self.fetch_pack(next.clone(), self.push_limit(), bases);
         Some(Prefetch::new(fetch, next, meter))
     }
 
@@ -216,6 +222,7 @@ impl<'a> Transfer<'a> {
         &mut self,
         request: &PackRequest,
         limit: PushLimit,
+        bases: Option<Arc<dyn Bases>>,
     ) -> Result<LimitedPack> {
         if let Some(prefetch) = self.prefetch.take()
             && let Some(prefetched) = prefetch.into_matching(request).await
@@ -226,22 +233,23 @@ impl<'a> Transfer<'a> {
                 return Ok((pack, meter));
             }
         }
-        self.fetch_pack(request.clone(), limit).await
+        self.fetch_pack(request.clone(), limit, bases).await
     }
 
     fn fetch_pack(
         &self,
         request: PackRequest,
         limit: PushLimit,
+        bases: Option<Arc<dyn Bases>>,
     ) -> impl Future<Output = Result<LimitedPack>> + Send + use<'a> {
         let incoming = IncomingOptions {
             hash: self.source.snapshot().hash,
-            limits: self.options.limits,
-            scanner: (self.options.scans_pointers()).then_some(PointerScanner::boxed),
+            limits: self.limits,
+            scanner: self.scanner,
             commits: self.commits.clone(),
         };
         let meter = self.options.meter.clone();
-        fetch_pack(self.source, incoming, request, (limit, meter))
+        fetch_pack(self.source, incoming, (request, bases), (limit, meter))
     }
 }
 
@@ -250,11 +258,11 @@ impl<'a> Transfer<'a> {
 async fn fetch_pack(
     source: &dyn Source,
     options: IncomingOptions,
-    request: PackRequest,
-    (limit, progress): (PushLimit, Option<Arc<MirrorMeter>>),
+    (request, bases): (PackRequest, Option<Arc<dyn Bases>>),
+    (limit, mirror_meter): (PushLimit, Option<Arc<MirrorMeter>>),
 ) -> Result<LimitedPack> {
     let (begin, max_time) = (Instant::now(), limit.max_time());
-    let fetch = source.fetch(&request);
+    let fetch = source.fetch_with_bases(&request, bases.as_deref());
     let body = match max_time {
         None => Some(fetch.await?),
         Some(max_time) => timeout(max_time, fetch).await.ok().transpose()?,
@@ -265,6 +273,6 @@ async fn fetch_pack(
         return Ok((None, meter));
     };
     let time_left = max_time.map(|max_time| max_time.saturating_sub(begin.elapsed()));
-    let (body, meter) = limited(metered(body, progress), limit.max_bytes, time_left);
+    let (body, meter) = limited(metered(body, mirror_meter), limit.max_bytes, time_left);
     Ok((Some(IncomingPack::new(body, &options)), meter))
 }

@@ -1,4 +1,4 @@
-//! Runs work side by side, and in turns where it concerns one place.
+//! Runs work concurrently, but one item after the other where items have one key, such as a target.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,13 +6,13 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _};
 
 /// Runs `work` for each item, at most `max_concurrent` at once, and returns the results in the
-/// order of the items. Items of one `place` run one after the other in their order, because
+/// order of the items. Items of one `key` run one after the other in their order, because
 /// concurrent pushes to one target conflict.
 ///
 /// Work starts before `items` has ended.
 pub async fn run_in_turns<T, R, W>(
     items: impl Stream<Item = T>,
-    place: impl Fn(&T) -> String,
+    key: impl Fn(&T) -> String,
     max_concurrent: usize,
     mut work: impl FnMut(usize, T) -> W,
 ) -> Vec<R>
@@ -21,44 +21,44 @@ where
 {
     let mut items = std::pin::pin!(items.fuse());
     let mut waiting: HashMap<String, VecDeque<(usize, T)>> = HashMap::new();
-    // Places of items that can start, in the order of the items.
+    // Keys of items that can start, in the order of the items.
     let mut ready: VecDeque<String> = VecDeque::new();
     let mut running = FuturesUnordered::new();
     let mut results = Vec::new();
     let (mut count, mut has_ended) = (0, false);
-    let mut start = |index, place: String, item| {
+    let mut start = |index, key: String, item| {
         let work = work(index, item);
-        async move { (index, place, work.await) }
+        async move { (index, key, work.await) }
     };
     loop {
         while running.len() < max_concurrent.max(1)
-            && let Some(place) = ready.pop_front()
+            && let Some(key) = ready.pop_front()
         {
-            let next = waiting.get_mut(&place).and_then(VecDeque::pop_front);
+            let next = waiting.get_mut(&key).and_then(VecDeque::pop_front);
             if let Some((index, item)) = next {
-                running.push(start(index, place, item));
+                running.push(start(index, key, item));
             }
         }
         tokio::select! {
             item = items.next(), if !has_ended => match item {
                 None => has_ended = true,
                 Some(item) => {
-                    let place = place(&item);
-                    // The place stays in `waiting` as long as one of its items is running.
-                    let queue = waiting.entry(place.clone()).or_insert_with(|| {
-                        ready.push_back(place);
+                    let key = key(&item);
+                    // The key stays in `waiting` as long as one of its items is running.
+                    let queue = waiting.entry(key.clone()).or_insert_with(|| {
+                        ready.push_back(key);
                         VecDeque::new()
                     });
                     queue.push_back((count, item));
                     count += 1;
                 }
             },
-            Some((index, place, result)) = running.next(), if !running.is_empty() => {
+            Some((index, key, result)) = running.next(), if !running.is_empty() => {
                 results.push((index, result));
-                if waiting.get(&place).is_some_and(VecDeque::is_empty) {
-                    waiting.remove(&place);
+                if waiting.get(&key).is_some_and(VecDeque::is_empty) {
+                    waiting.remove(&key);
                 } else {
-                    ready.push_back(place);
+                    ready.push_back(key);
                 }
             }
             else => break,
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn items_of_one_place_run_in_turns_and_others_side_by_side() {
+    async fn items_of_one_key_run_in_turns_and_others_concurrently() {
         let running = RefCell::new(Vec::new());
         let most = RefCell::new(0);
         let items = ["a1", "a2", "b1", "c1", "a3"];
@@ -94,7 +94,7 @@ mod tests {
                             .borrow()
                             .iter()
                             .all(|other: &&str| other[..1] != item[..1]),
-                        "{item} runs beside another item of its place"
+                        "{item} runs beside another item of its key"
                     );
                     running.borrow_mut().push(item);
                     let now = running.borrow().len();

@@ -1,15 +1,15 @@
 //! The directory of the pack cache, and the limits of its size.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{DirBuilder, Metadata};
+use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::manifest;
-use super::segment::{SegmentId, broken, is_transient};
+use super::segment::{SegmentId, broken};
 use crate::git::ObjectId;
+use crate::os::{self, is_transient};
 
 /// Upper bound of the cache, independent of the disk.
 const MAX_CACHE_BYTES: u64 = 4 << 30;
@@ -44,13 +44,11 @@ impl CacheDir {
     /// # Errors
     /// When another user owns it or may access it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match DirBuilder::new().mode(0o700).create(path) {
+        match os::create_private_dir(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let found = path.symlink_metadata()?;
-        let is_ours = found.uid() == rustix::process::geteuid().as_raw();
-        if !found.is_dir() || !is_ours || found.mode() & 0o077 != 0 {
+        if !os::is_private_dir(&path.symlink_metadata()?) {
             return Err(broken("not a directory owned by this user only"));
         }
         Ok(Self {
@@ -100,9 +98,7 @@ impl CacheDir {
 
     /// Returns the number of bytes that the cache may use, of which it uses `used` now.
     fn allowed(&self, used: u64) -> io::Result<u64> {
-        let disk = rustix::fs::statvfs(&self.path)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        Ok(allowed(self.max_bytes, free, used))
+        Ok(allowed(self.max_bytes, os::free_bytes(&self.path)?, used))
     }
 
     /// Removes a pack, and the segments that no other pack shares.

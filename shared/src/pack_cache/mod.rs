@@ -42,11 +42,12 @@ use self::directory::{CacheDir, MAX_PACKS};
 use self::manifest::{MAX_SEGMENTS, Manifest};
 pub(crate) use self::peeled::PeeledIds;
 pub(crate) use self::received::{PackCopy, PackCopyReader};
-use self::segment::{Segment, SegmentId, SegmentWriter, broken, is_transient};
+use self::segment::{Segment, SegmentId, SegmentWriter, broken};
 pub(crate) use self::writer::{EntryWriter, WrittenEntries};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
-use crate::git::pack::{FileHasher, Index, PACK_HEADER_BYTES};
+use crate::git::pack::{FileHasher, Index, PACK_HEADER_BYTES, pack_header};
+use crate::os::is_transient;
 
 /// Number of bytes that are read at once to verify or to merge segments.
 const READ_CHUNK_BYTES: u64 = 4 << 20;
@@ -241,12 +242,10 @@ impl CachedPack {
             return Err(broken("the index does not match the entries"));
         }
         let count = u32::try_from(index.len()).map_err(io::Error::other)?;
-        let mut header = b"PACK\0\0\0\x02".to_vec();
-        header.extend_from_slice(&count.to_be_bytes());
         Ok(Self {
             pack,
             size_bytes: entries_end + pack.as_slice().len() as u64,
-            header: header.into(),
+            header: Bytes::copy_from_slice(&pack_header(count)),
             segments,
             directory: Arc::clone(directory),
             is_discarded: AtomicBool::new(false),

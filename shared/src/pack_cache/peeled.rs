@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use crate::git::ObjectId;
+use crate::os;
 
 /// The file in the directory of the cache.
 const NAME: &str = "peeled-tags";
@@ -48,11 +48,9 @@ pub(super) fn append(directory: &Path, ids: &[(ObjectId, Option<ObjectId>)]) -> 
         fs::remove_file(&path)?;
     }
     // One write, so that processes do not interleave their lines.
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&path)?;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    let mut file = os::only_for_this_user(&mut options).open(&path)?;
     file.write_all(text.as_bytes())
 }
 

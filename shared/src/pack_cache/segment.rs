@@ -3,10 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+
+use crate::os;
 
 /// Number of bytes that share a checksum.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -52,11 +53,7 @@ pub(super) fn broken(what: &str) -> io::Error {
 
 /// Opens an existing regular file, without following a link.
 pub(super) fn open_file(path: &Path) -> io::Result<File> {
-    let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(no_links)
-        .open(path)?;
+    let file = os::open_without_link(path)?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
@@ -66,19 +63,9 @@ pub(super) fn open_file(path: &Path) -> io::Result<File> {
 
 /// Creates a file that only this user can read.
 pub(super) fn create_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .read(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Whether the failure is transient: too many open files or too little memory.
-pub(super) fn is_transient(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let transient = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR];
-    Errno::from_io_error(error).is_some_and(|error| transient.contains(&error))
+    let mut options = OpenOptions::new();
+    options.write(true).read(true).create_new(true);
+    os::only_for_this_user(&mut options).open(path)
 }
 
 /// A segment to read. Each read opens the file, because there may be more segments than a
@@ -119,7 +106,7 @@ impl Segment {
         let end = end.min(self.id.size);
         let length = |bytes: u64| usize::try_from(bytes).map_err(io::Error::other);
         let mut bytes = vec![0; length(end - start)?];
-        open_file(&self.path)?.read_exact_at(&mut bytes, start)?;
+        os::read_exact_at(&open_file(&self.path)?, &mut bytes, start)?;
         let first = length(start / block * CHECKSUM_BYTES)?;
         let sums = self.sums[first..].chunks_exact(4);
         for (piece, sum) in bytes.chunks(BLOCK_BYTES).zip(sums) {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::directory::CacheDir;
 use super::segment::{SegmentId, SegmentWriter};
+use crate::blocking;
 
 /// Space to make for the first bytes of a segment.
 const FIRST_RESERVE_BYTES: u64 = 1 << 20;
@@ -46,7 +47,7 @@ impl EntryWriter {
         };
         Self {
             sender,
-            task: tokio::task::spawn_blocking(work),
+            task: blocking::spawn(work),
         }
     }
 

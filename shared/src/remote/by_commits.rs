@@ -12,6 +12,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::git::ObjectId;
+use crate::git::pack::Bases;
 use crate::lfs::LfsStore;
 
 /// A remote whose target receives batches of commits, under the tags of the script that AWS
@@ -87,6 +88,10 @@ impl Target for ByCommitsTarget {
 
     async fn refresh_archives(&mut self, refs: &[BString]) -> Result<()> {
         self.0.refresh_archives(refs).await
+    }
+
+    fn bases(&self) -> Option<Arc<dyn Bases>> {
+        self.0.bases()
     }
 
     async fn delete_leftovers(&mut self, which: Leftovers) -> Result<()> {

@@ -1,5 +1,5 @@
 //! LFS objects that a repository stores elsewhere: `lfs.url` in its settings or in the file
-//! `.lfsconfig` of its default branch.
+//! `.lfsconfig` of its default branch, or of a commit that is archived.
 //!
 //! Objects are requested from the repository's own store first. The configured place is read
 //! only once an object is missing there, and what it cannot provide is missing, not an error:
@@ -36,12 +36,24 @@ pub trait LfsPlaces: Send + Sync {
 pub struct ConfiguredLfs {
     remote: Arc<dyn Remote>,
     places: Arc<dyn LfsPlaces>,
+    commit: Option<ObjectId>,
 }
 
 impl ConfiguredLfs {
     /// Wraps `remote`; `places` opens the URL that its settings name.
     pub fn new(remote: Arc<dyn Remote>, places: Arc<dyn LfsPlaces>) -> Self {
-        Self { remote, places }
+        Self {
+            remote,
+            places,
+            commit: None,
+        }
+    }
+
+    /// Reads the settings of this commit instead of those of the default branch.
+    #[must_use]
+    pub fn of_commit(mut self, commit: Option<ObjectId>) -> Self {
+        self.commit = commit;
+        self
     }
 }
 
@@ -67,6 +79,7 @@ impl Remote for ConfiguredLfs {
             is_own_used: AtomicBool::new(true),
             remote: Arc::clone(&self.remote),
             places: Arc::clone(&self.places),
+            commit: self.commit,
             place: OnceCell::new(),
             is_place_used: AtomicBool::new(true),
             retry: RetryPolicy::new(CONCURRENT_REQUESTS),
@@ -89,6 +102,7 @@ struct ConfiguredStore {
     is_own_used: AtomicBool,
     remote: Arc<dyn Remote>,
     places: Arc<dyn LfsPlaces>,
+    commit: Option<ObjectId>,
     place: OnceCell<Option<Arc<dyn LfsStore>>>,
     /// The configured place has not failed as a whole.
     is_place_used: AtomicBool,
@@ -140,7 +154,7 @@ impl ConfiguredStore {
             return Ok(Some(url));
         }
         let source = self.remote.source(&["refs/heads/".into()]).await?;
-        let Some(id) = default_branch(source.snapshot()) else {
+        let Some(id) = self.commit.or_else(|| default_branch(source.snapshot())) else {
             return Ok(None);
         };
         match source.root_file(id, CONFIG_FILE).await? {

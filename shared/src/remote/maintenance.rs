@@ -184,7 +184,7 @@ pub(super) fn head_problem(head: Option<&BString>, refs: &Refs) -> Option<Proble
 }
 
 /// Finds refs whose names cannot exist together: each that is also a folder of refs, with these.
-pub(super) fn names_in_the_way(refs: &Refs) -> Vec<Problem> {
+pub(super) fn conflicting_names(refs: &Refs) -> Vec<Problem> {
     let mut problems = Vec::new();
     for name in refs.keys() {
         let folder = BString::from([name.as_slice(), b"/"].concat());
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn each_ref_that_is_a_folder_of_refs_is_a_problem() {
-        let found = names_in_the_way(&refs(&[
+        let found = conflicting_names(&refs(&[
             "refs/heads/a",
             "refs/heads/a-b",
             "refs/heads/a/b",
@@ -317,7 +317,7 @@ mod tests {
             problem.refs,
             ["refs/heads/a", "refs/heads/a/b", "refs/heads/a/c"]
         );
-        assert!(names_in_the_way(&refs(&["refs/heads/a", "refs/heads/ab"])).is_empty());
+        assert!(conflicting_names(&refs(&["refs/heads/a", "refs/heads/ab"])).is_empty());
     }
 
     #[test]

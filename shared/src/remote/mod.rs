@@ -15,7 +15,10 @@ pub mod configured_lfs;
 mod dumb_files;
 mod dumb_http;
 #[cfg(feature = "connect")]
+mod dumb_remotes;
+#[cfg(feature = "connect")]
 mod layout;
+mod lazy_bases;
 pub mod lfs_alias;
 #[cfg(feature = "connect")]
 mod lfs_places;
@@ -54,6 +57,7 @@ use self::maintenance::Maintenance;
 use crate::error::Result;
 use crate::git::odb::Database;
 pub use crate::git::odb::{CommitGraph, PackRequest};
+use crate::git::pack::Bases;
 pub use crate::git::pack::PackBody;
 pub use crate::git::refs::{Head, IgnoredRefs, RefOutcome, RefUpdate, RefValue, Refs};
 use crate::git::{HashKind, ObjectId};
@@ -202,9 +206,9 @@ pub struct PushReport {
 /// Temporary objects of a target to delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leftovers {
-    /// Those that are older than any run takes.
+    /// Objects older than the longest possible run.
     Abandoned,
-    /// All, those of a run in progress included, which fails and can be repeated.
+    /// All objects; a run in progress fails, and can be repeated.
     All,
 }
 
@@ -265,6 +269,20 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// `Conflict` if an object that a ref named was removed meanwhile: open the remote again.
     async fn fetch(&self, request: &PackRequest) -> Result<PackBody>;
+
+    /// Sends a pack like [`fetch`](Self::fetch). A source whose packs are thin although the request
+    /// wants no thin one completes them with `bases`, which reads objects that `haves` reach.
+    ///
+    /// # Errors
+    /// As of [`fetch`](Self::fetch), and failures of `bases`.
+    async fn fetch_with_bases(
+        &self,
+        request: &PackRequest,
+        bases: Option<&dyn Bases>,
+    ) -> Result<PackBody> {
+        let _ = bases;
+        self.fetch(request).await
+    }
 
     /// Sends a pack of everything that the commit or tag `id` needs, without the history before it;
     /// `None` if the source cannot leave the history out. The pack is not verified.
@@ -362,6 +380,12 @@ pub trait Target: Send + Sync {
     /// least the tips of its refs.
     async fn haves(&self) -> Result<Vec<ObjectId>> {
         Ok(self.snapshot().tips())
+    }
+
+    /// Returns the access to the objects that the target has, as the bases of thin packs; `None` at a
+    /// server, which completes thin packs itself or accepts none. Makes no request.
+    fn bases(&self) -> Option<Arc<dyn Bases>> {
+        None
     }
 
     /// Receives objects and updates refs.

@@ -12,8 +12,9 @@ use super::Remote;
 use super::codecommit::{CloneUrlCache, CodeCommitRemote};
 use super::configured_lfs::ConfiguredLfs;
 use super::dumb_http::{HttpFiles, HttpFilesLfs};
+use super::dumb_remotes::DumbRemotes;
 pub use super::layout::S3Layout;
-use super::layout::{self, ReadOnce};
+use super::layout::{self, FoundLayout, ReadOnce};
 use super::lfs_places::OpenedPlaces;
 use super::local::LocalRepository;
 use super::s3_bundle::{Archiver, BundleOptions, BundleRemote};
@@ -24,11 +25,13 @@ use crate::aws::{Aws, HttpSettings, git_http};
 use crate::codecommit::client::SdkCodeCommit;
 use crate::codecommit::git_credential_source::CodeCommitCredentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::git::ObjectId;
 use crate::git::pack::PackLimits;
 use crate::git::smart_http::{
     CredentialSource, Credentials, Http, NoCredentials, RepositoryUrl, SmartHttp,
 };
 use crate::lfs::{KeyScheme, LfsStore, S3Lfs, S3RepositoryLfs};
+use crate::name::{BucketName, KeyPrefix};
 use crate::pack_cache::PackCache;
 use crate::retry::{RetryPolicy, Retrying};
 use crate::role::{self, RoleArn};
@@ -92,6 +95,17 @@ pub trait OpenRemote: Send + Sync {
     async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
         self.open(spec, memory).await
     }
+
+    /// Opens a remote to archive `commit` from. LFS objects are read as by
+    /// [`open_source`](Self::open_source), from the place that the `.lfsconfig` of the commit names.
+    async fn open_archived(
+        &self,
+        spec: &RemoteSpec,
+        memory: usize,
+        _commit: ObjectId,
+    ) -> Result<Arc<dyn Remote>> {
+        self.open_source(spec, memory).await
+    }
 }
 
 /// Settings for all remotes of a [`RemoteOpener`].
@@ -105,6 +119,9 @@ pub struct OpenerConfig {
     pub pack_cache: Option<PathBuf>,
     /// Limit of the pack cache in bytes, below the limit that it has by itself.
     pub pack_cache_max_bytes: Option<u64>,
+    /// File that records repositories in the layout `dumb`, so that the next request to them is
+    /// the right one.
+    pub dumb_remotes: Option<PathBuf>,
     /// Endpoint and form of the URLs of S3.
     pub s3: S3Settings,
     /// Time after which the lock of a bundle remote's ref counts as abandoned; a minute if `None`.
@@ -163,6 +180,7 @@ pub struct RemoteOpener {
     denied_deletions: DeniedDeletions,
     kms_key_id: Option<String>,
     pack_cache: Option<Arc<PackCache>>,
+    dumb_remotes: Option<DumbRemotes>,
     lock_lifetime: Option<Duration>,
     archiver: Option<Arc<dyn Archiver>>,
     http_credentials: Arc<dyn CredentialSource>,
@@ -201,6 +219,7 @@ impl RemoteOpener {
             secrets: Arc::new(secrets),
             kms_key_id: config.encryption.clone().into_kms_key(),
             pack_cache: open_pack_cache(config),
+            dumb_remotes: config.dumb_remotes.clone().map(DumbRemotes::new),
             lock_lifetime: config.lock_lifetime,
             archiver: None,
             own,
@@ -354,6 +373,31 @@ impl RemoteOpener {
         Arc::new(HttpFilesLfs(Arc::new(HttpFiles::new(client, 0))))
     }
 
+    /// Finds the layout of a repository in S3, and records a surprising one.
+    async fn find_layout(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        bucket: &BucketName,
+        prefix: &KeyPrefix,
+        spec: &RemoteSpec,
+    ) -> Result<FoundLayout> {
+        let mut likely = spec.layout_if_empty;
+        if likely == Some(S3Layout::Bundle)
+            && let Some(dumb) = &self.dumb_remotes
+            && dumb.contains(bucket, prefix)
+        {
+            likely = Some(S3Layout::Dumb);
+        }
+        let found = layout::detect(store, bucket, prefix, likely).await?;
+        if likely == Some(S3Layout::Bundle)
+            && found.layout == Some(S3Layout::Dumb)
+            && let Some(dumb) = &self.dumb_remotes
+        {
+            dumb.insert(bucket, prefix);
+        }
+        Ok(found)
+    }
+
     async fn s3(
         &self,
         access: Access,
@@ -374,7 +418,7 @@ impl RemoteOpener {
         let layout = if let Some(layout) = S3Layout::of(url, spec.layout)? {
             layout
         } else {
-            let found = layout::detect(&store, &url.bucket, &prefix).await?;
+            let found = self.find_layout(&store, &url.bucket, &prefix, spec).await?;
             // What was read to find the layout is not read again.
             store = Arc::new(ReadOnce::new(store, found.read));
             let layout = found.layout.or(spec.layout_if_empty);
@@ -434,6 +478,24 @@ impl OpenRemote for RemoteOpener {
     }
 
     async fn open_source(&self, spec: &RemoteSpec, memory: usize) -> Result<Arc<dyn Remote>> {
+        let remote = self.with_configured_lfs(spec, memory).await?;
+        Ok(Arc::new(remote))
+    }
+
+    async fn open_archived(
+        &self,
+        spec: &RemoteSpec,
+        memory: usize,
+        commit: ObjectId,
+    ) -> Result<Arc<dyn Remote>> {
+        let remote = self.with_configured_lfs(spec, memory).await?;
+        Ok(Arc::new(remote.of_commit(Some(commit))))
+    }
+}
+
+impl RemoteOpener {
+    /// Opens a remote whose LFS objects may be elsewhere.
+    async fn with_configured_lfs(&self, spec: &RemoteSpec, memory: usize) -> Result<ConfiguredLfs> {
         let (remote, credentials): (Arc<dyn Remote>, _) = if let RemoteUrl::Http(url) = &spec.url {
             let credentials = self.credentials(url, spec.credentials.as_ref()).await?;
             let remote = self.http(url, Arc::clone(&credentials), memory);
@@ -453,7 +515,7 @@ impl OpenRemote for RemoteOpener {
             credentials,
             store,
         };
-        Ok(Arc::new(ConfiguredLfs::new(remote, Arc::new(places))))
+        Ok(ConfiguredLfs::new(remote, Arc::new(places)))
     }
 }
 

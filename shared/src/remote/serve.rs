@@ -262,6 +262,29 @@ impl PushReceiver for ServedTarget {
         let outcomes = self.update(&updates, pack.map(incoming), atomic).await?;
         Ok(outcomes)
     }
+
+    async fn complete_interrupted(&mut self) {
+        let names: Vec<BString> = self.snapshot.refs.keys().cloned().collect();
+        let head = self.missing_head();
+        let target = &mut self.target;
+        let completed = async {
+            target.repair(&names).await?;
+            if head.is_some() {
+                let push = Push {
+                    head,
+                    ..Push::default()
+                };
+                target.push_each(push).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = completed.await {
+            tracing::info!(
+                error = %error.report(),
+                "what an interrupted push left was not completed"
+            );
+        }
+    }
 }
 
 impl ServedTarget {
@@ -354,8 +377,18 @@ impl ServedTarget {
         outcomes
     }
 
+    /// Returns the value of `HEAD` for a repository with branches and without `HEAD`.
+    fn missing_head(&self) -> Option<Head> {
+        if self.snapshot.head.is_some() {
+            return None;
+        }
+        let names = self.snapshot.refs.keys();
+        let branches: Vec<&BString> = names.filter(|name| is_branch(name)).collect();
+        self.choose_head(&branches)
+    }
+
     /// Returns the value of `HEAD` for a repository without branches: the branch that it names
-    /// already, `main`, `master`, or the first one, of those that are pushed.
+    /// already, or one of those that are pushed.
     fn new_head(&self, changes: &[RefUpdate]) -> Option<Head> {
         let snapshot = self.target.snapshot();
         if snapshot.refs.keys().any(is_branch) {
@@ -371,16 +404,22 @@ impl ServedTarget {
         {
             return None;
         }
+        self.choose_head(&pushed)
+    }
+
+    /// Chooses the branch of `HEAD`: the one that the client has checked out, `main`, `master`, or
+    /// the first one.
+    fn choose_head(&self, branches: &[&BString]) -> Option<Head> {
         let usual = ["refs/heads/main", "refs/heads/master"];
-        let own = pushed
+        let own = branches
             .iter()
             .find(|name| Some(**name) == self.options.client_head.as_ref());
         let named = own.or_else(|| {
-            pushed
+            branches
                 .iter()
                 .find(|name| usual.iter().any(|usual| ***name == *usual))
         });
-        let head = Head::Symbolic((*named.or(pushed.first())?).clone());
+        let head = Head::Symbolic((*named.or(branches.first())?).clone());
         self.target.accepts_head(&head).then_some(head)
     }
 }

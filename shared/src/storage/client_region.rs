@@ -57,7 +57,7 @@ impl RegionalClients {
     pub(super) fn convert(&self, failure: SdkFailure, request: &S3Request<'_>) -> Error {
         let bucket = request.bucket;
         let found = failure.bucket_region().map(str::to_owned);
-        let Some(region) = found.filter(|region| self.learn(bucket, region)) else {
+        let Some(region) = found.filter(|region| self.insert(bucket, region)) else {
             return convert(failure, request);
         };
         tracing::debug!(bucket.name = %bucket, bucket.region = region, "following a bucket");
@@ -68,8 +68,8 @@ impl RegionalClients {
     }
 
     /// Records the region of a bucket. Returns `false` if the request went there already; a
-    /// region that is known may have been learned by a concurrent request.
-    fn learn(&self, bucket: &BucketName, region: &str) -> bool {
+    /// region that is known may have been inserted by a concurrent request.
+    fn insert(&self, bucket: &BucketName, region: &str) -> bool {
         let mut regions = self.regions();
         match regions.get(bucket) {
             Some((known, _)) if known == region => return true,
@@ -130,10 +130,10 @@ mod tests {
     fn a_bucket_is_followed_to_its_region() {
         let clients = clients();
         let [here, there] = ["here", "there"].map(|name| BucketName::new(name).unwrap());
-        assert!(!clients.learn(&here, "us-east-1"), "requests go there");
-        assert!(clients.learn(&there, "eu-west-1"));
+        assert!(!clients.insert(&here, "us-east-1"), "requests go there");
+        assert!(clients.insert(&there, "eu-west-1"));
         assert!(
-            clients.learn(&there, "eu-west-1"),
+            clients.insert(&there, "eu-west-1"),
             "a request that was sent before is repeated"
         );
         assert_eq!(region(&clients.of(&there)), "eu-west-1");

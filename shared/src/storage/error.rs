@@ -165,8 +165,10 @@ fn denied(failure: SdkFailure, request: &S3Request<'_>) -> Error {
     }
     if has_code && request.starts_write() {
         let hint = error.hint().unwrap_or_default();
-        let hint =
-            format!("{hint}, or set `SSE` if the bucket's policy demands a header of encryption");
+        let hint = format!(
+            "{hint}, or set `SSE` (at a terminal `BRANCHLINE_SSE`) if the bucket's policy \
+                 demands a header of encryption"
+        );
         return error.with_hint(hint);
     }
     error

@@ -153,13 +153,21 @@ impl SpoolWriter {
         let mut upload = Arc::into_inner(upload).ok_or_else(|| {
             Error::new(ErrorKind::Internal, "a part of a pack is still being sent")
         })?;
-        let written = upload.complete(self.parts + 1, rest).await?;
-        upload.disarm();
-        let stored = Arc::new(SpoolObject {
-            place,
-            version: written.version_id,
-            is_removed: AtomicBool::new(false),
+        let last = self.parts + 1;
+        // A task, because an object whose completion is cancelled may be stored nevertheless.
+        let stored = background::complete(async move {
+            let written = upload.complete(last, rest).await?;
+            upload.disarm();
+            Ok(Arc::new(SpoolObject {
+                place,
+                version: written.version_id,
+                is_removed: AtomicBool::new(false),
+            }))
         });
+        let stored = stored.await.unwrap_or_else(|| {
+            let message = "storing a received pack panicked";
+            Err(Error::new(ErrorKind::Internal, message))
+        })?;
         let blocks = Blocks::new(
             S3Ranges(Arc::clone(&stored)),
             size,
@@ -246,6 +254,13 @@ impl Spool {
         match &self.storage {
             Storage::Memory(bytes) => Ok(bytes.read_range(range).await?),
             Storage::Store(stored, _) => stored.read(range).await,
+        }
+    }
+
+    /// Keeps the object, whose key was not a temporary one: it is not deleted with its last reader.
+    pub fn keep(self) {
+        if let Storage::Store(stored, _) = &self.storage {
+            stored.is_removed.store(true, Ordering::Relaxed);
         }
     }
 

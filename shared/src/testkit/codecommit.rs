@@ -11,7 +11,7 @@ use super::pull_request_store::MemoryPullRequests;
 use super::repository::{CommitText, Entry, MemoryRepository};
 use crate::codecommit::{
     self, BlobAdmission, CodeCommit, Difference, MAX_BLOB_BYTES, MAX_BRANCHES_PER_TRIGGER,
-    MAX_TRIGGERS, Page, PullRequest, Trigger, TriggerEvent, TriggerSet,
+    MAX_COMMITS_PER_REQUEST, MAX_TRIGGERS, Page, PullRequest, Trigger, TriggerEvent, TriggerSet,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{Commit, TreeListing};
@@ -379,6 +379,24 @@ impl CodeCommit for MemoryCodeCommit {
         })
     }
 
+    async fn get_commits(
+        &self,
+        name: &RepositoryName,
+        commits: &[CommitId],
+    ) -> Result<Vec<Commit>> {
+        let _call = self.traffic.enter("get_commits").await?;
+        if !(1..=MAX_COMMITS_PER_REQUEST).contains(&commits.len()) {
+            return Err(refused(
+                "CommitIdsLimitExceededException",
+                "the number of commits",
+            ));
+        }
+        self.read(name, |repository| {
+            let found = commits.iter().filter_map(|id| repository.find_commit(*id));
+            Ok(found.cloned().collect())
+        })
+    }
+
     async fn get_folder(
         &self,
         name: &RepositoryName,
@@ -428,6 +446,7 @@ impl CodeCommit for MemoryCodeCommit {
             }
             Ok(content.clone())
         })?;
+        self.traffic.record_bytes("get_blob", content.len());
         // Ended here, because the service has answered; only reading the body is delayed.
         drop(call);
         admission.admit(content.len() as u64).await;
@@ -483,6 +502,16 @@ impl CodeCommit for MemoryCodeCommit {
                 format!("pull request {id}"),
             )
         })
+    }
+
+    async fn list_open_pull_requests(
+        &self,
+        name: &RepositoryName,
+        next: Option<&str>,
+    ) -> Result<Page<PullRequestId>> {
+        let _call = self.traffic.enter("list_open_pull_requests").await?;
+        self.read(name, |_| Ok(()))?;
+        self.page(self.open_pull_requests(name), next)
     }
 
     async fn get_triggers(&self, name: &RepositoryName) -> Result<TriggerSet> {

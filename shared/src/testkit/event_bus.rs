@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::call_log::CallLog;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event_bus::{Announcement, EventBus, MAX_BATCH};
+use crate::event_bus::{Announcement, EventBus, MAX_BATCH_EVENTS};
 
 /// A bus in memory.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl MemoryEventBus {
 impl EventBus for MemoryEventBus {
     async fn put(&self, events: &[Announcement]) -> Result<()> {
         let _call = self.traffic.enter("put_events").await?;
-        if !(1..=MAX_BATCH).contains(&events.len()) {
+        if !(1..=MAX_BATCH_EVENTS).contains(&events.len()) {
             let message = format!("{} events are more than a request may have", events.len());
             return Err(Error::new(ErrorKind::Config, message));
         }

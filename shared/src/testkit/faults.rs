@@ -162,6 +162,11 @@ forward! { CodeCommit
     ) -> Result<CommitId>;
     fn get_tag(&self, repository: &RepositoryName, tag: &TagName) -> Result<CommitId>;
     fn get_commit(&self, repository: &RepositoryName, commit: CommitId) -> Result<Commit>;
+    fn get_commits(
+        &self,
+        repository: &RepositoryName,
+        commits: &[CommitId],
+    ) -> Result<Vec<Commit>>;
     fn get_folder(
         &self,
         repository: &RepositoryName,
@@ -188,6 +193,11 @@ forward! { CodeCommit
         branch: &BranchName,
     ) -> Result<Option<CommitId>>;
     fn get_pull_request(&self, id: &PullRequestId) -> Result<PullRequest>;
+    fn list_open_pull_requests(
+        &self,
+        repository: &RepositoryName,
+        next: Option<&str>,
+    ) -> Result<Page<PullRequestId>>;
     fn get_triggers(&self, repository: &RepositoryName) -> Result<TriggerSet>;
     fn put_triggers(
         &self,

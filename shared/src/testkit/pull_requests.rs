@@ -3,6 +3,7 @@
 use super::codecommit::MemoryCodeCommit;
 use super::pull_request_store::MemoryPullRequest;
 use crate::codecommit::{PullRequest, PullRequestTarget};
+use crate::error::Result;
 use crate::name::{BranchName, CommitId, PullRequestId, RepositoryName, TagName};
 
 fn branch_name(name: &str) -> BranchName {
@@ -57,6 +58,24 @@ impl MemoryCodeCommit {
                 ..target
             });
         }
+    }
+
+    /// Lists the tags of a repository with their commits, as git does.
+    pub async fn list_tags(&self, repository: &RepositoryName) -> Result<Vec<(TagName, CommitId)>> {
+        let _call = self.traffic().enter("list_tags").await?;
+        let repositories = self.lock();
+        let tags = repositories.get(repository).into_iter();
+        let tags = tags.flat_map(|repository| &repository.tags);
+        Ok(tags.map(|(name, commit)| (name.clone(), *commit)).collect())
+    }
+
+    /// Returns the ids of the open pull requests of a repository without a logged call.
+    pub(super) fn open_pull_requests(&self, repository: &RepositoryName) -> Vec<PullRequestId> {
+        let pulls = self.pull_requests.lock();
+        let open = pulls
+            .iter()
+            .filter(|(_, pull)| pull.repository == *repository && pull.closed.is_none());
+        open.map(|(id, _)| id.clone()).collect()
     }
 
     /// Describes a pull request without a logged call.

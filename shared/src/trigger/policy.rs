@@ -173,7 +173,7 @@ impl Policy {
         }
         let packable = slots.saturating_mul(limits.branches_per_trigger);
         let mut filters = self.filters.iter();
-        let first_mode = if filters.any(|filter| filter.serves_tags(repository)) {
+        let first_mode = if filters.any(|filter| filter.has_tag_filter(repository)) {
             TriggerMode::AllBranches
         } else {
             limits.first_mode

@@ -33,7 +33,7 @@ fn id(hex: &str) -> ObjectId {
 }
 
 /// Lists the refs of `repo` as git does.
-fn refs(repo: &Repo, is_peeled: bool) -> RefSnapshot {
+pub(crate) fn refs(repo: &Repo, is_peeled: bool) -> RefSnapshot {
     let format = "--format=%(refname) %(objectname) %(*objectname)";
     let listed = line(&repo.git(["for-each-ref", format], b""));
     let value = |line: &str| {
@@ -57,7 +57,7 @@ fn refs(repo: &Repo, is_peeled: bool) -> RefSnapshot {
 }
 
 /// Opens a database with all objects that refs name.
-fn everything(repo: &Repo) -> Arc<Database> {
+pub(crate) fn everything(repo: &Repo) -> Arc<Database> {
     let ids = repo.git(["for-each-ref", "--format=%(objectname)"], b"");
     database(repo.path(), &line(&ids), 64 * MIB)
 }
@@ -216,7 +216,7 @@ async fn with_refs(repo: &Repo, commit: &str, format: ArchiveFormat) -> Vec<u8> 
 }
 
 /// Commits `files` with `export-subst` on top of a tagged commit.
-fn tagged(files: &[(&str, &str)]) -> (Repo, String) {
+pub(crate) fn tagged(files: &[(&str, &str)]) -> (Repo, String) {
     let repo = Repo::new();
     let first = repo.files(&[("first", b"1")]);
     repo.git(["tag", "-a", "-m", "one", "v1.0", &first], b"");
@@ -367,6 +367,7 @@ impl Served {
             credentials: Arc::new(NoCredentials),
             clone_url: None,
             memory_bytes: 64 * MIB,
+            costs: Arc::default(),
         };
         Arc::new(CodeCommitHistory::new(access, repository()))
     }

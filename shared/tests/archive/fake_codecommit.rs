@@ -268,6 +268,18 @@ impl CodeCommit for Disk {
         panic!("an archive merges nothing")
     }
 
+    async fn list_open_pull_requests(
+        &self,
+        _: &RepositoryName,
+        _: Option<&str>,
+    ) -> Result<Page<PullRequestId>> {
+        panic!("an archive does not call this")
+    }
+
+    async fn get_commits(&self, _: &RepositoryName, _: &[CommitId]) -> Result<Vec<Commit>> {
+        panic!("an archive does not call this")
+    }
+
     async fn get_pull_request(&self, _: &PullRequestId) -> Result<PullRequest> {
         panic!("an archive reads no pull requests")
     }

@@ -74,6 +74,7 @@ impl LargeFilesFixture {
             credentials: Arc::new(NoCredentials),
             clone_url: None,
             memory_bytes: self.memory_bytes,
+            costs: Arc::default(),
         };
         let commit = CommitId::new(&self.commit).unwrap();
         let spool = SpoolConfig {

@@ -32,7 +32,7 @@ fn pointer(content: &[u8]) -> Pointer {
 }
 
 /// Stores `content` where git-lfs keeps the objects of a repository; returns the pointer.
-fn store(folder: &Path, content: &[u8]) -> String {
+pub(crate) fn store(folder: &Path, content: &[u8]) -> String {
     let pointer = pointer(content);
     let (first, second) = (&pointer.oid[..2], &pointer.oid[2..4]);
     let folder = folder.join("lfs/objects").join(first).join(second);

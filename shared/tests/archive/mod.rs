@@ -19,6 +19,7 @@ mod large_faults;
 mod lfs;
 mod memory;
 mod property;
+mod read_methods;
 mod reuse;
 mod reuse_faults;
 mod reuse_fixture;

@@ -6,8 +6,9 @@ use proptest::test_runner::{Config, TestRunner};
 use super::compare::agree_at;
 use super::git::{Item, Repo};
 
+/// Kind of an entry.
 #[derive(Debug, Clone)]
-enum Kind {
+pub(crate) enum Kind {
     File,
     Executable,
     Link,
@@ -80,64 +81,64 @@ fn tree() -> impl Strategy<Value = Vec<(String, Kind, Vec<u8>)>> {
     )
 }
 
+/// Entries of a commit by path.
+pub(crate) type Files = Vec<(String, Kind, Vec<u8>)>;
+
+/// Returns a strategy for the entries of commits, which have `.gitattributes`.
+pub(crate) fn commits() -> impl Strategy<Value = Files> {
+    let nested = prop::sample::select(vec!["a", "b", "a/b", "c/a"]);
+    let nested = prop::collection::vec((nested, rules()), 0..3);
+    (tree(), rules(), nested).prop_map(|(tree, root, nested)| {
+        // Skips a path that is a file and a folder (a D/F conflict).
+        let mut paths: Files = Vec::new();
+        let rules = nested.into_iter().map(|(folder, rules)| {
+            let path = format!("{folder}/.gitattributes");
+            (path, Kind::File, rules.into_bytes())
+        });
+        for (path, kind, bytes) in tree.into_iter().chain(rules) {
+            let conflicts = paths.iter().any(|(known, ..)| {
+                *known == path
+                    || known.starts_with(&format!("{path}/"))
+                    || path.starts_with(&format!("{known}/"))
+            });
+            if !conflicts {
+                paths.push((path, kind, bytes));
+            }
+        }
+        paths.push((".gitattributes".into(), Kind::File, root.into_bytes()));
+        paths
+    })
+}
+
+/// Commits `files` to `repo`; returns the commit's id.
+pub(crate) fn commit(repo: &Repo, files: &Files) -> String {
+    let items: Vec<_> = files
+        .iter()
+        .map(|(path, kind, bytes)| {
+            let item = match kind {
+                Kind::File => Item::File(bytes),
+                Kind::Executable => Item::Executable(bytes),
+                Kind::Link => Item::Link(bytes),
+                Kind::Submodule => Item::Submodule,
+            };
+            (path.as_bytes(), item)
+        })
+        .collect();
+    repo.commit(b"random\n", &items)
+}
+
 #[test]
 fn random_trees_are_archived_as_by_git() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let cases = (
-        tree(),
-        rules(),
-        prop::collection::vec(
-            (prop::sample::select(vec!["a", "b", "a/b", "c/a"]), rules()),
-            0..3,
-        ),
-    );
     let config = Config {
         cases: 64,
         failure_persistence: None,
         ..Config::default()
     };
     TestRunner::new(config)
-        .run(&cases, |(tree, root, nested)| {
+        .run(&commits(), |files| {
             let repo = Repo::new();
-            // Skips a path that is a file and a folder (a D/F conflict).
-            let mut paths: Vec<(String, Kind, Vec<u8>)> = Vec::new();
-            let files = tree
-                .into_iter()
-                .chain(nested.into_iter().map(|(folder, rules)| {
-                    (
-                        format!("{folder}/.gitattributes"),
-                        Kind::File,
-                        rules.into_bytes(),
-                    )
-                }));
-            for (path, kind, bytes) in files {
-                let conflicts = paths.iter().any(|(known, ..)| {
-                    *known == path
-                        || known.starts_with(&format!("{path}/"))
-                        || path.starts_with(&format!("{known}/"))
-                });
-                if !conflicts {
-                    paths.push((path, kind, bytes));
-                }
-            }
-            paths.push((
-                ".gitattributes".into(),
-                Kind::File,
-                root.clone().into_bytes(),
-            ));
-            let items: Vec<_> = paths
-                .iter()
-                .map(|(path, kind, bytes)| {
-                    let item = match kind {
-                        Kind::File => Item::File(bytes),
-                        Kind::Executable => Item::Executable(bytes),
-                        Kind::Link => Item::Link(bytes),
-                        Kind::Submodule => Item::Submodule,
-                    };
-                    (path.as_bytes(), item)
-                })
-                .collect();
-            let commit = repo.commit(b"random\n", &items);
+            let commit = commit(&repo, &files);
             runtime.block_on(agree_at(repo.path(), &commit, "p/"));
             Ok(())
         })

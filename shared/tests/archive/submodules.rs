@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use branchline_core::archive::{
-    ArchiveRequest, SubmoduleCommit, SubmoduleRepositories, archive_objects, stored_archive,
+    ArchiveRequest, DatabaseHistory, History, SubmoduleCommit, SubmoduleRepositories,
+    archive_objects, stored_archive,
 };
 use branchline_core::git::ObjectId;
 use branchline_core::git::object::{Commit, ObjectKind};
@@ -16,15 +17,15 @@ use branchline_core::{Error, ErrorKind, Result};
 use futures_util::StreamExt as _;
 
 use super::compare::{Seen, entries};
+use super::describe::{everything, refs};
 use super::faults::noise;
-use super::from_odb::database;
 use super::git::{Item, Repo, line};
 
 const MIB: usize = 1 << 20;
 
 /// Repositories on disk by their URLs.
 #[derive(Debug)]
-struct Repositories(HashMap<&'static str, Arc<Database>>);
+pub(crate) struct Repositories(pub(crate) HashMap<&'static str, (Arc<Database>, Arc<dyn History>)>);
 
 #[async_trait]
 impl SubmoduleRepositories for Repositories {
@@ -34,19 +35,16 @@ impl SubmoduleRepositories for Repositories {
 
     async fn open(&self, _: &str, url: &str, commit: ObjectId) -> Result<SubmoduleCommit> {
         let missing = || Error::new(ErrorKind::NotFound, format!("`{url}` is missing"));
-        let objects = self.0.get(url).ok_or_else(missing)?;
+        let (objects, history) = self.0.get(url).ok_or_else(missing)?;
         let content = objects.read_kind(commit, ObjectKind::Commit).await?;
         let commit = Commit::decode(commit, &content)?;
-        Ok(SubmoduleCommit::in_database(
-            url.to_owned(),
-            objects,
-            commit,
-        ))
+        let opened = SubmoduleCommit::in_database(url.to_owned(), objects, commit);
+        Ok(opened.with_history(Some(Arc::clone(history))))
     }
 }
 
 /// Commits `files` and submodules at these commits.
-fn commit(repo: &Repo, files: &[(&str, &[u8])], submodules: &[(&str, &str)]) -> String {
+pub(crate) fn commit(repo: &Repo, files: &[(&str, &[u8])], submodules: &[(&str, &str)]) -> String {
     let items: Vec<_> = files
         .iter()
         .map(|(path, bytes)| (path.as_bytes(), Item::File(bytes)))
@@ -69,7 +67,18 @@ fn commit(repo: &Repo, files: &[(&str, &[u8])], submodules: &[(&str, &str)]) -> 
     commit
 }
 
-async fn ours(objects: &Arc<Database>, commit: &str, repositories: Repositories) -> Vec<Seen> {
+/// Opens all objects and refs of `repo`.
+pub(crate) fn opened(repo: &Repo) -> (Arc<Database>, Arc<dyn History>) {
+    let objects = everything(repo);
+    let history = DatabaseHistory::new(Arc::clone(&objects), refs(repo, true));
+    (objects, Arc::new(history))
+}
+
+async fn ours(
+    (objects, history): &(Arc<Database>, Arc<dyn History>),
+    commit: &str,
+    repositories: Repositories,
+) -> Vec<Seen> {
     let id = ObjectId::from_hex(commit.as_bytes()).unwrap();
     let request = stored_archive(objects, Some(id), id, 0).await.unwrap();
     let repositories = Arc::new(repositories) as Arc<dyn SubmoduleRepositories>;
@@ -78,6 +87,7 @@ async fn ours(objects: &Arc<Database>, commit: &str, repositories: Repositories)
         let request = ArchiveRequest {
             submodules: Some(Arc::clone(&repositories)),
             lfs: Some(Arc::new(LocalLfs::new("/none"))),
+            history: Some(Arc::clone(history)),
             ..request.clone()
         };
         let mut body = archive_objects(Arc::clone(objects), request, format);
@@ -134,12 +144,8 @@ async fn submodules_are_archived_as_git_archives_each_of_them() {
         ],
         &[("libs/one", &library), ("skip/one", &library)],
     );
-    let objects = |repo: &Repo, commit: &str| database(repo.path(), commit, 64 * MIB);
-    let repositories = HashMap::from([
-        ("one", objects(&one, &library)),
-        ("two", objects(&two, &deep)),
-    ]);
-    let ours = ours(&objects(&root, &tip), &tip, Repositories(repositories)).await;
+    let repositories = HashMap::from([("one", opened(&one)), ("two", opened(&two))]);
+    let ours = ours(&opened(&root), &tip, Repositories(repositories)).await;
     let mut theirs = Vec::new();
     for entry in entries(&root.archive("", &tip)).0 {
         if entry.name != "libs/one/" {
@@ -160,4 +166,54 @@ async fn submodules_are_archived_as_git_archives_each_of_them() {
         assert!(ours.bytes == theirs.bytes, "content of {}", ours.name);
     }
     assert!(ours.len() > 14, "{:?}", names(&ours));
+}
+
+/// As `git archive` in the submodule does, which expands the first `%(describe)` alone.
+#[tokio::test]
+async fn each_submodule_is_described_by_its_own_tags() {
+    let (root, one) = (Repo::new(), Repo::new());
+    let tag = |repo: &Repo, name: &str, commit: &str| {
+        repo.git(["tag", "-a", "-m", name, name, commit], b"");
+    };
+    let files: [(&str, &[u8]); 4] = [
+        (".gitattributes", b"* export-subst\n"),
+        (
+            "a",
+            b"$Format:%(describe)$ $Format:%(describe)$ $Format:%d$\n",
+        ),
+        ("b", b"$Format:%(describe)$\n"),
+        ("same", b"$Format:%(describe)$ $Format:%D$\n"),
+    ];
+    let first = commit(&one, &files, &[]);
+    tag(&one, "library-1", &first);
+    let tree = format!("{first}^{{tree}}");
+    let more = ["commit-tree", "-m", "more", "-p", &first, &tree];
+    let library = line(&one.git(more, b""));
+    one.git(["update-ref", "refs/heads/main", &library], b"");
+    let modules: (&str, &[u8]) = (
+        ".gitmodules",
+        b"[submodule \"a\"]\npath=libs/one\nurl=one\n",
+    );
+    let tip = commit(
+        &root,
+        &[&files[..], &[modules]].concat(),
+        &[("libs/one", &library)],
+    );
+    tag(&root, "product-7", &tip);
+    let repositories = HashMap::from([("one", opened(&one))]);
+    let ours = ours(&opened(&root), &tip, Repositories(repositories)).await;
+    let content = |seen: &[Seen], name: &str| {
+        let mut seen = seen.iter();
+        let found = seen.find(|seen| seen.name == name);
+        found.expect(name).bytes.clone()
+    };
+    for name in ["a", "b", "same"] {
+        let theirs = entries(&root.archive("", &tip)).0;
+        assert_eq!(content(&ours, name), content(&theirs, name), "{name}");
+        let theirs = entries(&one.archive("libs/one/", &library)).0;
+        let name = format!("libs/one/{name}");
+        assert_eq!(content(&ours, &name), content(&theirs, &name), "{name}");
+    }
+    let text = String::from_utf8(content(&ours, "libs/one/a")).unwrap();
+    assert!(text.starts_with("library-1-1-g"), "{text}");
 }

@@ -1,11 +1,7 @@
 //! SDK clients over moto's S3 and CodePipeline, when `BRANCHLINE_VENV` names a
 //! Python environment that has `moto_server`.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_sdk_codepipeline::types as pipeline_types;
@@ -20,53 +16,29 @@ use branchline_core::pipeline::client::SdkPipelines;
 use branchline_core::storage::client::SdkObjectStore;
 use branchline_core::storage::{MIN_PART_BYTES, ObjectStore};
 use branchline_core::testkit::conformance::{PipelinesSetup, StoreSetup, object_store, pipelines};
-use tokio::process::{Child, Command};
+use branchline_test_support::moto::Moto;
 
-/// A moto server that stops with the test.
-struct Moto {
-    _process: Child,
-    address: SocketAddr,
+/// moto, a configuration of clients for it, and the number of names that were given.
+struct Account {
+    moto: Moto,
     aws: Aws,
     count: AtomicUsize,
 }
 
-impl Moto {
-    /// Starts the server; `None` without a Python environment.
-    async fn start() -> Option<Self> {
-        let Some(venv) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
-            eprintln!("skipped: BRANCHLINE_VENV names no Python environment with moto_server");
-            return None;
+impl Account {
+    /// Starts moto; `None` without a Python environment.
+    fn start() -> Option<Self> {
+        let moto = Moto::start().unwrap()?;
+        let key = AccessKey {
+            id: "AKIDEXAMPLE".into(),
+            secret: "secret".into(),
+            session_token: None,
         };
-        // A free port is chosen here, because moto does not report its port for 0. Retried
-        // when another process takes the port first.
-        for _ in 0..3 {
-            let address = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap();
-            let process = Command::new(venv.join("bin/moto_server"))
-                .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .kill_on_drop(true)
-                .spawn()
-                .expect("BRANCHLINE_VENV has bin/moto_server");
-            if let Some(process) = wait_until_it_answers(process, address).await {
-                let key = AccessKey {
-                    id: "AKIDEXAMPLE".into(),
-                    secret: "secret".into(),
-                    session_token: None,
-                };
-                return Some(Self {
-                    _process: process,
-                    address,
-                    aws: Aws::fixed("eu-west-1", &format!("http://{address}"), &key),
-                    count: AtomicUsize::new(0),
-                });
-            }
-        }
-        panic!("moto_server does not start");
+        Some(Self {
+            aws: Aws::fixed("eu-west-1", &moto.endpoint(), &key),
+            moto,
+            count: AtomicUsize::new(0),
+        })
     }
 
     fn next(&self) -> usize {
@@ -74,22 +46,8 @@ impl Moto {
     }
 }
 
-async fn wait_until_it_answers(mut process: Child, address: SocketAddr) -> Option<Child> {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_mins(1) {
-        if process.try_wait().unwrap().is_some() {
-            return None;
-        }
-        if tokio::net::TcpStream::connect(address).await.is_ok() {
-            return Some(process);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("moto_server does not answer within a minute");
-}
-
 struct MotoStore {
-    moto: Moto,
+    account: Account,
     store: SdkObjectStore,
     client: aws_sdk_s3::Client,
 }
@@ -101,7 +59,7 @@ impl StoreSetup for MotoStore {
     }
 
     async fn bucket(&self, versioned: bool) -> BucketName {
-        let bucket = BucketName::new(&format!("bucket-{}", self.moto.next())).unwrap();
+        let bucket = BucketName::new(&format!("bucket-{}", self.account.next())).unwrap();
         let region = CreateBucketConfiguration::builder()
             .location_constraint(BucketLocationConstraint::EuWest1)
             .build();
@@ -147,22 +105,22 @@ impl StoreSetup for MotoStore {
 
 #[tokio::test]
 async fn s3_over_moto_conforms() {
-    let Some(moto) = Moto::start().await else {
+    let Some(account) = Account::start() else {
         return;
     };
-    let config = aws_sdk_s3::config::Builder::from(moto.aws.sdk())
+    let config = aws_sdk_s3::config::Builder::from(account.aws.sdk())
         .force_path_style(true)
         .build();
     object_store(&MotoStore {
-        store: SdkObjectStore::new(&moto.aws),
+        store: SdkObjectStore::new(&account.aws),
         client: aws_sdk_s3::Client::from_conf(config),
-        moto,
+        account,
     })
     .await;
 }
 
 struct MotoPipelines {
-    moto: Moto,
+    account: Account,
     pipelines: SdkPipelines,
     client: aws_sdk_codepipeline::Client,
 }
@@ -178,7 +136,7 @@ impl PipelinesSetup for MotoPipelines {
             ActionCategory, ActionDeclaration, ActionOwner, ActionTypeId, ArtifactStore,
             ArtifactStoreType, PipelineDeclaration, StageDeclaration,
         };
-        let name = PipelineName::new(&format!("pipeline-{}", self.moto.next())).unwrap();
+        let name = PipelineName::new(&format!("pipeline-{}", self.account.next())).unwrap();
         let stage = |name: &str, category: ActionCategory, provider: &str| {
             let kind = ActionTypeId::builder()
                 .category(category)
@@ -257,7 +215,9 @@ async fn create_pipeline_role(moto: &Moto) {
          Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut stream = tokio::net::TcpStream::connect(moto.address).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(moto.address())
+        .await
+        .unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -266,14 +226,14 @@ async fn create_pipeline_role(moto: &Moto) {
 
 #[tokio::test]
 async fn codepipeline_over_moto_conforms() {
-    let Some(moto) = Moto::start().await else {
+    let Some(account) = Account::start() else {
         return;
     };
-    create_pipeline_role(&moto).await;
+    create_pipeline_role(&account.moto).await;
     pipelines(&MotoPipelines {
-        pipelines: SdkPipelines::new(&moto.aws),
-        client: aws_sdk_codepipeline::Client::new(moto.aws.sdk()),
-        moto,
+        pipelines: SdkPipelines::new(&account.aws),
+        client: aws_sdk_codepipeline::Client::new(account.aws.sdk()),
+        account,
     })
     .await;
 }

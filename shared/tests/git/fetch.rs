@@ -25,13 +25,13 @@ async fn clones(source: &Repo, url: &str, version: Version) {
     let server = &upload.advertisement;
     assert_eq!(server.version, version);
     assert_eq!(server.hash, source.hash);
-    let told: Vec<_> = server
+    let advertised: Vec<_> = server
         .refs
         .iter()
         .filter(|r| r.name != "HEAD")
         .map(|r| format!("{} {}", r.id, r.name))
         .collect();
-    assert_eq!(told.join("\n"), source.refs());
+    assert_eq!(advertised.join("\n"), source.refs());
     for r in server
         .refs
         .iter()

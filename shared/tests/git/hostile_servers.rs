@@ -1,23 +1,20 @@
 //! Servers that fail or send wrong data.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use base64::Engine as _;
 use branchline_core::aws::{HttpSettings, git_http};
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
-use branchline_core::git::smart_http::{
-    CredentialSource, Credentials, FetchRequest, RepositoryUrl, SmartHttp, TipNegotiator,
-};
+use branchline_core::git::smart_http::{FetchRequest, RepositoryUrl, SmartHttp, TipNegotiator};
 use branchline_core::{Error, ErrorKind, Result};
 
 use super::http::{BOTH, all_tips, client, client_with, collect, impatient, settings, verify};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::http::ReceivedRequest;
 use branchline_test_support::repo::Repo;
+use branchline_test_support::wrapped_remote::{CountingCredentials, NumberedPasswords};
 
 fn small() -> Repo {
     Repo::with_history(HashKind::Sha1, 20, 10)
@@ -124,6 +121,8 @@ async fn a_well_formed_response_that_ends_early_is_a_transport_error() {
         (b"zzzz", ErrorKind::Corrupt),
         (b"001f# service=git-receive-pack\n0000", ErrorKind::Corrupt),
         (b"0010ERR go away\n", ErrorKind::Transport),
+        (b"0016ERR Access denied\n", ErrorKind::AccessDenied),
+        (b"001eERR Repository not found.\n", ErrorKind::NotFound),
     ] {
         let server = GitServer::with(&repo, move |_| Response::Bytes(bytes.to_vec()));
         let error = failure(&server, &settings(), Version::V0).await;
@@ -223,23 +222,6 @@ async fn refs_of_a_hostile_server_are_corrupt() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
 }
 
-/// Returns a new password for each request and records the host.
-#[derive(Default)]
-struct Counting(AtomicUsize, Mutex<Vec<String>>);
-
-#[async_trait]
-impl CredentialSource for Counting {
-    async fn credentials(
-        &self,
-        repository: &RepositoryUrl,
-    ) -> branchline_core::git::Result<Option<Credentials>> {
-        let n = self.0.fetch_add(1, Ordering::SeqCst);
-        let asked = format!("{}{}", repository.host(), repository.path());
-        self.1.lock().unwrap().push(asked);
-        Ok(Some(Credentials::new("user", format!("s3cret-{n}"))))
-    }
-}
-
 fn basic(text: &str) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(text);
     format!("Basic {encoded}")
@@ -264,7 +246,7 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
         }
     });
     let base = format!("http://{}", server.address());
-    let source = Arc::new(Counting::default());
+    let source = Arc::new(CountingCredentials::new(NumberedPasswords::default()));
     let at = |path: &str| {
         let url = RepositoryUrl::new(&format!("{base}{path}")).unwrap();
         SmartHttp::new(git_http(&settings()).unwrap(), url, source.clone())
@@ -279,7 +261,7 @@ async fn credentials_are_new_for_each_request_and_stay_with_their_host() {
         .map(|n| basic(&format!("user:s3cret-{n}")))
         .collect();
     assert_eq!(sent, expected);
-    let asked = source.1.lock().unwrap().clone();
+    let asked = source.requests();
     assert_eq!(
         asked,
         [

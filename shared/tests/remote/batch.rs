@@ -498,7 +498,7 @@ async fn a_failure_counts_updates_that_took_effect() {
         let path = dir.path().join("t.git");
         let target = BatchRemote::failing(&path, 3, after);
         let local = local(&source.path);
-        let result = mirror::run(&local, &target, &options(10), None).await;
+        let result = mirror::mirror_with_stats(&local, &target, &options(10), None).await;
         assert_eq!(result.error.unwrap().kind(), ErrorKind::AccessDenied);
         assert_eq!(result.stats.created, created, "made: {after}");
         assert!(result.stats.objects > 50 && !result.stats.complete);

@@ -17,7 +17,7 @@ use futures_util::TryStreamExt as _;
 
 use super::http::{assert_equal, everything, remote, strict};
 use super::lfs::MEMORY;
-use super::s3_dumb_fixture::{World, mirror_options};
+use super::s3_dumb_fixture::{DumbFixture, mirror_options};
 
 const NO_RANGES: FileServerOptions = FileServerOptions {
     ranges: false,
@@ -94,7 +94,7 @@ async fn a_bare_repository_on_a_web_server_is_mirrored_and_later_only_its_new_ob
 async fn a_mirror_of_branchline_over_http_is_a_source_in_each_layout() {
     for loose in [false, true] {
         let repo = Repo::with_history(HashKind::Sha1, 20, 8);
-        let world = World::new();
+        let world = DumbFixture::new();
         let options = DumbOptions {
             loose,
             ..world.options()
@@ -115,7 +115,7 @@ async fn a_mirror_of_branchline_over_http_is_a_source_in_each_layout() {
             let target = strict(HashKind::Sha1);
             mirrored(&server, &target).await;
             assert_equal(&repo, &target);
-            let again = World::new();
+            let again = DumbFixture::new();
             let to = again.remote();
             let how = mirror_options(true);
             let done = mirror(&source(&server), &to, &how, None).await;
@@ -130,7 +130,7 @@ async fn a_mirror_of_branchline_over_http_is_a_source_in_each_layout() {
 #[tokio::test]
 async fn a_pack_above_older_loose_objects_is_not_taken_for_the_whole_history() {
     let repo = Repo::with_history(HashKind::Sha1, 10, 4);
-    let world = World::new();
+    let world = DumbFixture::new();
     let loose = DumbOptions {
         loose: true,
         ..world.options()
@@ -201,7 +201,7 @@ async fn lfs_objects_of_a_mirror_are_read_where_mirrors_have_them() {
         }
         std::fs::read(folder.join(asked)).ok()
     });
-    let world = World::new();
+    let world = DumbFixture::new();
     let how = MirrorOptions {
         lfs: Some(LfsOptions {
             memory: MEMORY,

@@ -306,9 +306,9 @@ struct Refusing(AtomicBool);
 
 #[async_trait]
 impl PublishHook for Refusing {
-    async fn before_publish(&self, watch: &ReceivedObjects) -> branchline_core::git::Result<()> {
+    async fn before_publish(&self, objects: &ReceivedObjects) -> branchline_core::git::Result<()> {
         assert!(
-            !watch.tags.is_empty(),
+            !objects.tags.is_empty(),
             "all objects must have been received"
         );
         self.0.store(true, Ordering::SeqCst);

@@ -11,7 +11,7 @@ use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, MirrorStats, RefSelection, mirror};
 use branchline_core::remote::smart_http::HttpRemote;
 use branchline_core::remote::{
-    Head, Push, PushReport, Remote, Snapshot, Source, Target, TargetCapabilities,
+    Head, Push, PushReport, Remote, Snapshot, Target, TargetCapabilities,
 };
 use branchline_core::{ErrorKind, Result};
 use bstr::BString;
@@ -19,6 +19,7 @@ use bstr::BString;
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::http::ReceivedRequest;
 use branchline_test_support::repo::{Repo, history};
+use branchline_test_support::wrapped_remote::WrappedRemote;
 
 pub(crate) const BOTH: [Version; 2] = [Version::V0, Version::V2];
 
@@ -331,24 +332,9 @@ async fn five_thousand_refs_are_two_pushes() {
     );
 }
 
-/// A remote that accepts few refs in one push.
-pub(crate) struct Few(pub(crate) HttpRemote, pub(crate) usize);
-
-impl std::fmt::Display for Few {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[async_trait]
-impl Remote for Few {
-    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        self.0.source(prefixes).await
-    }
-
-    async fn target(&self) -> Result<Box<dyn Target>> {
-        Ok(Box::new(FewTarget(self.0.target().await?, self.1)))
-    }
+/// Returns a remote that accepts at most `max_changes` refs in one push.
+pub(crate) fn few(remote: HttpRemote, max_changes: usize) -> WrappedRemote<HttpRemote> {
+    WrappedRemote::new(remote).with_target(move |target| Box::new(FewTarget(target, max_changes)))
 }
 
 struct FewTarget(Box<dyn Target>, usize);

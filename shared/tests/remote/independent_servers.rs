@@ -1,7 +1,10 @@
 //! Servers that share no code with git, as sources and as targets.
+//!
+//! A server that `cargo xtask test` has set up must start: `BRANCHLINE_VENV` is the Python environment
+//! with dulwich, `BRANCHLINE_JGIT` the file of `JGit`.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use branchline_core::git::HashKind;
@@ -11,11 +14,9 @@ use branchline_core::remote::Remote;
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::repo::{Repo, history};
 
-use super::http::{Few, assert_equal, everything, remote, strict};
-use super::s3_dumb_fixture::{World, mirror_options};
+use super::http::{assert_equal, everything, few, remote, strict};
+use super::s3_dumb_fixture::{DumbFixture, mirror_options};
 
-/// The server of `JGit` as Debian installs it.
-const JGIT: &str = "/usr/share/java/org.eclipse.jgit.http.server.jar";
 const DULWICH: &str = include_str!("independent_servers.py");
 
 /// A server of another implementation, for one repository; it stops when dropped.
@@ -25,7 +26,7 @@ struct Independent {
 }
 
 impl Independent {
-    /// Serves a repository with dulwich; `None` where dulwich is not installed.
+    /// Serves a repository with dulwich; `None` where that is not set up.
     fn dulwich(repo: &Repo) -> Option<Self> {
         let Some(environment) = std::env::var_os("BRANCHLINE_VENV").map(PathBuf::from) else {
             eprintln!("skipped: BRANCHLINE_VENV names no Python environment with dulwich");
@@ -34,14 +35,14 @@ impl Independent {
         let python = environment.join("bin/python");
         let mut command = Command::new(python);
         command.args(["-c", DULWICH]).arg(&repo.path);
-        Self::start(command)
+        Some(Self::start(command))
     }
 
-    /// Serves a repository with `JGit`; `None` where that or a Java compiler is not installed.
+    /// Serves a repository with `JGit`; `None` where that is not set up.
     fn jgit(repo: &Repo) -> Option<Self> {
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/remote/JGit.java");
-        if !Path::new(JGIT).exists() {
-            eprintln!("skipped: Debian's libjgit-java is not installed");
+        if std::env::var_os("BRANCHLINE_JGIT").is_none() {
+            eprintln!("skipped: BRANCHLINE_JGIT names no file of JGit");
             return None;
         }
         let mut command = Command::new("java");
@@ -49,25 +50,19 @@ impl Independent {
             .args(["-cp", "/usr/share/java/*", program])
             .arg(&repo.path)
             .stderr(Stdio::null());
-        Self::start(command)
+        Some(Self::start(command))
     }
 
     /// Starts a program that prints its port.
-    fn start(mut command: Command) -> Option<Self> {
-        let mut process = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
+    fn start(mut command: Command) -> Self {
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = process.expect("because the server was set up");
         let out = process.stdout.take().expect("because it is piped");
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line).unwrap();
-        let Ok(port) = line.trim().parse() else {
-            eprintln!("skipped: the server is not installed");
-            let _ = process.wait();
-            return None;
-        };
-        Some(Self { process, port })
+        let port = line.trim().parse();
+        let port = port.unwrap_or_else(|_| panic!("{command:?} was set up, and does not start"));
+        Self { process, port }
     }
 
     fn both() -> [fn(&Repo) -> Option<Self>; 2] {
@@ -116,7 +111,7 @@ async fn servers_of_other_implementations_are_read_fresh_and_grown() {
         let target = strict(HashKind::Sha1);
         let to = GitServer::new(&target);
         let to = remote(&to.url(), Version::V2);
-        let world = World::new();
+        let world = DumbFixture::new();
         for round in 0..3 {
             let Some(server) = serve(&repo) else {
                 break;
@@ -126,8 +121,16 @@ async fn servers_of_other_implementations_are_read_fresh_and_grown() {
             assert_equal(&repo, &target);
             let dumb = world.remote();
             let done = mirror(&server.remote(), &dumb, &mirror_options(true), None).await;
-            assert!(done.unwrap().complete, "round {round}");
+            let done = done.unwrap();
+            assert!(done.complete, "round {round}");
             world.assert_clones_equal(&repo);
+            // A thin pack is completed from the target, not fetched with all history.
+            let all = repo.objects().len() as u64;
+            assert!(
+                round == 0 || done.objects < all / 2,
+                "round {round}: {} objects of {all}",
+                done.objects
+            );
             grow(&repo, 30 + 6 * round);
         }
     }
@@ -171,7 +174,7 @@ async fn a_server_that_demands_capabilities_feeds_a_target_without_offset_deltas
                 _ => Response::Git,
             }
         });
-        let few = Few(remote(&to.url(), Version::V2), 4000);
+        let few = few(remote(&to.url(), Version::V2), 4000);
         let done = run(&server.remote(), &few).await;
         assert!(done.complete, "round {round}: {done:?}");
         assert_equal(&repo, &target);

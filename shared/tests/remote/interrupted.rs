@@ -10,7 +10,7 @@ use branchline_core::git::advertisement::Version;
 use branchline_core::mirror::{MirrorOptions, MirrorStats, mirror};
 use tokio::time::Instant;
 
-use crate::remote::http::{BOTH, Few, assert_equal, count, everything, remote, strict};
+use crate::remote::http::{BOTH, assert_equal, count, everything, few, remote, strict};
 use crate::remote::proxy::{Fault, Proxy};
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::{Repo, history};
@@ -194,7 +194,7 @@ async fn attempts_that_change_refs_do_not_count_against_the_limit() {
     let proxy = Proxy::new(to.address());
     // Each reading of refs and one push of one ref succeed, then the next push fails.
     proxy.set(Fault::RefuseEvery(4));
-    let few = Few(remote(&proxy.url(), Version::V2), 1);
+    let few = few(remote(&proxy.url(), Version::V2), 1);
     let from = remote(&from.url(), Version::V2);
     let outcome = mirror(&from, &few, &everything(), None).await.unwrap();
     assert_equal(&source, &target);
@@ -233,7 +233,7 @@ async fn the_deadline_ends_a_run_and_the_next_one_resumes() {
         Response::Git
     });
     let source_remote = remote(&from.url(), Version::V2);
-    let few = Few(remote(&to.url(), Version::V2), 3);
+    let few = few(remote(&to.url(), Version::V2), 3);
     let deadline = Instant::now() + Duration::from_secs(6);
     let outcome = mirror(&source_remote, &few, &everything(), Some(deadline)).await;
     let outcome = outcome.unwrap();

@@ -54,9 +54,9 @@ pub(crate) fn http(server: &LfsServer) -> Arc<dyn LfsStore> {
 }
 
 /// A bucket in memory.
-struct Bucket(Arc<MemoryStore>);
+struct LfsBucket(Arc<MemoryStore>);
 
-impl Bucket {
+impl LfsBucket {
     fn new() -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
@@ -156,7 +156,7 @@ async fn batches_have_a_hundred_objects_and_stored_objects_are_not_sent() {
     let contents = contents(250);
     let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let pointers: Vec<Pointer> = bodies.iter().map(|body| pointer(body)).collect();
-    let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
+    let (server, bucket) = (LfsServer::new(&bodies), LfsBucket::new());
     let (source, target) = (http(&server), bucket.place(KeyScheme::Fanned));
     for body in &bodies[..40] {
         bucket.put(&fanned(body), body).await;
@@ -207,7 +207,11 @@ async fn every_store_copies_equal_bytes_to_every_other() {
     // The empty object is never copied.
     pointers.push(pointer(b""));
     let first = LfsServer::new(&bodies);
-    let (fan, flat, folder) = (Bucket::new(), Bucket::new(), tempfile::tempdir().unwrap());
+    let (fan, flat, folder) = (
+        LfsBucket::new(),
+        LfsBucket::new(),
+        tempfile::tempdir().unwrap(),
+    );
     let last = LfsServer::new(&[]);
     let chain = [
         http(&first),
@@ -263,7 +267,7 @@ async fn an_object_that_does_not_match_its_pointer_never_becomes_visible() {
     for wrong in [other, late, longer, right[..6_000_000].to_vec(), Vec::new()] {
         let server = LfsServer::new(&[]);
         server.put(&expected.oid, &wrong);
-        let (bucket, folder) = (Bucket::new(), tempfile::tempdir().unwrap());
+        let (bucket, folder) = (LfsBucket::new(), tempfile::tempdir().unwrap());
         let (second, local) = (LfsServer::new(&[]), LocalLfs::new(folder.path()));
         for target in [
             bucket.place(KeyScheme::Fanned),
@@ -294,7 +298,7 @@ async fn an_object_that_does_not_match_its_pointer_never_becomes_visible() {
 #[tokio::test]
 async fn an_endless_body_is_cut_off() {
     let body = large(100_000);
-    let (server, bucket) = (LfsServer::new(&[&body]), Bucket::new());
+    let (server, bucket) = (LfsServer::new(&[&body]), LfsBucket::new());
     server.rule(|_, seen| (!seen.is_batch()).then_some(Fault::Endless));
     let target = bucket.place(KeyScheme::Fanned);
     let error = copy(&http(&server), &target, &[pointer(&body)])
@@ -313,13 +317,13 @@ async fn an_endless_body_is_cut_off() {
 #[tokio::test]
 async fn a_missing_object_is_an_error_with_a_hint() {
     let (there, gone) = (b"there".as_slice(), b"gone".as_slice());
-    let target = Bucket::new().place(KeyScheme::Fanned);
+    let target = LfsBucket::new().place(KeyScheme::Fanned);
     let server = LfsServer::new(&[there]);
     let folder = tempfile::tempdir().unwrap();
     let local = LocalLfs::new(folder.path());
     for source in [
         http(&server),
-        Bucket::new().place(KeyScheme::Flat),
+        LfsBucket::new().place(KeyScheme::Flat),
         Arc::new(local),
     ] {
         let error = copy(&source, &target, &[pointer(gone)]).await.unwrap_err();
@@ -367,13 +371,13 @@ async fn credentials_are_sent_only_to_their_origin() {
             }
             let href = format!("{base}/o/{}?sig=s", oid(b"private"));
             (!by_redirect).then(|| {
-                let told = serde_json::json!({"objects": [{"oid": oid(b"private"), "size": 7,
+                let answer = serde_json::json!({"objects": [{"oid": oid(b"private"), "size": 7,
                     "actions": {"download": {"href": href}}}]});
-                Fault::Answer(200, Vec::new(), told.to_string().into_bytes())
+                Fault::Answer(200, Vec::new(), answer.to_string().into_bytes())
             })
         });
         let login = Arc::new(Login(AtomicUsize::new(0)));
-        let target = Bucket::new().place(KeyScheme::Fanned);
+        let target = LfsBucket::new().place(KeyScheme::Fanned);
         let source = with(&server.url(), login);
         // The other server requires the header, which is not sent.
         let error = copy(&source, &target, &[pointer(body)]).await.unwrap_err();
@@ -398,7 +402,7 @@ async fn credentials_are_sent_only_to_their_origin() {
         }))
     });
     let login = Arc::new(Login(AtomicUsize::new(0)));
-    let target = Bucket::new().place(KeyScheme::Fanned);
+    let target = LfsBucket::new().place(KeyScheme::Fanned);
     copy(&with(&own.url(), login), &target, &[pointer(body)])
         .await
         .unwrap();
@@ -427,7 +431,7 @@ async fn expired_actions_are_requested_again() {
             }
         }))
     });
-    let target = Bucket::new().place(KeyScheme::Fanned);
+    let target = LfsBucket::new().place(KeyScheme::Fanned);
     assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
     assert_eq!(
         (server.batches(), server.count("GET")),
@@ -437,7 +441,7 @@ async fn expired_actions_are_requested_again() {
     // An action that is refused before its expiry.
     let server = LfsServer::new(&bodies);
     server.rule(|number, _| (number == 1).then(|| Fault::Answer(403, Vec::new(), Vec::new())));
-    let target = Bucket::new().place(KeyScheme::Fanned);
+    let target = LfsBucket::new().place(KeyScheme::Fanned);
     assert_eq!(copy(&http(&server), &target, &pointers).await.unwrap(), 3);
     assert_eq!((server.batches(), server.count("GET")), (2, 4));
     // Likewise for uploads.
@@ -462,7 +466,7 @@ async fn a_transfer_that_fails_at_any_request_is_resumed() {
     for fault in faults {
         // One batch and four downloads; one batch and four verified uploads.
         for k in 0..5 {
-            let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
+            let (server, bucket) = (LfsServer::new(&bodies), LfsBucket::new());
             server.rule(move |number, _| (number == k).then(fault));
             let target = bucket.place(KeyScheme::Fanned);
             assert_eq!(
@@ -489,7 +493,7 @@ async fn a_transfer_that_fails_at_any_request_is_resumed() {
     }
     // An error that is not retried ends the run; the next run resumes.
     for k in 0..5 {
-        let (server, bucket) = (LfsServer::new(&bodies), Bucket::new());
+        let (server, bucket) = (LfsServer::new(&bodies), LfsBucket::new());
         server.rule(move |number, _| {
             (number >= k).then(|| Fault::Answer(401, Vec::new(), Vec::new()))
         });
@@ -518,6 +522,9 @@ async fn without_a_store_objects_are_left_out_and_counted() {
         }
         let report = copy.report().await;
         assert_eq!((report.left_out, report.objects), (2, 0));
+        let mut named = [&pointers[0], &pointers[1]].map(|pointer| pointer.oid.clone());
+        named.sort();
+        assert_eq!(report.left_out_oids, named);
     }
     assert!(server.requests().is_empty());
 }

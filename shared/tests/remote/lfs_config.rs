@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use branchline_core::aws::{AccessKey, Aws};
 use branchline_core::git::HashKind;
-use branchline_core::lfs::TransferReport;
 use branchline_core::mirror::{LfsPolicy, MirrorStats, mirror};
 use branchline_core::remote::Remote;
 use branchline_core::remote::open::{OpenRemote as _, OpenerConfig, RemoteOpener, RemoteSpec};
 use branchline_core::remote::url::RemoteUrl;
 
-use crate::remote::lfs_mirror::{commit, point, version, with_policy};
-use crate::remote::s3_dumb_fixture::World;
+use crate::remote::lfs_fixture::{commit, copied, missing, point, serve, version, with_policy};
+use crate::remote::s3_dumb_fixture::DumbFixture;
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::lfs_server::{Fault, LfsServer, oid};
 use branchline_test_support::repo::Repo;
@@ -53,26 +52,10 @@ fn without_lfs(repo: &Repo) -> GitServer {
     })
 }
 
-async fn run(source: &dyn Remote, world: &World, policy: LfsPolicy) -> MirrorStats {
+async fn run(source: &dyn Remote, world: &DumbFixture, policy: LfsPolicy) -> MirrorStats {
     let target = world.remote();
     let options = with_policy(policy);
     mirror(source, &target, &options, None).await.unwrap()
-}
-
-fn copied(contents: &[&[u8]]) -> TransferReport {
-    TransferReport {
-        objects: contents.len() as u64,
-        bytes: contents.iter().map(|content| content.len() as u64).sum(),
-        ..TransferReport::default()
-    }
-}
-
-fn missing(contents: &[&[u8]]) -> TransferReport {
-    TransferReport {
-        missing: contents.len() as u64,
-        missing_oids: contents.iter().map(|content| oid(content)).collect(),
-        ..TransferReport::default()
-    }
 }
 
 #[tokio::test]
@@ -85,7 +68,7 @@ async fn objects_that_a_server_does_not_have_are_read_where_its_lfsconfig_says()
         let lfs = LfsServer::new(&[&content]);
         configure(&repo, &lfs);
         point(&repo, "large.bin", &content);
-        let (server, world) = (without_lfs(&repo), World::new());
+        let (server, world) = (without_lfs(&repo), DumbFixture::new());
         let source = source_at(&server.url()).await;
         let stats = run(&*source, &world, LfsPolicy::Required).await;
         assert_eq!(stats.lfs, copied(&[&content]), "filters: {filters}");
@@ -105,9 +88,9 @@ async fn a_repository_that_has_its_objects_is_not_searched_for_an_lfsconfig() {
     let (own, elsewhere) = (LfsServer::new(&[&content]), LfsServer::new(&[]));
     configure(&repo, &elsewhere);
     point(&repo, "large.bin", &content);
-    let server = crate::remote::lfs_mirror::serve(&repo, &own);
+    let server = serve(&repo, &own);
     let source = source_at(&server.url()).await;
-    let world = World::new();
+    let world = DumbFixture::new();
     let stats = run(&*source, &world, LfsPolicy::Copy).await;
     assert_eq!(stats.lfs, copied(&[&content]));
     let is_fetch = |seen: &branchline_test_support::http::ReceivedRequest| {
@@ -134,8 +117,8 @@ async fn some_objects_are_at_the_repository_and_some_where_its_lfsconfig_says() 
     for content in &contents {
         point(&repo, "large.bin", content);
     }
-    let server = crate::remote::lfs_mirror::serve(&repo, &own);
-    let (source, world) = (source_at(&server.url()).await, World::new());
+    let server = serve(&repo, &own);
+    let (source, world) = (source_at(&server.url()).await, DumbFixture::new());
     let stats = run(&*source, &world, LfsPolicy::Copy).await;
     assert_eq!(stats.lfs.objects, 3);
     assert_eq!(stats.lfs.missing_oids, [oid(&contents[3])]);
@@ -160,7 +143,7 @@ async fn a_password_of_the_source_is_not_sent_to_another_host() {
     point(&repo, "large.bin", &content);
     let server = without_lfs(&repo);
     let with_password = server.url().replace("http://", "http://user:secret@");
-    let (source, world) = (source_at(&with_password).await, World::new());
+    let (source, world) = (source_at(&with_password).await, DumbFixture::new());
     let stats = run(&*source, &world, LfsPolicy::Copy).await;
     assert_eq!(stats.lfs, copied(&[&content]));
     let logins = |seen: &[branchline_test_support::http::ReceivedRequest]| {
@@ -193,7 +176,7 @@ async fn a_place_that_fails_or_is_not_allowed_stops_no_ref() {
         let repo = Repo::new(HashKind::Sha1);
         commit(&repo, ".lfsconfig", &format!("[lfs]\nurl = \"{url}\"\n"));
         point(&repo, "large.bin", &content);
-        let (server, world) = (without_lfs(&repo), World::new());
+        let (server, world) = (without_lfs(&repo), DumbFixture::new());
         // A run with news, and one without.
         for _ in 0..2 {
             let source = source_at(&server.url()).await;
@@ -204,7 +187,7 @@ async fn a_place_that_fails_or_is_not_allowed_stops_no_ref() {
     let repo = Repo::new(HashKind::Sha1);
     commit(&repo, ".lfsconfig", "[lfs\nurl = x\n");
     point(&repo, "large.bin", &content);
-    let (server, world) = (without_lfs(&repo), World::new());
+    let (server, world) = (without_lfs(&repo), DumbFixture::new());
     let source = source_at(&server.url()).await;
     let stats = run(&*source, &world, LfsPolicy::Copy).await;
     assert_eq!(stats.lfs, missing(&[&content]));
@@ -227,7 +210,7 @@ async fn a_repository_on_disk_is_read_by_its_own_setting_then_by_its_lfsconfig()
             set_lfs_url(&repo.path, &named);
         }
         let source = source_at(repo.path.to_str().unwrap()).await;
-        let stats = run(&*source, &World::new(), LfsPolicy::Required).await;
+        let stats = run(&*source, &DumbFixture::new(), LfsPolicy::Required).await;
         assert_eq!(stats.lfs, copied(&[&content]));
         let batches = (named.batches(), shared.batches());
         assert_eq!(batches, if has_setting { (1, 0) } else { (0, 1) });

@@ -1,117 +1,25 @@
 //! Mirrors of repositories with LFS objects, compared with git-lfs where it is installed.
 
-use std::fmt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
-use async_trait::async_trait;
+use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
 use branchline_core::git::advertisement::Version;
 use branchline_core::git::pack::PackLimits;
-use branchline_core::lfs::{LfsStore, TransferReport};
-use branchline_core::mirror::{LfsOptions, LfsPolicy, MirrorOptions, mirror};
-use branchline_core::remote::smart_http::HttpRemote;
-use branchline_core::remote::{Remote, Source, Target};
-use branchline_core::{ErrorKind, Result};
-use bstr::BString;
+use branchline_core::lfs::TransferReport;
+use branchline_core::mirror::{LfsPolicy, MirrorOptions, mirror};
 
 use crate::remote::http::{assert_equal, everything, remote, strict};
-use crate::remote::lfs::{MEMORY, http, pointer};
-use crate::remote::s3_bundle_fixture::World as Bundles;
-use crate::remote::s3_dumb_fixture::World;
-use branchline_test_support::git_server::{GitServer, Response};
+use crate::remote::lfs::{http, pointer};
+use crate::remote::lfs_fixture::{
+    Beside, commit, point, serve, text, version, with_lfs, with_policy,
+};
+use crate::remote::s3_bundle_fixture::BundleFixture;
+use crate::remote::s3_dumb_fixture::DumbFixture;
+use branchline_test_support::git_server::GitServer;
 use branchline_test_support::lfs_server::{LfsServer, oid};
 use branchline_test_support::repo::Repo;
-
-pub(crate) fn with_lfs() -> MirrorOptions {
-    MirrorOptions {
-        lfs: Some(LfsOptions::new(MEMORY)),
-        ..everything()
-    }
-}
-
-pub(crate) fn with_policy(policy: LfsPolicy) -> MirrorOptions {
-    MirrorOptions {
-        lfs: Some(LfsOptions {
-            memory: MEMORY,
-            policy,
-        }),
-        ..everything()
-    }
-}
-
-/// Makes the pointer to a content.
-fn text(content: &[u8]) -> String {
-    format!(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
-        oid(content),
-        content.len()
-    )
-}
-
-/// Adds a commit with the pointer to a content, without git-lfs.
-pub(crate) fn point(repo: &Repo, file: &str, content: &[u8]) {
-    commit(repo, file, &text(content));
-}
-
-/// Adds a commit with a file.
-pub(crate) fn commit(repo: &Repo, file: &str, text: &str) {
-    let is_there = repo.run(&["rev-parse", "-q", "--verify", "main"], b"").0;
-    let parent = if is_there {
-        "from refs/heads/main^0\n"
-    } else {
-        ""
-    };
-    let stream = format!(
-        "commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\ndata 1\nx\n{parent}\
-         M 100644 inline {file}\ndata {}\n{text}\n",
-        text.len()
-    );
-    repo.input(&["fast-import", "--quiet", "--force"], stream.as_bytes());
-}
-
-/// A repository on one server, and its objects on another.
-pub(crate) struct Beside(pub(crate) HttpRemote, pub(crate) Arc<dyn LfsStore>);
-
-impl fmt::Display for Beside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[async_trait]
-impl Remote for Beside {
-    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        self.0.source(prefixes).await
-    }
-
-    async fn target(&self) -> Result<Box<dyn Target>> {
-        self.0.target().await
-    }
-
-    fn lfs(&self) -> Option<Arc<dyn LfsStore>> {
-        Some(Arc::clone(&self.1))
-    }
-}
-
-/// Serves a repository, and redirects LFS clients to another server.
-pub(crate) fn serve(repo: &Repo, lfs: &LfsServer) -> GitServer {
-    let base = lfs.base();
-    GitServer::with(repo, move |seen| {
-        if seen.target.contains("/info/lfs/") {
-            Response::Redirect(307, format!("{base}{}", seen.target))
-        } else {
-            Response::Git
-        }
-    })
-}
-
-pub(crate) fn version(n: usize) -> Vec<u8> {
-    format!("version {n} of a large file\n")
-        .repeat(n + 1)
-        .into_bytes()
-}
 
 #[tokio::test]
 async fn every_version_of_every_file_is_copied_before_refs_move() {
@@ -124,7 +32,7 @@ async fn every_version_of_every_file_is_copied_before_refs_move() {
     repo.git(&["repack", "-adfq", "--depth=50"]);
     let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let lfs = LfsServer::new(&bodies[..19]);
-    let (server, world) = (serve(&repo, &lfs), World::new());
+    let (server, world) = (serve(&repo, &lfs), DumbFixture::new());
     let (source, target) = (remote(&server.url(), Version::V2), world.remote());
     let required = with_policy(LfsPolicy::Required);
     let error = mirror(&source, &target, &required, None).await.unwrap_err();
@@ -289,7 +197,7 @@ async fn objects_pushed_by_git_lfs_are_fetched_by_git_lfs_after_two_mirrors() {
         "git-lfs has pushed the tracked files"
     );
 
-    let world = World::new();
+    let world = DumbFixture::new();
     let source = Beside(remote(&from.url(), Version::V2), http(&lfs));
     let target = world.remote();
     let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
@@ -331,7 +239,7 @@ async fn objects_lie_beside_bundles_where_git_remote_s3_has_them() {
     }
     let bodies: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let lfs = LfsServer::new(&bodies);
-    let (server, bundles) = (serve(&repo, &lfs), Bundles::new(5 << 20));
+    let (server, bundles) = (serve(&repo, &lfs), BundleFixture::new(5 << 20));
     let (source, target) = (remote(&server.url(), Version::V2), bundles.remote("team/r"));
     let outcome = mirror(&source, &target, &with_lfs(), None).await.unwrap();
     assert_eq!((outcome.lfs.objects, outcome.lfs.left_out), (3, 0));
@@ -340,7 +248,7 @@ async fn objects_lie_beside_bundles_where_git_remote_s3_has_them() {
         assert_eq!(bundles.get(&key).await, *content, "{key}");
     }
     // From the second server too.
-    let world = World::new();
+    let world = DumbFixture::new();
     let outcome = mirror(&target, &world.remote(), &with_lfs(), None).await;
     let outcome = outcome.unwrap();
     assert_eq!((outcome.lfs.objects, outcome.lfs.left_out), (3, 0));

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::remote::http::{remote, strict};
 use crate::remote::lfs::http;
-use crate::remote::lfs_mirror::{Beside, point, version, with_policy};
+use crate::remote::lfs_fixture::{Beside, LfsSource, copied, missing, point, version, with_policy};
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::lfs_server::{Fault, LfsServer, oid};
 use branchline_test_support::repo::Repo;
@@ -34,9 +34,7 @@ const LAYOUTS: [Layout; 3] = [Layout::Bundle, Layout::Dumb, Layout::Loose];
 
 /// A source with LFS objects on a server, and a target in a bucket.
 struct BucketMirror {
-    repo: Repo,
-    lfs: LfsServer,
-    server: GitServer,
+    from: LfsSource,
     store: Arc<MemoryStore>,
     layout: Layout,
 }
@@ -48,22 +46,15 @@ impl BucketMirror {
             ..MemoryStoreOptions::default()
         });
         store.create_bucket(&Self::bucket(), false);
-        let repo = Repo::new(HashKind::Sha1);
         Self {
-            server: GitServer::new(&repo),
-            lfs: LfsServer::new(&[]),
+            from: LfsSource::new(),
             store: Arc::new(store),
             layout,
-            repo,
         }
     }
 
     fn bucket() -> BucketName {
         BucketName::new("mirror").unwrap()
-    }
-
-    fn source(&self) -> Beside {
-        Beside(remote(&self.server.url(), Version::V2), http(&self.lfs))
     }
 
     fn target(&self) -> Box<dyn Remote> {
@@ -83,20 +74,10 @@ impl BucketMirror {
         Box::new(DumbRemote::new(store, Self::bucket(), prefix, options))
     }
 
-    /// Adds a commit with a pointer to a version of a file, and its object if it `is_there`.
-    fn grow(&self, number: usize, is_there: bool) -> Vec<u8> {
-        let content = version(number);
-        point(&self.repo, "large.bin", &content);
-        if is_there {
-            self.lfs.put(&oid(&content), &content);
-        }
-        content
-    }
-
     async fn run(&self, policy: LfsPolicy) -> MirrorStats {
         let target = self.target();
         let options = with_policy(policy);
-        mirror(&self.source(), &*target, &options, None)
+        mirror(&self.from.remote(), &*target, &options, None)
             .await
             .unwrap()
     }
@@ -145,25 +126,12 @@ impl BucketMirror {
     }
 
     async fn assert_refs_equal(&self) {
-        assert_eq!(self.refs().await, self.repo.refs(), "{:?}", self.layout);
-    }
-}
-
-fn missing(contents: &[&[u8]]) -> TransferReport {
-    let mut missing_oids: Vec<String> = contents.iter().map(|content| oid(content)).collect();
-    missing_oids.sort();
-    TransferReport {
-        missing: contents.len() as u64,
-        missing_oids,
-        ..TransferReport::default()
-    }
-}
-
-fn copied(contents: &[&[u8]]) -> TransferReport {
-    TransferReport {
-        objects: contents.len() as u64,
-        bytes: contents.iter().map(|content| content.len() as u64).sum(),
-        ..TransferReport::default()
+        assert_eq!(
+            self.refs().await,
+            self.from.repo.refs(),
+            "{:?}",
+            self.layout
+        );
     }
 }
 
@@ -171,9 +139,9 @@ fn copied(contents: &[&[u8]]) -> TransferReport {
 async fn a_missing_object_stops_no_ref_and_is_copied_by_the_first_run_that_finds_it() {
     for layout in LAYOUTS {
         let mirrored = BucketMirror::new(layout);
-        let there = mirrored.grow(1, true);
-        let gone = mirrored.grow(2, false);
-        let last = mirrored.grow(3, true);
+        let there = mirrored.from.grow(1, true);
+        let gone = mirrored.from.grow(2, false);
+        let last = mirrored.from.grow(3, true);
         let stats = mirrored.run(LfsPolicy::Copy).await;
         let expected = TransferReport {
             missing: 1,
@@ -184,14 +152,14 @@ async fn a_missing_object_stops_no_ref_and_is_copied_by_the_first_run_that_finds
         mirrored.assert_refs_equal().await;
         // Each run tries again, also when refs move.
         assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, missing(&[&gone]));
-        let next = mirrored.grow(4, true);
+        let next = mirrored.from.grow(4, true);
         let expected = TransferReport {
             missing: 1,
             missing_oids: vec![oid(&gone)],
             ..copied(&[&next])
         };
         assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, expected);
-        mirrored.lfs.put(&oid(&gone), &gone);
+        mirrored.from.lfs.put(&oid(&gone), &gone);
         assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, copied(&[&gone]));
         assert_eq!(mirrored.stored(&gone).await.unwrap(), gone);
         assert_eq!(
@@ -204,9 +172,9 @@ async fn a_missing_object_stops_no_ref_and_is_copied_by_the_first_run_that_finds
 #[tokio::test]
 async fn an_object_with_wrong_content_counts_as_missing() {
     let mirrored = BucketMirror::new(Layout::Dumb);
-    let content = mirrored.grow(1, false);
+    let content = mirrored.from.grow(1, false);
     let wrong = vec![b'x'; content.len()];
-    mirrored.lfs.put(&oid(&content), &wrong);
+    mirrored.from.lfs.put(&oid(&content), &wrong);
     assert_eq!(
         mirrored.run(LfsPolicy::Copy).await.lfs,
         missing(&[&content])
@@ -223,7 +191,7 @@ async fn an_object_with_wrong_content_counts_as_missing() {
 async fn only_twenty_missing_objects_are_named() {
     let mirrored = BucketMirror::new(Layout::Bundle);
     for number in 0..30 {
-        mirrored.grow(number, false);
+        mirrored.from.grow(number, false);
     }
     let stats = mirrored.run(LfsPolicy::Copy).await;
     assert_eq!((stats.lfs.missing, stats.lfs.missing_oids.len()), (30, 20));
@@ -232,8 +200,9 @@ async fn only_twenty_missing_objects_are_named() {
 #[tokio::test]
 async fn a_source_without_an_lfs_server_stops_no_ref() {
     let mirrored = BucketMirror::new(Layout::Bundle);
-    let content = mirrored.grow(1, true);
+    let content = mirrored.from.grow(1, true);
     mirrored
+        .from
         .lfs
         .rule(|_, _| Some(Fault::Answer(404, Vec::new(), Vec::new())));
     assert_eq!(
@@ -241,20 +210,21 @@ async fn a_source_without_an_lfs_server_stops_no_ref() {
         missing(&[&content])
     );
     mirrored.assert_refs_equal().await;
-    mirrored.lfs.rule(|_, _| None);
+    mirrored.from.lfs.rule(|_, _| None);
     assert_eq!(mirrored.run(LfsPolicy::Copy).await.lfs, copied(&[&content]));
 }
 
 #[tokio::test]
 async fn refused_credentials_fail_the_mapping() {
     let mirrored = BucketMirror::new(Layout::Dumb);
-    mirrored.grow(1, true);
+    mirrored.from.grow(1, true);
     mirrored
+        .from
         .lfs
         .rule(|_, _| Some(Fault::Answer(401, Vec::new(), Vec::new())));
     let target = mirrored.target();
     let options = with_policy(LfsPolicy::Copy);
-    let error = mirror(&mirrored.source(), &*target, &options, None).await;
+    let error = mirror(&mirrored.from.remote(), &*target, &options, None).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AccessDenied, "{}", error.report());
     assert_eq!(mirrored.refs().await, "");
@@ -263,9 +233,9 @@ async fn refused_credentials_fail_the_mapping() {
 #[tokio::test]
 async fn an_object_that_the_server_refuses_stops_no_other() {
     let mirrored = BucketMirror::new(Layout::Dumb);
-    let refused = mirrored.grow(1, true);
-    let there = mirrored.grow(2, true);
-    mirrored.lfs.rule(|_, seen| {
+    let refused = mirrored.from.grow(1, true);
+    let there = mirrored.from.grow(2, true);
+    mirrored.from.lfs.rule(|_, seen| {
         seen.is_batch().then_some(Fault::Changed(|answer| {
             for object in answer["objects"].as_array_mut().unwrap() {
                 if object["oid"] == oid(&version(1)) {
@@ -286,20 +256,20 @@ async fn an_object_that_the_server_refuses_stops_no_other() {
 async fn required_objects_that_are_missing_fail_the_mapping_before_refs_move() {
     for layout in LAYOUTS {
         let mirrored = BucketMirror::new(layout);
-        let gone = mirrored.grow(1, false);
+        let gone = mirrored.from.grow(1, false);
         let target = mirrored.target();
         let options = with_policy(LfsPolicy::Required);
-        let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
+        let outcome = mirror(&mirrored.from.remote(), &*target, &options, None).await;
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
         assert!(error.report().contains(&oid(&gone)), "{}", error.report());
         assert_eq!(mirrored.refs().await, "", "{layout:?}");
         // Refs of an earlier run, whose objects are missing.
         mirrored.run(LfsPolicy::Copy).await;
-        let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
+        let outcome = mirror(&mirrored.from.remote(), &*target, &options, None).await;
         let error = outcome.unwrap_err();
         assert!(error.report().contains(&oid(&gone)), "{}", error.report());
-        mirrored.lfs.put(&oid(&gone), &gone);
+        mirrored.from.lfs.put(&oid(&gone), &gone);
         assert_eq!(
             mirrored.run(LfsPolicy::Required).await.lfs,
             copied(&[&gone])
@@ -311,7 +281,9 @@ async fn required_objects_that_are_missing_fail_the_mapping_before_refs_move() {
 async fn an_object_that_vanished_from_the_target_is_copied_by_a_run_without_news() {
     for layout in LAYOUTS {
         let mirrored = BucketMirror::new(layout);
-        let contents: Vec<Vec<u8>> = (0..5).map(|number| mirrored.grow(number, true)).collect();
+        let contents: Vec<Vec<u8>> = (0..5)
+            .map(|number| mirrored.from.grow(number, true))
+            .collect();
         mirrored.run(LfsPolicy::Copy).await;
         mirrored.delete(&contents[1]).await;
         mirrored
@@ -329,26 +301,26 @@ async fn an_object_that_vanished_from_the_target_is_copied_by_a_run_without_news
 async fn objects_of_a_run_without_lfs_are_copied_by_the_next_run_with_lfs() {
     for layout in LAYOUTS {
         let mirrored = BucketMirror::new(layout);
-        let first = mirrored.grow(1, true);
+        let first = mirrored.from.grow(1, true);
         mirrored.run(LfsPolicy::Copy).await;
-        let skipped = [mirrored.grow(2, true), mirrored.grow(3, true)];
+        let skipped = [mirrored.from.grow(2, true), mirrored.from.grow(3, true)];
         mirrored.run(LfsPolicy::Skip).await;
-        let later = mirrored.grow(4, true);
+        let later = mirrored.from.grow(4, true);
         mirrored.run(LfsPolicy::Skip).await;
         assert_eq!(mirrored.stored(&later).await, None);
-        let requests = mirrored.lfs.requests().len();
+        let requests = mirrored.from.lfs.requests().len();
         let stats = mirrored.run(LfsPolicy::Copy).await;
         let expected = copied(&[&skipped[0], &skipped[1], &later]);
         assert_eq!(stats.lfs, expected, "{layout:?}");
-        assert!(mirrored.lfs.requests().len() > requests);
+        assert!(mirrored.from.lfs.requests().len() > requests);
         assert_eq!(mirrored.stored(&first).await.unwrap(), first);
         // The history is scanned once.
-        let before = mirrored.server.requests().len();
+        let before = mirrored.from.server.requests().len();
         assert_eq!(
             mirrored.run(LfsPolicy::Copy).await.lfs,
             TransferReport::default()
         );
-        let later = mirrored.server.requests().split_off(before);
+        let later = mirrored.from.server.requests().split_off(before);
         assert!(
             later
                 .iter()
@@ -365,10 +337,10 @@ async fn a_run_with_nothing_to_do_makes_at_most_four_requests_to_s3() {
             let mirrored = BucketMirror::new(layout);
             if with_objects {
                 for number in 0..5 {
-                    mirrored.grow(number, true);
+                    mirrored.from.grow(number, true);
                 }
             } else {
-                point(&mirrored.repo, "small", b"");
+                point(&mirrored.from.repo, "small", b"");
             }
             mirrored.run(LfsPolicy::Copy).await;
             let before = mirrored.store.traffic().calls().len();
@@ -386,7 +358,9 @@ async fn a_run_with_nothing_to_do_makes_at_most_four_requests_to_s3() {
 async fn verification_replaces_wrong_content_of_the_right_size() {
     for layout in LAYOUTS {
         let mirrored = BucketMirror::new(layout);
-        let contents: Vec<Vec<u8>> = (0..5).map(|number| mirrored.grow(number, true)).collect();
+        let contents: Vec<Vec<u8>> = (0..5)
+            .map(|number| mirrored.from.grow(number, true))
+            .collect();
         mirrored.run(LfsPolicy::Copy).await;
         let wrong = vec![b'x'; contents[2].len()];
         mirrored
@@ -407,7 +381,7 @@ async fn verification_replaces_wrong_content_of_the_right_size() {
 #[tokio::test]
 async fn verification_finds_objects_without_a_record() {
     let mirrored = BucketMirror::new(Layout::Bundle);
-    let content = mirrored.grow(1, true);
+    let content = mirrored.from.grow(1, true);
     mirrored.run(LfsPolicy::Skip).await;
     mirrored.delete_key("r/branchline/lfs-record").await;
     assert_eq!(
@@ -423,8 +397,8 @@ async fn verification_finds_objects_without_a_record() {
 #[tokio::test]
 async fn a_damaged_record_is_replaced_and_all_history_is_scanned() {
     let mirrored = BucketMirror::new(Layout::Dumb);
-    let content = mirrored.grow(1, true);
-    let gone = mirrored.grow(2, false);
+    let content = mirrored.from.grow(1, true);
+    let gone = mirrored.from.grow(2, false);
     mirrored.run(LfsPolicy::Copy).await;
     mirrored.delete(&content).await;
     mirrored.put("r/branchline/lfs-record", b"\xff\0").await;
@@ -473,10 +447,10 @@ async fn a_server_stores_the_objects_that_a_verification_finds_missing() {
 #[tokio::test]
 async fn objects_left_out_for_want_of_a_store_are_copied_once_the_source_has_one() {
     let mirrored = BucketMirror::new(Layout::Dumb);
-    let content = mirrored.grow(1, true);
+    let content = mirrored.from.grow(1, true);
     let target = mirrored.target();
     let options = with_policy(LfsPolicy::Copy);
-    let source = NoLfs(remote(&mirrored.server.url(), Version::V2));
+    let source = NoLfs(remote(&mirrored.from.server.url(), Version::V2));
     for _ in 0..2 {
         let stats = mirror(&source, &*target, &options, None).await.unwrap();
         assert_eq!((stats.lfs.left_out, stats.lfs.missing), (1, 0));
@@ -510,21 +484,21 @@ impl Remote for NoLfs {
 #[tokio::test]
 async fn a_server_that_compresses_unasked_is_asked_not_to_and_named() {
     let mirrored = BucketMirror::new(Layout::Dumb);
-    let content = mirrored.grow(1, true);
+    let content = mirrored.from.grow(1, true);
     let zipped = content.clone();
-    mirrored.lfs.rule(move |_, seen| {
+    mirrored.from.lfs.rule(move |_, seen| {
         let headers = vec![("Content-Encoding", "gzip".to_owned())];
         (!seen.is_batch()).then(|| Fault::Answer(200, headers, zipped.clone()))
     });
     let target = mirrored.target();
     let options = with_policy(LfsPolicy::Required);
-    let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
+    let outcome = mirror(&mirrored.from.remote(), &*target, &options, None).await;
     let report = outcome.unwrap_err().report();
     assert!(
-        report.contains(&mirrored.lfs.base()) && report.contains("gzip"),
+        report.contains(&mirrored.from.lfs.base()) && report.contains("gzip"),
         "{report}"
     );
-    for seen in mirrored.lfs.requests() {
+    for seen in mirrored.from.lfs.requests() {
         let accepted = seen.headers.get("accept-encoding").map(String::as_str);
         assert_eq!(accepted, Some("identity"), "{}", seen.target);
     }
@@ -537,16 +511,16 @@ async fn a_run_that_fails_at_any_request_loses_no_missing_object() {
         loop {
             nth += 1;
             let mirrored = BucketMirror::new(layout);
-            let gone = mirrored.grow(1, false);
-            let there = mirrored.grow(2, true);
+            let gone = mirrored.from.grow(1, false);
+            let there = mirrored.from.grow(2, true);
             let plan = FaultPlan::new();
             let failing = Failing::new(Arc::clone(&mirrored.store), &plan);
             plan.fail(nth, ErrorKind::AccessDenied, When::Before);
             let target = mirrored.target_over(Arc::new(failing));
             let options = with_policy(LfsPolicy::Copy);
-            let outcome = mirror(&mirrored.source(), &*target, &options, None).await;
+            let outcome = mirror(&mirrored.from.remote(), &*target, &options, None).await;
             let calls = plan.calls().len();
-            mirrored.lfs.put(&oid(&gone), &gone);
+            mirrored.from.lfs.put(&oid(&gone), &gone);
             // In one run or two: what was recorded is found without news.
             mirrored.run(LfsPolicy::Copy).await;
             mirrored.assert_refs_equal().await;

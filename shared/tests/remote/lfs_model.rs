@@ -167,7 +167,7 @@ impl LargeFile {
 fn bucket(place: &Mirrored) -> branchline_core::name::BucketName {
     match place.layout {
         Layout::Bundle => {
-            let s3_bundle_fixture::World { bucket, .. } = &place.bundle;
+            let s3_bundle_fixture::BundleFixture { bucket, .. } = &place.bundle;
             bucket.clone()
         }
         Layout::Dumb | Layout::Loose => s3_dumb_fixture::bucket(),

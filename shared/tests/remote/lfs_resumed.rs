@@ -9,14 +9,16 @@ use branchline_core::git::advertisement::Version;
 use branchline_core::lfs::{KeyScheme, LfsStore, LfsTransfer, Pointer, S3Lfs};
 use branchline_core::mirror::{self, LfsPolicy};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
+use branchline_core::remote::Remote;
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
+use branchline_core::remote::s3_dumb::{DumbOptions, DumbRemote};
 use branchline_core::storage::{ObjectStore as _, ObjectStoreExt as _, UploadId};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
 use tokio::time::{Instant, timeout};
 
 use crate::remote::http::{remote, strict};
 use crate::remote::lfs::{MEMORY, http, large, pointer};
-use crate::remote::lfs_mirror::{Beside, point, version, with_policy};
+use crate::remote::lfs_fixture::{Beside, point, version, with_policy};
 use branchline_test_support::git_server::GitServer;
 use branchline_test_support::lfs_server::{Fault, LfsServer, oid};
 use branchline_test_support::repo::Repo;
@@ -136,6 +138,90 @@ async fn an_object_that_takes_longer_than_one_run_is_resumed_by_the_next() {
     object.server.assert_content();
 }
 
+/// Mirrors a repository of one large object in runs that are too short, into one layout.
+async fn mirror_in_short_runs(target: &dyn Remote, object: &LargeObject, key: &str) {
+    let repo = Repo::new(HashKind::Sha1);
+    point(&repo, "large.bin", &object.content);
+    let server = GitServer::new(&repo);
+    let source = Beside(remote(&server.url(), Version::V2), http(&object.server));
+    let options = with_policy(LfsPolicy::Copy);
+    // The server stalls after 50 MiB, of which eight parts are recorded.
+    object
+        .server
+        .rule(|_, seen| (!seen.is_batch()).then_some(Fault::Stall(50 << 20)));
+    let progress = format!("r/branchline/lfs-upload-{}", object.pointer.oid);
+    let mut seconds = 2;
+    let sent_parts = async || {
+        let place = ObjectKey::new(&progress).unwrap();
+        let read = object
+            .store
+            .get(&LargeObject::bucket(), &place, None, None)
+            .await;
+        let read: serde_json::Value = serde_json::from_slice(&read.ok()?).unwrap();
+        Some(read["parts"].as_array()?.len())
+    };
+    while sent_parts().await.is_none_or(|parts| parts == 0) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let result = mirror::mirror_with_stats(&source, target, &options, Some(deadline)).await;
+        assert!(!result.stats.complete, "the server stalls");
+        // Nothing may arrive in a short run on a busy machine.
+        let kind = result.error.map(|error| error.kind());
+        assert!(kind.is_none_or(|kind| kind == ErrorKind::FileTooLarge));
+        seconds *= 2;
+        assert!(seconds < 100, "a run sends eight parts");
+    }
+    let snapshot = target.target().await.unwrap();
+    assert!(snapshot.snapshot().refs.is_empty(), "no ref moves before");
+    object.server.rule(|_, _| None);
+    let deadline = Instant::now() + Duration::from_secs(100);
+    let result = mirror::mirror_with_stats(&source, target, &options, Some(deadline)).await;
+    assert!(result.stats.complete, "{:?}", result.error);
+    assert_eq!(result.stats.lfs.objects, 1);
+    let starts = object.starts();
+    let last = *starts.last().unwrap();
+    assert!(
+        last >= 40 << 20,
+        "the parts that were sent stay: {starts:?}"
+    );
+    let key = ObjectKey::new(key).unwrap();
+    let bucket = LargeObject::bucket();
+    let stored = object.store.get(&bucket, &key, None, None).await;
+    assert!(
+        stored.unwrap() == object.content,
+        "the content is unchanged"
+    );
+    assert!(
+        object.store.uploads().is_empty(),
+        "no upload is left behind"
+    );
+    let keys = object.keys().await;
+    assert!(!keys.contains(&progress), "{keys:?}");
+    let target = target.target().await.unwrap();
+    let main = &target.snapshot().refs[bstr::BStr::new("refs/heads/main")];
+    assert_eq!(main.id, repo.id("main"));
+}
+
+#[tokio::test]
+async fn a_mirror_of_bundles_resumes_a_large_object_in_the_next_run() {
+    let object = LargeObject::new();
+    let (prefix, store) = (KeyPrefix::new("r").unwrap(), Arc::clone(&object.store));
+    let options = BundleOptions::default();
+    let target = BundleRemote::new(store, LargeObject::bucket(), prefix, options);
+    let key = format!("r/lfs/{}", object.pointer.oid);
+    mirror_in_short_runs(&target, &object, &key).await;
+}
+
+#[tokio::test]
+async fn a_dumb_mirror_resumes_a_large_object_in_the_next_run() {
+    let object = LargeObject::new();
+    let (prefix, store) = (KeyPrefix::new("r").unwrap(), Arc::clone(&object.store));
+    let options = DumbOptions::default();
+    let target = DumbRemote::new(store, LargeObject::bucket(), prefix, options);
+    let id = &object.pointer.oid;
+    let key = format!("r/lfs/objects/{}/{}/{id}", &id[..2], &id[2..4]);
+    mirror_in_short_runs(&target, &object, &key).await;
+}
+
 #[tokio::test]
 async fn clean_deletes_unfinished_uploads() {
     let object = LargeObject::new();
@@ -168,7 +254,7 @@ async fn an_object_that_never_arrives_in_one_run_is_named_by_an_error() {
     let error = loop {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let options = with_policy(LfsPolicy::Copy);
-        let result = mirror::run(&source, &target, &options, Some(deadline)).await;
+        let result = mirror::mirror_with_stats(&source, &target, &options, Some(deadline)).await;
         assert!(!result.stats.complete, "the object has not arrived");
         if let Some(error) = result.error {
             break error;

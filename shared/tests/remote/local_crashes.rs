@@ -6,17 +6,15 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use branchline_core::git::object::{ObjectKind, id_of};
-use branchline_core::git::odb::whole;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, mirror};
-use branchline_core::remote::{
-    PackBody, PackRequest, PublishHook, ReceivedObjects, Remote, Snapshot, Source, Target,
-};
+use branchline_core::remote::{PackRequest, PublishHook, ReceivedObjects, Remote};
 use branchline_core::testkit::KilledFs;
-use branchline_core::{Error, ErrorKind, Result};
+use branchline_core::{ErrorKind, Result};
 
 use super::local::{at, local, options, run};
 use branchline_test_support::repo::Repo;
+use branchline_test_support::wrapped_remote::WrappedRemote;
 
 fn copy(from: &Path, to: &Path) {
     let done = std::process::Command::new("cp")
@@ -109,11 +107,11 @@ async fn mirror_once(
     };
     let plan =
         branchline_core::mirror::plan(source.snapshot(), target.snapshot(), &options.refs, rules)?;
-    let clearing = branchline_core::remote::Push {
-        changes: plan.clearing,
+    let conflicting_deletions = branchline_core::remote::Push {
+        changes: plan.conflicting_deletions,
         ..branchline_core::remote::Push::default()
     };
-    target.push(clearing).await?;
+    target.push(conflicting_deletions).await?;
     let wants: Vec<_> = plan
         .changes
         .iter()
@@ -259,46 +257,6 @@ async fn changes_of_a_concurrent_git_are_respected() {
     }
 }
 
-/// A source that sends another pack than requested.
-struct Lying {
-    snapshot: Snapshot,
-    pack: Vec<u8>,
-}
-
-#[async_trait]
-impl Source for Lying {
-    fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
-    }
-
-    async fn fetch(&self, _: &PackRequest) -> Result<PackBody> {
-        Ok(whole(self.pack.clone().into()))
-    }
-}
-
-struct LyingRemote(Repo, Vec<u8>);
-
-impl std::fmt::Display for LyingRemote {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("lying")
-    }
-}
-
-#[async_trait]
-impl Remote for LyingRemote {
-    async fn source(&self, prefixes: &[bstr::BString]) -> Result<Box<dyn Source>> {
-        let honest = local(&self.0.path).source(prefixes).await?;
-        Ok(Box::new(Lying {
-            snapshot: honest.snapshot().clone(),
-            pack: self.1.clone(),
-        }))
-    }
-
-    async fn target(&self) -> Result<Box<dyn Target>> {
-        Err(Error::new(ErrorKind::Internal, "only a source"))
-    }
-}
-
 #[tokio::test]
 async fn an_incomplete_pack_is_not_published() {
     let pack_of = |source: &Repo, ids: &[ObjectId]| {
@@ -344,7 +302,7 @@ async fn an_incomplete_pack_is_not_published() {
         let pack = pack_of(&source, &ids);
         let before = has_history.then(|| at(&target, source.hash).refs());
         let hash = source.hash;
-        let lying = LyingRemote(source, pack);
+        let lying = WrappedRemote::new(local(&source.path)).with_pack(pack);
         let error = mirror(&lying, &local(&target), &options(), None).await;
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());

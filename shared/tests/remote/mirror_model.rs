@@ -9,10 +9,13 @@
 //! - with `prune`, the clone has the source's refs, and those that were set aside before;
 //! - LFS objects that the source has, the target has, and the others are counted as missing;
 //! - an equal run changes nothing.
+//!
+//! After a killed run, what the target lists can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use branchline_core::ErrorKind;
 use branchline_core::git::HashKind;
@@ -23,13 +26,14 @@ use branchline_core::remote::{LFS_RECORD_REF, STALE_PREFIX};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use branchline_test_support::git_server::GitServer;
+use branchline_test_support::git::git;
+use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::lfs_server::LfsServer;
 use branchline_test_support::repo::Repo;
 
 use crate::remote::http::{remote, strict};
 use crate::remote::lfs::MEMORY;
-use crate::remote::lfs_mirror::{Beside, serve};
+use crate::remote::lfs_fixture::Beside;
 use crate::remote::lfs_model::LargeFiles;
 use crate::remote::ref_layouts::{Cloned, Layout, Mirrored, read_refs};
 
@@ -139,20 +143,20 @@ impl Source {
     }
 
     /// Deletes the refs that are in the way of a name.
-    fn make_way(&self, name: &str) {
+    fn delete_conflicting_refs(&self, name: &str) {
         for other in self.refs().keys() {
-            let is_in_the_way = |long: &str, short: &str| {
+            let is_conflicting = |long: &str, short: &str| {
                 long.strip_prefix(short)
                     .is_some_and(|rest| rest.starts_with('/'))
             };
-            if is_in_the_way(other, name) || is_in_the_way(name, other) {
+            if is_conflicting(other, name) || is_conflicting(name, other) {
                 self.repo.git(&["update-ref", "-d", other]);
             }
         }
     }
 
     fn commit(&mut self, name: &str, parent: Option<&str>, pointer: Option<&str>) {
-        self.make_way(name);
+        self.delete_conflicting_refs(name);
         self.commits += 1;
         let number = self.commits;
         let mut input = String::new();
@@ -209,14 +213,14 @@ impl Source {
                 if let Some(old) = self.default_branch() {
                     let id = &refs[&old];
                     self.repo.git(&["update-ref", "-d", &old]);
-                    self.make_way(NAMES[at]);
+                    self.delete_conflicting_refs(NAMES[at]);
                     self.repo.git(&["update-ref", NAMES[at], id]);
                 }
                 self.repo.git(&["symbolic-ref", "HEAD", NAMES[at]]);
             }
             Change::Tag(at) => {
                 if let Some(id) = refs.values().next() {
-                    self.make_way(NAMES[at]);
+                    self.delete_conflicting_refs(NAMES[at]);
                     let name = NAMES[at].strip_prefix("refs/tags/").unwrap();
                     self.commits += 1;
                     let message = format!("tag {}", self.commits);
@@ -301,6 +305,7 @@ async fn play(layout: Layout, steps: &[Step]) -> TestCaseResult {
         }
         if step.kill.is_some() {
             place.run(&source.repo, &options, step.kill).await;
+            place.assert_readable().await;
         }
         let result = place.run(&source.repo, &options, None).await;
         if let Some(error) = result.error {
@@ -351,7 +356,20 @@ async fn play_at_server(steps: &[Step]) -> TestCaseResult {
     target.git(&["config", "receive.denyDeleteCurrent", "ignore"]);
     let mut source = Source::new();
     let lfs = LfsServer::new(&[]);
-    let (from, to) = (GitServer::new(&source.repo), serve(&target, &lfs));
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let (base, calls) = (lfs.base(), Arc::clone(&left));
+    let to = GitServer::with(&target, move |seen| {
+        if calls.load(Ordering::Relaxed) == 0 {
+            return Response::Fixed(403, "text/plain", b"killed".to_vec());
+        }
+        calls.fetch_sub(1, Ordering::Relaxed);
+        if seen.target.contains("/info/lfs/") {
+            Response::Redirect(307, format!("{base}{}", seen.target))
+        } else {
+            Response::Git
+        }
+    });
+    let from = GitServer::new(&source.repo);
     let stored = Arc::new(LocalLfs::new(&source.repo.path));
     let from = Beside(remote(&from.url(), Version::V2), stored);
     let to = remote(&to.url(), Version::V2);
@@ -365,9 +383,17 @@ async fn play_at_server(steps: &[Step]) -> TestCaseResult {
             lfs: Some(LfsOptions::new(MEMORY)),
             ..MirrorOptions::default()
         };
+        if let Some(kill) = step.kill {
+            // The rule of a server is called twice a request.
+            left.store(kill % 12, Ordering::Relaxed);
+            // The failure of a killed run is of no interest.
+            let _ = mirror(&from, &to, &options, None).await;
+            left.store(usize::MAX, Ordering::Relaxed);
+            assert_cloned(&target);
+        }
         let stats = mirror(&from, &to, &options, None).await;
         let stats = stats.map_err(|error| TestCaseError::fail(error.report()))?;
-        let mut found = read_refs(&target.path);
+        let mut found = assert_cloned(&target);
         let record = found.remove(LFS_RECORD_REF);
         prop_assert_eq!(record.is_some(), stats.lfs.missing > 0, "{:?}", stats.lfs);
         let stored = lfs.objects().into_keys().collect();
@@ -390,6 +416,24 @@ async fn play_at_server(steps: &[Step]) -> TestCaseResult {
     Ok(())
 }
 
+/// Clones a git server's repository as its readers do: all refs, and the default branch if it is there;
+/// returns the refs.
+fn assert_cloned(target: &Repo) -> BTreeMap<String, String> {
+    let refs = read_refs(&target.path);
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", target.path.display());
+    git(folder.path(), ["clone", "-q", "--mirror", &url, "all.git"]).unwrap();
+    assert_eq!(read_refs(&folder.path().join("all.git")), refs);
+    git(folder.path(), ["clone", "-q", &url, "tree"]).unwrap();
+    let head = target.git(&["symbolic-ref", "HEAD"]);
+    if let Some(id) = refs.get(&head) {
+        let tree = folder.path().join("tree");
+        let checked_out = git(&tree, ["rev-parse", "HEAD"]).unwrap();
+        assert_eq!(checked_out, *id, "the default branch is checked out");
+    }
+    refs
+}
+
 fn run(layout: Option<Layout>, steps: &[Step]) -> TestCaseResult {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -404,10 +448,11 @@ fn run(layout: Option<Layout>, steps: &[Step]) -> TestCaseResult {
     })
 }
 
-/// Few cases, because each runs git some hundred times.
+/// Few cases, because each runs git some hundred times; `BRANCHLINE_MODEL_CASES` is another number.
 fn config() -> ProptestConfig {
+    let cases = std::env::var("BRANCHLINE_MODEL_CASES").ok();
     ProptestConfig {
-        cases: 8,
+        cases: cases.and_then(|text| text.parse().ok()).unwrap_or(8),
         max_shrink_iters: 60,
         ..ProptestConfig::default()
     }

@@ -15,7 +15,7 @@ use branchline_core::storage::ObjectStore;
 use tempfile::TempDir;
 
 use crate::remote::s3_bundle::check_bundle;
-use crate::remote::s3_bundle_fixture::{World, collect, fetch_all, mirror_all};
+use crate::remote::s3_bundle_fixture::{BundleFixture, collect, fetch_all, mirror_all};
 use branchline_test_support::repo::{Repo, history};
 
 /// Minimum size of a part in these tests.
@@ -23,14 +23,14 @@ pub(crate) const MIN_PART_BYTES: usize = 2000;
 
 /// A bucket, and a disk with a pack cache.
 pub(crate) struct Disk {
-    pub(crate) world: World,
+    pub(crate) world: BundleFixture,
     dir: TempDir,
 }
 
 impl Disk {
     pub(crate) fn new() -> Self {
         Self {
-            world: World::new(MIN_PART_BYTES),
+            world: BundleFixture::new(MIN_PART_BYTES),
             dir: tempfile::tempdir().unwrap(),
         }
     }

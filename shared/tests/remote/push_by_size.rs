@@ -1,6 +1,6 @@
 //! Pushes that exceed a limit are split, to any target, and the parts are kept.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +8,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use branchline_core::git::{HashKind, ObjectId};
 use branchline_core::mirror::{MirrorOptions, MirrorStats, mirror};
-use branchline_core::remote::{
-    CommitGraph, PackBody, PackRequest, Remote, Snapshot, Source, Target,
-};
-use branchline_core::storage::ObjectStore;
+use branchline_core::remote::local::LocalRepository;
+use branchline_core::remote::{CommitGraph, PackBody, PackRequest, Remote, Snapshot, Source};
 use branchline_core::testkit::{Failing, FaultPlan, When};
 use branchline_core::{ErrorKind, Result};
-use bstr::BString;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::local::local;
-use super::s3_bundle_fixture::World as Bundles;
-use super::s3_dumb_fixture::{World as Dumb, mirror_options as all};
+use super::ref_layouts::{LAYOUTS, Layout, Mirrored};
+use super::s3_dumb_fixture::mirror_options as all;
 use branchline_test_support::repo::Repo;
+use branchline_test_support::wrapped_remote::WrappedRemote;
 
 /// Makes `commits` commits with one incompressible file of `bytes` bytes each, and a branch from
 /// the middle.
@@ -54,58 +52,6 @@ pub(crate) fn noise(commits: usize, bytes: usize) -> Repo {
     source
 }
 
-/// Layouts in S3.
-#[derive(Debug, Clone, Copy)]
-enum Layout {
-    Bundle,
-    Dumb,
-    Loose,
-}
-
-/// A bucket in memory with a remote of one layout.
-enum Bucket {
-    Bundle(Bundles),
-    Dumb(Dumb, bool),
-}
-
-impl Bucket {
-    fn new(layout: Layout) -> Self {
-        match layout {
-            Layout::Bundle => Self::Bundle(Bundles::new(1)),
-            Layout::Dumb => Self::Dumb(Dumb::new(), false),
-            Layout::Loose => Self::Dumb(Dumb::new(), true),
-        }
-    }
-
-    fn store(&self) -> Arc<dyn ObjectStore> {
-        match self {
-            Self::Bundle(world) => Arc::clone(&world.store) as _,
-            Self::Dumb(world, _) => Arc::clone(&world.store) as _,
-        }
-    }
-
-    fn remote_over(&self, store: Arc<dyn ObjectStore>) -> Box<dyn Remote> {
-        match self {
-            Self::Bundle(world) => {
-                // Short, so that the next run need not wait for the lock of a killed one.
-                world
-                    .clock
-                    .fetch_add(3600, std::sync::atomic::Ordering::Relaxed);
-                Box::new(world.remote_over(store, "r", world.options()))
-            }
-            Self::Dumb(world, loose) => {
-                let mut options = world.options();
-                options.loose = *loose;
-                Box::new(world.remote_over(store, options))
-            }
-        }
-    }
-
-    fn remote(&self) -> Box<dyn Remote> {
-        self.remote_over(self.store())
-    }
-}
-
 fn with_max_bytes(bytes: u64) -> MirrorOptions {
     let mut options = all(true);
     options.batch.bytes = Some(bytes);
@@ -133,11 +79,11 @@ async fn assert_equal(source: &Repo, remote: &dyn Remote, copy: &Path) {
 #[tokio::test]
 async fn a_run_killed_between_parts_is_completed_by_the_next_ones() {
     let source = noise(8, 60_000);
-    for layout in [Layout::Bundle, Layout::Dumb, Layout::Loose] {
+    for layout in LAYOUTS {
         let options = with_max_bytes(120_000);
-        let whole = Bucket::new(layout);
+        let whole = Mirrored::with_small_parts(layout);
         let counted = FaultPlan::new();
-        let remote = whole.remote_over(Arc::new(Failing::new(whole.store(), &counted)));
+        let remote = whole.remote_over(Arc::new(Failing::new(Arc::clone(whole.store()), &counted)));
         let all = mirror(&local(&source.path), &*remote, &options, None)
             .await
             .unwrap();
@@ -147,7 +93,7 @@ async fn a_run_killed_between_parts_is_completed_by_the_next_ones() {
         let calls = counted.calls().len();
         // Each run is killed after some requests to S3, and the next one resumes.
         for died_after in [calls * 2 / 3, calls / 2, calls * 4 / 9] {
-            let bucket = Bucket::new(layout);
+            let place = Mirrored::with_small_parts(layout);
             let mut runs = 0;
             loop {
                 runs += 1;
@@ -156,8 +102,9 @@ async fn a_run_killed_between_parts_is_completed_by_the_next_ones() {
                 for call in died_after..died_after + 1000 {
                     script.fail(call, ErrorKind::AccessDenied, When::Before);
                 }
-                let store = Failing::new(bucket.store(), &script);
-                let remote = bucket.remote_over(Arc::new(store));
+                let store = Failing::new(Arc::clone(place.store()), &script);
+                place.expire_locks();
+                let remote = place.remote_over(Arc::new(store));
                 match mirror(&local(&source.path), &*remote, &options, None).await {
                     Ok(outcome) => {
                         assert!(outcome.complete);
@@ -167,34 +114,19 @@ async fn a_run_killed_between_parts_is_completed_by_the_next_ones() {
                 }
             }
             assert!(runs > 1, "{layout:?}: a run must have been killed");
+            place.expire_locks();
             let copy = dir.path().join(format!("{died_after}.git"));
-            assert_equal(&source, &*bucket.remote(), &copy).await;
+            assert_equal(&source, &*place.remote(), &copy).await;
         }
     }
 }
 
-/// A repository that sends packs at 10,000 bytes per second.
-struct Slow(Repo);
+/// Returns a repository as a source that sends packs at 10,000 bytes per second.
+fn slow(repo: &Repo) -> WrappedRemote<LocalRepository> {
+    WrappedRemote::new(local(&repo.path)).with_source(|source| Box::new(SlowSource(source)))
+}
 
 struct SlowSource(Box<dyn Source>);
-
-impl fmt::Display for Slow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a slow server")
-    }
-}
-
-#[async_trait]
-impl Remote for Slow {
-    async fn source(&self, prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        let source = local(&self.0.path).source(prefixes).await?;
-        Ok(Box::new(SlowSource(source)))
-    }
-
-    async fn target(&self) -> Result<Box<dyn Target>> {
-        unreachable!("it is only read")
-    }
-}
 
 #[async_trait]
 impl Source for SlowSource {
@@ -235,9 +167,10 @@ impl Source for SlowSource {
     }
 }
 
-async fn run(source: &Slow, bucket: &Bucket, seconds: u64) -> MirrorStats {
+async fn run(source: &dyn Remote, place: &Mirrored, seconds: u64) -> MirrorStats {
     let deadline = Instant::now() + Duration::from_secs(seconds);
-    let remote = bucket.remote();
+    place.expire_locks();
+    let remote = place.remote();
     let outcome = mirror(source, &*remote, &all(true), Some(deadline)).await;
     outcome.unwrap()
 }
@@ -246,13 +179,14 @@ async fn run(source: &Slow, bucket: &Bucket, seconds: u64) -> MirrorStats {
 #[tokio::test(start_paused = true)]
 async fn a_mirroring_longer_than_one_run_is_completed_by_several() {
     // The transfer takes about 100 seconds, and a run has 25.
-    let source = Slow(noise(64, 12_000));
+    let repo = noise(64, 12_000);
+    let source = slow(&repo);
     for layout in [Layout::Bundle, Layout::Dumb] {
-        let bucket = Bucket::new(layout);
+        let place = Mirrored::with_small_parts(layout);
         let mut runs = 0;
         loop {
             runs += 1;
-            let outcome = run(&source, &bucket, 25).await;
+            let outcome = run(&source, &place, 25).await;
             if outcome.complete {
                 break;
             }
@@ -263,7 +197,7 @@ async fn a_mirroring_longer_than_one_run_is_completed_by_several() {
         }
         assert!(runs > 3, "it took {runs} runs");
         let dir = tempfile::tempdir().unwrap();
-        assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
+        assert_equal(&repo, &*place.remote(), &dir.path().join("t.git")).await;
     }
 }
 
@@ -287,15 +221,15 @@ async fn a_commit_that_takes_half_of_a_run_is_pushed_alone() {
         .unwrap();
     }
     repo.input(&["fast-import", "--quiet"], stream.as_bytes());
-    let source = Slow(repo);
-    let bucket = Bucket::new(Layout::Dumb);
+    let source = slow(&repo);
+    let place = Mirrored::with_small_parts(Layout::Dumb);
     let mut runs = 1;
-    while !run(&source, &bucket, 24).await.complete {
+    while !run(&source, &place, 24).await.complete {
         runs += 1;
         assert!(runs < 5, "each run must make progress");
     }
     let dir = tempfile::tempdir().unwrap();
-    assert_equal(&source.0, &*bucket.remote(), &dir.path().join("t.git")).await;
+    assert_equal(&repo, &*place.remote(), &dir.path().join("t.git")).await;
 }
 
 /// On a target that the script does not serve, tags with its names are ordinary ones.
@@ -325,12 +259,10 @@ async fn tags_with_names_of_the_script_stay_on_other_targets() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mirroring_that_fits_one_run_is_one_push_without_tags() {
-    let source = Slow(noise(6, 12_000));
-    let bucket = Bucket::new(Layout::Dumb);
-    let outcome = run(&source, &bucket, 100).await;
+    let repo = noise(6, 12_000);
+    let source = slow(&repo);
+    let place = Mirrored::with_small_parts(Layout::Dumb);
+    let outcome = run(&source, &place, 100).await;
     assert!(outcome.complete);
-    let Bucket::Dumb(world, _) = &bucket else {
-        unreachable!("it was made so")
-    };
-    assert_eq!(world.packs().len(), 1);
+    assert_eq!(place.dumb.packs().len(), 1);
 }

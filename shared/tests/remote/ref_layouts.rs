@@ -34,8 +34,8 @@ pub(crate) const LAYOUTS: [Layout; 3] = [Layout::Dumb, Layout::Loose, Layout::Bu
 /// A bucket with one repository.
 pub(crate) struct Mirrored {
     pub(crate) layout: Layout,
-    pub(crate) bundle: s3_bundle_fixture::World,
-    pub(crate) dumb: s3_dumb_fixture::World,
+    pub(crate) bundle: s3_bundle_fixture::BundleFixture,
+    pub(crate) dumb: s3_dumb_fixture::DumbFixture,
 }
 
 /// A clone: its refs with their ids, and the branch that is checked out.
@@ -49,8 +49,16 @@ impl Mirrored {
     pub(crate) fn new(layout: Layout) -> Self {
         Self {
             layout,
-            bundle: s3_bundle_fixture::World::new(5 << 20),
-            dumb: s3_dumb_fixture::World::new(),
+            bundle: s3_bundle_fixture::BundleFixture::new(5 << 20),
+            dumb: s3_dumb_fixture::DumbFixture::new(),
+        }
+    }
+
+    /// Makes a bucket that accepts parts of any size, so that little content has several.
+    pub(crate) fn with_small_parts(layout: Layout) -> Self {
+        Self {
+            bundle: s3_bundle_fixture::BundleFixture::new(1),
+            ..Self::new(layout)
         }
     }
 
@@ -91,10 +99,18 @@ impl Mirrored {
         let store = Failing::new(Arc::clone(self.store()), &faults);
         let target = self.remote_over(Arc::new(store));
         let source = LocalRepository::new(source.path.clone(), PackLimits::default());
-        let result = mirror::run(&source, &*target, options, None).await;
-        // Locks of a killed run expire before the next one.
-        self.bundle.clock.fetch_add(1000, Ordering::Relaxed);
+        let result = mirror::mirror_with_stats(&source, &*target, options, None).await;
+        self.expire_locks();
         result
+    }
+
+    /// Lets the locks of a killed run expire, before the next one.
+    pub(crate) fn expire_locks(&self) {
+        self.bundle.clock.fetch_add(1000, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remote(&self) -> Box<dyn Remote> {
+        self.remote_over(Arc::clone(self.store()) as _)
     }
 
     /// Mirrors a repository and expects success.
@@ -115,6 +131,37 @@ impl Mirrored {
             Layout::Bundle => self.clone_bundles().await,
             Layout::Dumb | Layout::Loose => self.clone_over_http(),
         }
+    }
+
+    /// Checks after a killed run that all refs which the target lists can be read: git clones a `dumb`
+    /// mirror, and verifies each bundle.
+    pub(crate) async fn assert_readable(&self) {
+        if self.layout != Layout::Bundle {
+            if self.dumb.file("info/refs").is_some() {
+                let server = s3_dumb_fixture::StaticServer::start(self.dumb.clone(), 404);
+                let dir = tempfile::tempdir().unwrap();
+                let url = server.url();
+                git(dir.path(), ["clone", "-q", "--mirror", &url, "all.git"]).unwrap();
+                read_refs(&dir.path().join("all.git"));
+            }
+            return;
+        }
+        let repo = Repo::new(HashKind::Sha1);
+        let keys = self.bundle.keys().await;
+        for (number, key) in keys
+            .iter()
+            .filter(|key| key.ends_with(".bundle"))
+            .enumerate()
+        {
+            let file = repo.path.join("fetched.bundle");
+            std::fs::write(&file, self.bundle.get(key).await).unwrap();
+            let file = file.to_str().unwrap();
+            repo.git(&["bundle", "verify", "-q", file]);
+            let listed = repo.git(&["bundle", "unbundle", file]);
+            let (id, _) = listed.split_once(' ').expect("a bundle has a ref");
+            repo.git(&["update-ref", &format!("refs/bundles/{number}"), id]);
+        }
+        repo.fsck();
     }
 
     fn clone_over_http(&self) -> Cloned {

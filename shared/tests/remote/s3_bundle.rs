@@ -5,7 +5,9 @@ use branchline_core::git::HashKind;
 use branchline_core::remote::s3_bundle::BundleOptions;
 use branchline_core::remote::{Head, Remote};
 
-use crate::remote::s3_bundle_fixture::{World, bundle, collect, fetch_all, mirror_all, set_refs};
+use crate::remote::s3_bundle_fixture::{
+    BundleFixture, bundle, collect, fetch_all, mirror_all, set_refs,
+};
 use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
@@ -52,7 +54,7 @@ pub(crate) fn check_bundle(bytes: &[u8], id: &str, exactly: Option<&Repo>) {
 
 #[tokio::test]
 async fn keys_and_contents_are_those_of_the_python_client() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 12, 8);
     repo.git(&[
         "update-ref",
@@ -87,7 +89,7 @@ async fn keys_and_contents_are_those_of_the_python_client() {
 
 #[tokio::test]
 async fn what_the_python_client_writes_is_read() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 9, 6);
     let id = repo.id("main");
     // Names in headers are the writer's own.
@@ -129,7 +131,7 @@ async fn what_the_python_client_writes_is_read() {
 
 #[tokio::test]
 async fn bundles_of_version_3_and_incremental_ones_are_read() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 9, 6);
     let put = async |name: &str, revision: &str, arguments: &[&str]| {
         let id = repo.id(revision);
@@ -158,7 +160,7 @@ async fn bundles_of_version_3_and_incremental_ones_are_read() {
 
 #[tokio::test]
 async fn a_prefix_never_sees_another_and_lists_never_walk_lfs() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 3, 2);
     mirror_all(&repo, &world.remote("repo10")).await.unwrap();
     for n in 0..30 {
@@ -176,7 +178,7 @@ async fn a_prefix_never_sees_another_and_lists_never_walk_lfs() {
     assert_eq!(
         error.kind(),
         ErrorKind::NotFound,
-        "nothing lies under `repo/`"
+        "nothing is under `repo/`"
     );
     let before = world.store.traffic().count("list");
     world.remote("repo10").source(&[]).await.unwrap();
@@ -190,7 +192,7 @@ async fn a_prefix_never_sees_another_and_lists_never_walk_lfs() {
 #[tokio::test]
 async fn a_push_composes_the_bundle_of_the_old_one() {
     let least = 2000;
-    let world = World::new(least);
+    let world = BundleFixture::new(least);
     let options = || BundleOptions {
         min_part_bytes: least,
         max_copy_bytes: 5000,
@@ -256,7 +258,7 @@ async fn a_push_composes_the_bundle_of_the_old_one() {
 #[tokio::test]
 async fn refs_of_one_history_are_composed_of_its_bundle() {
     let least = 1000;
-    let world = World::new(least);
+    let world = BundleFixture::new(least);
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 40, 20));
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
@@ -280,7 +282,7 @@ async fn refs_of_one_history_are_composed_of_its_bundle() {
 
 #[tokio::test]
 async fn a_force_push_leaves_nothing_of_the_old_history() {
-    let world = World::new(1000);
+    let world = BundleFixture::new(1000);
     let remote = world.remote("r");
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 12, 8));
@@ -309,7 +311,7 @@ async fn a_force_push_leaves_nothing_of_the_old_history() {
 
 #[tokio::test]
 async fn a_protected_branch_is_neither_deleted_nor_rewound() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 6, 4));
@@ -339,7 +341,7 @@ async fn a_protected_branch_is_neither_deleted_nor_rewound() {
 
 #[tokio::test]
 async fn a_deleted_ref_leaves_no_key() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     let repo = Repo::with_history(HashKind::Sha1, 4, 3);
     mirror_all(&repo, &remote).await.unwrap();
@@ -360,7 +362,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
     use branchline_core::remote::{
         IncomingOptions, IncomingPack, PackRequest, Push, RefUpdate, RefValue,
     };
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 6, 4));
@@ -370,7 +372,8 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
         thin: false,
         offset_deltas: true,
     };
-    let pack = crate::remote::s3_bundle_fixture::pack_objects(&repo.path, repo.hash, &wanted);
+    let pack = branchline_test_support::git_remote::pack_objects(&repo.path, &wanted);
+    let pack = pack.unwrap();
     let options = IncomingOptions {
         hash: repo.hash,
         limits: PackLimits::default(),
@@ -401,7 +404,7 @@ async fn a_pack_without_what_its_refs_need_is_refused() {
 
 #[tokio::test]
 async fn what_several_refs_share_is_fetched_once() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     let repo = Repo::new(HashKind::Sha1);
     repo.input(&["fast-import", "--quiet"], &history(0, 12, 8));
@@ -430,7 +433,7 @@ async fn what_several_refs_share_is_fetched_once() {
 
 #[tokio::test]
 async fn a_repository_that_stock_git_clones_is_not_written_over() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 3, 2);
     world.put("r/HEAD", "ref: refs/heads/main\n").await;
     let refs = repo.refs().replace(' ', "\t") + "\n";

@@ -12,11 +12,11 @@ use branchline_test_support::repo::Repo;
 use bstr::BString;
 
 use super::s3_bundle_faults::{commit, listed, small};
-use super::s3_bundle_fixture::{World, fetch_all, mirror_all};
+use super::s3_bundle_fixture::{BundleFixture, fetch_all, mirror_all};
 
 /// A bucket with `main`, `gone` and a ref with commits that others are moved to.
 struct Moves {
-    world: World,
+    world: BundleFixture,
     repo: Repo,
     /// An update of `main`, a new branch and a deletion.
     updates: Vec<RefUpdate>,
@@ -32,7 +32,7 @@ impl Moves {
         let kept = commit(&repo, &[&next], "kept");
         repo.git(&["update-ref", "refs/heads/gone", &first.to_string()]);
         repo.git(&["update-ref", "refs/keep/all", &kept]);
-        let world = World::new(5 << 20);
+        let world = BundleFixture::new(5 << 20);
         mirror_all(&repo, &world.remote("r")).await.unwrap();
         let id = |name: &str| repo.id(name);
         let updates = vec![

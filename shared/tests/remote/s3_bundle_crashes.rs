@@ -18,14 +18,15 @@ use bstr::BStr;
 use futures_util::FutureExt as _;
 
 use crate::remote::s3_bundle_faults::{commit, listed, small};
-use crate::remote::s3_bundle_fixture::{GitRemote, World, bundle, fetch_all, mirror_all};
+use crate::remote::s3_bundle_fixture::{BundleFixture, bundle, fetch_all, mirror_all};
+use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::Repo;
 
 const MIN: usize = 5 << 20;
 const LOCK: &str = "r/refs/heads/main/LOCK#.lock";
 
 /// Returns a remote whose writer crashes at request `nth`, before or after it is executed.
-fn dying(world: &World, nth: usize, when: When) -> (BundleRemote, FaultPlan) {
+fn dying(world: &BundleFixture, nth: usize, when: When) -> (BundleRemote, FaultPlan) {
     let script = FaultPlan::new();
     script.fail(nth, ErrorKind::Transport, when);
     for later in 1..400 {
@@ -46,7 +47,7 @@ async fn push_main(repo: &Repo, remote: &BundleRemote) -> branchline_core::Resul
     pushed.map(drop)
 }
 
-async fn one_bundle_each(world: &World) {
+async fn one_bundle_each(world: &BundleFixture) {
     let mut folders: BTreeMap<String, usize> = BTreeMap::new();
     for key in world.keys().await {
         if key.ends_with(".bundle") {
@@ -72,7 +73,7 @@ async fn an_orphan_survives_a_crash_of_the_client_that_moves_it() {
     for when in [When::Before, When::After] {
         let mut nth = 1;
         loop {
-            let world = World::new(MIN);
+            let world = BundleFixture::new(MIN);
             for name in ["one", "two"] {
                 world.python_push(&repo, "r", name, "refs/heads/main").await;
             }
@@ -125,7 +126,7 @@ async fn an_interrupted_deletion_does_not_rewind_the_ref() {
     for names in [["old", "main"], ["main", "old"]] {
         let mut nth = 1;
         loop {
-            let world = World::new(MIN);
+            let world = BundleFixture::new(MIN);
             for name in names {
                 world.python_push(&repo, "r", name, "refs/heads/main").await;
             }
@@ -174,7 +175,7 @@ async fn an_orphan_never_takes_the_name_of_another_ref() {
     );
     repo.git(&["branch", "one", &older]);
     repo.git(&["branch", "two", &newer]);
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let conflict = format!("refs/heads/main__{}", &older[..7]);
     for (source, name) in [
         ("one", "refs/heads/main"),
@@ -210,7 +211,7 @@ fn deletion(name: &str, old: ObjectId) -> Push {
 #[tokio::test]
 async fn a_ref_that_becomes_protected_meanwhile_is_not_deleted() {
     let repo = small();
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     mirror_all(&repo, &remote).await.unwrap();
     let mut target = remote.target().await.unwrap();
@@ -229,7 +230,7 @@ async fn the_deletion_of_an_orphan_that_was_moved_meanwhile_fails() {
         commit(&repo, &["main"], "one"),
         commit(&repo, &["main"], "two"),
     );
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     for (name, id) in [("one", &older), ("two", &newer)] {
         repo.git(&["branch", name, id]);
         world.python_push(&repo, "r", name, "refs/heads/main").await;
@@ -267,7 +268,7 @@ async fn parts_copied_from_a_replaced_bundle_are_never_published() {
     let other = bundle(&repo, &["main"]);
     let more = commit(&repo, &["main"], "more");
     for name in ["refs/heads/main", "refs/heads/new"] {
-        let world = World::new(least);
+        let world = BundleFixture::new(least);
         let options = BundleOptions {
             min_part_bytes: least,
             ..world.options()
@@ -305,7 +306,7 @@ async fn parts_copied_from_a_replaced_bundle_are_never_published() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_is_not_released_while_its_upload_may_be_completed() {
     let repo = small();
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     mirror_all(&repo, &world.remote("r")).await.unwrap();
     let more = commit(&repo, &["main"], "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
@@ -332,7 +333,7 @@ async fn a_lock_is_not_released_while_its_upload_may_be_completed() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_arrives_late_does_not_hide_the_upload_from_the_lock() {
     let repo = small();
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     mirror_all(&repo, &world.remote("r")).await.unwrap();
     let more = commit(&repo, &["main"], "more");
     repo.git(&["update-ref", "refs/heads/main", &more]);
@@ -387,7 +388,7 @@ async fn a_renewal_that_arrives_late_does_not_hide_the_upload_from_the_lock() {
 #[tokio::test]
 async fn the_deletion_of_a_ref_that_moved_meanwhile_fails() {
     let repo = small();
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     mirror_all(&repo, &remote).await.unwrap();
     let old = repo.id("main");
@@ -405,7 +406,7 @@ async fn the_deletion_of_a_ref_that_moved_meanwhile_fails() {
 #[tokio::test]
 async fn a_replaced_bundle_is_not_deleted_in_place_of_the_old_one() {
     let repo = small();
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = world.remote("r");
     mirror_all(&repo, &remote).await.unwrap();
     let id = repo.id("main");

@@ -9,7 +9,7 @@ use branchline_core::remote::Remote;
 use branchline_core::remote::s3_bundle::BundleRemote;
 use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 
-use crate::remote::s3_bundle_fixture::{World, fetch_all, mirror_all};
+use crate::remote::s3_bundle_fixture::{BundleFixture, fetch_all, mirror_all};
 use branchline_test_support::repo::{Repo, history};
 
 pub(crate) fn commit(repo: &Repo, parents: &[&str], message: &str) -> String {
@@ -46,7 +46,7 @@ async fn the_push_after_a_failure_of_any_request_reaches_the_desired_state() {
             repo.git(&["update-ref", "refs/heads/main", &first]);
             repo.git(&["update-ref", "-d", "refs/heads/new"]);
             repo.git(&["update-ref", "refs/tags/gone", &first]);
-            let world = World::new(5 << 20);
+            let world = BundleFixture::new(5 << 20);
             mirror_all(&repo, &world.remote("r")).await.unwrap();
             repo.git(&[
                 "update-ref",
@@ -102,7 +102,7 @@ async fn the_push_after_a_failure_of_any_request_reaches_the_desired_state() {
 #[tokio::test]
 async fn of_two_bundles_the_descendant_is_the_ref() {
     let repo = small();
-    let world = World::new(5 << 20);
+    let world = BundleFixture::new(5 << 20);
     repo.git(&["branch", "old", "main~2"]);
     // The younger one was written first.
     world
@@ -136,7 +136,7 @@ async fn of_two_bundles_the_descendant_is_the_ref() {
 #[tokio::test]
 async fn of_two_divergent_bundles_the_newest_is_the_ref_and_the_other_is_kept() {
     let repo = small();
-    let world = World::new(5 << 20);
+    let world = BundleFixture::new(5 << 20);
     let (older, newer) = (
         commit(&repo, &["main"], "one"),
         commit(&repo, &["main"], "two"),
@@ -162,7 +162,7 @@ async fn of_two_divergent_bundles_the_newest_is_the_ref_and_the_other_is_kept() 
     let more = commit(&repo, &["two"], "more");
     let merged = commit(&repo, &["one", "two"], "merged");
     for (new, keeps) in [(more, true), (merged, false)] {
-        let world = World::new(5 << 20);
+        let world = BundleFixture::new(5 << 20);
         world
             .python_push(&repo, "r", "one", "refs/heads/main")
             .await;
@@ -189,7 +189,7 @@ async fn push_one(repo: &Repo, remote: &BundleRemote, id: &str) {
         refs: RefSelection::new(["refs/heads/main"]).unwrap(),
         ..MirrorOptions::default()
     };
-    let local = crate::remote::s3_bundle_fixture::GitRemote::new(repo);
+    let local = branchline_test_support::git_remote::GitRemote::new(repo);
     mirror::mirror(&local, remote, &options, None)
         .await
         .unwrap();
@@ -199,7 +199,7 @@ async fn push_one(repo: &Repo, remote: &BundleRemote, id: &str) {
 #[tokio::test(start_paused = true)]
 async fn a_lock_is_respected_until_it_expires_and_then_taken_over() {
     let repo = small();
-    let world = World::new(5 << 20);
+    let world = BundleFixture::new(5 << 20);
     let remote = world.remote("r");
     // As a killed Python client leaves it.
     world.put("r/refs/heads/main/LOCK#.lock", "").await;
@@ -243,7 +243,7 @@ async fn two_bytes_of_sixty_megabytes_send_less_than_six_mebibytes() {
         one[17_000_000] ^= 1;
         one[17_000_001] ^= 1;
     }
-    let world = World::new(5 << 20);
+    let world = BundleFixture::new(5 << 20);
     let remote = world.remote("r");
     let tip = repo.git(&["rev-parse", "main"]);
     repo.git(&["update-ref", "refs/heads/main", "main~1"]);
@@ -262,7 +262,7 @@ async fn two_bytes_of_sixty_megabytes_send_less_than_six_mebibytes() {
 #[tokio::test]
 async fn a_push_makes_few_requests() {
     let repo = small();
-    let world = World::new(5 << 20);
+    let world = BundleFixture::new(5 << 20);
     let remote = world.remote("r");
     mirror_all(&repo, &remote).await.unwrap();
     let more = commit(&repo, &["main"], "more");
@@ -295,7 +295,7 @@ async fn five_hundred_refs_are_pushed_and_listed_at_once() {
         tip = commit(&repo, &[&tip], &n.to_string());
         repo.git(&["update-ref", &format!("refs/tags/t{n}"), &tip]);
     }
-    let world = World::new(5 << 20);
+    let world = BundleFixture::new(5 << 20);
     let remote = world.remote("r");
     let outcome = mirror_all(&repo, &remote).await.unwrap();
     assert_eq!(outcome.created, 501);

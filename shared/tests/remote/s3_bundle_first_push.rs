@@ -8,7 +8,7 @@ use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use branchline_core::storage::MIN_PART_BYTES;
 
 use super::push_by_size::noise;
-use super::s3_bundle_fixture::{World, fetch_all, mirror_all};
+use super::s3_bundle_fixture::{BundleFixture, fetch_all, mirror_all};
 
 /// Memory of the remote, in bytes; a pack of more than a quarter is stored in S3.
 const MEMORY: usize = 16 << 20;
@@ -18,7 +18,7 @@ const PACK_BYTES: u64 = 9 << 20;
 /// Bytes that are read of S3 at most where the pack is on the disk: the block with its header.
 const FEW_BYTES: u64 = 2 << 20;
 
-fn remote(world: &World, cache: Option<PackCache>) -> BundleRemote {
+fn remote(world: &BundleFixture, cache: Option<PackCache>) -> BundleRemote {
     let options = BundleOptions {
         limits: PackLimits::default().with_memory(MEMORY),
         pack_cache: cache.map(Arc::new),
@@ -36,7 +36,7 @@ async fn a_pack_beyond_the_memory_is_sent_once_and_copied_by_s3() {
     for cached in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let cache = || PackCache::open(&folder.path().join("c")).unwrap();
-        let world = World::new(MIN_PART_BYTES);
+        let world = BundleFixture::new(MIN_PART_BYTES);
         mirror_all(&source, &remote(&world, cached.then(cache)))
             .await
             .unwrap();
@@ -94,7 +94,7 @@ async fn refs_that_share_a_pack_beyond_the_memory_get_whole_bundles() {
     let source = noise(6, 2_000_000);
     let folder = tempfile::tempdir().unwrap();
     let cache = PackCache::open(&folder.path().join("c")).unwrap();
-    let world = World::new(MIN_PART_BYTES);
+    let world = BundleFixture::new(MIN_PART_BYTES);
     mirror_all(&source, &remote(&world, Some(cache)))
         .await
         .unwrap();

@@ -1,34 +1,29 @@
-//! A bucket in memory, repositories as sources, and writes of the Python client.
+//! A bucket in memory, and writes of the Python client.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use async_trait::async_trait;
-use branchline_core::git::{HashKind, ObjectId};
+use branchline_core::Result;
 use branchline_core::mirror::{self, MirrorOptions, MirrorStats, RefSelection};
 use branchline_core::name::{BucketName, KeyPrefix, ObjectKey};
 use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
-use branchline_core::remote::{
-    Head, PackBody, PackRequest, RefValue, Remote, Snapshot, Source, Target,
-};
+use branchline_core::remote::{Head, PackBody, PackRequest, Remote as _, Snapshot};
 use branchline_core::storage::{ObjectStore, ObjectStoreExt as _, PutOptions};
 use branchline_core::testkit::{MemoryStore, MemoryStoreOptions};
-use branchline_core::{Error, ErrorKind, Result};
-use bstr::BString;
 use bytes::Bytes;
 
+use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::Repo;
 
 /// A bucket, and the clock for the age of locks.
-pub(crate) struct World {
+pub(crate) struct BundleFixture {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) bucket: BucketName,
     pub(crate) clock: Arc<AtomicI64>,
 }
 
-impl World {
+impl BundleFixture {
     /// Creates a bucket with this minimum size of parts.
     pub(crate) fn new(min_part_bytes: usize) -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
@@ -183,108 +178,4 @@ pub(crate) async fn collect(mut body: PackBody) -> Result<Vec<u8>> {
         out.extend_from_slice(&bytes?);
     }
     Ok(out)
-}
-
-/// A repository as a source, served by `git pack-objects`.
-pub(crate) struct GitRemote<'a>(&'a Repo);
-
-impl<'a> GitRemote<'a> {
-    pub(crate) fn new(repo: &'a Repo) -> Self {
-        Self(repo)
-    }
-
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot::empty(self.0.hash);
-        for line in self.0.refs().lines() {
-            let (id, name) = line.split_once(' ').unwrap();
-            let target = RefValue {
-                id: ObjectId::from_hex(id.as_bytes()).unwrap(),
-                peeled: None,
-            };
-            snapshot.refs.insert(name.into(), target);
-        }
-        let head = self.0.git(&["symbolic-ref", "HEAD"]);
-        snapshot.head = Some(Head::Symbolic(head.into()));
-        snapshot
-    }
-}
-
-impl std::fmt::Display for GitRemote<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.path.display().fmt(f)
-    }
-}
-
-#[async_trait]
-impl Remote for GitRemote<'_> {
-    async fn source(&self, _prefixes: &[BString]) -> Result<Box<dyn Source>> {
-        Ok(Box::new(GitSource {
-            path: self.0.path.clone(),
-            snapshot: self.snapshot(),
-            hash: self.0.hash,
-        }))
-    }
-
-    async fn target(&self) -> Result<Box<dyn Target>> {
-        Err(Error::new(ErrorKind::NotFound, "only a source"))
-    }
-}
-
-struct GitSource {
-    path: std::path::PathBuf,
-    snapshot: Snapshot,
-    hash: HashKind,
-}
-
-#[async_trait]
-impl Source for GitSource {
-    fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
-    }
-
-    async fn fetch(&self, wanted: &PackRequest) -> Result<PackBody> {
-        let pack = pack_objects(&self.path, self.hash, wanted);
-        Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from(
-            pack,
-        ))])))
-    }
-}
-
-/// Runs `git pack-objects` for the request; returns the pack.
-pub(crate) fn pack_objects(
-    path: &std::path::Path,
-    hash: HashKind,
-    wanted: &PackRequest,
-) -> Vec<u8> {
-    let _ = hash;
-    let git = |args: &[&str], input: &str| {
-        let mut command = branchline_test_support::git::command(path);
-        let mut child = command
-            .args(args)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
-    let mut revisions = String::new();
-    for id in &wanted.wants {
-        writeln!(revisions, "{id}").unwrap();
-    }
-    for id in &wanted.haves {
-        if git(&["cat-file", "-e", &id.to_string()], "")
-            .status
-            .success()
-        {
-            writeln!(revisions, "^{id}").unwrap();
-        }
-    }
-    let mut args = vec!["pack-objects", "--revs", "--stdout", "-q"];
-    args.extend(wanted.thin.then_some("--thin"));
-    args.extend(wanted.offset_deltas.then_some("--delta-base-offset"));
-    let done = git(&args, &revisions);
-    assert!(done.status.success(), "git pack-objects");
-    done.stdout
 }

@@ -10,14 +10,14 @@ use branchline_core::remote::{Head, Remote};
 use branchline_core::storage::{ObjectStoreExt as _, PutOptions};
 
 use crate::remote::s3_bundle_faults::{commit, listed, small};
-use crate::remote::s3_bundle_fixture::{World, bundle, fetch_all, mirror_all};
+use crate::remote::s3_bundle_fixture::{BundleFixture, bundle, fetch_all, mirror_all};
 use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
 
 #[tokio::test]
 async fn a_bundle_of_version_3_is_read_whatever_refs_its_header_has() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha1, 6, 4);
     for (name, source) in [("main", "main"), ("head", "HEAD"), ("renamed", "side")] {
         let bytes = bundle(&repo, &["--version=3", source]);
@@ -45,7 +45,7 @@ async fn a_bundle_of_version_3_is_read_whatever_refs_its_header_has() {
 
 #[tokio::test]
 async fn a_bundle_with_a_filter_is_refused_by_name() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     let id = repo.id("main");
     let key = format!("r/refs/heads/main/{id}.bundle");
@@ -77,7 +77,7 @@ async fn a_bundle_with_a_filter_is_refused_by_name() {
 /// An incremental bundle competes with another one; its prerequisite is another ref's bundle.
 #[tokio::test]
 async fn competing_bundles_with_prerequisites_in_other_refs_are_resolved() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     repo.git(&["branch", "base", "main~1"]);
     let next = commit(&repo, &["main"], "next");
@@ -111,7 +111,7 @@ async fn competing_bundles_with_prerequisites_in_other_refs_are_resolved() {
 #[tokio::test]
 async fn a_long_chain_of_incremental_bundles_is_read() {
     const LENGTH: usize = 40;
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     let mut below = repo.id("main").to_string();
     for n in 0..=LENGTH {
@@ -162,7 +162,7 @@ async fn a_long_chain_of_incremental_bundles_is_read() {
 
 #[tokio::test]
 async fn a_sha_256_repository_is_pushed_and_fetched_and_never_mixed_with_sha_1() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::with_history(HashKind::Sha256, 8, 5);
     let remote = world.remote("ours");
     mirror_all(&repo, &remote).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_sha_256_repository_is_pushed_and_fetched_and_never_mixed_with_sha_1()
 #[tokio::test]
 async fn a_push_of_another_hash_function_is_refused_at_the_target() {
     use branchline_core::remote::{Push, RefUpdate, RefValue};
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     mirror_all(&small(), &world.remote("r")).await.unwrap();
     let other = Repo::with_history(HashKind::Sha256, 2, 2);
     let change = RefUpdate {
@@ -236,7 +236,7 @@ async fn a_push_of_another_hash_function_is_refused_at_the_target() {
 
 #[tokio::test]
 async fn keys_that_are_not_refs_are_ignored() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     let id = repo.id("main");
     let remote = world.remote("r");
@@ -268,7 +268,7 @@ async fn keys_that_are_not_refs_are_ignored() {
 
 #[tokio::test]
 async fn a_head_that_names_a_missing_ref_is_replaced() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     let remote = world.remote("r");
     mirror_all(&repo, &remote).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_head_that_names_a_missing_ref_is_replaced() {
 
 #[tokio::test]
 async fn a_thousand_keys_cost_one_list() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let id = small().id("main");
     for n in 0..2100 {
         let key = format!("r/refs/tags/{n:04}/{id}.bundle");
@@ -313,7 +313,7 @@ async fn a_thousand_keys_cost_one_list() {
 #[tokio::test]
 async fn a_folder_of_very_many_bundles_is_read_and_repaired() {
     const MANY: usize = 60;
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     for n in 0..MANY {
         let next = commit(&repo, &["main"], &n.to_string());
@@ -346,7 +346,7 @@ async fn a_folder_of_very_many_bundles_is_read_and_repaired() {
 /// The bundles that a push can name at once fit into S3's 2 KB, even of SHA-256.
 #[tokio::test]
 async fn the_ids_of_replaced_bundles_fit_into_the_metadata() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = Repo::new(HashKind::Sha256);
     repo.input(&["fast-import", "--quiet"], &history(0, 3, 3));
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
@@ -373,7 +373,7 @@ async fn the_ids_of_replaced_bundles_fit_into_the_metadata() {
 
 #[tokio::test]
 async fn an_invalid_bundle_does_not_affect_other_refs() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     let remote = world.remote("r");
     mirror_all(&repo, &remote).await.unwrap();
@@ -419,7 +419,7 @@ async fn a_lock_with_any_other_content_counts_by_age_only() {
         upload(&bundle, "never there"),
         upload(&"x".repeat(2000), "1"),
     ] {
-        let world = World::new(MIN);
+        let world = BundleFixture::new(MIN);
         let remote = world.remote("r");
         let shown: String = lock.chars().take(80).collect();
         world.put("r/refs/heads/main/LOCK#.lock", lock).await;
@@ -441,7 +441,7 @@ async fn a_lock_cannot_cause_uploads_outside_its_folder_to_be_aborted() {
         "r/refs/heads/main/x/1111111111111111111111111111111111111111.bundle",
         "r/refs/heads/main/repo.zip",
     ] {
-        let world = World::new(MIN);
+        let world = BundleFixture::new(MIN);
         let remote = world.remote("r");
         let key = ObjectKey::new(victim).unwrap();
         let options = PutOptions::default();

@@ -24,7 +24,8 @@ use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::remote::s3_bundle_fixture::{World, bundle, pack_objects};
+use crate::remote::s3_bundle_fixture::{BundleFixture, bundle};
+use branchline_test_support::git_remote::pack_objects;
 use branchline_test_support::repo::Repo;
 
 pub(crate) const REF: &str = "refs/heads/main";
@@ -74,7 +75,7 @@ pub(crate) static SCENERY: LazyLock<Scenery> = LazyLock::new(|| {
         Commit {
             id,
             bundle: bundle(&repo, &[&name]).into(),
-            pack: pack_objects(&repo.path, repo.hash, &wanted).into(),
+            pack: pack_objects(&repo.path, &wanted).unwrap().into(),
         }
     });
     let writers: Vec<_> = writers.collect();
@@ -423,7 +424,7 @@ pub(crate) async fn python(
 
 /// Checks the refs of the remote at the end, and after a repair.
 pub(crate) async fn judge(
-    world: &World,
+    world: &BundleFixture,
     reported: &[Option<WriterResult>],
     python: &[bool],
 ) -> Result<(), TestCaseError> {
@@ -495,7 +496,7 @@ pub(crate) async fn judge(
 
 /// Starts the writers over a remote with `base`, each behind its gate.
 pub(crate) async fn start(
-    world: &World,
+    world: &BundleFixture,
     python_writers: &[bool],
     gate: impl Fn(usize) -> Arc<dyn Gate>,
 ) -> Vec<Writer> {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use crate::remote::s3_bundle_fixture::World;
+use crate::remote::s3_bundle_fixture::BundleFixture;
 use crate::remote::s3_bundle_interleaving_harness::{Call, Gate, WriterResult, judge, start};
 
 /// State of the bucket in terms that are equal in every run, because locks hold random words.
@@ -96,14 +96,14 @@ enum Event {
 
 /// Writers that wait at their gates.
 struct Stage {
-    world: World,
+    world: BundleFixture,
     gates: Vec<Arc<Turnstile>>,
     history: Arc<Mutex<History>>,
 }
 
 impl Stage {
     async fn new(python: &[bool]) -> Self {
-        let world = World::new(5 << 20);
+        let world = BundleFixture::new(5 << 20);
         let history = Arc::new(Mutex::new(History {
             writers: vec![Writer::default(); python.len()],
             ..History::default()

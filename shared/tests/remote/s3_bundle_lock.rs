@@ -9,7 +9,8 @@ use branchline_core::remote::s3_bundle::{BundleOptions, BundleRemote};
 use tokio::time::Instant;
 
 use crate::remote::s3_bundle_faults::small;
-use crate::remote::s3_bundle_fixture::{GitRemote, World};
+use crate::remote::s3_bundle_fixture::BundleFixture;
+use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::Repo;
 
 const LOCK: &str = "r/refs/heads/main/LOCK#.lock";
@@ -17,7 +18,7 @@ const LOCK: &str = "r/refs/heads/main/LOCK#.lock";
 const AGE_SECONDS: i64 = 20;
 
 /// Makes a remote whose clock runs with that of the test, `AGE_SECONDS` after the store's.
-fn remote(world: &World, lock_wait: Duration) -> BundleRemote {
+fn remote(world: &BundleFixture, lock_wait: Duration) -> BundleRemote {
     let (start, begin) = (Instant::now(), 1_700_000_000 + AGE_SECONDS);
     let options = BundleOptions {
         lock_wait,
@@ -39,7 +40,7 @@ async fn run(
         refs: RefSelection::new(["refs/*"]).unwrap(),
         ..MirrorOptions::default()
     };
-    mirror::run(&GitRemote::new(repo), remote, &options, deadline).await
+    mirror::mirror_with_stats(&GitRemote::new(repo), remote, &options, deadline).await
 }
 
 fn after(seconds: u64) -> Instant {
@@ -48,7 +49,7 @@ fn after(seconds: u64) -> Instant {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_waits_for_the_lock_of_a_killed_client_while_time_remains() {
-    let (repo, world) = (small(), World::new(5 << 20));
+    let (repo, world) = (small(), BundleFixture::new(5 << 20));
     // As a killed Python client leaves it.
     world.put(LOCK, "").await;
     let remote = remote(&world, Duration::from_mins(2));
@@ -66,7 +67,7 @@ async fn a_run_waits_for_the_lock_of_a_killed_client_while_time_remains() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_about_a_lock_says_how_old_it_is() {
-    let (repo, world) = (small(), World::new(5 << 20));
+    let (repo, world) = (small(), BundleFixture::new(5 << 20));
     world.put(LOCK, "").await;
     let result = run(&repo, &remote(&world, Duration::ZERO), None).await;
     let error = result.error.unwrap();
@@ -83,7 +84,7 @@ async fn an_error_about_a_lock_says_how_old_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_without_a_deadline_gives_up_on_a_lock_that_is_renewed() {
-    let (repo, world) = (small(), World::new(5 << 20));
+    let (repo, world) = (small(), BundleFixture::new(5 << 20));
     world.put(LOCK, "").await;
     // The age does not grow, as if it were renewed.
     let options = BundleOptions {
@@ -102,7 +103,7 @@ async fn no_lock_and_no_upload_is_left_when_a_run_is_out_of_time() {
     let repo = small();
     let mut unfinished = 0;
     for tenths in 1_u64.. {
-        let world = World::new(5 << 20);
+        let world = BundleFixture::new(5 << 20);
         let remote = remote(&world, Duration::ZERO);
         let traffic = world.store.traffic();
         traffic.set_latency(Duration::from_secs(1));
@@ -134,7 +135,7 @@ async fn no_lock_and_no_upload_is_left_when_a_run_is_out_of_time() {
 
 #[tokio::test]
 async fn packs_of_killed_runs_are_deleted_by_the_next_run_and_by_clean() {
-    let (repo, world) = (small(), World::new(5 << 20));
+    let (repo, world) = (small(), BundleFixture::new(5 << 20));
     let leftover = "r/branchline/incoming-0123.pack";
     world.put(leftover, "PACK").await;
     world.put("r/branchline/other", "foreign").await;

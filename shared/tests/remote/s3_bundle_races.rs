@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use proptest::prelude::*;
 
-use crate::remote::s3_bundle_fixture::World;
+use crate::remote::s3_bundle_fixture::BundleFixture;
 use crate::remote::s3_bundle_interleaving_harness::{Gate, Writer, WriterResult, judge, start};
 
 /// Pending once: the scheduler polls a writer once for each step.
@@ -60,7 +60,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 
 /// Runs the writers by these turns, and then until they end.
 async fn play(
-    world: &World,
+    world: &BundleFixture,
     mut writers: Vec<Option<Writer>>,
     turns: &[Turn],
 ) -> Vec<Option<WriterResult>> {
@@ -113,7 +113,7 @@ fn case(python_writers: &[bool], turns: &[Turn]) -> Result<usize, TestCaseError>
         .build()
         .unwrap();
     runtime.block_on(async {
-        let world = World::new(5 << 20);
+        let world = BundleFixture::new(5 << 20);
         let writers = start(&world, python_writers, |_| Arc::new(Once)).await;
         let reported = play(&world, writers.into_iter().map(Some).collect(), turns).await;
         judge(&world, &reported, python_writers).await?;

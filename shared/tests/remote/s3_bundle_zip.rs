@@ -20,21 +20,22 @@ use branchline_core::testkit::{Failing, FaultPlan, MemoryStore, When};
 use branchline_core::{ErrorKind, Result};
 use bytes::Bytes;
 
-use crate::remote::s3_bundle_fixture::{GitRemote, World, mirror_all};
+use crate::remote::s3_bundle_fixture::{BundleFixture, mirror_all};
+use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::{Repo, history};
 
 const MIN: usize = 5 << 20;
 const SUMMARY: &str = "codepipeline-artifact-revision-summary";
 
 /// Options of the remotes in these tests.
-fn options(world: &World) -> BundleOptions {
+fn options(world: &BundleFixture) -> BundleOptions {
     BundleOptions {
         archiver: Some(Arc::new(ZipArchiver::new(4 << 20))),
         ..world.options()
     }
 }
 
-fn zipped(world: &World) -> BundleRemote {
+fn zipped(world: &BundleFixture) -> BundleRemote {
     world.remote_with("r", options(world))
 }
 
@@ -70,14 +71,14 @@ fn entries(zip: &[u8]) -> (Vec<Entry>, Vec<u8>) {
     (entries, archive.comment().to_vec())
 }
 
-fn metadata(world: &World, name: &str) -> ObjectMetadata {
+fn metadata(world: &BundleFixture, name: &str) -> ObjectMetadata {
     let key = format!("r/{name}/repo.zip");
     let versions = world.store.versions(&world.bucket, &key);
     versions.last().unwrap().metadata.clone()
 }
 
 /// Checks that each ref has its archive, and that all other keys are bundles and `HEAD`.
-async fn check_archives(repo: &Repo, world: &World, step: &str) {
+async fn check_archives(repo: &Repo, world: &BundleFixture, step: &str) {
     let mut expected = vec!["r/HEAD".to_owned()];
     for line in repo.refs().lines() {
         let (id, name) = line.split_once(' ').unwrap();
@@ -104,7 +105,7 @@ async fn check_archives(repo: &Repo, world: &World, step: &str) {
 /// "`s3+zip://` keeps a `repo.zip` for each ref, equal to `git archive` of the ref."
 #[tokio::test]
 async fn each_ref_has_an_archive_equal_to_that_of_git_archive_and_a_summary() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = zipped(&world);
     let repo = Repo::with_history(HashKind::Sha1, 12, 5);
     let other = commit(&repo, "main~2", "gr\u{f6}\u{df}er \u{2603}\n\nbody");
@@ -138,7 +139,7 @@ async fn each_ref_has_an_archive_equal_to_that_of_git_archive_and_a_summary() {
 
 #[tokio::test]
 async fn archives_cost_one_write_or_one_head_each() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let remote = zipped(&world);
     let repo = small();
     for n in 0..5 {
@@ -189,7 +190,7 @@ async fn the_mirror_after_a_failure_of_any_request_reaches_the_desired_state() {
             repo.git(&["update-ref", "-d", "refs/heads/new"]);
             repo.git(&["update-ref", "refs/tags/gone", &first]);
             repo.git(&["update-ref", "refs/tags/stays", &first]);
-            let world = World::new(MIN);
+            let world = BundleFixture::new(MIN);
             mirror_all(&repo, &zipped(&world)).await.unwrap();
             // One archive is outdated, because another client does not write archives.
             world.put("r/refs/tags/stays/repo.zip", "PK").await;
@@ -263,7 +264,7 @@ async fn the_mirror_after_a_failure_of_any_part_of_a_large_archive_reaches_the_d
     ] {
         for when in [When::Before, When::After] {
             repo.git(&["update-ref", "refs/heads/main", &large]);
-            let world = World::new(MIN);
+            let world = BundleFixture::new(MIN);
             let script = FaultPlan::new();
             script.fail_method(method, nth, ErrorKind::AccessDenied, when);
             let store = Failing::new(Arc::<MemoryStore>::clone(&world.store), &script);
@@ -285,7 +286,7 @@ async fn the_mirror_after_a_failure_of_any_part_of_a_large_archive_reaches_the_d
     }
 }
 
-async fn put(world: &World, name: &str, metadata: ObjectMetadata) {
+async fn put(world: &BundleFixture, name: &str, metadata: ObjectMetadata) {
     let key = ObjectKey::new(&format!("r/{name}/repo.zip")).unwrap();
     let options = PutOptions {
         metadata,
@@ -299,7 +300,7 @@ async fn put(world: &World, name: &str, metadata: ObjectMetadata) {
 /// "What the Python client wrote counts, as long as it is of the same commit."
 #[tokio::test]
 async fn archives_of_other_clients_are_rewritten_when_their_commit_does_not_match() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     repo.git(&["update-ref", "refs/heads/old", "main"]);
     repo.git(&["update-ref", "refs/heads/none", "main"]);
@@ -336,7 +337,7 @@ async fn archives_of_other_clients_are_rewritten_when_their_commit_does_not_matc
 
 #[tokio::test]
 async fn a_ref_that_does_not_name_a_commit_has_no_archive() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     repo.git(&["update-ref", "refs/tags/thing", "main"]);
     mirror_all(&repo, &zipped(&world)).await.unwrap();
@@ -359,7 +360,7 @@ async fn a_ref_that_does_not_name_a_commit_has_no_archive() {
 
 #[tokio::test]
 async fn an_archive_that_cannot_be_made_is_reported_and_does_not_stop_the_others() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     let id = repo.input(
         &["hash-object", "-w", "--stdin"],
@@ -435,7 +436,7 @@ impl s3_bundle::Archiver for Overtakes {
 #[tokio::test(start_paused = true)]
 async fn an_older_archive_never_replaces_a_newer_one() {
     for there_before in [false, true] {
-        let world = Arc::new(World::new(MIN));
+        let world = Arc::new(BundleFixture::new(MIN));
         let repo = Arc::new(small());
         let first = repo.id("main").to_string();
         if there_before {
@@ -469,7 +470,7 @@ async fn an_older_archive_never_replaces_a_newer_one() {
 /// The lock is released, and no upload remains.
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_is_cancelled_while_it_archives_leaves_no_lock_and_no_upload() {
-    let world = World::new(MIN);
+    let world = BundleFixture::new(MIN);
     let repo = small();
     mirror_all(&repo, &world.remote("r")).await.unwrap();
     let overtaken = Arc::new(Overtaken {

@@ -8,11 +8,12 @@ use branchline_core::remote::Remote as _;
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
-use crate::remote::s3_dumb_fixture::{PREFIX, StaticServer, World, bucket, mirror_options};
+use crate::remote::s3_dumb_fixture::{DumbFixture, PREFIX, StaticServer, bucket, mirror_options};
 use branchline_test_support::repo::{Repo, history};
+use branchline_test_support::wrapped_remote::WrappedRemote;
 use branchline_test_support::{git::git, git_remote::GitRemote};
 
-fn puts(world: &World) -> Vec<String> {
+fn puts(world: &DumbFixture) -> Vec<String> {
     let journal = world.store.journal();
     let paths = journal
         .iter()
@@ -24,7 +25,7 @@ fn puts(world: &World) -> Vec<String> {
 #[tokio::test]
 async fn a_first_mirror_takes_eight_requests_and_one_with_nothing_new_two() {
     for hash in [HashKind::Sha1, HashKind::Sha256] {
-        let world = World::new();
+        let world = DumbFixture::new();
         let repo = Repo::with_history(hash, 30, 20);
         let (outcome, calls) = world.mirror(&repo).await;
         assert_eq!(
@@ -56,7 +57,7 @@ async fn a_first_mirror_takes_eight_requests_and_one_with_nothing_new_two() {
 
 #[tokio::test]
 async fn later_mirrors_send_only_new_objects_and_stock_git_fetches_only_those() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 60, 20);
     world.mirror(&repo).await;
     let server = StaticServer::start(world.clone(), 404);
@@ -99,7 +100,7 @@ async fn later_mirrors_send_only_new_objects_and_stock_git_fetches_only_those() 
 
 #[tokio::test]
 async fn files_have_media_types_and_cache_headers() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     let options = DumbOptions {
         kms_key_id: Some("alias/k".into()),
@@ -166,7 +167,7 @@ async fn files_have_media_types_and_cache_headers() {
 
 #[tokio::test]
 async fn refs_deleted_at_the_source_are_pruned_on_request() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 10, 3);
     world.mirror(&repo).await;
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
@@ -190,7 +191,7 @@ async fn refs_deleted_at_the_source_are_pruned_on_request() {
 
 #[tokio::test]
 async fn head_is_that_of_the_source_or_of_a_branch_that_is_there() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 10, 3);
     world.mirror(&repo).await;
     repo.git(&["symbolic-ref", "HEAD", "refs/heads/not-yet"]);
@@ -230,7 +231,7 @@ async fn head_is_that_of_the_source_or_of_a_branch_that_is_there() {
 
 #[tokio::test]
 async fn an_empty_repository_is_a_repository() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::new(HashKind::Sha1);
     let (_, calls) = world.mirror(&repo).await;
     assert_eq!(calls, ["get", "get", "list", "put", "put"]);
@@ -262,7 +263,7 @@ async fn an_empty_repository_is_a_repository() {
 
 #[tokio::test]
 async fn a_prefix_in_another_layout_is_refused() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let error = world.remote().source(&[]).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(
@@ -291,7 +292,7 @@ async fn a_prefix_in_another_layout_is_refused() {
             "{error}"
         );
     }
-    let damaged = World::new();
+    let damaged = DumbFixture::new();
     damaged.put("info/refs", "nonsense\n").await;
     let error = damaged.remote().target().await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -303,7 +304,7 @@ async fn a_prefix_in_another_layout_is_refused() {
 
 #[tokio::test]
 async fn a_stale_ref_with_a_conflicting_name_is_set_aside() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     world.mirror(&repo).await;
     repo.git(&["update-ref", "-d", "refs/heads/side"]);
@@ -324,11 +325,8 @@ async fn a_stale_ref_with_a_conflicting_name_is_set_aside() {
 async fn a_pack_without_objects_that_its_refs_need_is_not_published() {
     let repo = Repo::with_history(HashKind::Sha1, 5, 3);
     for damage in [Damage::NoBlob, Damage::Flip, Damage::Cut] {
-        let world = World::new();
-        let source = Liar {
-            inner: GitRemote::new(&repo),
-            pack: damage.pack(&repo),
-        };
+        let world = DumbFixture::new();
+        let source = WrappedRemote::new(GitRemote::new(&repo)).with_pack(damage.pack(&repo));
         let done = mirror(&source, &world.remote(), &mirror_options(true), None).await;
         let error = done.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -362,50 +360,5 @@ impl Damage {
             Damage::Cut => pack.truncate(pack.len() / 2),
         }
         pack
-    }
-}
-
-struct Liar {
-    inner: GitRemote,
-    pack: Vec<u8>,
-}
-
-impl std::fmt::Display for Liar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "liar")
-    }
-}
-
-mod liar {
-    use async_trait::async_trait;
-    use branchline_core::Result;
-    use branchline_core::remote::{PackBody, PackRequest, Remote, Snapshot, Source, Target};
-
-    #[async_trait]
-    impl Remote for super::Liar {
-        async fn source(&self, prefixes: &[bstr::BString]) -> Result<Box<dyn Source>> {
-            let snapshot = self.inner.source(prefixes).await?.snapshot().clone();
-            let pack = self.pack.clone();
-            Ok(Box::new(Opened { snapshot, pack }))
-        }
-        async fn target(&self) -> Result<Box<dyn Target>> {
-            self.inner.target().await
-        }
-    }
-
-    struct Opened {
-        snapshot: Snapshot,
-        pack: Vec<u8>,
-    }
-
-    #[async_trait]
-    impl Source for Opened {
-        fn snapshot(&self) -> &Snapshot {
-            &self.snapshot
-        }
-        async fn fetch(&self, _: &PackRequest) -> Result<PackBody> {
-            let pack = self.pack.clone().into();
-            Ok(Box::pin(futures_util::stream::once(async { Ok(pack) })))
-        }
     }
 }

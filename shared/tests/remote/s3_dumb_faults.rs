@@ -10,7 +10,7 @@ use branchline_core::remote::s3_dumb::DumbOptions;
 use branchline_core::storage::ObjectStore;
 use branchline_core::testkit::{Failing, FaultPlan, When};
 
-use crate::remote::s3_dumb_fixture::{Judge, World, mirror_options};
+use crate::remote::s3_dumb_fixture::{DumbFixture, Judge, mirror_options};
 use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::{Repo, history};
 
@@ -24,7 +24,7 @@ enum Start {
 }
 
 impl Start {
-    fn options(self, world: &World) -> DumbOptions {
+    fn options(self, world: &DumbFixture) -> DumbOptions {
         DumbOptions {
             loose: matches!(self, Self::Loose),
             ..world.options()
@@ -32,8 +32,8 @@ impl Start {
     }
 
     /// A world to be mirrored into, and what is to be mirrored.
-    async fn world(self) -> (World, Repo) {
-        let world = World::new();
+    async fn world(self) -> (DumbFixture, Repo) {
+        let world = DumbFixture::new();
         let repo = Repo::with_history(HashKind::Sha1, 12, 4);
         let rounds = match self {
             Self::Empty => 0,

@@ -30,12 +30,12 @@ pub(crate) fn bucket() -> BucketName {
 
 /// A bucket, and a clock.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct DumbFixture {
     pub store: Arc<MemoryStore>,
     pub clock: Arc<AtomicI64>,
 }
 
-impl World {
+impl DumbFixture {
     pub(crate) fn new() -> Self {
         let store = MemoryStore::with_options(MemoryStoreOptions {
             page: 1000,
@@ -268,7 +268,7 @@ pub(crate) struct StaticServer {
 }
 
 impl StaticServer {
-    pub(crate) fn start(world: World, missing: u16) -> Self {
+    pub(crate) fn start(world: DumbFixture, missing: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -312,7 +312,7 @@ impl Drop for StaticServer {
 }
 
 fn answer(
-    world: &World,
+    world: &DumbFixture,
     mut stream: TcpStream,
     missing: u16,
     log: &Mutex<BTreeMap<String, usize>>,

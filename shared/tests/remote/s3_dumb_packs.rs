@@ -9,7 +9,9 @@ use branchline_core::remote::{PackRequest, Remote as _};
 use branchline_core::storage::{ObjectStore as _, PutOptions};
 use futures_util::TryStreamExt as _;
 
-use crate::remote::s3_dumb_fixture::{Judge, NOW, PREFIX, World, bucket, grow, mirror_options};
+use crate::remote::s3_dumb_fixture::{
+    DumbFixture, Judge, NOW, PREFIX, bucket, grow, mirror_options,
+};
 use branchline_test_support::repo::Repo;
 
 const DAY: i64 = 24 * 60 * 60;
@@ -29,7 +31,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 /// Makes a repository with one commit of a blob of `length` incompressible bytes.
-fn with_noise(length: usize) -> Repo {
+pub(crate) fn with_noise(length: usize) -> Repo {
     let repo = Repo::new(HashKind::Sha1);
     let mut input = b"commit refs/heads/main\ncommitter C <c@x> 1600000000 +0000\n".to_vec();
     input.extend_from_slice(b"data 4\nbig\nM 100644 inline big\n");
@@ -45,7 +47,7 @@ fn with_noise(length: usize) -> Repo {
 
 #[tokio::test]
 async fn small_packs_are_merged_and_kept_for_the_grace_period() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 5, 4);
     let judge = Judge::new(&repo);
     world.mirror(&repo).await;
@@ -113,7 +115,7 @@ async fn small_packs_are_merged_and_kept_for_the_grace_period() {
 
 #[tokio::test]
 async fn packs_of_unknown_size_and_large_packs_are_never_merged() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::new(HashKind::Sha1);
     grow(&repo, 0);
     world.mirror(&repo).await;
@@ -144,7 +146,7 @@ async fn packs_of_unknown_size_and_large_packs_are_never_merged() {
 
 #[tokio::test]
 async fn a_pack_sent_again_after_it_was_merged_is_not_written() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::new(HashKind::Sha1);
     grow(&repo, 0);
     let first = repo.git(&["rev-parse", "main"]);
@@ -172,7 +174,7 @@ async fn a_pack_sent_again_after_it_was_merged_is_not_written() {
 
 #[tokio::test]
 async fn a_pack_larger_than_memory_is_staged_and_copied_in_the_bucket() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = with_noise(17 << 20);
     let options = || DumbOptions {
         memory: 1 << 20,
@@ -226,7 +228,7 @@ async fn a_pack_larger_than_memory_is_staged_and_copied_in_the_bucket() {
 
 #[tokio::test]
 async fn loose_objects_are_cloned_from_a_bucket_that_denies_missing_keys() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 12, 6);
     let options = || DumbOptions {
         loose: true,
@@ -273,7 +275,7 @@ async fn loose_objects_are_cloned_from_a_bucket_that_denies_missing_keys() {
 
 #[tokio::test]
 async fn many_loose_objects_are_found_by_a_list() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::new(HashKind::Sha1);
     (0..80).for_each(|number| grow(&repo, number));
     let options = DumbOptions {
@@ -298,7 +300,7 @@ async fn many_loose_objects_are_found_by_a_list() {
 
 #[tokio::test]
 async fn a_large_blob_is_streamed_to_a_loose_object() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = with_noise(14 << 20);
     let options = DumbOptions {
         loose: true,
@@ -313,6 +315,9 @@ async fn a_large_blob_is_streamed_to_a_loose_object() {
         parts >= 6,
         "both the staged pack and the blob go in parts: {calls:?}"
     );
+    // Only temporary objects are deleted in the background.
+    let limit = Duration::from_secs(10);
+    assert!(branchline_core::background::finished(limit).await);
     assert_eq!(world.files().await.len(), 5, "three objects, refs and HEAD");
     world.clone_as(&repo, 403).unwrap();
 }
@@ -321,16 +326,16 @@ async fn a_large_blob_is_streamed_to_a_loose_object() {
 #[tokio::test]
 async fn a_mirror_of_a_mirror_is_equal_for_packs_and_loose_objects() {
     for loose in [false, true] {
-        let world = World::new();
+        let world = DumbFixture::new();
         let repo = Repo::with_history(HashKind::Sha1, 20, 6);
-        let options = |world: &World| DumbOptions {
+        let options = |world: &DumbFixture| DumbOptions {
             loose,
             ..world.options()
         };
         world
             .mirror_with(&repo, options(&world), mirror_options(true))
             .await;
-        let second = World::new();
+        let second = DumbFixture::new();
         let target = second.remote();
         let done = mirror(&world.remote(), &target, &mirror_options(true), None)
             .await
@@ -363,7 +368,7 @@ async fn a_mirror_of_a_mirror_is_equal_for_packs_and_loose_objects() {
 
 #[tokio::test]
 async fn a_receiver_without_offset_deltas_gets_no_offset_deltas() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 20, 6);
     world.mirror(&repo).await;
     let remote = world.remote();
@@ -392,7 +397,7 @@ async fn a_receiver_without_offset_deltas_gets_no_offset_deltas() {
 
 #[tokio::test]
 async fn the_grace_period_is_an_option() {
-    let world = World::new();
+    let world = DumbFixture::new();
     let repo = Repo::new(HashKind::Sha1);
     let options = || DumbOptions {
         grace: Duration::from_mins(1),

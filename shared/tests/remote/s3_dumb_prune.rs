@@ -7,6 +7,7 @@ use branchline_core::git::HashKind;
 use branchline_core::git::ObjectId;
 use branchline_core::git::pack::{Index, PackLimits};
 use branchline_core::remote::maintenance::Garbage;
+use branchline_core::remote::s3_dumb::DumbOptions;
 use branchline_core::remote::{
     IncomingOptions, IncomingPack, Leftovers, Push, RefOutcome, RefUpdate, RefValue, Remote as _,
 };
@@ -15,7 +16,8 @@ use branchline_core::testkit::{Failing, FaultPlan, When};
 use branchline_core::{ErrorKind, Result};
 use branchline_test_support::repo::Repo;
 
-use crate::remote::s3_dumb_fixture::{Judge, World, grow};
+use crate::remote::s3_dumb_fixture::{DumbFixture, Judge, grow, mirror_options};
+use crate::remote::s3_dumb_packs::with_noise;
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -29,14 +31,18 @@ fn commit(repo: &Repo, branch: &str, parent: &str, date: u32) -> ObjectId {
     repo.id(&format!("refs/heads/{branch}"))
 }
 
-async fn collect(world: &World) -> Result<Garbage> {
-    let remote = world.remote();
+async fn collect(world: &DumbFixture) -> Result<Garbage> {
+    collect_with(world, world.options()).await
+}
+
+async fn collect_with(world: &DumbFixture, options: DumbOptions) -> Result<Garbage> {
+    let remote = world.remote_with(options);
     let maintenance = remote.maintenance().expect("packs need upkeep");
     maintenance.collect_garbage(Leftovers::Abandoned).await
 }
 
 /// The objects of listed packs.
-fn stored(world: &World) -> BTreeSet<String> {
+fn stored(world: &DumbFixture) -> BTreeSet<String> {
     let mut stored = BTreeSet::new();
     for pack in world.packs() {
         let index = world.file(&format!("objects/pack/pack-{pack}.idx"));
@@ -57,8 +63,8 @@ fn needed(repo: &Repo) -> BTreeSet<String> {
 }
 
 /// A bucket with the unreachable commit `gone`, which the repository still has.
-async fn with_garbage() -> (World, Repo, ObjectId) {
-    let world = World::new();
+async fn with_garbage() -> (DumbFixture, Repo, ObjectId) {
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 12, 4);
     repo.git(&["tag", "--annotate", "v9", "--message=nine", "main~3"]);
     let gone = commit(&repo, "gone", "refs/heads/main~1", 1_600_009_000);
@@ -99,6 +105,51 @@ async fn objects_that_no_ref_needs_are_removed_after_the_grace_period() {
         world.mirror(&repo).await;
         world.assert_clones_equal(&repo);
     }
+}
+
+#[tokio::test]
+async fn a_large_pack_is_rewritten_in_parts_only_if_it_has_objects_that_are_not_needed() {
+    let world = DumbFixture::new();
+    let repo = with_noise(12 << 20);
+    let options = || DumbOptions {
+        memory: 1 << 20,
+        largest_merged: 2 << 20,
+        ..world.options()
+    };
+    let mirror = async || {
+        let how = mirror_options(true);
+        world.mirror_with(&repo, options(), how).await;
+    };
+    let gone = commit(&repo, "gone", "refs/heads/main", 1_600_009_000);
+    mirror().await;
+    repo.git(&["update-ref", "-d", "refs/heads/gone"]);
+    mirror().await;
+    world.advance(DAY + 100);
+    let before = world.store.traffic().calls().len();
+    let garbage = collect_with(&world, options()).await.unwrap();
+    assert_eq!((garbage.pruned_objects, garbage.packs), (3, 1));
+    assert!(!stored(&world).contains(&gone.to_string()));
+    assert_eq!(stored(&world), needed(&repo));
+    let calls = world.store.traffic().calls().split_off(before);
+    let parts = calls.iter().filter(|call| **call == "upload_part");
+    assert_eq!(parts.count(), 3, "of 5 MiB each");
+    assert!(world.store.uploads().is_empty());
+    world.assert_complete(&Judge::new(&repo));
+    world.assert_clones_equal(&repo);
+
+    // A small pack is pruned, and the large one has only what is needed.
+    let large = world.packs()[0];
+    commit(&repo, "gone", "refs/heads/main", 1_600_010_000);
+    grow(&repo, 30);
+    mirror().await;
+    repo.git(&["update-ref", "-d", "refs/heads/gone"]);
+    mirror().await;
+    world.advance(DAY + 100);
+    let garbage = collect_with(&world, options()).await.unwrap();
+    assert_eq!((garbage.pruned_objects, garbage.packs), (3, 2));
+    assert!(world.packs().contains(&large));
+    assert_eq!(stored(&world), needed(&repo));
+    world.assert_clones_equal(&repo);
 }
 
 #[tokio::test]
@@ -156,7 +207,7 @@ impl Case {
 
 /// A bucket, its repository, and the push.
 struct Setting {
-    world: World,
+    world: DumbFixture,
     repo: Repo,
     name: &'static str,
     id: ObjectId,

@@ -9,7 +9,7 @@ use branchline_core::mirror::{self, mirror};
 use branchline_core::remote::s3_dumb::DumbOptions;
 use bstr::ByteSlice as _;
 
-use crate::remote::s3_dumb_fixture::{Judge, World, mirror_options};
+use crate::remote::s3_dumb_fixture::{DumbFixture, Judge, mirror_options};
 use branchline_test_support::git_remote::GitRemote;
 use branchline_test_support::repo::{Repo, history};
 
@@ -21,7 +21,12 @@ fn only(pattern: &str) -> mirror::MirrorOptions {
 }
 
 /// Runs a mirror to its end on its own thread.
-fn run_meanwhile(world: World, repo: Arc<Repo>, how: mirror::MirrorOptions, options: DumbOptions) {
+fn run_meanwhile(
+    world: DumbFixture,
+    repo: Arc<Repo>,
+    how: mirror::MirrorOptions,
+    options: DumbOptions,
+) {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -50,8 +55,8 @@ enum Case {
     Overdue,
 }
 
-async fn start(case: Case) -> (World, Arc<Repo>) {
-    let world = World::new();
+async fn start(case: Case) -> (DumbFixture, Arc<Repo>) {
+    let world = DumbFixture::new();
     let repo = Repo::with_history(HashKind::Sha1, 8, 4);
     if let Case::ApartMerging | Case::Overdue = case {
         for round in 0..3 {

@@ -385,7 +385,7 @@ async fn git_fetches_from_a_served_local_repository_as_from_the_repository_itsel
 #[tokio::test(flavor = "multi_thread")]
 async fn git_fetches_from_a_served_dumb_remote_as_from_the_repository_itself() {
     let repo = upstream();
-    let world = s3_dumb_fixture::World::new();
+    let world = s3_dumb_fixture::DumbFixture::new();
     world.mirror(&repo).await;
     compare(&repo, Arc::new(world.remote()), &["2"], |_| false).await;
 }
@@ -393,7 +393,7 @@ async fn git_fetches_from_a_served_dumb_remote_as_from_the_repository_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn git_fetches_from_a_served_bundle_remote_as_from_the_repository_itself() {
     let repo = upstream();
-    let world = s3_bundle_fixture::World::new(5 << 20);
+    let world = s3_bundle_fixture::BundleFixture::new(5 << 20);
     let remote: s3_bundle::BundleRemote = world.remote("r");
     let options = MirrorOptions {
         refs: RefSelection::new(["refs/*"]).unwrap(),

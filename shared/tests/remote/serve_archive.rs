@@ -139,7 +139,7 @@ async fn archive(url: &str, args: &str) -> (Option<i32>, Vec<u8>, String) {
 async fn git_archives_a_served_remote_as_the_repository_itself() {
     let repo = upstream();
     let old = repo.git(&["rev-parse", "main~1"]);
-    let world = s3_dumb_fixture::World::new();
+    let world = s3_dumb_fixture::DumbFixture::new();
     world.mirror(&repo).await;
     let remotes = [
         Daemon::start(Arc::new(local(&repo.path))).await,

@@ -232,7 +232,7 @@ async fn git_pushes_to_a_served_local_repository_as_to_the_repository_itself() {
 }
 
 async fn dumb(repo: &Repo) -> Arc<dyn Remote> {
-    let world = s3_dumb_fixture::World::new();
+    let world = s3_dumb_fixture::DumbFixture::new();
     world.mirror(repo).await;
     Arc::new(world.remote())
 }
@@ -253,7 +253,7 @@ async fn git_pushes_to_a_served_bundle_remote_as_to_a_bare_repository() {
 }
 
 async fn bundles(repo: &Repo) -> Arc<dyn Remote> {
-    let world = s3_bundle_fixture::World::new(5 << 20);
+    let world = s3_bundle_fixture::BundleFixture::new(5 << 20);
     let remote = world.remote("r");
     mirror(&GitRemote::new(repo), &remote, &options(), None)
         .await
@@ -268,8 +268,8 @@ async fn an_atomic_push_to_a_served_bundle_remote_updates_all_refs_or_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_location_is_cloned_and_pushed_to() {
-    let world = s3_dumb_fixture::World::new();
-    let bundles = s3_bundle_fixture::World::new(5 << 20);
+    let world = s3_dumb_fixture::DumbFixture::new();
+    let bundles = s3_bundle_fixture::BundleFixture::new(5 << 20);
     let remotes: [Arc<dyn Remote>; 2] =
         [Arc::new(world.remote()), Arc::new(bundles.remote("empty"))];
     for remote in remotes {
@@ -305,8 +305,8 @@ async fn an_empty_location_is_cloned_and_pushed_to() {
 async fn a_push_that_the_server_lacks_history_for_is_refused_and_changes_nothing() {
     let repo = upstream();
     let source = format!("file://{}", repo.path.display());
-    let world = s3_dumb_fixture::World::new();
-    let bundles = s3_bundle_fixture::World::new(5 << 20);
+    let world = s3_dumb_fixture::DumbFixture::new();
+    let bundles = s3_bundle_fixture::BundleFixture::new(5 << 20);
     let remotes: [Arc<dyn Remote>; 2] =
         [Arc::new(world.remote()), Arc::new(bundles.remote("empty"))];
     for remote in remotes {
@@ -382,7 +382,7 @@ async fn requests(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_with_nothing_new_takes_two_requests_and_a_small_push_at_most_eight() {
     let repo = upstream();
-    let world = s3_dumb_fixture::World::new();
+    let world = s3_dumb_fixture::DumbFixture::new();
     world.mirror(&repo).await;
     let daemon = Daemon::start(Arc::new(world.remote())).await;
     let client = Client::new();
@@ -394,7 +394,7 @@ async fn a_fetch_with_nothing_new_takes_two_requests_and_a_small_push_at_most_ei
     let pushed = requests(&world.store, &clone, &["push", "-q", "origin", "main"]).await;
     assert!(pushed.len() <= 8, "{pushed:?}");
 
-    let world = s3_bundle_fixture::World::new(5 << 20);
+    let world = s3_bundle_fixture::BundleFixture::new(5 << 20);
     let folder = client.path().join("cache");
     let cache = branchline_core::pack_cache::PackCache::open(&folder).unwrap();
     let options = branchline_core::remote::s3_bundle::BundleOptions {

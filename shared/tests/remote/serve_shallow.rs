@@ -57,7 +57,7 @@ async fn a_shallow_clone_reads_less_than_twice_what_it_sends() {
             // In git's order, with deltas between the versions of a file.
             repo.git(&["repack", "-a", "-d", "-f", "--quiet"]);
         }
-        let world = s3_dumb_fixture::World::new();
+        let world = s3_dumb_fixture::DumbFixture::new();
         world.mirror(&repo).await;
         let daemon = Daemon::start(Arc::new(world.remote())).await;
         let read = || world.store.traffic().bytes("get");

@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 6] = [
         "log",
         "metrics",
         "name",
+        "os",
         "pattern",
         "retry",
         "settings",

@@ -13,8 +13,16 @@ use std::fs;
 
 use model::{Crate, Workspace};
 
-/// Public types that share their name with another of the same crate, each with its reason.
-const SHARED_NAMES: [(&str, &str, &str); 0] = [];
+/// Types that other files use and that share their name with another of the same crate, each with
+/// its reason.
+const SHARED_NAMES: [(&str, &str, &str); 2] = [
+    (
+        "xtask",
+        "Arguments",
+        "each is named with its module: `bench::Arguments`",
+    ),
+    ("branchline", "Signals", "one for each system"),
+];
 
 fn assert_none(violations: &[String], rule: &str) {
     let number = violations.len();
@@ -74,8 +82,32 @@ fn sdk_types_are_used_only_in_adapters() {
     );
 }
 
+/// A program that enables no service's feature, such as a fuzz target, builds no SDK. A build of
+/// the whole workspace enables all of them and would not notice.
 #[test]
-fn public_types_of_a_crate_have_different_names() {
+fn adapters_are_compiled_only_with_the_feature_of_their_service() {
+    let mut violations = Vec::new();
+    let files = model::source_files().into_iter();
+    for file in files.filter(|file| file.starts_with("shared/src/")) {
+        let text = fs::read_to_string(model::root().join(&file));
+        let text = text.expect("because the file was listed");
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2) {
+            let [above, line] = pair else { continue };
+            let declared = line
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(crate) ");
+            let is_adapter = declared.starts_with("mod client") && declared.ends_with(';');
+            if is_adapter && !above.starts_with("#[cfg(feature = ") {
+                violations.push(format!("{file}: {line}"));
+            }
+        }
+    }
+    assert_none(&violations, "a client of AWS is behind a feature");
+}
+
+#[test]
+fn types_that_other_files_use_have_different_names() {
     let mut violations = Vec::new();
     for package in &Workspace::read().crates {
         let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -91,7 +123,10 @@ fn public_types_of_a_crate_have_different_names() {
             }
         }
     }
-    assert_none(&violations, "a public name means one type of a crate");
+    assert_none(
+        &violations,
+        "a name that other files use means one type of a crate",
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(crate) struct Crate {
     /// By path from the crate's root, which is the empty path.
     pub(crate) modules: BTreeMap<Vec<String>, Module>,
     pub(crate) references: Vec<Reference>,
-    /// Name and file of each `pub` struct, enum, union, trait and type alias.
+    /// Name and file of each struct, enum, union, trait and type alias that other files can use.
     pub(crate) public_types: Vec<(String, String)>,
     /// File and text of each string literal outside of attributes.
     pub(crate) literals: Vec<(String, String)>,
@@ -186,8 +186,9 @@ impl Reader<'_> {
     }
 }
 
+/// Returns whether other files can use an item.
 fn is_public(visibility: &Visibility) -> bool {
-    matches!(visibility, Visibility::Public(_))
+    !matches!(visibility, Visibility::Inherited)
 }
 
 fn is_only_for_tests(attributes: &[Attribute]) -> bool {

@@ -28,7 +28,7 @@ async fn push(stage: &TestEnvironment, name: &str) -> Result<String> {
     git::init(work.path())?;
     let commit = git::commit(work.path(), &[("name.txt", name)], "First")?;
     stage.push(work.path(), name, &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     Ok(commit)
 }
 

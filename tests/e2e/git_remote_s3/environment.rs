@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use branchline_core::aws::{AccessKey, Aws};
+use branchline_core::storage::client::SdkObjectStore;
 use branchline_dev::faults::Service;
 use branchline_dev::s3::store::Query;
 use branchline_dev::server::{Options, Server};
@@ -244,6 +246,21 @@ impl Terminal {
             ..Query::default()
         });
         page.versions.into_iter().map(|listed| listed.key).collect()
+    }
+
+    /// The store of either server, over S3's protocol.
+    pub(crate) fn store(&self) -> SdkObjectStore {
+        let region = match &self.s3 {
+            S3::DevelopmentServer(server) => server.account().region.clone(),
+            S3::Moto(_) => "us-east-1".to_owned(),
+        };
+        let key = AccessKey {
+            id: self.variable("AWS_ACCESS_KEY_ID").to_owned(),
+            secret: self.variable("AWS_SECRET_ACCESS_KEY").to_owned(),
+            session_token: None,
+        };
+        let aws = Aws::fixed(&region, self.variable("AWS_ENDPOINT_URL"), &key);
+        SdkObjectStore::new(&aws)
     }
 
     /// The number of requests to S3 until now.

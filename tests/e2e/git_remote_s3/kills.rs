@@ -1,5 +1,5 @@
-//! A push to the layout `dumb` that is killed or interrupted at any of its requests: the remote
-//! stays valid, the next push does the rest, and nothing temporary is left.
+//! A push that is killed or interrupted at any of its requests: the remote stays valid, a retry
+//! does the rest, and nothing temporary is left.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::environment::{BUCKET, Terminal, url};
 use super::peers::Python;
 
-/// Bytes that do not compress, so that bundles are sent by multipart uploads.
+/// Bytes that do not compress, so that packs are sent by multipart uploads.
 const LARGE_FILE_BYTES: usize = 11 << 20;
 /// Number of the last request at which a push is ended. A push that merges packs sends more.
 const MAX_REQUEST: u64 = 24;
@@ -35,20 +35,48 @@ struct Ending {
     creates: bool,
 }
 
+/// A push that was ended.
+struct EndedPush {
+    url: String,
+    /// The ids of the branch before and after the push.
+    before: String,
+    after: String,
+}
+
 /// "A killed push to the layout `dumb` leaves a valid repository, and the next push does the rest."
 #[tokio::test]
 async fn a_push_to_the_dumb_layout_that_is_killed_at_any_request_is_completed_by_the_next()
 -> Result<()> {
-    end_at_each_request("dumb", Signal::KILL).await
+    end_at_each_request("dumb", Signal::KILL, &[false, true]).await
 }
 
 #[tokio::test]
 async fn a_push_to_the_dumb_layout_that_is_interrupted_at_any_request_leaves_nothing() -> Result<()>
 {
-    end_at_each_request("dumb", Signal::INT).await
+    end_at_each_request("dumb", Signal::INT, &[false, true]).await
 }
 
-async fn end_at_each_request(layout: &'static str, signal: Signal) -> Result<()> {
+/// "A killed push to the layout `bundle` leaves a valid repository, and a retry does the rest."
+#[tokio::test]
+async fn a_push_to_the_bundle_layout_that_is_killed_at_any_request_is_completed_by_a_retry()
+-> Result<()> {
+    end_at_each_request("bundle", Signal::KILL, &[false]).await
+}
+
+#[tokio::test]
+async fn a_first_push_to_the_bundle_layout_that_is_killed_at_any_request_is_completed_by_a_retry()
+-> Result<()> {
+    end_at_each_request("bundle", Signal::KILL, &[true]).await
+}
+
+/// "A push to the layout `bundle` that is interrupted leaves no lock, no upload, no second bundle."
+#[tokio::test]
+async fn a_push_to_the_bundle_layout_that_is_interrupted_at_any_request_leaves_nothing()
+-> Result<()> {
+    end_at_each_request("bundle", Signal::INT, &[false, true]).await
+}
+
+async fn end_at_each_request(layout: &'static str, signal: Signal, creates: &[bool]) -> Result<()> {
     let mut terminal = Terminal::start().await?;
     let temporary = terminal.path("temporary");
     std::fs::create_dir(&temporary)?;
@@ -57,27 +85,32 @@ async fn end_at_each_request(layout: &'static str, signal: Signal) -> Result<()>
     terminal.set("GIT_CONFIG_KEY_0", Some("branchline.layout"));
     terminal.set("GIT_CONFIG_VALUE_0", Some(layout));
     if signal == Signal::KILL {
-        // The next push waits until the lock of the killed one is abandoned.
+        // A retry waits until the lock of the killed push is abandoned.
         terminal.set("GIT_REMOTE_S3_LOCK_TTL_SECONDS", Some("1"));
     }
     terminal.repository("work", 6)?;
-    let mut large = vec![0; LARGE_FILE_BYTES];
-    StdRng::seed_from_u64(1).fill(&mut large[..]);
-    std::fs::write(terminal.path("work/large"), large)?;
-    git::commit(&terminal.path("work"), &[], "large")?;
+    if layout == "dumb" {
+        // A bundle is always sent by a multipart upload.
+        let mut large = vec![0; LARGE_FILE_BYTES];
+        StdRng::seed_from_u64(1).fill(&mut large[..]);
+        std::fs::write(terminal.path("work/large"), large)?;
+        git::commit(&terminal.path("work"), &[], "large")?;
+    }
     let store = terminal.server().store();
     store.set_public_access(BUCKET, PublicAccess::ReadAndList);
-    for creates in [false, true] {
+    for creates in creates {
         let ending = Ending {
             layout,
             signal,
-            creates,
+            creates: *creates,
         };
         let ended = ending.at_each_request(&terminal).await;
         ended.with_context(|| format!("{ending:?}"))?;
     }
-    let left: Vec<_> = std::fs::read_dir(&temporary)?.collect();
-    assert!(left.is_empty(), "temporary files: {left:?}");
+    let mut left = files(&temporary)?;
+    // The Python client does not delete its own.
+    left.retain(|path| !path.contains("/git_remote_s3_"));
+    assert_eq!(left, [""; 0], "temporary files");
     let mut objects = files(&terminal.path("work/.git/objects"))?;
     objects.retain(|path| path.contains("tmp_") || path.contains("incoming"));
     assert_eq!(objects, [""; 0], "git's temporary files");
@@ -85,30 +118,60 @@ async fn end_at_each_request(layout: &'static str, signal: Signal) -> Result<()>
 }
 
 impl Ending {
+    /// Ends a push at each of its requests, and checks what it leaves. In the layout `bundle`, each
+    /// push is to a repository of its own, and they are checked at the end, because the locks of
+    /// killed pushes are abandoned by then.
     async fn at_each_request(self, terminal: &Terminal) -> Result<()> {
-        let mut url = url("r");
-        if !self.creates {
-            terminal.push(&url, &["main"]).await?.done();
-        }
-        let mut k = 1;
-        loop {
-            let work = terminal.path("work");
-            let mut before = git::git(&work, ["rev-parse", "main"])?;
+        let work = terminal.path("work");
+        let mut ended = Vec::new();
+        let mut with_two_bundles = 0;
+        for k in 1..=MAX_REQUEST {
+            let url = match (self.creates, self.layout) {
+                (true, _) => url(&format!("new-{k}")),
+                (false, "dumb") => url("r"),
+                (false, _) => url(&format!("{k}")),
+            };
+            let mut before = String::new();
+            if !self.creates {
+                terminal.push(&url, &["main"]).await?.done();
+                before = git::git(&work, ["rev-parse", "main"])?;
+            }
             let text = format!("{k}");
             let after = git::commit(&work, &[("file", text.as_str())], &text)?;
-            if self.creates {
-                url = super::environment::url(&format!("new-{k}"));
-                before = String::new();
-            }
             let was_ended = self.push(terminal, &url, k).await?;
-            let checked = self.check(terminal, &url, [&before, &after], k).await;
-            checked.with_context(|| format!("request {k}"))?;
-            if !was_ended || k == MAX_REQUEST {
+            let push = EndedPush { url, before, after };
+            if self.signal == Signal::INT {
+                let left = nothing_is_left(terminal, &push.url, self.signal).await;
+                left.with_context(|| format!("request {k}"))?;
+            }
+            with_two_bundles += usize::from(has_two_bundles(terminal, &push.url));
+            if self.layout == "dumb" {
+                let checked = self.check(terminal, &push).await;
+                checked.with_context(|| format!("request {k}"))?;
+            }
+            ended.push((k, push));
+            if !was_ended {
                 break;
             }
-            k += 1;
         }
-        ensure!(k > 4, "pushes were ended at {k} requests");
+        ensure!(
+            ended.len() > 4,
+            "pushes were ended at {} requests",
+            ended.len()
+        );
+        // The deletion of the old bundle, and the requests that are sent with it.
+        let max = match self.signal {
+            Signal::KILL if !self.creates => 3,
+            _ => 0,
+        };
+        ensure!(
+            with_two_bundles <= max,
+            "a ref had two bundles after {with_two_bundles} requests"
+        );
+        for (k, push) in ended.iter().filter(|_| self.layout != "dumb") {
+            let checked = self.check(terminal, push).await;
+            checked.with_context(|| format!("request {k}"))?;
+        }
         Ok(())
     }
 
@@ -150,68 +213,40 @@ impl Ending {
         Ok(was_ended)
     }
 
-    async fn check(
-        self,
-        terminal: &Terminal,
-        url: &str,
-        [before, after]: [&str; 2],
-        k: u64,
-    ) -> Result<()> {
-        let name = url.rsplit('/').next().unwrap_or_default();
-        let prefix = format!("team/{name}/");
-        if self.signal == Signal::INT {
-            self.nothing_is_left(terminal, &prefix).await?;
-        }
+    async fn check(self, terminal: &Terminal, push: &EndedPush) -> Result<()> {
+        let EndedPush { url, before, after } = push;
         let listed = terminal.git(&["ls-remote", url, "refs/heads/main"]).await?;
         let listed = listed.done();
         let id = listed.split('\t').next().unwrap_or_default();
         ensure!(id == before || id == after, "`{listed}` is listed");
-        let clone = format!("{}-{name}-{k}", self.layout);
-        let is_complete = !has_two_bundles(terminal, &prefix);
-        self.clone_as_others(terminal, url, &clone, id, is_complete)
-            .await?;
-        terminal.push(url, &["main"]).await?.done();
-        let listed = terminal.git(&["ls-remote", url, "refs/heads/main"]).await?;
-        let listed = listed.done();
-        ensure!(
-            listed.starts_with(after),
-            "`{listed}` is listed after a push"
-        );
-        let clone = format!("{clone}-completed");
-        let mut after = after.to_owned();
-        if has_two_bundles(terminal, &prefix) {
-            // The push was up to date, so that git sent nothing: the next one deletes the old bundle.
-            after = git::commit(&terminal.path("work"), &[("file", "next")], "next")?;
-            terminal.push(url, &["main"]).await?.done();
+        if !id.is_empty() {
+            self.clone_as_others(terminal, url, id).await?;
         }
-        self.nothing_is_left(terminal, &prefix).await?;
-        ensure!(!has_two_bundles(terminal, &prefix), "a ref has two bundles");
-        self.clone_as_others(terminal, url, &clone, &after, true)
-            .await
+        let refspec = format!("{after}:refs/heads/main");
+        terminal.push(url, &[&refspec]).await?.done();
+        nothing_is_left(terminal, url, self.signal).await?;
+        ensure!(!has_two_bundles(terminal, url), "a ref has two bundles");
+        let head = ["ls-remote", "--symref", url, "HEAD"];
+        let head = terminal.git(&head).await?.done();
+        ensure!(head.contains("refs/heads/main"), "`HEAD` is `{head}`");
+        self.clone_as_others(terminal, url, after).await
     }
 
     /// Clones with what else reads the layout: git's own HTTP, or the Python client. The latter
-    /// refuses a ref with two bundles, which it has between the publication of the new one and the
-    /// deletion of the old one; ours lists one of them.
-    async fn clone_as_others(
-        self,
-        terminal: &Terminal,
-        url: &str,
-        to: &str,
-        expected: &str,
-        is_complete: bool,
-    ) -> Result<()> {
-        if expected.is_empty() {
-            return Ok(());
-        }
+    /// refuses a ref with two bundles, so that such a ref is cloned by the command line.
+    async fn clone_as_others(self, terminal: &Terminal, url: &str, expected: &str) -> Result<()> {
+        let to = "clone";
+        let arguments = ["clone", "--quiet", "--no-checkout", url, to];
         let cloned = if self.layout == "dumb" {
             let path = url.strip_prefix("s3://").unwrap_or(url);
             let over_http = format!("{}/{path}", terminal.server().endpoint());
             terminal.git(&["clone", "--quiet", &over_http, to]).await?
-        } else if let Some(python) = Python::of(terminal).filter(|_| is_complete) {
-            python.git(&["clone", "--quiet", url, to]).await?
+        } else if let Some(python) =
+            Python::of(terminal).filter(|_| !has_two_bundles(terminal, url))
+        {
+            python.git(&arguments).await?
         } else {
-            terminal.git(&["clone", "--quiet", url, to]).await?
+            terminal.git(&arguments).await?
         };
         cloned.done();
         let clone = terminal.path(to);
@@ -221,41 +256,53 @@ impl Ending {
         std::fs::remove_dir_all(clone)?;
         Ok(())
     }
+}
 
-    /// Waits until no lock, no upload and no staged pack is left below `prefix`.
-    async fn nothing_is_left(self, terminal: &Terminal, prefix: &str) -> Result<()> {
-        let begin = Instant::now();
-        loop {
-            // Git does not wait for its helper, whose last request may still be on the way. That of a
-            // killed one never arrives.
-            let requests = terminal.server().requests();
-            requests.reset();
-            let is_killed = self.signal == Signal::KILL;
-            let is_quiet = is_killed || requests.max_in_flight(Service::S3) == 0;
-            let mut left = terminal.keys(prefix);
-            left.retain(|key| key.contains("LOCK#") || key.contains("tmp_pack_"));
-            let uploads = terminal.server().store().uploads(BUCKET);
-            let uploads = uploads.map_err(|error| anyhow::anyhow!("{error}"))?;
-            // A client that is killed between the creation of an upload and the write by which its
-            // lock names the upload leaves one without parts.
-            if is_quiet && left.is_empty() && (is_killed || uploads.is_empty()) {
-                return Ok(());
-            }
-            let waited = begin.elapsed();
-            ensure!(
-                waited < CLEANUP_LIMIT,
-                "left after {waited:?}: {left:?}, {} uploads",
-                uploads.len()
-            );
-            tokio::time::sleep(POLL_INTERVAL).await;
+/// Returns the start of the keys of a repository.
+fn prefix(url: &str) -> String {
+    let name = url.rsplit('/').next().unwrap_or_default();
+    format!("team/{name}/")
+}
+
+/// Waits until no lock, no upload and no staged pack of a repository is left.
+async fn nothing_is_left(terminal: &Terminal, url: &str, signal: Signal) -> Result<()> {
+    let prefix = prefix(url);
+    let begin = Instant::now();
+    loop {
+        // Git does not wait for its helper, whose last request may still be on the way. That of a
+        // killed one never arrives.
+        let requests = terminal.server().requests();
+        requests.reset();
+        let is_killed = signal == Signal::KILL;
+        let is_quiet = is_killed || requests.max_in_flight(Service::S3) == 0;
+        let mut left = terminal.keys(&prefix);
+        left.retain(|key| {
+            ["LOCK#", "tmp_pack_", "incoming-"]
+                .iter()
+                .any(|part| key.contains(part))
+        });
+        let uploads = terminal.server().store().uploads(BUCKET);
+        let mut uploads = uploads.map_err(|error| anyhow::anyhow!("{error}"))?;
+        // A client that is killed between the creation of an upload and the write by which its
+        // lock names the upload leaves one.
+        uploads.retain(|upload| upload.key.starts_with(&prefix) && !is_killed);
+        if is_quiet && left.is_empty() && uploads.is_empty() {
+            return Ok(());
         }
+        let waited = begin.elapsed();
+        ensure!(
+            waited < CLEANUP_LIMIT,
+            "left after {waited:?}: {left:?}, {} uploads",
+            uploads.len()
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Whether a ref below `prefix` has two bundles.
-fn has_two_bundles(terminal: &Terminal, prefix: &str) -> bool {
+/// Whether a ref of a repository has two bundles.
+fn has_two_bundles(terminal: &Terminal, url: &str) -> bool {
     let mut folders = BTreeSet::new();
-    let keys = terminal.keys(prefix);
+    let keys = terminal.keys(&prefix(url));
     let mut bundles = keys.iter().filter(|key| key.ends_with(".bundle"));
     bundles.any(|key| !folders.insert(key.rsplit_once('/').unwrap_or_default().0))
 }

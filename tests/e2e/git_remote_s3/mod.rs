@@ -21,3 +21,4 @@ mod peers;
 mod promisors;
 mod shared_cache;
 mod simple_protocol;
+mod states;

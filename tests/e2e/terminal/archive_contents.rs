@@ -87,7 +87,25 @@ async fn archives_have_descriptions_and_objects_of_lfs_as_those_of_git() -> Resu
         let ours = std::fs::read(terminal.path("ours.tar"))?;
         assert!(ours == theirs, "{remote} {lfs}");
     }
-    // Everything as it lies in the commit.
+    // The commit itself names the place of its objects.
+    let config = format!("[lfs]\n\turl = {bundle}\n");
+    git::commit(&path, &[(".lfsconfig", &config)], "configured")?;
+    let branch = ["branch", "--force", "configured", "HEAD"];
+    git::git(&path, branch)?;
+    git::git(&path, ["reset", "--quiet", "--hard", "HEAD~1"])?;
+    let mut command = git::command(&path);
+    command.env("TZ", "UTC").args(["archive", "configured"]);
+    let theirs = git::run_bytes(&mut command)?;
+    for target in ["codecommit://demo", &url] {
+        let mirror = ["mirror", "work", target, "--no-lfs"];
+        terminal.run("branchline", &mirror).await?.done();
+        let remote = format!("{target}@configured");
+        let arguments = ["archive", &remote, "--lfs", "-o", "ours.tar"];
+        terminal.run("branchline", &arguments).await?.done();
+        let ours = std::fs::read(terminal.path("ours.tar"))?;
+        assert!(ours == theirs, "{target}");
+    }
+    // Everything as it is in the commit.
     let arguments = ["archive", "work", "--no-export-ignore", "-o", "all.zip"];
     terminal.run("branchline", &arguments).await?.done();
     let mut zip = zip::ZipArchive::new(std::fs::File::open(terminal.path("all.zip"))?)?;
@@ -175,5 +193,64 @@ async fn an_archive_has_the_files_of_submodules_from_remotes_of_every_kind() -> 
     assert!(message.contains("submodule `libs/one`"), "{message}");
     assert!(message.contains("relative URL"), "{message}");
     assert!(!terminal.path("no.zip").exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_of_the_working_tree_decide_as_for_git() -> Result<()> {
+    let terminal = Terminal::start().await?;
+    terminal.repository("work", 3)?;
+    let work = terminal.path("work");
+    let files = [
+        (".gitattributes", "secret export-ignore\n"),
+        ("a/.gitattributes", "here export-ignore\n"),
+        ("a/here", "1\n"),
+        ("a/there", "$Format:%H$\n"),
+        ("b/.gitattributes", "* export-ignore\n"),
+        ("b/kept", "2\n"),
+        ("c/text", "3\n"),
+        ("secret", "4\n"),
+    ];
+    git::commit(&work, &files, "files")?;
+    // Changed, deleted, made a link, and new: none of it is committed.
+    std::fs::write(
+        work.join(".gitattributes"),
+        "[attr]gone export-ignore\na/there export-subst\n",
+    )?;
+    std::fs::remove_file(work.join("a/.gitattributes"))?;
+    std::fs::remove_file(work.join("b/.gitattributes"))?;
+    std::os::unix::fs::symlink("../.gitattributes", work.join("b/.gitattributes"))?;
+    std::fs::write(work.join("c/.gitattributes"), "text gone\n")?;
+    let bare = terminal.path("bare.git");
+    git::git(
+        &work,
+        [
+            "clone",
+            "--quiet",
+            "--bare",
+            ".",
+            &bare.display().to_string(),
+        ],
+    )?;
+    for repository in ["work", "work/.git", "bare.git"] {
+        for option in [None, Some("--worktree-attributes")] {
+            let folder = terminal.path(repository.trim_end_matches("/.git"));
+            let mut command = git::command(&folder);
+            command
+                .env("TZ", "UTC")
+                .args(["archive", "HEAD"])
+                .args(option);
+            let theirs = git::run_bytes(&mut command)?;
+            let mut arguments = vec!["archive", repository, "-o", "ours.tar"];
+            arguments.extend(option);
+            terminal.run("branchline", &arguments).await?.done();
+            let ours = std::fs::read(terminal.path("ours.tar"))?;
+            assert!(ours == theirs, "{repository} {option:?}");
+        }
+    }
+    let url = format!("s3://{BUCKET}/bundle");
+    let arguments = ["archive", &url, "--worktree-attributes", "-o", "no.tar"];
+    let message = terminal.run("branchline", &arguments).await?.failed(1);
+    assert!(message.contains("has no working tree"), "{message}");
     Ok(())
 }

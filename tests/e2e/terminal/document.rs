@@ -22,7 +22,7 @@ pub(crate) fn table(text: &str) -> Vec<Vec<&'static str>> {
 
 /// Returns true for a command that needs a deployed stack.
 pub(crate) fn needs_stack(command: &str) -> bool {
-    let names = ["doctor", "status", "triggers"];
+    let names = ["doctor", "start", "status", "triggers"];
     let mut words = command.split_whitespace();
     words.next() == Some("branchline") && words.next().is_some_and(|name| names.contains(&name))
 }

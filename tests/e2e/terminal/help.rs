@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::super::git_remote_s3::environment::Terminal;
 
 /// The commands that have examples.
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 12] = [
     &["archive"],
     &["completions"],
     &["doctor", "stack"],
@@ -14,6 +14,7 @@ const COMMANDS: [&[&str]; 11] = [
     &["migrate"],
     &["mirror"],
     &["remote", "init"],
+    &["start"],
     &["status"],
     &["triggers"],
     &["template"],

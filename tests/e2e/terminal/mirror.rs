@@ -2,11 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::Result;
 use branchline_core::git::HashKind;
-use branchline_dev::s3::store::PutOptions;
+use branchline_dev::s3::store::{PublicAccess, PutOptions};
 use branchline_test_support::git;
 use branchline_test_support::git_server::{GitServer, Response};
 use branchline_test_support::repo::Repo;
@@ -34,35 +33,21 @@ async fn mirror(terminal: &Terminal, arguments: &[&str]) -> Result<Outcome> {
         .await
 }
 
-/// "An error names the remedy."
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_stays_is_named_with_the_time_after_which_it_is_taken_over() -> Result<()> {
+async fn the_lock_of_a_killed_client_is_taken_over_after_its_lifetime() -> Result<()> {
     const LOCK: &str = "locked/refs/heads/main/LOCK#.lock";
     let mut terminal = Terminal::start().await?;
     terminal.set("GIT_REMOTE_S3_LOCK_TTL_SECONDS", Some("1"));
     terminal.repository("work", 3)?;
     let target = format!("s3://{BUCKET}/locked");
-    let arguments = ["work", &target, "--layout=bundle"];
     let store = terminal.server().store();
-    let lock = || store.put(BUCKET, LOCK, b"", PutOptions::default());
-    // A client that pushes for long renews its lock.
-    let renew = async {
-        loop {
-            lock().expect("the bucket is there");
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    };
-    let printed = tokio::select! {
-        printed = mirror(&terminal, &arguments) => printed?,
-        () = renew => unreachable!("because it ends with the mirror"),
-    };
-    let printed = printed.failed(3);
-    for remedy in [LOCK, "seconds old", "older than 1 seconds", "--fix=locks"] {
-        assert!(printed.contains(remedy), "`{remedy}` is not in {printed}");
-    }
-    // A killed client does not; the other refs had no lock.
+    store
+        .put(BUCKET, LOCK, b"", PutOptions::default())
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let arguments = ["work", &target, "--layout=bundle"];
     let printed = mirror(&terminal, &arguments).await?.done();
-    assert!(printed.contains("refs 1 created"), "{printed}");
+    assert!(printed.contains("refs 3 created"), "{printed}");
+    assert!(!terminal.keys("locked/").contains(&LOCK.to_owned()));
     Ok(())
 }
 
@@ -110,6 +95,38 @@ async fn each_kind_of_remote_is_a_source_and_a_target() -> Result<()> {
     assert_eq!(refs(&server.path)?, refs(&terminal.path("work"))?);
     let head = git::git(&terminal.path("last.git"), ["symbolic-ref", "HEAD"])?;
     assert_eq!(head, "refs/heads/main");
+    Ok(())
+}
+
+/// "A mirror in a bucket behind a website or a CDN [..] can be a source."
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_web_server_are_a_source() -> Result<()> {
+    let mut terminal = Terminal::start().await?;
+    let region = terminal.server().account().region.clone();
+    terminal.set("AWS_REGION", Some(&region));
+    terminal.repository("work", 8)?;
+    let public = PublicAccess::ReadAndList;
+    terminal.server().store().set_public_access(BUCKET, public);
+    let dumb = format!("s3://{BUCKET}/dumb");
+    let website = format!("{}/{BUCKET}/dumb", terminal.server().endpoint());
+    for created in [4, 0] {
+        let arguments = ["work", &dumb, "--layout=dumb"];
+        mirror(&terminal, &arguments).await?.done();
+        for (target, option) in [
+            ("codecommit://demo".to_owned(), "--create"),
+            (format!("s3://{BUCKET}/bundle"), "--layout=bundle"),
+        ] {
+            let arguments = [website.as_str(), &target, option, "--verify"];
+            let printed = mirror(&terminal, &arguments).await?.done();
+            let refs = match created {
+                0 => "refs 1 updated",
+                _ => "refs 4 created",
+            };
+            assert!(printed.contains(refs), "{target}: {printed}");
+            assert!(printed.contains("verified: 4 refs and "), "{printed}");
+        }
+        git::commit(&terminal.path("work"), &[("new.txt", "1")], "new")?;
+    }
     Ok(())
 }
 

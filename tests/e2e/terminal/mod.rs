@@ -8,4 +8,5 @@ mod migrate;
 mod mirror;
 mod mirror_many;
 mod mirror_to_files;
+mod requests;
 mod stack;

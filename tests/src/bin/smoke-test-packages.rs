@@ -132,7 +132,7 @@ async fn takes_a_push(bootstraps: PathBuf) -> Result<String> {
     git::init(work.path())?;
     git::commit(work.path(), &[("a.txt", "one\n")], "First")?;
     stage.push(work.path(), "demo", &["main"]).await?;
-    stage.settle().await?;
+    stage.wait_until_idle().await?;
     match stage.executions().as_slice() {
         [execution] => {
             let version = execution

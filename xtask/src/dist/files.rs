@@ -48,11 +48,11 @@ pub(super) fn write_zip(
     Ok(())
 }
 
-/// Returns whether a file is a program of Linux.
+/// Returns whether a file is a program of Linux, or a script.
 fn is_program(path: &Path) -> bool {
     let mut start = [0; 4];
     File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
-        && start == *b"\x7fELF"
+        && (start == *b"\x7fELF" || start.starts_with(b"#!"))
 }
 
 /// Copies a file with its mode, into a folder that is created.

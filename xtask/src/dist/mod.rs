@@ -3,10 +3,11 @@
 //! | module | job |
 //! |---|---|
 //! | `target` | the kinds of machines that programs are built for |
-//! | `programs` | builds programs that are equal wherever they are built |
-//! | `functions` | zips of the functions, and the template that AWS SAM's parts are written out in |
-//! | `stack` | the directory that `sam deploy` takes |
+//! | `programs` | builds programs that are byte-identical on every machine |
+//! | `functions` | zips of the functions, and the template without the SAM transform (plain CloudFormation) |
+//! | `stack` | the folder that `sam deploy` takes, made by running `branchline template` |
 //! | `wheel` | Python packages with the programs and the functions |
+//! | `launchers` | the Python package with the other names of the program |
 //! | `inventory` | the crates in the programs: bill of materials and licences |
 //! | `files` | zips with fixed times, checksums, copies |
 //! | `comparison` | two builds, file by file |
@@ -15,6 +16,7 @@ mod comparison;
 mod files;
 mod functions;
 mod inventory;
+mod launchers;
 mod programs;
 mod stack;
 mod target;
@@ -66,12 +68,12 @@ pub(crate) fn task(arguments: &Arguments) -> Result<()> {
     let out = arguments.out.clone();
     let out = out.unwrap_or_else(|| target_folder().join("dist"));
     let release = out.join(format!("branchline-{VERSION}"));
-    let first = programs::Place::workspace();
+    let first = programs::SourceLocation::workspace();
     build(&environment, &targets, &first, &release)?;
     if arguments.twice {
         // A clone elsewhere, with a target folder of its own, as on another machine.
         let elsewhere = tempfile::tempdir_in(&out).context("the folder of the second build")?;
-        let second = programs::Place::clone_in(elsewhere.path())?;
+        let second = programs::SourceLocation::copy_to(elsewhere.path())?;
         let again = elsewhere.path().join("release");
         build(&environment, &targets, &second, &again)?;
         comparison::ensure_equal(&release, &again)?;
@@ -94,7 +96,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 fn build(
     environment: &Path,
     targets: &[Target],
-    place: &programs::Place,
+    location: &programs::SourceLocation,
     release: &Path,
 ) -> Result<()> {
     if release.exists() {
@@ -110,7 +112,7 @@ fn build(
     // All programs come first, because each wheel has the functions of every processor.
     let mut built = Vec::new();
     for target in targets {
-        built.push((*target, programs::build(environment, *target, place)?));
+        built.push((*target, programs::build(environment, *target, location)?));
     }
     let mut stacks = Vec::new();
     for (target, programs) in &built {
@@ -133,6 +135,7 @@ fn build(
         let made = wheel::build(*target, &contents, release)?;
         check_wheel(environment, *target, &made)?;
     }
+    launchers::build(release)?;
     files::write_checksums(release)
 }
 

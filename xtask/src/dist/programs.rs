@@ -26,12 +26,12 @@ pub(super) fn packages() -> impl Iterator<Item = &'static str> {
 
 /// Sources, and the folder in which they are built.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SourceLocation {
     sources: PathBuf,
     target: PathBuf,
 }
 
-impl Place {
+impl SourceLocation {
     /// Returns the workspace and its target folder.
     pub(super) fn workspace() -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Place {
     }
 
     /// Copies the sources into `folder`, with a new target folder beside them.
-    pub(super) fn clone_in(folder: &Path) -> Result<Self> {
+    pub(super) fn copy_to(folder: &Path) -> Result<Self> {
         let mut list = in_workspace("git");
         list.args(["ls-files", "--cached", "--others", "--exclude-standard"]);
         let sources = folder.join("sources");
@@ -82,24 +82,28 @@ impl Programs {
 
 /// Builds the programs for a target, in one run of cargo: most of their crates are the same.
 ///
-/// zig links them for a C library that is older than the machine's, or into them.
-pub(super) fn build(environment: &Path, target: Target, place: &Place) -> Result<Programs> {
+/// zig links them for a C library that is older than the machine's, or statically.
+pub(super) fn build(
+    environment: &Path,
+    target: Target,
+    location: &SourceLocation,
+) -> Result<Programs> {
     add_standard_library(target)?;
     let mut zig = program(environment, "cargo-zigbuild")?;
-    zig.current_dir(&place.sources);
+    zig.current_dir(&location.sources);
     zig.args(["zigbuild", "--release", "--locked", "--target"]);
     zig.arg(target.for_zig());
     let functions = FUNCTIONS.iter().filter(|_| target.lambda().is_some());
     for package in PROGRAMS.iter().chain(functions) {
         zig.args(["--package", package]);
     }
-    zig.env("CARGO_TARGET_DIR", &place.target);
-    zig.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&place.sources)?);
+    zig.env("CARGO_TARGET_DIR", &location.target);
+    zig.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&location.sources)?);
     // Of C code that writes its time of compilation.
     zig.env("SOURCE_DATE_EPOCH", "0");
     run(&mut zig)?;
     Ok(Programs {
-        folder: place.target.join(target.triple()).join("release"),
+        folder: location.target.join(target.triple()).join("release"),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The stack as `sam deploy` takes it: the program writes what its users have it write.
+//! The stack as `sam deploy` takes it, made by running `branchline template`.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,8 @@
 //! Python packages with the programs: `pip install` puts `branchline` on the path.
 //!
-//! maturin packs programs that are built already: cargo's answer to it is one that a file has. So
-//! a wheel of the development build, which tests install, is made as those of a release are.
+//! maturin packs programs that are built already: a stand-in for cargo prints the build's answer
+//! from a file. So a wheel of the development build, which tests install, is made as those of a
+//! release are.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::files::{self, Compression};
-use super::functions;
 use super::programs::Programs;
 use super::target::Target;
+use super::{functions, launchers};
 use crate::deploy::program;
 use crate::process::{cargo, output, run, target_folder, workspace};
 use crate::setup::PythonEnv;
@@ -43,7 +44,8 @@ pub(super) fn build(target: Target, contents: &Contents<'_>, out: &Path) -> Resu
 }
 
 /// Packs the development build into a wheel for this machine, with the functions of this machine's
-/// processor, and returns its path. All programs must be built.
+/// processor, and returns its path; the wheel of the launchers is beside it. All programs must be
+/// built.
 pub(crate) fn development_wheel() -> Result<PathBuf> {
     let folder = target_folder().join("development-wheel");
     if folder.exists() {
@@ -65,7 +67,9 @@ pub(crate) fn development_wheel() -> Result<PathBuf> {
         platform: "linux",
     };
     let options = ["--compatibility", "linux", "--compression-level", "1"];
-    pack(&contents, &options, &folder)
+    let made = pack(&contents, &options, &folder)?;
+    launchers::build(&folder)?;
+    Ok(made)
 }
 
 fn pack(contents: &Contents<'_>, options: &[&str], out: &Path) -> Result<PathBuf> {
@@ -82,13 +86,14 @@ fn pack(contents: &Contents<'_>, options: &[&str], out: &Path) -> Result<PathBuf
     if let Some(bill) = contents.bill {
         maturin.arg("--sbom-include").arg(bill);
     }
-    maturin.env("CARGO", built_already(&project, contents.programs)?);
+    maturin.env("CARGO", write_cargo_stand_in(&project, contents.programs)?);
     // The time of all entries: the first that a zip can have.
     maturin.env("SOURCE_DATE_EPOCH", "315532800");
     run(&mut maturin)?;
     let names = files::below(out)?.into_iter();
     let of_platform = |name: &String| {
-        name.contains("-py3-none-")
+        name.starts_with("branchline-")
+            && name.contains("-py3-none-")
             && (contents.platform == "linux" || name.contains(contents.platform))
     };
     let made: Vec<String> = names.filter(of_platform).collect();
@@ -156,7 +161,7 @@ fn replaced(text: &str, from: &str, to: &str) -> Result<String> {
 
 /// Writes a program that answers as cargo does after a build of `branchline`, and as cargo itself to
 /// everything else; returns its path.
-fn built_already(project: &Path, programs: &Programs) -> Result<PathBuf> {
+fn write_cargo_stand_in(project: &Path, programs: &Programs) -> Result<PathBuf> {
     let mut metadata = cargo();
     metadata.args(["metadata", "--format-version", "1", "--locked", "--no-deps"]);
     let metadata: serde_json::Value =

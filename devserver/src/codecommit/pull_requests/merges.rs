@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::input::{Input, object_id};
 use super::super::merge::{
-    self, Conflict, ConflictLevel, Merged, Person, Strategy, Version, merge_base,
+    self, Conflict, ConflictLevel, FileVersion, Merged, Person, Strategy, merge_base,
 };
 use super::super::objects::{MAX_METADATA_BYTES, ReadObject};
 use super::super::{CodeCommitService, Repository, contents, git, page};
@@ -404,14 +404,14 @@ async fn conflict_json(
         }
     }
     let (ours, theirs) = (conflict.destination.as_ref(), conflict.source.as_ref());
-    let differs = |of: fn(&Version) -> &str| match (ours, theirs) {
+    let differs = |of: fn(&FileVersion) -> &str| match (ours, theirs) {
         (Some(ours), Some(theirs)) => of(ours) != of(theirs),
         _ => false,
     };
     let has_content = differs(|version| &version.id) || ours.is_none() || theirs.is_none();
     let has_mode = differs(|version| &version.mode);
     let has_type = types["destination"] != types["source"] && ours.is_some() && theirs.is_some();
-    let operation = |side: Option<&Version>| match (&conflict.base, side) {
+    let operation = |side: Option<&FileVersion>| match (&conflict.base, side) {
         (None, Some(_)) => Some("A"),
         (Some(_), None) => Some("D"),
         (Some(_), Some(_)) => Some("M"),
@@ -432,7 +432,7 @@ async fn conflict_json(
 }
 
 /// Returns the type of an object and the mode of a file, as the service names them.
-fn kind_and_mode(version: &Version) -> (&'static str, Option<&'static str>) {
+fn kind_and_mode(version: &FileVersion) -> (&'static str, Option<&'static str>) {
     match version.mode.as_str() {
         "100755" => ("FILE", Some("EXECUTABLE")),
         "120000" => ("SYMBOLIC_LINK", Some("SYMLINK")),

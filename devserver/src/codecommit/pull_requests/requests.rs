@@ -128,7 +128,7 @@ impl CodeCommitService {
             made.record(now_ms, "PULL_REQUEST_CREATED", principal_arn, metadata);
             Ok(made)
         })?;
-        // A repeated request returns the pull request as it is now, and is no event.
+        // A repeated request returns the pull request as it is now, without an event.
         if made.created_ms == now_ms && made.history.len() == 1 {
             self.notify(&made, principal_arn, Notice::Created);
         }

@@ -23,7 +23,7 @@ use crate::account::Account;
 use crate::aws_json::{ApiError, ApiResult, unknown_operation};
 use crate::event::Event;
 
-use state::{Rule, State, StateFile};
+use state::{BusRule, BusState, BusStateFile};
 pub(super) use target::Destination;
 use target::Target;
 
@@ -70,15 +70,15 @@ pub(super) struct Dispatch {
 /// The buses of the account.
 pub(super) struct Buses {
     account: Account,
-    file: StateFile,
-    state: Mutex<State>,
+    file: BusStateFile,
+    state: Mutex<BusState>,
     /// Rules of the command line, which are not stored.
     fixed: Vec<(String, EventPattern)>,
     seen: Mutex<VecDeque<Value>>,
 }
 
 /// Entry of `PutEvents`: the name of its bus with the event, or the error in the answer.
-pub(super) type Entry = Result<(String, Event), Value>;
+pub(super) type PutEntry = Result<(String, Event), Value>;
 
 impl Buses {
     /// Opens the buses in a folder.
@@ -87,7 +87,7 @@ impl Buses {
         folder: &Path,
         rules: &[EventRule],
     ) -> std::io::Result<Self> {
-        let (file, state) = StateFile::open(folder)?;
+        let (file, state) = BusStateFile::open(folder)?;
         let rules = rules.iter();
         Ok(Self {
             account,
@@ -168,7 +168,7 @@ impl Buses {
     }
 
     /// Reads the entries of `PutEvents`: each with its bus, or with the error of that entry.
-    pub(super) fn entries(&self, input: &Value) -> Result<Vec<Entry>, ApiError> {
+    pub(super) fn entries(&self, input: &Value) -> Result<Vec<PutEntry>, ApiError> {
         let entries = input["Entries"].as_array();
         let entries = entries.filter(|entries| (1..=MAX_ENTRIES).contains(&entries.len()));
         let entries = entries
@@ -182,7 +182,7 @@ impl Buses {
         entries.iter().map(|entry| Ok(self.entry(entry))).collect()
     }
 
-    fn entry(&self, entry: &Value) -> Entry {
+    fn entry(&self, entry: &Value) -> PutEntry {
         let refuse =
             |code: &str, message: String| json!({ "ErrorCode": code, "ErrorMessage": message });
         let text = |member: &str| {
@@ -270,7 +270,7 @@ impl Buses {
         let mut state = self.state();
         let key = (bus.clone(), name.clone());
         let earlier = state.rules.remove(&key);
-        let rule = Rule {
+        let rule = BusRule {
             bus,
             name,
             pattern: checked.text().to_owned(),
@@ -366,7 +366,7 @@ impl Buses {
         &self,
         input: &Value,
         member: &str,
-        change: impl FnOnce(&mut Rule) -> Value,
+        change: impl FnOnce(&mut BusRule) -> Value,
     ) -> ApiResult {
         let key = (
             self.bus(&input["EventBusName"])?,
@@ -382,10 +382,10 @@ impl Buses {
 
     fn rule<'s>(
         &self,
-        state: &'s State,
+        state: &'s BusState,
         input: &Value,
         member: &str,
-    ) -> Result<&'s Rule, ApiError> {
+    ) -> Result<&'s BusRule, ApiError> {
         let key = (
             self.bus(&input["EventBusName"])?,
             name(input, member)?.to_owned(),
@@ -418,7 +418,7 @@ impl Buses {
         format!("arn:aws:events:{region}:{id}:event-bus/{name}")
     }
 
-    fn rule_arn(&self, rule: &Rule) -> String {
+    fn rule_arn(&self, rule: &BusRule) -> String {
         let Account { region, id, .. } = &self.account;
         let bus = if rule.bus == DEFAULT {
             String::new()
@@ -428,7 +428,7 @@ impl Buses {
         format!("arn:aws:events:{region}:{id}:rule/{bus}{}", rule.name)
     }
 
-    fn rule_json(&self, rule: &Rule) -> Value {
+    fn rule_json(&self, rule: &BusRule) -> Value {
         let mut json = Map::new();
         let state = if rule.is_enabled {
             "ENABLED"
@@ -447,11 +447,11 @@ impl Buses {
         json.into()
     }
 
-    fn save(&self, state: &State) -> Result<(), ApiError> {
+    fn save(&self, state: &BusState) -> Result<(), ApiError> {
         self.file.save(state).map_err(ApiError::internal)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BusState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

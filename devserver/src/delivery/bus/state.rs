@@ -11,7 +11,7 @@ use super::target::Target;
 
 /// A rule and its targets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Rule {
+pub(super) struct BusRule {
     pub(super) bus: String,
     pub(super) name: String,
     pub(super) pattern: String,
@@ -22,7 +22,7 @@ pub(super) struct Rule {
     pub(super) targets: BTreeMap<String, Target>,
 }
 
-impl Rule {
+impl BusRule {
     pub(super) fn matches(&self, event: &Value) -> bool {
         let pattern = self.parsed.as_ref();
         pattern.is_some_and(|pattern| pattern.matches(event))
@@ -31,25 +31,25 @@ impl Rule {
 
 /// Buses besides the default one, and rules by bus and name.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct BusState {
     pub(super) buses: BTreeSet<String>,
-    pub(super) rules: BTreeMap<(String, String), Rule>,
+    pub(super) rules: BTreeMap<(String, String), BusRule>,
 }
 
 /// Content of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
     buses: BTreeSet<String>,
-    rules: Vec<Rule>,
+    rules: Vec<BusRule>,
 }
 
 /// File of the state.
 #[derive(Debug)]
-pub(super) struct StateFile(PathBuf);
+pub(super) struct BusStateFile(PathBuf);
 
-impl StateFile {
+impl BusStateFile {
     /// Opens the state in a folder; empty if there is none yet.
-    pub(super) fn open(folder: &Path) -> std::io::Result<(Self, State)> {
+    pub(super) fn open(folder: &Path) -> std::io::Result<(Self, BusState)> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join("rules.json");
         let content: Content = match std::fs::read(&path) {
@@ -57,7 +57,7 @@ impl StateFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Content::default(),
             Err(error) => return Err(error),
         };
-        let mut state = State {
+        let mut state = BusState {
             buses: content.buses,
             rules: BTreeMap::new(),
         };
@@ -72,7 +72,7 @@ impl StateFile {
     }
 
     /// Replaces the stored state.
-    pub(super) fn save(&self, state: &State) -> std::io::Result<()> {
+    pub(super) fn save(&self, state: &BusState) -> std::io::Result<()> {
         let content = Content {
             buses: state.buses.clone(),
             rules: state.rules.values().cloned().collect(),

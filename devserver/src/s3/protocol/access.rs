@@ -63,6 +63,7 @@ impl Access {
             S3Path::Bucket { bucket } => (bucket, None),
             S3Path::Object { bucket, key } => (bucket, Some(&**key)),
         };
+        let bucket = &self.store.resolve_alias(bucket);
         let Some(found) = self.store.policy(bucket) else {
             return Ok(());
         };
@@ -105,6 +106,7 @@ impl Access {
             S3Path::Root => return false,
             S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => bucket,
         };
+        let bucket = &self.store.resolve_alias(bucket);
         let access = self.store.public_access(bucket);
         match (cx.s3_op().name(), cx.s3_path()) {
             ("GetObject" | "HeadObject", S3Path::Object { key, .. }) => match access {

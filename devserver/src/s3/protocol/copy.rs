@@ -10,7 +10,7 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use crate::s3::store::{Algorithm, Bucket, Error, Head, PutOptions, Reader, Sealed};
+use crate::s3::store::{Algorithm, Bucket, Error, Head, PutOptions, Reader, Sealed, Store};
 
 use super::backend::Backend;
 use super::conditions::Conditions;
@@ -30,7 +30,7 @@ struct Source {
 }
 
 impl Source {
-    fn of(given: &CopySource) -> S3Result<Self> {
+    fn of(store: &Store, given: &CopySource) -> S3Result<Self> {
         match given {
             CopySource::Bucket {
                 bucket,
@@ -41,9 +41,24 @@ impl Source {
                 key: key.to_string(),
                 version_id: version_id.as_deref().map(str::to_owned),
             }),
-            _ => Err(s3_error!(
+            CopySource::AccessPoint {
+                access_point_name,
+                key,
+                version_id,
+                ..
+            } => {
+                let bucket = store.bucket_of_access_point(access_point_name);
+                Ok(Self {
+                    bucket: bucket.ok_or_else(|| {
+                        s3_error!(NoSuchBucket, "The specified accesspoint does not exist")
+                    })?,
+                    key: key.to_string(),
+                    version_id: version_id.as_deref().map(str::to_owned),
+                })
+            }
+            CopySource::Outpost { .. } => Err(s3_error!(
                 NotImplemented,
-                "Copying from access points is not implemented"
+                "Copying from S3 on Outposts is not implemented"
             )),
         }
     }
@@ -101,7 +116,7 @@ pub(super) async fn object(
     let input = request.input;
     refuse_customer_keys!(input);
     let bucket = backend.store.bucket(&input.bucket).map_err(convert)?;
-    let source = Source::of(&input.copy_source)?;
+    let source = Source::of(&backend.store, &input.copy_source)?;
     let (head, reader) = source.open(backend, &request.extensions).await?;
     check_source(
         &Conditions {
@@ -205,7 +220,7 @@ pub(super) async fn part(
     let upload = bucket
         .upload(&input.key, &input.upload_id)
         .map_err(convert)?;
-    let source = Source::of(&input.copy_source)?;
+    let source = Source::of(&backend.store, &input.copy_source)?;
     let (head, reader) = source.open(backend, &request.extensions).await?;
     check_source(
         &Conditions {

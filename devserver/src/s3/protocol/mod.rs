@@ -9,6 +9,7 @@ mod conditions;
 mod convert;
 mod copy;
 mod error;
+mod hosts;
 mod list;
 mod multipart;
 mod object;
@@ -33,6 +34,7 @@ use crate::s3::store::Store;
 
 use self::access::Access;
 use self::backend::Backend;
+use self::hosts::Hosts;
 
 /// Body of a response: bytes as they are read from the disk. An error in it means that
 /// the object could not be read to its end, and must cut the connection.
@@ -44,6 +46,7 @@ const MAX_DRAINED_BYTES: usize = 256 * 1024 * 1024;
 /// Builds the service over a store, for the credentials of an account.
 pub fn service(store: Store, account: Account) -> S3Service {
     let mut builder = S3ServiceBuilder::new(Backend::new(store.clone(), &account));
+    builder.set_host(Hosts::new(store.clone(), &account));
     builder.set_auth(Access::new(account.clone(), store.clone()));
     builder.set_access(Access::new(account, store));
     S3Service {

@@ -10,6 +10,7 @@
 //! All calls block on the disk: asynchronous callers use `spawn_blocking`. This module
 //! does not depend on HTTP or S3's protocol, but every rule is S3's.
 
+mod access_point;
 mod blob;
 mod bucket;
 mod checksum;
@@ -48,6 +49,7 @@ pub use self::upload::{Completion, NamedPart, PartInfo, UploadInfo};
 
 use super::policy::Policy;
 
+use self::access_point::AccessPoints;
 use self::error::Context as _;
 use self::event::Observers;
 
@@ -76,6 +78,7 @@ struct Inner {
     buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
     public: RwLock<BTreeMap<String, PublicAccess>>,
     policies: RwLock<BTreeMap<String, Arc<Policy>>>,
+    access_points: AccessPoints,
     observers: Arc<Observers>,
     /// Lock of the folder, held while the store is open.
     _lock: File,
@@ -128,6 +131,7 @@ impl Store {
                 buckets: RwLock::new(buckets),
                 public: RwLock::default(),
                 policies: RwLock::default(),
+                access_points: AccessPoints::default(),
                 observers,
                 _lock: lock,
             }),
@@ -188,8 +192,26 @@ impl Store {
         Ok(())
     }
 
-    /// Finds a bucket.
+    /// Adds an access point of a bucket; returns its alias. The bucket is then also reached by the
+    /// host that starts with the access point's name and the account, and by the alias in place of
+    /// its name.
+    pub fn add_access_point(&self, name: &str, bucket: &str) -> String {
+        self.inner.access_points.add(name, bucket)
+    }
+
+    /// Returns the name of the bucket of an access point.
+    pub fn bucket_of_access_point(&self, name: &str) -> Option<String> {
+        self.inner.access_points.bucket(name)
+    }
+
+    /// Returns the name of the bucket that `name`, itself such a name or an alias, stands for.
+    pub fn resolve_alias(&self, name: &str) -> String {
+        self.inner.access_points.resolve(name)
+    }
+
+    /// Finds a bucket by its name, or by the alias of an access point.
     pub fn bucket(&self, name: &str) -> Result<Arc<Bucket>> {
+        let name = &self.resolve_alias(name);
         self.inner
             .buckets
             .read()

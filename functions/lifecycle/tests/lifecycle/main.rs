@@ -299,28 +299,44 @@ async fn an_unknown_shape_names_the_field() {
 }
 
 #[tokio::test]
-async fn an_event_from_another_region_is_refused_before_anything_is_done() {
+async fn an_event_of_another_account_or_region_is_skipped_before_anything_is_done() {
     let fixture = LifecycleFixture::new();
     fixture.push(["main"]);
     for file in [
         "eventbridge-branch-created.json",
         "trigger-branch-created.json",
     ] {
-        let text = event(file).to_string().replace("us-east-1", "eu-west-1");
-        let failure = fixture
-            .send(serde_json::from_str(&text).unwrap())
-            .await
-            .unwrap_err();
-        assert_eq!(failure.kind(), ErrorKind::Config, "{file}");
-        for part in [
-            "arn:aws:codecommit:eu-west-1",
-            "`UPDATE_FUNCTION_ARN`",
-            "hint:",
-        ] {
-            assert!(failure.message().contains(part), "{}", failure.message());
+        for (own, other) in [("us-east-1", "eu-west-1"), ("111122223333", "444455556666")] {
+            let text = event(file).to_string().replace(own, other);
+            let answer = fixture.send(serde_json::from_str(&text).unwrap()).await;
+            let answer = answer.expect("it is skipped");
+            assert_eq!(answer.repositories.len(), 1, "{file}");
+            let skipped = &answer.repositories[0];
+            assert_eq!((skipped.mode, skipped.created.len()), (None, 0));
+            let reason = skipped.reason.as_deref().expect("it has a reason");
+            assert!(reason.contains(own) && reason.contains(other), "{reason}");
         }
     }
     assert_eq!(fixture.calls(), 0);
+}
+
+#[tokio::test]
+async fn an_event_wrapped_by_sns_and_sqs_is_handled() {
+    let fixture = LifecycleFixture::new();
+    fixture.push(["main"]);
+    let inner = event("trigger-branch-created.json").to_string();
+    let sns = json!({"Type": "Notification", "TopicArn": "arn:aws:sns:us-east-1:111122223333:t", "Message": inner});
+    let wrapped = [
+        json!({"Records": [{"EventSource": "aws:sns", "Sns": sns}]}),
+        json!({"Records": [{"eventSource": "aws:sqs", "body": inner}]}),
+        json!({"Records": [{"eventSource": "aws:sqs", "body": sns.to_string()}]}),
+    ];
+    for event in wrapped {
+        let answer = fixture.send(event.clone()).await;
+        let answer = answer.unwrap_or_else(|failure| panic!("{event}: {}", failure.message()));
+        assert_eq!(answer.repositories.len(), 1);
+        assert_eq!(answer.repositories[0].repository, demo());
+    }
 }
 
 #[tokio::test]

@@ -166,6 +166,18 @@ impl CodeCommit for Port {
         unreachable!("lifecycle does not call it")
     }
 
+    async fn list_open_pull_requests(
+        &self,
+        _: &RepositoryName,
+        _: Option<&str>,
+    ) -> Result<Page<PullRequestId>> {
+        unreachable!("lifecycle does not call it")
+    }
+
+    async fn get_commits(&self, _: &RepositoryName, _: &[CommitId]) -> Result<Vec<Commit>> {
+        unreachable!("lifecycle does not call it")
+    }
+
     async fn get_pull_request(&self, _: &PullRequestId) -> Result<PullRequest> {
         unreachable!("lifecycle does not call it")
     }

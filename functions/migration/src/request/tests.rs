@@ -68,6 +68,28 @@ fn every_example_event_of_the_function_is_read() {
 }
 
 #[test]
+fn a_request_wrapped_by_sns_and_sqs_is_read() {
+    let plain = event("migration-backup");
+    let notification = serde_json::json!({"Type": "Notification", "Message": plain.to_string()});
+    let wrapped = [
+        serde_json::json!({"Records": [{"eventSource": "aws:sqs", "body": plain.to_string()}]}),
+        serde_json::json!({"Records": [{"EventSource": "aws:sns", "Sns": notification}]}),
+        serde_json::json!({
+            "Records": [{"eventSource": "aws:sqs", "body": notification.to_string()}]
+        }),
+    ];
+    let expected = parse(&plain).unwrap().unwrap();
+    for event in wrapped {
+        let request = parse(&event).unwrap().unwrap();
+        let mapping = |request: &Request| {
+            let mapping = &request.mappings[0];
+            (mapping.source.clone(), mapping.target.clone())
+        };
+        assert_eq!(mapping(&request), mapping(&expected), "{event}");
+    }
+}
+
+#[test]
 fn pruning_force_and_plan_have_safe_defaults() {
     let parsed = |fields: &str, plan: &str| {
         let text = format!(

@@ -6,7 +6,7 @@ use std::time::Instant;
 use branchline_core::archive::large_files_over_git::GitLargeFiles;
 use branchline_core::archive::{
     self, ArchiveDestination, ArchiveRequest, CodeCommitHistory, CodeCommitSubmodules, ExtraFile,
-    History, LargeFiles, PreviousArchive, SubmoduleRepositories,
+    History, LargeFiles, SubmoduleRepositories,
 };
 use branchline_core::git::object::{Commit, Signature};
 use branchline_core::lfs::LfsStore;
@@ -17,6 +17,7 @@ use branchline_core::storage::{ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use serde_json::json;
 
+use super::ahead::ArchiveBase;
 use super::{Attempt, reuse};
 use crate::artifact::{self, ArtifactIdentity, Provenance, S3Location};
 use crate::config::PipelineSource;
@@ -24,7 +25,7 @@ use crate::lfs::LfsServices;
 use crate::request::ArtifactAnswer;
 
 impl Attempt<'_> {
-    /// Archives `commit` as the object at `location`, for the pipelines with these marks.
+    /// Archives `commit` as the object at `location`, for the pipelines with these hashes.
     #[expect(
         clippy::too_many_arguments,
         reason = "each is read once, in this one place"
@@ -37,13 +38,13 @@ impl Attempt<'_> {
         precondition: Precondition,
         provenance: Provenance,
         pipelines: Option<&str>,
-        previous: Option<Arc<PreviousArchive>>,
+        base: ArchiveBase,
     ) -> Result<ArtifactAnswer> {
         let context = self.context;
         let config = &context.config;
         if config.source == PipelineSource::CodeCommit {
             return self
-                .mark(
+                .write_marker(
                     commit,
                     location,
                     identity,
@@ -57,17 +58,22 @@ impl Attempt<'_> {
         if config.commit_info {
             extra_files.push(commit_info(commit, self.repository(), &self.task.label())?);
         }
+        let over_git = self.over_git(commit, location)?;
+        let large_files = over_git.clone().map(|files| files as Arc<dyn LargeFiles>);
         let request = ArchiveRequest {
             prefix: config.prefix.clone(),
             extra_files,
             concurrency: config.concurrency as usize,
             deadline: Some(self.deadline),
-            large_files: self.large_files(commit, location)?,
+            large_files,
+            method: config.read_method,
+            over_git,
             history: self.history(),
             export_ignore: config.export_ignore,
             lfs: self.lfs(self.repository())?,
             submodules: self.submodules(),
-            previous,
+            previous: base.previous,
+            head_start: base.head_start,
             ..ArchiveRequest::new(commit.clone())
         };
         let destination = ArchiveDestination {
@@ -111,6 +117,7 @@ impl Attempt<'_> {
             files = summary.files,
             reused_files = summary.reused_files,
             requests = summary.requests,
+            by_git = built.by_git,
             held_bytes = summary.peak_held_bytes,
             duration_ms,
             "archived"
@@ -172,14 +179,14 @@ impl Attempt<'_> {
         Some(Arc::new(history))
     }
 
-    /// Returns the source of files that the API refuses: git, with a temporary object near the
-    /// artifact for packs that do not fit into memory.
-    fn large_files(
+    /// Returns the commit by git, for files that the API refuses and for whole commits, with a
+    /// temporary object near the artifact for packs that do not fit into memory.
+    fn over_git(
         &self,
         commit: &Commit,
         location: &S3Location,
-    ) -> Result<Option<Arc<dyn LargeFiles>>> {
-        let Some(git) = &self.context.git else {
+    ) -> Result<Option<Arc<GitLargeFiles>>> {
+        let Some(git) = self.context.git_access(self.repository()) else {
             return Ok(None);
         };
         let spool = SpoolConfig {
@@ -192,7 +199,7 @@ impl Attempt<'_> {
             },
         };
         let repository = self.repository().clone();
-        let files = GitLargeFiles::new(git.clone(), repository, commit.id.into(), spool);
+        let files = GitLargeFiles::new(git, repository, commit.id.into(), spool);
         Ok(Some(Arc::new(files)))
     }
 }

@@ -51,7 +51,7 @@ impl Attempt<'_> {
             return self.candidates_of_event(filters, tip);
         }
         let origin = self.context.origin();
-        filters.of_ref(&TemplateValues {
+        filters.candidates_of_ref(&TemplateValues {
             repository: self.repository(),
             branch: self.branch(),
             kind: &self.task.kind,
@@ -61,7 +61,7 @@ impl Attempt<'_> {
     }
 
     /// Chooses the pipelines of `tip`, whose artifact is to replace `found`.
-    pub(super) async fn choose(
+    pub(super) async fn choose_targets(
         &self,
         filters: &PipelineFilters,
         tip: CommitId,
@@ -77,34 +77,34 @@ impl Attempt<'_> {
             return Ok(Choice::Start(targets(candidates)));
         }
         let Some(head) = found.filter(|head| identity.is_of_branch(head)) else {
-            let (chosen, before) = self.decide(tip, candidates).await?;
-            return Ok(choice(chosen, before));
+            let (chosen, before) = self.choose_by_changes(tip, candidates).await?;
+            return Ok(start_or_skip(chosen, before));
         };
-        let (mut chosen, open) = split(&mut candidates, |candidate| {
+        let (mut chosen, undecided) = take_targets(&mut candidates, |candidate| {
             candidate.paths == PathMatch::Always
         });
-        candidates = open;
+        candidates = undecided;
         if candidates.is_empty() {
             return Ok(Choice::Start(chosen));
         }
         let mut tags = self.tags(location, head).await?;
-        let started = started::pipelines(&tags);
+        let started = started::started_pipelines(&tags);
         // What the artifact was made for and was not started on is still due; after a change of
         // settings alone, all that it was made for.
         let has_moved = identity.previous_commit(head).is_some();
-        let (due, mut open) = split(&mut candidates, |candidate| {
-            started::is_wanted(head, &tags, &candidate.target)
-                && !(has_moved && started.contains(candidate.target.label.as_str()))
+        let (due, mut undecided) = take_targets(&mut candidates, |candidate| {
+            started::is_made_for(head, &tags, &candidate.target)
+                && !(has_moved && started.contains(candidate.target.tag_name.as_str()))
         });
         chosen.extend(due);
-        let compared = started::compared(&tags, filters.digest());
+        let compared = started::compared_commit(&tags, filters.digest());
         let Some(before) = compared.or_else(|| identity.commit_of(head)) else {
-            chosen.extend(targets(open));
+            chosen.extend(targets(undecided));
             return Ok(Choice::Start(chosen));
         };
         let mut requests = 1;
         if before != tip {
-            self.match_paths(before, tip, &mut open, &mut chosen, &mut requests)
+            self.match_paths(before, tip, &mut undecided, &mut chosen, &mut requests)
                 .await?;
         }
         if chosen.is_empty()
@@ -112,24 +112,24 @@ impl Attempt<'_> {
             && self.plan.is_none()
             && requests < MAX_REQUESTS
         {
-            started::set_compared(&mut tags, tip, filters.digest());
+            started::set_compared_commit(&mut tags, tip, filters.digest());
             self.put_tags(location, head, &tags).await?;
         }
-        Ok(choice(chosen, identity.commit_of(head)))
+        Ok(start_or_skip(chosen, identity.commit_of(head)))
     }
 
-    /// Chooses the pipelines of what has no artifact, by its changes since it left the default
-    /// branch, or the destination of its pull request; all of them where this cannot be known.
-    /// Returns also the commit that was compared with.
-    pub(super) async fn decide(
+    /// Chooses the pipelines of a ref without an artifact by its changes since the merge base with
+    /// the default branch, or with the pull request's destination; chooses all where the merge base
+    /// is not known. Returns also the commit that was compared with.
+    pub(super) async fn choose_by_changes(
         &self,
         tip: CommitId,
         mut candidates: Vec<Candidate<'_>>,
     ) -> Result<(Vec<StartTarget>, Option<CommitId>)> {
-        let (mut chosen, mut open) = split(&mut candidates, |candidate| {
+        let (mut chosen, mut undecided) = take_targets(&mut candidates, |candidate| {
             candidate.paths == PathMatch::Always
         });
-        if open.is_empty() {
+        if undecided.is_empty() {
             return Ok((chosen, None));
         }
         let (base, mut requests) = match self.pull.get() {
@@ -140,10 +140,10 @@ impl Attempt<'_> {
         match base {
             Some(base) if base == tip => {}
             Some(base) => {
-                self.match_paths(base, tip, &mut open, &mut chosen, &mut requests)
+                self.match_paths(base, tip, &mut undecided, &mut chosen, &mut requests)
                     .await?;
             }
-            None => chosen.extend(targets(open)),
+            None => chosen.extend(targets(undecided)),
         }
         Ok((chosen, base))
     }
@@ -209,11 +209,11 @@ impl Attempt<'_> {
             };
             let sides = items.iter().flat_map(|item| [&item.before, &item.after]);
             let paths: Vec<&str> = sides.flatten().map(|side| side.path.as_str()).collect();
-            let (matching, open) = split(candidates, |candidate| {
+            let (matching, undecided) = take_targets(candidates, |candidate| {
                 paths.iter().any(|path| candidate.paths.accepts(path))
             });
             chosen.extend(matching);
-            *candidates = open;
+            *candidates = undecided;
             next = match token {
                 Some(token) if next.as_deref() != Some(token.as_str()) => Some(token),
                 _ => return Ok(()),
@@ -233,36 +233,39 @@ impl Attempt<'_> {
     ) -> Result<BranchAnswer> {
         let mut tags = self.tags(location, head).await?;
         let is_existing = artifact::is_existing(head) && !tags.contains_key(artifact::PIPELINES);
-        let is_proof = existing::is_proof(self.task.requester);
+        let names_branch = existing::names_branch(self.task.requester);
         if is_existing
-            && !is_proof
+            && !names_branch
             && self.context.config.existing_branches != ExistingBranches::Start
         {
             return Ok(BranchAnswer {
-                reason: Some(existing::NOT_STARTED.to_owned()),
-                ..self.done(tip, Outcome::Unchanged, artifact, None)
+                reason: Some(existing::not_started(&self.task.kind)),
+                ..self.answer_with_artifact(tip, Outcome::Unchanged, artifact, None)
             });
         }
         let by_hand = self.task.requester == Requester::ByHand;
         let mut candidates = self.candidates(filters, tip)?;
-        let (mut chosen, open) = split(&mut candidates, |candidate| {
+        let (mut chosen, undecided) = take_targets(&mut candidates, |candidate| {
             let is_always = candidate.paths == PathMatch::Always;
             by_hand
-                || (is_always && (is_proof || is_existing))
-                || started::is_wanted(head, &tags, &candidate.target)
+                || (is_always && (names_branch || is_existing))
+                || started::is_made_for(head, &tags, &candidate.target)
         });
-        if is_existing || self.is_finished() {
-            chosen.extend(self.decide(tip, open).await?.0);
+        if is_existing || self.is_closed_pull_request() {
+            chosen.extend(self.choose_by_changes(tip, undecided).await?.0);
         }
-        let started = started::pipelines(&tags);
-        chosen.retain(|target| self.task.again || !started.contains(target.label.as_str()));
+        let started = started::started_pipelines(&tags);
+        chosen.retain(|target| self.task.again || !started.contains(target.tag_name.as_str()));
         if chosen.is_empty() {
             let execution = tags.get(EXECUTION_TAG).cloned();
-            return Ok(self.done(tip, Outcome::Unchanged, artifact, execution));
+            return Ok(self.answer_with_artifact(tip, Outcome::Unchanged, artifact, execution));
         }
         if is_existing && self.plan.is_none() {
             // Written first, so that the next schedule completes a start that failed.
-            tags.insert(artifact::PIPELINES.to_owned(), started::marks(&chosen));
+            tags.insert(
+                artifact::PIPELINES.to_owned(),
+                started::pipeline_hashes(&chosen),
+            );
             self.put_tags(location, head, &tags).await?;
         }
         self.start_all(tip, &chosen, location, artifact).await
@@ -310,7 +313,7 @@ impl Attempt<'_> {
         Ok(BranchAnswer {
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             executions,
-            ..self.done(tip, outcome, artifact, newest)
+            ..self.answer_with_artifact(tip, outcome, artifact, newest)
         })
     }
 
@@ -336,18 +339,19 @@ fn targets(candidates: Vec<Candidate<'_>>) -> Vec<StartTarget> {
     targets.collect()
 }
 
-/// Divides candidates into the targets of those that `is_chosen` selects, and the others.
-fn split<'f>(
+/// Takes all candidates; returns the targets of those that `is_chosen` selects, and the undecided
+/// others.
+fn take_targets<'f>(
     candidates: &mut Vec<Candidate<'f>>,
     is_chosen: impl Fn(&Candidate<'f>) -> bool,
 ) -> (Vec<StartTarget>, Vec<Candidate<'f>>) {
-    let (chosen, open): (Vec<_>, Vec<_>) =
+    let (chosen, undecided): (Vec<_>, Vec<_>) =
         std::mem::take(candidates).into_iter().partition(is_chosen);
-    (targets(chosen), open)
+    (targets(chosen), undecided)
 }
 
-/// Returns the choice of these pipelines, or the reason for none after a comparison with `before`.
-pub(super) fn choice(chosen: Vec<StartTarget>, before: Option<CommitId>) -> Choice {
+/// Returns the start of these pipelines, or the reason for none after a comparison with `before`.
+pub(super) fn start_or_skip(chosen: Vec<StartTarget>, before: Option<CommitId>) -> Choice {
     if !chosen.is_empty() {
         return Choice::Start(chosen);
     }

@@ -1,8 +1,8 @@
 //! The marker of a commit, in place of its archive, where the pipeline reads CodeCommit itself.
 //!
-//! A marker has the key, the identity, the precondition and the tags of an artifact, so that it
-//! keeps an artifact's promises: one start for a commit, never an older commit over a newer one, and
-//! repair by the schedule.
+//! A marker has the key, the identity, the precondition and the tags of an artifact, so that it has
+//! the same guarantees: one start for a commit, never an older commit over a newer one, and repair
+//! by the schedule.
 
 use branchline_core::git::object::Commit;
 use branchline_core::storage::{ObjectMetadata, Precondition, PutOptions};
@@ -15,9 +15,9 @@ use crate::artifact::{ArtifactIdentity, Provenance, S3Location};
 use crate::request::ArtifactAnswer;
 
 impl Attempt<'_> {
-    /// Writes the marker of `commit` to `location`; `pipelines` are the marks of the pipelines that
-    /// it is made for.
-    pub(super) async fn mark(
+    /// Writes the marker of `commit` to `location`; `pipelines` are the hashes of the pipelines
+    /// that it is made for.
+    pub(super) async fn write_marker(
         &self,
         commit: &Commit,
         location: &S3Location,
@@ -58,7 +58,7 @@ impl Attempt<'_> {
             branch.name = %self.branch(),
             commit.id = %commit.id,
             artifact.key = %location.key,
-            "marked"
+            "marker written"
         );
         Ok(ArtifactAnswer {
             bucket: location.bucket.to_string(),

@@ -32,7 +32,13 @@ impl Attempt<'_> {
         let pipelines = targets.into_iter().map(|target| target.pipeline).collect();
         let artifact = found.map(|head| ObservedArtifact::new(head, identity));
         let names = (self.repository(), self.branch(), tip);
-        plan.observe(ObservedBranch::new(names, location, artifact, pipelines));
+        plan.observe(ObservedBranch::new(
+            names,
+            self.task.label(),
+            location,
+            artifact,
+            pipelines,
+        ));
         Ok(())
     }
 

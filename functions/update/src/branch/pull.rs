@@ -7,15 +7,13 @@ use branchline_core::name::{CommitId, PullRequestId, RefName};
 use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{ErrorKind, Result};
 
-use super::chosen::{Choice, choice};
+use super::ahead::ReadCommit;
+use super::chosen::{Choice, start_or_skip};
 use super::{Attempt, AttemptOutcome, answer};
 use crate::artifact::{ArtifactIdentity, S3Location};
 use crate::filters::{Candidate, PipelineFilters};
 use crate::key_template::TemplateValues;
 use crate::request::Outcome;
-
-/// Code of a pull request that does not exist.
-const MISSING: &str = "PullRequestDoesNotExistException";
 
 /// State of a pull request when an attempt read it.
 #[derive(Debug)]
@@ -24,12 +22,12 @@ pub(super) struct PullState {
     pub(super) target: PullRequestTarget,
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// Reads the pull request, and returns its source commit; `None` for a missing one.
     pub(super) async fn pull_request_tip(&self, id: &PullRequestId) -> Result<Option<CommitId>> {
         let pull = match self.context.codecommit.get_pull_request(id).await {
             Ok(pull) => pull,
-            Err(error) if error.aws_code() == Some(MISSING) => return Ok(None),
+            Err(error) if error.is_pull_request_missing() => return Ok(None),
             Err(error) => return Err(error),
         };
         let Some(target) = pull.target_in(self.repository()).cloned() else {
@@ -45,8 +43,8 @@ impl Attempt<'_> {
         Ok(Some(commit))
     }
 
-    /// Returns whether this is about a pull request that was merged or closed.
-    pub(super) fn is_finished(&self) -> bool {
+    /// Returns whether the task is of a pull request that was merged or closed.
+    pub(super) fn is_closed_pull_request(&self) -> bool {
         self.pull.get().is_some_and(|pull| !pull.is_open)
     }
 
@@ -95,7 +93,7 @@ impl Attempt<'_> {
             origin: origin.as_ref(),
         };
         let destination = short_name(&pull.target.destination);
-        filters.of_pull_request(&values, &destination, event)
+        filters.candidates_of_pull_request(&values, &destination, event)
     }
 
     /// Chooses the pipelines of a pull request by all that it changes. While it is open, it is
@@ -106,14 +104,14 @@ impl Attempt<'_> {
         tip: CommitId,
     ) -> Result<Choice> {
         let candidates = self.candidates_of_event(filters, tip)?;
-        let (chosen, base) = self.decide(tip, candidates).await?;
-        if !chosen.is_empty() || self.is_finished() {
-            return Ok(choice(chosen, base));
+        let (chosen, base) = self.choose_by_changes(tip, candidates).await?;
+        if !chosen.is_empty() || self.is_closed_pull_request() {
+            return Ok(start_or_skip(chosen, base));
         }
         let candidates = self.candidates_of_any(filters, tip, None)?;
-        let (later, base) = self.decide(tip, candidates).await?;
+        let (later, base) = self.choose_by_changes(tip, candidates).await?;
         if later.is_empty() {
-            return Ok(choice(later, base));
+            return Ok(start_or_skip(later, base));
         }
         Ok(Choice::Start(Vec::new()))
     }
@@ -126,6 +124,7 @@ impl Attempt<'_> {
         location: &S3Location,
         identity: &ArtifactIdentity,
         found: Option<&ObjectHead>,
+        read: Option<ReadCommit<'a>>,
     ) -> Result<AttemptOutcome> {
         let Some(head) = found.filter(|head| identity.is_of_branch(head)) else {
             let why = Some("the pull request is closed, and has no artifact");
@@ -134,16 +133,18 @@ impl Attempt<'_> {
         let mut done = if identity.matches(head) && self.has_needed_version(head) {
             self.ensure_started(tip, location, head).await?
         } else {
-            match self.rebuild(tip, location, identity, found).await? {
+            match self.rebuild(tip, location, identity, found, read).await? {
                 AttemptOutcome::Answer(answer) => *answer,
-                AttemptOutcome::WentBack => return Ok(AttemptOutcome::WentBack),
+                AttemptOutcome::TipMovedBack => return Ok(AttemptOutcome::TipMovedBack),
             }
         };
-        if let Some(head) = self.head(location).await? {
+        if self.plan.is_none()
+            && let Some(head) = self.head(location).await?
+        {
             self.delete_artifact(location, &head).await?;
         }
         if done.outcome == Outcome::Started {
-            done.reason = Some("the pull request is closed; its artifact was deleted".to_owned());
+            done.reason = Some("the pull request is closed, and its artifact deleted".to_owned());
         } else {
             done.outcome = Outcome::Deleted;
             done.reason = Some("the pull request is closed".to_owned());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use branchline_core::archive::PreviousArchive;
-use branchline_core::git::object::Commit;
-use branchline_core::name::BranchName;
+use branchline_core::git::ObjectId;
+use branchline_core::name::{BranchName, CommitId};
 use branchline_core::storage::ObjectHead;
 use branchline_core::{Error, ErrorKind, Result};
 
@@ -17,22 +17,30 @@ use crate::ref_kind::RefKind;
 /// User metadata of an artifact with the record of its listing.
 pub(super) const RECORD: &str = "branchline-listing";
 
+/// The artifact of another commit.
+pub(super) struct NearArtifact {
+    pub(super) previous: Arc<PreviousArchive>,
+    /// Whether an archive can be made from it.
+    pub(super) has_same_settings: bool,
+}
+
 impl Attempt<'_> {
     /// Returns the artifact of the nearest other commit: the one that is replaced, that of a
     /// parent commit where keys name commits, or that of the default branch.
     pub(super) async fn previous(
         &self,
-        commit: &Commit,
+        tip: CommitId,
+        parents: &[ObjectId],
         location: &S3Location,
         identity: &ArtifactIdentity,
         replaced: Option<&ObjectHead>,
-    ) -> Result<Option<Arc<PreviousArchive>>> {
+    ) -> Result<Option<NearArtifact>> {
         if self.context.config.source == PipelineSource::CodeCommit {
             return Ok(None);
         }
         let found = |location: &S3Location, head: &ObjectHead| {
             let commit = identity.commit_of(head)?;
-            Some(Arc::new(PreviousArchive {
+            let previous = PreviousArchive {
                 bucket: location.bucket.clone(),
                 key: location.key.clone(),
                 etag: head.etag.clone(),
@@ -40,13 +48,17 @@ impl Attempt<'_> {
                 commit,
                 files: artifact::files(head).unwrap_or_default(),
                 record: head.metadata.user.get(RECORD).cloned(),
-            }))
+            };
+            Some(NearArtifact {
+                previous: Arc::new(previous),
+                has_same_settings: identity.has_settings_of(head),
+            })
         };
         if let Some(previous) = replaced.and_then(|head| found(location, head)) {
             return Ok(Some(previous));
         }
         if self.key.has_commit() {
-            for &parent in &commit.parents {
+            for &parent in parents {
                 let location = self.location(Some(parent.into()))?;
                 let head = self.head(&location).await?;
                 if let Some(previous) = head.and_then(|head| found(&location, &head)) {
@@ -63,7 +75,7 @@ impl Attempt<'_> {
             }
         }
         tracing::info!(
-            repository.name = %self.repository(), commit.id = %commit.id,
+            repository.name = %self.repository(), commit.id = %tip,
             reason = "no artifact of a near commit was found",
             "the archive is made in full"
         );
@@ -74,6 +86,7 @@ impl Attempt<'_> {
     async fn location_of_default_branch(&self) -> Result<Option<S3Location>> {
         let codecommit = &self.context.codecommit;
         let repository = codecommit.get_repository(self.repository()).await?;
+        self.context.remember_clone_url(&repository);
         let default = repository.default_branch;
         let default = default.and_then(|name| BranchName::new(&name).ok());
         let Some(branch) = default.filter(|default| default != self.branch()) else {

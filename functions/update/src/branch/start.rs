@@ -48,7 +48,7 @@ impl Attempt<'_> {
             }
         };
         if self.plan.is_some() {
-            return Ok(self.done(tip, Outcome::Started, artifact, None));
+            return Ok(self.answer_with_artifact(tip, Outcome::Started, artifact, None));
         }
         let variables = self.variables(tip).await?;
         let request = StartRequest {
@@ -69,7 +69,7 @@ impl Attempt<'_> {
                 let reason = format!("pipeline `{pipeline}` does not exist");
                 return Ok(BranchAnswer {
                     reason: Some(reason),
-                    ..self.done(tip, Outcome::Uploaded, artifact, None)
+                    ..self.answer_with_artifact(tip, Outcome::Uploaded, artifact, None)
                 });
             }
             Err(error) => {
@@ -88,20 +88,20 @@ impl Attempt<'_> {
         let mut tags = store
             .get_tags(&location.bucket, &location.key, version)
             .await?;
-        started::record(&mut tags, target, &execution)?;
+        started::record_execution(&mut tags, target, &execution)?;
         store
             .put_tags(&location.bucket, &location.key, version, &tags)
             .await?;
-        let again = self.task.again.then(|| AGAIN.to_owned());
+        let again = self.task.again.then(|| STARTED_AGAIN.to_owned());
         Ok(BranchAnswer {
             reason: again,
-            ..self.done(tip, Outcome::Started, artifact, Some(execution))
+            ..self.answer_with_artifact(tip, Outcome::Started, artifact, Some(execution))
         })
     }
 }
 
-/// Reason in the answer of an artifact that is started although it may have been before.
-const AGAIN: &str = "started once more, as `again` asks for";
+/// Reason in the answer of an artifact whose pipeline is started once more.
+const STARTED_AGAIN: &str = "started once more, as `again` asks for";
 
 /// Returns the error for a pin to a version in a bucket without versions.
 pub(crate) fn not_versioned(bucket: &impl std::fmt::Display, pipeline: &PipelineName) -> Error {
@@ -126,7 +126,7 @@ fn token(
 ) -> String {
     let version = artifact.version_id.as_deref().unwrap_or(&artifact.etag);
     let identity = [
-        target.label.as_str(),
+        target.tag_name.as_str(),
         location.bucket.as_str(),
         location.key.as_str(),
         version,

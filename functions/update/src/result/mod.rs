@@ -41,8 +41,8 @@ pub struct ResultServices {
     pub reviews: Arc<dyn Reviews>,
 }
 
-/// Brings the result of an execution to its pull request; returns `None` for an execution of no
-/// pull request.
+/// Writes the result of an execution to its pull request; returns `None` for an execution that
+/// belongs to none.
 pub(crate) async fn report(
     context: &Context,
     ended: &EndedExecution,
@@ -91,15 +91,15 @@ impl Report<'_> {
         }
         let review = match self.services.reviews.get_review(self.number).await {
             Ok(review) => review,
-            // The variable has the number of no pull request: someone else's execution.
-            Err(error) if error.aws_code() == Some("PullRequestDoesNotExistException") => {
+            // The variable's number is not that of a pull request: someone else's execution.
+            Err(error) if error.is_pull_request_missing() => {
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        let commit = match self.artifact_commit(&review).await? {
-            Proof::Commit(commit) => commit,
-            Proof::Foreign => {
+        let commit = match self.match_artifact(&review).await? {
+            ArtifactMatch::RanOn(commit) => commit,
+            ArtifactMatch::Other => {
                 let why = "the execution did not run on the pull request's artifact";
                 return Ok(Some(answer(&review, Outcome::Skipped, None, why)));
             }
@@ -134,8 +134,8 @@ impl Report<'_> {
         }))
     }
 
-    /// Returns the commit of the pull request's artifact, if the execution ran on this artifact.
-    async fn artifact_commit(&self, review: &Review) -> Result<Proof> {
+    /// Compares the execution with the pull request's artifact.
+    async fn match_artifact(&self, review: &Review) -> Result<ArtifactMatch> {
         let config = &self.context.config;
         let origin = self.context.origin();
         let kind = RefKind::PullRequest {
@@ -144,35 +144,35 @@ impl Report<'_> {
         };
         let key = config.key.key_of(&TemplateValues {
             repository: &review.repository,
-            branch: &kind.stand_in()?,
+            branch: &kind.placeholder_branch()?,
             kind: &kind,
             commit: Some(review.source_commit),
             origin: origin.as_ref(),
         })?;
         let store = &self.context.store;
         let Some(head) = store.head(&config.bucket, &key).await? else {
-            return Ok(Proof::Foreign);
+            return Ok(ArtifactMatch::Other);
         };
         if artifact::is_of_other_origin(&head, origin.as_ref()) {
-            return Ok(Proof::Foreign);
+            return Ok(ArtifactMatch::Other);
         }
         let Some(commit) = artifact::commit_in(&head, &review.repository) else {
-            return Ok(Proof::Foreign);
+            return Ok(ArtifactMatch::Other);
         };
         let version = head.version_id.as_deref();
         let tags = store.get_tags(&config.bucket, &key, version).await?;
         let EndedExecution { pipeline, id } = self.ended;
         if tags.get(EXECUTION_TAG) == Some(id) {
-            return Ok(Proof::Commit(commit));
+            return Ok(ArtifactMatch::RanOn(commit));
         }
         if !self.has_read(&head, commit) {
-            return Ok(Proof::Foreign);
+            return Ok(ArtifactMatch::Other);
         }
         if is_started(&tags, pipeline) {
-            return Ok(Proof::Commit(commit));
+            return Ok(ArtifactMatch::RanOn(commit));
         }
         if tags.contains_key(EXECUTION_TAG) {
-            return Ok(Proof::Foreign);
+            return Ok(ArtifactMatch::Other);
         }
         // The run that started the pipeline has not recorded it yet.
         Err(Error::new(
@@ -189,7 +189,7 @@ impl Report<'_> {
         revisions.any(|id| Some(id.as_str()) == head.version_id.as_deref() || *id == commit)
     }
 
-    /// Makes the comment say the result; returns whether that is a change.
+    /// Posts or updates the comment with the result; returns whether a comment was written.
     async fn comment(&self, review: &Review, commit: CommitId) -> Result<bool> {
         let EndedExecution { pipeline, id } = self.ended;
         let failed = match self.execution.state {
@@ -228,7 +228,7 @@ impl Report<'_> {
         }
     }
 
-    /// Approves the revision, or takes that back; returns what was done.
+    /// Approves the revision, or revokes the approval; returns the action in words.
     async fn approve(&self, review: &Review) -> Result<Option<&'static str>> {
         let (state, what) = match self.execution.state {
             ExecutionState::Succeeded => (ApprovalState::Approve, "approved"),
@@ -244,21 +244,21 @@ impl Report<'_> {
 }
 
 /// Relation of an execution to a pull request's artifact.
-enum Proof {
-    /// It ran on the artifact, which is of this commit.
-    Commit(CommitId),
-    /// It ran on something else.
-    Foreign,
+enum ArtifactMatch {
+    /// The execution ran on the artifact, which was made of this commit.
+    RanOn(CommitId),
+    /// The execution ran on another artifact or revision.
+    Other,
 }
 
 /// Returns whether the tags of an artifact name a pipeline as started on it.
 fn is_started(tags: &Tags, pipeline: &PipelineName) -> bool {
-    let labels = started::pipelines(tags);
-    let mut names = labels.iter().map(|label| {
-        let (name, _) = label.split_once(':').unwrap_or((label, ""));
+    let names = started::started_pipelines(tags);
+    let mut pipelines = names.iter().map(|tag_name| {
+        let (name, _) = tag_name.split_once(':').unwrap_or((tag_name, ""));
         name
     });
-    names.any(|name| name == pipeline.as_str())
+    pipelines.any(|name| name == pipeline.as_str())
 }
 
 /// Returns the token of the one comment of a pipeline on a pull request.

@@ -1,10 +1,10 @@
 //! Marks the artifacts of missing branches deleted.
 //!
-//! Only keys that `ARTIFACT_KEY` can make are read: those below the part of the key that names a
-//! repository. Of each folder of a repository that was not listed, one object is read first; if
-//! it is not an artifact of this account and region, the folder is passed over.
+//! Only keys that `ARTIFACT_KEY` can make are listed: those in the folders of repositories that
+//! the settings select. Of each folder of a repository that was not listed, one object is read
+//! first; if it is not an artifact of this account and region, the folder is passed over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use branchline_core::arn::Origin;
@@ -18,9 +18,20 @@ use crate::Context;
 use crate::artifact;
 use crate::key_template::KeyMatch;
 use crate::plan::Run;
+use crate::ref_kind::RefKind;
 use crate::request::{ArtifactAnswer, BranchAnswer, Outcome};
 
-/// Deletes the artifacts of this function whose branch is missing, until the deadline.
+/// Result of comparing an object with its branch.
+enum Compared {
+    /// The object is not an artifact of this function.
+    Foreign,
+    /// The branch exists, or may exist.
+    Kept,
+    Deleted(Box<BranchAnswer>),
+}
+
+/// Deletes the artifacts of this function whose branch is missing, until the deadline; the next
+/// run goes on where the deadline ended this one.
 pub(super) async fn delete_artifacts(
     context: &Context,
     repositories: &Repositories,
@@ -31,24 +42,36 @@ pub(super) async fn delete_artifacts(
     let mut live = BTreeSet::new();
     for (repository, listed) in repositories {
         for branch in listed.iter().flat_map(|listed| &listed.list.branches) {
-            live.insert(config.key.pattern_of(repository, branch, origin.as_ref()));
+            let pattern =
+                config
+                    .key
+                    .pattern_of(repository, branch, &RefKind::Branch, origin.as_ref());
+            live.insert(pattern);
         }
     }
+    let mut prefixes: VecDeque<String> = prefixes(context).await?.into();
+    let mut next = None;
+    if let Some((prefix, page)) = context.deletions.take_position() {
+        let start = prefixes.partition_point(|other| *other < prefix);
+        prefixes.rotate_left(start);
+        next = page.filter(|_| prefixes.front() == Some(&prefix));
+    }
     let mut results = Vec::new();
-    let mut next: Option<String> = None;
     // Whether the objects of a repository that was not listed are artifacts.
     let mut unlisted: BTreeMap<RepositoryName, bool> = BTreeMap::new();
-    loop {
-        let start = config.key.literal_start();
+    while let Some(prefix) = prefixes.front() {
         let page = context
             .store
-            .list(&config.bucket, start, None, next.as_deref())
+            .list(&config.bucket, prefix, None, next.as_deref())
             .await?;
         let mut candidates = Vec::new();
         for object in page.objects {
-            let key = object.key;
-            let found = config.key.match_key(key.as_str(), origin.as_ref());
-            if found == KeyMatch::Foreign || live.contains(&without_commit_ids(key.as_str())) {
+            let key = object.key.as_str();
+            let found = config.key.match_key(key, origin.as_ref());
+            if found == KeyMatch::Foreign
+                || live.contains(&without_commit_ids(key))
+                || context.deletions.is_foreign(&object)
+            {
                 continue;
             }
             if let KeyMatch::Of(repository) = found
@@ -56,31 +79,80 @@ pub(super) async fn delete_artifacts(
             {
                 if !unlisted.contains_key(&repository) {
                     let is_own = config.repositories.matches(&repository)
-                        && is_own_artifact(context, &repository, &key).await?;
+                        && is_own_artifact(context, &repository, &object.key).await?;
                     unlisted.insert(repository.clone(), is_own);
                 }
                 if unlisted.get(&repository) == Some(&false) {
                     continue;
                 }
             }
-            candidates.push(key);
+            candidates.push(object);
         }
-        let checks = stream::iter(candidates)
-            .map(|key| delete_if_branch_missing(context, repositories, key, run));
-        let checked: Vec<_> = checks.buffered(CONCURRENT_CHECKS).collect().await;
-        results.extend(checked.into_iter().filter_map(Result::transpose));
+        let checks = stream::iter(candidates).map(|object| async move {
+            let compared = compare(context, repositories, &object.key, run).await;
+            if matches!(compared, Ok(Compared::Foreign)) {
+                context.deletions.remember_foreign(object);
+            }
+            compared
+        });
+        let compared: Vec<_> = checks.buffered(CONCURRENT_CHECKS).collect().await;
+        results.extend(compared.into_iter().filter_map(|compared| match compared {
+            Ok(Compared::Deleted(answer)) => Some(Ok(*answer)),
+            Ok(Compared::Foreign | Compared::Kept) => None,
+            Err(error) => Some(Err(error)),
+        }));
         next = page.next;
         if next.is_none() {
-            return Ok(results);
+            prefixes.pop_front();
         }
+        let Some(prefix) = prefixes.front() else {
+            break;
+        };
         if Instant::now() + crate::branch::DEADLINE_MARGIN >= run.deadline {
             tracing::warn!(
                 bucket.name = %config.bucket,
-                "the deadline came before all artifacts were compared with their branches"
+                prefix,
+                "the deadline came before all artifacts were compared with their branches; the \
+                 next run goes on here"
             );
-            return Ok(results);
+            context.deletions.set_position(prefix.clone(), next);
+            break;
         }
     }
+    Ok(results)
+}
+
+/// Returns the prefixes of the keys that `ARTIFACT_KEY` can make, in order: one for each folder
+/// of a repository, or a single one where keys do not begin with the repository's name.
+async fn prefixes(context: &Context) -> Result<Vec<String>> {
+    let config = &context.config;
+    let origin = context.origin();
+    let Some(above) = config.key.above_repositories(origin.as_ref()) else {
+        return Ok(vec![config.key.literal_start().to_owned()]);
+    };
+    let mut prefixes = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let page = context
+            .store
+            .list(&config.bucket, &above, Some("/"), next.as_deref())
+            .await?;
+        let folders = page.common_prefixes.iter().filter_map(|folder| {
+            let name = folder.strip_prefix(&above)?.strip_suffix('/')?;
+            let repository = RepositoryName::new(name).ok()?;
+            config.repositories.matches(&repository).then(|| {
+                let key = &config.key;
+                key.start_of_repository(&repository, origin.as_ref())
+            })
+        });
+        prefixes.extend(folders);
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    prefixes.sort_unstable();
+    Ok(prefixes)
 }
 
 /// Returns true if the object is an artifact of `repository`, made in this account and region.
@@ -103,47 +175,49 @@ fn is_proven_own(made_in: Option<&str>, origin: Option<&Origin>) -> bool {
 }
 
 /// Deletes an object if it is an artifact of this function whose branch is missing.
-async fn delete_if_branch_missing(
+async fn compare(
     context: &Context,
     repositories: &Repositories,
-    key: ObjectKey,
+    key: &ObjectKey,
     run: Run<'_>,
-) -> Result<Option<BranchAnswer>> {
+) -> Result<Compared> {
     let bucket = &context.config.bucket;
-    let Some(head) = context.store.head(bucket, &key).await? else {
-        return Ok(None);
+    let Some(head) = context.store.head(bucket, key).await? else {
+        return Ok(Compared::Kept);
     };
     let Some((repository, branch)) = artifact::branch_of(&head) else {
-        return Ok(None);
+        return Ok(Compared::Foreign);
     };
     if !context.config.repositories.matches(&repository) {
-        return Ok(None);
+        return Ok(Compared::Foreign);
     }
     let origin = context.origin();
     let made_in = artifact::origin_of(&head);
     if made_in.is_some() && origin.is_some() && !is_proven_own(made_in, origin.as_ref()) {
-        return Ok(None);
+        return Ok(Compared::Foreign);
     }
     match repositories.get(&repository) {
         // The branches could not be listed, so the branch may exist.
-        Some(None) => return Ok(None),
-        Some(Some(listed)) if listed.list.branches.contains(&branch) => return Ok(None),
+        Some(None) => return Ok(Compared::Kept),
+        Some(Some(listed)) if listed.list.branches.contains(&branch) => {
+            return Ok(Compared::Kept);
+        }
         // The repository may be another account's.
-        None if !is_proven_own(made_in, origin.as_ref()) => return Ok(None),
+        None if !is_proven_own(made_in, origin.as_ref()) => return Ok(Compared::Kept),
         Some(Some(_)) | None => {}
     }
     // The branch is read again, because it may have been created after the list was read.
     match context.codecommit.get_branch(&repository, &branch).await {
-        Ok(_) => return Ok(None),
+        Ok(_) => return Ok(Compared::Kept),
         Err(error) if error.is_branch_missing() || error.is_repository_missing() => {}
         Err(error) => return Err(error),
     }
     if run.plan.is_none() {
         let precondition = Precondition::Matches(head.etag.clone());
-        match context.store.delete(bucket, &key, &precondition).await {
+        match context.store.delete(bucket, key, &precondition).await {
             Ok(()) => {}
             // The artifact was replaced meanwhile, so it is still in use.
-            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(Compared::Kept),
             Err(error) => return Err(error),
         }
         tracing::info!(
@@ -154,9 +228,9 @@ async fn delete_if_branch_missing(
     let answer = skipped(
         &repository,
         branch.as_str(),
-        "the branch is gone".to_owned(),
+        "the branch does not exist any more".to_owned(),
     );
-    Ok(Some(BranchAnswer {
+    Ok(Compared::Deleted(Box::new(BranchAnswer {
         outcome: Outcome::Deleted,
         artifact: Some(ArtifactAnswer {
             bucket: bucket.to_string(),
@@ -167,7 +241,7 @@ async fn delete_if_branch_missing(
             files: artifact::files(&head),
         }),
         ..answer
-    }))
+    })))
 }
 
 /// Replaces each commit id in `key` by `{commit}`.

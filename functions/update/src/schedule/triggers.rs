@@ -25,12 +25,24 @@ impl ChosenOverrides {
     /// Returns the overrides of each trigger that covers `branch`, without duplicates, or the
     /// reasons why they are refused; no overrides if no trigger has custom data for the branch.
     pub(super) fn of_branch(&self, branch: &BranchName) -> Vec<Result<Overrides, String>> {
-        let covers = |trigger: &&TriggerOverrides| {
+        self.of_covering(|trigger| {
             trigger.branches.is_empty()
                 || trigger.branches.iter().any(|name| name == branch.as_str())
-        };
+        })
+    }
+
+    /// Returns the overrides of each trigger that fires for tags, which are those that name no
+    /// branch, as [`of_branch`](Self::of_branch) does.
+    pub(super) fn of_tags(&self) -> Vec<Result<Overrides, String>> {
+        self.of_covering(|trigger| trigger.branches.is_empty())
+    }
+
+    fn of_covering(
+        &self,
+        covers: impl Fn(&TriggerOverrides) -> bool,
+    ) -> Vec<Result<Overrides, String>> {
         let mut chosen: Vec<Result<Overrides, String>> = Vec::new();
-        for trigger in self.0.iter().filter(covers) {
+        for trigger in self.0.iter().filter(|trigger| covers(trigger)) {
             if !chosen.contains(&trigger.overrides) {
                 chosen.push(trigger.overrides.clone());
             }

@@ -1,20 +1,24 @@
-//! A property test of filters by paths against a plain model.
+//! A property test of filters against a plain model.
 //!
-//! Two services and common code are changed, reverted and rewritten, and a tag is moved; events
-//! arrive, late, doubled or never; schedules run. Whenever the function runs, a pipeline is started
-//! if and only if one of its files differs between the commit that was started last and the tip, and
-//! the pipeline of the tag if and only if it was started last at another commit.
+//! Two services and common code are changed, reverted and rewritten, a tag is moved, and pull
+//! requests are opened, pushed to, merged and closed; events arrive, late, doubled or never;
+//! schedules run, each after a plan that says what it does. Whenever the function runs, a pipeline
+//! is started if and only if one of its files differs between the commit that was started last and
+//! the tip, the pipeline of the tag if and only if it was started last at another commit, and the
+//! pipelines of a pull request as `pull_requests_model` says.
 
 use std::collections::BTreeMap;
 
 use branchline_core::name::CommitId;
 use branchline_core::testkit::{CommitText, Entry};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use serde_json::json;
+use proptest::test_runner::TestCaseError;
+use serde_json::{Value, json};
 
 use crate::filters::{fixture, started};
 use crate::fixture::*;
+use crate::model_runs::run_model;
+use crate::pull_requests_model::{PullOp, Pulls};
 
 const TRIGGERS: &str = r#"[
   {"pipeline": "web", "gitConfiguration": {"sourceActionName": "Source", "push": [
@@ -23,7 +27,12 @@ const TRIGGERS: &str = r#"[
   {"pipeline": "api", "gitConfiguration": {"sourceActionName": "Source", "push": [
     {"branches": {"includes": ["main"]}, "filePaths": {"includes": ["api/**", "common/**"]}}]}},
   {"pipeline": "release", "gitConfiguration": {"sourceActionName": "Source", "push": [
-    {"tags": {"includes": ["v*"]}}]}}]"#;
+    {"tags": {"includes": ["v*"]}}]}},
+  {"pipeline": "check", "gitConfiguration": {"sourceActionName": "Source", "pullRequest": [
+    {"events": ["OPEN", "UPDATED"], "branches": {"includes": ["trunk"]},
+     "filePaths": {"includes": ["src/**"]}}]}},
+  {"pipeline": "clean-up", "gitConfiguration": {"sourceActionName": "Source", "pullRequest": [
+    {"events": ["CLOSED"], "branches": {"includes": ["trunk"]}}]}}]"#;
 
 const PATHS: [&str; 5] = ["web/a", "api/a", "common/a", "docs/a", "web/a.md"];
 
@@ -53,6 +62,8 @@ enum Op {
     Untag,
     /// An event of the tag arrives, which may name any commit.
     TagEvent(usize),
+    /// Something about pull requests.
+    Pull(PullOp),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -66,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..8_usize).prop_map(Op::Tag),
         1 => Just(Op::Untag),
         3 => (0..8_usize).prop_map(Op::TagEvent),
+        10 => PullOp::any().prop_map(Op::Pull),
     ]
 }
 
@@ -80,11 +92,12 @@ struct Model {
     /// Commit of the tag, and that of its last start.
     tag: Option<usize>,
     released: Option<usize>,
+    pulls: Pulls,
 }
 
 impl Model {
     fn new() -> Self {
-        let pipelines = ["web", "api", "release"].map(|name| (name, "Source"));
+        let pipelines = ["web", "api", "release", "check", "clean-up"].map(|name| (name, "Source"));
         let fixture = fixture(TRIGGERS, &pipelines);
         let tree: Tree = PATHS.iter().map(|path| (*path, 0)).collect();
         let files: Vec<(&str, Entry)> = tree
@@ -93,6 +106,7 @@ impl Model {
             .collect();
         let commit = fixture.codecommit.commit(&repository(), "main", &files);
         Self {
+            pulls: Pulls::new(&fixture),
             fixture,
             commits: vec![(commit, tree)],
             tip: 0,
@@ -124,18 +138,8 @@ impl Model {
         self.tip = self.commits.len() - 1;
     }
 
-    async fn run(
-        &mut self,
-        event: serde_json::Value,
-        is_current: bool,
-    ) -> Result<(), TestCaseError> {
-        let before = started(&self.fixture).len();
-        self.fixture
-            .send(event)
-            .await
-            .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))?;
-        let mut now = started(&self.fixture).split_off(before);
-        now.sort();
+    /// Returns the pipelines of the branch that a run at its tip starts, and records them.
+    fn start_branch(&mut self) -> Vec<String> {
         let tree = &self.commits[self.tip].1;
         let mut expected = Vec::new();
         for (pipeline, paths) in PIPELINES {
@@ -143,31 +147,60 @@ impl Model {
                 let mut relevant = PATHS.iter().zip(paths).filter(|(_, counts)| *counts);
                 relevant.any(|(path, _)| last.get(path) != tree.get(path))
             };
-            if is_current && self.last.get(pipeline).is_none_or(differs) {
+            if self.last.get(pipeline).is_none_or(differs) {
                 expected.push(pipeline.to_owned());
                 self.last.insert(pipeline, tree.clone());
             }
         }
+        expected
+    }
+
+    /// Returns the pipelines of the tag that a run starts, and records them.
+    fn start_tag(&mut self) -> Vec<String> {
+        let is_due = self.tag.is_some() && self.tag != self.released;
+        if is_due {
+            self.released = self.tag;
+        }
+        Vec::from_iter(is_due.then(|| "release".to_owned()))
+    }
+
+    /// Sends an event, which starts these pipelines and no others; returns the answer.
+    async fn send(&self, event: Value, mut expected: Vec<String>) -> Result<Value, TestCaseError> {
+        let before = started(&self.fixture).len();
+        let answer = self.fixture.send(event.clone()).await;
+        let answer = answer.map_err(|failure| TestCaseError::fail(failure.message().to_owned()))?;
+        let mut now = started(&self.fixture).split_off(before);
+        now.sort();
         expected.sort();
-        prop_assert_eq!(now, expected, "tip {}", self.tip);
+        prop_assert_eq!(now, expected, "tip {}: {}", self.tip, event);
+        Ok(serde_json::to_value(answer).expect("it serialises"))
+    }
+
+    /// Runs a schedule, which makes up for all lost events, after a plan of it.
+    async fn schedule(&mut self) -> Result<(), TestCaseError> {
+        let writes = self.fixture.store.journal();
+        let plan = json!({"schedule": true, "plan": true});
+        let planned = self.send(plan, Vec::new()).await?;
+        prop_assert_eq!(
+            self.fixture.store.journal(),
+            writes,
+            "a plan writes nothing"
+        );
+        let mut expected = self.start_branch();
+        expected.extend(self.start_tag());
+        expected.extend(self.pulls.start_all());
+        let done = self.send(json!({"schedule": true}), expected).await?;
+        prop_assert_eq!(&planned["counts"], &done["counts"], "{}", done);
         Ok(())
     }
 
-    /// Sends an event of the tag.
-    async fn tag_event(&mut self, named: usize) -> Result<(), TestCaseError> {
-        let before = started(&self.fixture).len();
-        let named = self.commits[named].0.to_string();
-        let event = records(&[json!({"ref": "refs/tags/v1", "commit": named})]);
-        self.fixture
-            .send(event)
-            .await
-            .map_err(|failure| TestCaseError::fail(failure.message().to_owned()))?;
-        let now = started(&self.fixture).split_off(before);
-        let is_due = self.tag.is_some() && self.tag != self.released;
-        let expected: &[&str] = if is_due { &["release"] } else { &[] };
-        prop_assert_eq!(now, expected);
-        if is_due {
-            self.released = self.tag;
+    /// Checks that the artifacts of pull requests are those of the open ones.
+    fn check_artifacts(&self) -> Result<(), TestCaseError> {
+        for (key, commit) in self.pulls.artifacts() {
+            let versions = self.fixture.versions(&key);
+            let live = versions.last().filter(|version| version.body.is_some());
+            let found = live.map(|version| version.metadata.user["branchline-commit"].clone());
+            prop_assert_eq!(found, commit.map(|commit| commit.to_string()), "{}", key);
         }
         Ok(())
     }
@@ -185,15 +218,22 @@ impl Model {
             }
             Op::Event => {
                 let event = moved("main", self.commits[self.tip].0);
-                self.run(event.clone(), true).await?;
-                self.run(event, true).await?;
+                let expected = self.start_branch();
+                self.send(event.clone(), expected).await?;
+                self.send(event, Vec::new()).await?;
             }
             Op::LateEvent(at) => {
                 let at = at % self.commits.len();
                 let event = moved("main", self.commits[at].0);
-                self.run(event, at == self.tip).await?;
+                let is_current = at == self.tip;
+                let expected = if is_current {
+                    self.start_branch()
+                } else {
+                    Vec::new()
+                };
+                self.send(event, expected).await?;
             }
-            Op::Schedule => self.run(json!({"schedule": true}), true).await?,
+            Op::Schedule => self.schedule().await?,
             Op::Tag(at) => {
                 let at = at % self.commits.len();
                 let commit = self.commits[at].0;
@@ -204,36 +244,30 @@ impl Model {
                 self.fixture.codecommit.delete_tag(&repository(), "v1");
                 self.tag = None;
             }
-            Op::TagEvent(at) => self.tag_event(at % self.commits.len()).await?,
+            Op::TagEvent(at) => {
+                let named = self.commits[at % self.commits.len()].0.to_string();
+                let event = records(&[json!({"ref": "refs/tags/v1", "commit": named})]);
+                let expected = self.start_tag();
+                self.send(event, expected).await?;
+            }
+            Op::Pull(ref op) => {
+                if let Some((event, expected)) = self.pulls.apply(&self.fixture, op) {
+                    self.send(event, expected).await?;
+                }
+            }
         }
         Ok(())
     }
 }
 
 #[test]
-fn a_pipeline_starts_if_and_only_if_its_files_differ_from_those_of_its_last_start() {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(150);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime can be made");
-    let mut runner = TestRunner::new(Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
+fn a_pipeline_starts_if_and_only_if_what_it_watches_differs_from_its_last_start() {
+    run_model("filters", op(), 25, &async |ops: &[Op]| {
+        let mut model = Model::new();
+        for op in ops {
+            model.apply(op).await?;
+        }
+        model.schedule().await?;
+        model.check_artifacts()
     });
-    let ops = proptest::collection::vec(op(), 1..25);
-    let result = runner.run(&ops, |ops| {
-        runtime.block_on(async {
-            let mut model = Model::new();
-            for op in &ops {
-                model.apply(op).await?;
-            }
-            model.run(json!({"schedule": true}), true).await
-        })
-    });
-    result.unwrap_or_else(|error| panic!("{error}"));
 }

@@ -5,14 +5,15 @@ use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use branchline_core::Result;
 use branchline_core::lambda::InvocationError;
-use branchline_core::name::{BucketName, CommitId, PipelineName, RepositoryName};
+use branchline_core::name::{BucketName, CommitId, PipelineName, RepositoryName, TagName};
 use branchline_core::testkit::{
     CommitText, Entry, Execution, Failing, FaultPlan, MemoryCodeCommit, MemoryEventBus,
     MemoryExecutions, MemoryPipelines, MemoryReviews, MemoryStore, PipelineOptions, StoredVersion,
 };
-use branchline_update::{Answer, Config, Context, ResultServices, handle};
+use branchline_update::{Answer, Config, Context, ResultServices, TagLists, handle};
 use serde_json::{Value, json};
 
 /// The services and settings of the update function.
@@ -24,6 +25,19 @@ pub(crate) struct UpdateFixture {
     pub(crate) reviews: Arc<MemoryReviews>,
     pub(crate) bus: Arc<MemoryEventBus>,
     pub(crate) settings: BTreeMap<&'static str, &'static str>,
+}
+
+/// Lists of tags of a service in memory; each is a call `list_tags` of its log.
+#[derive(Debug)]
+pub(crate) struct MemoryTagLists {
+    codecommit: Arc<MemoryCodeCommit>,
+}
+
+#[async_trait]
+impl TagLists for MemoryTagLists {
+    async fn list_tags(&self, repository: &RepositoryName) -> Result<Vec<(TagName, CommitId)>> {
+        self.codecommit.list_tags(repository).await
+    }
 }
 
 pub(crate) fn repository() -> RepositoryName {
@@ -91,6 +105,7 @@ impl UpdateFixture {
         let (codecommit, store) = (self.codecommit.clone(), self.store.clone());
         let context = Context::new(config, codecommit, store, self.pipelines.clone());
         let context = context.with_bus(Some(self.bus.clone()));
+        let context = context.with_tag_lists(self.tag_lists());
         Arc::new(context.with_results(ResultServices {
             executions: self.executions_state.clone(),
             reviews: self.reviews.clone(),
@@ -107,10 +122,17 @@ impl UpdateFixture {
             Arc::new(Failing::new(Arc::clone(&self.pipelines), faults)),
         );
         let context = context.with_bus(Some(self.bus.clone()));
+        let context = context.with_tag_lists(self.tag_lists());
         Arc::new(context.with_results(ResultServices {
             executions: Arc::new(Failing::new(Arc::clone(&self.executions_state), faults)),
             reviews: Arc::new(Failing::new(Arc::clone(&self.reviews), faults)),
         }))
+    }
+
+    fn tag_lists(&self) -> Arc<MemoryTagLists> {
+        Arc::new(MemoryTagLists {
+            codecommit: self.codecommit.clone(),
+        })
     }
 
     pub(crate) async fn send(&self, event: Value) -> Result<Answer, InvocationError> {

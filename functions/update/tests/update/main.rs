@@ -1,6 +1,7 @@
 //! Tests of the `update` function's promises, with services in memory.
 
 mod contents;
+mod costs;
 mod events;
 mod existing;
 mod filters;
@@ -11,10 +12,12 @@ mod flow;
 mod healing;
 mod markers;
 mod model;
+mod model_runs;
 mod ownership;
 mod pipeline_check;
 mod plan;
 mod pull_requests;
+mod pull_requests_model;
 mod refusals;
 mod results;
 mod reuse;

@@ -22,10 +22,11 @@ use branchline_core::storage::{ObjectMetadata, ObjectStore as _, PutOptions};
 use branchline_core::testkit::{MemoryStore, StoredVersion};
 use branchline_update::{Context, handle};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
 use crate::fixture::*;
+use crate::model_runs::run_model;
 
 /// Names of branches; some have the characters of keys and of other branches' keys.
 const BRANCHES: [&str; 5] = ["main", "a", "a/b", "a.zip", "日本/x"];
@@ -363,33 +364,16 @@ impl Model {
 
 #[test]
 fn accounts_that_share_a_bucket_keep_their_own_artifacts() {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(150);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime can be made");
     for key in [
         "{repository}/{branch}.zip",
         "{account}/{repository}/{branch}.zip",
     ] {
-        let mut runner = TestRunner::new(Config {
-            cases,
-            failure_persistence: None,
-            ..Config::default()
+        run_model(key, op(), 30, &async |ops: &[Op]| {
+            let mut model = Model::new(key);
+            for op in ops {
+                model.apply(op).await?;
+            }
+            model.finish().await
         });
-        let ops = proptest::collection::vec(op(), 1..30);
-        let result = runner.run(&ops, |ops| {
-            runtime.block_on(async {
-                let mut model = Model::new(key);
-                for op in &ops {
-                    model.apply(op).await?;
-                }
-                model.finish().await
-            })
-        });
-        result.unwrap_or_else(|error| panic!("{key}: {error}"));
     }
 }

@@ -5,7 +5,8 @@ use branchline_core::ErrorKind;
 use branchline_core::codecommit::{Trigger, TriggerEvent};
 use branchline_core::function::FunctionArn;
 use branchline_core::lambda::FunctionContext as _;
-use branchline_core::name::RepositoryName;
+use branchline_core::name::{ObjectKey, RepositoryName};
+use branchline_core::storage::{ObjectStore as _, PutOptions};
 use branchline_core::testkit::{Failing, FaultPlan, PipelineOptions, When};
 use branchline_update::{Context, handle};
 use serde_json::{Value, json};
@@ -222,6 +223,8 @@ async fn the_schedule_uses_the_keys_that_triggers_choose() {
         .set_triggers(&repository(), triggers);
     let started = [pair("main", "started"), pair("other", "started")];
     assert_eq!(stack.outcomes(schedule()).await, started);
+    let read = stack.fixture.codecommit.traffic().count("get_triggers");
+    assert_eq!(read, 1, "one request for the repository");
     assert_eq!(stack.fixture.versions("demo/chosen/main.zip").len(), 1);
     assert!(stack.fixture.versions("demo/main.zip").is_empty());
     assert_eq!(stack.fixture.versions("demo/other.zip").len(), 1);
@@ -397,26 +400,25 @@ async fn repositories_that_only_a_pattern_selects_and_the_role_may_not_read_are_
     assert_eq!(failure.kind(), ErrorKind::AccessDenied);
 }
 
+/// Writes objects that no version of this function made.
+async fn write_foreign(stack: &Stack, keys: impl IntoIterator<Item = String>) {
+    for key in keys {
+        let key = ObjectKey::new(&key).expect("it is valid");
+        let body = bytes::Bytes::from_static(b"x");
+        let options = PutOptions::default();
+        let store = &stack.fixture.store;
+        let written = store.put(&bucket(), &key, body, &options).await;
+        written.expect("the object is written");
+    }
+}
+
 #[tokio::test]
 async fn the_schedule_reads_no_keys_that_its_template_cannot_make() {
-    use branchline_core::name::ObjectKey;
-    use branchline_core::storage::{ObjectStore as _, PutOptions};
     let stack = Stack::new(OWN, &[("DELETE_ARTIFACTS", "true")], None);
     stack.fixture.push("main", "hello");
     stack.outcomes(schedule()).await;
-    for number in 0..200 {
-        for key in [format!("builds/{number}.zip"), format!("logs/{number}.txt")] {
-            let key = ObjectKey::new(&key).expect("it is valid");
-            let body = bytes::Bytes::from_static(b"x");
-            let options = PutOptions::default();
-            let written = stack
-                .fixture
-                .store
-                .put(&bucket(), &key, body, &options)
-                .await;
-            written.expect("the object is written");
-        }
-    }
+    let keys = (0..200).flat_map(|n| [format!("builds/{n}.zip"), format!("logs/{n}.txt")]);
+    write_foreign(&stack, keys).await;
     let before = stack.fixture.store.traffic().count("head");
     assert_eq!(
         stack.outcomes(schedule()).await,
@@ -427,6 +429,52 @@ async fn the_schedule_reads_no_keys_that_its_template_cannot_make() {
         heads, 2,
         "the artifact, and one object of the folder `builds`"
     );
+}
+
+#[tokio::test]
+async fn an_object_of_another_writer_is_read_once_in_the_folder_of_a_repository() {
+    let stack = Stack::new(OWN, &[("DELETE_ARTIFACTS", "true")], None);
+    stack.fixture.push("main", "hello");
+    stack.outcomes(schedule()).await;
+    let written = (0..30).map(|n| format!("demo/by-hand-{n}.zip"));
+    write_foreign(&stack, written).await;
+    let heads = || stack.fixture.store.traffic().count("head");
+    let mut before = heads();
+    for expected in [31, 1] {
+        stack.outcomes(schedule()).await;
+        assert_eq!(heads() - before, expected);
+        before = heads();
+    }
+    write_foreign(&stack, ["demo/by-hand-7.zip".to_owned()]).await;
+    stack.outcomes(schedule()).await;
+    assert_eq!(heads() - before, 1, "the same bytes have the same tag");
+}
+
+#[tokio::test]
+async fn deletions_that_the_deadline_ends_go_on_there_in_the_next_run() {
+    let stack = Stack::new(OWN, &[("DELETE_ARTIFACTS", "true")], None);
+    let names = ["a", "b", "c", "d"].map(|name| RepositoryName::new(name).expect("it is valid"));
+    let entry = [("a", branchline_core::testkit::Entry::file("a"))];
+    for name in &names {
+        stack.fixture.codecommit.commit(name, "main", &entry);
+    }
+    stack.outcomes(schedule()).await;
+    for name in &names {
+        stack.fixture.codecommit.delete_repository(name);
+    }
+    let mut gone = Vec::new();
+    for _ in &names {
+        let context = Arc::clone(&stack.context);
+        // Within the margin that is kept before the deadline.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        let answer = handle(context, schedule(), deadline).await;
+        let answer = serde_json::to_value(answer.expect("it ends in time")).expect("it is JSON");
+        let results = answer["results"].as_array().expect("it is a list");
+        assert_eq!(results.len(), 1, "one folder in each run: {answer}");
+        assert_eq!(results[0]["outcome"], "deleted");
+        gone.push(results[0]["repository"].as_str().expect("text").to_owned());
+    }
+    assert_eq!(gone, ["a", "b", "c", "d"]);
 }
 
 #[tokio::test]

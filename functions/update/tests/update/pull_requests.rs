@@ -1,7 +1,8 @@
 //! Pull requests: archived while they are open, finished once.
 
 use branchline_core::ErrorKind;
-use branchline_core::name::PullRequestId;
+use branchline_core::name::{ObjectKey, PullRequestId};
+use branchline_core::storage::{ObjectStore as _, PutOptions};
 use branchline_core::testkit::{FaultPlan, When};
 use branchline_update::handle;
 use serde_json::{Value, json};
@@ -35,7 +36,7 @@ fn open(fixture: &UpdateFixture, paths: &[&str]) -> PullRequestId {
         .open_pull_request(&repository(), "feature", "main")
 }
 
-fn event(id: &PullRequestId, event: &str, status: &str) -> Value {
+pub(crate) fn event(id: &PullRequestId, event: &str, status: &str) -> Value {
     json!({
         "detail-type": "CodeCommit Pull Request State Change",
         "source": "aws.codecommit",
@@ -126,7 +127,7 @@ async fn a_pull_request_that_starts_nothing_yet_is_archived_for_its_end() {
     assert_eq!(outcomes(&results), [("pull/1", "uploaded")]);
     assert_eq!(
         results[0]["reason"],
-        "`TRIGGERS` starts no pipeline on it now"
+        "no pipeline of `TRIGGERS` is to be started yet"
     );
     assert_eq!(started(&fixture), [""; 0]);
     // The last update is lost.
@@ -155,7 +156,10 @@ async fn pull_requests_that_no_filter_matches_are_skipped() {
     assert_eq!(outcomes(&results), [("pull/1", "skipped")]);
     let missing = PullRequestId::new("77").expect("it is valid");
     let results = fixture.results(created(&missing)).await;
-    assert_eq!(results[0]["reason"], "the pull request is gone");
+    assert_eq!(
+        results[0]["reason"],
+        "the pull request does not exist any more"
+    );
     let without = UpdateFixture::new(&[]);
     let results = without.results(created(&id)).await;
     assert_eq!(outcomes(&results), [("pull/1", "skipped")]);
@@ -203,4 +207,140 @@ async fn a_crash_at_any_call_of_a_pull_request_is_repaired_by_the_retry() {
             }
         }
     }
+}
+
+/// A fixture in which branches and tags are as old as the product's default says.
+fn with_old_ones_archived() -> UpdateFixture {
+    let mut fixture = checks();
+    fixture.settings.insert("EXISTING_BRANCHES", "archive");
+    fixture
+}
+
+fn schedule() -> Value {
+    json!({"schedule": true})
+}
+
+fn plan() -> Value {
+    json!({"schedule": true, "plan": true})
+}
+
+#[tokio::test]
+async fn the_schedule_makes_up_for_each_lost_event_of_a_pull_request_and_a_plan_says_so() {
+    let fixture = checks();
+    let id = open(&fixture, &["src/b"]);
+    for (outcome, pipelines) in [
+        ("started", &["check"][..]),
+        ("unchanged", &["check"]),
+        ("started", &["check", "check"]),
+        ("started", &["check", "check", "clean-up"]),
+    ] {
+        match (outcome, pipelines.len()) {
+            ("started", 2) => drop(change(&fixture, "feature", &["src/c"])),
+            ("started", 3) => fixture.codecommit.close_pull_request(&id, false),
+            _ => {}
+        }
+        let writes = fixture.store.journal();
+        let planned = fixture.results(plan()).await;
+        assert_eq!(fixture.store.journal(), writes, "a plan writes nothing");
+        let done = fixture.results(schedule()).await;
+        assert_eq!(outcomes(&planned), [("pull/1", outcome)]);
+        assert_eq!(outcomes(&done), [("pull/1", outcome)]);
+        assert_eq!(planned[0]["reason"], done[0]["reason"]);
+        assert_eq!(started(&fixture), pipelines);
+    }
+    assert_eq!(
+        fixture.latest("demo/pull/1.zip").body,
+        None,
+        "it is deleted"
+    );
+    let results = fixture.results(schedule()).await;
+    assert_eq!(outcomes(&results), [("", ""); 0], "it is finished");
+    for late in [created(&id), closed(&id)] {
+        fixture.results(late).await;
+    }
+    assert_eq!(started(&fixture).len(), 3, "it is finished once");
+}
+
+#[tokio::test]
+async fn a_current_pull_request_costs_the_schedule_one_request_to_codecommit() {
+    let fixture = checks();
+    let ids: Vec<_> = ["src/b", "src/c", "src/d"]
+        .iter()
+        .map(|path| {
+            let base = change(&fixture, "main", &["base"]);
+            let branch = format!("feature/{}", &path[4..]);
+            fixture.codecommit.set_branch(&repository(), &branch, base);
+            change(&fixture, &branch, &[path]);
+            fixture
+                .codecommit
+                .open_pull_request(&repository(), &branch, "main")
+        })
+        .collect();
+    for id in &ids {
+        fixture.results(created(id)).await;
+    }
+    let calls = fixture.codecommit.traffic().calls().len();
+    let results = fixture.results(schedule()).await;
+    assert_eq!(results.len(), 3, "{results:?}");
+    let mut made = fixture.codecommit.traffic().calls().split_off(calls);
+    made.retain(|call| !matches!(*call, "list_repositories" | "list_branches"));
+    made.sort_unstable();
+    let expected = [
+        "get_pull_request",
+        "get_pull_request",
+        "get_pull_request",
+        "list_open_pull_requests",
+        "list_open_pull_requests",
+    ];
+    assert_eq!(made, expected, "pages have two items here");
+}
+
+#[tokio::test]
+async fn a_pull_request_that_is_older_than_the_stack_is_archived_and_its_next_push_is_started() {
+    let fixture = with_old_ones_archived();
+    let id = open(&fixture, &["src/b"]);
+    for outcome in ["uploaded", "unchanged"] {
+        let results = fixture.results(schedule()).await;
+        assert_eq!(outcomes(&results), [("pull/1", outcome)]);
+        assert_eq!(
+            results[0]["reason"],
+            "the pull request is older than the stack: its next push starts a pipeline"
+        );
+    }
+    assert_eq!(started(&fixture), [""; 0]);
+    change(&fixture, "feature", &["src/c"]);
+    let results = fixture.results(updated(&id)).await;
+    assert_eq!(outcomes(&results), [("pull/1", "started")]);
+    assert_eq!(started(&fixture), ["check"]);
+}
+
+#[tokio::test]
+async fn the_schedule_finishes_only_what_is_an_artifact_of_a_pull_request() {
+    let fixture = checks();
+    let foreign = ObjectKey::new("demo/pull/7.zip").expect("it is valid");
+    let body = bytes::Bytes::from_static(b"theirs");
+    let options = PutOptions::default();
+    let written = fixture.store.put(&bucket(), &foreign, body, &options).await;
+    written.expect("it is written");
+    let results = fixture.results(schedule()).await;
+    assert_eq!(results.len(), 0, "{results:?}");
+    assert_eq!(fixture.versions(foreign.as_str()).len(), 1);
+}
+
+#[tokio::test]
+async fn pull_requests_that_cannot_be_listed_do_not_stop_the_branches() {
+    const BOTH: &str = r#"[{"pipeline": "check", "gitConfiguration": {"sourceActionName": "Source",
+        "push": [{"branches": {"includes": ["main"]}}], "pullRequest": [{}]}}]"#;
+    let fixture = fixture(BOTH, &[("check", "Source")]);
+    change(&fixture, "main", &["src/a"]);
+    let faults = FaultPlan::new();
+    let denied = ErrorKind::AccessDenied;
+    faults.fail_method("list_open_pull_requests", 1, denied, When::Before);
+    let failure = handle(fixture.failing_context(&faults), schedule(), soon())
+        .await
+        .expect_err("an item fails");
+    assert_eq!(failure.kind(), ErrorKind::AccessDenied);
+    let part = "pull requests of repository `demo`";
+    assert!(failure.message().contains(part), "{}", failure.message());
+    assert_eq!(started(&fixture), ["check"], "the branch is started");
 }

@@ -167,6 +167,7 @@ fn each_invalid_setting_is_named_at_init() {
         ("ARCHIVE_PREFIX", "/etc/"),
         ("ARCHIVE_PREFIX", "../"),
         ("ARCHIVE_COMMIT_INFO", "yes"),
+        ("ARCHIVE_SOURCE", "GIT"),
         ("BRANCHES_INCLUDE", "a[b"),
         ("BRANCHES_EXCLUDE", "a\\"),
         ("REPOSITORIES", "a[b"),

@@ -36,6 +36,29 @@ async fn the_schedule_archives_exactly_the_branches_whose_events_were_lost() {
     assert_eq!(fixture.executions().len(), 3);
 }
 
+#[tokio::test]
+async fn branches_whose_keys_cannot_meet_are_updated_side_by_side() {
+    for key in [
+        "{repository}/{branch}.zip",
+        "{repository}/{commit}.zip",
+        "{commit}",
+    ] {
+        let fixture = UpdateFixture::new(&[("ARTIFACT_KEY", key), ("PIPELINE_NAME", "")]);
+        for number in 0..8 {
+            fixture.push(&format!("branch-{number}"), &format!("content {number}"));
+        }
+        fixture.results(json!({"schedule": true})).await;
+        fixture
+            .store
+            .traffic()
+            .set_latency(std::time::Duration::from_millis(2));
+        let results = fixture.results(json!({"schedule": true})).await;
+        assert_eq!(results.len(), 8);
+        let peak = fixture.store.traffic().peak();
+        assert!(peak >= 4, "{key}: {peak} requests to S3 at once");
+    }
+}
+
 /// "Foreign objects are not changed."
 #[tokio::test]
 async fn artifacts_of_missing_branches_are_deleted_and_foreign_objects_stay() {

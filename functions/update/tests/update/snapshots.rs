@@ -75,6 +75,7 @@ fn invalid_settings_are_explained() {
         ("ARTIFACT_KEY", "../x.zip"),
         ("ARCHIVE_PREFIX", "/etc/"),
         ("ARCHIVE_COMMIT_INFO", "yes"),
+        ("ARCHIVE_SOURCE", "ssh"),
         ("BRANCHES_INCLUDE", "a[b"),
         ("PIPELINE_NAME", "a/b"),
         ("TRIGGERS", "{}"),
@@ -95,6 +96,7 @@ fn invalid_settings_are_explained() {
     `ARTIFACT_KEY` is not valid: `../x.zip` is not a valid object key: `.` and `..` are not allowed as path segments
     `ARCHIVE_PREFIX` is not valid: `/etc/` must be a relative path
     `ARCHIVE_COMMIT_INFO` is not valid: `yes`: it must be `true` or `false`
+    `ARCHIVE_SOURCE` is not valid: `ssh` is not `auto`, `api` or `git`
     `BRANCHES_INCLUDE` is not valid: `a[b` is not a valid glob: a `[` has no `]`
     `PIPELINE_NAME` is not valid: `a/b` is not a valid pipeline name: only letters, digits, `.`, `@`, `_` and `-` are allowed
     `TRIGGERS` is not valid: the list of pipelines: invalid type: map, expected a sequence at line 1 column 0

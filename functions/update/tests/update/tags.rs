@@ -2,7 +2,7 @@
 
 use branchline_core::ErrorKind;
 use branchline_core::name::CommitId;
-use branchline_core::testkit::{FaultPlan, PipelineOptions, When};
+use branchline_core::testkit::{CommitText, Entry, FaultPlan, PipelineOptions, When};
 use branchline_update::handle;
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ async fn a_moved_tag_is_archived_and_started_again_and_a_deleted_one_is_skipped(
     fixture.codecommit.delete_tag(&repository(), "v1");
     let results = fixture.results(tagged("v1", second)).await;
     assert_eq!(outcomes(&results), [("refs/tags/v1", "skipped")]);
-    assert_eq!(results[0]["reason"], "the tag is gone");
+    assert_eq!(results[0]["reason"], "the tag does not exist any more");
     let failure = fixture
         .failure(json!({"repository": "demo", "tag": "v1"}))
         .await;
@@ -267,4 +267,137 @@ async fn a_pipeline_of_tags_that_is_missing_is_named() {
         .set_pipeline(&pipeline("release"), PipelineOptions::default());
     fixture.results(tagged("v1", tip)).await;
     assert_eq!(started(&fixture), ["release"]);
+}
+
+fn schedule() -> Value {
+    json!({"schedule": true})
+}
+
+#[tokio::test]
+async fn the_schedule_makes_up_for_lost_events_of_tags_and_a_plan_says_so() {
+    let fixture = releases();
+    let tip = fixture.push("main", "one");
+    fixture.results(moved("main", tip)).await;
+    fixture.codecommit.set_tag(&repository(), "v1", tip);
+    fixture.codecommit.set_tag(&repository(), "v1-rc1", tip);
+    fixture.codecommit.set_tag(&repository(), "other", tip);
+    for (round, outcome) in ["started", "unchanged", "started"].into_iter().enumerate() {
+        if round == 2 {
+            let tip = fixture.push("main", "two");
+            fixture.results(moved("main", tip)).await;
+            fixture.codecommit.set_tag(&repository(), "v1", tip);
+        }
+        let (writes, calls) = (
+            fixture.store.journal(),
+            fixture.codecommit.traffic().calls().len(),
+        );
+        let planned = fixture
+            .results(json!({"schedule": true, "plan": true}))
+            .await;
+        assert_eq!(fixture.store.journal(), writes, "a plan writes nothing");
+        let done = fixture.results(schedule()).await;
+        for results in [planned, done] {
+            let mut outcomes = outcomes(&results);
+            outcomes.sort_unstable();
+            let expected = [("main", "unchanged"), ("refs/tags/v1", outcome)];
+            assert_eq!(outcomes, expected, "round {round}");
+        }
+        if outcome == "unchanged" {
+            let made = fixture.codecommit.traffic().calls().split_off(calls);
+            let about_tags = made.into_iter().filter(|call| call.contains("tag"));
+            let about_tags: Vec<&str> = about_tags.collect();
+            assert_eq!(
+                about_tags, ["list_tags"; 2],
+                "nothing is read of a current tag"
+            );
+        }
+    }
+    assert_eq!(started(&fixture), ["test", "release", "test", "release"]);
+    fixture.assert_no_upload_is_left();
+}
+
+/// A commit of a branch, at a time in seconds since the epoch.
+fn push_at(fixture: &UpdateFixture, content: &str, seconds: u64) -> CommitId {
+    let mut text = CommitText::new(content);
+    text.committer.date = format!("{seconds} +0000");
+    let files = [("README", Entry::file(content))];
+    fixture
+        .codecommit
+        .commit_as(&repository(), "main", &files, &text)
+}
+
+#[tokio::test]
+async fn tags_that_are_older_than_the_first_archived_one_are_left_as_they_are() {
+    let mut fixture = releases();
+    fixture.settings.insert("EXISTING_BRANCHES", "archive");
+    for number in 0..150 {
+        let old = push_at(&fixture, &number.to_string(), 1_000_000_000 + number);
+        let tag = format!("v0.{number}");
+        fixture.codecommit.set_tag(&repository(), &tag, old);
+    }
+    let of_tags = |results: Vec<Value>| -> Vec<(String, String)> {
+        let pairs = outcomes(&results);
+        let pairs = pairs.into_iter().filter(|(name, _)| *name != "main");
+        pairs
+            .map(|(name, outcome)| (name.into(), outcome.into()))
+            .collect()
+    };
+    let calls = fixture.codecommit.traffic().calls().len();
+    assert_eq!(of_tags(fixture.results(schedule()).await), []);
+    let made = fixture.codecommit.traffic().calls().split_off(calls);
+    assert!(!made.contains(&"get_commits"), "{made:?}");
+
+    // The event of the first tag arrives, and those of later ones are lost.
+    let year_3000 = 32_503_680_000;
+    let new = push_at(&fixture, "new", year_3000);
+    fixture.codecommit.set_tag(&repository(), "v1", new);
+    fixture.results(tagged("v1", new)).await;
+    for tag in ["v2", "v3"] {
+        let new = push_at(&fixture, tag, year_3000 + 1);
+        fixture.codecommit.set_tag(&repository(), tag, new);
+    }
+    let calls = fixture.codecommit.traffic().calls().len();
+    let results = of_tags(fixture.results(schedule()).await);
+    let expected = [
+        ("refs/tags/v2", "started"),
+        ("refs/tags/v3", "started"),
+        ("refs/tags/v1", "unchanged"),
+    ];
+    let expected = expected.map(|(name, outcome)| (name.to_owned(), outcome.to_owned()));
+    assert_eq!(results, expected);
+    let made = fixture.codecommit.traffic().calls().split_off(calls);
+    let batches = made.iter().filter(|call| **call == "get_commits").count();
+    assert_eq!(
+        batches, 2,
+        "152 tags have no artifact, and a request reads 100"
+    );
+    let mut started = started(&fixture);
+    started.retain(|pipeline| pipeline == "release");
+    assert_eq!(started, ["release"; 3]);
+
+    // A tag that is moved to a new commit is new.
+    fixture.codecommit.set_tag(&repository(), "v0.1", new);
+    let results = of_tags(fixture.results(schedule()).await);
+    assert_eq!(results[0], ("refs/tags/v0.1".into(), "started".into()));
+}
+
+#[tokio::test]
+async fn the_schedule_leaves_a_tag_alone_whose_key_a_branch_has() {
+    let fixture = releases();
+    let tip = fixture.push("main", "one");
+    fixture.codecommit.set_branch(&repository(), "tag/v1", tip);
+    fixture.codecommit.set_tag(&repository(), "v1", tip);
+    for _ in 0..2 {
+        let results = fixture.results(schedule()).await;
+        let tag = results
+            .iter()
+            .find(|result| result["branch"] == "refs/tags/v1")
+            .expect("there is a result");
+        assert_eq!(tag["outcome"], "skipped", "{tag}");
+        assert_eq!(
+            tag["reason"],
+            "`demo/tag/v1.zip` is shared, and holds something else now"
+        );
+    }
+    assert_eq!(fixture.versions("demo/tag/v1.zip").len(), 1);
 }

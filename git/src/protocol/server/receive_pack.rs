@@ -84,6 +84,7 @@ where
     }
     let commands = read_commands(&mut reader, hash).await?;
     if commands.updates.is_empty() {
+        receiver.complete_interrupted().await;
         return Ok(());
     }
     writer.side_band = commands.side_band.then_some(SideBand::Large);

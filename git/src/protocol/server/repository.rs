@@ -99,6 +99,10 @@ pub trait PushReceiver: Send + Sync {
     /// The pack is broken or incomplete, or it cannot be stored: no ref was updated. After other
     /// failures the outcome of each ref is unknown.
     async fn receive(&mut self, push: ReceivedPush) -> Result<Vec<RefOutcome>>;
+
+    /// Completes what interrupted pushes left, for a client that has nothing to push. Failures are
+    /// not reported, because the client's push has succeeded.
+    async fn complete_interrupted(&mut self) {}
 }
 
 /// A repository that is served to git clients.

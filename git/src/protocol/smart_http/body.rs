@@ -151,7 +151,7 @@ impl ResponseBody {
 }
 
 /// The body of a response, as packets.
-pub(super) struct PacketReader {
+pub(super) struct ResponseReader {
     body: ResponseBody,
     decoder: Decoder,
     peeked: VecDeque<Packet>,
@@ -159,7 +159,7 @@ pub(super) struct PacketReader {
     packet_bytes: usize,
 }
 
-impl PacketReader {
+impl ResponseReader {
     pub(super) fn new(body: ResponseBody) -> Self {
         Self {
             body,
@@ -236,7 +236,7 @@ impl PacketReader {
 /// The bytes of a pack as they arrive. Nothing is read ahead, so that a slow reader slows
 /// the server down.
 pub struct PackStream {
-    packets: PacketReader,
+    packets: ResponseReader,
     side_band: bool,
     ended: bool,
 }
@@ -251,7 +251,7 @@ impl std::fmt::Debug for PackStream {
 }
 
 impl PackStream {
-    pub(super) fn new(packets: PacketReader, side_band: bool) -> Self {
+    pub(super) fn new(packets: ResponseReader, side_band: bool) -> Self {
         Self {
             packets,
             side_band,

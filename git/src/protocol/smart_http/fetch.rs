@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::body::{PackStream, PacketReader};
+use super::body::{PackStream, ResponseReader};
 use super::transport::Payload;
 use super::{SmartHttp, UploadPack};
 use crate::error::{Error, ErrorKind, Result};
@@ -116,7 +116,7 @@ enum Round {
     /// The server has enough haves.
     Ready,
     /// The pack follows.
-    Pack(Box<PacketReader>),
+    Pack(Box<ResponseReader>),
 }
 
 impl UploadPack {
@@ -218,7 +218,7 @@ fn side_band(server: &Advertisement) -> Option<&'static str> {
 }
 
 impl Negotiation<'_> {
-    async fn run(&mut self, haves: &mut dyn Negotiator) -> Result<PacketReader> {
+    async fn run(&mut self, haves: &mut dyn Negotiator) -> Result<ResponseReader> {
         let mut window = FIRST_ROUND_HAVES;
         let mut in_vain = 0;
         let mut ready = false;
@@ -254,7 +254,7 @@ impl Negotiation<'_> {
         }
     }
 
-    async fn post(&mut self, request: Encoder) -> Result<PacketReader> {
+    async fn post(&mut self, request: Encoder) -> Result<ResponseReader> {
         self.rounds += 1;
         let payload = Payload::Bytes(request.finish());
         self.client
@@ -319,7 +319,7 @@ impl Negotiation<'_> {
         self.read_acks_v0(packets, done).await
     }
 
-    async fn read_acks_v0(&mut self, mut packets: PacketReader, done: bool) -> Result<Round> {
+    async fn read_acks_v0(&mut self, mut packets: ResponseReader, done: bool) -> Result<Round> {
         let side_band = side_band(self.server).is_some();
         let mut is_new = false;
         let mut ready = false;
@@ -436,7 +436,7 @@ impl Negotiation<'_> {
     /// Reads a section to its end; returns `true` when it was the last one.
     async fn read_acks_v2(
         &mut self,
-        packets: &mut PacketReader,
+        packets: &mut ResponseReader,
         outcome: &mut Round,
     ) -> Result<bool> {
         loop {
@@ -461,7 +461,7 @@ impl Negotiation<'_> {
     }
 
     /// Reads a section to its end; returns `true` when a flush packet ended it.
-    async fn read_shallow(&mut self, packets: &mut PacketReader) -> Result<bool> {
+    async fn read_shallow(&mut self, packets: &mut ResponseReader) -> Result<bool> {
         // Each round repeats the section.
         self.shallow.clear();
         self.unshallow.clear();

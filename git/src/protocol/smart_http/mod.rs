@@ -46,7 +46,7 @@ use crate::protocol::advertisement::{
     Advertisement, AdvertisementReader, LsRefsReader, MAX_REF_BYTES, Service, Version,
     ls_refs_request,
 };
-use crate::protocol::smart_http::body::PacketReader;
+use crate::protocol::smart_http::body::ResponseReader;
 use crate::protocol::smart_http::transport::{InfoRefs, Payload};
 use crate::refs::{IgnoredRefs, Refs};
 
@@ -240,7 +240,7 @@ impl SmartHttp {
         found: InfoRefs,
     ) -> Result<(Self, Advertisement)> {
         let InfoRefs { url, body, .. } = found;
-        let mut packets = PacketReader::new(body);
+        let mut packets = ResponseReader::new(body);
         let mut reader = AdvertisementReader::new(service);
         loop {
             let packet = packets.expect_packet().await?;
@@ -261,8 +261,8 @@ impl SmartHttp {
         service: Service,
         version: Version,
         payload: Payload,
-    ) -> Result<PacketReader> {
+    ) -> Result<ResponseReader> {
         let body = transport::post(self, service, version, payload).await?;
-        Ok(PacketReader::new(body))
+        Ok(ResponseReader::new(body))
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pack::PackBody;
 use crate::protocol::advertisement::{Service, Version};
 use crate::protocol::pkt_line::{Band, Decoder, Encoder, Packet, demultiplex, server_error};
-use crate::protocol::smart_http::body::PacketReader;
+use crate::protocol::smart_http::body::ResponseReader;
 use crate::refs::RefOutcome;
 use crate::{ObjectId, check_ref_name, corrupt, escaped_excerpt, foreign_message};
 
@@ -243,7 +243,7 @@ impl ReceivePack {
 
     async fn read_report(
         &self,
-        mut packets: PacketReader,
+        mut packets: ResponseReader,
         report: &mut ReportStatus,
     ) -> Result<()> {
         if !self.advertisement.capabilities.has("side-band-64k") {

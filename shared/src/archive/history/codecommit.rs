@@ -63,7 +63,7 @@ impl CodeCommitHistory {
         let opened = self.opened.get_or_try_init(|| self.open());
         opened
             .await
-            .map_err(|error| error.context("reading refs for `$Format:$`"))
+            .map_err(|error| error.context("reading the refs"))
     }
 
     async fn open(&self) -> Result<(UploadPack, Arc<RefSnapshot>)> {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::Comparison;
+use super::ArchiveComparison;
 use super::full_run::{FullRun, Stop};
 use super::listing::BothRules;
 use super::record::{ATTRIBUTES_FILE, AttributesFile};
@@ -35,7 +35,7 @@ pub(super) struct ReadRules {
 impl ReadRules {
     /// Reads the files `before` of the older commit, and those that `differences` add.
     pub(super) async fn read(
-        comparison: &Comparison<'_>,
+        comparison: &ArchiveComparison<'_>,
         before: Vec<AttributesFile>,
         differences: &[Difference],
     ) -> Result<Self, Stop> {
@@ -88,7 +88,7 @@ fn attributes_file(side: &DifferenceSide) -> Option<(&str, ObjectId)> {
 }
 
 async fn contents(
-    comparison: &Comparison<'_>,
+    comparison: &ArchiveComparison<'_>,
     ids: impl Iterator<Item = &ObjectId>,
 ) -> Result<HashMap<ObjectId, Bytes>, Stop> {
     let mut ids: Vec<ObjectId> = ids.copied().collect();

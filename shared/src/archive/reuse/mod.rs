@@ -11,6 +11,7 @@
 //! | file | job |
 //! |---|---|
 //! | `record` | digest of a listing, kept as metadata of the archive |
+//! | `compared` | the differences of two commits, and the directory of the previous archive |
 //! | `directory` | reads the directory of the previous archive |
 //! | `previous_listing` | the tree entries that the directory names |
 //! | `attributes_files`, `tree_rules` | the attributes of both commits, without their trees |
@@ -21,6 +22,7 @@
 //! | `full_run` | reasons for which nothing is reused |
 
 mod attributes_files;
+mod compared;
 mod directory;
 mod full_run;
 mod listing;
@@ -37,12 +39,12 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+pub(super) use self::compared::ComparedArchives;
 pub(super) use self::full_run::{FullRun, Stop};
 pub(super) use self::reader::{READER_BYTES, ReusedEntries};
 pub(super) use self::record::ListingRecord;
 
 use self::attributes_files::ReadRules;
-use self::directory::ZipDirectory;
 use self::listing::{NewEntry, NewListing, merge};
 use self::record::writer_of;
 use super::listed_tree::Tree;
@@ -50,13 +52,10 @@ use super::pathspec::PathSelection;
 use super::plan::{ArchivePlan, check_names};
 use super::previous_archive::PreviousArchive;
 use super::request::ArchiveRequest;
-use crate::codecommit::{CodeCommit, Difference, differences_up_to};
+use crate::codecommit::CodeCommit;
 use crate::git::ObjectId;
 use crate::name::RepositoryName;
 use crate::storage::ObjectStore;
-
-/// Number of differences that are read even of a small archive.
-const MIN_DIFFERENCES: usize = 100;
 
 /// Reason of a failed copy, for the run that follows.
 pub(super) type Fault = Arc<Mutex<Option<FullRun>>>;
@@ -70,7 +69,7 @@ pub(super) struct Reuse {
 }
 
 /// The two commits and their services.
-pub(super) struct Comparison<'a> {
+pub(super) struct ArchiveComparison<'a> {
     pub(super) codecommit: &'a dyn CodeCommit,
     pub(super) repository: &'a RepositoryName,
     pub(super) store: &'a Arc<dyn ObjectStore>,
@@ -80,7 +79,7 @@ pub(super) struct Comparison<'a> {
     pub(super) requests: &'a AtomicU64,
 }
 
-impl Comparison<'_> {
+impl ArchiveComparison<'_> {
     /// Computes the entries of the new archive. Copying them may still fail, with the reason in
     /// `fault`.
     pub(super) async fn prepare(&self, fault: &Fault) -> Result<Reuse, Stop> {
@@ -93,9 +92,17 @@ impl Comparison<'_> {
             .into());
         };
         check_names(&request.prefix, &request.extra_files)?;
-        let (differences, directory) =
-            tokio::join!(self.differences(), ZipDirectory::read(self.store, previous));
-        let (differences, directory) = (differences?, Arc::new(directory?));
+        let ahead = request.head_start.as_ref();
+        let ahead = ahead.and_then(|ahead| ahead.take_comparison(request.commit.id, previous));
+        let compared = if let Some(compared) = ahead {
+            compared
+        } else {
+            let (service, commit) = (self.codecommit, request.commit.id.into());
+            ComparedArchives::read(service, self.repository, self.store, commit, previous).await
+        };
+        let made = compared.requests;
+        self.requests.fetch_add(made, Ordering::Relaxed);
+        let (differences, directory) = (compared.differences?, Arc::new(compared.directory?));
         let mut rules = ReadRules::read(self, attributes, &differences).await?;
         if rules.both.after.is_some() && record.hides {
             return Err(FullRun::because(
@@ -164,21 +171,6 @@ impl Comparison<'_> {
             ));
         }
         Ok(record)
-    }
-
-    async fn differences(&self) -> Result<Vec<Difference>, Stop> {
-        let files = usize::try_from(self.previous.files).unwrap_or(usize::MAX);
-        let read = differences_up_to(
-            self.codecommit,
-            self.repository,
-            self.previous.commit,
-            self.request.commit.id.into(),
-            MIN_DIFFERENCES.max(files / 2),
-            self.requests,
-        );
-        let read = read.await;
-        let read = read.map_err(|error| Stop::after("the commits cannot be compared", error))?;
-        read.ok_or_else(|| FullRun::because("more than half of the files changed").into())
     }
 
     /// Reads the blobs of unchanged files that depend on the commit, from the listings of their

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::full_run::FullRun;
 use super::listing::{NewEntry, NewListing, odd_differences};
 use crate::archive::convert::{Conversion, UNCHANGED};
-use crate::archive::listed_tree::{Entry, Tree, WalkedEntry};
+use crate::archive::listed_tree::{FolderEntry, Tree, WalkedEntry};
 use crate::archive::plan::{ArchiveItem, ArchivePlan, PlannedContent, Planner, count};
 use crate::archive::request::ArchiveRequest;
 use crate::git::ObjectId;
@@ -101,7 +101,7 @@ impl PlanBuilder {
     /// Adds an entry to the tree; returns its number.
     fn add_entry(&mut self, folder: u32, name: &str, node: WalkedEntry) -> u32 {
         let entries = &mut self.tree.folders[folder as usize].entries;
-        entries.push(Entry {
+        entries.push(FolderEntry {
             name: name.into(),
             node,
             ignored: false,

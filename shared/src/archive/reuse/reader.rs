@@ -17,6 +17,7 @@ use super::tree_check::root_id;
 use crate::archive::listed_tree::Tree;
 use crate::archive::plan::ArchivePlan;
 use crate::archive::previous_archive::PreviousArchive;
+use crate::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::{Commit, ObjectHasher, ObjectKind};
 use crate::git::{HashKind, ObjectId};
@@ -110,17 +111,13 @@ impl ReusedEntries {
                 scanner.finish()?;
                 return Ok(None);
             };
-            let span = tracing::Span::current();
-            let pending = tokio::task::spawn_blocking(move || {
-                span.in_scope(|| {
-                    let pieces = scanner.scan(&bytes);
-                    (pieces, scanner)
-                })
+            let pending = blocking::run(move || {
+                let pieces = scanner.scan(&bytes);
+                (pieces, scanner)
             });
-            let (pieces, scanner) = pending.await.map_err(|error| {
-                let error = Error::new(ErrorKind::Internal, "checking failed").with_source(error);
-                FullRun::after("the previous archive cannot be checked", error)
-            })?;
+            let (pieces, scanner) = pending
+                .await
+                .map_err(|error| FullRun::after("the previous archive cannot be checked", error))?;
             Ok(Some((pieces?, Some((ranges, scanner)))))
         });
         Self {

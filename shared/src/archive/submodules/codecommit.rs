@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use super::{SubmoduleCommit, SubmoduleRepositories};
+use crate::archive::history::{CodeCommitHistory, History};
 use crate::archive::large_files_over_git::{GitAccess, GitLargeFiles};
 use crate::archive::streamed_entry::LargeFiles;
 use crate::codecommit::CodeCommit;
@@ -183,13 +184,20 @@ impl SubmoduleRepositories for CodeCommitSubmodules {
             let files = GitLargeFiles::new(access, repository.clone(), commit.into(), None);
             Arc::new(files) as Arc<dyn LargeFiles>
         });
+        let history = self.access.clone().map(|access| {
+            let history = CodeCommitHistory::new(access, repository.clone());
+            Arc::new(history) as Arc<dyn History>
+        });
         let lfs = self
             .lfs
             .as_ref()
             .map(|open| open(&repository))
             .transpose()?;
         let opened = SubmoduleCommit::in_codecommit(Arc::clone(&self.service), repository, found);
-        Ok(opened.with_large_files(large_files).with_lfs(lfs))
+        Ok(opened
+            .with_large_files(large_files)
+            .with_history(history)
+            .with_lfs(lfs))
     }
 
     fn requests(&self) -> u64 {

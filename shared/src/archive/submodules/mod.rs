@@ -20,6 +20,7 @@ use async_trait::async_trait;
 pub use self::codecommit::CodeCommitSubmodules;
 pub(super) use self::gitmodules::Modules;
 
+use super::history::History;
 use super::odb_source::DatabaseFiles;
 use super::streamed_entry::LargeFiles;
 use super::tree_source::{CodeCommitFolder, TreeSource};
@@ -61,6 +62,7 @@ pub struct SubmoduleCommit {
     pub(super) files: Arc<dyn TreeSource>,
     pub(super) large_files: Option<Arc<dyn LargeFiles>>,
     pub(super) lfs: Option<Arc<dyn LfsStore>>,
+    pub(super) history: Option<Arc<dyn History>>,
 }
 
 impl fmt::Debug for SubmoduleCommit {
@@ -82,6 +84,7 @@ impl SubmoduleCommit {
             large_files: Some(Arc::clone(&files) as _),
             files,
             lfs: None,
+            history: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl SubmoduleCommit {
             commit: Arc::new(commit),
             large_files: None,
             lfs: None,
+            history: None,
         }
     }
 
@@ -116,6 +120,13 @@ impl SubmoduleCommit {
     #[must_use]
     pub fn with_lfs(mut self, lfs: Option<Arc<dyn LfsStore>>) -> Self {
         self.lfs = lfs;
+        self
+    }
+
+    /// Adds the history of the repository, for `%(describe)` and `%d` in its files.
+    #[must_use]
+    pub fn with_history(mut self, history: Option<Arc<dyn History>>) -> Self {
+        self.history = history;
         self
     }
 

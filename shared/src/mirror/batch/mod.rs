@@ -18,6 +18,7 @@ mod history;
 mod temporary_tags;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bstr::BString;
 
@@ -306,21 +307,21 @@ impl BatchState {
                 continue;
             }
             let refs = RefsToPush {
-                changes: vec![RefUpdate {
+                changes: Arc::new(vec![RefUpdate {
                     old: target.snapshot().refs.get(&name).map(|there| there.id),
                     name: name.clone(),
                     new: Some(RefValue {
                         id: commit,
                         peeled: None,
                     }),
-                }],
+                }]),
                 temporary: true,
                 ..RefsToPush::default()
             };
             let upcoming = upcoming.filter(|_| steps.is_empty());
             let next = upcoming
                 .map(|upcoming| upcoming.next(&self.pending, &ancestors, target.capabilities()));
-            progress.record_request(&[], &refs.changes);
+            progress.record_request(Arc::default(), &refs.changes);
             self.requested_tags.insert(name.clone());
             let next = next.unwrap_or_default();
             let report = match transfer.push(target, &refs, limit, &next).await? {

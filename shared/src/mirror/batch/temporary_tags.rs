@@ -1,5 +1,7 @@
 //! Deletion and restoration of temporary tags.
 
+use std::sync::Arc;
+
 use bstr::{BStr, ByteSlice as _};
 
 use crate::error::Result;
@@ -35,9 +37,9 @@ pub(in crate::mirror) async fn delete(
         let remaining = rest.split_off(rest.len().min(target.capabilities().max_changes.max(1)));
         let changes = std::mem::replace(&mut rest, remaining);
         if counted {
-            progress.record_request(&changes, &[]);
+            progress.record_request(Arc::new(changes.clone()), &[]);
         } else {
-            progress.record_request(&[], &changes);
+            progress.record_request(Arc::default(), &changes);
         }
         let push = Push {
             changes,
@@ -75,7 +77,7 @@ pub(in crate::mirror) async fn restore(
     if changes.is_empty() {
         return;
     }
-    progress.record_request(&[], &changes);
+    progress.record_request(Arc::default(), &changes);
     let push = Push {
         changes,
         temporary: true,

@@ -77,7 +77,7 @@ fn refs_come_before_deletions_and_the_branch_of_head_first() {
     );
     let selection = RefSelection::default();
     let pruned = plan(&source, &target, &selection, true).unwrap();
-    let cleared = names_of(&pruned.clearing);
+    let cleared = names_of(&pruned.conflicting_deletions);
     assert_eq!(cleared, ["refs/heads/b"], "it is in the way of `b/c`");
     let changes = [
         "refs/heads/main",
@@ -91,7 +91,10 @@ fn refs_come_before_deletions_and_the_branch_of_head_first() {
     assert_eq!(pruned.head, symbolic("refs/heads/main"));
     assert_eq!((pruned.unchanged, pruned.copies.len()), (1, 0));
     let kept = plan(&source, &target, &selection, false).unwrap();
-    assert_eq!((kept.clearing, kept.deletions), (Vec::new(), Vec::new()));
+    assert_eq!(
+        (kept.conflicting_deletions, kept.deletions),
+        (Vec::new(), Vec::new())
+    );
     let created = ["refs/heads/main", "refs/heads/a", "refs/tags/v1"];
     assert_eq!(names_of(&kept.changes), created);
     let reason = &kept.rejected[b"refs/heads/b/c".as_bstr()];
@@ -185,7 +188,7 @@ fn refs_in_the_way_are_set_aside_or_reject_the_others() {
             plan.rejected
         );
         assert_eq!(plan.copies.len(), plan.set_aside.len());
-        assert_eq!(plan.clearing.len(), plan.set_aside.len());
+        assert_eq!(plan.conflicting_deletions.len(), plan.set_aside.len());
         // A copy that was made before is not made again.
         let mut again = target.clone();
         for copy in &plan.copies {
@@ -193,15 +196,15 @@ fn refs_in_the_way_are_set_aside_or_reject_the_others() {
         }
         let resumed = super::plan(&source, &again, &selection, rules).unwrap();
         assert_eq!(
-            (resumed.copies.len(), &resumed.clearing),
-            (0, &plan.clearing)
+            (resumed.copies.len(), &resumed.conflicting_deletions),
+            (0, &plan.conflicting_deletions)
         );
         let rules = PlanRules::default();
         let plan = super::plan(&source, &target, &selection, rules).unwrap();
         let expected = rejected.iter().map(|name| format!("refs/{name}"));
         let found = plan.rejected.keys().map(ToString::to_string);
         assert!(found.eq(expected), "{:?}", plan.rejected);
-        assert!(plan.set_aside.is_empty() && plan.clearing.is_empty());
+        assert!(plan.set_aside.is_empty() && plan.conflicting_deletions.is_empty());
     }
 }
 
@@ -217,7 +220,7 @@ fn a_ref_that_is_not_selected_is_never_set_aside() {
     };
     let plan = super::plan(&source, &target, &selection, rules).unwrap();
     assert_eq!(names_of(&plan.changes), ["refs/heads/c"]);
-    assert!(plan.clearing.is_empty() && plan.copies.is_empty());
+    assert!(plan.conflicting_deletions.is_empty() && plan.copies.is_empty());
     let reason = &plan.rejected[b"refs/heads/a/b".as_bstr()];
     assert!(
         reason.contains("the mapping does not select it"),
@@ -321,7 +324,7 @@ proptest! {
         let first = plan(&source, &target, &selection, prune).unwrap();
         let mut after = target.clone();
         let mut seen = BTreeMap::new();
-        let updates = first.clearing.iter().chain(&first.changes).chain(&first.deletions);
+        let updates = first.conflicting_deletions.iter().chain(&first.changes).chain(&first.deletions);
         for (at, change) in updates.enumerate() {
             prop_assert!(selection.selects(change.name.as_ref()));
             prop_assert!(seen.insert(change.name.clone(), at).is_none(), "each ref is updated once");

@@ -110,13 +110,13 @@ impl HttpFiles {
         Ok(whole.freeze())
     }
 
-    fn kept(&self, path: &str, range: &Range<u64>) -> Option<Bytes> {
+    fn cached(&self, path: &str, range: &Range<u64>) -> Option<Bytes> {
         let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         whole.get(path).map(|bytes| cut(bytes, range))
     }
 
-    /// Keeps a file, and drops others to stay within `max_bytes`.
-    fn keep(&self, path: &str, bytes: Bytes) {
+    /// Caches a file, and drops others to stay within `max_bytes`.
+    fn insert(&self, path: &str, bytes: Bytes) {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: usize = whole.values().map(Bytes::len).sum();
         if kept + bytes.len() > self.max_bytes {
@@ -126,7 +126,7 @@ impl HttpFiles {
     }
 
     async fn range_once(&self, path: &str, range: &Range<u64>) -> Result<Bytes> {
-        if let Some(kept) = self.kept(path, range) {
+        if let Some(kept) = self.cached(path, range) {
             return Ok(kept);
         }
         let answer = self.get(path, Some(range)).await?;
@@ -139,7 +139,7 @@ impl HttpFiles {
         if answer.status() == StatusCode::OK {
             let bytes = self.body(answer).await?;
             let found = cut(&bytes, range);
-            self.keep(path, bytes);
+            self.insert(path, bytes);
             return Ok(found);
         }
         let sent = answer.header("content-range").and_then(ContentRange::parse);

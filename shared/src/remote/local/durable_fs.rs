@@ -4,10 +4,10 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
+use crate::os;
 
 /// Writes to a file system. Tests pass one that fails after some writes.
 pub trait DurableFs: fmt::Debug + Send + Sync {
@@ -63,7 +63,7 @@ impl DurableFs for StdFs {
     }
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
+        os::write_all_at(file, bytes, offset)
     }
 
     fn set_len(&self, file: &File, length: u64) -> io::Result<()> {
@@ -97,7 +97,7 @@ impl DurableFs for StdFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        os::sync_dir(path)
     }
 }
 

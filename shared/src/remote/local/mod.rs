@@ -49,9 +49,10 @@ use crate::blocking::try_run as blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::object::ObjectKind;
 use crate::git::odb::{Database, fetch};
-use crate::git::pack::PackLimits;
+use crate::git::pack::{Bases, PackLimits};
 use crate::git::{HashKind, ObjectId};
 use crate::lfs::{LfsStore, LocalLfs};
+use crate::remote::lazy_bases::LazyBases;
 use crate::remote::{is_branch, is_head_valid, missing_objects_error, reject_non_commit};
 
 /// A repository in a directory: a bare one, or a working tree with its `.git`.
@@ -291,6 +292,17 @@ impl Target for LocalTarget {
         }
     }
 
+    fn bases(&self) -> Option<Arc<dyn Bases>> {
+        let (git_dir, limits) = (self.git_dir.clone()?, self.repository.limits);
+        Some(Arc::new(LazyBases::new(move || {
+            let git_dir = git_dir.clone();
+            async move {
+                let database: Arc<dyn Bases> = odb::open_async(&git_dir, limits).await?;
+                Ok(database)
+            }
+        })))
+    }
+
     async fn push(&mut self, push: Push) -> Result<PushReport> {
         let detached = match &push.head {
             Some(Head::Detached(id)) => Some(*id),
@@ -320,7 +332,9 @@ impl Target for LocalTarget {
                 self.check_connected(&database, &roots).await?;
             }
             if let Some(publish_hook) = &push.publish_hook {
-                publish_hook.before_publish(&received.watch).await?;
+                publish_hook
+                    .before_publish(&received.received_objects)
+                    .await?;
             }
             received.publish(&fs, &git_dir).await?;
         } else {

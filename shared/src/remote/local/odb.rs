@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use crate::git::ObjectId;
 use crate::git::object::loose_path;
 use crate::git::odb::{Database, DatabaseOptions, LooseObjects, StoredPack};
 use crate::git::pack::{Index, PackBytes, PackLimits};
+use crate::os;
 use crate::remote::PackBody;
 
 /// Bytes of a pack read at once: small, because a disk has no round trips.
@@ -28,16 +28,16 @@ const PACK_BLOCK_BYTES: u64 = 256 * 1024;
 const LOOSE_CHUNK_BYTES: usize = 128 * 1024;
 
 /// Content of an open pack file.
-pub(super) struct PackFile(pub(super) Arc<File>);
+pub(super) struct LocalPackFile(pub(super) Arc<File>);
 
 #[async_trait]
-impl PackBytes for PackFile {
+impl PackBytes for LocalPackFile {
     async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let file = Arc::clone(&self.0);
         blocking(move || {
             let length = usize::try_from(range.end.saturating_sub(range.start));
             let mut bytes = vec![0; length.unwrap_or(usize::MAX)];
-            file.read_exact_at(&mut bytes, range.start)
+            os::read_exact_at(&file, &mut bytes, range.start)
                 .map_err(|error| io_error("reading a pack in", Path::new("objects/pack"), error))?;
             Ok(bytes.into())
         })
@@ -135,7 +135,7 @@ fn pack_at(file: File, index: Index, path: &Path) -> Result<StoredPack> {
     Ok(StoredPack {
         index,
         size_bytes: size,
-        bytes: Arc::new(PackFile(Arc::new(file))),
+        bytes: Arc::new(LocalPackFile(Arc::new(file))),
     })
 }
 

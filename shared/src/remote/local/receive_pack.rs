@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use super::blocking;
 use super::durable_fs::{DurableFs, io_error};
 use super::git_dir::GitDir;
-use super::odb::PackFile;
+use super::odb::LocalPackFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::dumb_http::{index_name, pack_name};
@@ -39,7 +39,7 @@ impl Drop for TemporaryFile {
 pub(super) struct ReceivedPack {
     pub(super) objects: u64,
     pub(super) bytes: u64,
-    pub(super) watch: ReceivedObjects,
+    pub(super) received_objects: ReceivedObjects,
     /// Objects that the pack refers to and does not contain.
     pub(super) missing: Vec<ObjectId>,
     /// The pack; `None` if it has no objects.
@@ -103,8 +103,8 @@ pub(super) async fn receive(
     let arrived: VerifiedPack = incoming.finish()?;
     let objects = arrived.received.objects() as u64;
     let bytes = arrived.received.size_bytes();
-    let pack_bytes = PackFile(Arc::clone(&file));
-    let (resolved, watch, missing) = arrived
+    let pack_bytes = LocalPackFile(Arc::clone(&file));
+    let (resolved, received_objects, missing) = arrived
         .resolve(&pack_bytes, &RepositoryBases(before), roots)
         .await?;
     if let Some(completed) = resolved.completed {
@@ -122,7 +122,7 @@ pub(super) async fn receive(
     Ok(ReceivedPack {
         objects,
         bytes,
-        watch,
+        received_objects,
         missing,
         pack,
         file,
@@ -133,7 +133,7 @@ pub(super) async fn receive(
 fn pack(
     index: Index,
     file: &File,
-    bytes: PackFile,
+    bytes: LocalPackFile,
     temporary: &TemporaryFile,
 ) -> Result<Option<StoredPack>> {
     if index.is_empty() {

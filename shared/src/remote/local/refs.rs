@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use bstr::{BString, ByteSlice as _};
@@ -13,6 +11,7 @@ use super::files::{is_not_found, read_file};
 use crate::error::{Result, corrupt};
 use crate::git::dumb_http::parse_head;
 use crate::git::{HashKind, check_ref_name, escaped_excerpt, split_id};
+use crate::os::{FileStamp, file_stamp};
 use crate::remote::{Head, RefValue, Refs};
 
 /// Maximum length of a chain of symbolic refs, as in git.
@@ -105,9 +104,14 @@ fn list(common: &Path, directory: &BString, names: &mut Vec<BString>) -> Result<
     };
     for entry in entries {
         let entry = entry.map_err(|error| io_error("listing", &path, error))?;
+        let file_name = entry.file_name();
+        // On systems whose names are text, one that is not is none of git's.
+        let Some(last) = <[u8]>::from_os_str(&file_name) else {
+            continue;
+        };
         let mut name = directory.clone();
         name.push(b'/');
-        name.extend_from_slice(entry.file_name().as_bytes());
+        name.extend_from_slice(last);
         if entry.path().is_dir() {
             list(common, &name, names)?;
         } else if check_ref_name(name.as_ref()).is_ok() {
@@ -152,23 +156,14 @@ pub(super) fn packed(common: &Path, hash: HashKind) -> Result<Refs> {
 #[derive(Default)]
 pub(super) struct PackedRefs {
     refs: Refs,
-    // Modification time, size and inode of the file.
-    stamp: Option<(i64, i64, u64, u64)>,
+    stamp: Option<FileStamp>,
 }
 
 impl PackedRefs {
     /// Returns the current packed refs.
     pub(super) fn current(&mut self, common: &Path, hash: HashKind) -> Result<&Refs> {
-        let metadata = fs::metadata(common.join("packed-refs")).ok();
-        let stamp = metadata.map(|metadata| {
-            let inode = metadata.ino();
-            (
-                metadata.mtime(),
-                metadata.mtime_nsec(),
-                metadata.size(),
-                inode,
-            )
-        });
+        let found = fs::metadata(common.join("packed-refs"));
+        let stamp = found.ok().map(|found| file_stamp(&found));
         if self.stamp != stamp {
             self.refs = packed(common, hash)?;
             self.stamp = stamp;

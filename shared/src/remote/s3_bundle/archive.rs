@@ -14,7 +14,7 @@ use bstr::{BStr, BString, ByteSlice};
 use futures_util::StreamExt as _;
 
 use super::catalog::BundleCatalog;
-use super::competing::Ref;
+use super::competing::ResolvedRef;
 use super::expected_ref::{ExpectedRef, lock_expected};
 use super::options::{ARCHIVED, BundleLocation, CommitArchive};
 use crate::error::{ErrorKind, Result};
@@ -89,7 +89,7 @@ pub(super) async fn apply_after_move(
 /// that does not name a commit is read each time, because such a ref has no archive.
 pub(super) async fn refresh_outdated(
     catalog: &BundleCatalog,
-    refs: &[(BString, Ref)],
+    refs: &[(BString, ResolvedRef)],
     names: &[BString],
     written: &HashSet<BString>,
 ) -> Result<()> {
@@ -128,8 +128,8 @@ pub(super) async fn refresh_outdated(
 async fn find_outdated<'a>(
     location: &BundleLocation,
     name: &'a BString,
-    found: &'a Ref,
-) -> Result<Option<(&'a BString, &'a Ref)>> {
+    found: &'a ResolvedRef,
+) -> Result<Option<(&'a BString, &'a ResolvedRef)>> {
     let is_current =
         found.has_archive && is_current(location, name.as_bstr(), found.file.id).await?;
     Ok((!is_current).then_some((name, found)))
@@ -139,7 +139,7 @@ async fn find_outdated<'a>(
 ///
 /// # Errors
 /// `Conflict` when another client pushes to the ref meanwhile.
-async fn refresh(catalog: &BundleCatalog, name: &BStr, found: &Ref) -> Result<()> {
+async fn refresh(catalog: &BundleCatalog, name: &BStr, found: &ResolvedRef) -> Result<()> {
     let id = found.file.id;
     let refresh = async {
         let bundles = catalog.find(&[id]).await?;

@@ -8,8 +8,10 @@
 //! | publish each new bundle beside the old ones | those that were published are deleted |
 //! | delete the replaced bundles and the deleted refs, and release the locks | the push has succeeded, and its leftovers are deleted by the next one; a ref that could not be deleted fails alone |
 //!
-//! As in git's own `files` backend, a process that is killed while it publishes leaves a part of
-//! the refs moved.
+//! The last two steps are run to their end when the caller is cancelled. As in git's own `files`
+//! backend, a process that is killed while it publishes leaves a part of the refs moved.
+
+use std::sync::Arc;
 
 use bstr::{BString, ByteSlice as _};
 use futures_util::StreamExt as _;
@@ -20,9 +22,11 @@ use super::delete::delete_locked;
 use super::expected_ref::{ExpectedRef, lock_expected};
 use super::keys::{BundleFile, RefFolder};
 use super::lock::Lock;
+use super::options::BundleLocation;
 use super::publish::LockedRef;
-use super::ref_change::{Deletion, NewBundle, RefChanges, RefDecision, RefResult};
-use crate::error::{Error, Result};
+use super::ref_change::{NewBundle, RefChanges, RefDecision, RefDeletion, RefResult};
+use crate::background;
+use crate::error::{Error, ErrorKind, Result};
 use crate::remote::{ATOMIC_FAILURE, RefUpdate, Refs, conflicting_ref};
 
 /// A change whose lock is held.
@@ -41,8 +45,27 @@ struct LockedDeletion {
     lock: Lock,
     folder: RefFolder,
     expected: ExpectedRef,
-    winner: BundleFile,
+    current: BundleFile,
     orphans: Vec<BundleFile>,
+}
+
+/// A change that was published, and whose lock is held.
+enum PublishedChange {
+    Write {
+        locked: Box<LockedRef>,
+        bundle: Box<NewBundle>,
+    },
+    /// The result of a deletion, whose lock was released.
+    Delete(Result<()>),
+}
+
+/// Failure of an atomic push.
+struct Failure {
+    /// Position of the change that failed.
+    at: usize,
+    error: Error,
+    /// Failures to take changes back.
+    remaining: Vec<(usize, Error)>,
 }
 
 /// Makes all changes or none; returns a result for each, in order.
@@ -78,23 +101,29 @@ pub(super) async fn change_all_or_none(
             }
         }
     }
-    for step in [Step::Upload, Step::Publish] {
-        let mut steps: Vec<BoxFuture<'_, _>> = Vec::new();
-        for (at, change) in &mut locked {
-            steps.push(Box::pin(step.run(*at, change)));
-        }
-        let failures = futures_util::stream::iter(steps)
-            .buffer_unordered(CONCURRENT_REFS)
-            .filter_map(std::future::ready)
-            .collect::<Vec<_>>()
-            .await;
-        if let Some((at, error)) = failures.into_iter().next() {
-            let withdrawn = withdraw(locked).await;
-            return Ok(fail(changes, at, error, withdrawn));
-        }
+    if let Some((at, error)) = run_all(Step::Upload, &mut locked).await {
+        let withdrawn = withdraw(locked).await;
+        return Ok(fail(changes, at, error, withdrawn));
     }
+    let location = Arc::clone(refs.location);
+    let published = background::complete(async move { publish_all(&location, locked).await });
+    let published = match published.await {
+        Some(Ok(published)) => published,
+        Some(Err(failure)) => {
+            let Failure {
+                at,
+                error,
+                remaining,
+            } = failure;
+            return Ok(fail(changes, at, error, remaining));
+        }
+        None => {
+            let message = "publishing the refs of a push panicked";
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+    };
     let mut steps: Vec<BoxFuture<'_, _>> = Vec::new();
-    for (at, change) in locked {
+    for (at, change) in published {
         steps.push(Box::pin(async move { (at, finish(refs, change).await) }));
     }
     let mut results: Vec<(usize, Result<RefResult>)> = futures_util::stream::iter(steps)
@@ -103,6 +132,46 @@ pub(super) async fn change_all_or_none(
         .await;
     results.sort_by_key(|(at, _)| *at);
     Ok(results.into_iter().map(|(_, result)| result).collect())
+}
+
+/// Publishes all new bundles, or takes all changes back; then deletes the replaced bundles and the
+/// deleted refs.
+async fn publish_all(
+    location: &Arc<BundleLocation>,
+    mut locked: Vec<(usize, LockedChange)>,
+) -> Result<Vec<(usize, PublishedChange)>, Failure> {
+    if let Some((at, error)) = run_all(Step::Publish, &mut locked).await {
+        let remaining = withdraw(locked).await;
+        return Err(Failure {
+            at,
+            error,
+            remaining,
+        });
+    }
+    let mut deletions: Vec<BoxFuture<'_, _>> = Vec::new();
+    for (at, change) in locked {
+        deletions.push(Box::pin(
+            async move { (at, delete(location, change).await) },
+        ));
+    }
+    Ok(futures_util::stream::iter(deletions)
+        .buffer_unordered(CONCURRENT_REFS)
+        .collect()
+        .await)
+}
+
+/// Runs a step of all changes; returns the first failure.
+async fn run_all(step: Step, locked: &mut [(usize, LockedChange)]) -> Option<(usize, Error)> {
+    let mut steps: Vec<BoxFuture<'_, _>> = Vec::new();
+    for (at, change) in locked {
+        steps.push(Box::pin(step.run(*at, change)));
+    }
+    let failures = futures_util::stream::iter(steps)
+        .buffer_unordered(CONCURRENT_REFS)
+        .filter_map(std::future::ready)
+        .collect::<Vec<_>>()
+        .await;
+    failures.into_iter().next()
 }
 
 /// Step of a locked change that can be taken back.
@@ -155,9 +224,9 @@ async fn lock(refs: &RefChanges<'_>, decision: RefDecision) -> Result<LockedChan
                 bundle,
             })
         }
-        RefDecision::Delete(Deletion {
+        RefDecision::Delete(RefDeletion {
             expected,
-            winner: Some(winner),
+            current: Some(current),
             orphans,
         }) => {
             let (lock, folder) = lock_expected(refs.location, &expected).await?;
@@ -165,7 +234,7 @@ async fn lock(refs: &RefChanges<'_>, decision: RefDecision) -> Result<LockedChan
                 lock,
                 folder,
                 expected,
-                winner,
+                current,
                 orphans,
             })))
         }
@@ -190,27 +259,38 @@ async fn withdraw(locked: Vec<(usize, LockedChange)>) -> Vec<(usize, Error)> {
     failures
 }
 
-async fn finish(refs: &RefChanges<'_>, change: LockedChange) -> Result<RefResult> {
+/// Deletes the bundles that a published change replaces, or the deleted ref.
+async fn delete(location: &Arc<BundleLocation>, change: LockedChange) -> PublishedChange {
     match change {
-        LockedChange::Write { locked, bundle } => {
-            let NewBundle { plan, action, .. } = *bundle;
-            let published = locked.finish(&plan.body, &action).await;
-            refs.cache_new_pack(published, plan).await
+        LockedChange::Write { mut locked, bundle } => {
+            locked.delete_replaced().await;
+            PublishedChange::Write { locked, bundle }
         }
         LockedChange::Delete(deletion) => {
             let LockedDeletion {
                 lock,
                 folder,
                 expected,
-                winner,
+                current,
                 orphans,
             } = *deletion;
             let held = (&lock, folder);
-            let deleted = delete_locked(refs.location, &expected, &winner, &orphans, held).await;
+            let deleted = delete_locked(location, &expected, &current, &orphans, held).await;
             lock.release().await;
-            deleted.map(|()| RefResult::Deleted)
+            PublishedChange::Delete(deleted)
         }
-        LockedChange::Nothing => Ok(RefResult::Deleted),
+        LockedChange::Nothing => PublishedChange::Delete(Ok(())),
+    }
+}
+
+async fn finish(refs: &RefChanges<'_>, change: PublishedChange) -> Result<RefResult> {
+    match change {
+        PublishedChange::Write { locked, bundle } => {
+            let NewBundle { plan, action, .. } = *bundle;
+            let published = locked.finish(&plan.body, &action).await;
+            refs.cache_new_pack(published, plan).await
+        }
+        PublishedChange::Delete(deleted) => deleted.map(|()| RefResult::Deleted),
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
 use super::bundle_reader::{OpenBundle, pieces, replaced};
-use super::completed_pack::Overlay;
+use super::completed_pack::CompletedPack;
 use super::indexed_bundle::{IndexedBundle, ObjectIdSet, pack_bytes};
 use super::keys::BundleFile;
 use super::options::BundleLocation;
@@ -275,7 +275,7 @@ impl BundleCatalog {
         if held.is_none() && cached.is_some() {
             bytes = pack_bytes(&bundle, cached.as_ref());
         }
-        let pack = Overlay::completed_thin_pack(Arc::clone(&bytes), size_bytes, &resolved);
+        let pack = CompletedPack::stored_pack(Arc::clone(&bytes), size_bytes, &resolved);
         Ok(IndexedBundle {
             bundle,
             objects: ObjectIdSet::of_index(resolved.index),

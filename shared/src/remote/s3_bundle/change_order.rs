@@ -12,7 +12,7 @@ pub(super) const CONCURRENT_REFS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// Deletion of a ref that is in the way of a new one.
-    MakeWay,
+    DeleteConflicting,
     /// Creation or move.
     Write,
     /// Any other deletion: after new refs, because these may be composed of its bundle.
@@ -25,11 +25,11 @@ fn steps(changes: &[RefUpdate]) -> Vec<Step> {
         Some((change.name.clone(), new))
     });
     let created: Refs = created.collect();
-    let is_in_the_way =
+    let is_conflicting =
         |change: &RefUpdate| conflicting_ref(&created, change.name.as_ref()).is_some();
     let step = |change: &RefUpdate| match change.new {
         Some(_) => Step::Write,
-        None if is_in_the_way(change) => Step::MakeWay,
+        None if is_conflicting(change) => Step::DeleteConflicting,
         None => Step::Delete,
     };
     changes.iter().map(step).collect()

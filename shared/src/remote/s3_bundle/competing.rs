@@ -31,7 +31,7 @@ const CONCURRENT_HEADS: usize = 16;
 
 /// A ref and its bundles.
 #[derive(Debug, Clone)]
-pub(super) struct Ref {
+pub(super) struct ResolvedRef {
     /// Bundle whose id the ref names.
     pub(super) file: BundleFile,
     /// State of the folder that contains `file`.
@@ -40,6 +40,8 @@ pub(super) struct Ref {
     pub(super) orphans: Vec<BundleFile>,
     /// Whether the list showed an archive.
     pub(super) has_archive: bool,
+    /// Whether the list showed the lock of a client that was killed.
+    pub(super) has_abandoned_lock: bool,
 }
 
 /// The resolved state of a folder.
@@ -53,7 +55,7 @@ pub(super) async fn refs(
     location: &Arc<BundleLocation>,
     hash: HashKind,
     folders: Folders,
-) -> Result<Vec<(BString, Ref)>> {
+) -> Result<Vec<(BString, ResolvedRef)>> {
     let mut refs = Vec::new();
     for name in folders.keys() {
         let resolved = resolve_folder(location, hash, name, &folders).await?;
@@ -71,7 +73,7 @@ pub(super) async fn refs(
                 let Some(conflict) = conflict_ref_name(&folders, name.as_bstr(), orphan) else {
                     continue;
                 };
-                let found = Ref {
+                let found = ResolvedRef {
                     file: orphan.clone(),
                     expected: ExpectedRef {
                         files: vec![orphan.clone()],
@@ -79,15 +81,17 @@ pub(super) async fn refs(
                     },
                     orphans: Vec::new(),
                     has_archive: false,
+                    has_abandoned_lock: false,
                 };
                 refs.push((conflict, found));
             }
         }
-        let found = Ref {
+        let found = ResolvedRef {
             file: resolution.winner,
             expected,
             orphans: resolution.orphans,
             has_archive: folder.archive.is_some(),
+            has_abandoned_lock: folder.lock.is_some() && !has_live_lock(location, &folder),
         };
         refs.push((name.clone(), found));
     }

@@ -10,8 +10,8 @@ use crate::error::corrupt;
 use crate::git::odb::StoredPack;
 use crate::git::pack::{PackBytes, Resolved};
 
-/// Bytes of a completed pack.
-pub(super) struct Overlay {
+/// Thin pack with the objects that complete it.
+pub(super) struct CompletedPack {
     header: Bytes,
     thin: Arc<dyn PackBytes>,
     /// Range of the thin pack's entries, at the same offsets in the completed pack.
@@ -20,9 +20,9 @@ pub(super) struct Overlay {
     tail: Bytes,
 }
 
-impl Overlay {
-    /// Returns the pack that was resolved, completed if it is thin.
-    pub(super) fn completed_thin_pack(
+impl CompletedPack {
+    /// Returns a resolved pack to read from: completed if it is thin, else as it is.
+    pub(super) fn stored_pack(
         bytes: Arc<dyn PackBytes>,
         size_bytes: u64,
         resolved: &Resolved,
@@ -35,7 +35,7 @@ impl Overlay {
                 bytes,
             };
         };
-        let overlay = Self {
+        let completed_pack = Self {
             header: Bytes::copy_from_slice(&completed.header),
             thin: bytes,
             body: completed.body.clone(),
@@ -43,14 +43,14 @@ impl Overlay {
         };
         StoredPack {
             index,
-            size_bytes: overlay.body.end + overlay.tail.len() as u64,
-            bytes: Arc::new(overlay),
+            size_bytes: completed_pack.body.end + completed_pack.tail.len() as u64,
+            bytes: Arc::new(completed_pack),
         }
     }
 }
 
 #[async_trait]
-impl PackBytes for Overlay {
+impl PackBytes for CompletedPack {
     async fn read_range(&self, range: Range<u64>) -> crate::git::Result<Bytes> {
         let length = range.end.saturating_sub(range.start);
         let mut out = BytesMut::new();

@@ -28,10 +28,11 @@ use super::lock::LockCheck;
 use super::options::{BundleLocation, BundleOptions};
 use super::parts::{FIRST_PART, Parts, copied_parts, copy, copy_range, send_parts};
 use super::spooled_pack::SpooledPack;
+use crate::blocking;
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::bundle::Header;
 use crate::git::odb::{Database, PackOptions, ReceiverObjects, indexed_pack};
-use crate::git::pack::{FileHasher, Index, PACK_HEADER_BYTES};
+use crate::git::pack::{FileHasher, Index, PACK_HEADER_BYTES, pack_header};
 use crate::git::{HashKind, ObjectId};
 use crate::pack_cache::{CachedPack, EntryWriter, PackExtension, WrittenEntries};
 use crate::storage::multipart::MultipartWriter;
@@ -40,8 +41,6 @@ use crate::storage::multipart::MultipartWriter;
 const HASH_CHUNK_BYTES: u64 = 8 << 20;
 /// Pieces of at least this length are hashed on a separate thread.
 const MIN_THREAD_BYTES: usize = 256 * 1024;
-/// Header of a pack of version 2 without objects.
-const EMPTY_PACK_HEADER: [u8; 12] = *b"PACK\0\0\0\x02\0\0\0\0";
 
 /// Content of a new bundle.
 pub(super) enum BundleBody {
@@ -52,7 +51,7 @@ pub(super) enum BundleBody {
 
 /// Result of uploading the parts of a bundle.
 #[derive(Default)]
-pub(super) struct BodySent {
+pub(super) struct UploadedBody {
     pub(super) bytes: u64,
     /// The bundle's pack, for the pack cache once the bundle is published.
     pub(super) extension: Option<PackExtension>,
@@ -64,12 +63,12 @@ impl BundleBody {
         &self,
         upload: &MultipartWriter,
         check: LockCheck<'_>,
-    ) -> Result<BodySent> {
+    ) -> Result<UploadedBody> {
         match self {
             Self::Copy(bundle) => {
                 let range = 0..bundle.file.size_bytes;
                 copy(upload, bundle, range, FIRST_PART, check).await?;
-                Ok(BodySent::default())
+                Ok(UploadedBody::default())
             }
             Self::Compose(composition) => composition.send(upload, check).await,
         }
@@ -145,9 +144,7 @@ impl Composition {
             let message = "a bundle would have more objects than a pack can have";
             Error::new(ErrorKind::FileTooLarge, message)
         })?;
-        let mut header = EMPTY_PACK_HEADER;
-        header[8..].copy_from_slice(&count.to_be_bytes());
-        Ok(header)
+        Ok(pack_header(count))
     }
 
     /// Sends the header and the start of the spooled pack, and copies the rest.
@@ -156,7 +153,7 @@ impl Composition {
         spooled: &SpooledPack,
         upload: &MultipartWriter,
         check: LockCheck<'_>,
-    ) -> Result<BodySent> {
+    ) -> Result<UploadedBody> {
         let mut part = self.header.write()?;
         // With those that were sent to the temporary object.
         let bytes = part.len() as u64 + spooled.size_bytes;
@@ -175,13 +172,13 @@ impl Composition {
             copy_range(upload, &self.options, source, rest, FIRST_PART + 1, check).await
         };
         try_join(first, copies).await?;
-        Ok(BodySent {
+        Ok(UploadedBody {
             bytes,
             extension: spooled.extension(),
         })
     }
 
-    async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<BodySent> {
+    async fn send(&self, upload: &MultipartWriter, check: LockCheck<'_>) -> Result<UploadedBody> {
         if let Some(spooled) = &self.spooled {
             return self.send_spooled(spooled, upload, check).await;
         }
@@ -216,7 +213,7 @@ impl Composition {
         copied: Range<u64>,
         mut hasher: FileHasher,
         mut parts: Parts,
-    ) -> Result<BodySent> {
+    ) -> Result<UploadedBody> {
         if let Some(base) = base {
             let start = base.bundle.entries().start;
             hasher = hash_entries(base, start..copied.start, hasher, Some(&mut parts)).await?;
@@ -237,7 +234,7 @@ impl Composition {
         let pack = hasher.finish();
         parts.push(pack.as_slice()).await?;
         parts.flush().await?;
-        Ok(BodySent {
+        Ok(UploadedBody {
             bytes: parts.sent_bytes,
             extension: new.map(|(written, index)| PackExtension {
                 base: base.and_then(|base| base.cached.clone()),
@@ -333,11 +330,9 @@ async fn hash(mut hasher: FileHasher, bytes: Bytes) -> Result<FileHasher> {
         hasher.update(&bytes);
         return Ok(hasher);
     }
-    let work = tokio::task::spawn_blocking(move || {
+    blocking::run(move || {
         hasher.update(&bytes);
         hasher
-    });
-    work.await.map_err(|error| {
-        Error::new(ErrorKind::Internal, "hashing a pack failed").with_source(error)
     })
+    .await
 }

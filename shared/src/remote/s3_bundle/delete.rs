@@ -19,16 +19,16 @@ use crate::storage::{ObjectStoreExt as _, Precondition, PutOptions};
 /// Maximum length of the range that S3 copies as one part.
 const MAX_COPY_BYTES: u64 = 5 << 30;
 
-/// Deletes a ref: all expected bundles, and the archive. `winner`, which the ref names, is
+/// Deletes a ref: all expected bundles, and the archive. `current`, which the ref names, is
 /// deleted last, so that an older bundle does not become the ref when this is interrupted.
 pub(super) async fn delete(
     location: &Arc<BundleLocation>,
     expected: &ExpectedRef,
-    winner: &BundleFile,
+    current: &BundleFile,
     orphans: &[BundleFile],
 ) -> Result<()> {
     let (lock, folder) = lock_expected(location, expected).await?;
-    let deleted = delete_locked(location, expected, winner, orphans, (&lock, folder)).await;
+    let deleted = delete_locked(location, expected, current, orphans, (&lock, folder)).await;
     lock.release().await;
     deleted
 }
@@ -37,7 +37,7 @@ pub(super) async fn delete(
 pub(super) async fn delete_locked(
     location: &Arc<BundleLocation>,
     expected: &ExpectedRef,
-    winner: &BundleFile,
+    current: &BundleFile,
     orphans: &[BundleFile],
     (lock, folder): (&Lock, RefFolder),
 ) -> Result<()> {
@@ -49,10 +49,10 @@ pub(super) async fn delete_locked(
     if let Some(etag) = folder.archive {
         archive::delete(location, name, &Precondition::Matches(etag)).await?;
     }
-    for file in expected.files.iter().filter(|file| *file != winner) {
+    for file in expected.files.iter().filter(|file| *file != current) {
         remove(location, file).await?;
     }
-    remove(location, winner).await
+    remove(location, current).await
 }
 
 /// Deletes an orphaned bundle, under the lock of the ref whose folder contains it.

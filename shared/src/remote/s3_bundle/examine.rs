@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::git::ObjectId;
 use crate::name::ObjectKey;
 use crate::remote::maintenance::{
-    Examination, ExaminedRef, Problem, ProblemKind, head_problem, names_in_the_way,
+    Examination, ExaminedRef, Problem, ProblemKind, conflicting_names, head_problem,
 };
 use crate::remote::{RefValue, Refs};
 
@@ -64,7 +64,7 @@ pub(super) async fn examine(location: &Arc<BundleLocation>) -> Result<Examinatio
     let in_doubt = futures_util::stream::iter(in_doubt).buffered(CONCURRENT_REFS);
     let in_doubt: Vec<Option<Problem>> = in_doubt.try_collect().await?;
     problems.extend(in_doubt.into_iter().flatten());
-    problems.extend(names_in_the_way(&refs));
+    problems.extend(conflicting_names(&refs));
     problems.extend(head_problem(head.name.as_ref(), &refs));
     if other_layout.is_some() {
         let message = format!("`{info_refs}` belongs to a repository in layout `dumb`");

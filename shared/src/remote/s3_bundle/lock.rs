@@ -23,25 +23,21 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::lock_object::{LockContent, UploadName, delete, read, write};
 use super::options::BundleLocation;
 use crate::background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectKey;
 use crate::retry::Backoff;
-use crate::storage::{ETag, ObjectStoreExt as _, Precondition, PutOptions, UploadId};
+use crate::storage::{ETag, ObjectStoreExt as _, Precondition, UploadId};
 
 /// Maximum number of attempts to acquire a lock that is being released, and to rewrite it
 /// while own writes arrive late.
 const MAX_ATTEMPTS: usize = 4;
-/// Maximum length of a lock that is read: a key and an upload id have at most 1,024 bytes
-/// each.
-const MAX_LOCK_BYTES: u64 = 16 * 1024;
 /// Minimum time between renewals, which bounds the requests of locks with short lifetimes.
 const MIN_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -53,23 +49,6 @@ const WAIT_FOR_LOCK: Backoff = Backoff {
     base: Duration::from_millis(250),
     cap: Duration::from_secs(4),
 };
-
-/// Content of the object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct LockContent {
-    owner: String,
-    #[serde(default)]
-    renewed: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    upload: Option<UploadName>,
-}
-
-/// A multipart upload that publishes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct UploadName {
-    key: String,
-    id: String,
-}
 
 /// Fails when the lock is lost and the upload should stop.
 pub(super) type LockCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
@@ -158,7 +137,7 @@ impl Lock {
             lost: Mutex::new(None),
         });
         let interval = (location.options.lock_lifetime / 3).max(MIN_RENEWAL_INTERVAL);
-        let renewing = tokio::spawn(renew(Arc::clone(&held), interval));
+        let renewing = tokio::spawn(extend_lease(Arc::clone(&held), interval));
         Self {
             held,
             renewing,
@@ -233,6 +212,7 @@ impl Drop for Lock {
 struct Acquisition {
     location: Arc<BundleLocation>,
     key: ObjectKey,
+    owner: String,
     /// A task, because the lock of a request that is cancelled may be written nevertheless.
     task: Option<JoinHandle<Result<AcquireResult>>>,
 }
@@ -247,6 +227,7 @@ impl Acquisition {
         Self {
             location,
             key,
+            owner: body.owner.clone(),
             task: Some(tokio::spawn(acquire.in_current_span())),
         }
     }
@@ -269,15 +250,16 @@ impl Drop for Acquisition {
             return;
         };
         let (location, key) = (Arc::clone(&self.location), self.key.clone());
+        let owner = self.owner.clone();
         background::spawn(async move {
             if let Ok(Ok(AcquireResult::Ours(etag))) = task.await {
-                delete(&location, &key, etag).await;
+                delete(&location, &key, &owner, etag).await;
             }
         });
     }
 }
 
-async fn renew(held: Arc<LockState>, interval: Duration) {
+async fn extend_lease(held: Arc<LockState>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         match held.rewrite(None).await {
@@ -352,99 +334,16 @@ impl LockState {
         lost(&self.key, why)
     }
 
-    /// Ends the renewal, and deletes the lock if it is still ours. A renewal that is under way
-    /// holds the state and is awaited, because it may be written although it is cancelled, and the
-    /// lock then has another entity tag.
+    /// Ends the renewal, and deletes the lock if it is still ours.
     async fn release(&self, renewing: &AbortHandle) {
-        let state = self.state.lock().await;
         renewing.abort();
+        let state = self.state.lock().await;
         if self.lost().is_some() {
             return;
         }
-        delete(&self.location, &self.key, state.etag.clone()).await;
+        let State { body, etag } = &*state;
+        delete(&self.location, &self.key, &body.owner, etag.clone()).await;
     }
-}
-
-/// Deletes a lock with this entity tag. A failure is only logged.
-async fn delete(location: &BundleLocation, key: &ObjectKey, etag: ETag) {
-    let condition = Precondition::Matches(etag);
-    let deleted = location.store.delete(&location.bucket, key, &condition);
-    if let Err(error) = deleted.await {
-        tracing::warn!(
-            object.key = %key,
-            error = %error.report(),
-            "the lock could not be released"
-        );
-        location.note_kept_lock(error);
-    }
-}
-
-/// A lock as it was read.
-struct StoredLock {
-    etag: ETag,
-    last_modified: i64,
-    body: Bytes,
-}
-
-impl StoredLock {
-    fn parsed(&self) -> Option<LockContent> {
-        serde_json::from_slice(&self.body).ok()
-    }
-
-    fn is(&self, body: &LockContent) -> bool {
-        self.parsed().is_some_and(|found| found == *body)
-    }
-
-    /// Returns the upload by which the owner may be about to publish, if it is of a bundle in
-    /// the folder of the lock.
-    fn upload(&self, lock: &ObjectKey) -> Option<(ObjectKey, UploadId)> {
-        let upload = self.parsed()?.upload?;
-        let (folder, _) = lock.as_str().rsplit_once('/')?;
-        let last = upload.key.strip_prefix(folder)?.strip_prefix('/')?;
-        let is_bundle = last.ends_with(".bundle") && !last.contains('/');
-        let key = ObjectKey::new(&upload.key).ok()?;
-        (is_bundle && !upload.id.is_empty()).then_some((key, UploadId(upload.id)))
-    }
-}
-
-/// Reads the lock. The returned `ETag` is at most as new as the content.
-async fn read(location: &BundleLocation, key: &ObjectKey) -> Result<Option<StoredLock>> {
-    let Some(head) = location.store.head(&location.bucket, key).await? else {
-        return Ok(None);
-    };
-    let body = if (1..=MAX_LOCK_BYTES).contains(&head.size_bytes) {
-        match location.store.get(&location.bucket, key, None, None).await {
-            Ok(body) => body,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    } else {
-        Bytes::new()
-    };
-    Ok(Some(StoredLock {
-        etag: head.etag,
-        last_modified: head.last_modified,
-        body,
-    }))
-}
-
-async fn write(
-    location: &BundleLocation,
-    key: &ObjectKey,
-    body: &LockContent,
-    precondition: Precondition,
-) -> Result<ETag> {
-    let bytes = serde_json::to_vec(body).expect("because it is plain text and numbers");
-    let options = PutOptions {
-        precondition,
-        kms_key_id: location.options.kms_key_id.clone(),
-        ..PutOptions::default()
-    };
-    let written = location
-        .store
-        .put(&location.bucket, key, bytes.into(), &options)
-        .await?;
-    Ok(written.etag)
 }
 
 async fn try_acquire(

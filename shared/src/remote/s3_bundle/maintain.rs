@@ -16,6 +16,7 @@ use super::examine::{examine, newest_first, newest_refs};
 use super::keys::{BundleFile, Folders, RefFolder, common_hash};
 use super::lock::Lock;
 use super::options::BundleLocation;
+use super::repair::release_abandoned_lock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::escaped_excerpt;
 use crate::remote::Leftovers;
@@ -105,10 +106,8 @@ fn options(location: &BundleLocation) -> PutOptions {
     }
 }
 
-/// Takes the lock over, which also aborts the upload of its owner, and releases it.
 async fn release_stale_lock(location: &Arc<BundleLocation>, name: &BStr) -> Result<String> {
-    let lock = Lock::acquire(location, location.lock_key(name)?).await?;
-    lock.release().await;
+    release_abandoned_lock(location, name).await?;
     Ok(format!("deleted the lock of `{name}`"))
 }
 

@@ -16,12 +16,12 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `options`, `keys`, `head`, `lock`, `expected_ref` | options, keys and lists, `HEAD`, locks, refs that must not have changed |
+//! | `options`, `keys`, `head`, `lock_object`, `lock`, `expected_ref` | options, keys and lists, `HEAD`, locks, refs that must not have changed |
 //! | `bundle_reader`, `cached_pack`, `completed_pack`, `indexed_bundle` | one bundle, its pack and its objects |
 //! | `peel` | the objects that tags peel to |
 //! | `catalog`, `competing`, `source` | all bundles, the refs that they make, fetches |
 //! | `spooled_pack`, `parts`, `compose` | content of a new bundle |
-//! | `archive`, `delete`, `publish`, `repair` | changes of one ref, under its lock |
+//! | `archive`, `delete`, `publication`, `publish`, `repair` | changes of one ref, under its lock |
 //! | `receive`, `plan`, `change_order`, `ref_change`, `atomic`, `stored_copies`, `target` | pushes |
 //! | `examine`, `maintain` | problems of the remote, and their fixes |
 
@@ -41,11 +41,13 @@ mod head;
 mod indexed_bundle;
 mod keys;
 mod lock;
+mod lock_object;
 mod maintain;
 mod options;
 mod parts;
 mod peel;
 mod plan;
+mod publication;
 mod publish;
 mod receive;
 mod ref_change;

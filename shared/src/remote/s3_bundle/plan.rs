@@ -7,7 +7,7 @@ use bstr::BString;
 
 use super::bundle_reader::OpenBundle;
 use super::catalog::BundleCatalog;
-use super::competing::{Ref, is_descendant};
+use super::competing::{ResolvedRef, is_descendant};
 use super::compose::{BundleBody, Composition};
 use super::indexed_bundle::IndexedBundle;
 use super::receive::AvailableObjects;
@@ -23,7 +23,7 @@ pub(super) struct BundlePlan {
     /// Objects from which the bundle is made, and those of the old bundle.
     pub(super) database: Arc<Database>,
     /// Whether the new commit descends from the old one, or the ref is new.
-    pub(super) is_forward: bool,
+    pub(super) is_fast_forward: bool,
 }
 
 /// Plans the bundle of `new` for the ref `name`, whose current state is `found`. The bundle
@@ -33,7 +33,7 @@ pub(super) async fn plan(
     available: &AvailableObjects,
     recent: &[Arc<IndexedBundle>],
     name: &BString,
-    found: Option<&Ref>,
+    found: Option<&ResolvedRef>,
     new: ObjectId,
 ) -> Result<BundlePlan> {
     let old = match found {
@@ -47,7 +47,7 @@ pub(super) async fn plan(
     if let Some(bundle) = find_identical(catalog, new).await? {
         // Only protected branches need this check.
         let is_protected = found.is_some_and(|found| found.expected.protected);
-        let is_forward = match old.filter(|_| is_protected) {
+        let is_fast_forward = match old.filter(|_| is_protected) {
             None => true,
             Some(old) => {
                 let identical = catalog.read(&bundle.file).await?;
@@ -59,14 +59,14 @@ pub(super) async fn plan(
         return Ok(BundlePlan {
             body: BundleBody::Copy(Box::new(bundle)),
             database,
-            is_forward,
+            is_fast_forward,
         });
     }
-    let is_forward = match &old {
+    let is_fast_forward = match &old {
         None => true,
         Some(old) => is_descendant(&database, new, old.bundle.file.id).await?,
     };
-    let base = match old.filter(|old| is_forward && old.bundle.is_full()) {
+    let base = match old.filter(|old| is_fast_forward && old.bundle.is_full()) {
         Some(old) => Some(old),
         None => find_base(available, recent, &database, found.is_none(), new).await?,
     };
@@ -74,7 +74,7 @@ pub(super) async fn plan(
     Ok(BundlePlan {
         body,
         database,
-        is_forward,
+        is_fast_forward,
     })
 }
 
@@ -94,7 +94,7 @@ async fn plan_renamed(
     Ok(BundlePlan {
         body,
         database,
-        is_forward: true,
+        is_fast_forward: true,
     })
 }
 

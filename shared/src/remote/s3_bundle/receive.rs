@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::catalog::BundleCatalog;
-use super::completed_pack::Overlay;
+use super::completed_pack::CompletedPack;
 use super::indexed_bundle::IndexedBundle;
 use super::spooled_pack::{ReceivedBytes, SpooledPack};
 use crate::error::Result;
@@ -92,10 +92,10 @@ impl AvailableObjects {
         };
         let bytes: Arc<dyn PackBytes> = Arc::new(received);
         let resolve = async {
-            let (resolved, watch, missing) = arrived.resolve(&*bytes, catalog, new).await?;
+            let (resolved, objects, missing) = arrived.resolve(&*bytes, catalog, new).await?;
             let bundles = catalog.find(&missing).await?;
             if let Some(publish_hook) = publish_hook {
-                publish_hook.before_publish(&watch).await?;
+                publish_hook.before_publish(&objects).await?;
             }
             let is_whole = missing.is_empty() && resolved.completed.is_none();
             let place = spool.place().filter(|_| is_whole).cloned();
@@ -109,7 +109,7 @@ impl AvailableObjects {
                 })
             });
             let bytes = Arc::clone(&bytes);
-            let pack = Overlay::completed_thin_pack(bytes, size_bytes, &resolved);
+            let pack = CompletedPack::stored_pack(bytes, size_bytes, &resolved);
             Ok((pack, bundles, spooled))
         };
         let resolved = resolve.await;

@@ -7,7 +7,7 @@ use bstr::ByteSlice as _;
 
 use super::archive::{self, ArchiveAction};
 use super::bundle_reader::OpenBundle;
-use super::competing::{Ref, is_descendant};
+use super::competing::{ResolvedRef, is_descendant};
 use super::compose::BundleBody;
 use super::delete;
 use super::expected_ref::{ExpectedRef, stale_ref_error};
@@ -15,7 +15,8 @@ use super::indexed_bundle::IndexedBundle;
 use super::keys::BundleFile;
 use super::options::BundleLocation;
 use super::plan::{BundlePlan, plan};
-use super::publish::{MAX_REPLACED, Published, publish};
+use super::publication::MAX_REPLACED;
+use super::publish::{Published, publish};
 use super::receive::AvailableObjects;
 use super::source::BundleSnapshot;
 use crate::error::Result;
@@ -51,15 +52,15 @@ pub(super) struct PublishedRef {
 pub(super) enum RefDecision {
     /// The ref must stay as it is, for this reason.
     Reject(String),
-    Delete(Deletion),
+    Delete(RefDeletion),
     Write(Box<NewBundle>),
 }
 
 /// A ref to delete.
-pub(super) struct Deletion {
+pub(super) struct RefDeletion {
     pub(super) expected: ExpectedRef,
     /// The bundle that the ref names; `None` for a missing ref.
-    pub(super) winner: Option<BundleFile>,
+    pub(super) current: Option<BundleFile>,
     pub(super) orphans: Vec<BundleFile>,
 }
 
@@ -124,8 +125,8 @@ impl RefChanges<'_> {
         if is_branch(&change.name) && !self.is_commit(new.id, &plan).await? {
             return Ok(RefDecision::Reject(reject_non_commit(&change.name, new.id)));
         }
-        let stays_protected = |found: &Ref| found.expected.protected && orphan.is_none();
-        if !plan.is_forward && found.is_some_and(stays_protected) {
+        let stays_protected = |found: &ResolvedRef| found.expected.protected && orphan.is_none();
+        if !plan.is_fast_forward && found.is_some_and(stays_protected) {
             return Ok(RefDecision::Reject(PROTECTED_FROM_FORCE.to_owned()));
         }
         let mut bundle = NewBundle {
@@ -177,14 +178,14 @@ impl RefChanges<'_> {
         Ok(database.peel(id).await? == (id, ObjectKind::Commit))
     }
 
-    async fn delete(&self, deletion: Deletion) -> Result<()> {
-        let Deletion {
+    async fn delete(&self, deletion: RefDeletion) -> Result<()> {
+        let RefDeletion {
             expected,
-            winner,
+            current,
             orphans,
         } = deletion;
-        match winner {
-            Some(winner) => delete::delete(self.location, &expected, &winner, &orphans).await,
+        match current {
+            Some(current) => delete::delete(self.location, &expected, &current, &orphans).await,
             None if expected.files.is_empty() => Ok(()),
             None => delete::delete_orphan(self.location, &expected).await,
         }
@@ -253,11 +254,11 @@ impl RefChanges<'_> {
     }
 }
 
-fn decide_deletion(change: &RefUpdate, found: Option<&Ref>) -> RefDecision {
+fn decide_deletion(change: &RefUpdate, found: Option<&ResolvedRef>) -> RefDecision {
     let Some(found) = found else {
-        return RefDecision::Delete(Deletion {
+        return RefDecision::Delete(RefDeletion {
             expected: ExpectedRef::absent(change.name.clone()),
-            winner: None,
+            current: None,
             orphans: Vec::new(),
         });
     };
@@ -265,9 +266,9 @@ fn decide_deletion(change: &RefUpdate, found: Option<&Ref>) -> RefDecision {
     if found.expected.protected && !is_orphan {
         return RefDecision::Reject(PROTECTED.to_owned());
     }
-    RefDecision::Delete(Deletion {
+    RefDecision::Delete(RefDeletion {
         expected: found.expected.clone(),
-        winner: (!is_orphan).then(|| found.file.clone()),
+        current: (!is_orphan).then(|| found.file.clone()),
         orphans: if is_orphan {
             Vec::new()
         } else {

@@ -1,12 +1,13 @@
-//! Leftovers of interrupted pushes: refs with several bundles.
+//! Leftovers of interrupted pushes: refs with several bundles, and locks of killed clients.
 
 use std::sync::Arc;
 
-use bstr::BString;
+use bstr::{BStr, BString};
 
 use super::bundle_reader::OpenBundle;
-use super::competing::Ref;
+use super::competing::ResolvedRef;
 use super::delete;
+use super::lock::Lock;
 use super::options::BundleLocation;
 use crate::error::Result;
 
@@ -18,7 +19,7 @@ use crate::error::Result;
 pub(super) async fn repair(
     location: &Arc<BundleLocation>,
     name: &BString,
-    found: &mut Ref,
+    found: &mut ResolvedRef,
 ) -> Result<bool> {
     if found.expected.name != *name || found.expected.files.len() < 2 {
         return Ok(false);
@@ -34,4 +35,17 @@ pub(super) async fn repair(
     found.expected.files = vec![found.file.clone()];
     found.orphans.clear();
     Ok(true)
+}
+
+/// Takes the lock of a ref over, which also aborts the upload of its owner, and releases it.
+///
+/// # Errors
+/// `Conflict` when another client holds the lock.
+pub(super) async fn release_abandoned_lock(
+    location: &Arc<BundleLocation>,
+    name: &BStr,
+) -> Result<()> {
+    let lock = Lock::acquire(location, location.lock_key(name)?).await?;
+    lock.release().await;
+    Ok(())
 }

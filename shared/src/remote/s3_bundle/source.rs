@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bstr::BString;
 
 use super::catalog::BundleCatalog;
-use super::competing::{self, Ref};
+use super::competing::{self, ResolvedRef};
 use super::head::HeadFile;
 use super::keys::{BundleFile, common_hash};
 use super::options::BundleLocation;
@@ -22,13 +22,13 @@ use crate::remote::{CommitGraph, PackBody, PackRequest, Snapshot, Source};
 pub(super) struct BundleSnapshot {
     pub(super) snapshot: Snapshot,
     pub(super) head: HeadFile,
-    pub(super) refs: Vec<(BString, Ref)>,
+    pub(super) refs: Vec<(BString, ResolvedRef)>,
     pub(super) catalog: BundleCatalog,
 }
 
 impl BundleSnapshot {
     /// Returns the ref of this name.
-    pub(super) fn find(&self, name: &BString) -> Option<&Ref> {
+    pub(super) fn find(&self, name: &BString) -> Option<&ResolvedRef> {
         let mut refs = self.refs.iter();
         let found = refs.find(|(found, _)| found == name);
         found.map(|(_, found)| found)

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bstr::BString;
+use bstr::{BString, ByteSlice as _};
 use futures_util::StreamExt as _;
 
 use super::archive;
 use super::atomic::change_all_or_none;
 use super::catalog::BundleCatalog;
 use super::change_order::{CONCURRENT_REFS, waves};
-use super::competing::Ref;
+use super::competing::ResolvedRef;
 use super::expected_ref::ExpectedRef;
 use super::indexed_bundle::IndexedBundle;
 use super::keys::BundleFile;
@@ -24,7 +24,9 @@ use super::source::{BundleSnapshot, ensure_no_info_refs};
 use super::stored_copies::StoredCopies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
+use crate::git::pack::Bases;
 use crate::git::refs::{Head, RefOutcome, RefValue};
+use crate::remote::lazy_bases::LazyBases;
 use crate::remote::{
     BatchPolicy, Leftovers, Push, PushReport, RefUpdate, Snapshot, Target, TargetCapabilities,
 };
@@ -114,7 +116,7 @@ impl BundleTarget {
             .await;
         available.remove_spool().await;
         changed?;
-        self.warn_of_copies(&push.changes);
+        self.warn_of_repeated_history(&push.changes);
         self.write_head(push.head, &push.changes, &results).await?;
         self.location.check_kept_lock()?;
         Ok(results)
@@ -122,7 +124,7 @@ impl BundleTarget {
 
     /// Logs once if the bundles, each with the whole history of its ref, take much more space than
     /// one repository.
-    fn warn_of_copies(&mut self, changes: &[RefUpdate]) {
+    fn warn_of_repeated_history(&mut self, changes: &[RefUpdate]) {
         let has_grown = changes.iter().any(|change| change.new.is_some());
         if self.has_warned || !has_grown {
             return;
@@ -288,7 +290,7 @@ impl BundleTarget {
             peeled: None,
         };
         self.opened.snapshot.refs.insert(name.clone(), target);
-        let found = Ref {
+        let found = ResolvedRef {
             file: file.clone(),
             expected: ExpectedRef {
                 name: name.clone(),
@@ -297,6 +299,7 @@ impl BundleTarget {
             },
             orphans: Vec::new(),
             has_archive: true,
+            has_abandoned_lock: false,
         };
         self.opened.refs.push((name.clone(), found));
         if let Some(indexed) = indexed {
@@ -370,6 +373,18 @@ impl Target for BundleTarget {
         matches!(head, Head::Symbolic(_))
     }
 
+    fn bases(&self) -> Option<Arc<dyn Bases>> {
+        let location = Arc::clone(&self.location);
+        Some(Arc::new(LazyBases::new(move || {
+            let location = Arc::clone(&location);
+            async move {
+                let opened = BundleSnapshot::new(&location, &[]).await?;
+                let catalog: Arc<dyn Bases> = Arc::new(opened.catalog);
+                Ok(catalog)
+            }
+        })))
+    }
+
     fn is_atomic(&self) -> bool {
         true
     }
@@ -389,9 +404,14 @@ impl Target for BundleTarget {
 
     async fn repair(&mut self, refs: &[BString]) -> Result<()> {
         for (name, found) in &mut self.opened.refs {
-            if found.expected.files.len() > 1 && refs.contains(name) {
-                repair::repair(&self.location, name, found).await?;
+            if !refs.contains(name) {
+                continue;
             }
+            let is_repaired = repair::repair(&self.location, name, found).await?;
+            if found.has_abandoned_lock && !is_repaired {
+                repair::release_abandoned_lock(&self.location, name.as_bstr()).await?;
+            }
+            found.has_abandoned_lock = false;
         }
         Ok(())
     }

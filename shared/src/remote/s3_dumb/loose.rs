@@ -146,8 +146,13 @@ impl LargeBlobWriter {
         }
         writer.push(zlib.end()).await?;
         let spooled = writer.finish().await?;
-        if let Some(bytes) = spooled.in_memory() {
-            keys.put(&file, bytes.clone(), Precondition::None).await?;
+        match spooled.in_memory() {
+            Some(bytes) => keys
+                .put(&file, bytes.clone(), Precondition::None)
+                .await
+                .map(drop)?,
+            // It was written under its own key.
+            None => spooled.keep(),
         }
         Ok(())
     }

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use bstr::{BStr, BString, ByteSlice as _};
 
-use super::consolidate::{delete_superseded, with_other_id};
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::merge::{MergeInput, merge};
 use super::prune::{Abandoned, Pruned, prune};
 use super::publish::{PackToPublish, upload_staged};
+use super::repack::merge::{MergeInput, merge};
+use super::repack::{delete_superseded, with_other_id};
 use super::{DumbRemote, DumbSnapshot, parse};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
@@ -18,7 +18,7 @@ use crate::remote::dumb_files::odb::{Indexes, PackFile};
 use crate::remote::dumb_files::pack_list::PackList;
 use crate::remote::maintenance::{
     Examination, ExaminedRef, FixChoices, Garbage, Maintenance, Problem, ProblemKind,
-    branch_for_head, cannot_fix, head_problem, missing_ref, names_in_the_way, side_to_set_aside,
+    branch_for_head, cannot_fix, conflicting_names, head_problem, missing_ref, side_to_set_aside,
 };
 use crate::remote::stale_ref::stale_name;
 use crate::remote::{Head, Leftovers, Push, RefOutcome, RefUpdate, Refs, Remote as _};
@@ -48,7 +48,7 @@ impl Maintenance for DumbRemote {
             }
             None => Refs::new(),
         };
-        let mut problems = names_in_the_way(&refs);
+        let mut problems = conflicting_names(&refs);
         if !matches!(head.head, Some(Head::Detached(_))) {
             problems.extend(head_problem(head.name(), &refs));
         }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `keys` | keys, media types, cache headers |
 //! | `files` | reads files for the object database |
-//! | `geometry`, `merge`, `consolidate` | select and merge small packs |
+//! | `repack` | selects and merges small packs, as `git repack --geometric` |
 //! | `publish` | writes a pack and its index to the bucket |
 //! | `loose` | writes a pack as loose objects |
 //! | `target`, `refs` | receive a push |
@@ -17,16 +17,14 @@
 //!
 //! Packs are sent by `dumb_files`.
 
-mod consolidate;
 mod files;
-mod geometry;
 mod keys;
 mod loose;
 mod maintain;
-mod merge;
 mod prune;
 mod publish;
 mod refs;
+mod repack;
 mod target;
 
 use std::fmt;
@@ -67,7 +65,8 @@ pub struct DumbOptions {
     /// Time after which merged packs are deleted; until then readers of an older list use
     /// them. Objects that no ref needs are kept as long. Longer than any run takes.
     pub grace: Duration,
-    /// Packs larger than this, in bytes, are never merged.
+    /// Packs larger than this, in bytes, are never merged, and rewritten only to remove objects
+    /// that no ref needs.
     pub largest_merged: u64,
     /// Returns the current time, in seconds since the epoch.
     pub clock: Clock,

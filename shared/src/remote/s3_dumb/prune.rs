@@ -11,6 +11,14 @@
 //!   nothing is pruned for the grace period.
 //! * The files of replaced packs are kept for the grace period, for readers of an older list, and a
 //!   push does not write files of these names while they may be deleted.
+//!
+//! A pack of any size is rewritten if it has objects that are not needed. Its entries are copied as
+//! they are stored, in bounded memory, and the new pack is uploaded in parts. A delta whose base is
+//! removed is expanded, one at a time; if one of these exceeds the memory, nothing is pruned.
+//!
+//! Loose objects are kept. A push may write an object again that is stored and not needed, with the
+//! same content and entity tag, between the check and the deletion, and S3 has no precondition by
+//! which a deletion would spare the new one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +27,7 @@ use futures_util::StreamExt as _;
 
 use super::keys::ObjectRole;
 use super::publish::{PackToPublish, upload_staged};
-use super::{DumbRemote, DumbSnapshot, consolidate};
+use super::{DumbRemote, DumbSnapshot, repack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::ObjectId;
 use crate::git::odb::{Database, PackOptions, indexed_pack, reachable_objects};
@@ -44,11 +52,12 @@ pub(super) struct Pruned {
 /// Packs to be replaced.
 struct PrunePlan {
     database: Arc<Database>,
-    /// Listed packs that are older than the grace period, and not too large to be rewritten.
-    old: Vec<ObjectId>,
-    /// Objects of `old` to keep.
+    /// Listed packs that are older than the grace period. Those that are too large to be merged are
+    /// among them only if they have objects that are not needed.
+    replaced: Vec<ObjectId>,
+    /// Objects of the replaced packs to keep.
     kept: Vec<ObjectId>,
-    /// Number of objects of `old` that are not needed.
+    /// Number of objects of the replaced packs that are not needed.
     unneeded: usize,
 }
 
@@ -83,7 +92,14 @@ pub(super) async fn prune(
     let made = if plan.kept.is_empty() {
         None
     } else {
-        Some(pack_of(remote, &plan).await?)
+        match pack_of(remote, &plan).await {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                let error = error.report();
+                tracing::warn!(remote = %keys, error, "nothing is pruned: an object is too large");
+                return Ok(None);
+            }
+            made => Some(made?),
+        }
     };
     let listed = list_pruned(remote, list, etag, &plan, made.as_ref(), abandoned).await;
     if let Some((_, spool)) = made {
@@ -91,7 +107,7 @@ pub(super) async fn prune(
     }
     Ok(listed?.map(|packs| Pruned {
         objects: plan.unneeded,
-        replaced: plan.old.len(),
+        replaced: plan.replaced.len(),
         packs,
     }))
 }
@@ -124,8 +140,8 @@ async fn list_pruned(
         packed.publish(keys).await?;
     }
     let new = packed.map(|packed| (packed.id(), packed.size()));
-    list.prune(new, &plan.old, now);
-    consolidate::delete_superseded(keys, options, &mut list).await;
+    list.prune(new, &plan.replaced, now);
+    repack::delete_superseded(keys, options, &mut list).await;
     let written = keys.replace(&ObjectRole::Packs, list.write(), Some(etag));
     if let Err(error) = written.await {
         abandoned.0.extend(new.map(|(id, _)| id));
@@ -145,9 +161,7 @@ async fn plan(
     let written = written_times(remote).await?;
     let is_old = |id: &&ObjectId| {
         let age = written.get(*id).map(|time| now.saturating_sub(*time));
-        let size = list.sizes.get(*id);
-        age.is_some_and(|age| age > grace)
-            && size.is_some_and(|size| size.bytes <= options.largest_merged)
+        age.is_some_and(|age| age > grace) && list.sizes.contains_key(*id)
     };
     let old: Vec<ObjectId> = list.packs.iter().filter(is_old).copied().collect();
     if old.is_empty() {
@@ -173,23 +187,29 @@ async fn plan(
         }
         Err(error) => return Err(error),
     };
-    let (mut kept, mut unneeded) = (Vec::new(), Vec::new());
+    let is_needed = |id| needed.iter().any(|closure| closure.contains(id));
+    let (mut replaced, mut kept, mut unneeded) = (Vec::new(), Vec::new(), Vec::new());
     for pack in &old {
         let index = indexes.read(keys, snapshot.hash, *pack).await?;
-        for id in index.ids() {
-            if needed.iter().any(|closure| closure.contains(id)) {
-                kept.push(id);
-            } else {
-                unneeded.push(id);
-            }
+        let is_large = list
+            .sizes
+            .get(pack)
+            .is_none_or(|size| size.bytes > options.largest_merged);
+        if is_large && index.ids().all(&is_needed) {
+            continue;
         }
+        replaced.push(*pack);
+        let (here, others): (Vec<ObjectId>, Vec<ObjectId>) =
+            index.ids().partition(|id| is_needed(*id));
+        kept.extend(here);
+        unneeded.extend(others);
     }
     unneeded.sort_unstable();
     unneeded.dedup();
     let unneeded = unneeded.len();
     Ok((unneeded > 0).then_some(PrunePlan {
         database,
-        old,
+        replaced,
         kept,
         unneeded,
     }))

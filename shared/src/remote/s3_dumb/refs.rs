@@ -1,5 +1,7 @@
 //! Applies changes to a repository's refs, without requests.
 
+use std::collections::{HashMap, HashSet};
+
 use bstr::BString;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +34,21 @@ impl ChangedRefs {
     }
 }
 
+/// Checks that the refs `old` have the old ids of `changes`.
+///
+/// # Errors
+/// `Conflict` when a ref does not match the old id of its change.
+pub(super) fn check_unchanged(old: &Refs, changes: &[RefUpdate]) -> Result<()> {
+    for change in changes {
+        let current = old.get(&change.name).map(|target| target.id);
+        if current != change.old {
+            let message = format!("another client changed `{}`", change.name);
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+    }
+    Ok(())
+}
+
 /// Applies changes to the refs `old`. Branches that would name one of the objects `non_commits`
 /// are rejected.
 ///
@@ -39,22 +56,18 @@ impl ChangedRefs {
 /// `Conflict` when a ref does not match the old id of its change.
 pub(super) fn apply(
     old: &Refs,
-    changes: &[RefUpdate],
-    watch: Option<&ReceivedObjects>,
+    changes: Vec<RefUpdate>,
+    objects: Option<&ReceivedObjects>,
     non_commits: &[ObjectId],
 ) -> Result<ChangedRefs> {
+    check_unchanged(old, &changes)?;
     let mut refs = old.clone();
-    for change in changes {
-        let current = old.get(&change.name).map(|target| target.id);
-        if current != change.old {
-            let message = format!("another client changed `{}`", change.name);
-            return Err(Error::new(ErrorKind::Conflict, message));
-        }
-        if change.new.is_none() {
-            refs.remove(&change.name);
-        }
+    for change in changes.iter().filter(|change| change.new.is_none()) {
+        refs.remove(&change.name);
     }
-    let mut outcomes = Vec::new();
+    let non_commits: HashSet<&ObjectId> = non_commits.iter().collect();
+    let known_tags = KnownTags::new(old);
+    let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
         let outcome = if let Some(target) = change.new {
             if let Some(other) = conflicting_ref(&refs, change.name.as_ref()) {
@@ -63,23 +76,36 @@ pub(super) fn apply(
                 RefOutcome::Rejected(reject_non_commit(&change.name, target.id))
             } else {
                 let id = target.id;
-                let peeled = target.peeled.or_else(|| peel(old, watch, id));
+                let peeled = target.peeled.or_else(|| known_tags.peel(objects, id));
                 refs.insert(change.name.clone(), RefValue { id, peeled });
                 RefOutcome::Done
             }
         } else {
             RefOutcome::Done
         };
-        outcomes.push((change.name.clone(), outcome));
+        outcomes.push((change.name, outcome));
+    }
+    if refs.len() > 2 * old.len() {
+        // A tree that grows by one name after the other is half empty.
+        refs = refs.into_iter().collect();
     }
     Ok(ChangedRefs { refs, outcomes })
 }
 
-/// Returns the peeled id of a tag, if the new objects or other refs have it.
-fn peel(old: &Refs, watch: Option<&ReceivedObjects>, id: ObjectId) -> Option<ObjectId> {
-    let at = watch.and_then(|watch| watch.peel(id));
-    let known = old.values().find(|target| target.id == at.unwrap_or(id));
-    known.and_then(|target| target.peeled).or(at)
+/// The objects that tags among the refs peel to.
+struct KnownTags(HashMap<ObjectId, ObjectId>);
+
+impl KnownTags {
+    fn new(refs: &Refs) -> Self {
+        let tags = refs.values();
+        Self(tags.filter_map(|tag| Some((tag.id, tag.peeled?))).collect())
+    }
+
+    /// Returns the peeled id of a tag, if the new objects or other refs have it.
+    fn peel(&self, objects: Option<&ReceivedObjects>, id: ObjectId) -> Option<ObjectId> {
+        let at = objects.and_then(|objects| objects.peel(id));
+        self.0.get(&at.unwrap_or(id)).copied().or(at)
+    }
 }
 
 #[cfg(test)]
@@ -111,12 +137,12 @@ mod tests {
     fn conflicting_names_are_refused_unless_they_are_deleted() {
         let was = Refs::from([("refs/heads/a".into(), target(1))]);
         let below = change("refs/heads/a/b", None, Some(2));
-        let refused = apply(&was, std::slice::from_ref(&below), None, &[]).unwrap();
+        let refused = apply(&was, vec![below.clone()], None, &[]).unwrap();
         assert_eq!(refused.refs, was);
         assert!(matches!(refused.outcomes[0].1, RefOutcome::Rejected(_)));
         let moved = apply(
             &was,
-            &[change("refs/heads/a", Some(1), None), below],
+            vec![change("refs/heads/a", Some(1), None), below],
             None,
             &[],
         )
@@ -124,14 +150,14 @@ mod tests {
         assert_eq!(moved.refs.keys().collect::<Vec<_>>(), ["refs/heads/a/b"]);
         let back = apply(
             &moved.refs,
-            &[change("refs/heads/a", None, Some(1))],
+            vec![change("refs/heads/a", None, Some(1))],
             None,
             &[],
         )
         .unwrap();
         assert!(matches!(back.outcomes[0].1, RefOutcome::Rejected(_)));
         let unrelated = change("refs/heads/a-b", None, Some(1));
-        let unrelated = apply(&moved.refs, &[unrelated], None, &[]).unwrap();
+        let unrelated = apply(&moved.refs, vec![unrelated], None, &[]).unwrap();
         assert_eq!(unrelated.outcomes[0].1, RefOutcome::Done);
     }
 
@@ -142,7 +168,7 @@ mod tests {
             change("refs/heads/b", None, Some(2)),
             change("refs/tags/b", None, Some(2)),
         ];
-        let after = apply(&Refs::new(), &changes, None, &[id(2)]).unwrap();
+        let after = apply(&Refs::new(), changes.to_vec(), None, &[id(2)]).unwrap();
         let names: Vec<_> = after.refs.keys().collect();
         assert_eq!(names, ["refs/heads/a", "refs/tags/b"]);
         let rejected = RefOutcome::Rejected(reject_non_commit(&"refs/heads/b".into(), id(2)));
@@ -153,7 +179,8 @@ mod tests {
     fn a_ref_that_moved_meanwhile_is_a_conflict() {
         let was = Refs::from([("refs/heads/a".into(), target(1))]);
         for old in [None, Some(2)] {
-            let error = apply(&was, &[change("refs/heads/a", old, Some(3))], None, &[]);
+            let changes = vec![change("refs/heads/a", old, Some(3))];
+            let error = apply(&was, changes, None, &[]);
             assert_eq!(error.err().map(|e| e.kind()), Some(ErrorKind::Conflict));
         }
     }
@@ -165,7 +192,7 @@ mod tests {
             peeled: Some(id(2)),
         };
         let was = Refs::from([("refs/tags/a".into(), known)]);
-        let changed = apply(&was, &[change("refs/tags/b", None, Some(1))], None, &[]).unwrap();
+        let changed = apply(&was, vec![change("refs/tags/b", None, Some(1))], None, &[]).unwrap();
         assert_eq!(changed.refs[b"refs/tags/b".as_bstr()], known);
     }
 }

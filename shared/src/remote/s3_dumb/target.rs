@@ -9,15 +9,16 @@ use bstr::BString;
 use super::files::remove_found_loose;
 use super::keys::{ObjectRole, RepositoryKeys};
 use super::publish::{PackToPublish, upload_staged};
-use super::{DumbOptions, DumbSnapshot, consolidate, loose, parse, refs};
+use super::{DumbOptions, DumbSnapshot, loose, parse, refs, repack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::dumb_http::{write_head, write_info_refs};
 use crate::git::object::ObjectKind;
 use crate::git::odb::Database;
-use crate::git::pack::{Index, NoBases};
+use crate::git::pack::{Bases, Index, NoBases};
 use crate::git::{HashKind, ObjectId};
 use crate::remote::dumb_files::odb::{Indexes, database, packs};
 use crate::remote::dumb_files::pack_list::{PackList, PackSize};
+use crate::remote::lazy_bases::LazyBases;
 use crate::remote::{
     BatchPolicy, Head, IncomingPack, Leftovers, Push, PushReport, ReceivedObjects, RefUpdate,
     RefValue, Refs, Snapshot, Target, TargetCapabilities, VerifiedPack, is_branch, is_head_valid,
@@ -85,6 +86,21 @@ impl Target for DumbTarget {
         }
     }
 
+    fn bases(&self) -> Option<Arc<dyn Bases>> {
+        let (keys, options) = (self.keys.clone(), Arc::clone(&self.options));
+        let hash = self.snapshot.hash;
+        Some(Arc::new(LazyBases::new(move || {
+            let (keys, limits) = (keys.clone(), options.read_limits());
+            async move {
+                let list = Listed::read(&keys).await?.list;
+                let files = keys.files();
+                let packs = packs(&files, &list, hash, &mut Indexes::default()).await?;
+                let database: Arc<dyn Bases> = Arc::new(database(&files, limits, hash, packs)?);
+                Ok(database)
+            }
+        })))
+    }
+
     fn is_atomic(&self) -> bool {
         // All refs are in one object.
         true
@@ -100,7 +116,7 @@ impl Target for DumbTarget {
 
     async fn push(&mut self, push: Push) -> Result<PushReport> {
         // A conflict is found before anything is written.
-        refs::apply(&self.snapshot.refs, &push.changes, None, &[])?;
+        refs::check_unchanged(&self.snapshot.refs, &push.changes)?;
         let named = push
             .changes
             .iter()
@@ -116,7 +132,7 @@ impl Target for DumbTarget {
         self.pushed_non_commits = Vec::new();
         self.uses_stored = false;
         let mut report = PushReport::default();
-        let watch = match push.pack {
+        let objects = match push.pack {
             None => {
                 self.uses_stored = self.has_other_than_tips(&roots);
                 self.require(roots).await?;
@@ -127,12 +143,13 @@ impl Target for DumbTarget {
         if self.uses_stored {
             self.record_use().await?;
         }
-        if let (Some(publish_hook), Some(watch)) = (&push.publish_hook, &watch) {
-            publish_hook.before_publish(watch).await?;
+        if let (Some(publish_hook), Some(objects)) = (&push.publish_hook, &objects) {
+            publish_hook.before_publish(objects).await?;
         }
         let non_commits = self.non_commits(&push.changes).await?;
-        let changes = &push.changes;
-        let mut after = refs::apply(&self.snapshot.refs, changes, watch.as_ref(), &non_commits)?;
+        let changes = push.changes;
+        let mut after = refs::apply(&self.snapshot.refs, changes, objects.as_ref(), &non_commits)?;
+        drop(objects);
         if push.atomic && after.has_rejection() {
             report.refs = after.into_none_changed();
             return Ok(report);
@@ -310,7 +327,7 @@ impl DumbTarget {
         spool: &Spool,
         roots: &[ObjectId],
     ) -> Result<ReceivedObjects> {
-        let (resolved, watch, missing) = verified.resolve(spool, &NoBases, roots).await?;
+        let (resolved, objects, missing) = verified.resolve(spool, &NoBases, roots).await?;
         self.require(missing).await?;
         let is_sent = |id: &ObjectId| resolved.index.find(*id).is_some();
         let stored = roots.iter().copied().filter(|id| !is_sent(id));
@@ -323,7 +340,7 @@ impl DumbTarget {
         });
         self.pushed_non_commits = non_commits.collect();
         if resolved.index.is_empty() {
-            return Ok(watch);
+            return Ok(objects);
         }
         if self.options.loose {
             loose::write(&self.keys, &self.options, &resolved, spool).await?;
@@ -331,7 +348,7 @@ impl DumbTarget {
             let index = &resolved.index;
             self.add(PackToPublish { index, spool }).await?;
         }
-        Ok(watch)
+        Ok(objects)
     }
 
     /// Publishes a pack, merged with small stored ones.
@@ -347,11 +364,11 @@ impl DumbTarget {
             self.required_packs.push(new.id());
             return Ok(());
         }
-        let old = consolidate::select_packs(&list, new.size(), options.largest_merged);
+        let old = repack::select_packs(&list, new.size(), options.largest_merged);
         let mut merged = None;
         if !old.is_empty() {
             let indexes = &mut self.indexes;
-            match consolidate::merge_packs(&keys, &options, &list, indexes, &old, new).await {
+            match repack::merge_packs(&keys, &options, &list, indexes, &old, new).await {
                 Ok(made) => merged = Some(made),
                 // Not an error, because many packs are only slower to read.
                 Err(error) => tracing::warn!(
@@ -367,7 +384,7 @@ impl DumbTarget {
         };
         let (now, grace) = ((options.clock)(), options.grace_seconds());
         let other = if list.is_being_deleted(packed.id(), now, grace) {
-            Some(consolidate::with_other_id(&keys, &options, packed).await?)
+            Some(repack::with_other_id(&keys, &options, packed).await?)
         } else {
             None
         };
@@ -474,7 +491,7 @@ impl DumbTarget {
         if self.uses_stored {
             list.used = Some(now);
         }
-        consolidate::delete_superseded(&self.keys, &self.options, &mut list).await;
+        repack::delete_superseded(&self.keys, &self.options, &mut list).await;
         if let Some(etag) = &read.etag
             && list == read.list
         {

@@ -2,8 +2,9 @@
 //!
 //! Such a server (dulwich's, for example) serves only clients that request `thin-pack`,
 //! `ofs-delta` and `side-band-64k`, whether or not they want such packs. All that the server
-//! offers is requested then. A pack that the receiver does not accept is fetched again without
-//! haves, which cannot be thin, or is made again without offset deltas.
+//! offers is requested then. A thin pack that the receiver does not accept is completed with the
+//! receiver's objects; where these cannot be read, it is fetched again without haves, which cannot
+//! be thin. Where the receiver does not accept offset deltas, the pack is made again without them.
 
 use std::sync::Arc;
 
@@ -14,7 +15,9 @@ use super::into_body;
 use crate::error::{Error, ErrorKind, Result};
 use crate::git::advertisement::Version;
 use crate::git::odb::{self, Database, DatabaseOptions, StoredPack, whole};
-use crate::git::pack::{Index, NoBases, PackIndexer, PackLimits, PackObject, Visitor};
+use crate::git::pack::{
+    Bases, Completed, Index, NoBases, PackIndexer, PackLimits, PackObject, Visitor,
+};
 use crate::git::smart_http::{FetchRequest, TipNegotiator, UploadPack};
 use crate::git::{HashKind, ObjectId};
 use crate::remote::{PackBody, PackRequest};
@@ -32,15 +35,15 @@ pub(super) fn may_demand(server: &UploadPack, wanted: &PackRequest, error: &Erro
         )
 }
 
-/// Fetches with all capabilities that the server offers. Packs that have to be checked or made
-/// again are held within `memory` bytes.
+/// Fetches with all capabilities that the server offers. Packs that have to be checked, completed
+/// with `bases` or made again are held within `memory` bytes.
 ///
 /// # Errors
 /// `FileTooLarge` for a larger one that has to be made again.
 pub(super) async fn fetch(
     server: &UploadPack,
     hash: HashKind,
-    wanted: &PackRequest,
+    (wanted, bases): (&PackRequest, Option<&dyn Bases>),
     memory: usize,
 ) -> Result<PackBody> {
     let mut pack = request(server, wanted, &wanted.haves).await?;
@@ -49,30 +52,30 @@ pub(super) async fn fetch(
     }
     let limits = PackLimits::default().with_memory(memory);
     let held = collect(&mut pack, memory).await?;
-    // Without haves the server knows no base outside of the pack.
-    let index = match &held {
-        Some(bytes) => index(hash, limits, bytes).await?,
+    let is_held = held.is_some();
+    let complete = match &held {
+        Some(bytes) => completed(hash, limits, bytes, bases.unwrap_or(&NoBases)).await?,
         None => None,
     };
     if wanted.offset_deltas {
-        return match (held, index) {
-            (Some(bytes), Some(_)) => Ok(whole(bytes)),
-            _ => request(server, wanted, &[]).await,
+        return match complete {
+            Some((bytes, _)) => Ok(whole(bytes)),
+            // Without haves the server knows no base outside of the pack.
+            None => request(server, wanted, &[]).await,
         };
     }
-    let (bytes, index) = match (held, index) {
-        (Some(bytes), Some(index)) => (bytes, index),
-        (None, _) => return Err(too_large(server, memory)),
-        (Some(_), None) => {
+    let (bytes, index) = match complete {
+        Some(complete) => complete,
+        None if !is_held => return Err(too_large(server, memory)),
+        None => {
             let mut pack = request(server, wanted, &[]).await?;
             let bytes = collect(&mut pack, memory).await?;
             let bytes = bytes.ok_or_else(|| too_large(server, memory))?;
-            let index = self::index(hash, limits, &bytes).await?;
-            let index = index.ok_or_else(|| {
+            let complete = completed(hash, limits, &bytes, &NoBases).await?;
+            complete.ok_or_else(|| {
                 let message = format!("{} sent a pack with missing bases", server.client().url());
                 Error::new(ErrorKind::Corrupt, message)
-            })?;
-            (bytes, index)
+            })?
         }
     };
     let objects: Vec<ObjectId> = index.ids().collect();
@@ -120,8 +123,14 @@ async fn collect(pack: &mut PackBody, max_bytes: usize) -> Result<Option<Bytes>>
     Ok(Some(held.freeze()))
 }
 
-/// Indexes a pack; `None` if it is thin, or damaged in the same way.
-async fn index(hash: HashKind, limits: PackLimits, pack: &Bytes) -> Result<Option<Index>> {
+/// Indexes a pack, and completes a thin one with `bases`; `None` if a base is missing, or the pack
+/// is damaged in the same way.
+async fn completed(
+    hash: HashKind,
+    limits: PackLimits,
+    pack: &Bytes,
+    bases: &dyn Bases,
+) -> Result<Option<(Bytes, Index)>> {
     struct Ignored;
     impl Visitor for Ignored {
         fn object(&mut self, _object: PackObject<'_>) -> crate::git::Result<()> {
@@ -131,11 +140,26 @@ async fn index(hash: HashKind, limits: PackLimits, pack: &Bytes) -> Result<Optio
     let mut indexer = PackIndexer::new(hash, limits);
     indexer.push(pack, &mut Ignored)?;
     let received = indexer.finish()?;
-    match received.resolve(pack, &NoBases, &mut Ignored).await {
-        Ok(resolved) => Ok(Some(resolved.index)),
+    match received.resolve(pack, bases, &mut Ignored).await {
+        Ok(resolved) => {
+            let added = resolved.completed;
+            let pack = added.map_or_else(|| pack.clone(), |added| with_added(pack, &added));
+            Ok(Some((pack, resolved.index)))
+        }
         Err(error) if error.kind() == crate::git::ErrorKind::Corrupt => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns a thin pack with the objects that complete it.
+fn with_added(thin: &Bytes, added: &Completed) -> Bytes {
+    let at = |offset| {
+        usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(thin.len())
+    };
+    let kept = &thin[at(added.body.start)..at(added.body.end)];
+    [&added.header[..], kept, &added.tail[..]].concat().into()
 }
 
 fn too_large(server: &UploadPack, memory: usize) -> Error {

@@ -39,8 +39,8 @@ impl RecordRef {
         }
     }
 
-    /// Notes whether the opened target has the ref.
-    pub(super) fn note(&self, target: &Snapshot) {
+    /// Records whether the opened target has the ref.
+    pub(super) fn record_presence(&self, target: &Snapshot) {
         let is_there = target.refs.contains_key(&BString::from(LFS_RECORD_REF));
         self.set_missing(!is_there);
     }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result, corrupt};
 use crate::git::advertisement::Advertisement;
-use crate::git::pack::{PackLimits, PackWriter};
+use crate::git::pack::{Bases, PackLimits, PackWriter};
 use crate::git::smart_http::{
     DumbHttp, FetchFilter, FetchRequest, FetchResponse, FetchSource, PushRequest, ReceivePack,
     RefCommand, SmartHttp, TipNegotiator, UploadPack,
@@ -107,7 +107,7 @@ impl Remote for HttpRemote {
 
     async fn target(&self) -> Result<Box<dyn Target>> {
         let target = HttpTarget::open(&self.client).await?;
-        self.lfs_record.note(&target.snapshot);
+        self.lfs_record.record_presence(&target.snapshot);
         Ok(Box::new(target))
     }
 
@@ -122,21 +122,27 @@ impl Remote for HttpRemote {
     }
 }
 
-/// Returns the refs of an advertisement, without `HEAD`.
-fn refs(advertisement: &Advertisement) -> Result<Refs> {
-    let mut refs = Refs::new();
-    for advertised in &advertisement.refs {
+/// Takes the refs out of an advertisement, without `HEAD`, because they take much memory.
+fn take_refs(advertisement: &mut Advertisement) -> Result<Refs> {
+    let mut advertised = std::mem::take(&mut advertisement.refs);
+    advertised.retain(|advertised| advertised.name != "HEAD");
+    advertised.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    if let Some(twice) = advertised
+        .windows(2)
+        .find(|pair| pair[0].name == pair[1].name)
+    {
+        let shown = escaped_excerpt(&twice[0].name);
+        return Err(corrupt(format!("a server advertises `{shown}` twice")));
+    }
+    let refs = advertised.into_iter().map(|advertised| {
         let target = RefValue {
             id: advertised.id,
             peeled: advertised.peeled,
         };
-        let name = &advertised.name;
-        if name != "HEAD" && refs.insert(name.clone(), target).is_some() {
-            let shown = escaped_excerpt(name);
-            return Err(corrupt(format!("a server advertises `{shown}` twice")));
-        }
-    }
-    Ok(refs)
+        (advertised.name, target)
+    });
+    // Collected, because a tree that grows by one name after the other is half empty.
+    Ok(refs.collect())
 }
 
 /// Returns the prefixes of refs to request, with `HEAD`.
@@ -204,6 +210,8 @@ pub(super) struct HttpSource {
     memory: usize,
     // The server refuses clients that do not request all of its capabilities.
     is_demanding: AtomicBool,
+    // The server advertises the ref that `HEAD` names.
+    has_symref_head: bool,
     pub(super) snapshot: Snapshot,
 }
 
@@ -214,21 +222,26 @@ impl HttpSource {
         Self::new(server, DEFAULT_MEMORY_BYTES)
     }
 
-    fn new(server: UploadPack, memory: usize) -> Result<Self> {
-        let advertisement = &server.advertisement;
+    fn new(mut server: UploadPack, memory: usize) -> Result<Self> {
+        let advertisement = &mut server.advertisement;
         if !advertisement.shallow.is_empty() {
             return Err(shallow(server.client()));
         }
+        let named_head = advertisement.find("HEAD");
+        let has_symref_head = advertisement.unborn_head.is_some()
+            || named_head.is_some_and(|head| head.symref_target.is_some());
+        let head = advertisement.head();
         let snapshot = Snapshot {
             hash: advertisement.hash,
-            refs: refs(advertisement)?,
-            head: advertisement.head(),
+            refs: take_refs(advertisement)?,
+            head,
             ignored: advertisement.ignored.clone(),
         };
         Ok(Self {
             server,
             memory,
             is_demanding: AtomicBool::new(false),
+            has_symref_head,
             snapshot,
         })
     }
@@ -244,16 +257,18 @@ impl HttpSource {
         into_body(&self.server, self.server.fetch(&request, &mut haves).await?)
     }
 
-    async fn fetch_demanding(&self, pack: &PackRequest) -> Result<PackBody> {
+    async fn fetch_demanding(
+        &self,
+        pack: &PackRequest,
+        bases: Option<&dyn Bases>,
+    ) -> Result<PackBody> {
         let hash = self.snapshot.hash;
-        demanding::fetch(&self.server, hash, pack, self.memory / 4).await
+        demanding::fetch(&self.server, hash, (pack, bases), self.memory / 4).await
     }
 
     /// Returns true if the server advertises the ref that `HEAD` names.
     pub(super) fn advertises_symref_head(&self) -> bool {
-        let advertisement = &self.server.advertisement;
-        let head = advertisement.find("HEAD");
-        advertisement.unborn_head.is_some() || head.is_some_and(|head| head.symref_target.is_some())
+        self.has_symref_head
     }
 }
 
@@ -281,13 +296,21 @@ impl Source for HttpSource {
     }
 
     async fn fetch(&self, pack: &PackRequest) -> Result<PackBody> {
+        self.fetch_with_bases(pack, None).await
+    }
+
+    async fn fetch_with_bases(
+        &self,
+        pack: &PackRequest,
+        bases: Option<&dyn Bases>,
+    ) -> Result<PackBody> {
         let fetched = if self.is_demanding.load(Ordering::Relaxed) {
-            self.fetch_demanding(pack).await
+            self.fetch_demanding(pack, bases).await
         } else {
             match self.fetch_as_wanted(pack).await {
                 Err(error) if demanding::may_demand(&self.server, pack, &error) => {
                     // If this fails too, capabilities were not the reason.
-                    let retried = self.fetch_demanding(pack).await;
+                    let retried = self.fetch_demanding(pack, bases).await;
                     self.is_demanding.store(retried.is_ok(), Ordering::Relaxed);
                     match retried {
                         Err(retried) if retried.kind() != ErrorKind::FileTooLarge => Err(error),
@@ -379,11 +402,11 @@ pub(super) struct HttpTarget {
 
 impl HttpTarget {
     pub(super) async fn open(client: &SmartHttp) -> Result<Self> {
-        let server = client.receive_pack().await?;
-        let advertisement = &server.advertisement;
+        let mut server = client.receive_pack().await?;
+        let advertisement = &mut server.advertisement;
         let snapshot = Snapshot {
             hash: advertisement.hash,
-            refs: refs(advertisement)?,
+            refs: take_refs(advertisement)?,
             head: None,
             ignored: advertisement.ignored.clone(),
         };
@@ -409,7 +432,7 @@ impl HttpTarget {
         changes: &[RefUpdate],
         outcomes: &mut [(BString, RefOutcome)],
     ) -> Result<()> {
-        let current = refs(&self.client.receive_pack().await?.advertisement)?;
+        let current = take_refs(&mut self.client.receive_pack().await?.advertisement)?;
         let mut moved = None;
         let mut incomplete = None;
         for (change, (_, outcome)) in changes.iter().zip(outcomes) {

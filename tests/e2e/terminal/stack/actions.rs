@@ -79,5 +79,10 @@ async fn each_command_uses_the_actions_that_are_listed() -> Result<()> {
     assert_eq!(used(&triggers), listed("triggers")?);
     triggers.run(&["triggers", "demo", "--apply"]).await?.done();
     assert_eq!(used(&triggers), listed("triggers --apply")?);
+
+    let start = console().await?;
+    start.run(&["start", "demo"]).await?.done();
+    start.run(&["start", "demo", "new"]).await?.done();
+    assert_eq!(used(&start), listed("start")?);
     Ok(())
 }

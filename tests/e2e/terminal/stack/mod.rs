@@ -1,8 +1,9 @@
-//! `branchline status`, `triggers` and `doctor stack` over the development server with the real
+//! `branchline status`, `start`, `triggers` and `doctor stack` over the development server with the real
 //! functions.
 
 mod actions;
 mod doctor;
+mod start;
 mod status;
 mod triggers;
 
@@ -41,7 +42,7 @@ impl Console {
     async fn push(&self, refspecs: &[&str]) -> Result<()> {
         let work = self.home.path().join("work");
         self.stage.push(&work, "demo", refspecs).await?;
-        self.stage.settle().await
+        self.stage.wait_until_idle().await
     }
 
     /// Loses all events from now on.

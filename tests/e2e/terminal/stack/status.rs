@@ -80,7 +80,7 @@ demo
     console.stage.server.faults().clear();
     let answer = console.stage.update(&json!({"schedule": true})).await;
     answer.map_err(|error| anyhow::anyhow!("{error}"))?;
-    console.stage.settle().await?;
+    console.stage.wait_until_idle().await?;
     let (status, report) = console.json(&["status"]).await?;
     assert_eq!(status, Some(3), "a trigger is missing: {report}");
     assert_eq!(branch(&report, "main")["behind"], false);
@@ -296,7 +296,7 @@ async fn each_branch_that_cannot_be_read_is_named_by_its_own_error() -> Result<(
 async fn the_commands_of_the_document_work_on_a_stack() -> Result<()> {
     let console = Console::start(Setup::default()).await?;
     console.commit("1")?;
-    console.push(&["main"]).await?;
+    console.push(&["main", "main:feature/x"]).await?;
     let commands = commands();
     let commands: Vec<&str> = commands
         .into_iter()

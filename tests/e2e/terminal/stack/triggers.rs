@@ -48,7 +48,7 @@ async fn triggers_are_shown_and_applied_and_foreign_ones_are_untouched() -> Resu
         shown.ends_with("2 written; update is invoked for feature/x, main\n"),
         "{shown}"
     );
-    console.stage.settle().await?;
+    console.stage.wait_until_idle().await?;
     let after = console.stage.triggers("demo");
     assert_eq!(after.len(), 3);
     assert!(

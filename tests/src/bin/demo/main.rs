@@ -265,7 +265,7 @@ impl Demo {
         stage
             .push(work, NAME, &[&format!("{commit}:refs/heads/{BRANCH}")])
             .await?;
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         let executions = stage.executions();
         let [execution] = &executions[before..] else {
             let letters = stage.server.queue().dead_letters();
@@ -296,13 +296,13 @@ impl Demo {
         stage
             .push(work, NAME, &[&format!("{first}:refs/heads/main")])
             .await?;
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         let input = json!({ "repositoryName": NAME, "defaultBranchName": "main" });
         stage.codecommit("UpdateDefaultBranch", input).await?;
         stage
             .push(work, NAME, &[&format!(":refs/heads/{BRANCH}")])
             .await?;
-        stage.settle().await?;
+        stage.wait_until_idle().await?;
         let left = stage.triggers(NAME);
         if left
             .iter()

@@ -1,8 +1,9 @@
 //! LFS objects in S3: branchline's agent beside git-lfs-s3, driven by the same git-lfs on the
 //! same S3, in one run; and `codecommit://` beside git's own HTTP.
 //!
-//! The better of three runs is printed.
+//! The best of several runs is printed.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use branchline_benches::repositories;
+use branchline_benches::results::{self, Output, Row, start_section};
 use branchline_dev::faults::Service;
 use branchline_dev::server::{Options, Server};
 use branchline_test_support::git;
-use clap::Parser;
+use clap::Args;
 use serde_json::json;
 
 /// Measures LFS objects in S3, and `codecommit://`.
-#[derive(Debug, Parser)]
-struct Arguments {
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
     /// The folder with the program `branchline`.
     #[arg(long)]
     programs: PathBuf,
@@ -28,11 +30,15 @@ struct Arguments {
     /// Transfers also one object of 1 GiB, by branchline only.
     #[arg(long)]
     large: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 const BUCKET: &str = "repositories";
 /// Number of runs of which the best counts.
 const TURNS: usize = 3;
+/// Number of runs of short commands, of which the best counts.
+const SHORT_TURNS: usize = 15;
 /// Number of small objects, and their size in bytes.
 const OBJECTS: usize = 1_000;
 const OBJECT_BYTES: usize = 10_000;
@@ -62,17 +68,27 @@ impl Agent {
 struct Cost {
     requests: u64,
     wall: Duration,
-    /// The most memory of one agent, in bytes.
+    /// The most memory of one agent of branchline, in bytes; 0 if none ran.
     memory: u64,
 }
 
 impl Cost {
     fn print(self, name: &str) {
+        results::record(Row {
+            name: name.to_owned(),
+            requests: Some(self.requests),
+            wall: self.wall,
+            peak_bytes: Some(self.memory).filter(|bytes| *bytes > 0),
+            bytes: None,
+        });
+        let memory = match self.memory {
+            0 => "-".to_owned(),
+            bytes => format!("{} MiB", bytes >> 20),
+        };
         println!(
-            "{name:<44}{:>10} requests{:>9} ms{:>8} MiB",
+            "{name:<44}{:>10} requests{:>9} ms{memory:>12}",
             self.requests,
             self.wall.as_millis(),
-            self.memory >> 20
         );
     }
 
@@ -91,9 +107,8 @@ struct Bench {
     peers: PathBuf,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+/// Measures, and prints the results.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let programs = arguments.programs.canonicalize()?;
     let peers = arguments.peers.canonicalize()?;
     let server = Server::start(Options::default()).await?;
@@ -117,13 +132,14 @@ async fn main() -> Result<()> {
         programs,
         peers,
     };
+    bench.agent_start()?;
     bench.small_objects().await?;
     if arguments.large {
         bench.large_object().await?;
     }
     bench.codecommit().await?;
     bench.server.shutdown().await;
-    Ok(())
+    arguments.output.save()
 }
 
 impl Bench {
@@ -267,6 +283,50 @@ impl Bench {
         Ok([up, down])
     }
 
+    /// The time from the start of an agent to its answer to git-lfs' `init`.
+    fn agent_start(&self) -> Result<()> {
+        println!("the start of an agent, until it is ready\n");
+        let repository = self.path("start");
+        git::init(&repository)?;
+        let url = format!("s3://{BUCKET}/start");
+        git::git(&repository, ["remote", "add", "origin", &url])?;
+        let mut best = [Duration::MAX; 2];
+        for _ in 0..SHORT_TURNS {
+            for (at, agent) in [Agent::Branchline, Agent::Awslabs].into_iter().enumerate() {
+                best[at] = best[at].min(self.start(agent, &repository)?);
+            }
+        }
+        let names = [Agent::Branchline, Agent::Awslabs].map(Agent::name);
+        for (wall, name) in best.iter().zip(names) {
+            println!("{name:<63}{:>9.1} ms", wall.as_secs_f64() * 1000.0);
+        }
+        print_faster(best[0], best[1]);
+        Ok(())
+    }
+
+    /// Starts an agent in a repository, and ends it; returns the time until it was ready.
+    fn start(&self, agent: Agent, repository: &Path) -> Result<Duration> {
+        let init = json!({
+            "event": "init", "operation": "download", "remote": "origin", "concurrent": true,
+            "concurrenttransfers": 8,
+        });
+        let mut command = self.command(agent, repository, "git-lfs-s3", &[]);
+        command.stdin(Stdio::piped()).stderr(Stdio::inherit());
+        let begin = Instant::now();
+        let mut child = command.spawn()?;
+        let mut input = child.stdin.take().context("it is piped")?;
+        writeln!(input, "{init}")?;
+        let mut output = BufReader::new(child.stdout.take().context("it is piped")?);
+        let mut answer = String::new();
+        output.read_line(&mut answer)?;
+        let wall = begin.elapsed();
+        ensure!(answer.trim() == "{}", "{}: {answer}", agent.name());
+        // git-lfs-s3 ends in a traceback at the end of its input.
+        child.kill()?;
+        child.wait()?;
+        Ok(wall)
+    }
+
     async fn small_objects(&self) -> Result<()> {
         println!("{OBJECTS} LFS objects of {OBJECT_BYTES} bytes, S3 is the development server\n");
         let repository = self.repository("small", &[OBJECT_BYTES; OBJECTS]).await?;
@@ -287,10 +347,11 @@ impl Bench {
         for (way, name) in ["up", "down"].into_iter().enumerate() {
             let [ours, theirs] = [0, 1].map(|at| best[at][way]);
             let (ours, theirs) = ours.zip(theirs).context("there are several turns")?;
+            let title = format!("{OBJECTS} LFS objects of {OBJECT_BYTES} bytes, {name}");
+            start_section(title, Agent::Awslabs.name());
             ours.print(&format!("branchline, {name}"));
             theirs.print(&format!("git-lfs-s3, {name}"));
-            let ratio = theirs.wall.as_secs_f64() / ours.wall.as_secs_f64();
-            println!("{:<54}{ratio:>9.1} x\n", "  faster");
+            print_faster(ours.wall, theirs.wall);
         }
         Ok(())
     }
@@ -301,6 +362,7 @@ impl Bench {
         let [up, down] = self
             .up_and_down(Agent::Branchline, &repository, TURNS)
             .await?;
+        start_section("One LFS object of 1 GiB", "");
         up.print("branchline, up");
         down.print("branchline, down");
         std::fs::remove_dir_all(repository)?;
@@ -342,7 +404,7 @@ impl Bench {
         std::fs::write(&file, password)?;
         let helper = format!("!cat {}", file.display());
         let mut best = [None; 2];
-        for _ in 0..5 * TURNS {
+        for _ in 0..SHORT_TURNS {
             let by_helper = ["fetch", "--quiet", "codecommit://r", "main"];
             let setting = format!("credential.helper={helper}");
             let by_http = ["-c", &setting, "fetch", "--quiet", &plain, "main"];
@@ -351,20 +413,28 @@ impl Bench {
                 best[at] = Some(cost.better(best[at]));
             }
         }
-        for (cost, name) in best
-            .iter()
-            .zip(["branchline, codecommit://", "git, http://"])
-        {
-            let cost = cost.context("there are several turns")?;
-            println!("{name:<63}{:>9} ms", cost.wall.as_millis());
+        start_section("A fetch of nothing new from CodeCommit", "git, http://");
+        let [ours, plain] = best.map(|cost: Option<Cost>| cost.map(|cost| cost.wall));
+        let (ours, plain) = ours.zip(plain).context("there are several turns")?;
+        for (wall, name) in [
+            (ours, "branchline, codecommit://"),
+            (plain, "git, http://"),
+            (ours.saturating_sub(plain), "  difference"),
+        ] {
+            if !name.starts_with(' ') {
+                results::record(Row {
+                    name: name.to_owned(),
+                    wall,
+                    ..Row::default()
+                });
+            }
+            println!("{name:<63}{:>9.1} ms", wall.as_secs_f64() * 1000.0);
         }
         Ok(())
     }
 
     /// Starts the credential helper of the development server for a URL.
     fn signer(&self, url: &str) -> Result<Child> {
-        use std::io::Write as _;
-
         let (_, rest) = url.split_once("://").context("it is a URL")?;
         let (host, path) = rest.split_once('/').context("it has a path")?;
         let helper = self.programs.join("branchline-dev");
@@ -376,6 +446,12 @@ impl Bench {
         write!(input, "protocol=http\nhost={host}\npath={path}\n\n")?;
         Ok(child)
     }
+}
+
+/// Prints how many times longer the peer took.
+fn print_faster(ours: Duration, theirs: Duration) {
+    let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+    println!("{:<63}{ratio:>9.1} x\n", "  faster");
 }
 
 /// Returns the most memory that a process of `program` has used until now, in bytes.

@@ -1,41 +1,54 @@
 //! The update function beside one request at a time, beside `git archive`, and beside the
-//! limit that latency and concurrency allow, in one run.
+//! limit that latency and concurrency allow, in one run; then by the API, by git, and by its own
+//! choice, over links of several latencies.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use branchline_dev::faults::{Fault, Rule, Service, When};
+use anyhow::{Context as _, Result};
+use branchline_benches::results::{self, Output, Row, start_section};
+use branchline_benches::throttled_proxy::Speed;
 use branchline_test_support::git;
-use branchline_tests::compare;
-use branchline_tests::environment::{Setup, TestEnvironment, UPDATE};
-use clap::Parser;
-use serde_json::json;
+use branchline_tests::environment::UPDATE;
+use clap::Args;
+
+use crate::archive_growth::Growth;
+use crate::archive_stage::{ArchiveStage, Distance, Run, StageOptions};
 
 /// Measures the archive of a repository's HEAD.
-#[derive(Debug, Parser)]
-struct Arguments {
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
     /// The repository; one of 500 files in 100 folders is made unless given.
     #[arg(long)]
     repo: Option<PathBuf>,
     /// CodeCommit's latency per request, in milliseconds.
     #[arg(long, default_value_t = 10)]
     latency_ms: u64,
+    /// Round-trip times of the links to CodeCommit, in milliseconds.
+    #[arg(long, value_delimiter = ',', default_value = "10,30,100")]
+    link_latencies_ms: Vec<u64>,
+    /// Bandwidth of the links, in megabits a second each way.
+    #[arg(long, default_value_t = 600)]
+    link_mbit: u64,
+    /// Numbers of files of the repositories by whose size archives are compared.
+    #[arg(long, value_delimiter = ',', default_value = "500,3000,9000")]
+    sizes: Vec<usize>,
     /// Maximum number of requests in flight.
     #[arg(long, default_value_t = 32)]
     concurrency: u32,
     /// The folder with the bootstrap that is measured.
     #[arg(long)]
     bootstraps: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
-/// The repository on the server.
-const NAME: &str = "measured";
+/// Name of the run that nothing can be faster than over the API.
+const LIMIT: &str = "limit of latency and concurrency";
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+/// Measures, and prints the results.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let made = tempfile::tempdir()?;
     let repository = match &arguments.repo {
         Some(given) => given.canonicalize().context("the folder given by --repo")?,
@@ -43,19 +56,19 @@ async fn main() -> Result<()> {
     };
     let commit = git::git(&repository, ["rev-parse", "HEAD"])?;
     let shape = Shape::read(&repository, &commit)?;
-    println!(
-        "{} files of {} distinct blobs, {} bytes (largest {}), in {} folders of {} levels",
-        shape.files,
-        shape.blobs,
-        shape.bytes,
-        shape.largest,
-        shape.folders,
-        shape.levels.len(),
-    );
+    print_shape(&shape);
     println!("CodeCommit answers after {} ms\n", arguments.latency_ms);
 
-    let many = measure(&arguments, &repository, &commit, arguments.concurrency).await?;
-    let one = measure(&arguments, &repository, &commit, 1).await?;
+    let bench = Bench {
+        arguments: &arguments,
+        repository: &repository,
+        commit: &commit,
+    };
+    let latency = Distance::Answers(arguments.latency_ms);
+    let concurrency = arguments.concurrency;
+    let (many, init) = bench.measure("api", concurrency, latency).await?;
+    let (one, _) = bench.measure("api", 1, latency).await?;
+    let (git, _) = bench.measure("git", concurrency, latency).await?;
     let (git_time, git_peak) = measure_git(&repository, &commit)?;
     let limit = shape.limit(arguments.concurrency, arguments.latency_ms);
 
@@ -63,7 +76,19 @@ async fn main() -> Result<()> {
         "{:<34}{:>10}{:>12}{:>14}",
         "", "requests", "wall", "peak memory"
     );
+    let title = format!(
+        "Archive of {} files in {} folders, {} ms away",
+        shape.files, shape.folders, arguments.latency_ms
+    );
+    start_section(title, LIMIT);
     let row = |name: &str, requests: &str, wall: Duration, peak: Option<u64>| {
+        results::record(Row {
+            name: name.to_owned(),
+            requests: requests.parse().ok(),
+            wall,
+            peak_bytes: peak,
+            bytes: None,
+        });
         let peak = peak.map_or_else(
             || "-".into(),
             |bytes| format!("{:.1} MiB", mebibytes(bytes)),
@@ -86,17 +111,15 @@ async fn main() -> Result<()> {
         one.wall,
         Some(one.peak),
     );
+    row(
+        "update, one fetch by git",
+        &git.requests.to_string(),
+        git.wall,
+        Some(git.peak),
+    );
     row("git archive, from the disk", "0", git_time, git_peak);
-    row("limit of latency and concurrency", "", limit, None);
-    println!();
-    println!(
-        "init, until the first event        {:.1} ms",
-        milliseconds(many.init)
-    );
-    println!(
-        "bootstrap                          {:.2} MiB",
-        mebibytes(many.bootstrap)
-    );
+    row(LIMIT, "", limit, None);
+    print_start(init, arguments.bootstraps.join(UPDATE).metadata()?.len());
     println!(
         "over the limit                     {:.2} x",
         ratio(many.wall, limit)
@@ -110,7 +133,39 @@ async fn main() -> Result<()> {
         "of the memory that it may take     {:.0} %",
         100.0 * mebibytes(many.peak) / mebibytes(bound)
     );
-    Ok(())
+    bench.links().await?;
+    let growth = Growth::new(
+        &arguments.bootstraps,
+        &arguments.sizes,
+        concurrency,
+        arguments.latency_ms,
+    )?;
+    growth.measure().await?;
+    arguments.output.save()
+}
+
+fn print_start(init: Duration, bootstrap: u64) {
+    println!();
+    println!(
+        "init, until the first event        {:.1} ms",
+        milliseconds(init)
+    );
+    println!(
+        "bootstrap                          {:.2} MiB",
+        mebibytes(bootstrap)
+    );
+}
+
+fn print_shape(shape: &Shape) {
+    println!(
+        "{} files of {} distinct blobs, {} bytes (largest {}), in {} folders of {} levels",
+        shape.files,
+        shape.blobs,
+        shape.bytes,
+        shape.largest,
+        shape.folders,
+        shape.levels.len(),
+    );
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -126,78 +181,65 @@ fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64()
 }
 
-/// Cost of one run of the function.
-struct Run {
-    wall: Duration,
-    init: Duration,
-    requests: u64,
-    in_flight: u64,
-    peak: u64,
-    bootstrap: u64,
+/// A commit that is measured.
+struct Bench<'a> {
+    arguments: &'a Arguments,
+    repository: &'a Path,
+    commit: &'a str,
 }
 
-async fn measure(
-    arguments: &Arguments,
-    repository: &Path,
-    commit: &str,
-    concurrency: u32,
-) -> Result<Run> {
-    let stage = TestEnvironment::start(Setup {
-        update: vec![("CODECOMMIT_CONCURRENCY", concurrency.to_string())],
-        // No trigger, so that the measured run is the first.
-        lifecycle: vec![("BRANCHES_EXCLUDE", "**".to_owned())],
-        bootstraps: arguments.bootstraps.clone(),
-        timeout: Duration::from_mins(15),
-        ..Setup::default()
-    })
-    .await?;
-    let input = json!({ "repositoryName": NAME });
-    stage.codecommit("CreateRepository", input).await?;
-    stage
-        .push(repository, NAME, &["HEAD:refs/heads/main"])
-        .await?;
-    // A first run for a branch that is not there warms the environment and its connection.
-    let warm = stage
-        .invoke(UPDATE, &json!({ "repository": NAME, "branch": "nothing" }))
-        .await?;
-    stage.server.faults().add(Rule {
-        service: Some(Service::CodeCommit),
-        operation: None,
-        fault: Fault::Latency(arguments.latency_ms),
-        when: When::Always,
-    });
-    stage.server.requests().reset();
-    let run = stage
-        .invoke(UPDATE, &json!({ "repository": NAME, "branch": "main" }))
-        .await?;
-    let lines = stage.server.requests().lines();
-    let of_codecommit = lines
-        .iter()
-        .filter(|line| line.service == Service::CodeCommit);
-    let requests = of_codecommit.map(|line| line.count).sum();
-    let in_flight = stage.server.requests().max_in_flight(Service::CodeCommit);
-    let executions = stage.executions();
-    let Some(execution) = executions.last() else {
-        bail!("the run failed: {:?}", run.outcome);
-    };
-    stage.settle().await?;
-    let execution = stage
-        .executions()
-        .into_iter()
-        .find(|one| one.id == execution.id);
-    let artifact = stage.source_of(&execution.context("it was there just now")?)?;
-    compare::with_git_archive(&artifact, repository, commit)?;
-    stage.server.shutdown().await;
-    Ok(Run {
-        wall: run.duration,
-        init: warm.init.context("the first run was a cold start")?,
-        requests,
-        in_flight,
-        peak: run
-            .max_memory_bytes
-            .context("the system tells no peak memory")?,
-        bootstrap: std::fs::metadata(arguments.bootstraps.join(UPDATE))?.len(),
-    })
+impl Bench<'_> {
+    /// Prints what each way to read the commit costs, over each link.
+    async fn links(&self) -> Result<()> {
+        let mbit = self.arguments.link_mbit;
+        println!("\nover links of {mbit} Mbit/s each way, with new connections\n");
+        println!(
+            "{:<12}{:<10}{:>10}{:>14}{:>12}{:>14}",
+            "round trip", "source", "requests", "received", "wall", "peak memory"
+        );
+        for &milliseconds in &self.arguments.link_latencies_ms {
+            let title = format!("Archive over a link of {mbit} Mbit/s, {milliseconds} ms away");
+            start_section(title, "api");
+            for source in ["api", "git", "auto"] {
+                let link = Distance::Link(Speed {
+                    mbit,
+                    round_trip: Duration::from_millis(milliseconds),
+                });
+                let concurrency = self.arguments.concurrency;
+                let (run, _) = self.measure(source, concurrency, link).await?;
+                println!(
+                    "{:<12}{source:<10}{:>10}{:>10.2} MiB{:>9} ms{:>10.1} MiB",
+                    format!("{milliseconds} ms"),
+                    run.requests,
+                    mebibytes(run.received),
+                    run.wall.as_millis(),
+                    mebibytes(run.peak)
+                );
+                results::record(run.row(source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Archives the commit once by `source`; returns also the time of the function's start.
+    async fn measure(
+        &self,
+        source: &str,
+        concurrency: u32,
+        distance: Distance,
+    ) -> Result<(Run, Duration)> {
+        let options = StageOptions {
+            bootstraps: &self.arguments.bootstraps,
+            source,
+            concurrency,
+            distance,
+        };
+        let stage = ArchiveStage::open(options, self.repository).await?;
+        let run = stage.archive(self.repository, self.commit).await?;
+        let init = stage.init;
+        stage.close().await;
+        Ok((run, init))
+    }
 }
 
 /// The wall time of `git archive`, and the most memory that it was seen to take.

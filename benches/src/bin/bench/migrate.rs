@@ -1,23 +1,24 @@
-//! A history into CodeCommit: the migration function in batches beside one plain `git
-//! push`, in one run.
+//! A history into CodeCommit: the migration function and `branchline migrate` in batches beside
+//! one plain `git push`, in one run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use branchline_benches::repositories;
+use branchline_benches::results::{Output, start_section};
 use branchline_benches::run::{self, Measurement};
 use branchline_dev::faults::{Fault, Rule, Service, When};
 use branchline_test_support::git;
 use branchline_test_support::http_backend::HttpBackend;
 use branchline_tests::environment::{Setup, TestEnvironment};
-use clap::Parser;
+use clap::Args;
 use serde_json::{Value, json};
 
 /// Measures migrations to CodeCommit.
-#[derive(Debug, Parser)]
-struct Arguments {
-    /// The folder with the bootstraps.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The folder with the bootstraps, and with the program `branchline`.
     #[arg(long)]
     bootstraps: PathBuf,
     /// CodeCommit's latency per request, in milliseconds.
@@ -32,15 +33,16 @@ struct Arguments {
     /// A Python that has `GitPython`, for the script.
     #[arg(long)]
     python: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Number of branches other than `main`, and of tags.
 const BRANCHES: usize = 69;
 const TAGS: usize = 69;
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+/// Measures, and prints the results.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let stage = TestEnvironment::start(Setup {
         migration: Some(Vec::new()),
         // No trigger: nothing else is at work.
@@ -76,12 +78,30 @@ async fn main() -> Result<()> {
         1 + BRANCHES + TAGS,
         arguments.latency_ms
     );
+    let title = format!(
+        "Migration of {} commits with {} refs, {} ms away",
+        arguments.commits,
+        1 + BRANCHES + TAGS,
+        arguments.latency_ms
+    );
+    start_section(title, "git push");
     Measurement::heads();
     let (mut ours, mut plain, mut script) = (None, None, None);
+    let (mut from_url, mut from_clone) = (None, None);
+    let programs = &arguments.bootstraps;
     // The better of three each: others use this machine, too.
     for turn in 0..3 {
         let name = format!("ours-{turn}");
         ours = Some(migrate(&stage, &history, &name).await?.better(ours));
+        compare(&stage, &history, &name)?;
+        let name = format!("terminal-{turn}");
+        let server = HttpBackend::start(&history)?;
+        let run = at_terminal(&stage, programs, &server.url(), &name).await?;
+        from_url = Some(run.better(from_url));
+        compare(&stage, &history, &name)?;
+        let name = format!("clone-{turn}");
+        let run = at_terminal(&stage, programs, &history.display().to_string(), &name).await?;
+        from_clone = Some(run.better(from_clone));
         compare(&stage, &history, &name)?;
         let name = format!("git-{turn}");
         plain = Some(push(&stage, &history, &name).await?.better(plain));
@@ -94,12 +114,18 @@ async fn main() -> Result<()> {
         }
     }
     let (ours, plain) = ours.zip(plain).context("there are three turns")?;
+    let (from_url, from_clone) = from_url.zip(from_clone).context("there are three turns")?;
     ours.print("migration, in batches");
+    from_url.print("branchline migrate, from a server");
+    from_clone.print("branchline migrate, from a clone");
     plain.print("git push, at once");
-    println!(
-        "as long as git push                 {:.2} x",
-        ours.ratio(&plain)
-    );
+    for (name, one, other) in [
+        ("migration / git push", &ours, &plain),
+        ("migrate from a server / migration", &from_url, &ours),
+        ("migrate from a clone / git push", &from_clone, &plain),
+    ] {
+        println!("{name:<44}{:>10.2} x", one.ratio(other));
+    }
     if let Some(script) = script {
         script.print("the script, in batches");
         println!(
@@ -108,7 +134,7 @@ async fn main() -> Result<()> {
         );
     }
     stage.server.shutdown().await;
-    Ok(())
+    arguments.output.save()
 }
 
 async fn migrate(stage: &TestEnvironment, repository: &Path, name: &str) -> Result<Measurement> {
@@ -118,6 +144,19 @@ async fn migrate(stage: &TestEnvironment, repository: &Path, name: &str) -> Resu
         "source": server.url(), "target": format!("codecommit://{name}"),
     }]});
     run::migrate(stage, &event, Service::Git).await
+}
+
+/// Migrates by `branchline migrate` from a URL or a clone.
+async fn at_terminal(
+    stage: &TestEnvironment,
+    programs: &Path,
+    from: &str,
+    name: &str,
+) -> Result<Measurement> {
+    stage.create_repository(name).await?;
+    let to = format!("codecommit://{name}");
+    let words = ["migrate", "--local", from, "--remote", &to];
+    run::command_line(stage, programs, &words, Service::Git).await
 }
 
 async fn push(stage: &TestEnvironment, repository: &Path, name: &str) -> Result<Measurement> {

@@ -15,16 +15,16 @@ const READ_CHUNK_BYTES: u64 = 8 << 20;
 const WRITE_CHUNK_BYTES: usize = 1 << 20;
 
 /// Pack to merge, which contains the bases of all its deltas.
-pub(super) struct MergeInput<'a> {
-    pub(super) index: &'a Index,
-    pub(super) size: u64,
-    pub(super) bytes: &'a dyn PackBytes,
+pub(in crate::remote::s3_dumb) struct MergeInput<'a> {
+    pub(in crate::remote::s3_dumb) index: &'a Index,
+    pub(in crate::remote::s3_dumb) size: u64,
+    pub(in crate::remote::s3_dumb) bytes: &'a dyn PackBytes,
 }
 
 /// Merges packs. An object in several packs is copied from the first one. Because the base of
 /// a delta is in the delta's pack, the copied base is from that pack or an earlier one, so
 /// that deltas never form a circle.
-pub(super) async fn merge(
+pub(in crate::remote::s3_dumb) async fn merge(
     hash: HashKind,
     packs: &[MergeInput<'_>],
     mut writer: SpoolWriter,

@@ -1,9 +1,18 @@
 //! Merges small packs with a new one, and deletes merged packs later.
+//!
+//! | file | job |
+//! |---|---|
+//! | `geometric` | selects the packs to merge |
+//! | `merge` | merges packs entry by entry |
 
+pub(super) mod merge;
+
+mod geometric;
+
+use self::geometric::merge_count;
+use self::merge::{MergeInput, merge};
 use super::DumbOptions;
-use super::geometry::merge_count;
 use super::keys::{ObjectRole, RepositoryKeys};
-use super::merge::{MergeInput, merge};
 use super::publish::{PackToPublish, upload_staged};
 use crate::error::Result;
 use crate::git::ObjectId;

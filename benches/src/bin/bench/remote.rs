@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use branchline_benches::repositories::{self, pack_of};
+use branchline_benches::results::{Output, start_section};
 use branchline_benches::run::{self, Measurement};
 use branchline_benches::throttled_proxy::{Speed, ThrottledProxy};
 use branchline_dev::faults::Service;
@@ -17,12 +18,12 @@ use branchline_test_support::git;
 use branchline_test_support::http_backend::HttpBackend;
 use branchline_test_support::moto::Moto;
 use branchline_tests::environment::{Setup, TestEnvironment};
-use clap::Parser;
+use clap::Args;
 use serde_json::json;
 
 /// Measures remotes of bundles in S3.
-#[derive(Debug, Clone, Parser)]
-struct Arguments {
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Arguments {
     /// The folder with the bootstraps.
     #[arg(long)]
     bootstraps: PathBuf,
@@ -42,6 +43,8 @@ struct Arguments {
     /// The round trip over that link.
     #[arg(long, default_value_t = 10)]
     link_latency_ms: u64,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Arguments {
@@ -54,6 +57,8 @@ impl Arguments {
 }
 
 const BUCKET: &str = "remotes";
+/// Start of the names of the peer's runs.
+const PEER: &str = "git-remote-s3";
 /// Memory limit of the function for packs, in MiB.
 const MEMORY_MIB: u64 = 256;
 
@@ -86,9 +91,9 @@ struct Bench {
     folder: tempfile::TempDir,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+/// Measures, and prints the results.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let output = arguments.output.clone();
     println!("S3 is the development server\n");
     let bench = Bench::start(arguments.clone(), Over::Loopback).await?;
     Measurement::heads();
@@ -115,7 +120,7 @@ async fn main() -> Result<()> {
     Measurement::heads();
     bench.small_change().await?;
     bench.stage.server.shutdown().await;
-    Ok(())
+    output.save()
 }
 
 impl Bench {
@@ -173,6 +178,14 @@ impl Bench {
         let repository = self.folder.path().join("change.git");
         repositories::repository(&repository, |out| repositories::blobs(out, &[1 << 20; 58]))?;
         println!("{} bytes", pack_of(&repository)?.metadata()?.len());
+        let place = match &self.over {
+            Over::Link(_) => format!(
+                "{} Mbit/s and {} ms away",
+                self.arguments.link_mbit, self.arguments.link_latency_ms
+            ),
+            Over::Moto(_) => "to moto".to_owned(),
+            Over::Loopback => "to the development server".to_owned(),
+        };
         // The first call starts the function.
         let small = self.folder.path().join("warm.git");
         repositories::repository(&small, |out| repositories::commits(out, 1))?;
@@ -182,6 +195,7 @@ impl Bench {
         let ours = self.push(&repository, "ours").await?;
         let theirs = self.python_push(&repository, "theirs").await?;
         if !matches!(self.over, Over::Link(_)) {
+            start_section(format!("First push of 60 MB, {place}"), PEER);
             ours.print("migration, all");
             theirs.print("git-remote-s3 0.4.2, all");
         }
@@ -224,6 +238,7 @@ impl Bench {
         let theirs = theirs.context("there are three turns")?;
         let warm = warm.context("there are three turns")?;
         let cold = cold.context("there are three turns")?;
+        start_section(format!("Push of 2 bytes more, {place}"), PEER);
         warm.print("migration, 2 bytes more, warm");
         cold.print("migration, 2 bytes more, no copy of the pack");
         theirs.print("git-remote-s3 0.4.2, 2 bytes more");
@@ -232,6 +247,7 @@ impl Bench {
         let (ours, theirs) = our_fetch
             .zip(their_fetch)
             .context("there are three turns")?;
+        start_section(format!("Fetch of 2 bytes more, {place}"), PEER);
         ours.print("migration, from S3 to a git server");
         theirs.print("git-remote-s3 0.4.2, git fetch");
         print_ratio("fetched", &ours, &theirs);
@@ -246,6 +262,7 @@ impl Bench {
             repositories::change(&repository, &format!("topic-{n}"), n)?;
         }
         let ours = self.push(&repository, "our-refs").await?;
+        start_section("First push of 51 refs that share 10 MiB", PEER);
         ours.print("migration, 51 refs");
         let theirs = self.python_push(&repository, "their-refs").await?;
         theirs.print("git-remote-s3 0.4.2, 51 refs");

@@ -6,23 +6,25 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use branchline_benches::repositories;
+use branchline_benches::results::{self, Output, Row, start_section};
 use branchline_benches::run;
 use branchline_benches::throttled_proxy::{Speed, ThrottledProxy};
 use branchline_dev::faults::Service;
 use branchline_dev::s3::store::PublicAccess;
 use branchline_dev::server::{Options, Server};
 use branchline_test_support::git;
-use clap::Parser;
+use clap::Args;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Measures git on S3 at a terminal.
-#[derive(Debug, Parser)]
-struct Arguments {
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
     /// The folder with the program `branchline`.
     #[arg(long)]
     programs: PathBuf,
@@ -35,6 +37,8 @@ struct Arguments {
     /// The round trip over that link.
     #[arg(long, default_value_t = 10)]
     link_latency_ms: u64,
+    #[command(flatten)]
+    output: Output,
 }
 
 const BUCKET: &str = "repositories";
@@ -69,6 +73,13 @@ impl Cost {
             sent,
             received,
         } = self;
+        results::record(Row {
+            name: name.to_owned(),
+            requests: Some(requests),
+            wall,
+            peak_bytes: None,
+            bytes: Some(sent + received),
+        });
         let wall = wall.as_millis();
         println!("{name:<48}{requests:>10}{wall:>9} ms{sent:>14}{received:>16}");
     }
@@ -107,11 +118,11 @@ struct Bench {
     speed: Speed,
     folder: tempfile::TempDir,
     peers: PathBuf,
+    is_slow: AtomicBool,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+/// Measures, and prints the results.
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let programs = arguments.programs.canonicalize()?;
     let peers = arguments.peers.canonicalize()?;
     let speed = Speed {
@@ -139,9 +150,11 @@ async fn main() -> Result<()> {
         speed,
         folder,
         peers,
+        is_slow: AtomicBool::new(false),
     };
     for is_slow in [false, true] {
         bench.link.set_speed(is_slow.then_some(bench.speed));
+        bench.is_slow.store(is_slow, Ordering::Relaxed);
         let link = if is_slow {
             format!(
                 "over {} Mbit/s each way, {} ms there and back",
@@ -158,7 +171,7 @@ async fn main() -> Result<()> {
         bench.dumb_layout(name).await?;
     }
     bench.server.shutdown().await;
-    Ok(())
+    arguments.output.save()
 }
 
 impl Bench {
@@ -226,6 +239,15 @@ impl Bench {
         self.run(self.git(client, folder, arguments)?).await
     }
 
+    /// Returns the distance of S3.
+    fn place(&self) -> &'static str {
+        if self.is_slow.load(Ordering::Relaxed) {
+            "over the link"
+        } else {
+            "on this machine"
+        }
+    }
+
     /// Runs a command of both clients in turns, prints the best of each, and returns them.
     async fn both(
         &self,
@@ -245,6 +267,7 @@ impl Bench {
         let [Some(ours), Some(theirs)] = best else {
             unreachable!("there are several turns");
         };
+        start_section(format!("{what}, {}", self.place()), Client::Awslabs.name());
         ours.print(&format!("{}, {what}", Client::Branchline.name()));
         theirs.print(&format!("{}, {what}", Client::Awslabs.name()));
         println!("{:<58}{:>9.1} x", "  faster", theirs.ratio(ours));
@@ -341,6 +364,10 @@ impl Bench {
         let push = ["push", "--quiet", &url(Client::Branchline, 0), "main"];
         self.in_git(Client::Branchline, &repository, &push).await?;
         let theirs = theirs.context("there are several turns")?;
+        start_section(
+            format!("Push of 2 bytes more, {}", self.place()),
+            Client::Awslabs.name(),
+        );
         for (cost, what) in [(warm, "2 bytes more"), (cold, "2 bytes more, no cache")] {
             let cost = cost.context("there are several turns")?;
             cost.print(&format!("branchline, {what}"));
@@ -394,6 +421,7 @@ impl Bench {
         let layout = ["-c", "branchline.layout=dumb", "push", "--quiet"];
         let push = [&layout[..], &[&large, "main"]].concat();
         let first = self.in_git(Client::Branchline, &repository, &push).await?;
+        start_section(format!("Layout of packs, {}", self.place()), "");
         first.print("branchline, first push of 60 MB, dumb");
         let mut small = None;
         for turn in 0..TURNS {
