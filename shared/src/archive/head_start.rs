@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::previous_archive::PreviousArchive;
-use super::reuse::ComparedArchives;
+use super::reuse::compared::ComparedArchives;
 use crate::codecommit::CodeCommit;
 use crate::error::Result;
 use crate::git::ObjectId;

@@ -22,7 +22,7 @@
 //! | `full_run` | reasons for which nothing is reused |
 
 mod attributes_files;
-mod compared;
+pub(super) mod compared;
 mod directory;
 mod full_run;
 mod listing;
@@ -39,12 +39,12 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-pub(super) use self::compared::ComparedArchives;
 pub(super) use self::full_run::{FullRun, Stop};
 pub(super) use self::reader::{READER_BYTES, ReusedEntries};
 pub(super) use self::record::ListingRecord;
 
 use self::attributes_files::ReadRules;
+use self::compared::ComparedArchives;
 use self::listing::{NewEntry, NewListing, merge};
 use self::record::writer_of;
 use super::listed_tree::Tree;
