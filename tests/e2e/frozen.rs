@@ -178,7 +178,7 @@ async fn a_function_uses_no_connection_that_died_while_it_was_frozen() -> Result
     Ok(())
 }
 
-/// The same of connections to S3 and to a git server.
+/// Connections to S3 and to a git server, which were cut while migration was stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn migration_uses_no_connection_that_died_while_it_was_frozen() -> Result<()> {
     let (aws, git_http) = (Router::start().await?, Router::start().await?);

@@ -24,7 +24,7 @@ fn deny(action: &str) -> Policy {
     Policy::parse(&statement.to_string()).expect("because the statement is supported")
 }
 
-/// What makes a mapping fail, beside its own text.
+/// Condition outside the request that makes a mapping fail.
 #[derive(Debug, Clone, Copy)]
 enum Obstacle {
     Nothing,

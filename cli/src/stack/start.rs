@@ -50,7 +50,7 @@ pub(crate) struct StartArgs {
     json: bool,
 }
 
-/// What is started.
+/// Branch, tag or commit whose pipeline is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Revision {
     Branch(BranchName),

@@ -4,7 +4,7 @@
 //! | file | job |
 //! |---|---|
 //! | this one | compares branch and artifact, and decides |
-//! | `ahead` | reads the commit, and beside it what its archive begins with |
+//! | `read_ahead` | reads the commit, and beside it what its archive begins with |
 //! | `chosen` | chooses the pipelines by the filters of `TRIGGERS` |
 //! | `build` | archives the tip |
 //! | `observe` | records the state for a plan, and checks the pipeline |
@@ -15,12 +15,12 @@
 //! | `tip` | reads the commit that is to be archived |
 //! | `variables` | values of the execution's variables |
 
-mod ahead;
 mod build;
 mod chosen;
 mod marker;
 mod observe;
 mod pull;
+mod read_ahead;
 mod reuse;
 mod start;
 mod tip;
@@ -34,9 +34,9 @@ use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{Error, ErrorKind, Result};
 use futures_util::future::join;
 
-use self::ahead::ReadCommit;
 use self::chosen::Choice;
 use self::pull::PullState;
+use self::read_ahead::ReadCommit;
 pub(crate) use self::start::not_versioned;
 use crate::Context;
 use crate::artifact::{self, ArtifactIdentity, EXECUTION_TAG, PIPELINE_TAG, S3Location};

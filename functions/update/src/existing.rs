@@ -9,9 +9,9 @@
 //! An artifact of an older branch is marked (`branchline-existing`), so that no later schedule
 //! starts it. The next push, or a request by name, starts a pipeline and leaves no mark.
 //!
-//! The same holds for pull requests. Of tags only those are archived by a schedule whose commit is
-//! not older than the first artifact of a tag, because a filter that is set later must not release
-//! everything again.
+//! The same holds for pull requests. A schedule archives a tag only if its commit is not older than
+//! the first artifact of a tag, because a filter that is set later must not release everything
+//! again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

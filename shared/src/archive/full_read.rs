@@ -78,7 +78,7 @@ impl FullRead<'_> {
         Ok((tree, plan, None))
     }
 
-    /// Fetches the commit if so many of its files are read that git is faster than the API.
+    /// Fetches the commit by git if that is faster than reading this number of files by the API.
     pub(super) async fn fetch_for(&self, files: usize) -> Result<Option<FetchedCommit>> {
         let Some(over_git) = self.git() else {
             return Ok(None);

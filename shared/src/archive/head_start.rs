@@ -12,8 +12,8 @@ use crate::git::object::TreeListing;
 use crate::name::{CommitId, RepositoryName};
 use crate::storage::ObjectStore;
 
-/// What an archive is made from, read before the commit is known: the differences to a previous
-/// archive and its directory, or the listing of the root. Each is used once.
+/// Results that were read before the commit is known: the differences to a previous archive and its
+/// directory, or the listing of the root. Each is used once.
 pub struct HeadStart {
     commit: CommitId,
     state: Mutex<State>,

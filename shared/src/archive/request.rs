@@ -42,7 +42,7 @@ pub struct ArchiveRequest {
     /// The commit by git, for [`ReadMethod::Auto`] and [`ReadMethod::Git`]; with `None` it is
     /// read by the API. Its requests are counted if it is also the source of `large_files`.
     pub over_git: Option<Arc<GitLargeFiles>>,
-    /// What was read while the commit was read.
+    /// Results of requests that were sent together with the one for the commit.
     pub head_start: Option<Arc<HeadStart>>,
     /// Paths that are archived.
     pub paths: PathSelection,

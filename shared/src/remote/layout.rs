@@ -62,7 +62,7 @@ impl S3Layout {
     }
 }
 
-/// What was read to find a layout.
+/// Objects and the list of refs that were read to find a layout.
 #[derive(Default)]
 pub(super) struct ReadBefore {
     /// Objects that were read whole, by their keys; `None` for a missing one.

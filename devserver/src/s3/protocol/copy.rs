@@ -58,7 +58,7 @@ impl Source {
             }
             CopySource::Outpost { .. } => Err(s3_error!(
                 NotImplemented,
-                "Copying from S3 on Outposts is not implemented"
+                "The development server has no S3 on Outposts: name a bucket or an access point"
             )),
         }
     }

@@ -17,7 +17,7 @@ use branchline_core::storage::{ObjectMetadata, Precondition, PutOptions};
 use branchline_core::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use super::ahead::ArchiveBase;
+use super::read_ahead::ArchiveBase;
 use super::{Attempt, reuse};
 use crate::artifact::{self, ArtifactIdentity, Provenance, S3Location};
 use crate::config::PipelineSource;

@@ -7,8 +7,8 @@ use branchline_core::name::{CommitId, PullRequestId, RefName};
 use branchline_core::storage::{ObjectHead, ObjectStoreExt as _, Precondition};
 use branchline_core::{ErrorKind, Result};
 
-use super::ahead::ReadCommit;
 use super::chosen::{Choice, start_or_skip};
+use super::read_ahead::ReadCommit;
 use super::{Attempt, AttemptOutcome, answer};
 use crate::artifact::{ArtifactIdentity, S3Location};
 use crate::filters::{Candidate, PipelineFilters};

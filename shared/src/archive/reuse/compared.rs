@@ -1,4 +1,4 @@
-//! What the archive of another commit is compared by.
+//! Differences of two commits, read together with the directory of the previous archive.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -16,12 +16,12 @@ use crate::artifact::{ArtifactIdentity, S3Location};
 use crate::config::{ExistingBranches, PipelineSource, RevisionPin};
 use crate::existing;
 
-/// What the archive of a commit is made from.
+/// Sources of the archive of a commit, beside the commit itself.
 #[derive(Debug, Default)]
 pub(super) struct ArchiveBase {
     /// The artifact of another commit.
     pub(super) previous: Option<Arc<PreviousArchive>>,
-    /// What was read beside the commit.
+    /// Results of requests that were sent together with the one for the commit.
     pub(super) head_start: Option<Arc<HeadStart>>,
 }
 
@@ -73,7 +73,8 @@ impl<'a> Attempt<'a> {
                 _ => Ok(()),
             }
         };
-        // Nothing is read ahead while another archive is built, because it would be held so long.
+        // While another archive is built, reading ahead would keep its results in memory until the
+        // end of that build.
         let slot = if self.is_surely_archived() {
             context.build_slot.try_acquire().ok()
         } else {
